@@ -1,0 +1,1 @@
+"""Frozen encoders: media in, token features out. Import the submodules: `encoders.media`, `encoders.clip`."""

@@ -1,0 +1,203 @@
+"""Any open_clip vision transformer as a frozen encoder of patch tokens, with its text tower for retrieval."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import VisionTransformer
+from PIL import Image
+from torch import Tensor, nn
+
+from encoders.base import Features, FrozenEncoder, fingerprint
+from encoders.media import load_image
+
+SCHEMAS = ("local-dir:", "hf-hub:")
+
+
+class ClipImageEncoder(FrozenEncoder):
+    """Pictures → the patch tokens of an open_clip vision transformer (https://github.com/mlfoundations/open_clip).
+
+    model: an open_clip model with a `VisionTransformer` tower, ready made. It is frozen and put into eval mode, and
+        left as it is otherwise.
+    preprocess: its eval transform, PIL RGB → [3, H, W]; None takes the one that open_clip noted on the model.
+    name: what `load` would rebuild it from, if anything does.
+    tokenizer: list[str] → ids [N, L] for `embed_texts`; None gets the one that belongs to `name` when first needed.
+    final_norm: whether tokens pass the tower's last LayerNorm (`ln_post`). OpenFlamingo's released checkpoints were
+        trained on tokens without it.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Callable[[Image.Image], Tensor] | None = None,
+        *,
+        name: str | None = None,
+        tokenizer: Callable[[list[str]], Tensor] | None = None,
+        final_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        visual = getattr(model, "visual", None)
+        if not isinstance(visual, VisionTransformer):
+            raise ValueError(
+                f"the image tower of {name or type(model).__name__} is a {type(visual).__name__}, which gives no patch "
+                "tokens; choose a model with open_clip's own VisionTransformer, such as ViT-B-32 or ViT-L-14"
+            )
+        if final_norm and visual.attn_pool is not None:
+            raise ValueError(
+                f"the last norm of {name or 'this model'} comes after its attention pooling, so patch tokens have "
+                "none; pass final_norm=False"
+            )
+        if preprocess is None:
+            if not hasattr(visual, "preprocess_cfg"):
+                raise ValueError("this model carries no preprocessing of its own; pass preprocess=")
+            preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self.model = model
+        self.transform = preprocess
+        self.tokenizer = tokenizer
+        self.name = name
+        self.final_norm = final_norm
+        self.image_size: tuple[int, int] = tuple(visual.image_size)  # height, width
+        self.num_tokens: int = visual.positional_embedding.shape[0] - 1  # without the class token
+        self.dim: int = visual.positional_embedding.shape[1]
+        self.freeze()
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        final_norm: bool = True,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "ClipImageEncoder":
+        """Build the encoder that `name` describes; its tokens come out in `dtype`.
+
+        name: "ViT-B-32/laion2b_s34b_b79k" (architecture and pretrained tag), "ViT-B-32/path/to/file.safetensors" (or
+            .pt: tensors only, pickled code is refused), or a folder with open_clip_config.json, weights and tokenizer.
+            A bare file says nothing about its training: it gets the architecture's default preprocessing, and weights
+            trained with QuickGELU need the "-quickgelu" architecture. A tag or a folder brings both along.
+        Raises ValueError for an unknown name, FileNotFoundError for weights that are absent and cannot be fetched.
+        """
+        name = str(name)
+        model_name, pretrained = _parse(name)
+        # open_clip 3 builds e.g. "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.
+        tag = get_pretrained_cfg(model_name, pretrained) if pretrained else {}
+        try:
+            model, preprocess = open_clip.create_model_from_pretrained(
+                model_name, pretrained, force_quick_gelu=tag.get("quick_gelu", False)
+            )
+        except Exception as error:
+            if tag or model_name.startswith("hf-hub:"):
+                raise FileNotFoundError(
+                    f"cannot get the weights of {name!r}: {error}. If they are not in the local cache, connect to the "
+                    "network; or give a local file as 'ARCHITECTURE/path/to/file.safetensors', or a folder"
+                ) from error
+            raise ValueError(
+                f"cannot load CLIP weights from {name!r}: {error}. They must be tensors (.safetensors, or a .pt state "
+                "dict) that fit the architecture; a TorchScript archive or other pickled code is not loaded"
+            ) from error
+        return cls(model.to(device=device, dtype=dtype), preprocess, name=name, final_norm=final_norm)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.visual.conv1.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, hence of the tokens."""
+        return self.model.visual.conv1.weight.dtype
+
+    def preprocess(self, media: Any) -> Tensor:
+        """Any image source that `encoders.media.load_image` accepts → [3, H, W] float32, as the model expects it."""
+        return self.transform(load_image(media))
+
+    @torch.no_grad()
+    def encode(self, batch: Tensor) -> Features:
+        """Preprocessed pictures [N, 3, H, W] → patch tokens [N, S, D]: no class token, no projection, row by row."""
+        self._check(batch)
+        # The tower's forward() with output_tokens gives raw or normed tokens by a flag on the model
+        # (`final_ln_after_pool`), with a default that changed in open_clip 2.23. Asking for the last block's output
+        # gives either, and the model is left as it was.
+        output = self.model.visual.forward_intermediates(
+            batch.to(self.device, self.dtype),
+            indices=1,
+            normalize_intermediates=self.final_norm,
+            intermediates_only=True,
+            output_fmt="NLC",
+        )
+        return Features(output["image_intermediates"][0].contiguous())
+
+    @torch.no_grad()
+    def embed_images(self, batch: Tensor) -> Tensor:
+        """Preprocessed pictures [N, 3, H, W] → CLIP embeddings [N, E], float32, of unit length."""
+        self._check(batch)
+        embedding = self.model.encode_image(batch.to(self.device, self.dtype))
+        if isinstance(embedding, tuple):  # a model built with output_tokens
+            embedding = embedding[0]
+        return F.normalize(embedding.float(), dim=-1)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`."""
+        if self.tokenizer is None:
+            if self.name is None:
+                raise ValueError("a ready-made model needs its tokenizer to embed texts: pass tokenizer=")
+            self.tokenizer = open_clip.get_tokenizer(_parse(self.name)[0])
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    def fingerprint(self) -> str:
+        """16 hex characters of the weights, the activation and head count, the preprocessing and `final_norm`.
+
+        The preprocessing enters by what it does to a fixed picture, so that any callable will do.
+        """
+        block = self.model.visual.transformer.resblocks[0]
+        row, column, channel = np.mgrid[:480, :640, :3]
+        probe = Image.fromarray(((row * (3 + channel) + column * (5 - channel) + row * column // 7) % 256).astype(np.uint8))
+        parts = [
+            fingerprint(self.model),
+            fingerprint({"probe": self.transform(probe)}),
+            type(block.mlp.gelu).__name__,  # GELU and QuickGELU share their weights
+            str(block.attn.num_heads),
+            str(self.final_norm),
+        ]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+    def _check(self, batch: Tensor) -> None:
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, *self.image_size):
+            raise ValueError(
+                f"expected preprocessed pictures [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
+                f"got {list(batch.shape)}; use preprocess() and torch.stack"
+            )
+
+
+def _parse(name: str) -> tuple[str, str | None]:
+    """A name for `load` → the (model_name, pretrained) that open_clip understands."""
+    if name.startswith(SCHEMAS):
+        return name, None
+    if Path(name).is_dir():
+        if not (Path(name) / "open_clip_config.json").is_file():
+            raise FileNotFoundError(f"the folder {name!r} has no open_clip_config.json, so it is no open_clip model")
+        return f"local-dir:{name}", None
+    architecture, _, pretrained = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise ValueError(
+            f"{name!r} is neither a folder nor ARCHITECTURE/TAG with an architecture that open_clip knows "
+            "(open_clip.list_models() lists them, ViT-B-32 for one)"
+        )
+    if not get_pretrained_cfg(architecture, pretrained) and not Path(pretrained).is_file():
+        tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
+        raise FileNotFoundError(
+            f"{pretrained!r} is neither a file nor a pretrained tag of {architecture}; its tags: {tags}"
+        )
+    return architecture, pretrained

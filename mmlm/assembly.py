@@ -1,0 +1,157 @@
+"""Putting a model together: from names, from ready-made parts, from a folder, from the hub."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from encoders.base import FrozenEncoder
+from encoders.clip import ClipImageEncoder
+from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig
+from mmlm.language_model import LanguageModel
+from mmlm.model import MultimodalLM
+from mmlm.prompt import PromptTemplate
+
+PRESET = "preset:"
+PRESETS = {"nano": Path(__file__).parent / "nano"}
+"""Models that come with the package, by name."""
+
+
+def assemble(
+    language_model: str | Path | nn.Module,
+    image_encoder: str | Path | FrozenEncoder,
+    *,
+    tokenizer: Any = None,
+    final_norm: bool = True,
+    resampler: ResamplerConfig | None = None,
+    fusion: FusionConfig | None = None,
+    template: PromptTemplate | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> MultimodalLM:
+    """A new model from a causal LM and a CLIP, with untrained adapters whose gates are shut.
+
+    `language_model`: a hub id, a folder or a `...ForCausalLM` (then with its `tokenizer`). `image_encoder`: an open_clip
+    `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. `dtype` is that of the frozen parts; adapters
+    are float32. The adapters' starting weights draw from `seed`; the global random state is left as it was.
+    """
+    host = _language_model(language_model, tokenizer, dtype)
+    encoder = _image_encoder(image_encoder, final_norm, dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MultimodalLM(host, encoder, resampler, fusion, template)
+    return model.to(device)
+
+
+def load(
+    name: str | Path,
+    *,
+    language_model: nn.Module | None = None,
+    tokenizer: Any = None,
+    image_encoder: FrozenEncoder | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> MultimodalLM:
+    """A saved model: a preset ("nano"), a folder written by `save`, or a hub id.
+
+    Parts that were ready-made when it was saved are given here again. A frozen part with other weights than those it
+    was trained with is a warning with both fingerprints. Errors: no such model, a part that cannot be found, weights
+    that do not fit the config.
+    """
+    folder = _folder(str(name))
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
+    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    host = _language_model(_given(language_model, config.language_model.name, "language_model"), tokenizer, dtype)
+    part = config.image_encoder
+    encoder = _image_encoder(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
+    _compare("language model", config.language_model.fingerprint, host.fingerprint())
+    _compare("image encoder", part.fingerprint, encoder.fingerprint())
+    with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
+        model = MultimodalLM(host, encoder, config.resampler, config.fusion, config.template)
+    load_added(model, load_file(folder / "model.safetensors"))
+    return model.to(device)
+
+
+@torch.no_grad()
+def load_added(model: MultimodalLM, tensors: dict[str, torch.Tensor]) -> None:
+    """Puts saved tensors into a model's added parameters; `ValueError`, and nothing changed, unless they fit exactly."""
+    added = dict(model.added_parameters())
+    missing, unknown = sorted(set(added) - set(tensors)), sorted(set(tensors) - set(added))
+    wrong = sorted(name for name in set(added) & set(tensors) if added[name].shape != tensors[name].shape)
+    if missing or unknown or wrong:
+        raise ValueError(f"the weights do not fit the model: missing {missing}, unknown {unknown}, of another shape {wrong}")
+    for name, parameter in added.items():
+        parameter.copy_(tensors[name])
+
+
+def _folder(name: str) -> Path:
+    if name in PRESETS:
+        return PRESETS[name]
+    if Path(name).exists():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        known = ", ".join(PRESETS)
+        raise FileNotFoundError(f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+    except Exception as error:
+        raise FileNotFoundError(f"no folder {name!r}, and it could not be fetched from the hub: {error}") from error
+
+
+def _given(part: Any, name: str | None, argument: str) -> Any:
+    if part is None and name is None:
+        raise ValueError(f"this model was saved with a ready-made {argument}: pass {argument}= to load it")
+    return part if part is not None else name
+
+
+def _path(name: str | Path) -> str:
+    """Folder of a part of a preset ("preset:nano/language_model"), or the name as it is."""
+    name = str(name)
+    if not name.startswith(PRESET):
+        return name
+    preset, _, part = name.removeprefix(PRESET).partition("/")
+    if preset not in PRESETS or not (PRESETS[preset] / part).is_dir():
+        raise FileNotFoundError(f"no part {name!r}; presets are {', '.join(PRESETS)}")
+    return str(PRESETS[preset] / part)
+
+
+def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype) -> LanguageModel:
+    if isinstance(source, LanguageModel):
+        return source
+    if isinstance(source, nn.Module):
+        if tokenizer is None:
+            raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
+        return LanguageModel(source, tokenizer)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = _path(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path) if tokenizer is None else tokenizer
+        return LanguageModel(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), tokenizer, name=str(source))
+    except OSError as error:
+        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
+
+
+def _image_encoder(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
+    if isinstance(source, FrozenEncoder):
+        return source
+    encoder = ClipImageEncoder.load(_path(source), final_norm=final_norm, dtype=dtype)
+    encoder.name = str(source)
+    return encoder
+
+
+def _compare(part: str, expected: str, found: str) -> None:
+    if expected != found:
+        warnings.warn(
+            f"the {part} has other weights than the one these adapters were trained with: fingerprint {found}, "
+            f"expected {expected}. Results will differ",
+            stacklevel=3,
+        )

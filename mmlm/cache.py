@@ -1,0 +1,60 @@
+"""A self-attention cache that is allocated once: transformers' dynamic cache with room kept for what is to come."""
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+class PreallocatedLayer(DynamicLayer):
+    """A DynamicLayer that writes into one buffer `[B, H, capacity, d]` instead of concatenating at each token.
+
+    It looks exactly as long as what was written, so no family needs another mask than with transformers' own cache.
+    """
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._keys = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        self._values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[-2]
+        if end > self.capacity:
+            raise RuntimeError(f"the cache was made for {self.capacity} positions, but {end} are needed")
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        return self._view()
+
+    def _view(self) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row `beam_idx[i]` was; a longer `beam_idx` repeats rows into a new buffer."""
+        if not self.length:
+            return
+        index = beam_idx.to(self.device)
+        if len(index) == self._keys.shape[0]:
+            self.keys.copy_(self.keys.index_select(0, index))
+            self.values.copy_(self.values.index_select(0, index))
+        else:
+            self._keys, self._values = self._keys.index_select(0, index), self._values.index_select(0, index)
+            self._view()
+
+
+def preallocated_cache(config, capacity: int) -> DynamicCache:
+    """A cache for `capacity` positions; layers of a special kind (sliding window, convolution) stay transformers' own."""
+    cache = DynamicCache(config=config)
+    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+

@@ -1,0 +1,102 @@
+"""What a model is made of, as dataclasses that go to and from `config.json`."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmlm.prompt import PromptTemplate
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """A pretrained part: the name that loads it (None when it was given ready-made) and its fingerprint."""
+
+    name: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ImageEncoderPart(FrozenPart):
+    """A CLIP image encoder; `final_norm=False` takes patch tokens before the last norm, as OpenFlamingo did."""
+
+    final_norm: bool = True
+
+
+@dataclass(frozen=True)
+class ResamplerConfig:
+    """Sizes of a PerceiverResampler; the defaults are Flamingo's."""
+
+    depth: int = 6
+    num_latents: int = 64
+    heads: int = 8
+    dim_head: int = 64
+    ff_mult: int = 4
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Sizes and places of the gated cross-attention blocks; the defaults are OpenFlamingo-3B's.
+
+    `visibility`: a text token sees the "latest" item before it, the latest "group" of consecutive items, or "all".
+    """
+
+    cross_attention_every: int = 1
+    visibility: str = "latest"
+    heads: int = 8
+    dim_head: int = 64
+    ff_mult: int = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that `mmlm.load` needs beside the weights."""
+
+    language_model: FrozenPart
+    image_encoder: ImageEncoderPart
+    resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    template: PromptTemplate = field(default_factory=PromptTemplate)
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`. `ValueError` for an unknown key, a wrong type or a newer format."""
+        if values.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+            raise ValueError(
+                f"this model has format {values['format_version']}, and this mmlm reads up to {FORMAT_VERSION}: upgrade mmlm"
+            )
+        return _build(cls, values, "config")
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a mapping, not {type(values).__name__}")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{where} has unknown keys {unknown}; known are {sorted(hints)}")
+    missing = sorted(f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f))
+    if missing:
+        raise ValueError(f"{where} lacks {missing}")
+    return cls(**{key: _check(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _check(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise ValueError(f"{where} must be {hint}, not {value!r}")
+    return value

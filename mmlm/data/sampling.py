@@ -1,0 +1,71 @@
+"""Which examples make up step s: a pure function of the seed, so that a resumed run sees what it would have seen.
+
+The examples form one endless stream, epoch after epoch, each epoch a permutation of the records with one text drawn
+for each. A step takes the next `size` of them, across the border of an epoch if need be, so that every step is full
+and no record is left out. Within a window of steps the examples are sorted by length, which saves padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from .records import RecordSet
+
+_ORDER, _DRAW, _STEPS = range(3)  # one stream of random numbers for each purpose
+
+
+class ExampleStream:
+    """Examples (record, text): `text` counts the record's captions first, then its questions.
+
+    size: examples a step. caption_share: probability of a caption where a record has captions and questions.
+    length: of an example, in any unit, for sorting. window: steps that are sorted together; 1 keeps the plain shuffle.
+    """
+
+    def __init__(
+        self,
+        records: RecordSet,
+        size: int,
+        *,
+        seed: int = 0,
+        caption_share: float = 0.5,
+        length: Callable[[int, int], int] | None = None,
+        window: int = 16,
+    ):
+        self.size, self.seed, self.caption_share = size, seed, caption_share
+        self.window = window if length is not None else 1
+        self.length = length
+        self.captions = np.array([len(record.captions) for record in records])
+        self.questions = np.array([len(record.qa) for record in records])
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._window = lru_cache(maxsize=1)(self._sort_window)
+
+    def step(self, index: int) -> list[tuple[int, int]]:
+        """The (record, text) pairs of step `index`, counted from 0."""
+        return self._window(index // self.window)[index % self.window]
+
+    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the records in an epoch, and the text drawn for each record."""
+        count = len(self.captions)
+        order = np.random.default_rng([self.seed, epoch, _ORDER]).permutation(count)
+        which, kind = np.random.default_rng([self.seed, epoch, _DRAW]).random((2, count))
+        caption = np.where(self.questions == 0, True, (self.captions > 0) & (kind < self.caption_share))
+        number = np.where(caption, self.captions, self.questions)
+        return order, np.where(caption, 0, self.captions) + (which * number).astype(np.int64)
+
+    def _sort_window(self, window: int) -> list[list[tuple[int, int]]]:
+        """The steps of a window, each a list of examples."""
+        start = window * self.window * self.size
+        examples = []
+        for position in range(start, start + self.window * self.size):
+            epoch, place = divmod(position, len(self.captions))
+            order, text = self._epoch(epoch)
+            record = int(order[place])
+            examples.append((record, int(text[record])))
+        steps = np.arange(self.window)
+        if self.window > 1:
+            examples.sort(key=lambda example: self.length(*example))  # stable: equal lengths keep the shuffled order
+            steps = np.random.default_rng([self.seed, window, _STEPS]).permutation(self.window)
+        return [examples[i * self.size : (i + 1) * self.size] for i in steps]

@@ -1,0 +1,64 @@
+"""Caption scores: CIDEr, BLEU-4 and ROUGE-L by pycocoevalcap's modules that need no Java, with a tokeniser here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# A number with its points or commas, a word with its inner hyphens and apostrophes, or a sign that stands for a word.
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:[-'][^\W_]+)*|[&%$£€@#+=]")
+_CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))$")
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """Scores over a set of pictures: CIDEr from 0 to 10 (papers print 100 times the number), the others from 0 to 1."""
+
+    cider: float
+    bleu4: float
+    rouge_l: float
+    count: int  # pictures scored
+
+
+def tokenize(caption: str) -> list[str]:
+    """Lower-case words as the Penn Treebank tokeniser leaves them without punctuation, as COCO's evaluation does.
+
+    Hyphenated words stay whole, contractions are split ("don't" → "do", "n't"; "dog's" → "dog", "'s"), and numbers keep
+    their points and commas. The Java PTBTokenizer differs on rare cases (abbreviations with points, brackets).
+    """
+    words = _TOKEN.findall(caption.lower().replace("’", "'"))
+    return [part for word in words for part in _CLITIC.sub(r" \1", word).split()]
+
+
+def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+    """Score one caption a picture against that picture's references.
+
+    CIDEr is CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726): its word weights are document frequencies over the
+    `references` given here, so scores over different sets do not compare, and over one picture there is none.
+    BLEU is of the whole corpus with the closest reference length; ROUGE-L is the mean over pictures with beta 1.2.
+
+    Raises `ValueError` where the lists do not fit together, `ImportError` where the `eval` extra is not installed.
+    """
+    if len(candidates) != len(references):
+        raise ValueError(f"{len(candidates)} captions for {len(references)} sets of references: give one of each a picture")
+    if len(candidates) < 2:
+        raise ValueError("CIDEr weighs words by how many pictures they describe: score at least two pictures together")
+    for index, captions in enumerate(references):
+        if isinstance(captions, str) or not captions or not any(tokenize(caption) for caption in captions):
+            raise ValueError(f"picture {index} needs a list of at least one reference caption with a word in it")
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+    except ImportError as error:
+        raise ImportError("caption scores need pycocoevalcap: pip install 'mmlm[eval]'") from error
+
+    found = {index: [" ".join(tokenize(caption))] for index, caption in enumerate(candidates)}
+    wanted = {index: [" ".join(tokenize(caption)) for caption in captions] for index, captions in enumerate(references)}
+    return CaptionScores(
+        cider=float(Cider().compute_score(wanted, found)[0]),
+        bleu4=float(Bleu(4).compute_score(wanted, found, verbose=0)[0][3]),
+        rouge_l=float(Rouge().compute_score(wanted, found)[0]),
+        count=len(candidates),
+    )

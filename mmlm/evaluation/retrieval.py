@@ -1,0 +1,49 @@
+"""Retrieval recall between pictures and captions, from embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RetrievalScores:
+    """Recall at k, each 0 to 1: the share of queries with a right answer among the k nearest."""
+
+    image_to_text: dict[int, float]
+    text_to_image: dict[int, float]
+    images: int
+    texts: int
+
+
+def retrieval_recall(
+    image_embeddings: Tensor, text_embeddings: Tensor, image_of_text: Sequence[int], ks: Sequence[int] = (1, 5, 10)
+) -> RetrievalScores:
+    """Recall at k both ways over pictures with one or more captions each (Karpathy and Fei-Fei 2015).
+
+    image_embeddings: `[N, E]`; text_embeddings: `[M, E]`; image_of_text: for each caption, the row of its picture.
+    Similarity is the dot product, so give unit-norm rows. A picture's rank is that of its best caption among those of
+    other pictures. Ties count against the query: embeddings that are all alike score zero, not one.
+    """
+    owner = torch.as_tensor(image_of_text, device=image_embeddings.device)
+    images, texts = len(image_embeddings), len(text_embeddings)
+    if owner.shape != (texts,) or texts == 0 or owner.min() < 0 or owner.max() >= images:
+        raise ValueError(f"image_of_text must name one of {images} pictures for each of {texts} captions")
+    if len(owner.unique()) != images:
+        raise ValueError("every picture needs at least one caption")
+
+    similarity = image_embeddings.float() @ text_embeddings.float().T  # [N, M]
+    own = owner[None, :] == torch.arange(images, device=owner.device)[:, None]  # [N, M]
+    best = similarity.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+    image_rank = ((similarity >= best) & ~own).sum(dim=1)  # captions of other pictures at least as near
+    right = similarity.gather(0, owner[None, :])  # [1, M]
+    text_rank = ((similarity >= right) & ~own).sum(dim=0)
+    return RetrievalScores(
+        image_to_text={k: (image_rank < k).float().mean().item() for k in ks},
+        text_to_image={k: (text_rank < k).float().mean().item() for k in ks},
+        images=images,
+        texts=texts,
+    )

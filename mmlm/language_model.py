@@ -1,0 +1,220 @@
+"""The host: any Hugging Face causal language model, joined by hooks and never changed.
+
+While a request is active, five kinds of hooks run: the input embedding lets ids past the vocabulary through and puts
+the added rows in their places; the output head appends the added logits (before any scale or soft-cap of the family's
+own); and a listener may rewrite the hidden states that enter a block. Outside a request the language model is exactly
+the one that was given.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoders.base import fingerprint
+from mmlm.vocabulary import MediaVocabulary
+
+
+class Listener(Protocol):
+    """What a request does to the language model's forward pass."""
+
+    def on_ids(self, ids: Tensor) -> None:
+        """Called first in each forward pass, with its ids `[B, T]`."""
+
+    def before_block(self, index: int, hidden: Tensor) -> Tensor:
+        """Hidden states `[B, T, D]` that block `index` shall get."""
+
+
+@dataclass
+class _Request:
+    host: "LanguageModel"
+    listener: Listener | None
+    ids: Tensor | None = None
+
+
+# A ContextVar, so that two threads cannot meet and an exception leaves nothing behind.
+_request: ContextVar[_Request | None] = ContextVar("mmlm_request", default=None)
+
+
+class AddedRows(nn.Module):
+    """Embedding and head rows of the added tokens, beside the language model's own: `[n, D]` each."""
+
+    def __init__(self, embedding: Tensor, head: Tensor):
+        super().__init__()
+        self.embedding = nn.Parameter(embedding)
+        self.head = nn.Parameter(head)
+
+
+class LanguageModel(nn.Module):
+    """A frozen causal LM with its tokenizer, its blocks found, and rows for the added tokens.
+
+    `model` is any transformers `...ForCausalLM`; no family is named anywhere. Errors: no block list of
+    `num_hidden_layers` modules, or an embedding and a head of different vocabulary sizes.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str | None = None):
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.config = model.config.get_text_config()
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{type(model).__name__} has no output head: load it as an AutoModelForCausalLM")
+        vocabulary_size = head.weight.shape[0]
+        if embedding.weight.shape[0] != vocabulary_size:
+            raise ValueError(
+                f"the embedding has {embedding.weight.shape[0]} rows and the head {vocabulary_size}; ids of added tokens "
+                "would not agree. Resize the language model's own vocabulary first"
+            )
+        self.vocabulary = MediaVocabulary(vocabulary_size)
+        self.added = AddedRows(*_mean_rows(embedding, head, len(self.vocabulary)))
+        self.hidden_size: int = self.config.hidden_size
+        self._accepted = set(inspect.signature(model.forward).parameters)
+
+        embedding.register_forward_pre_hook(self._hide_added_ids)
+        embedding.register_forward_hook(self._embed_added_ids)
+        head.register_forward_hook(self._append_added_logits)
+        for index, block in enumerate(self.blocks):
+            block.register_forward_pre_hook(_BlockHook(self, index), with_kwargs=True)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks: the outermost ModuleList of `config.num_hidden_layers` modules."""
+        return find_blocks(self.model, self.config.num_hidden_layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def max_length(self) -> int | None:
+        """Positions the language model has, where its config says so."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a generation: `<|endofchunk|>` and the language model's own end tokens."""
+        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        own = own if isinstance(own, (list, tuple)) else [own, self.tokenizer.eos_token_id]
+        return [self.vocabulary.end_of_chunk_id, *sorted({token for token in own if token is not None})]
+
+    def fingerprint(self) -> str:
+        """Short hex that changes with any weight of the frozen language model."""
+        return fingerprint(self.model)
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Sets the added rows' mode; the frozen language model stays in eval mode for good."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    @contextmanager
+    def request(self, listener: Listener | None = None) -> Iterator[None]:
+        """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass."""
+        token = _request.set(_Request(self, listener))
+        try:
+            yield
+        finally:
+            _request.reset(token)
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        """The language model's own forward; arguments that its family does not know are left out."""
+        return self.model(input_ids=input_ids, **{k: v for k, v in kwargs.items() if self.accepts(k)})
+
+    def check_length(self, length: int) -> None:
+        """`ValueError` when `length` positions are more than the language model has."""
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"prompt and max_new_tokens make {length} tokens, but the language model has {self.max_length} positions"
+            )
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the family's forward knows an argument."""
+        return argument in self._accepted
+
+    def _active(self) -> _Request | None:
+        request = _request.get()
+        return request if request is not None and request.host is self else None
+
+    def _hide_added_ids(self, module: nn.Module, args: tuple) -> tuple | None:
+        request = self._active()
+        if request is None:
+            return None
+        ids = args[0]
+        request.ids = ids
+        if request.listener is not None:
+            request.listener.on_ids(ids)
+        return (ids.masked_fill(ids >= self.vocabulary.offset, 0), *args[1:])
+
+    def _embed_added_ids(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        request = self._active()
+        if request is None:
+            return output
+        added = request.ids - self.vocabulary.offset
+        rows = F.embedding(added.clamp(min=0), self.added.embedding).to(output.dtype)
+        return torch.where((added >= 0).unsqueeze(-1), rows, output)
+
+    def _append_added_logits(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if self._active() is None:
+            return output
+        return torch.cat([output, F.linear(args[0], self.added.head.to(args[0].dtype)).to(output.dtype)], dim=-1)
+
+
+class _BlockHook:
+    """Hands the hidden states of one block to the active request; they come as first argument or by name."""
+
+    def __init__(self, host: LanguageModel, index: int):
+        self.host, self.index = host, index
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        request = self.host._active()
+        if request is None or request.listener is None:
+            return None
+        if args:
+            return (request.listener.before_block(self.index, args[0]), *args[1:]), kwargs
+        hidden = request.listener.before_block(self.index, kwargs["hidden_states"])
+        return args, {**kwargs, "hidden_states": hidden}
+
+
+def find_blocks(model: nn.Module, num_layers: int) -> nn.ModuleList:
+    """The outermost `nn.ModuleList` of `num_layers` modules; `ValueError` when there is none, or more than one.
+
+    Outermost, because a mixture of experts may hold as many experts in each block as there are blocks.
+    """
+    found = [
+        (name.count("."), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
+    ]
+    depth = min((depth for depth, _, _ in found), default=None)
+    outermost = [(name, module) for d, name, module in found if d == depth]
+    if len(outermost) != 1:
+        names = ", ".join(name for name, _ in outermost) or "none"
+        raise ValueError(f"cannot tell the {num_layers} decoder blocks of {type(model).__name__}: candidates {names}")
+    return outermost[0][1]
+
+
+@torch.no_grad()
+def _mean_rows(embedding: nn.Module, head: nn.Module, count: int) -> tuple[Tensor, Tensor]:
+    """Starting rows `[count, D]` for embedding and head: the mean of the existing ones (Hewitt 2021).
+
+    Taken from what the embedding puts out, so that a scale inside it (Gemma 3) is kept.
+    """
+    total = torch.zeros((), device=embedding.weight.device)
+    for ids in torch.arange(embedding.weight.shape[0], device=embedding.weight.device).split(8192):
+        total = total + embedding(ids).float().sum(0)
+    mean = total / embedding.weight.shape[0]
+    head_mean = head.weight.float().mean(0)
+    dtype = embedding.weight.dtype
+    return mean.to(dtype).repeat(count, 1), head_mean.to(head.weight.dtype).repeat(count, 1)

@@ -1,0 +1,165 @@
+"""Prompts as parts (text, images), and the Processor that turns parts into ids and media.
+
+Text is always text: an `<image>` or `<|endofchunk|>` that a user types, or a control token of the language model's own,
+goes through the tokenizer as plain characters. Only parts make control tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from mmlm.vocabulary import MediaVocabulary
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image part: anything `encoders.media.load_image` reads, or ready-made `encoders.base.Features`."""
+
+    source: Any
+
+
+class _EndOfChunk:
+    def __repr__(self) -> str:
+        return "END_OF_CHUNK"
+
+
+END_OF_CHUNK: Final = _EndOfChunk()
+"""The part that closes one demonstration or document: the `<|endofchunk|>` token."""
+
+Part = str | Image | _EndOfChunk
+
+
+def as_part(value: Any) -> Part:
+    """A prompt part from what users pass: text stays text; a path, PIL image, array or Features becomes an Image."""
+    if isinstance(value, (str, Image, _EndOfChunk)):
+        return value
+    if value is None or isinstance(value, (bool, int, float, dict, list, tuple)):
+        raise TypeError(
+            f"a prompt part is text, an mmlm.Image(...), a pathlib.Path, a PIL image or an array, not {type(value).__name__}"
+        )
+    return Image(value)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Wording around the media; the defaults are OpenFlamingo's (open_flamingo/eval/models/open_flamingo.py)."""
+
+    caption: str = "Output:"
+    question: str = "Question:{question} Short answer:"
+
+    def __post_init__(self):
+        if "{question}" not in self.question:
+            raise ValueError(f"a question template needs the field {{question}}: {self.question!r}")
+
+    def caption_prompt(self, image: Any) -> list[Part]:
+        """Parts that ask for a caption of `image`."""
+        return [_image(image), self.caption]
+
+    def question_prompt(self, image: Any, question: str) -> list[Part]:
+        """Parts that ask `question` about `image`; the question is inserted as it stands, braces and all."""
+        if not question.strip():
+            raise ValueError("the question is empty")
+        before, after = self.question.split("{question}", 1)
+        return [_image(image), before + question + after]
+
+
+def _image(source: Any) -> Image:
+    return source if isinstance(source, Image) else Image(source)
+
+
+def demonstrations(pairs: Sequence[tuple[list[Part], str]]) -> list[Part]:
+    """Few-shot parts: each prompt with its answer, closed by END_OF_CHUNK."""
+    return [part for prompt, answer in pairs for part in (*prompt, answer, END_OF_CHUNK)]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: `input_ids` and `labels` (-100 where no loss) of equal length, and its media in order."""
+
+    input_ids: list[int]
+    labels: list[int]
+    media: list[Image]
+
+
+@dataclass
+class Batch:
+    """`input_ids`, `attention_mask`, `labels`: `[B, T]` each; labels are -100 where no loss is taken."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), labels)
+
+
+class Processor:
+    """Parts → ids and media, and ids → text, for one tokenizer and its added tokens."""
+
+    def __init__(self, tokenizer: Any, vocabulary: MediaVocabulary, max_length: int | None = None):
+        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
+        self.max_length = max_length
+        # Asked of the tokenizer itself, since configs and behaviour disagree: some set a bos token and never write it.
+        bos = tokenizer.bos_token_id
+        self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text; control tokens typed in it stay plain characters."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def encode(self, parts: Sequence[Any], target: str | None = None) -> Example:
+        """Ids and media of a prompt, and with `target` the answer that training asks for, closed by `<|endofchunk|>`.
+
+        Prompt and target are tokenized apart, so the loss mask is exact by construction. Errors: an empty prompt, a part
+        of another kind, more tokens than the language model has positions.
+        """
+        if isinstance(parts, str):
+            parts = [parts]
+        ids, media = list(self.prefix), []
+        for part in map(as_part, parts):
+            if isinstance(part, str):
+                ids += self.text_ids(part)
+            elif isinstance(part, Image):
+                ids.append(self.vocabulary.image_id)
+                media.append(part)
+            else:
+                ids.append(self.vocabulary.end_of_chunk_id)
+        labels = [IGNORE_INDEX] * len(ids)
+        if target is not None:
+            answer = [*self.text_ids(target), self.vocabulary.end_of_chunk_id]
+            ids, labels = ids + answer, labels + answer
+        if not ids:
+            raise ValueError("the prompt is empty: give text or at least one image")
+        if self.max_length is not None and len(ids) > self.max_length:
+            raise ValueError(f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions")
+        return Example(ids, labels, media)
+
+    def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
+        """Pads rows to the longest: on the right for training, on the left for generation."""
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side is 'left' or 'right', not {padding_side!r}")
+        longest = max(len(example.input_ids) for example in examples)
+        ids = torch.full((len(examples), longest), self.vocabulary.pad_id)
+        mask = torch.zeros_like(ids)
+        labels = torch.full_like(ids, IGNORE_INDEX)
+        for row, example in enumerate(examples):
+            length = len(example.input_ids)
+            span = slice(longest - length, longest) if padding_side == "left" else slice(0, length)
+            ids[row, span] = torch.tensor(example.input_ids)
+            labels[row, span] = torch.tensor(example.labels)
+            mask[row, span] = 1
+        return Batch(ids, mask, labels)
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """Text of generated ids; added tokens and the language model's control tokens are left out."""
+        own = [token for token in (ids.tolist() if isinstance(ids, Tensor) else ids) if token not in self.vocabulary]
+        return self.tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)

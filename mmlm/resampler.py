@@ -1,0 +1,91 @@
+"""PerceiverResampler: any number of media features in, a fixed number of latents out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def feed_forward(dim: int, mult: int = 4) -> nn.Sequential:
+    """Pre-norm feed-forward without Linear biases, exact GELU; `[..., D]` → `[..., D]`.
+
+    Parameter names (`0`, `1`, `3`) are OpenFlamingo's (open_flamingo/src/helpers.py), so its checkpoints load.
+    """
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, mult * dim, bias=False),
+        nn.GELU(),
+        nn.Linear(mult * dim, dim, bias=False),
+    )
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[B, T, H·d]` → `[B, H, T, d]`."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """`[B, H, T, d]` → `[B, T, H·d]`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class PerceiverAttention(nn.Module):
+    """Latents attend to the media features and to themselves (Alayrac et al. 2022, section 3.1.1)."""
+
+    def __init__(self, dim: int, heads: int = 8, dim_head: int = 64):
+        super().__init__()
+        inner = heads * dim_head
+        self.heads = heads
+        self.norm_media = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, media: Tensor, latents: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`media [N, S, D]`, `latents [N, L, D]`, `mask [N, S]` (True = real) → `[N, L, D]`."""
+        latents = self.norm_latents(latents)
+        queries = split_heads(self.to_q(latents), self.heads)
+        keys, values = self.to_kv(torch.cat([self.norm_media(media), latents], dim=1)).chunk(2, dim=-1)
+        if mask is not None:
+            mask = F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            queries, split_heads(keys, self.heads), split_heads(values, self.heads), attn_mask=mask
+        )
+        return self.to_out(merge_heads(attended))
+
+
+class PerceiverResampler(nn.Module):
+    """Turns `[N, S, input_dim]` media features into `[N, num_latents, dim]` latents.
+
+    Names, shapes and defaults follow open_flamingo/src/helpers.py. Where an encoder's width differs from `dim`, a
+    linear projection comes first; where they agree there is none, as upstream.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        input_dim: int | None = None,
+        depth: int = 6,
+        num_latents: int = 64,
+        heads: int = 8,
+        dim_head: int = 64,
+        ff_mult: int = 4,
+    ):
+        super().__init__()
+        self.projection = nn.Linear(input_dim, dim, bias=False) if input_dim not in (None, dim) else None
+        self.latents = nn.Parameter(torch.randn(num_latents, dim))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([PerceiverAttention(dim, heads, dim_head), feed_forward(dim, ff_mult)]) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`features [N, S, input_dim]`, `mask [N, S]` (True = real token) → `[N, num_latents, dim]`."""
+        features = features.to(self.latents.dtype)
+        if self.projection is not None:
+            features = self.projection(features)
+        latents = self.latents.expand(features.shape[0], -1, -1)
+        for attention, ff in self.layers:
+            latents = latents + attention(features, latents, mask)
+            latents = latents + ff(latents)
+        return self.norm(latents)

@@ -1,0 +1,79 @@
+"""A contact sheet: pictures in a grid with their texts under them, as one PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+CELL = 256  # pixels, the side of a picture's square
+MARGIN = 14
+FONT_SIZE = 17
+LINE_HEIGHT = 23
+BACKGROUND, INK = (250, 250, 248), (28, 28, 30)
+
+
+def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
+    """Draw `images` (whatever `encoders.media.load_image` takes) with `texts` wrapped under them; write a PNG to `path`.
+
+    A picture is fitted into a square of 256 pixels, scaled up as well as down; a newline in a text starts a new line.
+    The same pictures and texts give the same pixels. Returns the path.
+    """
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    from encoders.media import load_image
+
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts: give one text a picture")
+    if not images or columns < 1:
+        raise ValueError("a contact sheet needs at least one picture and one column")
+
+    font = ImageFont.load_default(FONT_SIZE)
+    wrapped = [wrap(text, font, CELL) for text in texts]
+    columns = min(columns, len(images))
+    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
+    heights = [CELL + 8 + LINE_HEIGHT * max(len(wrapped[i]) for i in row) + MARGIN for row in rows]
+    sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, sum(heights) + MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, index in enumerate(row):
+            left = MARGIN + column * (CELL + MARGIN)
+            picture = ImageOps.contain(load_image(images[index]), (CELL, CELL), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+            for number, line in enumerate(wrapped[index]):
+                draw.text((left, top + CELL + 8 + number * LINE_HEIGHT), line, fill=INK, font=font)
+        top += height
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    sheet.save(unfinished, format="PNG")
+    os.replace(unfinished, path)
+    return path
+
+
+def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:
+    """Break `text` into lines at most `width` pixels wide, inside a word only where the word alone is wider."""
+    lines = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for word in paragraph.split():
+            joined = f"{line} {word}" if line else word
+            if font.getlength(joined) <= width:
+                line = joined
+                continue
+            if line:
+                lines.append(line)
+            while font.getlength(word) > width:
+                cut = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+                lines.append(word[:cut])
+                word = word[cut:]
+            line = word
+        lines.append(line)
+    return lines

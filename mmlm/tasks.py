@@ -1,0 +1,177 @@
+"""Thin verbs over the decode loop: generate, stream, caption, answer."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.prompt import Part, demonstrations
+
+if TYPE_CHECKING:
+    from mmlm.model import MultimodalLM
+
+Demonstration = tuple[Any, ...]
+
+
+def generate(model: "MultimodalLM", prompt: Any, batch_size: int = 32, **options: Any) -> Any:
+    """Text that follows `prompt`, a list of parts; a list of such lists gives a list, decoded in batches.
+
+    Options are the fields of `GenerationOptions`. With `num_return_sequences` above 1 each prompt gives a list of texts.
+    """
+    options = GenerationOptions(**options)
+    single = not _is_batch(prompt)
+    prompts = [prompt] if single else list(prompt)
+    texts = []
+    for start in range(0, len(prompts), batch_size):
+        texts += _generate_batch(model, prompts[start : start + batch_size], options)
+    if options.num_return_sequences == 1:
+        texts = [row[0] for row in texts]
+    return texts[0] if single else texts
+
+
+def stream(model: "MultimodalLM", prompt: Sequence[Any], **options: Any) -> Iterator[str]:
+    """Pieces of the text that follows one prompt, as they are written; joined, they are what `generate` gives."""
+    options = GenerationOptions(**options)
+    if options.num_beams > 1 or options.num_return_sequences > 1:
+        raise ValueError("a stream is one text: use neither beams nor num_return_sequences")
+    if _is_batch(prompt):
+        raise ValueError("a stream takes one prompt, not a batch")
+    stop_ids = model.language_model.stop_ids
+    ids: list[int] = []
+    written = ""
+    for tokens in stream_tokens(_decoder(model, [prompt], options), options, stop_ids):
+        token = int(tokens[0])
+        if token in stop_ids:
+            break
+        ids.append(token)
+        text = model.processor.decode(ids)
+        cut, stopped = _cut(text, options.stop)
+        # A character may still be incomplete, and an ending may be the start of a stop string: hold those back.
+        safe = cut if stopped else text[: len(text) - _held_back(text, options.stop)]
+        if len(safe) > len(written):
+            yield safe[len(written) :]
+            written = safe
+        if stopped:
+            return
+    rest = _cut(model.processor.decode(ids), options.stop)[0]
+    if len(rest) > len(written):
+        yield rest[len(written) :]
+
+
+def caption(
+    model: "MultimodalLM", images: Any, examples: Sequence[tuple[Any, str]] = (), **options: Any
+) -> Any:
+    """A caption of a picture (path, bytes, PIL, array), or of each of a list.
+
+    `examples` are (picture, caption) demonstrations for few-shot prompts, most similar last.
+    """
+    shots = demonstrations([(model.template.caption_prompt(image), text) for image, text in examples])
+    batch = isinstance(images, (list, tuple))
+    prompts = [[*shots, *model.template.caption_prompt(image)] for image in (images if batch else [images])]
+    return _stripped(generate(model, prompts, **options), batch)
+
+
+def answer(
+    model: "MultimodalLM", images: Any, questions: Any, examples: Sequence[tuple[Any, str, str]] = (), **options: Any
+) -> Any:
+    """The answer to a question about a picture; lists of pictures and questions (or one of either) give a list.
+
+    `examples` are (picture, question, answer) demonstrations.
+    """
+    shots = demonstrations([(model.template.question_prompt(image, q), text) for image, q, text in examples])
+    many_images, many_questions = isinstance(images, (list, tuple)), not isinstance(questions, str)
+    if many_images and many_questions and len(images) != len(questions):
+        raise ValueError(f"{len(images)} pictures but {len(questions)} questions")
+    count = len(images) if many_images else len(questions) if many_questions else 1
+    images = list(images) if many_images else [images] * count
+    questions = list(questions) if many_questions else [questions] * count
+    prompts = [[*shots, *model.template.question_prompt(i, q)] for i, q in zip(images, questions, strict=True)]
+    return _stripped(generate(model, prompts, **options), many_images or many_questions)
+
+
+def _stripped(texts: list[Any], batch: bool) -> Any:
+    texts = [[t.strip() for t in text] if isinstance(text, list) else text.strip() for text in texts]
+    return texts if batch else texts[0]
+
+
+def _is_batch(prompt: Any) -> bool:
+    """A list of lists of parts is a batch; a string or a list of parts is one prompt."""
+    if isinstance(prompt, (list, tuple)):
+        nested = [isinstance(part, (list, tuple)) for part in prompt]
+        if any(nested) and not all(nested):
+            raise TypeError("a batch of prompts is a list of lists of parts; here lists and parts are mixed")
+        return any(nested) or not prompt
+    if isinstance(prompt, (str, PurePath)):
+        return False
+    raise TypeError(f"a prompt is a list of parts (text, images), not {type(prompt).__name__}")
+
+
+def _decoder(model: "MultimodalLM", prompts: Sequence[Sequence[Part]], options: GenerationOptions) -> Decoder:
+    examples = [model.processor.encode(prompt if isinstance(prompt, (list, tuple)) else [prompt]) for prompt in prompts]
+    batch = model.processor.collate(examples, padding_side="left")
+    batch.labels = None
+    batch = batch.to(model.device)
+    model.language_model.check_length(batch.input_ids.shape[1] + options.max_new_tokens)
+    with torch.no_grad():
+        context = model.media_context(batch, [example.media for example in examples])
+    return Decoder(model.language_model, context, batch, options.max_new_tokens)
+
+
+def _generate_batch(model: "MultimodalLM", prompts: Sequence[Any], options: GenerationOptions) -> list[list[str]]:
+    """Texts `[prompt][return sequence]`."""
+    stop_ids = model.language_model.stop_ids
+    decoder = _decoder(model, prompts, options)
+    if options.num_beams > 1:
+        stopped = _stop_test(model, options.stop) if options.stop else None
+        rows = beam_search(decoder, options, stop_ids, stopped).flatten(0, 1)
+    else:
+        rows = _decode_rows(model, decoder, options, stop_ids)
+    texts = [_cut(model.processor.decode(_until(row, stop_ids)), options.stop)[0] for row in rows.tolist()]
+    count = options.num_return_sequences
+    return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+
+def _decode_rows(model: "MultimodalLM", decoder: Decoder, options: GenerationOptions, stop_ids: list[int]) -> Tensor:
+    """Ids `[rows, t]` of greedy or sampled decoding, which stop strings may end early."""
+    steps: list[Tensor] = []
+    stopped = _stop_test(model, options.stop) if options.stop else None
+    for tokens in stream_tokens(decoder, options, stop_ids):
+        steps.append(tokens)
+        if stopped is not None and all(stopped(torch.stack(steps, dim=1)).tolist()):
+            break
+    return torch.stack(steps, dim=1)
+
+
+def _stop_test(model: "MultimodalLM", stop: tuple[str, ...]):
+    stop_ids = model.language_model.stop_ids
+
+    def stopped(ids: Tensor) -> Tensor:
+        """New ids `[n, t]` → bool `[n]`: the text holds a stop string, or has ended by a stop token."""
+        ends = []
+        for row in ids.tolist():
+            own = _until(row, stop_ids)
+            ends.append(len(own) < len(row) or _cut(model.processor.decode(own), stop)[1])
+        return torch.tensor(ends, device=ids.device)
+
+    return stopped
+
+
+def _until(ids: list[int], stop_ids: list[int]) -> list[int]:
+    """Ids before the first stop token."""
+    return ids[: next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))]
+
+
+def _cut(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
+    """Text before the first stop string, and whether there was one."""
+    places = [place for place in (text.find(string) for string in stop) if place >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _held_back(text: str, stop: tuple[str, ...]) -> int:
+    """Characters at the end that may still change: an incomplete character, or the beginning of a stop string."""
+    incomplete = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+    starts = [n for string in stop for n in range(1, len(string)) if text.endswith(string[:n])]
+    return max([incomplete, *starts])

@@ -1,0 +1,138 @@
+"""Checkpoints: folders that appear whole or not at all, tensors in safetensors, no pickle.
+
+    checkpoints/step-00000200/model.safetensors       the added weights
+                              optimizer.safetensors   AdamW's moments, and the states of the random generators
+                              state.json              step, settings, running sums; size and checksum of the others
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: weights by name, optimizer and generator states by name, the JSON state."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict
+
+
+def save_checkpoint(
+    folder: Path, step: int, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict, keep: int
+) -> Path:
+    """Writes `folder/step-XXXXXXXX` and removes all but the newest `keep`.
+
+    It is written beside its place, flushed to disk, then renamed: a crash at any point leaves the older ones whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / f"step-{step:08d}"
+    temporary = folder / f".{place.name}.tmp"
+    _remove_leftovers(folder)
+    temporary.mkdir()
+    tensors = {"model.safetensors": weights, "optimizer.safetensors": optimizer}
+    for name, content in tensors.items():
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, temporary / name)
+    files = {name: _size_and_checksum(temporary / name) for name in tensors}
+    (temporary / "state.json").write_text(json.dumps({"step": step, **state, "files": files}, indent=1))
+    for path in (*temporary.iterdir(), temporary):
+        _sync(path)
+    if place.exists():  # one that failed its checksum, or this step once more
+        place.rename(folder / f".{place.name}.old")
+    temporary.rename(place)
+    _sync(folder)
+    _remove_leftovers(folder)
+    for old in _folders(folder)[keep:]:
+        shutil.rmtree(old)
+    return place
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are whole, or None. Raises ValueError if there are some, all damaged."""
+    candidates = _folders(folder)
+    for place in candidates:
+        try:
+            state = json.loads((place / "state.json").read_text())
+            if any(_size_and_checksum(place / name) != known for name, known in state["files"].items()):
+                continue
+            return Checkpoint(
+                place, load_file(place / "model.safetensors"), load_file(place / "optimizer.safetensors"), state
+            )
+        except (OSError, ValueError, KeyError):
+            continue
+    if candidates:
+        raise ValueError(f"all checkpoints in {folder} are damaged; remove them or choose another output folder")
+    return None
+
+
+def optimizer_tensors(optimizer: Optimizer, names: dict[Parameter, str]) -> dict[str, Tensor]:
+    """AdamW's state as `<entry>.<parameter name>` → tensor."""
+    return {
+        f"{entry}.{names[parameter]}": value
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: Optimizer, names: dict[Parameter, str], tensors: dict[str, Tensor]) -> None:
+    """Puts back what `optimizer_tensors` took, moments on their parameter's device."""
+    for parameter, name in names.items():
+        for entry in ("step", "exp_avg", "exp_avg_sq"):
+            if f"{entry}.{name}" in tensors:
+                value = tensors[f"{entry}.{name}"].clone()
+                optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+
+
+def generator_tensors(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's random generators that a run on `device` may use."""
+    states = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def load_generator_tensors(device: torch.device, tensors: dict[str, Tensor]) -> None:
+    """Puts back what `generator_tensors` took."""
+    torch.set_rng_state(tensors["rng.cpu"])
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    places = [place for place in folder.glob("step-*") if _NAME.fullmatch(place.name)]
+    return sorted(places, key=lambda place: int(place.name.removeprefix("step-")), reverse=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for place in (*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")):
+        shutil.rmtree(place)
+
+
+def _size_and_checksum(path: Path) -> list:
+    data = path.read_bytes()
+    return [len(data), f"{zlib.crc32(data):08x}"]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,442 @@
+"""The training loop: adapters learn from paired data, everything else stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import AdamW
+from tqdm import tqdm
+
+from encoders.base import Features
+from mmlm.data.readers import read_records
+from mmlm.data.records import RecordSet
+from mmlm.data.sampling import ExampleStream
+from mmlm.model import MultimodalLM
+
+from .checkpoint import (
+    Checkpoint,
+    generator_tensors,
+    latest_checkpoint,
+    load_generator_tensors,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from .config import TrainConfig
+from .examples import Examples
+from .features import cached_features
+from .plot import plot_losses
+
+
+class NonFiniteLossError(ValueError):
+    """Several steps in a row had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run gives: `model` is a folder for `mmlm.load`; losses are nats per answer token."""
+
+    model: Path
+    steps: int
+    loss: float
+    held_out_loss: float | None
+    skipped: int
+    bad_records: int
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all that a checkpoint needs beside tensors. The sums reach back to the last log line."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    loss_sum: float = 0.0
+    answer_tokens: int = 0
+    last_loss: float = math.nan
+    held_out_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Records with their features, ready to be trained on or measured with."""
+
+    examples: Examples
+    features: list[Features]
+
+    @property
+    def records(self) -> RecordSet:
+        return self.examples.records
+
+
+def train(
+    model: MultimodalLM,
+    data: Any,
+    *,
+    output: str | os.PathLike,
+    held_out: Any = None,
+    images: str | os.PathLike | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    config: TrainConfig | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Train what was added to the frozen parts of `model` on pictures with captions, questions and answers.
+
+    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. Held-out loss is measured
+    before the first step and every `eval_every` steps.
+    output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png`, `checkpoints/`, `features/` and,
+    if there are any, `bad_records.jsonl`.
+    resume: go on from the newest checkpoint in `output`, bit for bit on a CPU; False starts anew and removes them.
+    settings: fields of TrainConfig, over those of `config`.
+
+    SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit, KeyboardInterrupt).
+    Raises ValueError for settings or data that cannot be used (BadRecordsError with a list, if more than `bad_limit` of
+    the records are bad) and NonFiniteLossError, with the last good weights saved, if training diverges.
+    """
+    config = dataclasses.replace(config or TrainConfig(), **settings)
+    output = Path(output)
+    parameters = dict(model.added_parameters())
+    wrong = sorted({str(p.dtype) for p in parameters.values()} - {"torch.float32", "torch.float64"})
+    if wrong:
+        raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
+    checkpoints = output / "checkpoints"
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    training = _prepare(model, data, images, output, config, progress)
+    held = None if held_out is None else _prepare(model, held_out, images, output, config, progress)
+    _write_bad_records(output / "bad_records.jsonl", training, held)
+    size = config.batch_size * config.accumulation
+    steps = config.steps or max(1, math.ceil(config.epochs * len(training.records) / size))
+    identity = _identity(model, training, config, steps)
+
+    device = next(iter(parameters.values())).device
+    names = {parameter: name for name, parameter in parameters.items()}
+    optimizer = _optimizer(parameters, config)
+    metrics = output / "metrics.jsonl"
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        done = Progress()
+        if (checkpoint := latest_checkpoint(checkpoints)) is not None:
+            _check_identity(checkpoint, identity, output)
+            done = Progress(**checkpoint.state["progress"])
+            _restore(checkpoint, parameters, optimizer, names, device)
+            _say(progress, f"going on from {checkpoint.folder} ({done.step} of {steps} steps)")
+        _keep_lines(metrics, done.step if checkpoint else -1)
+
+        def save() -> None:
+            save_checkpoint(
+                checkpoints,
+                done.step,
+                parameters,
+                {**optimizer_tensors(optimizer, names), **generator_tensors(device)},
+                {"identity": identity, "progress": dataclasses.asdict(done)},
+                config.keep,
+            )
+
+        _run(model, training, held, config, steps, optimizer, done, metrics, save, progress)
+
+    folder = model.save(output / "model")
+    try:
+        plot_losses(metrics, output / "loss.png")
+    except ImportError:
+        _say(progress, "no loss.png: matplotlib is not installed")
+    bad = len(training.records.bad) + (len(held.records.bad) if held else 0)
+    result = TrainResult(folder, done.step, done.last_loss, done.held_out_loss, done.skipped, bad)
+    _say(progress, _summary(result))
+    return result
+
+
+def _run(
+    model: MultimodalLM,
+    training: Prepared,
+    held: Prepared | None,
+    config: TrainConfig,
+    steps: int,
+    optimizer: AdamW,
+    done: Progress,
+    metrics: Path,
+    save: Any,
+    progress: bool,
+) -> None:
+    """Steps `done.step` … `steps`, with `done` kept up to date."""
+    examples = training.examples
+    stream = ExampleStream(
+        training.records,
+        config.batch_size * config.accumulation,
+        seed=config.seed,
+        caption_share=config.caption_share,
+        length=examples.length,
+        window=config.sort_window,
+    )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    warmup = max(1, steps // 20) if config.warmup_steps is None else config.warmup_steps
+    model.train()
+    with (
+        _stop_requests() as requests,
+        open(metrics, "a", encoding="utf-8") as log,
+        tqdm(total=steps, initial=done.step, desc="training", unit="step", disable=not progress) as bar,
+    ):
+
+        def write(line: dict) -> None:
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+
+        def measure() -> None:
+            if held is not None:
+                done.held_out_loss = held_out_loss(model, held, config)
+                write({"step": done.step, "held_out_loss": done.held_out_loss})
+
+        if done.step == 0:
+            measure()
+        clock, tokens = time.perf_counter(), 0
+        while done.step < steps and not requests:
+            rate = learning_rate(config, done.step, steps, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            parts = _split(stream.step(done.step), config.accumulation)
+            batches = [examples.collate(part, training.features) for part in parts]
+            loss, norm, answers = _gradient(model, batches, parameters, config)
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            if finite:
+                optimizer.step()
+                done.loss_sum += loss * answers
+                done.answer_tokens += answers
+            optimizer.zero_grad(set_to_none=True)
+            done.step += 1
+            done.skipped += not finite
+            done.skipped_in_a_row = 0 if finite else done.skipped_in_a_row + 1
+            tokens += sum(examples.length(*pair) for part in parts for pair in part)
+            bar.update()
+            last = done.step == steps
+            if done.step % config.log_every == 0 or last:
+                now = time.perf_counter()
+                done.last_loss = done.loss_sum / done.answer_tokens if done.answer_tokens else math.nan
+                line = {
+                    "step": done.step,
+                    "epoch": done.step * stream.size / len(training.records),
+                    "loss": done.last_loss if done.answer_tokens else None,
+                    "learning_rate": rate,
+                    "gradient_norm": norm if math.isfinite(norm) else None,
+                    "skipped": done.skipped,
+                    "tokens_per_second": round(tokens / (now - clock), 1),
+                }
+                write(line)
+                bar.set_postfix(loss=f"{done.last_loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{tokens / (now - clock):.0f}")
+                done.loss_sum, done.answer_tokens = 0.0, 0
+                clock, tokens = now, 0
+            if done.skipped_in_a_row >= config.max_skipped:
+                save()
+                raise NonFiniteLossError(
+                    f"the loss or its gradient was not finite in {done.skipped_in_a_row} steps in a row, up to step "
+                    f"{done.step}; those steps were skipped and the weights before them are saved. Try a lower "
+                    "learning_rate, precision='float32', or look for odd pictures or texts"
+                )
+            if done.step % config.eval_every == 0 or last:
+                started = time.perf_counter()
+                measure()
+                clock += time.perf_counter() - started
+            if done.step % config.save_every == 0 or last:
+                started = time.perf_counter()
+                save()
+                clock += time.perf_counter() - started
+        if requests:
+            save()
+    model.eval()
+    if requests:
+        _say(progress, f"stopped at step {done.step} of {steps}; the same call goes on from there")
+        raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
+
+
+def _gradient(
+    model: MultimodalLM, batches: list, parameters: list[Parameter], config: TrainConfig
+) -> tuple[float, float, int]:
+    """Accumulates the clipped gradient of the mean loss over all answer tokens of a step's parts.
+
+    Returns that loss, the norm before clipping, and the number of answer tokens.
+    """
+    counts = [int((batch.labels[:, 1:] >= 0).sum()) for batch, _ in batches]
+    total = sum(counts)
+    device = parameters[0].device
+    loss = torch.zeros((), device=device)
+    for (batch, media), count in zip(batches, counts, strict=True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            share = model(batch, media).loss * (count / total)
+        share.backward()
+        loss += share.detach()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # one wait for the device a step
+    return loss, norm, total
+
+
+@torch.no_grad()
+def held_out_loss(model: MultimodalLM, held: Prepared, config: TrainConfig) -> float:
+    """Mean loss in nats per answer token over a fixed choice of at most `held_out_examples` examples."""
+    count = min(config.held_out_examples, len(held.records))
+    chosen = ExampleStream(held.records, count, caption_share=config.caption_share).step(0)
+    chosen.sort(key=lambda pair: held.examples.length(*pair))
+    was_training = model.training
+    model.eval()
+    total, tokens = 0.0, 0
+    for start in range(0, count, config.batch_size):
+        batch, media = held.examples.collate(chosen[start : start + config.batch_size], held.features)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = model(batch, media).loss
+        answers = int((batch.labels[:, 1:] >= 0).sum())
+        total, tokens = total + float(loss) * answers, tokens + answers
+    model.train(was_training)
+    return total / tokens
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int, warmup: int) -> float:
+    """Of step `step` (from 0): linear from `1/warmup` of the peak up to it, then a cosine that ends just above zero."""
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def decays(name: str, parameter: Parameter) -> bool:
+    """Whether weight decay applies: matrices of linear layers only, not norms, gates, latents and added rows."""
+    return parameter.ndim >= 2 and not name.endswith("latents") and ".added." not in f".{name}"
+
+
+def _optimizer(parameters: dict[str, Parameter], config: TrainConfig) -> AdamW:
+    groups = [
+        {
+            "params": [parameter for name, parameter in parameters.items() if decays(name, parameter) == decay],
+            "weight_decay": config.weight_decay if decay else 0.0,
+        }
+        for decay in (True, False)
+    ]
+    return AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=tuple(config.betas), fused=True)
+
+
+def _prepare(
+    model: MultimodalLM, data: Any, images: Any, output: Path, config: TrainConfig, progress: bool
+) -> Prepared:
+    """Reads records, drops (and counts) those that cannot be used, and has every picture encoded."""
+    records = read_records(data, images=images, bad_limit=config.bad_limit)
+    long = Examples(records, model.processor, model.template).too_long()
+    records = records.without(long).check(config.bad_limit)
+    records, features = cached_features(
+        records,
+        model.encoders["image"],
+        Path(config.cache) if config.cache else output / "features",
+        bad_limit=config.bad_limit,
+        progress=progress,
+    )
+    return Prepared(Examples(records, model.processor, model.template), features)
+
+
+def _identity(model: MultimodalLM, training: Prepared, config: TrainConfig, steps: int) -> dict:
+    """What must be the same for a checkpoint to be continued."""
+    return {
+        **config.binding(),
+        "steps": steps,
+        "data": training.records.fingerprint(),
+        "language_model": model.language_model.fingerprint(),
+        "image_encoder": model.encoders["image"].fingerprint(),
+        "template": dataclasses.asdict(model.template),
+        "added_weights": {name: list(parameter.shape) for name, parameter in model.added_parameters()},
+    }
+
+
+def _check_identity(checkpoint: Checkpoint, identity: dict, output: Path) -> None:
+    known = checkpoint.state["identity"]
+    changed = [name for name in identity if known.get(name) != identity[name]]
+    if changed:
+        differences = "; ".join(
+            name if isinstance(identity[name], dict) else f"{name} was {known.get(name)!r}, now {identity[name]!r}"
+            for name in changed
+        )
+        raise ValueError(
+            f"{output} holds a run with other settings ({differences}). Go on with the old ones, choose another "
+            "output folder, or start anew with resume=False"
+        )
+
+
+def _restore(checkpoint: Checkpoint, parameters: dict, optimizer: AdamW, names: dict, device: torch.device) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(checkpoint.weights[name])
+    load_optimizer_tensors(optimizer, names, checkpoint.optimizer)
+    load_generator_tensors(device, checkpoint.optimizer)
+
+
+def _keep_lines(metrics: Path, step: int) -> None:
+    """Drops the metrics of steps after the checkpoint, and a last line that was cut off."""
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if metrics.exists() and step >= 0:
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                break
+    temporary = metrics.with_name(f".{metrics.name}")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(metrics)
+
+
+def _write_bad_records(path: Path, *sets: Prepared | None) -> None:
+    bad = [dataclasses.asdict(entry) for prepared in sets if prepared for entry in prepared.records.bad]
+    if bad:
+        path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _split(examples: Sequence, parts: int) -> list[Sequence]:
+    size = math.ceil(len(examples) / parts)
+    return [examples[start : start + size] for start in range(0, len(examples), size)]
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of obeying at once; a second one is obeyed. Only the main thread can."""
+    requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+
+    def note(number: int, frame: Any) -> None:
+        requests.append(number)
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _summary(result: TrainResult) -> str:
+    held = "" if result.held_out_loss is None else f", held out {result.held_out_loss:.3f}"
+    counts = ((result.skipped, "steps skipped"), (result.bad_records, "bad records left out"))
+    notes = [f"{count} {what}" for count, what in counts if count]
+    first = f"trained {result.steps} steps: loss {result.loss:.3f}{held} nats per answer token"
+    return "; ".join([first, *notes, f"model in {result.model}"])
+
+
+def _say(progress: bool, message: str) -> None:
+    if progress:
+        tqdm.write(message)

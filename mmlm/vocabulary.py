@@ -1,0 +1,49 @@
+"""The tokens that mmlm adds beside a language model's own vocabulary."""
+
+from dataclasses import dataclass
+
+IMAGE = "<image>"
+END_OF_CHUNK = "<|endofchunk|>"
+PAD = "<|pad|>"
+
+
+@dataclass(frozen=True)
+class MediaVocabulary:
+    """Added tokens ↔ ids; ids start at `offset`, the size of the language model's own vocabulary.
+
+    `tokens[0]` is the one added token that generation may write, `<|endofchunk|>`; the others mark where media stand
+    or fill a batch, and only a `Processor` can put them in.
+    """
+
+    offset: int
+    tokens: tuple[str, ...] = (END_OF_CHUNK, IMAGE, PAD)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __contains__(self, token_id: int) -> bool:
+        return self.offset <= token_id < self.offset + len(self.tokens)
+
+    def id(self, token: str) -> int:
+        """Id of an added token; `ValueError` when it is none of them."""
+        if token not in self.tokens:
+            raise ValueError(f"{token!r} is not one of the added tokens {self.tokens}")
+        return self.offset + self.tokens.index(token)
+
+    def token(self, token_id: int) -> str:
+        """Added token of an id; `ValueError` when the id is outside the added range."""
+        if token_id not in self:
+            raise ValueError(f"id {token_id} is outside the added range {self.offset}..{self.offset + len(self) - 1}")
+        return self.tokens[token_id - self.offset]
+
+    @property
+    def image_id(self) -> int:
+        return self.id(IMAGE)
+
+    @property
+    def end_of_chunk_id(self) -> int:
+        return self.id(END_OF_CHUNK)
+
+    @property
+    def pad_id(self) -> int:
+        return self.id(PAD)

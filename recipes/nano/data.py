@@ -1,0 +1,163 @@
+"""What nano learns from: drawn scenes as WebDataset tars, the cleanly licensed sets, and the texts of both."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import random
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from recipes.nano.scenes import Scene, draw, sample_scene, training_scene, unseen_layout, unseen_pair
+from recipes.nano.wording import caption, placed_caption, questions
+
+log = logging.getLogger(__name__)
+
+SHARD = 5000  # scenes a tar
+CAPTIONS_A_SCENE = 4
+QUESTIONS_A_SCENE = 5
+SPLITS: dict[str, Callable[[Scene], bool]] = {
+    "train": training_scene,
+    "dev": unseen_layout,
+    "unseen": unseen_pair,
+}
+PICTURE_SETS = ("easy_vqa", "nlvr", "emoji")
+# Words only: nano has no ears yet, but the language model is frozen for good and should know these words then.
+TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini")
+
+
+def write_scenes(folder: Path, counts: dict[str, int], seed: int) -> None:
+    """Draw `counts[split]` scenes of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in counts.items():
+        for shard, start in enumerate(range(0, count, SHARD)):
+            path = folder / f"{split}-{shard:06d}.tar"
+            if path.exists():
+                continue
+            partial = path.with_suffix(".partial")
+            with tarfile.open(partial, "w") as tar:
+                for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
+                    rng = random.Random(f"{seed} {split} {index}")
+                    scene = sample_scene(rng, SPLITS[split])
+                    image = io.BytesIO()
+                    draw(scene, rng).save(image, "PNG")
+                    _add(tar, f"{split}{index:06d}.png", image.getvalue())
+                    _add(tar, f"{split}{index:06d}.json", json.dumps(scene_record(scene, rng)).encode())
+            os.replace(partial, path)
+
+
+def scene_record(scene: Scene, rng: random.Random) -> dict:
+    """The JSON beside a picture: captions, questions with answers, and the scene itself to judge by."""
+    asked = questions(scene, rng)
+    chosen = rng.sample(asked, min(QUESTIONS_A_SCENE, len(asked)))
+    return {
+        "task": "scene",
+        "captions": [caption(scene, rng) for _ in range(CAPTIONS_A_SCENE)],
+        "qa": [{"question": q.question, "answers": [q.answer], "topic": q.topic} for q in chosen],
+        "scene": scene.to_dict(),
+    }
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def read_tars(folder: Path, split: str) -> Iterator[tuple[bytes | None, dict]]:
+    """(picture bytes, record) of every example in `folder/SPLIT-*.tar`; None where the example has no picture."""
+    for path in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            parts: dict[str, bytes] = {}
+            key = None
+            for member in tar:
+                stem, _, suffix = member.name.partition(".")
+                if stem != key and parts:
+                    yield _example(parts)
+                    parts = {}
+                key = stem
+                parts[suffix] = tar.extractfile(member).read()
+            if parts:
+                yield _example(parts)
+
+
+def _example(parts: dict[str, bytes]) -> tuple[bytes | None, dict]:
+    return parts.get("png") or parts.get("jpg"), json.loads(parts["json"])
+
+
+def sets_folder() -> Path | None:
+    """Where the paired sets lie: the environment's MMLM_DATA, else ../shared/data; None, with a warning, if absent."""
+    folder = Path(os.environ.get("MMLM_DATA", "../shared/data"))
+    if (folder / "easy_vqa").is_dir():
+        return folder
+    log.warning("no paired sets in %s (set MMLM_DATA to their folder): training on drawn scenes alone", folder)
+    return None
+
+
+def contrastive_pairs(scenes: Path, sets: Path | None, seed: int) -> tuple[list[Image.Image], list[list[str]]]:
+    """Pictures with texts that tell them apart, for the image encoder."""
+    pictures, captions = [], []
+
+    def add(image: bytes, texts: list[str], times: int = 1) -> None:
+        picture = Image.open(io.BytesIO(image)).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
+        pictures.extend([picture] * times)
+        captions.extend([texts] * times)
+
+    for index, (image, record) in enumerate(read_tars(scenes, "train")):
+        rng = random.Random(f"{seed} contrastive {index}")
+        scene = Scene.from_dict(record["scene"])
+        add(image, [placed_caption(scene, rng) for _ in range(4)] + record["captions"][:1])
+    if sets is None:
+        return pictures, captions
+    for image, record in read_tars(sets / "easy_vqa", "train"):
+        answers = {a["question"]: a["answers"][0] for a in record["qa"]}
+        colour = next((a for q, a in answers.items() if q.startswith(("what color", "what is the color"))), None)
+        shape = next((a for q, a in answers.items() if q.startswith("what") and a in ("circle", "rectangle", "triangle")), None)
+        texts = [f"a {colour} {shape}"] if colour and shape else [f"a {word}" for word in (colour, shape) if word]
+        if texts:
+            add(image, texts, times=3)
+    for image, record in read_tars(sets / "nlvr", "train"):
+        if record["label"]:
+            add(image, [record["sentence"]])
+    for image, record in read_tars(sets / "emoji", "train"):
+        add(image, [record["captions"][0], f"emoji: {record['captions'][0]}", ", ".join(record["keywords"])[:120]], times=2)
+    return pictures, captions
+
+
+def texts(sets: Path | None, scenes: int, seed: int) -> list[str]:
+    """Captions and answered questions as the prompts write them, for the tokenizer and the language model.
+
+    The scenes are drawn anew from all layouts and all colour-shape pairs: the language model may read of an orange
+    triangle; it is the pictures of training that never show one.
+    """
+    found = []
+    for index in range(scenes):
+        rng = random.Random(f"{seed} text {index}")
+        scene = sample_scene(rng)
+        found += [as_caption(caption(scene, rng)) for _ in range(2)]
+        found += [as_answer(q.question, q.answer) for q in rng.sample(questions(scene, rng), 3)]
+    if sets is None:
+        return found
+    for name in (*PICTURE_SETS, *TEXT_SETS):
+        for _, record in read_tars(sets / name, "train"):
+            said = [*record.get("captions", []), *([record["text"]] if "text" in record else [])]
+            if "keywords" in record:
+                said.append(", ".join(record["keywords"]))
+            own = [as_caption(text) for text in said]
+            own += [as_answer(q["question"], ", ".join(q["answers"])) for q in record.get("qa", [])]
+            found += own * 5
+    return found
+
+
+def as_caption(text: str) -> str:
+    return f"Output:{text}"
+
+
+def as_answer(question: str, answer: str) -> str:
+    return f"Question:{question} Short answer:{answer}"

@@ -1,0 +1,157 @@
+"""A small open_clip model from nothing but pictures and their captions, by the contrastive loss of CLIP."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recipes.pretrain.loop import Schedule, Shuffle, generator, run
+from recipes.pretrain.tokenizer import add_end_of_text
+
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class ClipTrainConfig:
+    """Size and schedule of both towers; the defaults suit small drawn pictures on a CPU."""
+
+    image_size: int = 64
+    patch_size: int = 8
+    vision_width: int = 128
+    vision_layers: int = 6
+    vision_head_width: int = 32
+    text_width: int = 128
+    text_layers: int = 3
+    text_heads: int = 4
+    context_length: int = 48
+    embed_dim: int = 128
+    resize_mode: str = "squash"  # open_clip's word: "squash" keeps the whole picture, "shortest" its proportions
+    augment: bool = False  # crop and mirror; only where captions name no left and right
+    batch_size: int = 192
+    steps: int = 750
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    seed: int = 0
+
+    def model_config(self, tokenizer) -> dict:
+        """The same as open_clip's `open_clip_config.json`, so that open_clip itself can load what is trained here."""
+        return {
+            "model_cfg": {
+                "embed_dim": self.embed_dim,
+                "vision_cfg": {
+                    "image_size": self.image_size,
+                    "patch_size": self.patch_size,
+                    "width": self.vision_width,
+                    "layers": self.vision_layers,
+                    "head_width": self.vision_head_width,
+                },
+                "text_cfg": {
+                    "context_length": self.context_length,
+                    "vocab_size": len(tokenizer),
+                    "hf_tokenizer_name": ".",  # open_clip reads the tokenizer from the model's own folder
+                    "tokenizer_kwargs": {"clean": "whitespace"},
+                    "width": self.text_width,
+                    "heads": self.text_heads,
+                    "layers": self.text_layers,
+                    "pool_type": "argmax",  # the end of text has the highest id
+                },
+            },
+            "preprocess_cfg": {
+                "mean": MEAN,
+                "std": STD,
+                "interpolation": "bicubic",
+                "resize_mode": self.resize_mode,
+            },
+        }
+
+
+def train_clip(
+    config: ClipTrainConfig,
+    pictures: Iterable,
+    captions: Sequence[Sequence[str]],
+    tokenizer_folder: str | Path,
+    output: str | Path,
+):
+    """Train on pictures (PIL or uint8 arrays [H, W, 3]) and the captions of each; save to the folder `output`.
+
+    Every step draws one caption a picture. The folder holds `open_clip_config.json`, `open_clip_model.safetensors` and
+    the tokenizer: `open_clip.create_model_and_transforms("local-dir:" + folder)` loads it. Resumes from
+    `output/checkpoint.pt`. Returns the open_clip model.
+    """
+    import open_clip
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer
+
+    output = Path(output)
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    add_end_of_text(tokenizer)
+    pixels = stack_pictures(config, pictures)
+    if len(pixels) != len(captions) or not all(captions):
+        raise ValueError(f"{len(pixels)} pictures need as many non-empty lists of captions, not {len(captions)}")
+    counts = torch.tensor([len(own) for own in captions])
+    first = counts.cumsum(0) - counts
+    tokens = _tokenize(tokenizer, [text for own in captions for text in own], config.context_length)
+
+    torch.manual_seed(config.seed)
+    model_config = config.model_config(tokenizer)
+    text_config = {k: v for k, v in model_config["model_cfg"]["text_cfg"].items() if not k.startswith("hf_")}
+    model = open_clip.CLIP(**{**model_config["model_cfg"], "text_cfg": text_config})
+    contrast = open_clip.ClipLoss()
+    order = Shuffle(len(pixels), config.batch_size, config.seed)
+
+    def loss_at(step: int) -> Tensor:
+        rng = generator(config.seed, 1, step)
+        index = order.batch(step)
+        batch = pixels[index]
+        if config.augment:
+            batch = crop_and_mirror(batch, config.image_size, rng)
+        choice = (torch.rand(len(index), generator=rng) * counts[index]).long()
+        image, text, scale = model(batch.permute(0, 3, 1, 2).float() / 127.5 - 1, tokens[first[index] + choice].long())
+        return contrast(image, text, scale.clamp(max=100.0))
+
+    schedule = Schedule(config.steps, config.learning_rate, weight_decay=config.weight_decay)
+    run(model, loss_at, schedule, output, "contrastive")
+    (output / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, output / "open_clip_model.safetensors")
+    tokenizer.save_pretrained(str(output))
+    return model
+
+
+def stack_pictures(config: ClipTrainConfig, pictures: Iterable) -> Tensor:
+    """Pictures as uint8 [N, S, S, 3], resized as `resize_mode` says; S leaves an eighth for crops when augmenting."""
+    from PIL import Image
+
+    side = config.image_size * 9 // 8 if config.augment else config.image_size
+    rows = []
+    for picture in pictures:
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        image = image.convert("RGB")
+        if image.size != (side, side):
+            if config.resize_mode == "shortest":
+                edge = min(image.size)
+                left, top = (image.width - edge) // 2, (image.height - edge) // 2
+                image = image.crop((left, top, left + edge, top + edge))
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        rows.append(np.asarray(image))
+    return torch.from_numpy(np.stack(rows))
+
+
+def crop_and_mirror(batch: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    """A random window [B, size, size, 3] of each picture, half of them mirrored."""
+    room = batch.shape[1] - size
+    offsets = torch.randint(0, room + 1, (len(batch), 2), generator=rng).tolist()
+    mirrored = torch.rand(len(batch), generator=rng).lt(0.5).tolist()
+    windows = [picture[y : y + size, x : x + size] for picture, (y, x) in zip(batch, offsets, strict=True)]
+    return torch.stack([window.flip(1) if flip else window for window, flip in zip(windows, mirrored, strict=True)])
+
+
+def _tokenize(tokenizer, texts: list[str], length: int) -> Tensor:
+    encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)["input_ids"]
+    return torch.tensor(encoded, dtype=torch.int32)

@@ -1,0 +1,83 @@
+"""A small Llama-type language model from nothing but texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes.pretrain.loop import Schedule, Shuffle, run
+
+
+@dataclass(frozen=True)
+class LanguageModelTrainConfig:
+    """Size and schedule of the language model; the defaults suit a few thousand words on a CPU."""
+
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int = 688
+    max_positions: int = 2048
+    sequence_length: int = 256
+    batch_size: int = 16
+    steps: int = 900
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def train_language_model(
+    config: LanguageModelTrainConfig, texts: Sequence[str], tokenizer_folder: str | Path, output: str | Path
+):
+    """Train on `texts`, each closed by the end of text, and save model and tokenizer to the folder `output`.
+
+    Texts are packed end to end into rows of `sequence_length` tokens. Resumes from `output/checkpoint.pt`. Returns the
+    model; `AutoModelForCausalLM.from_pretrained(output)` and `AutoTokenizer.from_pretrained(output)` read it back.
+    """
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    output = Path(output)
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    rows = pack(tokenizer, texts, config.sequence_length, config.seed)
+    torch.manual_seed(config.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.max_positions,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=None,  # the end of text also pads; a pad id of its own would blank its embedding
+        )
+    )
+    order = Shuffle(len(rows), config.batch_size, config.seed)
+
+    def loss_at(step: int) -> Tensor:
+        batch = rows[order.batch(step)].long()
+        return model(input_ids=batch, labels=batch).loss
+
+    run(model, loss_at, Schedule(config.steps, config.learning_rate), output, "language model")
+    model.save_pretrained(str(output))
+    tokenizer.save_pretrained(str(output))
+    return model
+
+
+def pack(tokenizer, texts: Sequence[str], length: int, seed: int) -> Tensor:
+    """Shuffled texts, each with its end of text, cut into rows [N, length] of token ids (int16 or int32)."""
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    dtype = torch.int16 if len(tokenizer) < 2**15 else torch.int32
+    pieces = []
+    for start in range(0, len(order), 10_000):
+        encoded = tokenizer([texts[i] for i in order[start : start + 10_000]], add_special_tokens=False)["input_ids"]
+        pieces.append(torch.tensor([token for ids in encoded for token in (*ids, tokenizer.eos_token_id)], dtype=dtype))
+    stream = torch.cat(pieces)
+    if len(stream) < length:
+        raise ValueError(f"the texts hold {len(stream)} tokens, fewer than one row of {length}")
+    return stream[: len(stream) // length * length].view(-1, length)

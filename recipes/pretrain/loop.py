@@ -1,0 +1,109 @@
+"""The training loop that pretraining shares: AdamW, warm-up and cosine, checkpoints, metrics, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 50
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    checkpoint_seconds: float = 120.0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then cosine to a twentieth."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, output: Path, name: str) -> None:
+    """Train `model` in place for `schedule.steps` steps, resuming from `output/checkpoint.pt` if it is there.
+
+    `loss_at(step)` must depend on nothing but the step and the weights (draw from a generator seeded with the step),
+    so that a resumed run goes on as if it had never stopped. Vectors (biases, norms, scales) are not decayed.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)
+    checkpoint, metrics = output / "checkpoint.pt", output / "metrics.jsonl"
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    else:
+        metrics.unlink(missing_ok=True)
+
+    model.train()
+    saved, average = time.monotonic(), None
+    for step in tqdm(range(start, schedule.steps), initial=start, total=schedule.steps, desc=name, mininterval=5):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate_at(step)
+        loss = loss_at(step)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; try a lower learning rate")
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+        done = step + 1
+        if done % 20 == 0 or done == schedule.steps:
+            line = {"step": done, "loss": round(average, 5), "learning_rate": optimizer.param_groups[0]["lr"]}
+            with metrics.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        if done == schedule.steps or time.monotonic() - saved > schedule.checkpoint_seconds:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(state, partial)
+            os.replace(partial, checkpoint)
+            saved = time.monotonic()
+    model.eval()
+
+
+def generator(seed: int, *counters: int) -> torch.Generator:
+    """A generator for this seed and these counters (an epoch, a step), the same after a stop."""
+    mixed = seed
+    for counter in counters:
+        mixed = (mixed * 6364136223846793005 + counter + 1442695040888963407) % 2**63
+    return torch.Generator().manual_seed(mixed)
+
+
+class Shuffle:
+    """Batches of `batch_size` indices below `size`: every epoch a new order, any step at any time."""
+
+    def __init__(self, size: int, batch_size: int, seed: int):
+        if size < batch_size:
+            raise ValueError(f"{size} examples do not fill one batch of {batch_size}")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def batch(self, step: int) -> Tensor:
+        """The indices [B] of one step; what is left over at an epoch's end waits for the next order."""
+        per_epoch = self.size // self.batch_size
+        epoch, index = divmod(step, per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator(self.seed, epoch))
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size]

@@ -1,0 +1,296 @@
+"""The measures, against numbers worked out by hand and from the papers' formulas."""
+
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.base import Features
+from mmlm.data import Record
+from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions
+from mmlm.evaluation.captions import tokenize
+from mmlm.evaluation.gap import bootstrap_interval, derangement
+from mmlm.evaluation.report import normalize_answer
+from mmlm.prompt import Processor, PromptTemplate
+from mmlm.vocabulary import MediaVocabulary
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("A dog runs .", "a dog runs"),
+        ('Two boys , one with a "yellow" ball ; play !', "two boys one with a yellow ball play"),
+        ("The man's black-and-white T-shirt isn't his.", "the man 's black-and-white t-shirt is n't his"),
+        ("The boys’ 3.5 m wall (1,000 bricks) -- it’s high…", "the boys 3.5 m wall 1,000 bricks it 's high"),
+        ("café & crêpe", "café & crêpe"),
+        ("", ""),
+    ],
+)
+def test_tokens(caption, tokens):
+    assert tokenize(caption) == tokens.split()
+
+
+def test_bleu_by_hand():
+    # Picture 1: 6 words, the reference's "sat" for "is": unigrams 5/6, bigrams 3/5, trigrams 1/4, 4-grams 0/3.
+    # Picture 2: 5 words, all right and as long as the closest reference: 5/5, 4/4, 3/3, 2/2.
+    # Over the corpus 10/11, 7/9, 4/7, 2/5, with 11 words for closest lengths 6 + 5: no brevity penalty.
+    scores = score_captions(
+        ["The cat sat on the mat.", "a dog runs on grass"],
+        [["the cat is on the mat"], ["a dog runs on grass", "there is a dog that runs on the grass today"]],
+    )
+    assert scores.bleu4 == pytest.approx((10 / 11 * 7 / 9 * 4 / 7 * 2 / 5) ** 0.25, abs=1e-6)
+    assert scores.count == 2
+
+
+def test_bleu_brevity_by_hand():
+    # 4 + 4 words, all of them right, where the references have 6 each: exp(1 - 12/8).
+    scores = score_captions(["one two three four", "five six seven eight"],
+                            [["one two three four five six"], ["five six seven eight nine ten"]])
+    assert scores.bleu4 == pytest.approx(math.exp(1 - 12 / 8), abs=1e-6)
+
+
+def test_rouge_by_hand():
+    # LCS of "police killed the gunman" and "police kill the gunman" is 3 of 4 and 4 words (Lin 2004): P = R = F = 3/4.
+    # "a b" against "a x b y": LCS 2, P = 1, R = 1/2, F = (1 + 1.44) P R / (R + 1.44 P).
+    scores = score_captions(["police killed the gunman", "a b"], [["police kill the gunman"], ["a x b y"]])
+    assert scores.rouge_l == pytest.approx((0.75 + 2.44 * 0.5 / (0.5 + 1.44)) / 2, abs=1e-12)
+
+
+def cider_d(candidates: list[str], references: list[list[str]]) -> float:
+    """CIDEr-D from equations 1, 2 and 4 of arXiv 1411.5726: sigma 6, n-grams of 1 to 4 words, times 10."""
+
+    def grams(caption, n):
+        words = caption.split()
+        return Counter(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
+
+    total = 0.0
+    for candidate, own in zip(candidates, references, strict=True):
+        for n in range(1, 5):
+            for reference in own:
+                c, s = grams(candidate, n), grams(reference, n)
+                space = sorted(c | s)
+                df = [sum(any(g in grams(r, n) for r in other) for other in references) for g in space]
+                idf = np.log(len(references)) - np.log(np.maximum(df, 1))
+                c, s = (np.array([counts[g] for g in space], dtype=np.float64) * idf for counts in (c, s))
+                norm = np.linalg.norm(c) * np.linalg.norm(s)
+                if norm > 0:
+                    length = len(candidate.split()) - len(reference.split())
+                    total += 10 / 4 / len(own) * math.exp(-(length**2) / 72) * float(np.minimum(c, s) @ s) / norm
+    return total / len(candidates)
+
+
+def test_cider_against_the_formula():
+    references = [
+        ["a dog runs on the grass", "a brown dog runs over green grass", "the dog runs"],
+        ["a boy plays in the water", "two boys play in a puddle of water"],
+        ["a man climbs a steep rock", "the man is on the rock", "climber on a rock wall"],
+        ["a girl in a red dress jumps", "the girl jumps"],
+    ]
+    candidates = [
+        "a dog runs on green grass grass grass",
+        "a boy plays in the water",
+        "a dog",
+        "the girl in a blue dress jumps over a dog in the water and the water",
+    ]
+    expected = cider_d(candidates, references)
+    assert 0.5 < expected < 9
+    assert score_captions(candidates, references).cider == pytest.approx(expected, abs=1e-9)
+
+
+def test_empty_candidate_scores_nothing():
+    scores = score_captions(["", ""], [["a dog runs on grass"], ["a boy plays in water"]])
+    assert scores.cider == 0 and scores.bleu4 < 1e-6 and scores.rouge_l == 0
+
+
+@pytest.mark.parametrize(
+    ("candidates", "references", "message"),
+    [
+        (["a"], [["a"], ["b"]], "1 captions for 2"),
+        (["a"], [["a"]], "at least two"),
+        (["a", "b"], [["a"], []], "picture 1"),
+        (["a", "b"], [["a"], "b"], "picture 1"),
+        (["a", "b"], [["a"], [" . "]], "picture 1"),
+    ],
+)
+def test_caption_lists_that_do_not_fit(candidates, references, message):
+    with pytest.raises(ValueError, match=message):
+        score_captions(candidates, references)
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+def test_retrieval_by_hand():
+    # Similarities, pictures down, captions across. Captions 0 and 1 are of picture 0, 2 of picture 1, 3 of picture 2.
+    table = torch.tensor([[0.1, 0.8, 0.9, 0.3], [0.7, 0.2, 0.6, 0.5], [0.2, 0.4, 0.1, 0.6]])
+    # Pictures: 0's best caption 0.8 lies behind 0.9 (rank 2); 1's 0.6 behind 0.7 (rank 2); 2's 0.6 is first.
+    # Captions: 0's picture 0.1 behind 0.7 and 0.2 (rank 3); 1's 0.8 first; 2's 0.6 behind 0.9 (rank 2); 3's 0.6 first.
+    scores = retrieval_recall(torch.eye(3), table.T, [0, 0, 1, 2], ks=(1, 2, 3))
+    assert scores.image_to_text == pytest.approx({1: 1 / 3, 2: 1, 3: 1})
+    assert scores.text_to_image == pytest.approx({1: 2 / 4, 2: 3 / 4, 3: 1})
+    assert (scores.images, scores.texts) == (3, 4)
+
+
+def test_collapsed_embeddings_find_nothing():
+    scores = retrieval_recall(torch.ones(20, 4) / 2, torch.ones(40, 4) / 2, [i // 2 for i in range(40)])
+    assert set(scores.image_to_text.values()) == set(scores.text_to_image.values()) == {0.0}
+
+
+def test_retrieval_owners_are_checked():
+    with pytest.raises(ValueError, match="name one of 2 pictures"):
+        retrieval_recall(torch.eye(2), torch.eye(2), [0, 2])
+    with pytest.raises(ValueError, match="at least one caption"):
+        retrieval_recall(torch.eye(2), torch.eye(2), [0, 0])
+
+
+# --- the worth of the picture -----------------------------------------------------------------------------------------
+
+
+class Characters:
+    """A tokenizer of single characters, ids 0 to 127."""
+
+    bos_token_id = None
+
+    def __call__(self, text, **options):
+        return {"input_ids": [ord(character) for character in text]}
+
+    def decode(self, ids, **options):
+        return "".join(map(chr, ids))
+
+
+class KnownModel:
+    """Gives every right token probability 0.8 with the picture of its own record, 0.2 with another, 0.5 with none.
+
+    The picture says which record it is of (its one feature), and so does the first character of each answer.
+    """
+
+    template = PromptTemplate()
+
+    def __init__(self):
+        self.vocabulary = MediaVocabulary(128)
+        self.processor = Processor(Characters(), self.vocabulary)
+        self.encoded = 0
+
+    def encode_media(self, media):
+        self.encoded += len(media)
+        return [Features(torch.full((1, 1, 1), float(image.source))) for image in media]
+
+    def __call__(self, batch, media):
+        size = 128 + len(self.vocabulary)
+        logits = torch.zeros(*batch.input_ids.shape, size)
+        for row, (labels, items) in enumerate(zip(batch.labels, media, strict=True)):
+            own = int(chr(labels[labels != -100][0]))
+            probability = 0.5
+            if items:
+                probability = 0.8 if items[0].tokens.item() == own else 0.2
+            assert (self.vocabulary.image_id in batch.input_ids[row]) == bool(items)
+            for position in range(1, batch.input_ids.shape[1]):
+                # Logits of the right token against all others alike.
+                others = (1 - probability) / (size - 1)
+                logits[row, position - 1, batch.input_ids[row, position]] = math.log(probability / others)
+        return SimpleNamespace(logits=logits)
+
+    def caption(self, images, **options):
+        return [f"{int(image.source.tokens.item())} is what it shows" for image in images]
+
+    def answer(self, images, questions, **options):
+        return [f" {int(image.source.tokens.item())}. " for image in images]
+
+
+def known_records():
+    # Lengths differ, so that a mean over texts or records is not the mean over tokens.
+    return [
+        Record("a", b"0", ("0", "0 long caption", "0 is what it shows"), (("which?", "0"),)),
+        Record("b", b"1", ("1 is what it shows too",), (("which?", "1"), ("and now?", "1"))),
+        Record("c", b"2", ("2 and a very much longer caption",), ()),
+    ]
+
+
+def test_gap_of_known_losses():
+    model = KnownModel()
+    gap = picture_gap(model, known_records(), batch_size=2, resamples=200)
+    assert gap.right == pytest.approx(-math.log(0.8), abs=1e-5)
+    assert gap.shuffled == pytest.approx(-math.log(0.2), abs=1e-5)
+    assert gap.without == pytest.approx(-math.log(0.5), abs=1e-5)
+    assert gap.gap == pytest.approx(math.log(4), abs=1e-5)
+    assert gap.interval == pytest.approx((math.log(4), math.log(4)), abs=1e-5)  # every record has the same gap
+    # Characters of every caption and answer, and one end token each.
+    assert gap.tokens == (1 + 14 + 18 + 1 + 4) + (22 + 1 + 1 + 3) + (32 + 1)
+    assert gap.records == 3 and model.encoded == 3
+
+
+def test_gap_is_a_mean_over_tokens():
+    class HalfBlind(KnownModel):
+        """Sees nothing in the records' pictures but record 2's: the others are as good as wrong."""
+
+        def encode_media(self, media):
+            return [Features(torch.full((1, 1, 1), 2.0 if image.source == b"2" else -1.0)) for image in media]
+
+    gap = picture_gap(HalfBlind(), known_records(), resamples=200)
+    tokens, seen = 38 + 27 + 33, 33
+    assert gap.right == pytest.approx(-(seen * math.log(0.8) + (tokens - seen) * math.log(0.2)) / tokens, abs=1e-5)
+    assert gap.gap == pytest.approx(seen * math.log(4) / tokens, abs=1e-5)
+    assert gap.interval[0] == pytest.approx(0, abs=1e-5) and gap.interval[1] > gap.gap
+
+
+def test_gap_needs_two_records():
+    with pytest.raises(ValueError, match="at least two records"):
+        picture_gap(KnownModel(), known_records()[:1])
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 101])
+def test_derangement_moves_everything(count):
+    wrong = derangement(count, seed=3)
+    assert sorted(wrong) == list(range(count))
+    assert all(a != b for a, b in enumerate(wrong))
+    assert wrong == derangement(count, seed=3)
+    assert count < 10 or wrong != derangement(count, seed=4)
+
+
+def test_bootstrap_interval_is_the_normal_one_for_a_mean():
+    totals = np.random.default_rng(0).normal(1.0, 2.0, 400)
+    low, high = bootstrap_interval(totals, np.ones(400), resamples=20_000)
+    error = totals.std() / math.sqrt(400)
+    assert (low, high) == pytest.approx((totals.mean() - 1.96 * error, totals.mean() + 1.96 * error), abs=0.02)
+
+
+def test_bootstrap_draws_records_not_tokens():
+    # Splitting every token's loss in two (twice the tokens, half the loss each) tells nothing new: same relative width.
+    totals, counts = np.random.default_rng(1).normal(5.0, 1.0, (2, 100)) ** 2
+    low, high = bootstrap_interval(totals, counts)
+    assert bootstrap_interval(totals, 2 * counts) == pytest.approx((low / 2, high / 2))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_known_model():
+    report = evaluate(KnownModel(), known_records())
+    assert isinstance(report, Report)
+    assert report.answers.right == 1 and report.answers.shuffled == 0 and report.answers.count == 3
+    assert report.answers.majority == pytest.approx(2 / 3) and report.answers.majority_answer == "1"
+    assert report.captions.cider > report.shuffled_captions.cider
+    table = str(report)
+    assert "100.0%" in table and "1.386 nats" in table and "'1' would match 66.7%" in table
+    assert report.to_dict()["loss"]["gap"] == report.loss.gap
+
+
+def test_evaluate_captions_or_questions_alone():
+    captions = [Record(r.key, r.source, r.captions) for r in known_records()]
+    assert evaluate(KnownModel(), captions).answers is None
+    questions = [Record(r.key, r.source, (), r.qa) for r in known_records() if r.qa]
+    report = evaluate(KnownModel(), questions, limit=2)
+    assert report.captions is None and report.answers.count == 3 and "CIDEr" not in str(report)
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain"),
+    [(" A red  Circle. ", "a red circle"), ("yes!", "yes"), ("3.5", "3.5"), ("book, pen", "book pen"), (".", "")],
+)
+def test_normalized_answers(answer, plain):
+    assert normalize_answer(answer) == plain
