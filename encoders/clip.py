@@ -162,8 +162,9 @@ class ClipImageEncoder(FrozenEncoder):
         The preprocessing enters by what it does to a fixed picture, so that any callable will do.
         """
         block = self.model.visual.transformer.resblocks[0]
-        row, column, channel = np.mgrid[:480, :640, :3]
-        probe = Image.fromarray(((row * (3 + channel) + column * (5 - channel) + row * column // 7) % 256).astype(np.uint8))
+        row, column, channel = np.mgrid[:192, :256, :3]
+        pattern = (row * (3 + channel) + column * (5 - channel) + row * column // 7) % 256
+        probe = Image.fromarray(pattern.astype(np.uint8))
         parts = [
             fingerprint(self.model),
             fingerprint({"probe": self.transform(probe)}),

@@ -21,7 +21,7 @@ MAX_BYTES = 100_000_000
 MAX_ASPECT_RATIO = 200
 # Formats that people keep pictures in. Left out: those that run a program (EPS), that are recognised by guess (TGA), or
 # that hide a picture of another size inside (ICO, ICNS).
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _FETCH_SECONDS = 20.0
 _ROUNDING = 1e-3  # how far a float picture may leave 0..1
@@ -127,8 +127,8 @@ def _read_path(source: str | os.PathLike, label: str, max_bytes: int) -> bytes:
             return _read_file(file, label, max_bytes)
     except MediaError:
         raise
-    except (OSError, ValueError, TypeError) as error:  # unreadable, a name too long, a zero byte, a path of bytes
-        raise MediaError(f"{label}: cannot be read ({error})") from error
+    except (OSError, ValueError, TypeError) as error:  # no permission, a name too long, a zero byte, a path of bytes
+        raise MediaError(f"{label}: cannot be read ({_reason(error)})") from error
 
 
 def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
@@ -139,7 +139,7 @@ def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
         if start is not None:
             file.seek(start)
     except (OSError, ValueError) as error:
-        raise MediaError(f"{label}: cannot be read ({error})") from error
+        raise MediaError(f"{label}: cannot be read ({_reason(error)})") from error
     if not isinstance(data, bytes):
         raise MediaError(f"{label}: reading gives {type(data).__name__}, not bytes; open the file with mode 'rb'")
     _check_bytes(len(data), label, max_bytes)
@@ -297,6 +297,10 @@ def _check_size(width: int, height: int, label: str, max_pixels: int) -> None:
         raise MediaError(f"{label}: {width} x {height} pixels, nothing to see")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise MediaError(f"{label}: {width} x {height} pixels, longer than {MAX_ASPECT_RATIO} to 1; crop it")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)  # an OSError's own text repeats the whole path
 
 
 def _label(source: Any) -> str:

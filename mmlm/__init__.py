@@ -1,39 +1,60 @@
 """A frozen CLIP and any causal language model, joined by Flamingo's gated cross-attention.
 
-Names are imported on first use, so that `import mmlm` (and `mmlm --help`) loads nothing heavy.
+Names are imported when first used, so that `import mmlm` (and `mmlm --help`) loads nothing heavy.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
-    from .assembly import assemble, load
-    from .generation import GenerationOptions
-    from .model import MultimodalLM
-    from .prompt import END_OF_CHUNK, Image, PromptTemplate
-    from .training import TrainConfig, train
+    from mmlm.assembly import assemble, load
+    from mmlm.config import FusionConfig, ResamplerConfig
+    from mmlm.generation import GenerationOptions
+    from mmlm.model import MultimodalLM
+    from mmlm.prompt import END_OF_CHUNK, Image, PromptTemplate
+    from mmlm.rices import Rices
+    from mmlm.sheet import contact_sheet
+    from mmlm.training import TrainConfig, train
 
-_HOMES = {
-    "load": "assembly",
-    "assemble": "assembly",
-    "train": "training",
-    "TrainConfig": "training",
-    "MultimodalLM": "model",
+__version__ = "0.1.0"
+__all__ = [
+    "END_OF_CHUNK",
+    "FusionConfig",
+    "GenerationOptions",
+    "Image",
+    "MultimodalLM",
+    "PromptTemplate",
+    "ResamplerConfig",
+    "Rices",
+    "TrainConfig",
+    "assemble",
+    "contact_sheet",
+    "load",
+    "train",
+]
+
+_HOME = {
+    "END_OF_CHUNK": "prompt",
+    "FusionConfig": "config",
     "GenerationOptions": "generation",
     "Image": "prompt",
-    "END_OF_CHUNK": "prompt",
+    "MultimodalLM": "model",
     "PromptTemplate": "prompt",
+    "ResamplerConfig": "config",
+    "Rices": "rices",
+    "TrainConfig": "training",
+    "assemble": "assembly",
+    "contact_sheet": "sheet",
+    "load": "assembly",
+    "train": "training",
 }
-__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the next look-up does not come here
     return value
 
 

@@ -36,9 +36,9 @@ def assemble(
 ) -> MultimodalLM:
     """A new model from a causal LM and a CLIP, with untrained adapters whose gates are shut.
 
-    `language_model`: a hub id, a folder or a `...ForCausalLM` (then with its `tokenizer`). `image_encoder`: an open_clip
-    `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. `dtype` is that of the frozen parts; adapters
-    are float32. The adapters' starting weights draw from `seed`; the global random state is left as it was.
+    `language_model`: a hub id, a folder or a `...ForCausalLM` (then with its `tokenizer`). `image_encoder`: an
+    open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. `dtype` is that of the frozen parts;
+    adapters are float32. The adapters' starting weights draw from `seed`; the global random state is left as it was.
     """
     host = _language_model(language_model, tokenizer, dtype)
     encoder = _image_encoder(image_encoder, final_norm, dtype)
@@ -80,12 +80,14 @@ def load(
 
 @torch.no_grad()
 def load_added(model: MultimodalLM, tensors: dict[str, torch.Tensor]) -> None:
-    """Puts saved tensors into a model's added parameters; `ValueError`, and nothing changed, unless they fit exactly."""
+    """Puts saved tensors into a model's added parameters; `ValueError`, with nothing changed, unless they fit."""
     added = dict(model.added_parameters())
     missing, unknown = sorted(set(added) - set(tensors)), sorted(set(tensors) - set(added))
     wrong = sorted(name for name in set(added) & set(tensors) if added[name].shape != tensors[name].shape)
     if missing or unknown or wrong:
-        raise ValueError(f"the weights do not fit the model: missing {missing}, unknown {unknown}, of another shape {wrong}")
+        raise ValueError(
+            f"the weights do not fit the model: missing {missing}, unknown {unknown}, of another shape {wrong}"
+        )
     for name, parameter in added.items():
         parameter.copy_(tensors[name])
 
@@ -97,7 +99,9 @@ def _folder(name: str) -> Path:
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(PRESETS)
-        raise FileNotFoundError(f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model")
+        raise FileNotFoundError(
+            f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model"
+        )
     from huggingface_hub import snapshot_download
 
     try:

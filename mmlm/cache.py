@@ -53,8 +53,7 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def preallocated_cache(config, capacity: int) -> DynamicCache:
-    """A cache for `capacity` positions; layers of a special kind (sliding window, convolution) stay transformers' own."""
+    """A cache for `capacity` positions; special layers (sliding window, convolution) stay transformers' own."""
     cache = DynamicCache(config=config)
     cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
-

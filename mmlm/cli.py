@@ -4,48 +4,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-BATCH = 8  # pictures captioned at once
+from mmlm import __version__
 
-CAPTION_EXAMPLES = """examples:
-  mmlm caption photo.jpg
-  mmlm caption *.jpg --json --num-beams 3
-  cat photo.jpg | mmlm caption -
-  mmlm caption photo.jpg --model my-model --examples captioned/ --shots 4
-"""
-ANSWER_EXAMPLES = """examples:
-  mmlm answer photo.jpg "what colour is the circle?"
-  cat photo.jpg | mmlm answer - "how many squares are there?" --json
-"""
-GENERATE_EXAMPLES = """examples:
-  mmlm generate --image photo.jpg --text "Output:"
-  mmlm generate --image one.jpg --text "Output: a red circle." --image two.jpg --text "Output:"
-  mmlm generate --text "a picture of" --temperature 0.8 --top-p 0.9 --seed 1
-"""
-TRAIN_EXAMPLES = """examples:
-  mmlm train recipe.yaml
-  mmlm train recipe.yaml steps=200 learning_rate=3e-4 output=runs/second
-  mmlm train recipe.yaml --print                 (shows the whole recipe, checks it, trains nothing)
-"""
-EVAL_EXAMPLES = """examples:
-  mmlm eval nano pairs.jsonl
-  mmlm eval runs/first photos/ --limit 200 --num-beams 3
-"""
-MODELS_EXAMPLES = """examples:
-  mmlm models
-  mmlm models --json
-"""
+if TYPE_CHECKING:
+    from mmlm.model import MultimodalLM
+
+BATCH = 8  # pictures that are decoded and captioned at once
+GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty", "seed")
+SAMPLING = ("temperature", "top_k", "top_p")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0 done, 2 for input that cannot be used, 130 when interrupted."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 2 input that cannot be used, 130 interrupted."""
     args = build_parser().parse_args(argv)
+    if not sys.stderr.isatty():  # transformers and open_clip draw their bars through huggingface_hub
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         args.run(args)
-    except (ValueError, OSError, ImportError) as error:  # the kinds of error that bad input raises
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has enough; the interpreter's own last flush must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, ImportError) as error:  # what bad input raises throughout the library
         if args.debug:
             raise
         print(f"mmlm {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -55,49 +38,265 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+# ---- the verbs
+
+
+def caption(args: argparse.Namespace) -> None:
+    for name in args.images:
+        if name != "-" and not Path(name).is_file():
+            raise FileNotFoundError(f"{name}: no such file")
+    options, model, demonstrations = _generation(args), None, None
+    for start in range(0, len(args.images), BATCH):
+        names = args.images[start : start + BATCH]
+        images = [_read_image(name) for name in names]
+        if model is None:
+            model = _load(args)
+            demonstrations = _demonstrations(args, model)
+        if demonstrations is None:
+            prompts = [model.template.caption_prompt(image) for image in images]
+        else:
+            prompts = [demonstrations.caption_prompt(image, args.shots, model.template) for image in images]
+        for name, text in zip(names, model.generate(prompts, **options), strict=True):
+            text = _one_line(text)
+            _print(args, {"image": name, "caption": text}, text if len(args.images) == 1 else f"{name}\t{text}")
+
+
+def answer(args: argparse.Namespace) -> None:
+    options, image = _generation(args), _read_image(args.image)
+    model = _load(args)
+    demonstrations = _demonstrations(args, model)
+    if demonstrations is None:
+        prompt = model.template.question_prompt(image, args.question)
+    else:
+        prompt = demonstrations.question_prompt(image, args.question, args.shots, model.template)
+    text = _one_line(model.generate(prompt, **options))
+    _print(args, {"image": args.image, "question": args.question, "answer": text}, text)
+
+
+def generate(args: argparse.Namespace) -> None:
+    from mmlm.prompt import Image
+
+    if not args.parts:
+        raise ValueError("the prompt is empty: give --image and --text in the order they should be read")
+    options = _generation(args)
+    parts = [Image(_read_image(value)) if kind == "image" else value for kind, value in args.parts]
+    model = _load(args)
+    if args.json or options.get("num_beams", 1) > 1:
+        text = model.generate(parts, **options)
+        _print(args, {"text": text}, text)
+        return
+    for piece in model.stream(parts, **options):
+        print(piece, end="", flush=True)
+    print()
+
+
+def train(args: argparse.Namespace) -> None:
+    from mmlm.training import train_from_recipe
+
+    result = train_from_recipe(args.recipe, args.overrides, progress=sys.stderr.isatty())
+    _print(args, {**vars(result), "model": str(result.model)}, str(result.model))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    options = _generation(args)
+    from mmlm.data import read_records
+    from mmlm.evaluation import evaluate as measure
+
+    records = read_records(args.data)
+    report = measure(_load(args), records, limit=args.limit, batch_size=args.batch_size, **options)
+    _print(args, report.to_dict(), str(report))
+
+
+def models(args: argparse.Namespace) -> None:
+    from mmlm.assembly import PRESETS
+
+    for name, folder in PRESETS.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"the weights of {name!r} are missing from this installation: {folder}")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+        about = _first_paragraph((folder / "MODEL_CARD.md").read_text(encoding="utf-8"))
+        record = {"name": name, "megabytes": round(size, 1), "folder": str(folder), "about": about}
+        _print(args, record, f"{name}\t{size:.1f} MB\t{about}")
+
+
+# ---- what verbs share
+
+
+def _load(args: argparse.Namespace) -> "MultimodalLM":
+    import torch
+
+    from mmlm.assembly import load
+
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as error:
+        raise ValueError(f"--device is cpu, cuda or cuda:N, not {args.device!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here")
+    return load(args.model, device=device)
+
+
+def _read_image(name: str) -> Any:
+    from encoders.media import load_image
+
+    return load_image(sys.stdin.buffer if name == "-" else Path(name))
+
+
+def _demonstrations(args: argparse.Namespace, model: "MultimodalLM") -> Any:
+    """The folder of `--examples`, indexed by picture; None without it."""
+    if args.examples is None:
+        return None
+    from mmlm.rices import Rices
+
+    return Rices(model.encoders["image"], args.examples)
+
+
+def _generation(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for `model.generate`, checked before any weights are read."""
+    from mmlm.generation import GenerationOptions
+
+    options = {name: getattr(args, name) for name in (*GENERATION, *SAMPLING) if getattr(args, name) is not None}
+    if any(name in options for name in SAMPLING):
+        options["do_sample"] = True
+    GenerationOptions(**options)
+    return options
+
+
+def _print(args: argparse.Namespace, record: dict[str, Any], line: str) -> None:
+    print(json.dumps(record, ensure_ascii=False) if args.json else line, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _first_paragraph(card: str) -> str:
+    """The first paragraph of prose in a Markdown text, after its front matter and headings."""
+    if card.startswith("---\n"):
+        card = card[4:].partition("\n---\n")[2]
+    paragraphs = (_one_line(block) for block in card.split("\n\n"))
+    return next((text for text in paragraphs if text and not text.startswith("#")), "")
+
+
+# ---- the parser
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of every verb; each verb sets `run`."""
+    """The parser of all verbs; the chosen one is `run` in its namespace."""
     parser = argparse.ArgumentParser(
-        prog="mmlm", description="Caption pictures, answer questions about them, and train adapters that do.",
-        epilog="Try: mmlm caption photo.jpg",
+        prog="mmlm",
+        description="Caption pictures, answer questions about them, and train adapters that make a language model see.",
+        epilog="`mmlm VERB --help` shows examples. A first try: mmlm caption photo.jpg",
     )
     parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    caption = _verb(verbs, "caption", caption_verb, "caption pictures", CAPTION_EXAMPLES)
-    caption.add_argument("images", nargs="+", metavar="IMAGE", help="picture files; - reads one from standard input")
-    _add_model(caption)
-    _add_demonstrations(caption)
-    _add_generation(caption)
-    _add_json(caption)
+    verb = _verb(verbs, caption, "caption pictures", """
+  mmlm caption photo.jpg
+  mmlm caption *.jpg --json --num-beams 3
+  cat photo.jpg | mmlm caption -
+  mmlm caption photo.jpg --model my-model --examples captioned/ --shots 4""")  # fmt: skip
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="picture files; - reads one from standard input")
+    _add_model_options(verb)
+    _add_example_options(verb)
+    _add_generation_options(verb)
 
-    answer = _verb(verbs, "answer", answer_verb, "answer a question about a picture", ANSWER_EXAMPLES)
-    answer.add_argument("image", metavar="IMAGE", help="a picture file; - reads it from standard input")
-    answer.add_argument("question", metavar="QUESTION")
-    _add_model(answer)
-    _add_demonstrations(answer)
-    _add_generation(answer)
-    _add_json(answer)
+    verb = _verb(verbs, answer, "answer a question about a picture", """
+  mmlm answer photo.jpg "what color is the circle?"
+  cat photo.jpg | mmlm answer - "how many shapes are there?" --json""")  # fmt: skip
+    verb.add_argument("image", metavar="IMAGE", help="a picture file; - reads it from standard input")
+    verb.add_argument("question", metavar="QUESTION")
+    _add_model_options(verb)
+    _add_example_options(verb)
+    _add_generation_options(verb)
 
-    generate = _verb(verbs, "generate", generate_verb, "continue pictures and text in any order", GENERATE_EXAMPLES)
-    generate.add_argument("--image", action=_Part, metavar="IMAGE", help="a picture, at this place in the prompt")
-    generate.add_argument("--text", action=_Part, metavar="TEXT", help="text, at this place in the prompt")
-    _add_model(generate)
-    _add_generation(generate)
-    _add_json(generate)
+    verb = _verb(verbs, generate, "continue text and pictures in any order, written as it comes", """
+  mmlm generate --image photo.jpg --text "Output:a picture of"
+  mmlm generate --image one.jpg --text "Output:a red circle" --image two.jpg --text "Output:" --num-beams 3
+  mmlm generate --image photo.jpg --text "Output:" --temperature 0.8 --seed 1
+  mmlm generate --text "Output:there is" --max-new-tokens 20""")  # fmt: skip
+    verb.add_argument("--image", action=_AppendPart, metavar="IMAGE", help="a picture at this place of the prompt")
+    verb.add_argument("--text", action=_AppendPart, metavar="TEXT", help="text at this place of the prompt")
+    verb.set_defaults(parts=())
+    _add_model_options(verb)
+    _add_generation_options(verb)
 
-    train = _verb(verbs, "train", train_verb, "train adapters on paired data", TRAIN_EXAMPLES)
-    train.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that replace the recipe's")
+    verb = _verb(verbs, train, "train adapters on pictures paired with text", """
+  mmlm train recipe.yaml
+  mmlm train recipe.yaml steps=200 learning_rate=1e-3 output=runs/second
+  mmlm train recipe.yaml --json                    (prints the folder and the last losses)""")  # fmt: skip
+    verb.add_argument("recipe", metavar="RECIPE.yaml")
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values in place of the recipe's")
+    _add_json_option(verb)
 
-    evaluate = _verb(verbs, "eval", eval_verb, "measure a model beside the same model given wrong pictures", EVAL_EXAMPLES)
-    evaluate.add_argument("model", metavar="MODEL", help="a preset, a folder, or a hub id")
-    evaluate.add_argument("data", metavar="DATA", help="a JSONL manifest, a folder with metadata.jsonl, tars, or COCO JSON")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="measure on the first N records only")
-    evaluate.add_argument("--batch-size", type=int, default=32, metavar="N")
-    _add_generation(evaluate)
-    _add_json(evaluate)
+    verb = _verb(verbs, evaluate, "measure a model beside the same model given wrong pictures", """
+  mmlm eval nano pairs.jsonl
+  mmlm eval my-model photos/ --limit 200 --num-beams 3 --json""", name="eval")  # fmt: skip
+    verb.add_argument("model", metavar="MODEL", help="preset, folder or hub id")
+    verb.add_argument("data", metavar="DATA", help="JSONL manifest, folder with metadata.jsonl, tars, or COCO JSON")
+    verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
+    verb.add_argument("--batch-size", type=int, default=32, metavar="N")
+    _add_device_option(verb)
+    _add_generation_options(verb)
 
-    models = _verb(verbs, "models", models_verb, "list the models that need no download", MODELS_EXAMPLES)
-    _add_json(models)
+    verb = _verb(verbs, models, "list the models that come with mmlm", """
+  mmlm models
+  mmlm models --json""")  # fmt: skip
+    _add_json_option(verb)
     return parser
+
+
+def _verb(
+    verbs: Any, run: Callable[[argparse.Namespace], None], purpose: str, examples: str, name: str | None = None
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name or run.__name__,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=f"examples:{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    verb.set_defaults(run=run)
+    return verb
+
+
+class _AppendPart(argparse.Action):
+    """Collects `--image` and `--text` in the order they were given."""
+
+    def __call__(self, parser, namespace, value, option=None):
+        namespace.parts = (*namespace.parts, (self.dest, value))
+
+
+def _add_model_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", default="nano", metavar="MODEL", help="preset, folder or hub id (default: nano)")
+    _add_device_option(verb)
+
+
+def _add_device_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def _add_json_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def _add_example_options(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("few-shot", "show the model the examples whose pictures are most like this one")
+    group.add_argument("--examples", metavar="DATA", help="folder with metadata.jsonl, or any data that train reads")
+    group.add_argument("--shots", type=int, default=4, metavar="K", help="how many of them (default: 4)")
+
+
+def _add_generation_options(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("generation", "greedy unless beams or a sampling option are asked for")
+    group.add_argument("--max-new-tokens", type=int, metavar="N")
+    group.add_argument("--num-beams", type=int, metavar="N")
+    group.add_argument("--length-penalty", type=float, metavar="X", help="above 1 favours long texts (with beams)")
+    group.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 avoids repetition")
+    group.add_argument("--temperature", type=float, metavar="X", help="sample at this temperature")
+    group.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens")
+    group.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest tokens that make up P")
+    group.add_argument("--seed", type=int, metavar="N", help="of sampling; the same seed gives the same text")
+    _add_json_option(verb)
+
+

@@ -71,7 +71,8 @@ class ModelConfig:
         """The inverse of `to_dict`. `ValueError` for an unknown key, a wrong type or a newer format."""
         if values.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
             raise ValueError(
-                f"this model has format {values['format_version']}, and this mmlm reads up to {FORMAT_VERSION}: upgrade mmlm"
+                f"this model has format {values['format_version']}, and this mmlm reads up to {FORMAT_VERSION}: "
+                "upgrade mmlm"
             )
         return _build(cls, values, "config")
 

@@ -65,7 +65,9 @@ class GatedCrossAttentionBlock(nn.Module):
 
 @dataclass
 class MediaView:
-    """What the text of one pass may see: `mask` broadcasts to `[R, 1, T, M]`; `blind [R·n, T, 1]` marks tokens that see nothing.
+    """What the text of one pass may see.
+
+    `mask` broadcasts to `[R, 1, T, M]`, True where seen; `blind [R·n, T, 1]` marks tokens that see nothing.
 
     Blind tokens get an open mask, so that no softmax runs over nothing, and their attention output is set to zero.
     None means no restriction.
@@ -99,7 +101,7 @@ class MediaContext:
     """
 
     def __init__(self, fusion: "Fusion", latents: Tensor | None, item_rows: Tensor, item_slots: Tensor, rows: int):
-        """`latents [N, L, V]` of all items of all rows; item i is number `item_slots[i]` (from 0) of row `item_rows[i]`."""
+        """`latents [N, L, V]` of all items; item i is number `item_slots[i]`, from 0, of row `item_rows[i]`."""
         self.fusion = fusion
         self.rows = rows
         self.view = MediaView()
@@ -215,7 +217,9 @@ class Fusion(nn.Module):
         super().__init__()
         blocks = len(host.blocks)
         if not 1 <= cross_attention_every <= blocks:
-            raise ValueError(f"cross_attention_every must be 1..{blocks} for this language model, not {cross_attention_every}")
+            raise ValueError(
+                f"cross_attention_every must be 1..{blocks} for this language model, not {cross_attention_every}"
+            )
         if visibility not in ("latest", "group", "all"):
             raise ValueError(f"visibility is 'latest', 'group' or 'all', not {visibility!r}")
         places = range(cross_attention_every - 1, blocks, cross_attention_every)

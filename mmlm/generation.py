@@ -26,8 +26,8 @@ STEPS_BETWEEN_CHECKS = 16
 class GenerationOptions:
     """How to decode; names and meanings are transformers'.
 
-    `temperature`, `top_k`, `top_p` act with `do_sample=True`; `length_penalty` acts with `num_beams > 1`. `stop` strings
-    end a text and are left out of it. Sampling draws from `seed`; None takes a fresh one.
+    `temperature`, `top_k`, `top_p` act with `do_sample=True`; `length_penalty` acts with `num_beams > 1`. `stop`
+    strings end a text and are left out of it. Sampling draws from `seed`; None takes a fresh one.
     """
 
     max_new_tokens: int = 64
@@ -49,7 +49,9 @@ class GenerationOptions:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}; for no randomness leave do_sample off")
+            raise ValueError(
+                f"temperature must be above 0, not {self.temperature}; for no randomness leave do_sample off"
+            )
         if self.repetition_penalty <= 0:
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
         if self.top_k is not None and self.top_k < 1:
@@ -141,8 +143,9 @@ class Decoder:
 
 @torch.no_grad()
 def stream_tokens(decoder: Decoder, options: GenerationOptions, stop_ids: list[int]) -> Iterator[Tensor]:
-    """Greedy or sampled tokens, a step at a time: `[B·num_return_sequences]`; rows that have ended repeat `stop_ids[0]`.
+    """Greedy or sampled tokens, a step at a time: `[B·num_return_sequences]`.
 
+    Rows that have ended repeat `stop_ids[0]`.
     A caller that knows of another reason to stop just stops iterating.
     """
     processors = options.processors()
@@ -185,8 +188,8 @@ def beam_search(
 ) -> Tensor:
     """Beam search; ids `[B, num_return_sequences, max_new_tokens]`, best first, filled up with `stop_ids[0]`.
 
-    The score of a hypothesis is its log-probability divided by `length ** length_penalty`, the ending token counted; the
-    search ends when no running beam can still beat the worst kept hypothesis (transformers' `early_stopping=False`).
+    The score of a hypothesis is its log-probability divided by `length ** length_penalty`, the ending token counted;
+    the search ends when no running beam can beat the worst kept hypothesis (transformers' `early_stopping=False`).
     `stopped` may end hypotheses for other reasons: new ids `[n, t]` → bool `[n]`.
     """
     beams, processors = options.num_beams, options.processors()

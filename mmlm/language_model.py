@@ -43,7 +43,7 @@ _request: ContextVar[_Request | None] = ContextVar("mmlm_request", default=None)
 
 
 class AddedRows(nn.Module):
-    """Embedding and head rows of the added tokens, beside the language model's own: `[n, D]` each."""
+    """Embedding and head rows of the added tokens, beside the language model's own: `[n, D]` each, float32."""
 
     def __init__(self, embedding: Tensor, head: Tensor):
         super().__init__()
@@ -70,8 +70,8 @@ class LanguageModel(nn.Module):
         vocabulary_size = head.weight.shape[0]
         if embedding.weight.shape[0] != vocabulary_size:
             raise ValueError(
-                f"the embedding has {embedding.weight.shape[0]} rows and the head {vocabulary_size}; ids of added tokens "
-                "would not agree. Resize the language model's own vocabulary first"
+                f"the embedding has {embedding.weight.shape[0]} rows and the head {vocabulary_size}; ids of added "
+                "tokens would not agree. Resize the language model's own vocabulary first"
             )
         self.vocabulary = MediaVocabulary(vocabulary_size)
         self.added = AddedRows(*_mean_rows(embedding, head, len(self.vocabulary)))
@@ -136,7 +136,7 @@ class LanguageModel(nn.Module):
         """`ValueError` when `length` positions are more than the language model has."""
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
-                f"prompt and max_new_tokens make {length} tokens, but the language model has {self.max_length} positions"
+                f"prompt and max_new_tokens make {length} tokens; the language model has {self.max_length} positions"
             )
 
     def accepts(self, argument: str) -> bool:
@@ -216,5 +216,4 @@ def _mean_rows(embedding: nn.Module, head: nn.Module, count: int) -> tuple[Tenso
         total = total + embedding(ids).float().sum(0)
     mean = total / embedding.weight.shape[0]
     head_mean = head.weight.float().mean(0)
-    dtype = embedding.weight.dtype
-    return mean.to(dtype).repeat(count, 1), head_mean.to(head.weight.dtype).repeat(count, 1)
+    return mean.repeat(count, 1), head_mean.repeat(count, 1)

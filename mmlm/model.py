@@ -26,7 +26,7 @@ ENCODER_BATCH = 32
 
 @dataclass
 class Output:
-    """`logits [B, T, V + added]`; with labels, `loss` is the mean over the `num_tokens` tokens that carry one, in nats."""
+    """`logits [B, T, V + added]`; with labels, `loss` is the mean in nats over the `num_tokens` labelled ones."""
 
     logits: Tensor
     loss: Tensor | None = None
@@ -134,7 +134,10 @@ class MultimodalLM(nn.Module):
         if all(item.mask is None and item.tokens.shape[1] == longest for item in features):
             mask = None
         else:
-            masks = [torch.ones(item.tokens.shape[:2], dtype=torch.bool) if item.mask is None else item.mask for item in features]
+            masks = [
+                torch.ones(item.tokens.shape[:2], dtype=torch.bool) if item.mask is None else item.mask
+                for item in features
+            ]
             mask = torch.cat([F.pad(m.to(self.device), (0, longest - m.shape[1])) for m in masks])
         tokens = torch.cat([F.pad(item.tokens, (0, 0, 0, longest - item.tokens.shape[1])) for item in features])
         return self.resamplers["image"](tokens.to(self.device), mask)

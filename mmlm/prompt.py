@@ -6,7 +6,6 @@ goes through the tokenizer as plain characters. Only parts make control tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Final
 
 import torch
@@ -41,7 +40,8 @@ def as_part(value: Any) -> Part:
         return value
     if value is None or isinstance(value, (bool, int, float, dict, list, tuple)):
         raise TypeError(
-            f"a prompt part is text, an mmlm.Image(...), a pathlib.Path, a PIL image or an array, not {type(value).__name__}"
+            "a prompt part is text, an mmlm.Image(...), a pathlib.Path, a PIL image or an array, "
+            f"not {type(value).__name__}"
         )
     return Image(value)
 
@@ -119,8 +119,8 @@ class Processor:
     def encode(self, parts: Sequence[Any], target: str | None = None) -> Example:
         """Ids and media of a prompt, and with `target` the answer that training asks for, closed by `<|endofchunk|>`.
 
-        Prompt and target are tokenized apart, so the loss mask is exact by construction. Errors: an empty prompt, a part
-        of another kind, more tokens than the language model has positions.
+        Prompt and target are tokenized apart, so the loss mask is exact by construction. Errors: an empty prompt, a
+        part of another kind, more tokens than the language model has positions.
         """
         if isinstance(parts, str):
             parts = [parts]
@@ -140,7 +140,9 @@ class Processor:
         if not ids:
             raise ValueError("the prompt is empty: give text or at least one image")
         if self.max_length is not None and len(ids) > self.max_length:
-            raise ValueError(f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions")
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions"
+            )
         return Example(ids, labels, media)
 
     def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ BACKGROUND, INK = (250, 250, 248), (28, 28, 30)
 
 
 def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
-    """Draw `images` (whatever `encoders.media.load_image` takes) with `texts` wrapped under them; write a PNG to `path`.
+    """Draw `images` (whatever `encoders.media.load_image` takes) with `texts` wrapped under them, as a PNG at `path`.
 
     A picture is fitted into a square of 256 pixels, scaled up as well as down; a newline in a text starts a new line.
     The same pictures and texts give the same pixels. Returns the path.
@@ -60,6 +61,8 @@ def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path,
 
 def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:
     """Break `text` into lines at most `width` pixels wide, inside a word only where the word alone is wider."""
+    # Pillow's own font draws unaccented Latin alone.
+    text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     lines = []
     for paragraph in text.splitlines() or [""]:
         line = ""

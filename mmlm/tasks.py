@@ -19,7 +19,7 @@ Demonstration = tuple[Any, ...]
 def generate(model: "MultimodalLM", prompt: Any, batch_size: int = 32, **options: Any) -> Any:
     """Text that follows `prompt`, a list of parts; a list of such lists gives a list, decoded in batches.
 
-    Options are the fields of `GenerationOptions`. With `num_return_sequences` above 1 each prompt gives a list of texts.
+    Options are the fields of `GenerationOptions`. With `num_return_sequences` above 1 each prompt gives a list.
     """
     options = GenerationOptions(**options)
     single = not _is_batch(prompt)
@@ -61,9 +61,7 @@ def stream(model: "MultimodalLM", prompt: Sequence[Any], **options: Any) -> Iter
         yield rest[len(written) :]
 
 
-def caption(
-    model: "MultimodalLM", images: Any, examples: Sequence[tuple[Any, str]] = (), **options: Any
-) -> Any:
+def caption(model: "MultimodalLM", images: Any, examples: Sequence[tuple[Any, str]] = (), **options: Any) -> Any:
     """A caption of a picture (path, bytes, PIL, array), or of each of a list.
 
     `examples` are (picture, caption) demonstrations for few-shot prompts, most similar last.

@@ -41,7 +41,7 @@ def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]
     Raises `ValueError` where the lists do not fit together, `ImportError` where the `eval` extra is not installed.
     """
     if len(candidates) != len(references):
-        raise ValueError(f"{len(candidates)} captions for {len(references)} sets of references: give one of each a picture")
+        raise ValueError(f"{len(candidates)} captions for {len(references)} sets of references: one of each a picture")
     if len(candidates) < 2:
         raise ValueError("CIDEr weighs words by how many pictures they describe: score at least two pictures together")
     for index, captions in enumerate(references):

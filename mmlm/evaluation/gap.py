@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..prompt import Image, Part
+from ..prompt import IGNORE_INDEX, Image, Part
 
 if TYPE_CHECKING:
     from encoders.base import Features
@@ -107,8 +107,10 @@ def answer_losses(model: MultimodalLM, examples: Sequence, media: Sequence[list]
     batch = model.processor.collate(examples, padding_side="right")
     logits: Tensor = model(batch, media).logits
     labels = batch.labels[:, 1:].to(logits.device)
-    loss = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
-    return loss.double().sum(dim=1).cpu().numpy(), (labels != -100).sum(dim=1).cpu().numpy()
+    answer = labels != IGNORE_INDEX  # only these positions reach the softmax
+    loss = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+    loss[answer] = cross_entropy(logits[:, :-1][answer].float(), labels[answer], reduction="none").double()
+    return loss.sum(dim=1).cpu().numpy(), answer.sum(dim=1).cpu().numpy()
 
 
 def encode_pictures(model: MultimodalLM, records: Sequence[Record], batch_size: int = 32) -> list[Features]:

@@ -114,9 +114,7 @@ def caption_scores(
     generation: dict[str, Any],
 ) -> tuple[CaptionScores, CaptionScores]:
     """Scores of the captions against their own picture's references, and against another picture's."""
-    captions: list[str] = []
-    for start in range(0, len(records), batch_size):
-        captions += model.caption([Image(item) for item in features[start : start + batch_size]], **generation)
+    captions = model.caption([Image(item) for item in features], batch_size=batch_size, **generation)
     references = [record.captions for record in records]
     wrong = derangement(len(records), seed)
     return score_captions(captions, references), score_captions(captions, [references[i] for i in wrong])
@@ -136,11 +134,9 @@ def answer_scores(
     expected = [normalize_answer(answer) for _, _, answer in asked]
     matched = []
     for picture_of in (range(len(records)), wrong):
-        given: list[str] = []
-        for start in range(0, len(asked), batch_size):
-            chosen = asked[start : start + batch_size]
-            pictures = [Image(features[picture_of[number]]) for number, _, _ in chosen]
-            given += model.answer(pictures, [question for _, question, _ in chosen], **generation)
+        pictures = [Image(features[picture_of[number]]) for number, _, _ in asked]
+        questions = [question for _, question, _ in asked]
+        given = model.answer(pictures, questions, batch_size=batch_size, **generation)
         matched.append(sum(normalize_answer(a) == b for a, b in zip(given, expected, strict=True)) / len(asked))
     answer, count = Counter(expected).most_common(1)[0]
     return AnswerScores(matched[0], matched[1], count / len(asked), answer, len(asked))

@@ -1,7 +1,7 @@
 """Features of the frozen encoder, computed once and kept on disk for later epochs and later runs.
 
 A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures, under the hash of each
-picture's bytes, with a checksum for each. The folder's name is the encoder's fingerprint, which covers its weights and its
+picture's bytes, with a checksum for each. The folder is named by the encoder's fingerprint: its weights and its
 preprocessing. Shards are memory-mapped, so a set larger than memory works and a set in the page cache costs no copy.
 """
 

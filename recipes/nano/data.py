@@ -126,7 +126,8 @@ def contrastive_pairs(scenes: Path, sets: Path | None, seed: int) -> tuple[list[
         if record["label"]:
             add(image, [record["sentence"]])
     for image, record in read_tars(sets / "emoji", "train"):
-        add(image, [record["captions"][0], f"emoji: {record['captions'][0]}", ", ".join(record["keywords"])[:120]], times=2)
+        name = record["captions"][0]
+        add(image, [name, f"emoji: {name}", ", ".join([name, *record["keywords"][:6]])], times=2)
     return pictures, captions
 
 

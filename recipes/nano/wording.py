@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recipes.nano.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, Thing, holds
+from recipes.nano.scenes import COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, Thing, holds
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("above", "below", "left of", "right of")

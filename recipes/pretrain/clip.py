@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +24,18 @@ class ClipTrainConfig:
     image_size: int = 64
     patch_size: int = 8
     vision_width: int = 128
-    vision_layers: int = 6
+    vision_layers: int = 4
     vision_head_width: int = 32
     text_width: int = 128
-    text_layers: int = 3
+    text_layers: int = 2
     text_heads: int = 4
     context_length: int = 48
     embed_dim: int = 128
     resize_mode: str = "squash"  # open_clip's word: "squash" keeps the whole picture, "shortest" its proportions
     augment: bool = False  # crop and mirror; only where captions name no left and right
-    batch_size: int = 192
-    steps: int = 750
+    patch_dropout: float = 0.0  # share of the patches that a training step leaves out (FLIP, arXiv 2212.00794)
+    batch_size: int = 128
+    steps: int = 900
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     seed: int = 0
@@ -51,12 +51,13 @@ class ClipTrainConfig:
                     "width": self.vision_width,
                     "layers": self.vision_layers,
                     "head_width": self.vision_head_width,
+                    "pool_type": "avg",  # so that every patch token learns, not the class token alone
+                    "patch_dropout": self.patch_dropout,
                 },
                 "text_cfg": {
                     "context_length": self.context_length,
                     "vocab_size": len(tokenizer),
                     "hf_tokenizer_name": ".",  # open_clip reads the tokenizer from the model's own folder
-                    "tokenizer_kwargs": {"clean": "whitespace"},
                     "width": self.text_width,
                     "heads": self.text_heads,
                     "layers": self.text_layers,
@@ -101,8 +102,7 @@ def train_clip(
 
     torch.manual_seed(config.seed)
     model_config = config.model_config(tokenizer)
-    text_config = {k: v for k, v in model_config["model_cfg"]["text_cfg"].items() if not k.startswith("hf_")}
-    model = open_clip.CLIP(**{**model_config["model_cfg"], "text_cfg": text_config})
+    model = open_clip.CLIP(**model_config["model_cfg"])
     contrast = open_clip.ClipLoss()
     order = Shuffle(len(pixels), config.batch_size, config.seed)
 
@@ -113,6 +113,7 @@ def train_clip(
         if config.augment:
             batch = crop_and_mirror(batch, config.image_size, rng)
         choice = (torch.rand(len(index), generator=rng) * counts[index]).long()
+        torch.manual_seed(rng.initial_seed() + step)  # open_clip draws the patches to drop from the global generator
         image, text, scale = model(batch.permute(0, 3, 1, 2).float() / 127.5 - 1, tokens[first[index] + choice].long())
         return contrast(image, text, scale.clamp(max=100.0))
 

@@ -21,7 +21,7 @@ class LanguageModelTrainConfig:
     num_heads: int = 4
     intermediate_size: int = 688
     max_positions: int = 2048
-    sequence_length: int = 256
+    sequence_length: int = 128
     batch_size: int = 16
     steps: int = 900
     learning_rate: float = 2e-3

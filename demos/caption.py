@@ -1,0 +1,46 @@
+"""Captions and answers from nano, the small model that comes with mmlm: no network, no GPU, a few seconds.
+
+    python demos/caption.py                  pictures drawn on the spot, in layouts that nano never saw
+    python demos/caption.py one.png two.jpg  your own (nano knows drawn shapes, not photographs)
+"""
+
+import sys
+import time
+from pathlib import Path
+
+OUTPUT = Path("runs/demo/captions.png")
+
+
+def main(paths: list[str]) -> None:
+    start = time.perf_counter()
+    import mmlm
+
+    model = mmlm.load("nano")
+    if paths:
+        images, texts = paths, model.caption(paths)
+        for path, text in zip(paths, texts, strict=True):
+            print(f"  {path}: {text}")
+    else:
+        images, texts = caption_drawn_scenes(model)
+    mmlm.contact_sheet(images, texts, OUTPUT)
+    print(f"Loaded nano and described {len(images)} pictures in {time.perf_counter() - start:.1f} s: {OUTPUT}")
+
+
+def caption_drawn_scenes(model) -> tuple[list, list[str]]:
+    """The pictures, and for each a caption with an answered question."""
+    from pictures import held_out_samples
+
+    samples = held_out_samples(8, seed=1)
+    images, asked = [sample.image for sample in samples], [sample.question for sample in samples]
+    captions = model.caption(images)
+    answers = model.answer(images, [question.question for question in asked])
+    texts = []
+    for number, (text, question, answer) in enumerate(zip(captions, asked, answers, strict=True), 1):
+        verdict = "right" if answer == question.answer else f"wrong, it is {question.answer}"
+        print(f"  {number}. {text}\n     {question.question} {answer} ({verdict})")
+        texts.append(f"{text}\n{question.question}\n{answer} ({verdict})")
+    return images, texts
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,324 @@
+"""Readers of paired data, and the stream of examples: counts add up, nothing is lost unseen, order is pure."""
+
+import io
+import json
+import os
+import random
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
+from mmlm.data.readers import expand_braces
+from mmlm.data.sampling import ExampleStream
+
+DATA = Path(os.environ.get("MMLM_DATA", Path(__file__).parents[1] / "../shared/data"))
+
+
+def write_lines(path: Path, *lines) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def pictures(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(f"picture {name}".encode())
+
+
+def write_tar(path: Path, members: dict[str, bytes | dict | str]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            data = content if isinstance(content, bytes) else (
+                json.dumps(content) if isinstance(content, dict) else content
+            ).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_jsonl_takes_every_form_of_text(tmp_path):
+    pictures(tmp_path, "a.jpg", "sub/b.png", "c.jpg", "d.jpg", "e.jpg")
+    manifest = write_lines(
+        tmp_path / "pairs.jsonl",
+        {"image": "a.jpg", "caption": "one"},
+        {"image": "sub/b.png", "captions": ["two ", "three"]},
+        "",
+        {"image": "c.jpg", "question": "what?", "answer": "this"},
+        {"image": "d.jpg", "qa": [{"question": "q", "answers": ["x", "y"]}, ["r", "z"]], "caption": "both"},
+        {"file_name": "e.jpg", "text": "four"},
+    )
+    records = read_records(manifest)
+    assert [(r.captions, r.qa) for r in records] == [
+        (("one",), ()),
+        (("two", "three"), ()),
+        ((), (("what?", "this"),)),
+        (("both",), (("q", "x, y"), ("r", "z"))),
+        (("four",), ()),
+    ]
+    assert [r.image for r in records][:2] == [b"picture a.jpg", b"picture sub/b.png"]
+    assert records.bad == ()
+
+
+def test_a_folder_with_metadata(tmp_path):
+    pictures(tmp_path, "1.png", "2.png")
+    write_lines(tmp_path / "metadata.jsonl", {"file_name": "1.png", "text": "a"}, {"file_name": "2.png", "text": "b"})
+    assert [(r.key, r.captions) for r in read_records(tmp_path)] == [("1.png", ("a",)), ("2.png", ("b",))]
+    with pytest.raises(FileNotFoundError, match="metadata.jsonl"):
+        (tmp_path / "empty").mkdir()
+        read_records(tmp_path / "empty")
+
+
+def test_coco_captions(tmp_path):
+    pictures(tmp_path / "photos", "x.jpg", "y.jpg")
+    content = {
+        "images": [{"id": 7, "file_name": "x.jpg"}, {"id": 9, "file_name": "y.jpg"}],
+        "annotations": [
+            {"image_id": 9, "caption": "of y"},
+            {"image_id": 7, "caption": "of x"},
+            {"image_id": 7, "caption": "again x"},
+        ],
+    }
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps(content))
+    records = read_records(path, images=tmp_path / "photos")
+    assert [(r.image, r.captions) for r in records] == [
+        (b"picture x.jpg", ("of x", "again x")),
+        (b"picture y.jpg", ("of y",)),
+    ]
+    with pytest.raises(BadRecordsError, match="no picture at"):
+        read_records(path)
+    content["annotations"].append({"image_id": 1, "caption": "of nothing"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadRecordsError, match="image 1: a caption for an image that the file does not list"):
+        read_records(path, images=tmp_path / "photos")
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="not a COCO captions file"):
+        read_records(path)
+
+
+def test_tars_are_read_in_order_by_pattern_and_by_glob(tmp_path):
+    for shard in range(3):
+        write_tar(
+            tmp_path / f"train-{shard:06}.tar",
+            {f"{shard}{i}.{suffix}": content for i in range(2) for suffix, content in (
+                ("jpg", os.urandom(700 * i + shard)), ("json", {"captions": [f"text {shard} {i}"]}))},
+        )  # fmt: skip
+    by_braces = read_records(str(tmp_path / "train-{000000..000002}.tar"))
+    assert [r.key for r in by_braces] == ["00", "01", "10", "11", "20", "21"]
+    assert by_braces.records == read_records(str(tmp_path / "train-*.tar")).records
+    for record in reversed(by_braces):  # random access: any order
+        with tarfile.open(record.source.path) as tar:
+            assert record.image == tar.extractfile(f"{record.key}.jpg").read()
+    with pytest.raises(FileNotFoundError, match="train-000003.tar"):
+        read_records(str(tmp_path / "train-{000000..000003}.tar"))
+    with pytest.raises(FileNotFoundError):
+        read_records(str(tmp_path / "dev-*.tar"))
+
+
+def test_braces():
+    assert expand_braces("plain.tar") == ["plain.tar"]
+    assert expand_braces("a{08..11}") == ["a08", "a09", "a10", "a11"]
+    assert expand_braces("{x,y}/{1..2}.tar") == ["x/1.tar", "x/2.tar", "y/1.tar", "y/2.tar"]
+
+
+def test_each_half_sample_is_counted_and_named(tmp_path):
+    whole = {"caption": "x"}
+    tar = write_tar(
+        tmp_path / "s.tar",
+        {
+            "good.jpg": b"p", "good.json": whole, "txt.png": b"p", "txt.txt": "a caption\n",
+            "lonely.jpg": b"p", "blind.json": whole, "two.jpg": b"p", "two.png": b"p", "two.json": whole,
+            "broken.jpg": b"p", "broken.json": b"{", "list.jpg": b"p", "list.json": b"[]",
+        },
+    )  # fmt: skip
+    records = read_records(tar, bad_limit=1)
+    assert [(r.key, r.captions) for r in records] == [("good", ("x",)), ("txt", ("a caption",))]
+    assert {b.key.split()[-1]: b.reason.split("(")[0].strip() for b in records.bad} == {
+        "lonely": "no text: neither lonely.json nor lonely.txt",
+        "blind": "no pictures",
+        "two": "2 pictures",
+        "broken": "unreadable JSON",
+        "list": "the JSON is a list, not an object",
+    }
+    assert records.total == 7
+
+
+def test_a_member_that_comes_twice_is_bad(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name, data in (("k.jpg", b"1"), ("k.jpg", b"2"), ("k.json", b'{"caption": "x"}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(BadRecordsError, match="several members"):
+        read_records(tmp_path / "t.tar")
+
+
+def test_a_truncated_tar_is_an_error_wherever_it_is_cut(tmp_path):
+    whole = write_tar(
+        tmp_path / "whole.tar",
+        {f"{i}.{s}": c for i in range(3) for s, c in (("jpg", os.urandom(600)), ("json", {"caption": "x"}))},
+    ).read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as tar:
+        last = tar.getmembers()[-1]
+        end = last.offset_data + 512
+    for length in [*range(0, end + 1, 512), 100, 700, 1500, end - 1]:
+        cut = tmp_path / "cut.tar"
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="truncated|damaged"):
+            read_records(cut)
+
+
+def test_other_containers_are_refused_with_a_reason(tmp_path):
+    with tarfile.open(tmp_path / "c.tar", "w:gz"):
+        pass
+    with pytest.raises(ValueError, match="not a plain tar"):
+        read_records(tmp_path / "c.tar")
+    for name, words in (("a.tar.gz", "unpack it first"), ("a.csv", "not one of")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=words):
+            read_records(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nowhere.jsonl"):
+        read_records("nowhere.jsonl")
+    with pytest.raises(TypeError):
+        read_records(3)
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ('{"image": "a.jpg", "caption": ', "unreadable JSON"),
+        ("7", "the JSON is a int"),
+        ({"caption": "x"}, "no picture"),
+        ({"image": "gone.jpg", "caption": "x"}, "no picture at"),
+        ({"image": "a.jpg"}, "no caption and no question"),
+        ({"image": "a.jpg", "captions": []}, "no caption and no question"),
+        ({"image": "a.jpg", "caption": "  "}, "an empty caption"),
+        ({"image": "a.jpg", "captions": ["fine", ""]}, "an empty caption"),
+        ({"image": "a.jpg", "captions": "one"}, "not a list"),
+        ({"image": "a.jpg", "caption": 5}, "not text"),
+        ({"image": "a.jpg", "caption": "\ud800"}, "not valid Unicode"),
+        ({"image": "a.jpg", "question": "what?"}, "a answer is missing"),
+        ({"image": "a.jpg", "qa": [{"question": "", "answer": "x"}]}, "an empty caption, question or answer"),
+        ({"image": "a.jpg", "qa": ["what?"]}, "neither"),
+        ({"image": "a.jpg", "qa": [{"question": "q", "answers": []}]}, "not text"),
+        (b'{"image": "a.jpg", "caption": "\xff"}', "not valid Unicode"),
+    ],
+)
+def test_bad_lines(tmp_path, line, reason):
+    pictures(tmp_path, "a.jpg")
+    good = json.dumps({"image": "a.jpg", "caption": "good"}).encode()
+    raw = line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()
+    (tmp_path / "m.jsonl").write_bytes(good + b"\n" + raw + b"\n" + good)
+    records = read_records(tmp_path / "m.jsonl", bad_limit=0.5)
+    assert len(records) == 2 and records.total == 3
+    assert records.bad[0].key == "m.jsonl:2" and reason in records.bad[0].reason
+
+
+def test_the_limit_is_passed_only_above_it(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    good, bad = {"image": "a.jpg", "caption": "x"}, {"image": "a.jpg"}
+    at_limit = write_lines(tmp_path / "at.jsonl", *[good] * 99, bad)
+    assert len(read_records(at_limit)) == 99
+    above = write_lines(tmp_path / "above.jsonl", *[good] * 98, bad, bad)
+    with pytest.raises(BadRecordsError, match=r"(?s)2 of 100 records are bad.*above.jsonl:99.*above.jsonl:100"):
+        read_records(above)
+    assert read_records([at_limit, at_limit, above], bad_limit=0.02).total == 300  # a list is judged as a whole
+    with pytest.raises(BadRecordsError, match="no records"):
+        read_records(write_lines(tmp_path / "empty.jsonl"))
+
+
+def test_records_may_be_given_ready_made():
+    record = Record("k", b"bytes", captions=("c",))
+    assert read_records([record])[0].image == b"bytes"
+    assert read_records(RecordSet((record,))).records == (record,)
+    with pytest.raises(ValueError, match="no caption"):
+        Record("k", b"bytes")
+
+
+def test_a_file_that_shrank_is_an_error(tmp_path):
+    (tmp_path / "f").write_bytes(b"0123456789")
+    assert FileSlice(tmp_path / "f", 2, 5).read() == b"23456"
+    with pytest.raises(OSError, match="2 bytes too early"):
+        FileSlice(tmp_path / "f", 7, 5).read()
+
+
+@pytest.mark.skipif(not (DATA / "emoji").is_dir(), reason="shared paired data is not here (set MMLM_DATA)")
+def test_agrees_with_webdataset_on_real_tars():
+    webdataset = pytest.importorskip("webdataset")
+    path = DATA / "emoji" / "dev-000000.tar"
+    theirs = {sample["__key__"]: sample for sample in webdataset.WebDataset(str(path), shardshuffle=False)}
+    ours = read_records(path)
+    assert [r.key for r in ours] == list(theirs)
+    for record in ours:
+        assert record.image == theirs[record.key]["jpg"]
+        assert list(record.captions) == json.loads(theirs[record.key]["json"])["captions"]
+
+
+# The stream of examples
+
+
+def some_records(count: int, captions: int = 3, questions: int = 4) -> RecordSet:
+    return RecordSet(tuple(
+        Record(str(i), b"", tuple(f"c{j}" for j in range(captions)), tuple((f"q{j}", "a") for j in range(questions)))
+        for i in range(count)
+    ))  # fmt: skip
+
+
+def test_every_epoch_holds_every_record_once_and_every_step_is_full():
+    stream = ExampleStream(some_records(10), 4, seed=3)
+    flat = [pair for step in range(15) for pair in stream.step(step)]
+    assert len(flat) == 60
+    for epoch in range(6):
+        assert sorted(record for record, _ in flat[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+    assert flat[:10] != flat[10:20]
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_step_depends_on_nothing_but_seed_and_number(window):
+    records = some_records(23)
+    arguments = dict(seed=1, length=lambda record, text: (record * 7 + text * 3) % 11, window=window)
+    straight = [ExampleStream(records, 5, **arguments).step(i) for i in range(40)]
+    stream, order = ExampleStream(records, 5, **arguments), list(range(40))
+    random.Random(0).shuffle(order)
+    assert {i: stream.step(i) for i in order} == dict(enumerate(straight))
+    assert [ExampleStream(records, 5, **{**arguments, "seed": 2}).step(i) for i in range(40)] != straight
+
+
+def test_sorting_keeps_a_window_s_examples_and_saves_padding():
+    records, lengths = some_records(64), [random.Random(i).randint(1, 100) for i in range(64)]
+    plain = ExampleStream(records, 8, seed=5)
+    sorted_ = ExampleStream(records, 8, seed=5, length=lambda record, text: lengths[record], window=4)
+
+    def padded(stream, steps):
+        return sum(8 * max(lengths[record] for record, _ in stream.step(i)) for i in steps)
+
+    for window in range(4):
+        steps = range(window * 4, window * 4 + 4)
+        assert Counter(p for i in steps for p in plain.step(i)) == Counter(p for i in steps for p in sorted_.step(i))
+    assert padded(sorted_, range(16)) < 0.75 * padded(plain, range(16))
+    firsts = [max(lengths[r] for r, _ in sorted_.step(4 * w)) for w in range(16)]
+    assert firsts != sorted(firsts)  # steps of a window are shuffled: no curriculum from short to long
+
+
+def test_texts_are_drawn_evenly_and_by_share():
+    stream = ExampleStream(some_records(4000, captions=3, questions=4), 4000, caption_share=0.25)
+    drawn = Counter(text for _, text in stream.step(0))
+    for text in range(3):
+        assert drawn[text] == pytest.approx(4000 * 0.25 / 3, rel=0.2)
+    for text in range(3, 7):
+        assert drawn[text] == pytest.approx(4000 * 0.75 / 4, rel=0.2)
+    first, second = dict(stream.step(0)), dict(stream.step(1))
+    assert 0.1 < sum(first[r] == second[r] for r in range(4000)) / 4000 < 0.25  # other epochs draw other texts
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_records_of_one_kind_ignore_the_share(share):
+    records = RecordSet((*some_records(5, questions=0), *some_records(5, captions=0)))
+    for record, text in ExampleStream(records, 10, caption_share=share).step(0):
+        assert 0 <= text < (3 if record < 5 else 4)
+    both = ExampleStream(some_records(50), 50, caption_share=share).step(0)
+    assert all((text < 3) == (share == 1.0) for _, text in both)

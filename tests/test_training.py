@@ -1,0 +1,683 @@
+"""Training: only adapters move, the gradient is that of the mean over answer tokens, a resumed run is the same run."""
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.transform import image_transform
+from PIL import Image as PilImage
+from safetensors.torch import load_file
+
+import mmlm
+from encoders.base import Features
+from encoders.clip import ClipImageEncoder
+from mmlm.config import FusionConfig, ResamplerConfig
+from mmlm.data import BadRecordsError, Record, RecordSet, read_records
+from mmlm.data.sampling import ExampleStream
+from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, train, train_from_recipe
+from mmlm.training import checkpoint as checkpoint_module
+from mmlm.training import loop
+from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
+from mmlm.training.examples import Examples
+from mmlm.training.features import cached_features
+from tests.families import language_model, tokenizer
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+
+
+def tiny_clip(seed: int = 0) -> open_clip.CLIP:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return open_clip.CLIP(
+            embed_dim=16,
+            vision_cfg=open_clip.CLIPVisionCfg(image_size=16, patch_size=8, layers=1, width=32, head_width=16),
+            text_cfg=open_clip.CLIPTextCfg(context_length=8, vocab_size=64, width=16, heads=2, layers=1),
+        )
+
+
+def tiny_encoder(seed: int = 0) -> ClipImageEncoder:
+    return ClipImageEncoder(tiny_clip(seed), image_transform(16, is_train=False))
+
+
+def tiny_model(family: str = "gpt2") -> mmlm.MultimodalLM:
+    return mmlm.assemble(
+        language_model(family),
+        tiny_encoder(),
+        tokenizer=tokenizer(),
+        resampler=ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8),
+        fusion=FusionConfig(heads=2, dim_head=8),
+    )
+
+
+def png(colour, size: int = 16, dot: int = 0) -> bytes:
+    image = PilImage.new("RGB", (size, size), colour)
+    image.putpixel((dot % size, dot // size), (0, 0, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tiny_records(count: int = 20, start: int = 0) -> RecordSet:
+    names = list(COLOURS)
+    return RecordSet(tuple(
+        Record(
+            f"r{i}",
+            png(COLOURS[names[i % 4]], dot=i),
+            captions=(f"a {names[i % 4]} square", names[i % 4]),
+            qa=(("what colour?", names[i % 4]), (f"is it {names[(i // 4) % 4]}?", "yes" if i % 4 == i // 4 % 4 else "no")),
+        )
+        for i in range(start, start + count)
+    ))  # fmt: skip
+
+
+def run(model, output, data=None, **settings):
+    settings = dict(steps=8, batch_size=4, learning_rate=1e-2, log_every=3, save_every=100, eval_every=100) | settings
+    return train(model, data or tiny_records(), output=output, progress=False, **settings)
+
+
+def snapshot(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def added(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.added_parameters()}
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+def assert_equal(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+# What trains
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2_moe"])
+def test_only_added_weights_move(tmp_path, family):
+    model = tiny_model(family)
+    before, trained = snapshot(model), {name for name, _ in model.added_parameters()}
+    run(model, tmp_path, steps=3)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved and moved <= trained
+    assert any(name.startswith("fusion") for name in moved) and any(name.startswith("resamplers") for name in moved)
+    assert not model.training
+
+
+def test_decay_is_for_matrices_alone():
+    model = tiny_model()
+    optimizer = loop._optimizer(dict(model.added_parameters()), TrainConfig(weight_decay=0.3))
+    names = {parameter: name for name, parameter in model.added_parameters()}
+    decayed = {names[p] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    every = {names[p] for group in optimizer.param_groups for p in group["params"]}
+    assert every == set(names.values())
+    linear = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert decayed == linear & every
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
+    """Four uneven parts against one sum over rows, taken one by one from the logits."""
+    model, records = tiny_model(), tiny_records(12)
+    with torch.no_grad():
+        for name, parameter in model.added_parameters():
+            if name.endswith("gate"):
+                parameter.fill_(0.7)
+    records, features = cached_features(records, model.encoders["image"], tmp_path, progress=False)
+    examples = Examples(records, model.processor, model.template)
+    chosen = [(i, i % 4) for i in range(12)]
+    parameters = dict(model.added_parameters())
+
+    total, count = 0.0, 0
+    for pair in chosen:
+        batch, media = examples.collate([pair], features)
+        prompt = int((batch.labels == -100).sum())
+        log_probabilities = model(batch, media).logits.double().log_softmax(-1)
+        for position in range(prompt, batch.input_ids.shape[1]):
+            total = total - log_probabilities[0, position - 1, batch.input_ids[0, position]]
+            count += 1
+    texts = [records[r].captions[t] if t < 2 else records[r].qa[t - 2][1] for r, t in chosen]
+    assert count == sum(len(text.encode()) + 1 for text in texts)  # the answer's bytes and the end mark, no more
+    (total / count).backward()
+    reference = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    norm = torch.stack([gradient.double().norm() for gradient in reference.values()]).norm().item()
+
+    for accumulation, clip in ((1, math.inf), (4, math.inf), (5, 0.01)):
+        model.zero_grad()
+        batches = [examples.collate(part, features) for part in loop._split(chosen, accumulation)]
+        config = TrainConfig(max_grad_norm=clip)
+        loss, found_norm, answers = loop._gradient(model, batches, list(parameters.values()), config)
+        assert (loss, found_norm, answers) == (pytest.approx(total.item() / count, rel=1e-5), pytest.approx(norm, rel=1e-4), count)
+        scale = min(1.0, clip / norm)
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(parameter.grad, reference[name] * scale, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_accumulation_is_a_larger_batch(tmp_path):
+    whole, parts = tiny_model(), tiny_model()
+    run(whole, tmp_path / "whole", batch_size=12, accumulation=1)
+    run(parts, tmp_path / "parts", batch_size=3, accumulation=4)
+    for name, tensor in added(whole).items():
+        torch.testing.assert_close(added(parts)[name], tensor, rtol=1e-3, atol=2e-5)
+
+
+def test_learning_rate():
+    config = TrainConfig(learning_rate=0.8)
+    rates = [loop.learning_rate(config, step, 12, 4) for step in range(12)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == pytest.approx(0.8) and rates[8] == pytest.approx(0.4)
+    assert rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 0.05
+    assert loop.learning_rate(config, 0, 5, 0) == 0.8
+
+
+def test_it_learns_and_looks_at_the_picture(tmp_path):
+    model = tiny_model("llama")
+    result = run(model, tmp_path, tiny_records(32), steps=150, batch_size=16, held_out=tiny_records(16, start=32),
+                 eval_every=50, caption_share=1.0)  # fmt: skip
+    held_out = [line["held_out_loss"] for line in metrics(tmp_path) if "held_out_loss" in line]
+    assert len(held_out) == 4 and held_out[-1] == result.held_out_loss < 0.3 < 2 < held_out[0]
+    assert "red" in model.caption(io.BytesIO(png(COLOURS["red"], dot=3)).getvalue())
+    assert "blue" in model.caption(io.BytesIO(png(COLOURS["blue"], dot=3)).getvalue())
+
+
+def test_bfloat16_keeps_float32_weights(tmp_path):
+    exact, fast = tiny_model(), tiny_model()
+    a = run(exact, tmp_path / "a")
+    b = run(fast, tmp_path / "b", precision="bfloat16")
+    assert {tensor.dtype for tensor in added(fast).values()} == {torch.float32}
+    assert b.loss == pytest.approx(a.loss, rel=0.05) and b.loss != a.loss
+    with pytest.raises(ValueError, match="added weights are torch.bfloat16"):
+        run(tiny_model().to(torch.bfloat16), tmp_path / "c")
+
+
+def test_measuring_changes_nothing(tmp_path):
+    often, never = tiny_model(), tiny_model()
+    run(often, tmp_path / "often", held_out=tiny_records(8), eval_every=1, save_every=1, log_every=1)
+    run(never, tmp_path / "never")
+    assert_equal(added(often), added(never))
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path):
+    model = tiny_model()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(model, tmp_path, steps=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+# What is not finite
+
+
+def poison(model, monkeypatch, calls, what="loss"):
+    """From the given calls on, the loss, or the gradient of one weight with a finite loss, is NaN."""
+    forward, count = model.forward, 0
+    gate = next(parameter for name, parameter in model.added_parameters() if name.endswith("attn_gate"))
+
+    def poisoned(*args, **kwargs):
+        nonlocal count
+        count += 1
+        output = forward(*args, **kwargs)
+        if count in calls:
+            if what == "loss":
+                output.loss = output.loss * math.nan
+            else:
+                output.loss = output.loss + (gate - gate.detach()).sqrt().sum()  # 0, with an infinite slope
+        return output
+
+    monkeypatch.setattr(model, "forward", poisoned)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch, what):
+    model = tiny_model()
+    poison(model, monkeypatch, {3, 6}, what)
+    after = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (step(self, *a), after.append(added(model)))[0])
+    result = run(model, tmp_path, steps=8)
+    assert result.skipped == 2 and len(after) == 6 and metrics(tmp_path)[-1]["skipped"] == 2
+    assert all(tensor.isfinite().all() for tensor in added(model).values())
+    assert math.isfinite(result.loss)
+
+
+def test_many_in_a_row_stop_the_run_with_good_weights_saved(tmp_path, monkeypatch):
+    model, sane = tiny_model(), tiny_model()
+    poison(model, monkeypatch, range(5, 100))
+    with pytest.raises(NonFiniteLossError, match="3 steps in a row, up to step 7"):
+        run(model, tmp_path / "bad", steps=20, max_skipped=3)
+    saved = latest_checkpoint(tmp_path / "bad" / "checkpoints")
+    poison(sane, monkeypatch, range(5, 8))
+    run_until(sane, tmp_path / "sane", 7, monkeypatch, steps=20, max_skipped=9)
+    assert_equal(saved.weights, added(sane))
+    assert saved.state["progress"]["skipped"] == 3
+    assert (tmp_path / "bad" / "metrics.jsonl").read_text().count("NaN") == 0
+
+
+# Stopping and going on
+
+
+def run_until(model, output, step, monkeypatch, **settings):
+    """A run that gets SIGTERM during step `step` (from 1)."""
+    forward, count = model.forward, 0
+
+    def stopped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == (step - 1) * settings.get("accumulation", 1) + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", stopped)
+    with pytest.raises(SystemExit) as exit_:
+        run(model, output, **settings)
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert latest_checkpoint(output / "checkpoints").state["step"] == step
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5, 7], [11]])
+def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, stops):
+    """20 records in steps of 6: every stop lies within an epoch, most within a log line and a sorting window."""
+    settings = dict(steps=12, batch_size=3, accumulation=2, sort_window=4, save_every=5, log_every=4)
+    straight = tiny_model()
+    a = run(straight, tmp_path / "a", **settings)
+    for stop in stops:
+        run_until(tiny_model(), tmp_path / "b", stop, monkeypatch, **settings) if stop == stops[0] else run_from(
+            tmp_path / "b", stop - stops[0], stop, monkeypatch, **settings
+        )
+    resumed = tiny_model()
+    b = run(resumed, tmp_path / "b", **settings)
+    assert (a.steps, a.loss, a.skipped) == (b.steps, b.loss, b.skipped)
+    assert_equal(added(straight), added(resumed))
+    assert_equal(load_file(a.model / "model.safetensors"), load_file(b.model / "model.safetensors"))
+    ends = [latest_checkpoint(tmp_path / name / "checkpoints") for name in "ab"]
+    assert_equal(ends[0].optimizer, ends[1].optimizer)
+    assert ends[0].state["progress"] == ends[1].state["progress"]
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def run_from(output, calls, stop, monkeypatch, **settings):
+    """Goes on with a fresh model and stops once more."""
+    model = tiny_model()
+    forward, count = model.forward, 0
+
+    def stopped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == (calls - 1) * settings["accumulation"] + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", stopped)
+    with pytest.raises(SystemExit):
+        run(model, output, **settings)
+    assert latest_checkpoint(output / "checkpoints").state["step"] == stop
+
+
+def test_ctrl_c_saves_and_the_old_handlers_return(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    model = tiny_model()
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a: (os.kill(os.getpid(), signal.SIGINT), forward(*a))[1])
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path)
+    assert latest_checkpoint(tmp_path / "checkpoints").state["step"] == 1
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    first, second = tiny_model(), tiny_model()
+    a = run(first, tmp_path)
+    monkeypatch.setattr(second, "forward", lambda *args: pytest.fail("no step is left"))
+    assert run(second, tmp_path) == a
+    assert_equal(added(first), added(second))
+
+
+def test_other_settings_are_refused_by_name_and_harmless_ones_are_not(tmp_path):
+    run(tiny_model(), tmp_path)
+    for change, words in (
+        ({"learning_rate": 3e-3}, "learning_rate was 0.01, now 0.003"),
+        ({"steps": 9}, "steps was 8, now 9"),
+        ({"data": tiny_records(19)}, "data was"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(tiny_model(), tmp_path, **change)
+    with pytest.raises(ValueError, match="language_model was"):
+        run(tiny_model("llama"), tmp_path)
+    run(tiny_model(), tmp_path, log_every=1, keep=1, cache=str(tmp_path / "elsewhere"))
+    assert run(tiny_model(), tmp_path, steps=2, resume=False).steps == 2
+
+
+def killed_at(call: int, action) -> None:
+    """Runs `action` in a child process that dies by SIGKILL at its `call`-th fsync or rename."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def dying(function):
+            def wrapped(*args, **kwargs):
+                nonlocal count
+                count += 1
+                if count == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+
+            return wrapped
+
+        os.fsync = dying(os.fsync)
+        Path.rename = dying(Path.rename)
+        action()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return not os.WIFSIGNALED(status)
+
+
+def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(tmp_path):
+    def save(step):
+        weights = {"w": torch.full((50,), float(step))}
+        save_checkpoint(tmp_path, step, weights, {"m": torch.ones(3)}, {"n": step}, keep=2)
+
+    save(1)
+    finished = False
+    for call in range(1, 30):
+        newest = latest_checkpoint(tmp_path).state["step"]
+        finished = killed_at(call, lambda newest=newest: save(newest + 1))
+        found = latest_checkpoint(tmp_path)
+        assert found.state["step"] in (newest, newest + 1)
+        assert torch.equal(found.weights["w"], torch.full((50,), float(found.state["n"])))
+        if finished:
+            break
+    assert finished and call > 5
+    save(50)
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "step-00000050" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"w": torch.full((9,), float(step))}, {}, {}, keep=3)
+    (tmp_path / "step-00000003" / "state.json").unlink()
+    damaged = bytearray((tmp_path / "step-00000002" / "model.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "step-00000002" / "model.safetensors").write_bytes(damaged)
+    assert latest_checkpoint(tmp_path).state["step"] == 1
+    save_checkpoint(tmp_path, 2, {"w": torch.full((9,), 2.0)}, {}, {}, keep=3)
+    assert latest_checkpoint(tmp_path).state["step"] == 2
+    for path in tmp_path.glob("*/state.json"):
+        path.write_text("{")
+    with pytest.raises(ValueError, match="all checkpoints in"):
+        latest_checkpoint(tmp_path)
+    assert latest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):
+    straight, resumed = tiny_model(), tiny_model()
+    a = run(straight, tmp_path / "a", save_every=2)
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        import tests.test_training as t
+        rename = Path.rename
+        def dying(self, target):
+            if "step-00000006" in str(target):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(self, target)
+        Path.rename = dying
+        t.run(t.tiny_model(), {str(tmp_path / "b")!r}, save_every=2)
+    """
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert latest_checkpoint(tmp_path / "b" / "checkpoints").state["step"] == 4
+    b = run(resumed, tmp_path / "b", save_every=2)
+    assert a.loss == b.loss and metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert_equal(added(straight), added(resumed))
+    assert sorted(path.name for path in (tmp_path / "b" / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+
+
+# What a run writes
+
+
+def test_the_result_loads_and_answers_as_the_trained_model(tmp_path):
+    model = tiny_model()
+    result = run(model, tmp_path)
+    loaded = mmlm.load(result.model, language_model=language_model("gpt2"), tokenizer=tokenizer(), image_encoder=tiny_encoder())
+    assert_equal(added(model), added(loaded))
+    picture = png(COLOURS["red"])
+    assert loaded.caption(picture, max_new_tokens=5) == model.caption(picture, max_new_tokens=5)
+
+
+def test_metrics_and_plot(tmp_path, monkeypatch, capsys):
+    run(tiny_model(), tmp_path / "a", held_out=tiny_records(6), steps=7, log_every=3, eval_every=4)
+    lines = metrics(tmp_path / "a")
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 7]
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [0, 4, 7]
+    assert lines[1]["epoch"] == pytest.approx(3 * 4 / 20) and lines[1]["skipped"] == 0
+    assert PilImage.open(tmp_path / "a" / "loss.png").format == "PNG"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    train(tiny_model(), tiny_records(), output=tmp_path / "b", steps=1, batch_size=2)
+    assert not (tmp_path / "b" / "loss.png").exists()
+    out = capsys.readouterr().out
+    assert "matplotlib is not installed" in out and "trained 1 steps" in out
+
+
+def test_held_out_loss_is_the_mean_over_answer_tokens(tmp_path):
+    model, records = tiny_model(), tiny_records(9)
+    records, features = cached_features(records, model.encoders["image"], tmp_path, progress=False)
+    held = loop.Prepared(Examples(records, model.processor, model.template), features)
+    found = loop.held_out_loss(model, held, TrainConfig(batch_size=4, held_out_examples=7))
+    total, tokens = 0.0, 0
+    for pair in ExampleStream(records, 7).step(0):
+        batch, media = held.examples.collate([pair], features)
+        output = model(batch, media)
+        total, tokens = total + output.loss.item() * output.num_tokens, tokens + output.num_tokens
+    assert found == pytest.approx(total / tokens, rel=1e-5)
+
+
+# Features
+
+
+def counted(encoder, monkeypatch) -> list[int]:
+    """Pictures of each call of `encode`."""
+    calls, encode = [], encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda batch: (calls.append(len(batch)), encode(batch))[1])
+    return calls
+
+
+def test_each_picture_is_encoded_once_whatever_the_epochs_and_runs(tmp_path, monkeypatch):
+    model = tiny_model()
+    calls = counted(model.encoders["image"], monkeypatch)
+    run(model, tmp_path / "a", steps=30, cache=str(tmp_path / "cache"))
+    assert sum(calls) == 20
+    again = tiny_model()
+    calls = counted(again.encoders["image"], monkeypatch)
+    run(again, tmp_path / "b", steps=30, cache=str(tmp_path / "cache"))
+    assert calls == []
+    assert_equal(added(model), added(again))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cached_features_are_the_encoder_s(tmp_path, dtype):
+    encoder = tiny_encoder().to(dtype)
+    records = tiny_records(7)
+    for _ in range(2):  # encoded, then read
+        same, features = cached_features(records, encoder, tmp_path, batch_size=7, progress=False)
+        assert same == records
+        expected = encoder.encode(torch.stack([encoder.preprocess(record.image) for record in records])).tokens
+        assert torch.equal(torch.cat([f.tokens for f in features]), expected) and features[0].tokens.dtype == dtype
+
+
+def test_equal_pictures_share_features_and_other_encoders_do_not(tmp_path, monkeypatch):
+    record = tiny_records(1)[0]
+    encoder = tiny_encoder()
+    calls = counted(encoder, monkeypatch)
+    _, features = cached_features(RecordSet((record, record, record)), encoder, tmp_path, progress=False)
+    assert sum(calls) == 1 and len(features) == 3
+    for other in (tiny_encoder(seed=1), ClipImageEncoder(tiny_clip(), image_transform(16, is_train=False), final_norm=False)):
+        calls = counted(other, monkeypatch)
+        _, different = cached_features(RecordSet((record,)), other, tmp_path, progress=False)
+        assert sum(calls) == 1 and not torch.equal(different[0].tokens, features[0].tokens)
+
+
+def test_damaged_cache_entries_are_encoded_again(tmp_path, monkeypatch):
+    encoder, records = tiny_encoder(), tiny_records(6)
+    _, expected = cached_features(records, encoder, tmp_path, progress=False)
+    shard = next(tmp_path.rglob("*.safetensors"))
+    whole = shard.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for damage, again in ((flipped, 1), (whole[: len(whole) // 2], 6), (b"", 6), (b"garbage", 6)):
+        for other in tmp_path.rglob("*.safetensors"):
+            other.unlink()
+        shard.write_bytes(damage)
+        calls = counted(encoder, monkeypatch)
+        _, found = cached_features(records, encoder, tmp_path, progress=False)
+        assert sum(calls) == again
+        assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(found, expected, strict=True))
+        _, found = cached_features(records, encoder, tmp_path, progress=False)
+        assert sum(calls) == again  # repaired for good
+        monkeypatch.undo()
+
+
+def test_pictures_that_do_not_decode_are_counted_and_named(tmp_path):
+    good = tiny_records(30)
+    broken = Record("broken", good[0].image[:60], captions=("x",))
+    gone = tmp_path / "gone.jsonl"
+    (tmp_path / "p.png").write_bytes(good[1].image)
+    gone.write_text(json.dumps({"image": "p.png", "caption": "x"}))
+    vanished = read_records(gone)
+    (tmp_path / "p.png").unlink()
+    records = RecordSet((*good[:5], broken, *good[5:], *vanished))
+    with pytest.raises(BadRecordsError, match="(?s)2 of 32.*p.png: the picture cannot be read.*broken: the picture cannot be decoded"):
+        run(tiny_model(), tmp_path / "a", records, bad_limit=0.05)
+    result = run(tiny_model(), tmp_path / "b", records, bad_limit=0.1)
+    assert result.bad_records == 2
+    named = [json.loads(line)["key"] for line in (tmp_path / "b" / "bad_records.jsonl").read_text().splitlines()]
+    assert sorted(named) == ["broken", "p.png"]
+    clean = tiny_model()
+    run(clean, tmp_path / "c", good)
+    assert_equal(load_file(result.model / "model.safetensors"), added(clean))  # as if it had never been there
+
+
+def test_texts_that_do_not_fit_the_language_model_are_counted(tmp_path):
+    records = RecordSet((*tiny_records(9), Record("long", png((9, 9, 9)), captions=("word " * 60,))))
+    with pytest.raises(BadRecordsError, match=r"(?s)1 of 10.*long: the prompt has \d+ tokens"):
+        run(tiny_model(), tmp_path, records)
+    assert run(tiny_model(), tmp_path, records, bad_limit=0.1).bad_records == 1
+
+
+# Settings and recipes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"steps": 0}, {"learning_rate": -1.0}, {"caption_share": 1.5}, {"precision": "fp8"}, {"seed": -1},
+     {"betas": (0.9, 1.0)}, {"epochs": 0.0}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def test_epochs_give_steps(tmp_path):
+    assert run(tiny_model(), tmp_path, steps=None, epochs=1.5, batch_size=4, accumulation=2).steps == 4  # ⌈1.5·20/8⌉
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A recipe whose model is assembled from folders."""
+    language_model("gpt2").save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    clip = tiny_clip()
+    open_clip_config = {
+        "model_cfg": {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 32, "head_width": 16},
+            "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+        },
+        "preprocess_cfg": {"size": 16},
+    }
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps(open_clip_config))
+    from safetensors.torch import save_file
+
+    save_file(clip.state_dict(), tmp_path / "clip" / "open_clip_model.safetensors")
+    lines = []
+    for record in tiny_records(12):
+        (tmp_path / f"{record.key}.png").write_bytes(record.image)
+        lines.append(json.dumps({"image": f"{record.key}.png", "captions": record.captions}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    monkeypatch.setenv("SOME_DATA", str(tmp_path))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(textwrap.dedent(f"""\
+        model:
+          language_model: {tmp_path}/lm
+          image_encoder: {tmp_path}/clip
+          resampler: {{depth: 1, num_latents: 4, heads: 2, dim_head: 8}}
+          fusion: {{heads: 2, dim_head: 8}}
+        data: ${{oc.env:SOME_DATA,nowhere}}/pairs.jsonl
+        held_out: ["${{data}}"]
+        output: {tmp_path}/run
+        steps: 50
+        batch_size: 4
+    """))
+    return path
+
+
+def test_a_recipe_runs_and_what_it_trained_loads_and_trains_on(recipe, tmp_path):
+    result = train_from_recipe(recipe, ["steps=2", "model.fusion.cross_attention_every=3"], progress=False)
+    assert result.steps == 2 and result.held_out_loss is not None
+    model = mmlm.load(result.model)
+    assert len(model.fusion.layers) == 1 and model.resampler_config.num_latents == 4
+    more = tmp_path / "more.yaml"
+    more.write_text(f"model: {{load: {result.model}}}\ndata: {tmp_path}/pairs.jsonl\noutput: {tmp_path}/more\nsteps: 1\n")
+    assert train_from_recipe(more, progress=False).steps == 1
+
+
+def test_recipe_values(recipe, tmp_path):
+    loaded = load_recipe(recipe, ["learning_rate=2e-3", "betas=[0.8,0.9]", "warmup_steps=7", "precision=bfloat16"])
+    assert (loaded.learning_rate, list(loaded.betas), loaded.warmup_steps) == (2e-3, [0.8, 0.9], 7)
+    assert loaded.data == f"{tmp_path}/pairs.jsonl" and loaded.held_out == [loaded.data]
+    assert loaded.model.resampler.depth == 1 and loaded.model.resampler.ff_mult == ResamplerConfig().ff_mult
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("batchsize=4", "unknown key 'batchsize'"),
+        ("model.fusion.head=4", "unknown key 'model.fusion.head'"),
+        ("steps=many", "steps.*many"),
+        ("batch_size=2.5", "batch_size.*2.5"),
+        ("output=???", "'output' is missing"),
+        ("batch_size=0", "batch_size must be at least 1"),
+        ("data={a: 1}", "data must be a path"),
+        ("model.load=nano", "both load and language_model"),
+        ("model.image_encoder=null", "load, or both"),
+        ("model.dtype=int8", "model.dtype"),
+        ("steps", "not key=value"),
+    ],
+)
+def test_recipe_errors_name_the_key(recipe, override, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe(recipe, [override])
+
+
+def test_a_recipe_that_is_no_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_recipe(tmp_path / "gone.yaml")
+    for text, words in (("a: [", "not valid YAML"), ("- 1", "must hold keys"), ("output: x\n", "'data' is missing")):
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            load_recipe(tmp_path / "r.yaml")
