@@ -13,8 +13,8 @@ setup: $(INSTALLED)
 # One line for each large download shows that pip is at work; its errors pass through.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing mmlm into .venv (the first time this downloads about 3 GB, most of it PyTorch)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]' \
 		| awk '/[0-9][0-9]\.[0-9]+ MB/ {print; fflush()} \
 		       /^Installing collected/ {print "  Unpacking (a few minutes)"; fflush()}'

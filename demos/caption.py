@@ -27,18 +27,20 @@ def main(paths: list[str]) -> None:
 
 
 def caption_drawn_scenes(model) -> tuple[list, list[str]]:
-    """The pictures, and for each a caption with an answered question."""
-    from pictures import held_out_samples
+    """The pictures, and for each its caption and an answered question, judged by what was drawn."""
+    from pictures import held_out_samples, is_right
 
     samples = held_out_samples(8, seed=1)
-    images, asked = [sample.image for sample in samples], [sample.question for sample in samples]
+    images, questions = [sample.image for sample in samples], [sample.question for sample in samples]
     captions = model.caption(images)
-    answers = model.answer(images, [question.question for question in asked])
+    answers = model.answer(images, [question.question for question in questions])
     texts = []
-    for number, (text, question, answer) in enumerate(zip(captions, asked, answers, strict=True), 1):
-        verdict = "right" if answer == question.answer else f"wrong, it is {question.answer}"
-        print(f"  {number}. {text}\n     {question.question} {answer} ({verdict})")
-        texts.append(f"{text}\n{question.question}\n{answer} ({verdict})")
+    for sample, caption, answer in zip(samples, captions, answers, strict=True):
+        asked = sample.question
+        caption = f"{caption} ({'right' if is_right(caption, sample.scene) else 'wrong'})"
+        answer = f"{answer} ({'right' if answer == asked.answer else f'wrong: {asked.answer}'})"
+        texts.append(f"{caption}\n{asked.question}\n{answer}")
+        print(f"  {caption}\n      {asked.question} {answer}")
     return images, texts
 
 

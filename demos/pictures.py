@@ -1,4 +1,4 @@
-"""Pictures for the demos, drawn on the spot: a few coloured shapes, known exactly, from layouts kept out of training."""
+"""Pictures for the demos, drawn on the spot: a few coloured shapes, in layouts kept out of nano's training."""
 
 import json
 import random
@@ -11,16 +11,17 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # recipes/ lies beside demos/ and is not installed
 
+from recipes.nano.judge import judge_caption  # noqa: E402
 from recipes.nano.scenes import Scene, draw, sample_scene, training_scene, unseen_layout  # noqa: E402
-from recipes.nano.wording import Question, caption, describe, questions  # noqa: E402
+from recipes.nano.wording import Question, describe, questions  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A drawn picture with a true caption and one question about it."""
+    """A picture, the scene it shows, and one question about it."""
 
     image: Image.Image
-    caption: str
+    scene: Scene
     question: Question
 
 
@@ -30,8 +31,13 @@ def held_out_samples(count: int, seed: int) -> list[Sample]:
     for index in range(count):
         rng = random.Random(f"demo {seed} {index}")
         scene = sample_scene(rng, unseen_layout)
-        samples.append(Sample(draw(scene, rng), caption(scene, rng), rng.choice(questions(scene, rng))))
+        samples.append(Sample(draw(scene, rng), scene, rng.choice(questions(scene, rng))))
     return samples
+
+
+def is_right(caption: str, scene: Scene) -> bool:
+    """Whether the caption names everything in the scene with count, size, colour and shape, and nothing else."""
+    return judge_caption(caption, scene).correct
 
 
 def write_pairs(folder: Path, count: int, seed: int, *, held_out: bool) -> Path:

@@ -1,7 +1,6 @@
 """What `make demo` shows: pictures captioned by the model that comes with mmlm, then adapters trained from nothing."""
 
 import os
-import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that the tour needs is on this disk
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

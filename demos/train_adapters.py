@@ -15,9 +15,10 @@ STEPS = 400
 
 
 def main() -> None:
+    from pictures import write_pairs
+
     import mmlm
     from mmlm.data import read_records
-    from pictures import write_pairs
 
     pairs = write_pairs(Path("runs/demo/pairs"), 1500, seed=0, held_out=False)
     unseen = read_records(write_pairs(Path("runs/demo/unseen"), 64, seed=0, held_out=True))

@@ -1,6 +1,7 @@
 """The measures, against numbers worked out by hand and from the papers' formulas."""
 
 import math
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.base import Features
+from encoders.base import Features, FrozenEncoder
+from mmlm.assembly import assemble
+from mmlm.config import ResamplerConfig
 from mmlm.data import Record
 from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions
 from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval, derangement
 from mmlm.evaluation.report import normalize_answer
-from mmlm.prompt import Processor, PromptTemplate
+from mmlm.prompt import Image, Processor, PromptTemplate
 from mmlm.vocabulary import MediaVocabulary
+from tests.families import language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------
 
@@ -120,6 +124,16 @@ def test_empty_candidate_scores_nothing():
 def test_caption_lists_that_do_not_fit(candidates, references, message):
     with pytest.raises(ValueError, match=message):
         score_captions(candidates, references)
+
+
+def test_missing_extra_is_named_before_the_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    with pytest.raises(ImportError, match=r"mmlm\[eval\]"):
+        score_captions(["a", "b"], [["a"], ["b"]])
+    model = KnownModel()
+    with pytest.raises(ImportError, match=r"mmlm\[eval\]"):
+        evaluate(model, known_records())
+    assert model.encoded == 0
 
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
@@ -238,6 +252,56 @@ def test_gap_is_a_mean_over_tokens():
     assert gap.interval[0] == pytest.approx(0, abs=1e-5) and gap.interval[1] > gap.gap
 
 
+class PixelEncoder(FrozenEncoder):
+    """A frozen encoder of pictures given as one number: four tokens that depend on it."""
+
+    modality, dim, name = "image", 6, None
+
+    def preprocess(self, media):
+        return torch.full((1,), float(media))
+
+    def encode(self, batch):
+        positions = torch.arange(24.0).view(1, 4, 6)
+        return Features(torch.sin(batch.view(-1, 1, 1) * (1 + positions)))
+
+    def fingerprint(self):
+        return "pixels"
+
+
+def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
+    model = assemble(language_model("llama"), PixelEncoder(), tokenizer=tokenizer(), resampler=ResamplerConfig(depth=1))
+    with torch.no_grad():
+        for name, parameter in model.added_parameters():
+            if name.endswith("gate"):
+                parameter.fill_(1.0)  # open, so that the picture matters
+    records = [
+        Record("a", b"1", ("red", "a longer one"), (("how?", "so"),)),
+        Record("b", b"2", ("blue, blue and blue",)),
+        Record("c", b"3", (), (("what?", "nothing at all"),)),
+    ]
+    gap = picture_gap(model, records, batch_size=4, seed=5, resamples=10)
+
+    def mean_loss(pictures):
+        total, tokens = 0.0, 0
+        for record, picture in zip(records, pictures, strict=True):
+            asked = [("Output:", caption) for caption in record.captions]
+            asked += [(f"Question:{question} Short answer:", answer) for question, answer in record.qa]
+            for prompt, answer in asked:
+                parts = [prompt] if picture is None else [Image(picture), prompt]
+                example = model.processor.encode(parts, answer)
+                with torch.no_grad():
+                    output = model(model.processor.collate([example]), [example.media])
+                total += output.loss.item() * (len(answer) + 1)  # one token a byte, and the end
+                tokens += len(answer) + 1
+        return total / tokens
+
+    wrong = derangement(3, seed=5)
+    assert gap.right == pytest.approx(mean_loss([b"1", b"2", b"3"]), abs=1e-5)
+    assert gap.shuffled == pytest.approx(mean_loss([records[index].image for index in wrong]), abs=1e-5)
+    assert gap.without == pytest.approx(mean_loss([None] * 3), abs=1e-5)
+    assert abs(gap.gap) > 1e-3
+
+
 def test_gap_needs_two_records():
     with pytest.raises(ValueError, match="at least two records"):
         picture_gap(KnownModel(), known_records()[:1])
@@ -286,6 +350,8 @@ def test_evaluate_captions_or_questions_alone():
     questions = [Record(r.key, r.source, (), r.qa) for r in known_records() if r.qa]
     report = evaluate(KnownModel(), questions, limit=2)
     assert report.captions is None and report.answers.count == 3 and "CIDEr" not in str(report)
+    with pytest.raises(ValueError, match="at least two records"):
+        evaluate(KnownModel(), questions, limit=1)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def png(seed: int) -> bytes:
 
 
 def record(seed: int, key: str | None = None) -> Record:
-    return Record(key or f"p{seed}", png(seed), (f"caption {seed}", f"other {seed}"), ((f"what {seed}?", f"it {seed}"),))
+    captions, qa = (f"caption {seed}", f"other {seed}"), ((f"what {seed}?", f"it {seed}"),)
+    return Record(key or f"p{seed}", png(seed), captions, qa)
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,13 @@ def test_every_caption_is_right_about_its_scene_and_wrong_about_a_changed_one():
 def test_relations_of_the_grid():
     # Cells 0..8 in reading order; the answers are read off a sketch of the grid.
     small = Kind("small", "red", "circle")
-    table = {(0, 8): "above left of", (2, 6): "above right of", (3, 5): "left of", (7, 1): "below", (5, 0): "below right of"}
+    table = {
+        (0, 8): "above left of",
+        (2, 6): "above right of",
+        (3, 5): "left of",
+        (7, 1): "below",
+        (5, 0): "below right of",
+    }
     for (a, b), expected in table.items():
         for relation in ("above", "below", "left of", "right of"):
             assert holds(relation, Thing(a, small), Thing(b, small)) == (relation in expected)

@@ -13,23 +13,20 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from families import language_model, tokenizer
 from open_clip.transform import image_transform
 from PIL import Image as PilImage
 from safetensors.torch import load_file
 
 import mmlm
-from encoders.base import Features
 from encoders.clip import ClipImageEncoder
 from mmlm.config import FusionConfig, ResamplerConfig
 from mmlm.data import BadRecordsError, Record, RecordSet, read_records
 from mmlm.data.sampling import ExampleStream
-from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, train, train_from_recipe
-from mmlm.training import checkpoint as checkpoint_module
-from mmlm.training import loop
+from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, loop, train, train_from_recipe
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.examples import Examples
 from mmlm.training.features import cached_features
-from tests.families import language_model, tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 
@@ -159,7 +156,8 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
         batches = [examples.collate(part, features) for part in loop._split(chosen, accumulation)]
         config = TrainConfig(max_grad_norm=clip)
         loss, found_norm, answers = loop._gradient(model, batches, list(parameters.values()), config)
-        assert (loss, found_norm, answers) == (pytest.approx(total.item() / count, rel=1e-5), pytest.approx(norm, rel=1e-4), count)
+        assert loss == pytest.approx(total.item() / count, rel=1e-5)
+        assert found_norm == pytest.approx(norm, rel=1e-4) and answers == count
         scale = min(1.0, clip / norm)
         for name, parameter in parameters.items():
             torch.testing.assert_close(parameter.grad, reference[name] * scale, rtol=1e-3, atol=1e-5 * scale)
@@ -269,14 +267,14 @@ def test_many_in_a_row_stop_the_run_with_good_weights_saved(tmp_path, monkeypatc
 # Stopping and going on
 
 
-def run_until(model, output, step, monkeypatch, **settings):
-    """A run that gets SIGTERM during step `step` (from 1)."""
+def run_until(model, output, step, monkeypatch, start=0, **settings):
+    """A run, going on from step `start`, that gets SIGTERM during step `step` (from 1)."""
     forward, count = model.forward, 0
 
     def stopped(*args, **kwargs):
         nonlocal count
         count += 1
-        if count == (step - 1) * settings.get("accumulation", 1) + 1:
+        if count == (step - start - 1) * settings.get("accumulation", 1) + 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(*args, **kwargs)
 
@@ -293,10 +291,8 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, stops)
     settings = dict(steps=12, batch_size=3, accumulation=2, sort_window=4, save_every=5, log_every=4)
     straight = tiny_model()
     a = run(straight, tmp_path / "a", **settings)
-    for stop in stops:
-        run_until(tiny_model(), tmp_path / "b", stop, monkeypatch, **settings) if stop == stops[0] else run_from(
-            tmp_path / "b", stop - stops[0], stop, monkeypatch, **settings
-        )
+    for start, stop in zip([0, *stops], stops, strict=False):
+        run_until(tiny_model(), tmp_path / "b", stop, monkeypatch, start, **settings)
     resumed = tiny_model()
     b = run(resumed, tmp_path / "b", **settings)
     assert (a.steps, a.loss, a.skipped) == (b.steps, b.loss, b.skipped)
@@ -306,24 +302,6 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, stops)
     assert_equal(ends[0].optimizer, ends[1].optimizer)
     assert ends[0].state["progress"] == ends[1].state["progress"]
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
-
-
-def run_from(output, calls, stop, monkeypatch, **settings):
-    """Goes on with a fresh model and stops once more."""
-    model = tiny_model()
-    forward, count = model.forward, 0
-
-    def stopped(*args, **kwargs):
-        nonlocal count
-        count += 1
-        if count == (calls - 1) * settings["accumulation"] + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(model, "forward", stopped)
-    with pytest.raises(SystemExit):
-        run(model, output, **settings)
-    assert latest_checkpoint(output / "checkpoints").state["step"] == stop
 
 
 def test_ctrl_c_saves_and_the_old_handlers_return(tmp_path, monkeypatch):
@@ -428,7 +406,7 @@ def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):
     script = f"""
         import os, signal
         from pathlib import Path
-        import tests.test_training as t
+        import test_training as t
         rename = Path.rename
         def dying(self, target):
             if "step-00000006" in str(target):
@@ -437,8 +415,8 @@ def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):
         Path.rename = dying
         t.run(t.tiny_model(), {str(tmp_path / "b")!r}, save_every=2)
     """
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert latest_checkpoint(tmp_path / "b" / "checkpoints").state["step"] == 4
     b = run(resumed, tmp_path / "b", save_every=2)
@@ -526,7 +504,8 @@ def test_equal_pictures_share_features_and_other_encoders_do_not(tmp_path, monke
     calls = counted(encoder, monkeypatch)
     _, features = cached_features(RecordSet((record, record, record)), encoder, tmp_path, progress=False)
     assert sum(calls) == 1 and len(features) == 3
-    for other in (tiny_encoder(seed=1), ClipImageEncoder(tiny_clip(), image_transform(16, is_train=False), final_norm=False)):
+    raw = ClipImageEncoder(tiny_clip(), image_transform(16, is_train=False), final_norm=False)
+    for other in (tiny_encoder(seed=1), raw):
         calls = counted(other, monkeypatch)
         _, different = cached_features(RecordSet((record,)), other, tmp_path, progress=False)
         assert sum(calls) == 1 and not torch.equal(different[0].tokens, features[0].tokens)
@@ -560,7 +539,7 @@ def test_pictures_that_do_not_decode_are_counted_and_named(tmp_path):
     vanished = read_records(gone)
     (tmp_path / "p.png").unlink()
     records = RecordSet((*good[:5], broken, *good[5:], *vanished))
-    with pytest.raises(BadRecordsError, match="(?s)2 of 32.*p.png: the picture cannot be read.*broken: the picture cannot be decoded"):
+    with pytest.raises(BadRecordsError, match="(?s)2 of 32.*broken: the picture cannot be decoded.*p.png: .* be read"):
         run(tiny_model(), tmp_path / "a", records, bad_limit=0.05)
     result = run(tiny_model(), tmp_path / "b", records, bad_limit=0.1)
     assert result.bad_records == 2
@@ -583,9 +562,17 @@ def test_texts_that_do_not_fit_the_language_model_are_counted(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batch_size": 0}, {"steps": 0}, {"learning_rate": -1.0}, {"caption_share": 1.5}, {"precision": "fp8"}, {"seed": -1},
-     {"betas": (0.9, 1.0)}, {"epochs": 0.0}],
-)  # fmt: skip
+    [
+        {"batch_size": 0},
+        {"steps": 0},
+        {"epochs": 0.0},
+        {"learning_rate": -1.0},
+        {"betas": (0.9, 1.0)},
+        {"caption_share": 1.5},
+        {"precision": "fp8"},
+        {"seed": -1},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**wrong)
@@ -642,7 +629,7 @@ def test_a_recipe_runs_and_what_it_trained_loads_and_trains_on(recipe, tmp_path)
     model = mmlm.load(result.model)
     assert len(model.fusion.layers) == 1 and model.resampler_config.num_latents == 4
     more = tmp_path / "more.yaml"
-    more.write_text(f"model: {{load: {result.model}}}\ndata: {tmp_path}/pairs.jsonl\noutput: {tmp_path}/more\nsteps: 1\n")
+    more.write_text(f"model: {{load: {result.model}}}\ndata: {tmp_path}/pairs.jsonl\noutput: {more}.run\nsteps: 1\n")
     assert train_from_recipe(more, progress=False).steps == 1
 
 

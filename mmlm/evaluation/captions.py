@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # A number with its points or commas, a word with its inner hyphens and apostrophes, or a sign that stands for a word.
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:[-'][^\W_]+)*|[&%$£€@#+=]")
@@ -47,18 +48,23 @@ def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]
     for index, captions in enumerate(references):
         if isinstance(captions, str) or not captions or not any(tokenize(caption) for caption in captions):
             raise ValueError(f"picture {index} needs a list of at least one reference caption with a word in it")
+    bleu, cider, rouge = scorers()
+    found = {index: [" ".join(tokenize(caption))] for index, caption in enumerate(candidates)}
+    wanted = {index: [" ".join(tokenize(caption)) for caption in captions] for index, captions in enumerate(references)}
+    return CaptionScores(
+        cider=float(cider.compute_score(wanted, found)[0]),
+        bleu4=float(bleu.compute_score(wanted, found, verbose=0)[0][3]),
+        rouge_l=float(rouge.compute_score(wanted, found)[0]),
+        count=len(candidates),
+    )
+
+
+def scorers() -> tuple[Any, Any, Any]:
+    """pycocoevalcap's BLEU, CIDEr and ROUGE; `ImportError` that names the extra where they are not installed."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
         raise ImportError("caption scores need pycocoevalcap: pip install 'mmlm[eval]'") from error
-
-    found = {index: [" ".join(tokenize(caption))] for index, caption in enumerate(candidates)}
-    wanted = {index: [" ".join(tokenize(caption)) for caption in captions] for index, captions in enumerate(references)}
-    return CaptionScores(
-        cider=float(Cider().compute_score(wanted, found)[0]),
-        bleu4=float(Bleu(4).compute_score(wanted, found, verbose=0)[0][3]),
-        rouge_l=float(Rouge().compute_score(wanted, found)[0]),
-        count=len(candidates),
-    )
+    return Bleu(4), Cider(), Rouge()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import Record, read_records
 from ..prompt import Image
-from .captions import CaptionScores, score_captions
+from .captions import CaptionScores, score_captions, scorers
 from .gap import PictureGap, derangement, encode_pictures, picture_gap
 
 if TYPE_CHECKING:
@@ -90,10 +90,14 @@ def evaluate(
         from ..assembly import load
 
         model = load(model)
+    if limit is not None and limit < 2:
+        raise ValueError(f"limit must leave at least two records to compare, not {limit}")
     records = read_records(data)[:limit]
+    captioned = [number for number, record in enumerate(records) if record.captions]
+    if len(captioned) > 1:
+        scorers()  # a missing extra is known now, not after the work
     features = encode_pictures(model, records, batch_size)
     loss = picture_gap(model, records, features=features, batch_size=batch_size, seed=seed)
-    captioned = [number for number, record in enumerate(records) if record.captions]
     right, wrong = None, None
     if len(captioned) > 1:
         right, wrong = caption_scores(

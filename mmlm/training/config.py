@@ -17,6 +17,8 @@ class TrainConfig:
     accumulation: parts that a step's examples are split into, to save memory; the gradient is the same.
     learning_rate: its peak, after a linear warm-up over `warmup_steps` (None: a twentieth of the steps) and before a
         cosine down to zero.
+    gate_learning_rate_scale: of the gates, which are single numbers that start shut: Adam, which moves a weight by about
+        the learning rate a step, would spend thousands of steps on opening them.
     weight_decay: of AdamW; none on norms, gates, latents and added rows.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it.
     max_skipped: steps with a loss or gradient that is not finite are skipped; so many in a row stop the run.
@@ -36,6 +38,7 @@ class TrainConfig:
     accumulation: int = 1
     learning_rate: float = 3e-4
     warmup_steps: Optional[int] = None  # noqa: UP045
+    gate_learning_rate_scale: float = 10.0
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
@@ -60,7 +63,7 @@ class TrainConfig:
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
         _check(self, "steps", self.steps is None or self.steps >= 1, "must be at least 1")
         _check(self, "warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "must not be negative")
-        for name in ("epochs", "learning_rate", "max_grad_norm"):
+        for name in ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm"):
             _check(self, name, getattr(self, name) > 0, "must be above 0")
         _check(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
         _check(self, "seed", self.seed >= 0, "must not be negative")

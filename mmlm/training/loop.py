@@ -208,7 +208,7 @@ def _run(
         while done.step < steps and not requests:
             rate = learning_rate(config, done.step, steps, warmup)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             parts = _split(stream.step(done.step), config.accumulation)
             batches = [examples.collate(part, training.features) for part in parts]
             loss, norm, answers = _gradient(model, batches, parameters, config)
@@ -316,14 +316,18 @@ def decays(name: str, parameter: Parameter) -> bool:
 
 
 def _optimizer(parameters: dict[str, Parameter], config: TrainConfig) -> AdamW:
-    groups = [
+    groups: dict[tuple[bool, bool], list[Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((decays(name, parameter), name.endswith("_gate")), []).append(parameter)
+    settings = [
         {
-            "params": [parameter for name, parameter in parameters.items() if decays(name, parameter) == decay],
+            "params": group,
             "weight_decay": config.weight_decay if decay else 0.0,
+            "lr_scale": config.gate_learning_rate_scale if gate else 1.0,
         }
-        for decay in (True, False)
+        for (decay, gate), group in groups.items()
     ]
-    return AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=tuple(config.betas), fused=True)
+    return AdamW(settings, lr=config.learning_rate, betas=tuple(config.betas), fused=True)
 
 
 def _prepare(

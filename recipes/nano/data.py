@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from recipes.nano.scenes import Scene, draw, sample_scene, training_scene, unseen_layout, unseen_pair
+from recipes.nano.scenes import SHAPES, Scene, draw, sample_scene, training_scene, unseen_layout, unseen_pair
 from recipes.nano.wording import caption, placed_caption, questions
 
 log = logging.getLogger(__name__)
@@ -43,20 +43,22 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int) -> None:
             partial = path.with_suffix(".partial")
             with tarfile.open(partial, "w") as tar:
                 for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
-                    rng = random.Random(f"{seed} {split} {index}")
-                    scene = sample_scene(rng, SPLITS[split])
+                    picture, record = scene_example(split, index, seed)
                     image = io.BytesIO()
-                    draw(scene, rng).save(image, "PNG")
+                    picture.save(image, "PNG")
                     _add(tar, f"{split}{index:06d}.png", image.getvalue())
-                    _add(tar, f"{split}{index:06d}.json", json.dumps(scene_record(scene, rng)).encode())
+                    _add(tar, f"{split}{index:06d}.json", json.dumps(record).encode())
             os.replace(partial, path)
 
 
-def scene_record(scene: Scene, rng: random.Random) -> dict:
-    """The JSON beside a picture: captions, questions with answers, and the scene itself to judge by."""
+def scene_example(split: str, index: int, seed: int) -> tuple[Image.Image, dict]:
+    """Picture `index` of a split, and its record: captions, questions with answers, the scene itself to judge by."""
+    rng = random.Random(f"{seed} {split} {index}")
+    scene = sample_scene(rng, SPLITS[split])
+    picture = draw(scene, rng)
     asked = questions(scene, rng)
     chosen = rng.sample(asked, min(QUESTIONS_A_SCENE, len(asked)))
-    return {
+    return picture, {
         "task": "scene",
         "captions": [caption(scene, rng) for _ in range(CAPTIONS_A_SCENE)],
         "qa": [{"question": q.question, "answers": [q.answer], "topic": q.topic} for q in chosen],
@@ -118,7 +120,7 @@ def contrastive_pairs(scenes: Path, sets: Path | None, seed: int) -> tuple[list[
     for image, record in read_tars(sets / "easy_vqa", "train"):
         answers = {a["question"]: a["answers"][0] for a in record["qa"]}
         colour = next((a for q, a in answers.items() if q.startswith(("what color", "what is the color"))), None)
-        shape = next((a for q, a in answers.items() if q.startswith("what") and a in ("circle", "rectangle", "triangle")), None)
+        shape = next((a for q, a in answers.items() if q.startswith("what") and a in SHAPES), None)
         texts = [f"a {colour} {shape}"] if colour and shape else [f"a {word}" for word in (colour, shape) if word]
         if texts:
             add(image, texts, times=3)
@@ -129,6 +131,15 @@ def contrastive_pairs(scenes: Path, sets: Path | None, seed: int) -> tuple[list[
         name = record["captions"][0]
         add(image, [name, f"emoji: {name}", ", ".join([name, *record["keywords"][:6]])], times=2)
     return pictures, captions
+
+
+def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
+    """Tars for `mmlm.train`; a small set is named several times, to be seen as often in each pass."""
+    sources = [f"{scenes}/train-*.tar"]
+    if sets is not None:
+        for name, times in (("easy_vqa", 8), ("nlvr", 2), ("emoji", 2)):
+            sources += [f"{sets / name}/train-*.tar"] * times
+    return sources
 
 
 def texts(sets: Path | None, scenes: int, seed: int) -> list[str]:

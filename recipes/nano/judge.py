@@ -17,7 +17,7 @@ def _any(words) -> str:
     return "(?:" + "|".join(words) + ")"
 
 
-_GROUP = re.compile(rf"({_any(_COUNTS)}) ({_any(SIZES)}) ({_any(COLOURS)}) ({_any(sorted(_SINGULAR, key=len)[::-1])})\b")
+_GROUP = re.compile(rf"({_any(_COUNTS)}) ({_any(SIZES)}) ({_any(COLOURS)}) ({_any(_SINGULAR)})\b")
 _GROUND = _any(BACKGROUNDS)
 # With every group of things written as X, these are all the wordings there are.
 _SENTENCE = re.compile(

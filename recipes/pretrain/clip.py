@@ -39,6 +39,7 @@ class ClipTrainConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     seed: int = 0
+    device: str = "cpu"
 
     def model_config(self, tokenizer) -> dict:
         """The same as open_clip's `open_clip_config.json`, so that open_clip itself can load what is trained here."""
@@ -102,7 +103,7 @@ def train_clip(
 
     torch.manual_seed(config.seed)
     model_config = config.model_config(tokenizer)
-    model = open_clip.CLIP(**model_config["model_cfg"])
+    model = open_clip.CLIP(**model_config["model_cfg"]).to(config.device)
     contrast = open_clip.ClipLoss()
     order = Shuffle(len(pixels), config.batch_size, config.seed)
 
@@ -120,7 +121,7 @@ def train_clip(
     schedule = Schedule(config.steps, config.learning_rate, weight_decay=config.weight_decay)
     run(model, loss_at, schedule, output, "contrastive")
     (output / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, output / "open_clip_model.safetensors")
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, output / "open_clip_model.safetensors")
     tokenizer.save_pretrained(str(output))
     return model
 

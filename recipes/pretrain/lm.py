@@ -26,6 +26,7 @@ class LanguageModelTrainConfig:
     steps: int = 900
     learning_rate: float = 2e-3
     seed: int = 0
+    device: str = "cpu"
 
 
 def train_language_model(
@@ -56,11 +57,11 @@ def train_language_model(
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=None,  # the end of text also pads; a pad id of its own would blank its embedding
         )
-    )
+    ).to(config.device)
     order = Shuffle(len(rows), config.batch_size, config.seed)
 
     def loss_at(step: int) -> Tensor:
-        batch = rows[order.batch(step)].long()
+        batch = rows[order.batch(step)].to(config.device).long()
         return model(input_ids=batch, labels=batch).loss
 
     run(model, loss_at, Schedule(config.steps, config.learning_rate), output, "language model")

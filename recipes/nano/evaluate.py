@@ -1,0 +1,170 @@
+"""The tables of docs/nano.md, printed: every figure beside the same model given the wrong picture.
+
+    python -m recipes.nano.evaluate                  # the shipped weights; about two minutes on a CPU
+    python -m recipes.nano.evaluate --model runs/nano/adapters/model
+
+Scenes are drawn anew, from the seed that training's held-out splits have. A wrong picture is the next one of the set.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmlm
+from mmlm.data import RecordSet, read_records
+from mmlm.evaluation.gap import picture_gap
+from recipes.nano import data
+from recipes.nano.judge import judge_caption
+from recipes.nano.scenes import Scene
+
+SCENES = {"dev": 1000, "unseen": 500}
+TITLES = {"dev": "scenes of unseen layouts", "unseen": "scenes with an unseen colour-shape pair"}
+LONGEST = 60  # tokens of an answer or a caption
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about picture number `picture`; `topic` names its row in the table."""
+
+    picture: int
+    topic: str
+    question: str
+    answer: str
+
+
+def evaluate(model, sets: Path | None, scenes: dict[str, int] = SCENES, seed: int = 0) -> None:
+    """Print all tables. `scenes`: how many of each held-out split."""
+    for split, count in scenes.items():
+        evaluate_scenes(model, split, count, seed)
+    if sets is None:
+        return
+    for name in ("easy_vqa", "nlvr"):
+        train, dev = (read_records(sets / name / f"{split}-*.tar") for split in ("train", "dev"))
+        evaluate_questions(model, name, train, dev)
+    evaluate_names(model, read_records(sets / "emoji/dev-*.tar"))
+
+
+def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
+    pictures, records = zip(*(data.scene_example(split, index, seed) for index in range(count)), strict=True)
+    features = model.encode_media(pictures)
+    scenes = [Scene.from_dict(record["scene"]) for record in records]
+    title(f"{TITLES[split]} ({count})")
+    own = share(judge_caption(text, scene).correct for text, scene in zip(write(model, features), scenes, strict=True))
+    other = share(
+        judge_caption(text, scene).correct for text, scene in zip(write(model, rolled(features)), scenes, strict=True)
+    )
+    row("captions with every attribute right", count, own, None, other)
+    asked = [
+        Asked(number, qa["topic"], qa["question"], qa["answers"][0])
+        for number, record in enumerate(records)
+        for qa in record["qa"]
+    ]
+    commonest = {
+        topic: Counter(one.answer for one in asked if one.topic == topic).most_common(1)[0][0]
+        for topic in {one.topic for one in asked}
+    }
+    print_answers(model, features, asked, [commonest[one.topic] for one in asked], "all questions")
+
+
+def evaluate_questions(model, name: str, train: RecordSet, dev: RecordSet) -> None:
+    """Answers of a set; the commonest answer is the one that training gives to the very question, else to all."""
+    features = model.encode_media([record.image for record in dev])
+    known, overall = defaultdict(Counter), Counter()
+    for record in train:
+        for question, answer in record.qa:
+            known[question][answer] += 1
+            overall[answer] += 1
+    asked = [
+        Asked(number, "yes or no" if answer in ("yes", "no") else "other", question, answer)
+        for number, record in enumerate(dev)
+        for question, answer in record.qa
+    ]
+    title(f"{name} dev ({len(dev)} pictures)")
+    majority = [known.get(one.question, overall).most_common(1)[0][0] for one in asked]
+    print_answers(model, features, asked, majority, f"all questions of {name}")
+
+
+def print_answers(model, features: Sequence, asked: list[Asked], majority: list[str], total: str) -> None:
+    questions = [one.question for one in asked]
+    own = reply(model, [features[one.picture] for one in asked], questions)
+    wrong = rolled(features)
+    other = reply(model, [wrong[one.picture] for one in asked], questions)
+    topics = sorted({one.topic for one in asked})
+    for topic in [*topics, None] if len(topics) > 1 else [None]:
+        chosen = [index for index, one in enumerate(asked) if topic in (None, one.topic)]
+        right, common, blind = (
+            share(answers[index] == asked[index].answer for index in chosen) for answers in (own, majority, other)
+        )
+        row(f"questions: {topic}" if topic else total, len(chosen), right, common, blind)
+
+
+def evaluate_names(model, dev: RecordSet) -> None:
+    """Emoji names: exact, by words, and how much more likely the right picture makes them."""
+    features = model.encode_media([record.image for record in dev])
+    names = [record.captions[0] for record in dev]
+    title(f"emoji dev ({len(dev)} pictures, names never seen in training)")
+    own, other = write(model, features), write(model, rolled(features))
+    for figure, measure in (("names exactly right", str.__eq__), ("words shared with the name (F1)", word_f1)):
+        row(figure, len(dev), share(map(measure, own, names)), None, share(map(measure, other, names)))
+    gap = picture_gap(model, dev, features=features)
+    print(
+        f"\nLoss of the right names, nats a token: {gap.right:.3f} with the right picture, {gap.shuffled:.3f} with a "
+        f"wrong one,\n{gap.without:.3f} with none; gap {gap.gap:.3f} (95% interval {gap.interval[0]:.3f} to "
+        f"{gap.interval[1]:.3f})."
+    )
+
+
+def write(model, features: Sequence) -> list[str]:
+    return model.caption(list(features), batch_size=64, max_new_tokens=LONGEST)
+
+
+def reply(model, features: Sequence, questions: list[str]) -> list[str]:
+    """Answers in the order of the questions; asked by length, so that batches hold little padding."""
+    order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
+    answers = model.answer(
+        [features[index] for index in order], [questions[index] for index in order], batch_size=64, max_new_tokens=20
+    )
+    found = [""] * len(questions)
+    for index, answer in zip(order, answers, strict=True):
+        found[index] = answer
+    return found
+
+
+def rolled(features: Sequence) -> list:
+    return [*features[1:], features[0]]
+
+
+def word_f1(said: str, name: str) -> float:
+    """Harmonic mean of precision and recall over distinct words."""
+    a, b = set(said.lower().split()), set(name.lower().split())
+    return 2 * len(a & b) / max(1, len(a) + len(b))
+
+
+def share(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def title(text: str) -> None:
+    print(f"\n### {text}\n\n| figure | n | right picture | commonest answer | wrong picture |")
+    print("| --- | --- | --- | --- | --- |")
+
+
+def row(name: str, count: int, own: float, commonest: float | None, other: float) -> None:
+    common = "" if commonest is None else f"{commonest:.1%}"
+    print(f"| {name} | {count} | **{own:.1%}** | {common} | {other:.1%} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano", help="a preset or a folder")
+    arguments = parser.parse_args()
+    evaluate(mmlm.load(arguments.model), data.sets_folder())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""nano from nothing: draws its scenes, trains an image encoder, a language model and the adapters, packs the weights.
+
+    python -m recipes.nano.run                                    # every stage; those already done are skipped
+    python -m recipes.nano.run --output runs/large image_encoder.steps=20000 adapters.steps=50000
+    python -m recipes.nano.evaluate                               # the tables of docs/nano.md
+
+About 75 minutes on two CPU cores. Each stage goes on where it was stopped. The last stage writes the packaged weights,
+`mmlm/nano/`, unless `--package` names another folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recipes.nano import data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Scenes:
+    """How many pictures to draw; about 400 a second."""
+
+    train: int = 40_000
+    dev: int = 1000
+    unseen: int = 500
+    text: int = 60_000  # scenes that are only written about
+
+
+@dataclass
+class ImageEncoder:
+    steps: int = 900
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    width: int = 128
+    layers: int = 4
+
+
+@dataclass
+class LanguageModel:
+    vocabulary: int = 2048
+    steps: int = 900
+    hidden_size: int = 256
+    layers: int = 4
+
+
+@dataclass
+class Adapters:
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    num_latents: int = 32
+    depth: int = 2
+    heads: int = 4
+    dim_head: int = 32
+
+
+@dataclass
+class Recipe:
+    seed: int = 0
+    device: str = "cpu"
+    scenes: Scenes = field(default_factory=Scenes)
+    image_encoder: ImageEncoder = field(default_factory=ImageEncoder)
+    language_model: LanguageModel = field(default_factory=LanguageModel)
+    adapters: Adapters = field(default_factory=Adapters)
+
+
+def draw_scenes(recipe: Recipe, output: Path) -> None:
+    counts = {split: getattr(recipe.scenes, split) for split in data.SPLITS}
+    data.write_scenes(output / "scenes", counts, recipe.seed)
+    (output / "scenes/done").touch()
+
+
+def train_tokenizer(recipe: Recipe, output: Path) -> None:
+    from recipes.pretrain.tokenizer import train_tokenizer
+
+    texts = data.texts(data.sets_folder(), recipe.scenes.text, recipe.seed)
+    train_tokenizer(texts, recipe.language_model.vocabulary, output / "tokenizer")
+
+
+def train_image_encoder(recipe: Recipe, output: Path) -> None:
+    from recipes.pretrain.clip import ClipTrainConfig, train_clip
+
+    part = recipe.image_encoder
+    config = ClipTrainConfig(
+        steps=part.steps,
+        batch_size=part.batch_size,
+        learning_rate=part.learning_rate,
+        vision_width=part.width,
+        vision_layers=part.layers,
+        seed=recipe.seed,
+        device=recipe.device,
+    )
+    pictures, captions = data.contrastive_pairs(output / "scenes", data.sets_folder(), recipe.seed)
+    train_clip(config, pictures, captions, output / "tokenizer", output / "image_encoder")
+
+
+def train_language_model(recipe: Recipe, output: Path) -> None:
+    from recipes.pretrain.lm import LanguageModelTrainConfig, train_language_model
+
+    part = recipe.language_model
+    config = LanguageModelTrainConfig(
+        hidden_size=part.hidden_size, num_layers=part.layers, steps=part.steps, seed=recipe.seed, device=recipe.device
+    )
+    texts = data.texts(data.sets_folder(), recipe.scenes.text, recipe.seed)
+    train_language_model(config, texts, output / "tokenizer", output / "language_model")
+
+
+def freeze(recipe: Recipe, output: Path) -> None:
+    """Round both frozen parts to the float16 in which they ship, so that the adapters meet exactly those weights."""
+    from safetensors.torch import load_file, save_file
+
+    partial = output / "frozen.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    ignored = shutil.ignore_patterns("checkpoint.*", "metrics.jsonl")
+    for part in ("image_encoder", "language_model"):
+        shutil.copytree(output / part, partial / part, ignore=ignored)
+        for weights in (partial / part).glob("*.safetensors"):
+            tensors = {name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}
+            save_file(tensors, weights, metadata={"format": "pt"})
+    config = partial / "language_model/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}, indent=2) + "\n")
+    os.replace(partial, output / "frozen")
+
+
+def train_adapters(recipe: Recipe, output: Path) -> None:
+    import mmlm
+    from mmlm.config import FusionConfig, ResamplerConfig
+
+    part = recipe.adapters
+    model = mmlm.assemble(
+        output / "frozen/language_model",
+        output / "frozen/image_encoder",
+        resampler=ResamplerConfig(part.depth, part.num_latents, part.heads, part.dim_head),
+        fusion=FusionConfig(heads=part.heads, dim_head=part.dim_head),
+        device=recipe.device,
+        seed=recipe.seed,
+    )
+    mmlm.train(
+        model,
+        data.adapter_sources(output / "scenes", data.sets_folder()),
+        output=output / "adapters",
+        held_out=output / "scenes/dev-*.tar",
+        steps=part.steps,
+        batch_size=part.batch_size,
+        learning_rate=part.learning_rate,
+        eval_every=250,
+        save_every=250,
+        seed=recipe.seed,
+    )
+
+
+def pack(recipe: Recipe, output: Path, package: Path) -> None:
+    """Everything that ships, in float16, with the frozen parts named by where they lie in the package."""
+    from safetensors.torch import load_file, save_file
+
+    import mmlm
+
+    partial = package.with_name(package.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(output / "frozen", partial)
+    model = mmlm.load(output / "adapters/model")
+    name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
+    model.language_model.name = f"{name}/language_model"
+    model.encoders["image"].name = f"{name}/image_encoder"
+    model.save(partial)
+    tensors = {name: tensor.half() for name, tensor in load_file(partial / "model.safetensors").items()}
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    for kept in package.glob("*.md"):
+        shutil.copy(kept, partial)
+    shutil.rmtree(package, ignore_errors=True)
+    os.replace(partial, package)
+    size = sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
+    print(f"{package}: {size / 1e6:.1f} MB")
+
+
+STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
+    "scenes": (draw_scenes, "scenes/done"),
+    "tokenizer": (train_tokenizer, "tokenizer/tokenizer.json"),
+    "image_encoder": (train_image_encoder, "image_encoder/tokenizer.json"),
+    "language_model": (train_language_model, "language_model/tokenizer.json"),
+    "freeze": (freeze, "frozen"),
+    "adapters": (train_adapters, "adapters/model/config.json"),
+}
+
+
+def main() -> None:
+    from omegaconf import OmegaConf
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/nano", help="the run's folder")
+    parser.add_argument("--package", type=Path, default=ROOT / "mmlm/nano", help="where the packed weights go")
+    parser.add_argument("--stages", nargs="+", choices=[*STAGES, "pack"], default=[*STAGES, "pack"])
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="any field of the recipe's dataclasses")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    merged = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.from_dotlist(arguments.settings))
+    recipe: Recipe = OmegaConf.to_object(merged)
+    for name in arguments.stages:
+        if name == "pack":
+            pack(recipe, arguments.output, arguments.package)
+            continue
+        stage, result = STAGES[name]
+        if (arguments.output / result).exists():
+            print(f"{name}: done, see {arguments.output / result}")
+        else:
+            stage(recipe, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+# Read when huggingface_hub is imported: no test may depend on the network, and stderr belongs to what is tested.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The paired sets: the environment's MMLM_DATA, or ../shared/data beside the repository."""
+    folder = Path(os.environ.get("MMLM_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data in {folder}: set MMLM_DATA to the folder of the paired sets")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_folder() -> Path:
+    """The weights that come with the package."""
+    from mmlm.assembly import PRESETS
+
+    folder = PRESETS["nano"]
+    assert (folder / "model.safetensors").is_file(), f"{folder} has no weights: rebuild them with recipes/nano"
+    return folder

@@ -1,0 +1,150 @@
+"""Tiny assembled models for the tests: a real open_clip tower, any family, gates opened, added rows drawn."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import families
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image as PILImage
+from torch import Tensor
+
+from encoders.clip import ClipImageEncoder
+from mmlm.config import FusionConfig, ResamplerConfig
+from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.language_model import LanguageModel
+from mmlm.model import MultimodalLM
+from mmlm.prompt import Batch
+
+RESAMPLER = ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8, ff_mult=2)
+VISION = dict(image_size=32, layers=2, width=24, head_width=8, patch_size=8)
+TEXT = dict(context_length=8, vocab_size=64, width=16, heads=2, layers=1)
+
+
+def image_encoder(seed: int = 0, final_norm: bool = True) -> ClipImageEncoder:
+    """A random open_clip model: pictures of 32 × 32, 16 patch tokens of width 24."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(embed_dim=16, vision_cfg=VISION, text_cfg=TEXT)
+        for name, parameter in model.visual.named_parameters():
+            if parameter.ndim > 1:  # large enough that two pictures differ clearly in what the text sees
+                torch.nn.init.normal_(parameter, std=0.3)
+    return ClipImageEncoder(model, image_transform_v2(PreprocessCfg(size=32), is_train=False), final_norm=final_norm)
+
+
+def fusion(visibility: str = "latest", every: int = 1) -> FusionConfig:
+    return FusionConfig(every, visibility, heads=2, dim_head=8, ff_mult=2)
+
+
+def build(
+    family: str = "llama",
+    *,
+    visibility: str = "latest",
+    every: int = 1,
+    opened: bool = True,
+    own_end: bool = False,
+    seed: int = 0,
+    tokenizer: Any = None,
+) -> MultimodalLM:
+    """A fresh model. `own_end=False` takes the language model's own end token away, so that texts grow long."""
+    language_model = families.language_model(family, seed)
+    tokenizer = tokenizer or families.tokenizer()
+    if not own_end:
+        language_model.generation_config.eos_token_id = None
+        tokenizer.eos_token = None
+    host = LanguageModel(language_model, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MultimodalLM(host, image_encoder(seed), RESAMPLER, fusion(visibility, every))
+        if opened:
+            open_gates(model)
+    return model
+
+
+shared = functools.cache(build)
+"""The same models, made once: for tests that leave them as they are."""
+
+
+@torch.no_grad()
+def open_gates(model: MultimodalLM) -> None:
+    """Draws the gates and the added rows, and makes the adapters loud, so that every part of them matters."""
+    for layer in model.fusion.layers:
+        layer.attn_gate.uniform_(0.7, 1.2)
+        layer.ff_gate.uniform_(-0.8, -0.4)
+        layer.attn.to_out.weight.normal_(std=0.5)
+    model.language_model.added.embedding.normal_(std=0.5)
+    model.language_model.added.head.normal_(std=0.1)
+
+
+def picture(seed: int) -> PILImage.Image:
+    """A picture of random blocks, 48 × 40 pixels."""
+    values = torch.randint(0, 256, (5, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return PILImage.fromarray(values.numpy()).resize((48, 40), PILImage.Resampling.NEAREST)
+
+
+def prompts() -> list[list[Any]]:
+    """Three rows of unequal length: two pictures, text alone, one picture after text."""
+    return [
+        [picture(1), "one. ", picture(2), "Output:"],
+        ["only text here, and rather more of it than elsewhere"],
+        ["see: ", picture(3), "x"],
+    ]
+
+
+def encoded(model: MultimodalLM, rows: Sequence[Sequence[Any]], side: str = "left") -> tuple[Batch, list[list[Any]]]:
+    """Batch and media of prompts."""
+    examples = [model.processor.encode(row) for row in rows]
+    batch = model.processor.collate(examples, padding_side=side)
+    batch.labels = None
+    return batch, [example.media for example in examples]
+
+
+def decoder(model: MultimodalLM, rows: Sequence[Sequence[Any]], max_new_tokens: int) -> Decoder:
+    batch, media = encoded(model, rows)
+    with torch.no_grad():
+        return Decoder(model.language_model, model.media_context(batch, media), batch, max_new_tokens)
+
+
+def token_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: Any) -> list[list[int]]:
+    """New token ids of each row, up to and with the first stop token; with beams, the best hypothesis of each."""
+    chosen = GenerationOptions(**options)
+    stops = model.language_model.stop_ids
+    run = decoder(model, rows, chosen.max_new_tokens)
+    if chosen.num_beams > 1:
+        ids = beam_search(run, chosen, stops).flatten(0, 1)
+    else:
+        ids = torch.stack(list(stream_tokens(run, chosen, stops)), dim=1)
+    return [until_stop(row, stops) for row in ids.tolist()]
+
+
+def until_stop(ids: list[int], stops: list[int]) -> list[int]:
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    return ids[: end + 1]
+
+
+@torch.no_grad()
+def upstream_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: Any) -> list[list[int]]:
+    """The same by transformers' own `generate`, on the same model within one request."""
+    host = model.language_model
+    batch, media = encoded(model, rows)
+    placeholders = host.vocabulary.end_of_chunk_id + 1
+
+    def forbid(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+        output.logits[..., placeholders:] = -torch.inf
+        return output
+
+    hook = host.model.register_forward_hook(forbid)
+    try:
+        with host.request(model.media_context(batch, media)):
+            ids: Tensor = host.model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                eos_token_id=host.stop_ids,
+                pad_token_id=host.stop_ids[0],
+                **{"do_sample": False, **options},
+            )
+    finally:
+        hook.remove()
+    return [until_stop(row, host.stop_ids) for row in ids[:, batch.input_ids.shape[1] :].tolist()]

@@ -1,0 +1,274 @@
+"""The command line: help without weight, one clear line for bad input, the same words as the Python interface."""
+
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from PIL import Image, ImageDraw
+
+from mmlm.cli import build_parser, main
+
+VERBS = ("caption", "answer", "generate", "train", "eval", "models")
+HEAVY = ("torch", "transformers", "open_clip", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def help_text(verb: str, capsys) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three pictures of one shape each."""
+    paths = []
+    for name, colour in (("red", (250, 5, 5)), ("blue", (5, 5, 250)), ("green", (5, 250, 5))):
+        image = Image.new("RGB", (64, 64), (243, 243, 243))
+        ImageDraw.Draw(image).ellipse((24, 24, 42, 42), fill=colour)
+        paths.append(tmp_path / f"{name}.png")
+        image.save(paths[-1])
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def pairs(tmp_path, pictures):
+    """A folder of captioned and questioned pictures with its metadata.jsonl."""
+    lines = [
+        {"file_name": name, "text": f"a {colour} circle", "question": "what color is it?", "answer": colour}
+        for name, colour in (("red.png", "red"), ("blue.png", "blue"), ("green.png", "green"))
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def nano(nano_folder):
+    import mmlm
+
+    return mmlm.load("nano")
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS), ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\n"
+        "from mmlm.cli import main\n"
+        "try:\n"
+        f"    main({arguments})\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0\n"
+        f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert run_python(code).endswith("heavy: []\n")
+
+
+def test_every_verb_is_listed(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert re.findall(r"^    (\w+) ", shown, re.MULTILINE) == list(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_of_the_help_are_valid_commands(verb, capsys):
+    examples = help_text(verb, capsys).partition("examples:\n")[2].splitlines()
+    assert examples
+    for example in examples:
+        command = example.partition("  (")[0] if "  (" in example.strip() else example
+        arguments = shlex.split(command.rpartition(" | ")[2])
+        assert arguments[:2] == ["mmlm", verb]
+        build_parser().parse_args(arguments[1:])
+
+
+def test_parts_keep_their_order():
+    args = build_parser().parse_args(
+        ["generate", "--image", "1.png", "--text", "a cat.", "--text", "then", "--image", "2.png", "--text", "a"]
+    )
+    assert args.parts == (
+        ("image", "1.png"),
+        ("text", "a cat."),
+        ("text", "then"),
+        ("image", "2.png"),
+        ("text", "a"),
+    )
+
+
+def test_import_is_lazy_and_complete():
+    assert run_python("import sys, mmlm; print('torch' in sys.modules)") == "False\n"
+    import mmlm
+
+    assert all(getattr(mmlm, name) is not None for name in mmlm.__all__)
+    assert set(mmlm.__all__) <= set(dir(mmlm))
+    with pytest.raises(AttributeError, match="has no attribute 'captoin'"):
+        mmlm.captoin  # noqa: B018
+
+
+# ---- bad input
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that a refused command leaves on stderr."""
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith(f"mmlm {arguments[0]}: ")
+    return err
+
+
+def test_a_missing_picture_is_named_before_the_model_is_loaded(capsys, tmp_path):
+    assert "nowhere.jpg: no such file" in refused(capsys, "caption", str(tmp_path / "nowhere.jpg"))
+    assert "nowhere.jpg" in refused(capsys, "answer", str(tmp_path / "nowhere.jpg"), "what is it?", "--model", "none")
+
+
+def test_a_file_that_is_no_picture_is_named(capsys, tmp_path, pictures):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt" in refused(capsys, "caption", str(tmp_path / "notes.txt"), "--model", "none")
+    whole = (tmp_path / "red.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    assert "half.png" in refused(capsys, "caption", str(tmp_path / "half.png"), "--model", "none")
+
+
+def test_an_unknown_model_is_named(capsys, pictures):
+    assert "'none'" in refused(capsys, "caption", pictures[0], "--model", "none")
+
+
+def test_an_unknown_device_is_named(capsys, pictures):
+    assert "'gpu'" in refused(capsys, "caption", pictures[0], "--device", "gpu")
+
+
+def test_an_empty_prompt_is_refused(capsys):
+    assert "--image" in refused(capsys, "generate")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--num-beams", "0", "num_beams"),
+        ("--max-new-tokens", "-1", "max_new_tokens"),
+        ("--temperature", "0", "temperature"),
+        ("--top-p", "1.5", "top_p"),
+    ],
+)
+def test_generation_options_out_of_range(capsys, pictures, option, value, complaint):
+    assert complaint in refused(capsys, "caption", pictures[0], option, value, "--model", "none")
+
+
+def test_a_recipe_is_checked_before_it_runs(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    assert "recipe.yaml" in refused(capsys, "train", str(recipe))
+    recipe.write_text(f"model: {{load: nano}}\ndata: {tmp_path}/pairs.jsonl\noutput: {tmp_path}/out\nsteps: 1\n")
+    assert "learning_rat" in refused(capsys, "train", str(recipe), "learning_rat=1e-3")
+    assert "key=value" in refused(capsys, "train", str(recipe), "steps")
+    assert "pairs.jsonl" in refused(capsys, "train", str(recipe))
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback(pictures):
+    with pytest.raises(FileNotFoundError):
+        main(["caption", pictures[0], "--model", "none", "--debug"])
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["caption"])
+    assert ended.value.code == 2
+
+
+# ---- the verbs, on nano
+
+
+def test_one_picture_gives_one_line(nano, pictures, capsys):
+    assert main(["caption", pictures[0]]) == 0
+    assert capsys.readouterr().out == nano.caption(pictures[0]) + "\n"
+
+
+def test_several_pictures_give_a_line_each_in_order(nano, pictures, capsys):
+    names = pictures * 3  # more than one batch
+    expected = {name: nano.caption(name) for name in pictures}
+    assert main(["caption", *names]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[name, expected[name]] for name in names]
+
+
+def test_json_is_one_object_a_line(nano, pictures, capsys):
+    assert main(["caption", *pictures, "--json", "--num-beams", "3", "--max-new-tokens", "12"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = [nano.caption(name, num_beams=3, max_new_tokens=12) for name in pictures]
+    assert records == [{"image": i, "caption": c} for i, c in zip(pictures, expected, strict=True)]
+
+
+def test_a_picture_from_standard_input(nano, pictures, capsys, monkeypatch):
+    with open(pictures[1], "rb") as file:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read())))
+    assert main(["caption", "-"]) == 0
+    assert capsys.readouterr().out == nano.caption(pictures[1]) + "\n"
+
+
+def test_answer(nano, pictures, capsys):
+    question = "what color is the circle?"
+    assert main(["answer", pictures[1], question, "--json"]) == 0
+    answer = nano.answer(pictures[1], question)
+    assert json.loads(capsys.readouterr().out) == {"image": pictures[1], "question": question, "answer": answer}
+
+
+def test_generate_writes_what_the_model_writes(nano, pictures, capsys):
+    import mmlm
+
+    prompt = [mmlm.Image(pictures[0]), "Output:a red circle", mmlm.Image(pictures[1]), "Output:"]
+    arguments = ["generate", "--image", pictures[0], "--text", "Output:a red circle", "--image", pictures[1]]
+    assert main([*arguments, "--text", "Output:"]) == 0
+    assert capsys.readouterr().out == nano.generate(prompt) + "\n"
+    assert main([*arguments, "--text", "Output:", "--num-beams", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"text": nano.generate(prompt, num_beams=2)}
+
+
+def test_sampling_follows_its_seed(nano, pictures, capsys):
+    texts = []
+    for seed in ("1", "1", "2", "3"):
+        options = ["--temperature", "3", "--seed", seed, "--max-new-tokens", "8"]
+        assert main(["generate", "--text", "Output:", *options]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and len(set(texts)) > 1
+
+
+def test_few_shot_examples_come_before_the_picture(nano, pictures, pairs, capsys):
+    import mmlm
+
+    assert main(["caption", pictures[0], "--examples", pairs, "--shots", "2"]) == 0
+    rices = mmlm.Rices(nano.encoders["image"], pairs)
+    prompt = rices.caption_prompt(pictures[0], 2, nano.template)
+    assert sum(isinstance(part, mmlm.Image) for part in prompt) == 3
+    assert capsys.readouterr().out == " ".join(nano.generate(prompt).split()) + "\n"
+
+
+def test_models_lists_nano_with_its_size(nano_folder, capsys):
+    assert main(["models", "--json"]) == 0
+    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    size = sum(path.stat().st_size for path in nano_folder.rglob("*") if path.is_file())
+    assert record["name"] == "nano" and record["about"] and abs(record["megabytes"] - size / 1e6) < 0.1
+
+
+def test_train_then_caption_and_measure(nano, pictures, pairs, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {load: nano}\ndata: none\noutput: none\nsteps: 2\nbatch_size: 2\n")
+    output = tmp_path / "run"
+    assert main(["train", str(recipe), f"data={pairs}", f"output={output}"]) == 0
+    folder = capsys.readouterr().out.strip()
+    assert folder == str(output / "model")
+    assert main(["caption", pictures[0], "--model", folder]) == 0
+    assert capsys.readouterr().out.strip()
+    assert main(["eval", folder, pairs, "--limit", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["loss"]["records"] == 3 and report["answers"]["count"] == 3

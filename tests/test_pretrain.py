@@ -1,0 +1,135 @@
+"""Pretraining from nothing (recipes/pretrain): what it writes loads elsewhere, and a stop changes nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from encoders.clip import ClipImageEncoder
+from recipes.pretrain.clip import ClipTrainConfig, crop_and_mirror, stack_pictures, train_clip
+from recipes.pretrain.lm import LanguageModelTrainConfig, pack, train_language_model
+from recipes.pretrain.loop import Schedule, Shuffle, run
+from recipes.pretrain.tokenizer import train_tokenizer
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+TEXTS = [f"a {name} {thing}" for name in COLOURS for thing in ("square", "wall", "sky", "door")] * 4
+SMALL_CLIP = ClipTrainConfig(
+    image_size=16, patch_size=8, vision_width=32, vision_layers=1, vision_head_width=16, text_width=32, text_layers=1,
+    text_heads=2, context_length=8, embed_dim=16, batch_size=4, steps=60, learning_rate=3e-3,
+)  # fmt: skip
+SMALL_LM = LanguageModelTrainConfig(
+    hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48, max_positions=64, sequence_length=16, batch_size=4,
+    steps=60, learning_rate=1e-2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(TEXTS, 280, folder)
+    return folder
+
+
+def pictures():
+    return [np.full((16, 16, 3), colour, dtype=np.uint8) for colour in COLOURS.values()]
+
+
+def test_tokenizer_writes_any_text(tokenizer_folder):
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    assert len(tokenizer) == 280 and tokenizer.eos_token_id == 279 == tokenizer.pad_token_id
+    for text in ("a red wall", " two  spaces\nand a line", "Žluťoučký kůň 🦄 \x00\x7f", "日本"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert len(tokenizer("a red wall")["input_ids"]) < len("a red wall")
+
+
+def test_tokenizer_refuses_a_size_it_cannot_fill(tmp_path):
+    with pytest.raises(ValueError, match="at most"):
+        train_tokenizer(["a b"], 1000, tmp_path)
+    with pytest.raises(ValueError, match="256"):
+        train_tokenizer(["a b"], 100, tmp_path)
+
+
+def test_clip_learns_which_text_belongs_and_moves_house(tokenizer_folder, tmp_path):
+    captions = [[f"a {name} square", f"a {name} wall"] for name in COLOURS]
+    train_clip(SMALL_CLIP, pictures(), captions, tokenizer_folder, tmp_path / "clip")
+    shutil.move(tmp_path / "clip", tmp_path / "moved")
+    encoder = ClipImageEncoder.load(tmp_path / "moved")
+    batch = torch.stack([encoder.preprocess(picture) for picture in pictures()])
+    assert encoder.encode(batch).tokens.shape == (4, 4, 32)
+    similarity = encoder.embed_images(batch) @ encoder.embed_texts([f"a {name} wall" for name in COLOURS]).T
+    assert similarity.argmax(dim=1).tolist() == [0, 1, 2, 3]
+    # Training scaled pictures by itself; open_clip's transform must do the same.
+    trained = stack_pictures(SMALL_CLIP, pictures()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.testing.assert_close(batch, trained)
+
+
+def test_clip_refuses_captions_that_do_not_fit(tokenizer_folder, tmp_path):
+    with pytest.raises(ValueError, match="captions"):
+        train_clip(SMALL_CLIP, pictures(), [["a"], ["b"]], tokenizer_folder, tmp_path)
+    with pytest.raises(ValueError, match="captions"):
+        train_clip(SMALL_CLIP, pictures(), [["a"], ["b"], [], ["d"]], tokenizer_folder, tmp_path)
+
+
+def test_crops_are_windows_of_the_picture_or_its_mirror_image():
+    picture = torch.arange(9 * 9, dtype=torch.uint8).view(1, 9, 9, 1)
+    crops = crop_and_mirror(picture.expand(64, -1, -1, -1), 8, torch.Generator().manual_seed(0))
+    windows = {bytes(w.flatten().tolist()) for p in (picture[0], picture[0].flip(1)) for w in
+               (p[y : y + 8, x : x + 8] for y in (0, 1) for x in (0, 1))}  # fmt: skip
+    assert {bytes(crop.flatten().tolist()) for crop in crops} == windows
+
+
+def test_language_model_learns_its_texts_and_loads(tokenizer_folder, tmp_path):
+    train_language_model(SMALL_LM, TEXTS, tokenizer_folder, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("<|endoftext|>a green", return_tensors="pt")["input_ids"]
+    following = model(ids).logits[0, -1].softmax(-1)
+    things = [tokenizer(f" {thing}")["input_ids"][0] for thing in ("square", "wall", "sky", "door")]
+    assert following[things].sum() > 0.6
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_packing_keeps_every_text_whole_and_closed(tokenizer_folder):
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    rows = pack(tokenizer, TEXTS, 8, seed=0)
+    written = tokenizer.decode(rows.flatten().tolist()).split("<|endoftext|>")[:-1]
+    assert set(written) == set(TEXTS)
+
+
+def test_a_stop_changes_nothing(tokenizer_folder, tmp_path):
+    """60 steps in one go, or 60 with a stop after some of them, end in the same weights bit for bit."""
+
+    def train(folder, stop_at=None):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+
+        def loss_at(step):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+            return (model(x) - x[:, :2]).square().mean()
+
+        run(model, loss_at, Schedule(60, 1e-2, warmup_steps=5, checkpoint_seconds=0.0), folder, "test")
+        return model.weight.detach().clone()
+
+    whole = train(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", stop_at=37)
+    assert torch.equal(train(tmp_path / "b"), whole)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        run(model, lambda step: model.weight.sum() * float("nan"), Schedule(3, 1e-3), tmp_path, "test")
+
+
+def test_an_epoch_shows_every_example_once():
+    order = Shuffle(10, 5, seed=0)
+    first, second = ([order.batch(2 * epoch + i).tolist() for i in (0, 1)] for epoch in (0, 1))
+    assert sorted(sum(first, [])) == list(range(10)) == sorted(sum(second, [])) and first != second
+    assert Shuffle(10, 5, seed=0).batch(3).tolist() == second[1]  # any step, at any time

@@ -1,0 +1,52 @@
+"""What the README tells a newcomer to type works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mmlm.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_offline_python_runs_as_written(nano_folder, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    offline = [code for kind, code in BLOCKS if kind == "python" and "assemble" not in code]
+    assert len(offline) == 2
+    names: dict = {}
+    for code in offline:
+        exec(compile(code, "README.md", "exec"), names)
+    written = capsys.readouterr().out.splitlines()
+    assert len(written) >= 3 and all(written[:3])
+
+
+def test_the_python_that_needs_the_network_is_valid():
+    (code,) = [code for kind, code in BLOCKS if kind == "python" and "assemble" in code]
+    compile(code, "README.md", "exec")
+
+
+def test_every_command_line_is_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = [line for kind, code in BLOCKS if not kind for line in code.splitlines() if line.startswith("mmlm ")]
+    assert {shlex.split(line)[1] for line in commands} == {"caption", "answer", "generate", "train", "eval", "models"}
+    for line in commands:
+        build_parser().parse_args(shlex.split(line)[1:])
+
+
+def test_make_targets_exist():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) <= set(targets)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    # Files in backquotes, where they are written with a folder.
+    links += [str(ROOT / name) for name in re.findall(r"`((?:tests|docs|demos|encoders|recipes)/[\w/.]+\.\w+)`", text)]
+    missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
+    assert not missing
