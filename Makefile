@@ -15,8 +15,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing mmlm into .venv (the first time this downloads about 3 GB, most of it PyTorch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]' \
-		| awk '/[0-9][0-9]\.[0-9]+ MB/ {print; fflush()} \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]' \
+		| awk '/(Downloading|Using cached) .*[0-9][0-9]\.[0-9] MB/ {print; fflush()} \
 		       /^Installing collected/ {print "  Unpacking (a few minutes)"; fflush()}'
 	@touch $@
 	@echo "Installed. Try: $(BIN)/mmlm --help"

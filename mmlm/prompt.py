@@ -111,10 +111,24 @@ class Processor:
         # Asked of the tokenizer itself, since configs and behaviour disagree: some set a bos token and never write it.
         bos = tokenizer.bos_token_id
         self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+        # Some vocabularies hold a control token as a plain piece too, which text can spell: its characters instead.
+        control = {i: t for t, i in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)}
+        control.pop(tokenizer.unk_token_id, None)
+        self._spelled = {i: tokenizer.convert_tokens_to_ids(list(token)) for i, token in control.items()}
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of plain text; control tokens typed in it stay plain characters."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        """Ids of plain text; control tokens typed in it stay plain characters.
+
+        `ValueError` when the tokenizer knows a token of this text that the language model has no row for.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
+        if max(ids, default=0) >= self.vocabulary.offset:
+            raise ValueError(
+                f"the tokenizer gives id {max(ids)} in {text[:80]!r}, but the language model has {self.vocabulary.offset} "
+                "rows: resize its vocabulary, or take the tokenizer that belongs to it"
+            )
+        return ids
 
     def encode(self, parts: Sequence[Any], target: str | None = None) -> Example:
         """Ids and media of a prompt, and with `target` the answer that training asks for, closed by `<|endofchunk|>`.

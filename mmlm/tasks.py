@@ -170,6 +170,6 @@ def _cut(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
 
 def _held_back(text: str, stop: tuple[str, ...]) -> int:
     """Characters at the end that may still change: an incomplete character, or the beginning of a stop string."""
-    incomplete = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    starts = [n for string in stop for n in range(1, len(string)) if text.endswith(string[:n])]
-    return max([incomplete, *starts])
+    complete = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    starts = [n for string in stop for n in range(1, len(string)) if complete.endswith(string[:n])]
+    return len(text) - len(complete) + max(starts, default=0)

@@ -143,6 +143,7 @@ def upstream_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: 
                 attention_mask=batch.attention_mask,
                 eos_token_id=host.stop_ids,
                 pad_token_id=host.stop_ids[0],
+                use_cache=True,  # MPT's config says no, and the text would come again from its start at each token
                 **{"do_sample": False, **options},
             )
     finally:

@@ -135,7 +135,7 @@ def test_training_moves_what_was_added_and_nothing_else(family):
         loss = model(batch, [example.media for example in examples]).loss
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == expected_names()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

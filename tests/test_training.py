@@ -34,11 +34,15 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), 
 def tiny_clip(seed: int = 0) -> open_clip.CLIP:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return open_clip.CLIP(
+        clip = open_clip.CLIP(
             embed_dim=16,
             vision_cfg=open_clip.CLIPVisionCfg(image_size=16, patch_size=8, layers=1, width=32, head_width=16),
             text_cfg=open_clip.CLIPTextCfg(context_length=8, vocab_size=64, width=16, heads=2, layers=1),
         )
+        for parameter in clip.visual.parameters():
+            if parameter.ndim > 1:  # large enough that colours differ clearly
+                torch.nn.init.normal_(parameter, std=0.3)
+    return clip
 
 
 def tiny_encoder(seed: int = 0) -> ClipImageEncoder:
@@ -524,7 +528,8 @@ def test_damaged_cache_entries_are_encoded_again(tmp_path, monkeypatch):
         calls = counted(encoder, monkeypatch)
         _, found = cached_features(records, encoder, tmp_path, progress=False)
         assert sum(calls) == again
-        assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(found, expected, strict=True))
+        for one, other in zip(found, expected, strict=True):  # a batch of another size rounds differently
+            torch.testing.assert_close(one.tokens, other.tokens)
         _, found = cached_features(records, encoder, tmp_path, progress=False)
         assert sum(calls) == again  # repaired for good
         monkeypatch.undo()
@@ -647,7 +652,6 @@ def test_recipe_values(recipe, tmp_path):
         ("model.fusion.head=4", "unknown key 'model.fusion.head'"),
         ("steps=many", "steps.*many"),
         ("batch_size=2.5", "batch_size.*2.5"),
-        ("output=???", "'output' is missing"),
         ("batch_size=0", "batch_size must be at least 1"),
         ("data={a: 1}", "data must be a path"),
         ("model.load=nano", "both load and language_model"),

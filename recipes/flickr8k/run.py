@@ -44,7 +44,7 @@ LANGUAGE_MODEL = LanguageModelTrainConfig(
     max_positions=512,
     sequence_length=128,
     batch_size=16,
-    steps=800,  # four passes over 25,000 captions
+    steps=450,  # two passes over 25,000 captions
 )
 IMAGE_ENCODER = ClipTrainConfig(
     image_size=96,
@@ -58,7 +58,7 @@ IMAGE_ENCODER = ClipTrainConfig(
     augment=True,
     patch_dropout=0.5,
     batch_size=128,
-    steps=900,  # 23 passes over 5,000 photographs
+    steps=600,  # 15 passes over 5,000 photographs
     weight_decay=0.2,
 )
 RESAMPLER = ResamplerConfig(depth=2, num_latents=16, heads=4, dim_head=48)

@@ -1,0 +1,271 @@
+"""Configs, save and load: the same bits, only what was added, clear errors, nothing half-written."""
+
+import dataclasses
+import json
+import os
+
+import families
+import parts
+import pytest
+import torch
+from safetensors import safe_open
+from test_laws import expected_names
+
+import mmlm
+from mmlm.assembly import assemble, load, load_added
+from mmlm.config import FORMAT_VERSION, FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig
+from mmlm.model import MultimodalLM
+from mmlm.prompt import PromptTemplate
+
+
+def ready(family: str = "llama", seed: int = 0) -> dict:
+    tokenizer = families.tokenizer()
+    tokenizer.eos_token = None
+    language_model = families.language_model(family, seed)
+    language_model.generation_config.eos_token_id = None
+    return dict(language_model=language_model, tokenizer=tokenizer, image_encoder=parts.image_encoder(seed))
+
+
+def logits(model: MultimodalLM) -> torch.Tensor:
+    batch, media = parts.encoded(model, parts.prompts())
+    with torch.no_grad():
+        return model(batch, media).logits
+
+
+CONFIG = ModelConfig(
+    FrozenPart("some/lm", "0123"),
+    ImageEncoderPart(None, "4567", final_norm=False),
+    ResamplerConfig(depth=2, num_latents=9),
+    FusionConfig(4, "group"),
+    PromptTemplate("A photo of", "Q: {question} A:"),
+)
+
+
+# Config
+
+
+def test_a_config_goes_through_json_and_back():
+    assert ModelConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
+
+
+def test_what_has_a_default_may_be_left_out():
+    config = ModelConfig.from_dict(
+        {"language_model": {"name": "a", "fingerprint": "b"}, "image_encoder": {"name": None, "fingerprint": "c"}}
+    )
+    assert config.resampler == ResamplerConfig() and config.fusion == FusionConfig()
+    assert config.image_encoder.final_norm is True
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c.update(adapter=1), r"config has unknown keys \['adapter'\]"),
+        (lambda c: c["fusion"].update(every=2), r"config.fusion has unknown keys \['every'\]"),
+        (lambda c: c.update(format_version=FORMAT_VERSION + 1), "upgrade mmlm"),
+        (lambda c: c["resampler"].update(depth="six"), "config.resampler.depth must be"),
+        (lambda c: c["resampler"].update(depth=True), "config.resampler.depth must be"),
+        (lambda c: c["resampler"].update(depth=2.0), "config.resampler.depth must be"),
+        (lambda c: c["image_encoder"].update(final_norm=1), "config.image_encoder.final_norm must be"),
+        (lambda c: c["language_model"].update(name=3), "config.language_model.name must be"),
+        (lambda c: c.update(fusion=[1, 2]), "config.fusion must be a mapping, not list"),
+        (lambda c: c.pop("language_model"), r"config lacks \['language_model'\]"),
+        (lambda c: c["language_model"].pop("fingerprint"), r"config.language_model lacks \['fingerprint'\]"),
+        (lambda c: c["template"].update(question="no field"), "needs the field"),
+        (lambda c: c.update(format_version="2"), "format_version"),
+    ],
+)
+def test_a_wrong_config_is_a_clear_error(change, message):
+    values = CONFIG.to_dict()
+    change(values)
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [[], "text", None, 3])
+def test_a_config_that_is_no_mapping_is_a_clear_error(values):
+    with pytest.raises(ValueError, match="mapping"):
+        ModelConfig.from_dict(values)
+
+
+# Save and load
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2_moe"])
+def test_what_is_loaded_has_the_same_bits(family, tmp_path, recwarn):
+    model = parts.build(family, visibility="group", every=2)
+    model.template = PromptTemplate("It shows", "{question}?")
+    model.save(tmp_path / "saved")
+    assert sorted(os.listdir(tmp_path / "saved")) == ["config.json", "model.safetensors"]
+    state = torch.get_rng_state()
+    loaded = load(tmp_path / "saved", **ready(family))
+    assert torch.equal(torch.get_rng_state(), state), "the global random state is left alone"
+    assert not [w for w in recwarn if "fingerprint" in str(w.message)]
+    before, after = dict(model.added_parameters()), dict(loaded.added_parameters())
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config() == model.config()
+    assert loaded.caption(parts.picture(1), max_new_tokens=6) == model.caption(parts.picture(1), max_new_tokens=6)
+    assert not loaded.training
+
+
+def test_only_what_was_added_is_saved(tmp_path):
+    model = parts.build("gpt2")
+    model.save(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == expected_names()
+
+
+def test_other_frozen_weights_are_a_warning_with_both_fingerprints(tmp_path):
+    model = parts.build("llama")
+    model.save(tmp_path)
+    given = ready()
+    other = ready(seed=1)
+    with pytest.warns(UserWarning, match="language model has other weights") as caught:
+        load(tmp_path, **{**given, "language_model": other["language_model"]})
+    text = str(caught[0].message)
+    assert model.config().language_model.fingerprint in text
+    assert mmlm.model.LanguageModel(other["language_model"], other["tokenizer"]).fingerprint() in text
+    with pytest.warns(UserWarning, match="image encoder has other weights") as caught:
+        load(tmp_path, **{**ready(), "image_encoder": other["image_encoder"]})
+    text = str(caught[0].message)
+    assert model.config().image_encoder.fingerprint in text and other["image_encoder"].fingerprint() in text
+
+
+def test_ready_made_parts_are_asked_for_by_name(tmp_path):
+    parts.build("llama").save(tmp_path)
+    given = ready()
+    with pytest.raises(ValueError, match="pass language_model="):
+        load(tmp_path, image_encoder=given["image_encoder"])
+    with pytest.raises(ValueError, match="pass image_encoder="):
+        load(tmp_path, language_model=given["language_model"], tokenizer=given["tokenizer"])
+    with pytest.raises(ValueError, match="pass tokenizer="):
+        load(tmp_path, language_model=given["language_model"], image_encoder=given["image_encoder"])
+
+
+def test_weights_that_do_not_fit_change_nothing(tmp_path):
+    model = parts.build("llama")
+    before = {name: tensor.clone() for name, tensor in model.added_parameters()}
+    good = {name: tensor + 1 for name, tensor in before.items()}
+    missing = {name: tensor for name, tensor in good.items() if name != "fusion.layers.1.attn_gate"}
+    for bad, message in (
+        (missing, r"missing \['fusion.layers.1.attn_gate'\]"),
+        ({**good, "fusion.layers.9.attn_gate": torch.zeros(1)}, r"unknown \['fusion.layers.9.attn_gate'\]"),
+        ({**good, "resamplers.image.latents": torch.zeros(2, 2)}, r"another shape \['resamplers.image.latents'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_added(model, bad)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.added_parameters())
+
+
+def test_names_that_are_no_model_are_clear_errors(tmp_path):
+    for name in ("no-such-model", str(tmp_path / "absent"), "./absent", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="neither a preset"):
+            load(name)
+    with pytest.raises(FileNotFoundError, match="config.json or model.safetensors is missing"):
+        load(tmp_path)
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(NotADirectoryError, match="it is a file"):
+        parts.shared("llama").save(tmp_path / "a file")
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", ["save_file", "replace", "fsync"])
+def test_an_interrupted_save_leaves_the_old_model_loadable(at, tmp_path, monkeypatch):
+    model = parts.build("llama")
+    model.save(tmp_path)
+    expected = logits(model)
+    parts.open_gates(model)
+    assert not torch.equal(logits(model), expected)
+
+    def interrupted(*args, **kwargs):
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("mmlm.model.save_file" if at == "save_file" else f"mmlm.model.os.{at}", interrupted)
+        model.save(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"], "and nothing beside it"
+    assert torch.equal(logits(load(tmp_path, **ready())), expected)
+
+
+# The hub
+
+
+def test_what_is_pushed_to_the_hub_is_what_is_loaded_from_it(tmp_path, monkeypatch):
+    hub = tmp_path / "hub"
+    calls = []
+
+    class Api:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, private, exist_ok):
+            calls.append(("create", repo_id, private, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path):
+            os.makedirs(hub / repo_id)
+            for name in os.listdir(folder_path):
+                (hub / repo_id / name).write_bytes(open(os.path.join(folder_path, name), "rb").read())
+            return f"address of {repo_id}"
+
+    def snapshot_download(repo_id, allow_patterns):
+        if not (hub / repo_id).is_dir():
+            raise OSError("404: no such repository")
+        assert set(allow_patterns) == {"config.json", "model.safetensors"}
+        return str(hub / repo_id)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    model = parts.build("llama")
+    assert model.push_to_hub("someone/seeing", private=True, token="secret") == "address of someone/seeing"
+    assert calls == [("token", "secret"), ("create", "someone/seeing", True, True)]
+    assert sorted(os.listdir(hub / "someone/seeing")) == ["config.json", "model.safetensors"]
+    assert torch.equal(logits(load("someone/seeing", **ready())), logits(model))
+    with pytest.raises(FileNotFoundError, match="could not be fetched.*404"):
+        load("someone/absent", **ready())
+
+
+# Assembly
+
+
+def test_assembly_draws_from_its_seed_and_leaves_the_global_state_alone():
+    state = torch.get_rng_state()
+    models = [assemble(**ready(), resampler=parts.RESAMPLER, fusion=parts.fusion(), seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), state)
+    first, same, other = (dict(model.added_parameters()) for model in models)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["resamplers.image.latents"], other["resamplers.image.latents"])
+    assert all(float(layer.attn_gate.detach()) == float(layer.ff_gate.detach()) == 0 for layer in models[0].fusion.layers)
+
+
+def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn):
+    made = ready("llama")
+    tokenizer = families.tokenizer()
+    made["language_model"].save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    model = assemble(
+        str(tmp_path / "lm"), made["image_encoder"], resampler=parts.RESAMPLER, fusion=parts.fusion("all"), seed=3
+    )
+    parts.open_gates(model)
+    model.save(tmp_path / "saved")
+    loaded = load(str(tmp_path / "saved"), image_encoder=parts.image_encoder())
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config() == model.config()
+    assert loaded.config().language_model.name == str(tmp_path / "lm")
+    assert not [w for w in recwarn if "fingerprint" in str(w.message)]
+
+
+def test_parts_that_cannot_be_found_are_clear_errors(tmp_path):
+    with pytest.raises(ValueError, match="pass tokenizer="):
+        assemble(families.language_model("llama"), parts.image_encoder())
+    with pytest.raises(FileNotFoundError, match="language model.*absent.*could not be loaded"):
+        assemble(str(tmp_path / "absent"), parts.image_encoder())
+
+
+def test_configs_cannot_be_changed_after_the_fact():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIG.fusion = FusionConfig()
