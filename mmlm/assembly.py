@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -66,7 +67,11 @@ def load(
     folder = _folder(str(name))
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
-    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    try:
+        config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        tensors = load_file(folder / "model.safetensors")
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ValueError(f"the model in {folder} is damaged: {error}") from error
     host = _language_model(_given(language_model, config.language_model.name, "language_model"), tokenizer, dtype)
     part = config.image_encoder
     encoder = _image_encoder(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
@@ -74,7 +79,7 @@ def load(
     _compare("image encoder", part.fingerprint, encoder.fingerprint())
     with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
         model = MultimodalLM(host, encoder, config.resampler, config.fusion, config.template)
-    load_added(model, load_file(folder / "model.safetensors"))
+    load_added(model, tensors)
     return model.to(device)
 
 

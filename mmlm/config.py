@@ -69,11 +69,9 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_dict`. `ValueError` for an unknown key, a wrong type or a newer format."""
-        if values.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-            raise ValueError(
-                f"this model has format {values['format_version']}, and this mmlm reads up to {FORMAT_VERSION}: "
-                "upgrade mmlm"
-            )
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise ValueError(f"this model has format {version}, this mmlm reads up to {FORMAT_VERSION}: upgrade mmlm")
         return _build(cls, values, "config")
 
 

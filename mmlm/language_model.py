@@ -100,7 +100,8 @@ class LanguageModel(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Positions the language model has, where its config says so."""
-        return getattr(self.config, "max_position_embeddings", None)
+        names = ("max_position_embeddings", "max_seq_len")
+        return next((getattr(self.config, name) for name in names if hasattr(self.config, name)), None)
 
     @property
     def stop_ids(self) -> list[int]:

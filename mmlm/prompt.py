@@ -125,8 +125,8 @@ class Processor:
         ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
         if max(ids, default=0) >= self.vocabulary.offset:
             raise ValueError(
-                f"the tokenizer gives id {max(ids)} in {text[:80]!r}, but the language model has {self.vocabulary.offset} "
-                "rows: resize its vocabulary, or take the tokenizer that belongs to it"
+                f"the tokenizer gives id {max(ids)} in {text[:80]!r}, but the language model has "
+                f"{self.vocabulary.offset} rows: resize its vocabulary, or take the tokenizer that belongs to it"
             )
         return ids
 

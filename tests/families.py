@@ -21,7 +21,9 @@ _COMMON = dict(
     pad_token_id=None,
 )
 _GROUPED = dict(_COMMON, num_key_value_heads=2)
-_GPT2 = dict(vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=256)
+_GPT2 = dict(
+    vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=256
+)
 _MOE = dict(_GROUPED, num_experts_per_tok=2)
 
 # family → (config class, its arguments)
@@ -37,7 +39,10 @@ FAMILIES = {
     "gpt_bigcode": ("GPTBigCodeConfig", _GPT2),
     "opt": ("OPTConfig", dict(_COMMON, ffn_dim=48, word_embed_proj_dim=WIDTH, pad_token_id=1)),
     "bloom": ("BloomConfig", dict(_COMMON, n_layer=LAYERS, n_head=4)),
-    "mpt": ("MptConfig", dict(vocab_size=VOCAB, d_model=WIDTH, n_layers=LAYERS, n_heads=4, max_seq_len=256, eos_token_id=256)),
+    "mpt": (
+        "MptConfig",
+        dict(vocab_size=VOCAB, d_model=WIDTH, n_layers=LAYERS, n_heads=4, max_seq_len=256, eos_token_id=256),
+    ),
     "falcon": ("FalconConfig", _COMMON),
     "llama": ("LlamaConfig", _GROUPED),
     "mistral": ("MistralConfig", _GROUPED),

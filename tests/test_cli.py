@@ -144,6 +144,12 @@ def test_an_unknown_model_is_named(capsys, pictures):
     assert "'none'" in refused(capsys, "caption", pictures[0], "--model", "none")
 
 
+def test_a_damaged_model_is_named(capsys, pictures, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "model.safetensors").write_bytes(b"none")
+    assert f"{tmp_path} is damaged" in refused(capsys, "caption", pictures[0], "--model", str(tmp_path))
+
+
 def test_an_unknown_device_is_named(capsys, pictures):
     assert "'gpu'" in refused(capsys, "caption", pictures[0], "--device", "gpu")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import families
 import numpy as np
 import parts
 import pytest
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
-import families
 from encoders.base import Features
 from mmlm.fusion import GatedCrossAttentionBlock
 from mmlm.generation import Decoder
@@ -70,7 +70,9 @@ def batch_of(model: MultimodalLM, rows: list[str], side: str) -> tuple[Batch, li
         values = [vocabulary.image_id if c == "I" else int(torch.randint(0, 250, (), generator=draw)) for c in row]
         span = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
         ids[index, span], mask[index, span] = torch.tensor(values), 1
-    media = [[Features(torch.randn(1, 5, 24, generator=draw, dtype=torch.float64)) for c in row if c == "I"] for row in rows]
+    media = [
+        [Features(torch.randn(1, 5, 24, generator=draw, dtype=torch.float64)) for c in row if c == "I"] for row in rows
+    ]
     return Batch(ids, mask), media
 
 
@@ -129,7 +131,9 @@ def test_a_prompt_in_pieces_sees_what_the_whole_sees(visibility):
 BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers", "gpt_neox": "gpt_neox.layers", "gemma2": "model.layers"}
 
 
-def gated_by_hand(w: dict[str, np.ndarray], x: np.ndarray, items: list[np.ndarray], sees: list[str], heads: int) -> np.ndarray:
+def gated_by_hand(
+    w: dict[str, np.ndarray], x: np.ndarray, items: list[np.ndarray], sees: list[str], heads: int
+) -> np.ndarray:
     """`x [T, D]`: x += tanh(attn_gate)·attn(LN x, items seen); x += tanh(ff_gate)·FF(x). No item seen, no attention."""
     queries = layer_norm(x, w["attn.norm.weight"], w["attn.norm.bias"]) @ w["attn.to_q.weight"].T
     out = x.copy()
@@ -145,7 +149,9 @@ def gated_by_hand(w: dict[str, np.ndarray], x: np.ndarray, items: list[np.ndarra
 
 
 @torch.no_grad()
-def forward_by_hand(model: MultimodalLM, family: str, ids: Tensor, media: list[Features], sees: list[str], every: int) -> Tensor:
+def forward_by_hand(
+    model: MultimodalLM, family: str, ids: Tensor, media: list[Features], sees: list[str], every: int
+) -> Tensor:
     """One row through an untouched float64 twin of the language model, hand-made gated blocks between its blocks."""
     twin = families.language_model(family).double()
     embedding = twin.get_input_embeddings()(ids.clamp(max=families.VOCAB - 1))

@@ -88,7 +88,9 @@ def test_added_tokens_start_as_the_mean_of_all_others(family):
         rows = made.model.get_input_embeddings()(torch.arange(families.VOCAB + 3))
     expected = logits[..., : families.VOCAB].mean(-1, keepdim=True).expand(-1, -1, 3)
     torch.testing.assert_close(logits[..., families.VOCAB :], expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(rows[families.VOCAB :], rows[: families.VOCAB].mean(0).expand(3, -1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        rows[families.VOCAB :], rows[: families.VOCAB].mean(0).expand(3, -1), rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -150,8 +152,13 @@ def test_train_does_not_wake_the_language_model():
     model = parts.build("gpt2")
     model.train()
     assert model.training and model.fusion.training
-    assert not any(module.training for module in [*model.language_model.model.modules(), *model.encoders.modules()])
-    assert [name for name, tensor in made.named_parameters() if tensor.requires_grad] == ["added.embedding", "added.head"]
+    assert not any(
+        module.training for module in [*model.language_model.model.modules(), *model.encoders["image"].modules()]
+    )
+    assert [name for name, tensor in made.named_parameters() if tensor.requires_grad] == [
+        "added.embedding",
+        "added.head",
+    ]
 
 
 def test_the_language_models_names_and_weights_stay_as_they_were():
@@ -193,7 +200,10 @@ def test_a_listener_hears_every_block_in_order():
             heard.append((index, tuple(hidden.shape)))
             return hidden
 
-        with made.request(SimpleNamespace(on_ids=lambda ids, heard=heard: heard.append(tuple(ids.shape)), before_block=before_block)):
+        def on_ids(ids, heard=heard):
+            heard.append(tuple(ids.shape))
+
+        with made.request(SimpleNamespace(on_ids=on_ids, before_block=before_block)):
             made(torch.arange(5).unsqueeze(0))
         assert heard == [(1, 5), (0, (1, 5, 32)), (1, (1, 5, 32)), (2, (1, 5, 32))]
 
@@ -203,8 +213,11 @@ def test_stop_ids_and_lengths_are_read_from_the_model():
     made.model.generation_config.eos_token_id = [256, 12]
     assert made.stop_ids == [families.VOCAB, 12, 256]
     made.model.generation_config.eos_token_id = 7
-    assert made.stop_ids == [families.VOCAB, 7]  # this tokenizer's own end has no id below
+    assert made.stop_ids == [families.VOCAB, 7, 256]  # and the tokenizer's own
     made.check_length(256)
     with pytest.raises(ValueError, match="257 tokens.*256 positions"):
         made.check_length(257)
-    assert host("bloom").max_length is None
+    endless = transformers.BloomConfig(vocab_size=families.VOCAB, hidden_size=8, n_layer=1, n_head=2)
+    assert LanguageModel(transformers.BloomForCausalLM(endless), families.tokenizer()).max_length is None
+    for family in ("gpt2", "opt", "mpt", "gpt_bigcode"):  # each config has its own name for it
+        assert host(family).max_length == 256

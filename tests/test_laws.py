@@ -1,4 +1,4 @@
-"""The laws of the house, over every family: shut gates change nothing, caches and batches change nothing, requests never meet."""
+"""The laws, over every family: shut gates change nothing, caches and batches change nothing, requests never meet."""
 
 import threading
 from typing import Any
@@ -192,6 +192,14 @@ def test_beams_are_those_of_transformers(family, length_penalty):
     assert ours == parts.upstream_ids(model, parts.prompts(), **options)
 
 
+@pytest.mark.parametrize("visibility", ["group", "all"])
+def test_beams_of_wider_visibility_are_those_of_transformers(visibility):
+    model = parts.shared("gpt2", visibility=visibility)
+    rows = [*parts.prompts(), [parts.picture(5), parts.picture(6), "both: ", parts.picture(7), parts.picture(8), "?"]]
+    options = dict(num_beams=3, max_new_tokens=9)
+    assert parts.token_ids(model, rows, **options) == parts.upstream_ids(model, rows, **options)
+
+
 def likely_end(visibility: str = "latest") -> MultimodalLM:
     """A model that ends a text every few tokens, by either of its two stop tokens."""
     model = parts.build("llama", own_end=True, visibility=visibility)
@@ -237,7 +245,9 @@ def test_encoder_resampler_and_media_keys_run_once_a_request(options, visibility
     model = parts.build("llama", visibility=visibility)
     pictures, resampled, keys = [], [], []
     encode = model.encoders["image"].encode
-    monkeypatch.setattr(model.encoders["image"], "encode", lambda batch: (pictures.append(len(batch)), encode(batch))[1])
+    monkeypatch.setattr(
+        model.encoders["image"], "encode", lambda batch: (pictures.append(len(batch)), encode(batch))[1]
+    )
     model.resamplers["image"].register_forward_hook(lambda m, args, out: resampled.append(len(out)))
     for module in model.modules():
         if isinstance(module, MaskedCrossAttention):
@@ -310,7 +320,9 @@ class Broken(RuntimeError):
 def check_unchanged(model: MultimodalLM, family: str, expected: list[str]) -> None:
     ids = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
-        assert torch.equal(model.language_model.model(input_ids=ids).logits, families.language_model(family)(input_ids=ids).logits)
+        assert torch.equal(
+            model.language_model.model(input_ids=ids).logits, families.language_model(family)(input_ids=ids).logits
+        )
     assert model.generate(parts.prompts(), max_new_tokens=6) == expected
 
 
@@ -422,5 +434,8 @@ def test_image_parts_and_features_say_the_same():
     picture = parts.picture(4)
     features = model.encode_media([Image(picture)])[0]
     assert features.tokens.shape == (1, 16, 24)
-    texts = [model.generate([item, "Output:"], max_new_tokens=8) for item in (picture, Image(picture), features, Image(features))]
+    texts = [
+        model.generate([item, "Output:"], max_new_tokens=8)
+        for item in (picture, Image(picture), features, Image(features))
+    ]
     assert len(set(texts)) == 1

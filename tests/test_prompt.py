@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from encoders.base import Features
@@ -29,9 +29,20 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 def sentencepiece_bpe(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokenizerFast:
     """Llama's kind: `▁` for spaces, bytes for what has no piece, `<s>` and `</s>` among the pieces."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁<>/|sabcdeilmnoz", "</", "s>", "<s"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *"▁<>/|sabcdeilmnoz",
+        "</",
+        "s>",
+        "<s",
+    ]
     core = Tokenizer(
-        models.BPE({p: i for i, p in enumerate(pieces)}, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+        models.BPE(
+            {p: i for i, p in enumerate(pieces)}, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
     )
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.decoder = decoders.Sequence(
@@ -63,7 +74,9 @@ def processor(tokenizer: PreTrainedTokenizerFast, max_length: int | None = None)
 
 def texts() -> st.SearchStrategy[str]:
     """Text around, between and across the control tokens that a user might type."""
-    piece = st.sampled_from(CONTROL) | st.text(max_size=6) | st.sampled_from(["<", "</", "s>", "<|", "|>", " ", "é", "🙂"])
+    piece = (
+        st.sampled_from(CONTROL) | st.text(max_size=6) | st.sampled_from(["<", "</", "s>", "<|", "|>", " ", "é", "🙂"])
+    )
     return st.lists(piece, max_size=6).map("".join)
 
 

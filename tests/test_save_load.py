@@ -239,7 +239,9 @@ def test_assembly_draws_from_its_seed_and_leaves_the_global_state_alone():
     first, same, other = (dict(model.added_parameters()) for model in models)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["resamplers.image.latents"], other["resamplers.image.latents"])
-    assert all(float(layer.attn_gate.detach()) == float(layer.ff_gate.detach()) == 0 for layer in models[0].fusion.layers)
+    assert all(
+        float(layer.attn_gate.detach()) == float(layer.ff_gate.detach()) == 0 for layer in models[0].fusion.layers
+    )
 
 
 def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -49,9 +50,9 @@ def tiny_encoder(seed: int = 0) -> ClipImageEncoder:
     return ClipImageEncoder(tiny_clip(seed), image_transform(16, is_train=False))
 
 
-def tiny_model(family: str = "gpt2") -> mmlm.MultimodalLM:
+def tiny_model(frozen: str | torch.nn.Module = "gpt2") -> mmlm.MultimodalLM:
     return mmlm.assemble(
-        language_model(family),
+        language_model(frozen) if isinstance(frozen, str) else frozen,
         tiny_encoder(),
         tokenizer=tokenizer(),
         resampler=ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8),
@@ -74,7 +75,10 @@ def tiny_records(count: int = 20, start: int = 0) -> RecordSet:
             f"r{i}",
             png(COLOURS[names[i % 4]], dot=i),
             captions=(f"a {names[i % 4]} square", names[i % 4]),
-            qa=(("what colour?", names[i % 4]), (f"is it {names[(i // 4) % 4]}?", "yes" if i % 4 == i // 4 % 4 else "no")),
+            qa=(
+                ("what colour?", names[i % 4]),
+                (f"is it {names[i // 4 % 4]}?", "yes" if i % 4 == i // 4 % 4 else "no"),
+            ),
         )
         for i in range(start, start + count)
     ))  # fmt: skip
@@ -184,14 +188,32 @@ def test_learning_rate():
     assert loop.learning_rate(config, 0, 5, 0) == 0.8
 
 
+def test_gates_have_a_rate_of_their_own(tmp_path):
+    """Adam's first step moves every weight that has a gradient by the learning rate."""
+    model = tiny_model()
+    before = added(model)
+    run(model, tmp_path, steps=1, warmup_steps=0, weight_decay=0.0, learning_rate=1e-3, gate_learning_rate_scale=7.0)
+    moved = {name: (tensor - before[name]).abs().max().item() for name, tensor in added(model).items()}
+    gates = {name for name in moved if name.endswith("_gate")}
+    assert len(gates) == 6 and all(moved[name] == pytest.approx(7e-3, rel=1e-2) for name in gates)
+    assert max(moved[name] for name in moved.keys() - gates) == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_it_learns_and_looks_at_the_picture(tmp_path):
-    model = tiny_model("llama")
-    result = run(model, tmp_path, tiny_records(32), steps=150, batch_size=16, held_out=tiny_records(16, start=32),
-                 eval_every=50, caption_share=1.0)  # fmt: skip
+    """The colour's first letter, then the end: blind, ln 4 / 2 = 0.69 nats a token is the best there is."""
+
+    def letters(count, start=0):
+        return [replace(record, captions=(record.captions[1][0],), qa=()) for record in tiny_records(count, start)]
+
+    frozen = language_model("llama")
+    with torch.no_grad():
+        frozen.lm_head.weight *= 6  # a random head of this width can be sure of nothing
+    model = tiny_model(frozen)
+    settings = dict(steps=100, batch_size=16, eval_every=50, gate_learning_rate_scale=1.0)
+    result = run(model, tmp_path, letters(32), held_out=letters(16, start=32), **settings)
     held_out = [line["held_out_loss"] for line in metrics(tmp_path) if "held_out_loss" in line]
-    assert len(held_out) == 4 and held_out[-1] == result.held_out_loss < 0.3 < 2 < held_out[0]
-    assert "red" in model.caption(io.BytesIO(png(COLOURS["red"], dot=3)).getvalue())
-    assert "blue" in model.caption(io.BytesIO(png(COLOURS["blue"], dot=3)).getvalue())
+    assert len(held_out) == 3 and held_out[0] > 3 and held_out[-1] == result.held_out_loss < 0.2
+    assert model.caption([png(colour) for colour in COLOURS.values()], max_new_tokens=3) == ["r", "g", "b", "y"]
 
 
 def test_bfloat16_keeps_float32_weights(tmp_path):
@@ -384,7 +406,8 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(tmp_path):
             break
     assert finished and call > 5
     save(50)
-    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "step-00000050" and len(list(tmp_path.iterdir())) == 2
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2 and left[-1] == "step-00000050"
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
@@ -426,7 +449,8 @@ def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):
     b = run(resumed, tmp_path / "b", save_every=2)
     assert a.loss == b.loss and metrics(tmp_path / "a") == metrics(tmp_path / "b")
     assert_equal(added(straight), added(resumed))
-    assert sorted(path.name for path in (tmp_path / "b" / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+    left = sorted(path.name for path in (tmp_path / "b" / "checkpoints").iterdir())
+    assert left == ["step-00000006", "step-00000008"]
 
 
 # What a run writes
@@ -435,7 +459,8 @@ def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):
 def test_the_result_loads_and_answers_as_the_trained_model(tmp_path):
     model = tiny_model()
     result = run(model, tmp_path)
-    loaded = mmlm.load(result.model, language_model=language_model("gpt2"), tokenizer=tokenizer(), image_encoder=tiny_encoder())
+    parts = dict(language_model=language_model("gpt2"), tokenizer=tokenizer(), image_encoder=tiny_encoder())
+    loaded = mmlm.load(result.model, **parts)
     assert_equal(added(model), added(loaded))
     picture = png(COLOURS["red"])
     assert loaded.caption(picture, max_new_tokens=5) == model.caption(picture, max_new_tokens=5)

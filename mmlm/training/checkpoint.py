@@ -91,12 +91,11 @@ def optimizer_tensors(optimizer: Optimizer, names: dict[Parameter, str]) -> dict
 
 
 def load_optimizer_tensors(optimizer: Optimizer, names: dict[Parameter, str], tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` took, moments on their parameter's device."""
+    """Puts back what `optimizer_tensors` took, on the parameter's device, where fused AdamW keeps all of it."""
     for parameter, name in names.items():
         for entry in ("step", "exp_avg", "exp_avg_sq"):
             if f"{entry}.{name}" in tensors:
-                value = tensors[f"{entry}.{name}"].clone()
-                optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+                optimizer.state[parameter][entry] = tensors[f"{entry}.{name}"].clone().to(parameter.device)
 
 
 def generator_tensors(device: torch.device) -> dict[str, Tensor]:

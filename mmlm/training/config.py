@@ -17,12 +17,13 @@ class TrainConfig:
     accumulation: parts that a step's examples are split into, to save memory; the gradient is the same.
     learning_rate: its peak, after a linear warm-up over `warmup_steps` (None: a twentieth of the steps) and before a
         cosine down to zero.
-    gate_learning_rate_scale: of the gates, which are single numbers that start shut: Adam, which moves a weight by about
-        the learning rate a step, would spend thousands of steps on opening them.
+    gate_learning_rate_scale: of the gates, which are single numbers that start shut: Adam, which moves a weight by
+        about the learning rate a step, would spend thousands of steps on opening them.
     weight_decay: of AdamW; none on norms, gates, latents and added rows.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it.
     max_skipped: steps with a loss or gradient that is not finite are skipped; so many in a row stop the run.
-    precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32).
+    precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32): about twice as fast where the
+        hardware multiplies bfloat16, and slower where it does not, as on most desktop CPUs.
     caption_share: 0–1, how often a record with captions and questions gives a caption.
     sort_window: steps whose examples are sorted by length together, against padding; 1 for none.
     seed: of the order of examples and whatever else is drawn.

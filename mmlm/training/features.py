@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def cached_features(
     """Features [1, S, D] of every record's picture, in order, from the cache or, where it lacks them, the encoder.
 
     Pictures that cannot be read or decoded go to the bad records of the set that is returned, which is checked
-    against `bad_limit` before the first picture is encoded for nothing and again at the end.
+    against `bad_limit`. OSError if the disk has no room for the features.
     """
     folder = Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,7 @@ def cached_features(
     missing = [index for key, index in first.items() if key not in found]
     undecodable: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
+    room = shutil.disk_usage(folder).free
     with tqdm(total=len(missing), desc="encoding pictures", unit="picture", disable=not (progress and missing)) as bar:
         for batch in _batches(missing, batch_size):
             pixels, good = [], []
@@ -68,6 +70,7 @@ def cached_features(
                     undecodable[keys[index]] = f"the picture cannot be decoded ({error})"
             if good:
                 shard |= zip(good, _encode(encoder, pixels), strict=True)
+                _check_room(folder, room, shard[good[0]].nbytes * len(missing))
             if len(shard) >= SHARD_SIZE:
                 found |= _write_shard(folder, shard)
                 shard = {}
@@ -78,6 +81,14 @@ def cached_features(
     bad |= {index: undecodable[key] for index, key in keys.items() if key in undecodable}
     features = [Features(found[key].unsqueeze(0)) for key in keys.values() if key in found]
     return records.without(dict(sorted(bad.items()))).check(bad_limit), features
+
+
+def _check_room(folder: Path, room: int, needed: int) -> None:
+    if needed > room:
+        raise OSError(
+            f"the features need about {needed / 1e9:.1f} GB, and {folder} has room for {room / 1e9:.1f} GB: "
+            "choose another cache folder"
+        )
 
 
 def _encode(encoder: FrozenEncoder, pixels: list[Tensor]) -> Iterator[Tensor]:

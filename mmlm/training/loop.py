@@ -190,7 +190,7 @@ def _run(
     with (
         _stop_requests() as requests,
         open(metrics, "a", encoding="utf-8") as log,
-        tqdm(total=steps, initial=done.step, desc="training", unit="step", mininterval=0.5, disable=not progress) as bar,
+        tqdm(total=steps, initial=done.step, desc="training", unit="step", disable=not progress) as bar,
     ):
 
         def write(line: dict) -> None:

@@ -9,13 +9,25 @@ import os
 import random
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from recipes.nano.scenes import SHAPES, Scene, draw, sample_scene, training_scene, unseen_layout, unseen_pair
-from recipes.nano.wording import caption, placed_caption, questions
+from recipes.nano.scenes import (
+    SHAPES,
+    SIDE,
+    Scene,
+    crowded_scene,
+    draw,
+    sample_scene,
+    training_scene,
+    unseen_layout,
+    unseen_pair,
+)
+from recipes.nano.wording import caption, phrases, placed_caption, questions
+from recipes.pretrain.clip import Region
 
 log = logging.getLogger(__name__)
 
@@ -102,35 +114,51 @@ def sets_folder() -> Path | None:
     return None
 
 
-def contrastive_pairs(scenes: Path, sets: Path | None, seed: int) -> tuple[list[Image.Image], list[list[str]]]:
-    """Pictures with texts that tell them apart, for the image encoder."""
-    pictures, captions = [], []
+@dataclass
+class ContrastiveSet:
+    """Pictures with texts that tell them apart, and phrases for parts of some of them, for the image encoder."""
 
-    def add(image: bytes, texts: list[str], times: int = 1) -> None:
-        picture = Image.open(io.BytesIO(image)).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
-        pictures.extend([picture] * times)
-        captions.extend([texts] * times)
+    pictures: list[Image.Image] = field(default_factory=list)
+    captions: list[list[str]] = field(default_factory=list)
+    regions: list[list[Region]] = field(default_factory=list)
 
-    for index, (image, record) in enumerate(read_tars(scenes, "train")):
+    def add(self, image: Image.Image | bytes, texts: list[str], times: int = 1) -> None:
+        picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+        self.pictures += [picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)] * times
+        self.captions += [texts] * times
+        self.regions += [[]] * times
+
+    def add_scene(self, scene: Scene, rng: random.Random) -> None:
+        """A drawn scene, captioned as a whole, and each of its things named in its cell of the grid."""
+        self.pictures.append(draw(scene, rng))
+        count = min(4, len(scene.things))  # of a crowd, what a caption has room for
+        parts = [Scene(scene.background, tuple(sorted(rng.sample(scene.things, count)))) for _ in range(4)]
+        self.captions.append([placed_caption(part, rng) for part in parts])
+        self.regions.append([Region(thing.box(), phrases(thing.kind)) for thing in scene.things])
+
+
+def contrastive_set(scenes: int, sets: Path | None, seed: int) -> ContrastiveSet:
+    """`scenes` drawn pictures, half of them crowded, and the training pictures of all sets."""
+    found = ContrastiveSet()
+    for index in range(scenes):
         rng = random.Random(f"{seed} contrastive {index}")
-        scene = Scene.from_dict(record["scene"])
-        add(image, [placed_caption(scene, rng) for _ in range(4)] + record["captions"][:1])
+        found.add_scene(crowded_scene(rng) if index % 2 else sample_scene(rng, training_scene), rng)
     if sets is None:
-        return pictures, captions
+        return found
     for image, record in read_tars(sets / "easy_vqa", "train"):
         answers = {a["question"]: a["answers"][0] for a in record["qa"]}
         colour = next((a for q, a in answers.items() if q.startswith(("what color", "what is the color"))), None)
         shape = next((a for q, a in answers.items() if q.startswith("what") and a in SHAPES), None)
         texts = [f"a {colour} {shape}"] if colour and shape else [f"a {word}" for word in (colour, shape) if word]
         if texts:
-            add(image, texts, times=3)
+            found.add(image, texts, times=3)
     for image, record in read_tars(sets / "nlvr", "train"):
         if record["label"]:
-            add(image, [record["sentence"]])
+            found.add(image, [record["sentence"]])
     for image, record in read_tars(sets / "emoji", "train"):
         name = record["captions"][0]
-        add(image, [name, f"emoji: {name}", ", ".join([name, *record["keywords"][:6]])], times=2)
-    return pictures, captions
+        found.add(image, [name, f"emoji: {name}", ", ".join([name, *record["keywords"][:6]])], times=2)
+    return found
 
 
 def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:

@@ -74,6 +74,10 @@ class Thing:
     def column(self) -> int:
         return self.cell % GRID
 
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of its cell, from 0 to 1."""
+        return self.column / GRID, self.row / GRID, (self.column + 1) / GRID, (self.row + 1) / GRID
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -158,13 +162,22 @@ def _sample(rng: random.Random) -> Scene:
     return Scene(background, tuple(sorted(Thing(cell, kind) for cell, kind in zip(cells, members, strict=True))))
 
 
+def crowded_scene(rng: random.Random) -> Scene:
+    """Nine things, one in each cell, of pairs that may be drawn in training: much to learn from in one picture."""
+    background = rng.choice(tuple(BACKGROUNDS))
+    pairs = [pair for colour in COLOURS for shape in SHAPES if (pair := (colour, shape)) not in UNSEEN_PAIRS]
+    pairs = [(colour, shape) for colour, shape in pairs if colour != background]
+    kinds = [Kind(rng.choice(tuple(SIZES)), *rng.choice(pairs)) for _ in range(GRID * GRID)]
+    return Scene(background, tuple(Thing(cell, kind) for cell, kind in enumerate(kinds)))
+
+
 def draw(scene: Scene, rng: random.Random) -> Image.Image:
     """The scene as a 64 x 64 RGB picture; places, sizes and colours vary a little with `rng`."""
     canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, _shade(BACKGROUNDS[scene.background], 11, rng))
     pen = ImageDraw.Draw(canvas)
     for thing in scene.things:
         diameter = SIZES[thing.kind.size] * rng.uniform(0.95, 1.05)
-        slack = max((SIDE / GRID - diameter) / 2 - 1.0, 0.3)
+        slack = min(max((SIDE / GRID - diameter) / 2 - 1.0, 0.3), 2.0)
         x = (thing.column + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         y = (thing.row + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         fill = _shade(COLOURS[thing.kind.colour], 8, rng)

@@ -105,6 +105,14 @@ def placed_caption(scene: Scene, rng: random.Random) -> str:
     return rng.choice((text, text, f"{text} on {scene.background}"))
 
 
+def phrases(kind: Kind) -> tuple[str, ...]:
+    """A thing by its shape, by its colour, by its size, and by all three."""
+    return tuple(
+        Description(**{name: getattr(kind, name) for name in names}).counted(1)
+        for names in (("shape",), ("colour",), ("size",), ("size", "colour", "shape"))
+    )
+
+
 # --------------------------------------------------------------------------------------------------------- questions
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recipes.pretrain.loop import Schedule, Shuffle, generator, run
@@ -35,8 +36,8 @@ class ClipTrainConfig:
     augment: bool = False  # crop and mirror; only where captions name no left and right
     patch_dropout: float = 0.0  # share of the patches that a training step leaves out (FLIP, arXiv 2212.00794)
     batch_size: int = 128
-    steps: int = 900
-    learning_rate: float = 1e-3
+    steps: int = 1500
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     seed: int = 0
     device: str = "cpu"
@@ -74,18 +75,35 @@ class ClipTrainConfig:
         }
 
 
+@dataclass(frozen=True)
+class Region:
+    """Part of a picture and what is said of it: `box` is left, top, right, bottom, from 0 to 1.
+
+    `phrases[k]` is of the same sort k in all regions of a set (k = 0 names shapes, 1 colours, ...), so that two
+    different phrases of one sort are never both true.
+    """
+
+    box: tuple[float, float, float, float]
+    phrases: tuple[str, ...]
+
+
 def train_clip(
     config: ClipTrainConfig,
     pictures: Iterable,
     captions: Sequence[Sequence[str]],
     tokenizer_folder: str | Path,
     output: str | Path,
+    regions: Sequence[Sequence[Region]] | None = None,
 ):
     """Train on pictures (PIL or uint8 arrays [H, W, 3]) and the captions of each; save to the folder `output`.
 
-    Every step draws one caption a picture. The folder holds `open_clip_config.json`, `open_clip_model.safetensors` and
-    the tokenizer: `open_clip.create_model_and_transforms("local-dir:" + folder)` loads it. Resumes from
-    `output/checkpoint.pt`. Returns the open_clip model.
+    Every step draws one caption a picture. `regions`, some for each picture or none, add a second contrast: the mean of
+    a region's patch tokens against the phrases of the step's regions, sort by sort (after RegionCLIP, Zhong et al.
+    2022); patch tokens then learn of small things much sooner than from the pictures' captions alone.
+
+    The folder holds `open_clip_config.json`, `open_clip_model.safetensors` and the tokenizer:
+    `open_clip.create_model_and_transforms("local-dir:" + folder)` loads it. Resumes from `output/checkpoint.pt`.
+    Returns the open_clip model.
     """
     import open_clip
     from safetensors.torch import save_file
@@ -104,7 +122,9 @@ def train_clip(
     torch.manual_seed(config.seed)
     model_config = config.model_config(tokenizer)
     model = open_clip.CLIP(**model_config["model_cfg"]).to(config.device)
+    model.visual.output_tokens = True
     contrast = open_clip.ClipLoss()
+    grounded = None if regions is None else GroundedPhrases(config, tokenizer, regions)
     order = Shuffle(len(pixels), config.batch_size, config.seed)
 
     def loss_at(step: int) -> Tensor:
@@ -115,15 +135,73 @@ def train_clip(
             batch = crop_and_mirror(batch, config.image_size, rng)
         choice = (torch.rand(len(index), generator=rng) * counts[index]).long()
         torch.manual_seed(rng.initial_seed() + step)  # open_clip draws the patches to drop from the global generator
-        image, text, scale = model(batch.permute(0, 3, 1, 2).float() / 127.5 - 1, tokens[first[index] + choice].long())
-        return contrast(image, text, scale.clamp(max=100.0))
+        batch = batch.to(config.device).permute(0, 3, 1, 2).float() / 127.5 - 1  # as MEAN and STD say
+        image, patches = model.visual(batch)
+        text = encode_text(model, tokens[first[index] + choice].to(config.device).long())
+        loss = contrast(F.normalize(image, dim=-1), text, model.logit_scale.exp().clamp(max=100.0))
+        return loss if grounded is None else loss + grounded.loss(model, patches, index)
 
     schedule = Schedule(config.steps, config.learning_rate, weight_decay=config.weight_decay)
     run(model, loss_at, schedule, output, "contrastive")
+    model.visual.output_tokens = False
     (output / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, output / "open_clip_model.safetensors")
     tokenizer.save_pretrained(str(output))
     return model
+
+
+class GroundedPhrases:
+    """The regions of a set of pictures as patch weights and phrase numbers, and their contrast."""
+
+    def __init__(self, config: ClipTrainConfig, tokenizer, regions: Sequence[Sequence[Region]]):
+        if config.augment or config.patch_dropout:
+            raise ValueError("regions belong to whole pictures: they do not go with augment or patch_dropout")
+        flat = [region for own in regions for region in own]
+        phrases = sorted({phrase for region in flat for phrase in region.phrases})
+        number = {phrase: index for index, phrase in enumerate(phrases)}
+        self.phrases = _tokenize(tokenizer, phrases, config.context_length)
+        self.named = torch.tensor([[number[phrase] for phrase in region.phrases] for region in flat])  # [R, K]
+        boxes = torch.tensor([region.box for region in flat])
+        self.weights = patch_weights(boxes, config.image_size // config.patch_size)  # [R, S]
+        self.of_picture = [[] for _ in regions]
+        place = 0
+        for picture, own in enumerate(regions):
+            self.of_picture[picture] = list(range(place, place + len(own)))
+            place += len(own)
+
+    def loss(self, model, patches: Tensor, index: Tensor) -> Tensor:
+        """Cross-entropy of each region over the distinct phrases, added up over sorts; `patches [B, S, width]`."""
+        pairs = [(row, region) for row, picture in enumerate(index.tolist()) for region in self.of_picture[picture]]
+        rows, chosen = (torch.tensor(part) for part in zip(*pairs, strict=True))
+        pooled = torch.einsum("rs,rsd->rd", self.weights[chosen].to(patches.device), patches[rows.to(patches.device)])
+        image = F.normalize(pooled @ model.visual.proj, dim=-1) * model.logit_scale.exp().clamp(max=100.0)
+        loss = image.new_zeros(())
+        for named in self.named[chosen].unbind(dim=1):
+            kinds, target = named.unique(return_inverse=True)
+            text = encode_text(model, self.phrases[kinds].to(patches.device).long())
+            loss = loss + F.cross_entropy(image @ text.T, target.to(patches.device))
+        return loss
+
+
+def patch_weights(boxes: Tensor, grid: int) -> Tensor:
+    """How much of each box [R, 4] lies in each of grid x grid patches: [R, grid * grid], each row sums to 1."""
+    edges = torch.arange(grid) / grid
+
+    def overlap(low: Tensor, high: Tensor) -> Tensor:
+        return (torch.minimum(high[:, None], edges + 1 / grid) - torch.maximum(low[:, None], edges)).clamp(min=0)
+
+    columns, rows = overlap(boxes[:, 0], boxes[:, 2]), overlap(boxes[:, 1], boxes[:, 3])
+    weights = (rows[:, :, None] * columns[:, None, :]).flatten(1)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def encode_text(model, tokens: Tensor) -> Tensor:
+    """What open_clip's `encode_text(tokens, normalize=True)` gives, without computing the padding all texts share."""
+    length = int(tokens.argmax(dim=1).max()) + 1  # up to the last end of text, which has the highest id
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)] @ model.text_projection
+    return F.normalize(x, dim=-1)
 
 
 def stack_pictures(config: ClipTrainConfig, pictures: Iterable) -> Tensor:
