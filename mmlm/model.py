@@ -94,12 +94,14 @@ class MultimodalLM(nn.Module):
     def encode_media(self, items: Sequence[Any]) -> list[Features]:
         """Each item through its frozen encoder, in batches: one Features with tokens `[1, S, D]` an item.
 
-        Items are image parts or anything `encoders.media.load_image` reads; Features pass through.
+        Items are image parts or anything `encoders.media.load_image` reads; Features pass through. An item that is
+        given several times (a demonstration, for each row of a batch) is encoded once.
         """
         sources = [item.source if isinstance(item, Image) else item for item in items]
         found: list[Features | None] = [source if isinstance(source, Features) else None for source in sources]
         encoder = self.encoders["image"]
-        todo = [index for index, features in enumerate(found) if features is None]
+        first = {id(source): index for index, source in reversed(list(enumerate(sources)))}
+        todo = [index for index, source in enumerate(sources) if found[index] is None and first[id(source)] == index]
         for start in range(0, len(todo), ENCODER_BATCH):
             chunk = todo[start : start + ENCODER_BATCH]
             pixels = torch.stack([encoder.preprocess(sources[index]) for index in chunk])
@@ -107,7 +109,7 @@ class MultimodalLM(nn.Module):
             for row, index in enumerate(chunk):
                 mask = None if features.mask is None else features.mask[row : row + 1]
                 found[index] = Features(features.tokens[row : row + 1], mask)
-        return found
+        return [found[first[id(source)]] for source in sources]
 
     def media_context(self, batch: Batch, media: Sequence[Sequence[Any]]) -> MediaContext:
         """What the batch's text may look at: `media[b]` holds the items of row b, in order.
@@ -134,13 +136,9 @@ class MultimodalLM(nn.Module):
         if all(item.mask is None and item.tokens.shape[1] == longest for item in features):
             mask = None
         else:
-            masks = [
-                torch.ones(item.tokens.shape[:2], dtype=torch.bool) if item.mask is None else item.mask
-                for item in features
-            ]
-            mask = torch.cat([F.pad(m.to(self.device), (0, longest - m.shape[1])) for m in masks])
-        tokens = torch.cat([F.pad(item.tokens, (0, 0, 0, longest - item.tokens.shape[1])) for item in features])
-        return self.resamplers["image"](tokens.to(self.device), mask)
+            mask = torch.cat([_padded_mask(item, longest).to(self.device) for item in features])
+        padded = [F.pad(item.tokens.to(self.device), (0, 0, 0, longest - item.tokens.shape[1])) for item in features]
+        return self.resamplers["image"](torch.cat(padded), mask)
 
     # Forward
 
@@ -159,8 +157,10 @@ class MultimodalLM(nn.Module):
             return Output(logits)
         labels = batch.labels[:, 1:]
         answer = labels != IGNORE_INDEX  # only these positions reach the softmax
-        loss = F.cross_entropy(logits[:, :-1][answer].float(), labels[answer])
-        return Output(logits, loss, int(answer.sum()))
+        num_tokens = int(answer.sum())
+        if num_tokens == 0:
+            raise ValueError("no token of the batch carries a label: encode its rows with a target")
+        return Output(logits, F.cross_entropy(logits[:, :-1][answer].float(), labels[answer]), num_tokens)
 
     # Tasks: thin verbs, in tasks.py
 
@@ -222,3 +222,9 @@ class MultimodalLM(nn.Module):
             self.save(folder)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def _padded_mask(item: Features, length: int) -> Tensor:
+    """Which of `length` tokens of an item are real: bool `[1, length]`."""
+    real = torch.ones(item.tokens.shape[:2], dtype=torch.bool) if item.mask is None else item.mask
+    return F.pad(real, (0, length - real.shape[1]))

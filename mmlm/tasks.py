@@ -39,10 +39,16 @@ def stream(model: "MultimodalLM", prompt: Sequence[Any], **options: Any) -> Iter
         raise ValueError("a stream is one text: use neither beams nor num_return_sequences")
     if _is_batch(prompt):
         raise ValueError("a stream takes one prompt, not a batch")
+    return _pieces(
+        model, _decoder(model, [prompt], options), options
+    )  # so that errors come here, not at the first piece
+
+
+def _pieces(model: "MultimodalLM", decoder: Decoder, options: GenerationOptions) -> Iterator[str]:
     stop_ids = model.language_model.stop_ids
     ids: list[int] = []
     written = ""
-    for tokens in stream_tokens(_decoder(model, [prompt], options), options, stop_ids):
+    for tokens in stream_tokens(decoder, options, stop_ids):
         token = int(tokens[0])
         if token in stop_ids:
             break

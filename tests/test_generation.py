@@ -114,7 +114,7 @@ def test_more_tokens_than_positions_are_an_error_before_anything_is_encoded(fami
     with pytest.raises(ValueError, match="256 positions"):
         model.generate([parts.picture(0), "abc"], max_new_tokens=253)
     with pytest.raises(ValueError, match="256 positions"):
-        next(model.stream([parts.picture(0), "abc"], max_new_tokens=253))
+        model.stream([parts.picture(0), "abc"], max_new_tokens=253)  # at the call, not at the first piece
     with pytest.raises(ValueError, match="positions"):
         model.generate([parts.picture(0), "a" * 300], max_new_tokens=1)
     model.language_model.check_length(256)

@@ -439,3 +439,21 @@ def test_image_parts_and_features_say_the_same():
         for item in (picture, Image(picture), features, Image(features))
     ]
     assert len(set(texts)) == 1
+
+
+def test_a_picture_given_several_times_is_encoded_once(monkeypatch):
+    model = parts.build("llama")
+    encoder, rows = model.encoders["image"], []
+    encode = type(encoder).encode
+    monkeypatch.setattr(encoder, "encode", lambda batch: rows.append(len(batch)) or encode(encoder, batch))
+    shot, images = parts.picture(1), [parts.picture(2), parts.picture(3)]
+    together = model.caption(images, examples=[(shot, "one")], max_new_tokens=8)
+    assert rows == [3], "the demonstration and two pictures"
+    assert together == [model.caption(image, examples=[(shot, "one")], max_new_tokens=8) for image in images]
+
+
+def test_a_batch_without_labels_to_learn_from_is_an_error():
+    model = parts.shared("llama")
+    batch = model.processor.collate([model.processor.encode(["no answer"])])
+    with pytest.raises(ValueError, match="target"):
+        model(batch, [[]])

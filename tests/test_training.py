@@ -364,8 +364,8 @@ def test_other_settings_are_refused_by_name_and_harmless_ones_are_not(tmp_path):
     assert run(tiny_model(), tmp_path, steps=2, resume=False).steps == 2
 
 
-def killed_at(call: int, action) -> None:
-    """Runs `action` in a child process that dies by SIGKILL at its `call`-th fsync or rename."""
+def killed_at(call: int, action) -> bool:
+    """Runs `action` in a child process that dies by SIGKILL at its `call`-th fsync or rename; whether it got through."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -425,6 +425,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     with pytest.raises(ValueError, match="all checkpoints in"):
         latest_checkpoint(tmp_path)
     assert latest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_whole_checkpoint_is_never_taken_away_to_be_written_again(tmp_path):
+    save_checkpoint(tmp_path, 1, {"w": torch.ones(2)}, {}, {}, keep=1)
+    assert killed_at(1, lambda: save_checkpoint(tmp_path, 1, {"w": torch.ones(2)}, {}, {}, keep=1))
+    assert latest_checkpoint(tmp_path).state["step"] == 1
+
+
+def test_a_failure_leaves_the_model_ready_for_use(tmp_path, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(loop, "held_out_loss", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(model, tmp_path, held_out=tiny_records(4), steps=3)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):

@@ -39,10 +39,13 @@ def save_checkpoint(
 ) -> Path:
     """Writes `folder/step-XXXXXXXX` and removes all but the newest `keep`.
 
-    It is written beside its place, flushed to disk, then renamed: a crash at any point leaves the older ones whole.
+    It is written beside its place, flushed to disk, then renamed: a crash at any point leaves the older ones whole. A
+    whole checkpoint of this step that is there already is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"step-{step:08d}"
+    if _read_state(place) is not None:
+        return place
     temporary = folder / f".{place.name}.tmp"
     _remove_leftovers(folder)
     temporary.mkdir()
@@ -53,7 +56,7 @@ def save_checkpoint(
     (temporary / "state.json").write_text(json.dumps({"step": step, **state, "files": files}, indent=1))
     for path in (*temporary.iterdir(), temporary):
         _sync(path)
-    if place.exists():  # one that failed its checksum, or this step once more
+    if place.exists():  # damaged
         place.rename(folder / f".{place.name}.old")
     temporary.rename(place)
     _sync(folder)
@@ -67,15 +70,9 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are whole, or None. Raises ValueError if there are some, all damaged."""
     candidates = _folders(folder)
     for place in candidates:
-        try:
-            state = json.loads((place / "state.json").read_text())
-            if any(_size_and_checksum(place / name) != known for name, known in state["files"].items()):
-                continue
-            return Checkpoint(
-                place, load_file(place / "model.safetensors"), load_file(place / "optimizer.safetensors"), state
-            )
-        except (OSError, ValueError, KeyError):
-            continue
+        if (state := _read_state(place)) is not None:
+            weights, optimizer = (load_file(place / name) for name in ("model.safetensors", "optimizer.safetensors"))
+            return Checkpoint(place, weights, optimizer, state)
     if candidates:
         raise ValueError(f"all checkpoints in {folder} are damaged; remove them or choose another output folder")
     return None
@@ -124,9 +121,22 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(place)
 
 
+def _read_state(place: Path) -> dict | None:
+    """The JSON state of a checkpoint whose files have the size and checksum it gives; None of any other."""
+    try:
+        state = json.loads((place / "state.json").read_text())
+        whole = all(_size_and_checksum(place / name) == known for name, known in state["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return state if whole else None
+
+
 def _size_and_checksum(path: Path) -> list:
-    data = path.read_bytes()
-    return [len(data), f"{zlib.crc32(data):08x}"]
+    size = checksum = 0
+    with open(path, "rb") as file:
+        while data := file.read(1 << 24):
+            size, checksum = size + len(data), zlib.crc32(data, checksum)
+    return [size, f"{checksum:08x}"]
 
 
 def _sync(path: Path) -> None:

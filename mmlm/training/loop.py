@@ -149,7 +149,12 @@ def train(
                 config.keep,
             )
 
-        _run(model, training, held, config, steps, optimizer, done, metrics, save, progress)
+        was_training = model.training
+        try:
+            _run(model, training, held, config, steps, optimizer, done, metrics, save, progress)
+        finally:
+            optimizer.zero_grad(set_to_none=True)
+            model.train(was_training)
 
     folder = model.save(output / "model")
     try:
@@ -257,7 +262,6 @@ def _run(
                 clock += time.perf_counter() - started
         if requests:
             save()
-    model.eval()
     if requests:
         _say(progress, f"stopped at step {done.step} of {steps}; the same call goes on from there")
         raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
