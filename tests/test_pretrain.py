@@ -4,12 +4,21 @@ import json
 import shutil
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encoders.clip import ClipImageEncoder
-from recipes.pretrain.clip import ClipTrainConfig, crop_and_mirror, stack_pictures, train_clip
+from recipes.pretrain.clip import (
+    ClipTrainConfig,
+    Region,
+    crop_and_mirror,
+    encode_text,
+    patch_weights,
+    stack_pictures,
+    train_clip,
+)
 from recipes.pretrain.lm import LanguageModelTrainConfig, pack, train_language_model
 from recipes.pretrain.loop import Schedule, Shuffle, run
 from recipes.pretrain.tokenizer import train_tokenizer
@@ -64,6 +73,37 @@ def test_clip_learns_which_text_belongs_and_moves_house(tokenizer_folder, tmp_pa
     # Training scaled pictures by itself; open_clip's transform must do the same.
     trained = stack_pictures(SMALL_CLIP, pictures()).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.testing.assert_close(batch, trained)
+
+
+def test_regions_teach_patch_tokens_what_is_where(tokenizer_folder, tmp_path):
+    """Two colours side by side: each half's patch tokens, pooled and projected, find the text of their own half."""
+    halves = [(a, b) for a in COLOURS for b in COLOURS if a != b]
+    sides = [np.concatenate([np.full((16, 8, 3), COLOURS[n], dtype=np.uint8) for n in pair], axis=1) for pair in halves]
+    boxes = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))
+    regions = [
+        [Region(box, (f"a {name} wall", None)) for box, name in zip(boxes, pair, strict=True)] for pair in halves
+    ]
+    captions = [["a wall"]] * len(halves)  # says nothing: only the regions can teach
+    train_clip(SMALL_CLIP, sides, captions, tokenizer_folder, tmp_path, regions)
+    encoder = ClipImageEncoder.load(tmp_path)
+    tokens = encoder.encode(torch.stack([encoder.preprocess(side) for side in sides])).tokens  # 2 x 2 patches
+    texts = encoder.embed_texts([f"a {name} wall" for name in COLOURS])
+    for column in (0, 1):
+        found = ((tokens[:, column] + tokens[:, column + 2]) @ encoder.model.visual.proj @ texts.T).argmax(dim=1)
+        assert [list(COLOURS)[i] for i in found.tolist()] == [pair[column] for pair in halves]
+
+
+def test_patch_weights_share_a_box_out_by_area():
+    # A box over the left half and the upper three quarters of 2 x 2 patches: areas 1/4 and 1/8 in the left column.
+    weights = patch_weights(torch.tensor([[0.0, 0.0, 0.5, 0.75], [0.5, 0.5, 1.0, 1.0]]), 2)
+    torch.testing.assert_close(weights, torch.tensor([[2 / 3, 0, 1 / 3, 0], [0, 0, 0, 1.0]]))
+
+
+def test_texts_are_encoded_as_open_clip_does(tokenizer_folder):
+    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    model = open_clip.CLIP(**SMALL_CLIP.model_config(tokenizer)["model_cfg"]).eval()
+    tokens = torch.tensor([[5, 9, 279, 279, 279, 279, 279, 279], [7, 279, 279, 279, 279, 279, 279, 279]])
+    torch.testing.assert_close(encode_text(model, tokens), model.encode_text(tokens, normalize=True))
 
 
 def test_clip_refuses_captions_that_do_not_fit(tokenizer_folder, tmp_path):

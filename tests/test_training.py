@@ -26,8 +26,9 @@ from mmlm.data import BadRecordsError, Record, RecordSet, read_records
 from mmlm.data.sampling import ExampleStream
 from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, loop, train, train_from_recipe
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
-from mmlm.training.examples import Examples
+from mmlm.training.examples import Examples, split
 from mmlm.training.features import cached_features
+from mmlm.training.optimizer import learning_rate, make_optimizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 
@@ -124,7 +125,7 @@ def test_only_added_weights_move(tmp_path, family):
 
 def test_decay_is_for_matrices_alone():
     model = tiny_model()
-    optimizer = loop._optimizer(dict(model.added_parameters()), TrainConfig(weight_decay=0.3))
+    optimizer = make_optimizer(dict(model.added_parameters()), TrainConfig(weight_decay=0.3))
     names = {parameter: name for name, parameter in model.added_parameters()}
     decayed = {names[p] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     every = {names[p] for group in optimizer.param_groups for p in group["params"]}
@@ -141,13 +142,13 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
             if name.endswith("gate"):
                 parameter.fill_(0.7)
     records, features = cached_features(records, model.encoders["image"], tmp_path, progress=False)
-    examples = Examples(records, model.processor, model.template)
+    examples = Examples(records, model.processor, model.template, features)
     chosen = [(i, i % 4) for i in range(12)]
     parameters = dict(model.added_parameters())
 
     total, count = 0.0, 0
     for pair in chosen:
-        batch, media = examples.collate([pair], features)
+        batch, media = examples.collate([pair])
         prompt = int((batch.labels == -100).sum())
         log_probabilities = model(batch, media).logits.double().log_softmax(-1)
         for position in range(prompt, batch.input_ids.shape[1]):
@@ -161,7 +162,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
 
     for accumulation, clip in ((1, math.inf), (4, math.inf), (5, 0.01)):
         model.zero_grad()
-        batches = [examples.collate(part, features) for part in loop._split(chosen, accumulation)]
+        batches = [examples.collate(part) for part in split(chosen, accumulation)]
         config = TrainConfig(max_grad_norm=clip)
         loss, found_norm, answers = loop._gradient(model, batches, list(parameters.values()), config)
         assert loss == pytest.approx(total.item() / count, rel=1e-5)
@@ -181,11 +182,11 @@ def test_accumulation_is_a_larger_batch(tmp_path):
 
 def test_learning_rate():
     config = TrainConfig(learning_rate=0.8)
-    rates = [loop.learning_rate(config, step, 12, 4) for step in range(12)]
+    rates = [learning_rate(config, step, 12, 4) for step in range(12)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert rates[4] == pytest.approx(0.8) and rates[8] == pytest.approx(0.4)
     assert rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 0.05
-    assert loop.learning_rate(config, 0, 5, 0) == 0.8
+    assert learning_rate(config, 0, 5, 0) == 0.8
 
 
 def test_gates_have_a_rate_of_their_own(tmp_path):
@@ -365,7 +366,7 @@ def test_other_settings_are_refused_by_name_and_harmless_ones_are_not(tmp_path):
 
 
 def killed_at(call: int, action) -> bool:
-    """Runs `action` in a child process that dies by SIGKILL at its `call`-th fsync or rename; whether it got through."""
+    """Runs `action` in a child that dies by SIGKILL at its `call`-th fsync or rename; whether it got through."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -499,11 +500,11 @@ def test_metrics_and_plot(tmp_path, monkeypatch, capsys):
 def test_held_out_loss_is_the_mean_over_answer_tokens(tmp_path):
     model, records = tiny_model(), tiny_records(9)
     records, features = cached_features(records, model.encoders["image"], tmp_path, progress=False)
-    held = loop.Prepared(Examples(records, model.processor, model.template), features)
+    held = Examples(records, model.processor, model.template, features)
     found = loop.held_out_loss(model, held, TrainConfig(batch_size=4, held_out_examples=7))
     total, tokens = 0.0, 0
     for pair in ExampleStream(records, 7).step(0):
-        batch, media = held.examples.collate([pair], features)
+        batch, media = held.collate([pair])
         output = model(batch, media)
         total, tokens = total + output.loss.item() * output.num_tokens, tokens + output.num_tokens
     assert found == pytest.approx(total / tokens, rel=1e-5)

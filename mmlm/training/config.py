@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Optional
 
 # Settings that say where, how often or how loudly, and leave the weights as they are: they may change on resume.
 _FREE = {"log_every", "eval_every", "save_every", "keep", "cache", "held_out_examples", "bad_limit"}
@@ -33,12 +32,12 @@ class TrainConfig:
     bad_limit: share of bad records (0–1) above which the run stops with their list.
     """
 
-    steps: Optional[int] = None  # noqa: UP045  (OmegaConf reads these annotations)
+    steps: int | None = None
     epochs: float = 10.0
     batch_size: int = 32
     accumulation: int = 1
     learning_rate: float = 3e-4
-    warmup_steps: Optional[int] = None  # noqa: UP045
+    warmup_steps: int | None = None
     gate_learning_rate_scale: float = 10.0
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -53,7 +52,7 @@ class TrainConfig:
     save_every: int = 200
     keep: int = 2
     held_out_examples: int = 256
-    cache: Optional[str] = None  # noqa: UP045
+    cache: str | None = None
     bad_limit: float = 0.01
 
     def __post_init__(self) -> None:

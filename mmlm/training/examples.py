@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from encoders.base import Features
+from mmlm.data.readers import read_records
 from mmlm.data.records import RecordSet
+from mmlm.model import MultimodalLM
 from mmlm.prompt import Batch, Example, Image, Processor, PromptTemplate
+
+from .config import TrainConfig
+from .features import cached_features
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 
@@ -15,11 +26,17 @@ REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 class Examples:
     """The texts of a RecordSet as training examples: `[picture, prompt] → answer`.
 
-    Text t of a record is its caption t, or question t − len(captions).
+    Text t of a record is its caption t, or question t − len(captions). `features` are those of each record's picture.
     """
 
-    def __init__(self, records: RecordSet, processor: Processor, template: PromptTemplate):
-        self.records, self.processor, self.template = records, processor, template
+    def __init__(
+        self,
+        records: RecordSet,
+        processor: Processor,
+        template: PromptTemplate,
+        features: Sequence[Features] = (),
+    ):
+        self.records, self.processor, self.template, self.features = records, processor, template, features
         self.encode = lru_cache(REMEMBERED)(self._encode)
 
     def _encode(self, record: int, text: int) -> Example:
@@ -34,10 +51,13 @@ class Examples:
         """Tokens of an example."""
         return len(self.encode(record, text).input_ids)
 
-    def collate(self, chosen: Sequence[tuple[int, int]], features: Sequence[Features]) -> tuple[Batch, list]:
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def collate(self, chosen: Sequence[tuple[int, int]]) -> tuple[Batch, list[list[Features]]]:
         """A batch padded to its longest row, and each row's media."""
         batch = self.processor.collate([self.encode(*pair) for pair in chosen], padding_side="right")
-        return batch, [[features[record]] for record, _ in chosen]
+        return batch, [[self.features[record]] for record, _ in chosen]
 
     def too_long(self) -> dict[int, str]:
         """Records with a text that the language model has no room for, and how long it is.
@@ -58,3 +78,40 @@ class Examples:
                     except ValueError as error:
                         found[index] = str(error)
         return found
+
+
+def prepare(
+    model: MultimodalLM,
+    data: Any,
+    *,
+    cache: str | os.PathLike,
+    config: TrainConfig,
+    images: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Examples:
+    """Reads records, drops (and counts) those that cannot be used, and has every picture encoded."""
+    records = read_records(data, images=images, bad_limit=config.bad_limit)
+    too_long = Examples(records, model.processor, model.template).too_long()
+    records, features = cached_features(
+        records.without(too_long).check(config.bad_limit),
+        model.encoders["image"],
+        cache,
+        bad_limit=config.bad_limit,
+        progress=progress,
+    )
+    return Examples(records, model.processor, model.template, features)
+
+
+def write_bad_records(path: Path, *sets: Examples | None) -> None:
+    """The bad records of the sets as JSON lines, or no file where there are none."""
+    bad = [dataclasses.asdict(entry) for examples in sets if examples for entry in examples.records.bad]
+    if bad:
+        path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def split(examples: Sequence, parts: int) -> list[Sequence]:
+    """The examples of a step in so many parts."""
+    size = math.ceil(len(examples) / parts)
+    return [examples[start : start + size] for start in range(0, len(examples), size)]

@@ -8,10 +8,8 @@ import math
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,6 @@ from torch.nn import Parameter
 from torch.optim import AdamW
 from tqdm import tqdm
 
-from encoders.base import Features
-from mmlm.data.readers import read_records
-from mmlm.data.records import RecordSet
 from mmlm.data.sampling import ExampleStream
 from mmlm.model import MultimodalLM
 
@@ -37,9 +32,11 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig
-from .examples import Examples
-from .features import cached_features
-from .plot import plot_losses
+from .examples import Examples, prepare, split, write_bad_records
+from .identity import check_identity, identify
+from .metrics import keep_lines, plot_losses
+from .optimizer import learning_rate, make_optimizer
+from .stopping import stop_requests
 
 
 class NonFiniteLossError(ValueError):
@@ -71,18 +68,6 @@ class Progress:
     held_out_loss: float | None = None
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Records with their features, ready to be trained on or measured with."""
-
-    examples: Examples
-    features: list[Features]
-
-    @property
-    def records(self) -> RecordSet:
-        return self.examples.records
-
-
 def train(
     model: MultimodalLM,
     data: Any,
@@ -105,8 +90,8 @@ def train(
     settings: fields of TrainConfig, over those of `config`.
 
     SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit, KeyboardInterrupt).
-    Raises ValueError for settings or data that cannot be used (BadRecordsError with a list, if more than `bad_limit` of
-    the records are bad) and NonFiniteLossError, with the last good weights saved, if training diverges.
+    Errors: ValueError for settings or data that cannot be used (BadRecordsError with a list, if more than `bad_limit`
+    of the records are bad), and NonFiniteLossError, with the last good weights saved, if training diverges.
     """
     config = dataclasses.replace(config or TrainConfig(), **settings)
     output = Path(output)
@@ -118,26 +103,27 @@ def train(
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
-    training = _prepare(model, data, images, output, config, progress)
-    held = None if held_out is None else _prepare(model, held_out, images, output, config, progress)
-    _write_bad_records(output / "bad_records.jsonl", training, held)
+    reading = dict(images=images, cache=config.cache or output / "features", config=config, progress=progress)
+    training = prepare(model, data, **reading)
+    held = None if held_out is None else prepare(model, held_out, **reading)
+    write_bad_records(output / "bad_records.jsonl", training, held)
     size = config.batch_size * config.accumulation
-    steps = config.steps or max(1, math.ceil(config.epochs * len(training.records) / size))
-    identity = _identity(model, training, config, steps)
+    steps = config.steps or max(1, math.ceil(config.epochs * len(training) / size))
+    identity = identify(model, training, config, steps)
 
     device = next(iter(parameters.values())).device
     names = {parameter: name for name, parameter in parameters.items()}
-    optimizer = _optimizer(parameters, config)
+    optimizer = make_optimizer(parameters, config)
     metrics = output / "metrics.jsonl"
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         done = Progress()
         if (checkpoint := latest_checkpoint(checkpoints)) is not None:
-            _check_identity(checkpoint, identity, output)
+            check_identity(checkpoint, identity, output)
             done = Progress(**checkpoint.state["progress"])
             _restore(checkpoint, parameters, optimizer, names, device)
             _say(progress, f"going on from {checkpoint.folder} ({done.step} of {steps} steps)")
-        _keep_lines(metrics, done.step if checkpoint else -1)
+        keep_lines(metrics, done.step if checkpoint else -1)
 
         def save() -> None:
             save_checkpoint(
@@ -169,20 +155,19 @@ def train(
 
 def _run(
     model: MultimodalLM,
-    training: Prepared,
-    held: Prepared | None,
+    examples: Examples,
+    held: Examples | None,
     config: TrainConfig,
     steps: int,
     optimizer: AdamW,
     done: Progress,
     metrics: Path,
-    save: Any,
+    save: Callable[[], None],
     progress: bool,
 ) -> None:
     """Steps `done.step` … `steps`, with `done` kept up to date."""
-    examples = training.examples
     stream = ExampleStream(
-        training.records,
+        examples.records,
         config.batch_size * config.accumulation,
         seed=config.seed,
         caption_share=config.caption_share,
@@ -193,7 +178,7 @@ def _run(
     warmup = max(1, steps // 20) if config.warmup_steps is None else config.warmup_steps
     model.train()
     with (
-        _stop_requests() as requests,
+        stop_requests() as requests,
         open(metrics, "a", encoding="utf-8") as log,
         tqdm(total=steps, initial=done.step, desc="training", unit="step", disable=not progress) as bar,
     ):
@@ -207,15 +192,15 @@ def _run(
                 done.held_out_loss = held_out_loss(model, held, config)
                 write({"step": done.step, "held_out_loss": done.held_out_loss})
 
-        if done.step == 0:
+        if done.step == 0 and done.held_out_loss is None:
             measure()
         clock, tokens = time.perf_counter(), 0
         while done.step < steps and not requests:
             rate = learning_rate(config, done.step, steps, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            parts = _split(stream.step(done.step), config.accumulation)
-            batches = [examples.collate(part, training.features) for part in parts]
+            parts = split(stream.step(done.step), config.accumulation)
+            batches = [examples.collate(part) for part in parts]
             loss, norm, answers = _gradient(model, batches, parameters, config)
             finite = math.isfinite(loss) and math.isfinite(norm)
             if finite:
@@ -234,7 +219,7 @@ def _run(
                 done.last_loss = done.loss_sum / done.answer_tokens if done.answer_tokens else math.nan
                 line = {
                     "step": done.step,
-                    "epoch": done.step * stream.size / len(training.records),
+                    "epoch": done.step * stream.size / len(examples),
                     "loss": done.last_loss if done.answer_tokens else None,
                     "learning_rate": rate,
                     "gradient_norm": norm if math.isfinite(norm) else None,
@@ -289,16 +274,16 @@ def _gradient(
 
 
 @torch.no_grad()
-def held_out_loss(model: MultimodalLM, held: Prepared, config: TrainConfig) -> float:
+def held_out_loss(model: MultimodalLM, held: Examples, config: TrainConfig) -> float:
     """Mean loss in nats per answer token over a fixed choice of at most `held_out_examples` examples."""
-    count = min(config.held_out_examples, len(held.records))
+    count = min(config.held_out_examples, len(held))
     chosen = ExampleStream(held.records, count, caption_share=config.caption_share).step(0)
-    chosen.sort(key=lambda pair: held.examples.length(*pair))
+    chosen.sort(key=lambda pair: held.length(*pair))
     was_training = model.training
     model.eval()
     total, tokens = 0.0, 0
     for start in range(0, count, config.batch_size):
-        batch, media = held.examples.collate(chosen[start : start + config.batch_size], held.features)
+        batch, media = held.collate(chosen[start : start + config.batch_size])
         with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = model(batch, media).loss
         answers = int((batch.labels[:, 1:] >= 0).sum())
@@ -307,134 +292,12 @@ def held_out_loss(model: MultimodalLM, held: Prepared, config: TrainConfig) -> f
     return total / tokens
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int, warmup: int) -> float:
-    """Of step `step` (from 0): linear from `1/warmup` of the peak up to it, then a cosine that ends just above zero."""
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def decays(name: str, parameter: Parameter) -> bool:
-    """Whether weight decay applies: matrices of linear layers only, not norms, gates, latents and added rows."""
-    return parameter.ndim >= 2 and not name.endswith("latents") and ".added." not in f".{name}"
-
-
-def _optimizer(parameters: dict[str, Parameter], config: TrainConfig) -> AdamW:
-    groups: dict[tuple[bool, bool], list[Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault((decays(name, parameter), name.endswith("_gate")), []).append(parameter)
-    settings = [
-        {
-            "params": group,
-            "weight_decay": config.weight_decay if decay else 0.0,
-            "lr_scale": config.gate_learning_rate_scale if gate else 1.0,
-        }
-        for (decay, gate), group in groups.items()
-    ]
-    return AdamW(settings, lr=config.learning_rate, betas=tuple(config.betas), fused=True)
-
-
-def _prepare(
-    model: MultimodalLM, data: Any, images: Any, output: Path, config: TrainConfig, progress: bool
-) -> Prepared:
-    """Reads records, drops (and counts) those that cannot be used, and has every picture encoded."""
-    records = read_records(data, images=images, bad_limit=config.bad_limit)
-    long = Examples(records, model.processor, model.template).too_long()
-    records = records.without(long).check(config.bad_limit)
-    records, features = cached_features(
-        records,
-        model.encoders["image"],
-        Path(config.cache) if config.cache else output / "features",
-        bad_limit=config.bad_limit,
-        progress=progress,
-    )
-    return Prepared(Examples(records, model.processor, model.template), features)
-
-
-def _identity(model: MultimodalLM, training: Prepared, config: TrainConfig, steps: int) -> dict:
-    """What must be the same for a checkpoint to be continued."""
-    return {
-        **config.binding(),
-        "steps": steps,
-        "data": training.records.fingerprint(),
-        "language_model": model.language_model.fingerprint(),
-        "image_encoder": model.encoders["image"].fingerprint(),
-        "template": dataclasses.asdict(model.template),
-        "added_weights": {name: list(parameter.shape) for name, parameter in model.added_parameters()},
-    }
-
-
-def _check_identity(checkpoint: Checkpoint, identity: dict, output: Path) -> None:
-    known = checkpoint.state["identity"]
-    changed = [name for name in identity if known.get(name) != identity[name]]
-    if changed:
-        differences = "; ".join(
-            name if isinstance(identity[name], dict) else f"{name} was {known.get(name)!r}, now {identity[name]!r}"
-            for name in changed
-        )
-        raise ValueError(
-            f"{output} holds a run with other settings ({differences}). Go on with the old ones, choose another "
-            "output folder, or start anew with resume=False"
-        )
-
-
 def _restore(checkpoint: Checkpoint, parameters: dict, optimizer: AdamW, names: dict, device: torch.device) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(checkpoint.weights[name])
     load_optimizer_tensors(optimizer, names, checkpoint.optimizer)
     load_generator_tensors(device, checkpoint.optimizer)
-
-
-def _keep_lines(metrics: Path, step: int) -> None:
-    """Drops the metrics of steps after the checkpoint, and a last line that was cut off."""
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
-    if metrics.exists() and step >= 0:
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                break
-    temporary = metrics.with_name(f".{metrics.name}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(metrics)
-
-
-def _write_bad_records(path: Path, *sets: Prepared | None) -> None:
-    bad = [dataclasses.asdict(entry) for prepared in sets if prepared for entry in prepared.records.bad]
-    if bad:
-        path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad), encoding="utf-8")
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _split(examples: Sequence, parts: int) -> list[Sequence]:
-    size = math.ceil(len(examples) / parts)
-    return [examples[start : start + size] for start in range(0, len(examples), size)]
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of obeying at once; a second one is obeyed. Only the main thread can."""
-    requests: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield requests
-        return
-
-    def note(number: int, frame: Any) -> None:
-        requests.append(number)
-        signal.signal(number, previous[number])
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in previous:
-        signal.signal(number, note)
-    try:
-        yield requests
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _summary(result: TrainResult) -> str:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -32,9 +32,9 @@ from .config import TrainConfig
 class ModelRecipe:
     """The model to train: `load` one (preset, folder or hub id), or assemble one from the names of its frozen parts."""
 
-    load: Optional[str] = None  # noqa: UP045
-    language_model: Optional[str] = None  # noqa: UP045
-    image_encoder: Optional[str] = None  # noqa: UP045
+    load: str | None = None
+    language_model: str | None = None
+    image_encoder: str | None = None
     final_norm: bool = True
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -51,7 +51,7 @@ class Recipe(TrainConfig):
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: Any = MISSING
     held_out: Any = None
-    images: Optional[str] = None  # noqa: UP045
+    images: str | None = None
     output: str = MISSING
     resume: bool = True
 

@@ -19,6 +19,7 @@ from recipes.nano.scenes import (
     SHAPES,
     SIDE,
     Scene,
+    any_colour,
     crowded_scene,
     draw,
     sample_scene,
@@ -128,21 +129,22 @@ class ContrastiveSet:
         self.captions += [texts] * times
         self.regions += [[]] * times
 
-    def add_scene(self, scene: Scene, rng: random.Random) -> None:
+    def add_scene(self, scene: Scene, rng: random.Random, named_colours: bool = True) -> None:
         """A drawn scene, captioned as a whole, and each of its things named in its cell of the grid."""
-        self.pictures.append(draw(scene, rng))
+        self.pictures.append(draw(scene, rng, None if named_colours else any_colour(scene, rng)))
         count = min(4, len(scene.things))  # of a crowd, what a caption has room for
         parts = [Scene(scene.background, tuple(sorted(rng.sample(scene.things, count)))) for _ in range(4)]
-        self.captions.append([placed_caption(part, rng) for part in parts])
-        self.regions.append([Region(thing.box(), phrases(thing.kind)) for thing in scene.things])
+        self.captions.append([placed_caption(part, rng, named_colours) for part in parts])
+        self.regions.append([Region(thing.box(), phrases(thing.kind, named_colours)) for thing in scene.things])
 
 
 def contrastive_set(scenes: int, sets: Path | None, seed: int) -> ContrastiveSet:
-    """`scenes` drawn pictures, half of them crowded, and the training pictures of all sets."""
+    """`scenes` drawn pictures, half of them crowded, a quarter also in any colours, and the sets' training pictures."""
     found = ContrastiveSet()
     for index in range(scenes):
         rng = random.Random(f"{seed} contrastive {index}")
-        found.add_scene(crowded_scene(rng) if index % 2 else sample_scene(rng, training_scene), rng)
+        scene = crowded_scene(rng) if index % 2 else sample_scene(rng, training_scene)
+        found.add_scene(scene, rng, named_colours=index % 4 != 3)
     if sets is None:
         return found
     for image, record in read_tars(sets / "easy_vqa", "train"):

@@ -38,7 +38,7 @@ class Scenes:
 
 @dataclass
 class ImageEncoder:
-    steps: int = 900
+    steps: int = 1600
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     width: int = 128
@@ -57,7 +57,7 @@ class LanguageModel:
 class Adapters:
     steps: int = 3000
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     num_latents: int = 32
     depth: int = 2
     heads: int = 4

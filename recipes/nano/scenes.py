@@ -171,8 +171,14 @@ def crowded_scene(rng: random.Random) -> Scene:
     return Scene(background, tuple(Thing(cell, kind) for cell, kind in enumerate(kinds)))
 
 
-def draw(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as a 64 x 64 RGB picture; places, sizes and colours vary a little with `rng`."""
+Colour = tuple[int, int, int]
+
+
+def draw(scene: Scene, rng: random.Random, colour_of: Callable[[Kind], Colour] | None = None) -> Image.Image:
+    """The scene as a 64 x 64 RGB picture; places, sizes and colours vary a little with `rng`.
+
+    `colour_of` paints a thing in another colour than its kind's.
+    """
     canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, _shade(BACKGROUNDS[scene.background], 11, rng))
     pen = ImageDraw.Draw(canvas)
     for thing in scene.things:
@@ -180,12 +186,29 @@ def draw(scene: Scene, rng: random.Random) -> Image.Image:
         slack = min(max((SIDE / GRID - diameter) / 2 - 1.0, 0.3), 2.0)
         x = (thing.column + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         y = (thing.row + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
-        fill = _shade(COLOURS[thing.kind.colour], 8, rng)
+        fill = _shade(COLOURS[thing.kind.colour] if colour_of is None else colour_of(thing.kind), 8, rng)
         _draw_shape(pen, thing.kind.shape, x, y, diameter, fill, rng)
     return canvas.reduce(SUPERSAMPLE)
 
 
-def _shade(colour: tuple[int, int, int], spread: int, rng: random.Random) -> tuple[int, ...]:
+def any_colour(scene: Scene, rng: random.Random) -> Callable[[Kind], Colour]:
+    """Colours for `draw` that need no name: any that stands out, but none near that of an unseen pair.
+
+    Where only shapes are named, they keep an encoder from tying shapes to the colours it happened to see them in.
+    """
+
+    def colour_of(kind: Kind) -> Colour:
+        unseen = [COLOURS[colour] for colour, shape in UNSEEN_PAIRS if shape == kind.shape]
+        while True:
+            colour = tuple(rng.randrange(256) for _ in range(3))
+            stands_out = math.dist(colour, BACKGROUNDS[scene.background]) > 100
+            if stands_out and all(math.dist(colour, other) > 80 for other in unseen):
+                return colour
+
+    return colour_of
+
+
+def _shade(colour: Colour, spread: int, rng: random.Random) -> Colour:
     return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in colour)
 
 

@@ -87,14 +87,14 @@ def caption(scene: Scene, rng: random.Random) -> str:
     ))
 
 
-def placed_caption(scene: Scene, rng: random.Random) -> str:
+def placed_caption(scene: Scene, rng: random.Random, colour: bool = True) -> str:
     """A caption for contrastive training: each thing with its place, often with an attribute left out.
 
-    What a caption leaves out cannot tell pictures apart, so the encoder has to see the rest, and where it is.
+    What a caption leaves out cannot tell pictures apart, so the encoder has to see the rest, and where it is. Without
+    `colour` only shapes are named.
     """
-    keep = rng.choices(
-        (("size", "colour", "shape"), ("shape",), ("colour",), ("size",), ("colour", "shape")), (5, 5, 3, 2, 3)
-    )[0]
+    options = (("size", "colour", "shape"), ("shape",), ("colour",), ("size",), ("colour", "shape"))
+    keep = rng.choices(options, (5, 5, 3, 2, 3))[0] if colour else ("shape",)
     parts = []
     for thing in scene.things:
         noun = Description(**{name: getattr(thing.kind, name) for name in keep})
@@ -105,11 +105,12 @@ def placed_caption(scene: Scene, rng: random.Random) -> str:
     return rng.choice((text, text, f"{text} on {scene.background}"))
 
 
-def phrases(kind: Kind) -> tuple[str, ...]:
-    """A thing by its shape, by its colour, by its size, and by all three."""
+def phrases(kind: Kind, colour: bool = True) -> tuple[str | None, ...]:
+    """A thing by its shape, by its size, by its colour, and by all three; None for what needs the colour's name."""
+    sorts = (("shape",), ("size",), ("colour",), ("size", "colour", "shape"))
     return tuple(
-        Description(**{name: getattr(kind, name) for name in names}).counted(1)
-        for names in (("shape",), ("colour",), ("size",), ("size", "colour", "shape"))
+        None if "colour" in names and not colour else Description(**{n: getattr(kind, n) for n in names}).counted(1)
+        for names in sorts
     )
 
 

@@ -80,11 +80,11 @@ class Region:
     """Part of a picture and what is said of it: `box` is left, top, right, bottom, from 0 to 1.
 
     `phrases[k]` is of the same sort k in all regions of a set (k = 0 names shapes, 1 colours, ...), so that two
-    different phrases of one sort are never both true.
+    different phrases of one sort are never both true; None where nothing of that sort is said.
     """
 
     box: tuple[float, float, float, float]
-    phrases: tuple[str, ...]
+    phrases: tuple[str | None, ...]
 
 
 def train_clip(
@@ -157,8 +157,8 @@ class GroundedPhrases:
         if config.augment or config.patch_dropout:
             raise ValueError("regions belong to whole pictures: they do not go with augment or patch_dropout")
         flat = [region for own in regions for region in own]
-        phrases = sorted({phrase for region in flat for phrase in region.phrases})
-        number = {phrase: index for index, phrase in enumerate(phrases)}
+        phrases = sorted({phrase for region in flat for phrase in region.phrases if phrase is not None})
+        number = {None: -1, **{phrase: index for index, phrase in enumerate(phrases)}}
         self.phrases = _tokenize(tokenizer, phrases, config.context_length)
         self.named = torch.tensor([[number[phrase] for phrase in region.phrases] for region in flat])  # [R, K]
         boxes = torch.tensor([region.box for region in flat])
@@ -177,9 +177,11 @@ class GroundedPhrases:
         image = F.normalize(pooled @ model.visual.proj, dim=-1) * model.logit_scale.exp().clamp(max=100.0)
         loss = image.new_zeros(())
         for named in self.named[chosen].unbind(dim=1):
-            kinds, target = named.unique(return_inverse=True)
-            text = encode_text(model, self.phrases[kinds].to(patches.device).long())
-            loss = loss + F.cross_entropy(image @ text.T, target.to(patches.device))
+            said = named >= 0
+            if said.any():
+                kinds, target = named[said].unique(return_inverse=True)
+                text = encode_text(model, self.phrases[kinds].to(patches.device).long())
+                loss = loss + F.cross_entropy(image[said.to(patches.device)] @ text.T, target.to(patches.device))
         return loss
 
 

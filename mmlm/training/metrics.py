@@ -1,4 +1,4 @@
-"""The loss curve of a run, from its metrics.jsonl."""
+"""metrics.jsonl: one line of figures at a time, and the loss curve drawn from them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,19 @@ def plot_losses(metrics: Path, picture: Path) -> None:
     temporary = picture.with_name(f".{picture.name}")
     figure.savefig(temporary, format="png", dpi=130)
     temporary.replace(picture)
+
+
+def keep_lines(metrics: Path, step: int) -> None:
+    """Drops the metrics of steps after the checkpoint, and a last line that was cut off."""
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if metrics.exists() and step >= 0:
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                break
+    temporary = metrics.with_name(f".{metrics.name}")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(metrics)
