@@ -55,7 +55,7 @@ class LanguageModel:
 
 @dataclass
 class Adapters:
-    steps: int = 3000
+    steps: int = 3600
     batch_size: int = 64
     learning_rate: float = 1.5e-3
     num_latents: int = 32
