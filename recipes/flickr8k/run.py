@@ -58,12 +58,12 @@ IMAGE_ENCODER = ClipTrainConfig(
     augment=True,
     patch_dropout=0.5,
     batch_size=128,
-    steps=400,  # ten passes over 5,000 photographs
+    steps=250,  # six passes over 5,000 photographs
     weight_decay=0.2,
 )
 RESAMPLER = ResamplerConfig(depth=2, num_latents=16, heads=4, dim_head=48)
 FUSION = FusionConfig(heads=4, dim_head=48)
-ADAPTERS = TrainConfig(epochs=8, batch_size=32, learning_rate=1e-3)
+ADAPTERS = TrainConfig(epochs=4, batch_size=32, learning_rate=1e-3)
 SHEET_PHOTOS = 12
 
 
