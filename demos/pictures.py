@@ -41,7 +41,7 @@ def is_right(caption: str, scene: Scene) -> bool:
 
 
 def write_pairs(folder: Path, count: int, seed: int, *, held_out: bool) -> Path:
-    """A folder of `count` pictures of one shape each, with captions like "small red circle" in its metadata.jsonl."""
+    """A folder of `count` pictures of one shape each, each captioned like "small red circle", with a metadata.jsonl."""
     wanted: Callable[[Scene], bool] = unseen_layout if held_out else training_scene
     folder.mkdir(parents=True, exist_ok=True)
     lines = []

@@ -1,4 +1,4 @@
-"""What `make demo` shows: pictures captioned by the model that comes with mmlm, then adapters trained from nothing."""
+"""What `make demo` shows: pictures captioned by the model that comes with mmlm, then its adapters trained further."""
 
 import os
 
@@ -11,5 +11,5 @@ import train_adapters
 if __name__ == "__main__":
     print("1. Captions and answers from nano, on pictures in layouts it has never seen\n", flush=True)
     caption.main([])
-    print("\n2. New adapters from random weights, on 1500 pairs drawn on the spot (about a minute)\n", flush=True)
+    print("\n2. Its adapters learn another way to caption, from 1000 pairs drawn on the spot (a minute)\n", flush=True)
     train_adapters.main()

@@ -19,7 +19,7 @@ from mmlm.evaluation.gap import bootstrap_interval, derangement
 from mmlm.evaluation.report import normalize_answer
 from mmlm.prompt import Image, Processor, PromptTemplate
 from mmlm.vocabulary import MediaVocabulary
-from tests.families import language_model, tokenizer
+from tests.families import VOCAB, language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------
 
@@ -165,18 +165,6 @@ def test_retrieval_owners_are_checked():
 # --- the worth of the picture -----------------------------------------------------------------------------------------
 
 
-class Characters:
-    """A tokenizer of single characters, ids 0 to 127."""
-
-    bos_token_id = None
-
-    def __call__(self, text, **options):
-        return {"input_ids": [ord(character) for character in text]}
-
-    def decode(self, ids, **options):
-        return "".join(map(chr, ids))
-
-
 class KnownModel:
     """Gives every right token probability 0.8 with the picture of its own record, 0.2 with another, 0.5 with none.
 
@@ -186,8 +174,8 @@ class KnownModel:
     template = PromptTemplate()
 
     def __init__(self):
-        self.vocabulary = MediaVocabulary(128)
-        self.processor = Processor(Characters(), self.vocabulary)
+        self.vocabulary = MediaVocabulary(VOCAB)
+        self.processor = Processor(tokenizer(), self.vocabulary)  # one token a byte
         self.encoded = 0
 
     def encode_media(self, media):
@@ -195,10 +183,10 @@ class KnownModel:
         return [Features(torch.full((1, 1, 1), float(image.source))) for image in media]
 
     def __call__(self, batch, media):
-        size = 128 + len(self.vocabulary)
+        size = VOCAB + len(self.vocabulary)
         logits = torch.zeros(*batch.input_ids.shape, size)
         for row, (labels, items) in enumerate(zip(batch.labels, media, strict=True)):
-            own = int(chr(labels[labels != -100][0]))
+            own = int(self.processor.decode(labels[labels != -100][:1]))
             probability = 0.5
             if items:
                 probability = 0.8 if items[0].tokens.item() == own else 0.2

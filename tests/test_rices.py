@@ -10,9 +10,12 @@ import torch
 from PIL import Image as PILImage
 
 from encoders.clip import ClipImageEncoder
+from mmlm.assembly import assemble
+from mmlm.config import ResamplerConfig
 from mmlm.data import Record
 from mmlm.prompt import END_OF_CHUNK, Image, PromptTemplate
 from mmlm.rices import Rices
+from tests.families import language_model, tokenizer
 
 
 class CountingEncoder(ClipImageEncoder):
@@ -143,6 +146,15 @@ def test_damaged_cache_is_made_again(tmp_path, damage):
     assert encoder.embedded == 2
     assert torch.equal(Rices(encoder, [record(1)], cache=tmp_path).embeddings, expected)
     assert encoder.embedded == 2 and list(tmp_path.iterdir()) == [path]
+
+
+def test_prompt_is_what_caption_makes_of_the_same_examples(encoder):
+    model = assemble(language_model("llama"), encoder, tokenizer=tokenizer(), resampler=ResamplerConfig(depth=1))
+    query, records = png(9), [record(seed) for seed in range(4)]
+    index = Rices(encoder, records)
+    examples = [(r.image, r.captions[0]) for r in index.nearest(query, 2)]
+    written = model.generate(index.caption_prompt(query, 2), max_new_tokens=6)
+    assert written.strip() == model.caption(query, examples=examples, max_new_tokens=6)
 
 
 def test_folder_of_captioned_pictures(tmp_path, encoder):

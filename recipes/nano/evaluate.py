@@ -20,6 +20,7 @@ from mmlm.evaluation.gap import picture_gap
 from recipes.nano import data
 from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import Scene
+from recipes.nano.wording import NUMBERS
 
 SCENES = {"dev": 1000, "unseen": 500}
 TITLES = {"dev": "scenes of unseen layouts", "unseen": "scenes with an unseen colour-shape pair"}
@@ -53,11 +54,15 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
     features = model.encode_media(pictures)
     scenes = [Scene.from_dict(record["scene"]) for record in records]
     title(f"{TITLES[split]} ({count})")
-    own = share(judge_caption(text, scene).correct for text, scene in zip(write(model, features), scenes, strict=True))
-    other = share(
-        judge_caption(text, scene).correct for text, scene in zip(write(model, rolled(features)), scenes, strict=True)
+    own, other = (
+        [judge_caption(text, scene).correct for text, scene in zip(write(model, shown), scenes, strict=True)]
+        for shown in (features, rolled(features))
     )
-    row("captions with every attribute right", count, own, None, other)
+    row("captions with every attribute right", count, share(own), None, share(other))
+    for things in (1, 2, 3, 4):
+        chosen = [index for index, scene in enumerate(scenes) if len(scene.things) == things]
+        right, blind = (share(judged[index] for index in chosen) for judged in (own, other))
+        row(f"captions: {NUMBERS[things]} thing{'s' * (things > 1)}", len(chosen), right, None, blind)
     asked = [
         Asked(number, qa["topic"], qa["question"], qa["answers"][0])
         for number, record in enumerate(records)

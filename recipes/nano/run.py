@@ -5,7 +5,7 @@
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
 
-About 75 minutes on two CPU cores. Each stage goes on where it was stopped. The last stage writes the packaged weights,
+About an hour on two CPU cores. Each stage goes on where it was stopped. The last stage writes the packaged weights,
 `mmlm/nano/`, unless `--package` names another folder.
 """
 
@@ -55,10 +55,10 @@ class LanguageModel:
 
 @dataclass
 class Adapters:
-    steps: int = 3200
+    steps: int = 3000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
-    num_latents: int = 64  # one for each patch
+    num_latents: int = 32
     depth: int = 2
     heads: int = 4
     dim_head: int = 32
@@ -132,41 +132,6 @@ def freeze(recipe: Recipe, output: Path) -> None:
     os.replace(partial, output / "frozen")
 
 
-def place_latents(model, seed: int, pictures: int = 256, sharpness: float = 6.0) -> None:
-    """Start the resampler with each latent looking at one patch of the picture; there are as many latents as patches.
-
-    From random weights all latents see the average of the picture, and learn very slowly to look apart: after thousands
-    of steps they told what is there, but not which colour goes with which shape. Here the first layer's keys begin as a
-    linear reading of a token's row and column, and each latent asks for one row and one column.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    drawn = [data.scene_example("train", index, seed)[0] for index in range(pictures)]
-    tokens = torch.cat([features.tokens for features in model.encode_media(drawn)])  # [N, S, D]
-    resampler = model.resamplers["image"]
-    attention = resampler.layers[0][0]
-    side = int(tokens.shape[1] ** 0.5)
-    patch = torch.arange(side * side)
-    places = torch.cat([F.one_hot(patch // side, side), F.one_hot(patch % side, side)], dim=1).float()  # [S, 2 side]
-    with torch.no_grad():
-        seen = attention.norm_media(tokens).flatten(0, 1)
-        reading = torch.linalg.lstsq(seen, places.repeat(len(drawn), 1)).solution  # [D, 2 side]
-        # Latents are keys too: they start where the reading sees nothing, at right angles to it and to one another.
-        dim = reading.shape[0]
-        taken, _ = torch.linalg.qr(torch.cat([torch.ones(dim, 1), reading], dim=1))
-        free = torch.randn(dim, len(patch), generator=torch.Generator().manual_seed(seed))
-        free -= taken @ (taken.T @ free)
-        resampler.latents.copy_(torch.linalg.qr(free)[0].T * dim**0.5)
-        asking = torch.linalg.pinv(attention.norm_latents(resampler.latents)) @ places * sharpness
-        keys, _ = attention.to_kv.weight.chunk(2)
-        dim_head = keys.shape[0] // attention.heads
-        for head in range(attention.heads):
-            rows = slice(head * dim_head, head * dim_head + 2 * side)
-            keys[rows] = reading.T
-            attention.to_q.weight[rows] = asking.T * dim_head**0.5
-
-
 def train_adapters(recipe: Recipe, output: Path) -> None:
     import mmlm
     from mmlm.config import FusionConfig, ResamplerConfig
@@ -180,7 +145,6 @@ def train_adapters(recipe: Recipe, output: Path) -> None:
         device=recipe.device,
         seed=recipe.seed,
     )
-    place_latents(model, recipe.seed)
     mmlm.train(
         model,
         data.adapter_sources(output / "scenes", data.sets_folder()),
