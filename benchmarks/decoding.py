@@ -12,6 +12,7 @@ import time
 
 import torch
 import transformers
+from tokenizers import Tokenizer, models
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.config import FusionConfig, ResamplerConfig
@@ -27,12 +28,6 @@ class GivenFeatures(FrozenEncoder):
     modality, dim = "image", 128
 
 
-class Ids:
-    """Stands in for a tokenizer: this benchmark has ids already."""
-
-    bos_token_id = eos_token_id = None
-
-
 def build(hidden: int, layers: int) -> MultimodalLM:
     """A random Llama with a gated block before every block."""
     config = transformers.LlamaConfig(
@@ -44,8 +39,9 @@ def build(hidden: int, layers: int) -> MultimodalLM:
         bos_token_id=None,
         eos_token_id=None,
     )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
     model = MultimodalLM(
-        LanguageModel(transformers.LlamaForCausalLM(config), Ids()),
+        LanguageModel(transformers.LlamaForCausalLM(config), tokenizer),
         GivenFeatures(),
         ResamplerConfig(depth=2),
         FusionConfig(),
