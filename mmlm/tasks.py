@@ -39,9 +39,8 @@ def stream(model: "MultimodalLM", prompt: Sequence[Any], **options: Any) -> Iter
         raise ValueError("a stream is one text: use neither beams nor num_return_sequences")
     if _is_batch(prompt):
         raise ValueError("a stream takes one prompt, not a batch")
-    return _pieces(
-        model, _decoder(model, [prompt], options), options
-    )  # so that errors come here, not at the first piece
+    # Everything that can be wrong is found here, at the call, and not at the first piece.
+    return _pieces(model, _decoder(model, [prompt], options), options)
 
 
 def _pieces(model: "MultimodalLM", decoder: Decoder, options: GenerationOptions) -> Iterator[str]:

@@ -15,9 +15,6 @@ from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import Scene
 
 FOLDER = Path(mmlm.__file__).parent / "nano"
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "model.safetensors").is_file(), reason="no packaged weights: python -m recipes.nano.run"
-)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from .config import TrainConfig
 
 
 def make_optimizer(parameters: dict[str, Parameter], config: TrainConfig) -> AdamW:
+    """AdamW over the added parameters by name; each group's rate is to be the schedule's times its `lr_scale`."""
     groups: dict[tuple[bool, bool], list[Parameter]] = {}
     for name, parameter in parameters.items():
         groups.setdefault((decays(name, parameter), name.endswith("_gate")), []).append(parameter)

@@ -5,8 +5,8 @@
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
 
-About an hour on two CPU cores. Each stage goes on where it was stopped. The last stage writes the packaged weights,
-`mmlm/nano/`, unless `--package` names another folder.
+Planned for about an hour on two CPU cores. Each stage goes on where it was stopped. The last stage writes the packaged
+weights, `mmlm/nano/`, unless `--package` names another folder.
 """
 
 from __future__ import annotations
