@@ -122,7 +122,7 @@ def test_crops_are_windows_of_the_picture_or_its_mirror_image():
 
 
 def test_language_model_learns_its_texts_and_loads(tokenizer_folder, tmp_path):
-    train_language_model(SMALL_LM, TEXTS, tokenizer_folder, tmp_path)
+    train_language_model(SMALL_LM, [[text] for text in TEXTS], tokenizer_folder, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("<|endoftext|>a green", return_tensors="pt")["input_ids"]
@@ -133,11 +133,19 @@ def test_language_model_learns_its_texts_and_loads(tokenizer_folder, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_packing_keeps_every_text_whole_and_closed(tokenizer_folder):
+def test_packing_keeps_every_document_whole_and_every_text_closed(tokenizer_folder):
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
-    rows = pack(tokenizer, TEXTS, 8, seed=0)
+    documents = [["a red wall", "a red sky"], ["a blue door"], ["a green sky", "a blue sky", "a green door"]] * 5
+    rows = pack(tokenizer, documents, 8, seed=0)
     written = tokenizer.decode(rows.flatten().tolist()).split("<|endoftext|>")[:-1]
-    assert set(written) == set(TEXTS)
+    closed = {"".join(f"{text}." for text in document) for document in documents}
+    whole = "".join(f"{text}." for text in written)
+    while whole:  # taken apart from the front; the last document may be cut where the last row ends
+        first = next((document for document in closed if whole.startswith(document)), None)
+        if first is None:
+            break
+        whole = whole.removeprefix(first)
+    assert len(written) >= 25 and any(document.startswith(whole) for document in closed)
 
 
 def test_a_stop_changes_nothing(tokenizer_folder, tmp_path):

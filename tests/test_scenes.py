@@ -26,7 +26,7 @@ from recipes.nano.scenes import (
     unseen_layout,
     unseen_pair,
 )
-from recipes.nano.wording import caption, placed_caption, questions
+from recipes.nano.wording import caption, phrases, placed_caption, questions
 
 
 def scene(background, *things):
@@ -51,6 +51,25 @@ COUNTED = scene("gray", (1, "small green ring"), (2, "large teal cross"), (5, "s
         ("a picture of two small green rings and a large teal cross", COUNTED, True),
         ("there are two small green rings and a large teal cross on a gray background", COUNTED, True),
         ("the picture shows a large teal cross and two small green rings", COUNTED, True),
+        ("in the top left a small red circle and in the middle a large blue heart", PAIR, True),
+        ("in the middle a large blue heart and in the top left a small red circle, on a white background", PAIR, True),
+        ("a picture of two shapes on white: in the top left a small red circle and in the middle a large blue heart",
+         PAIR, True),
+        ("there are three shapes on a gray background: at the top a small green ring, in the top right a large teal "
+         "cross and on the right a small green ring", COUNTED, True),
+        ("there are two shapes on a gray background: at the top a small green ring, in the top right a large teal "
+         "cross and on the right a small green ring", COUNTED, False),  # they are three
+        ("there are three shapes on a gray background: at the top a small green ring, in the top right a large teal "
+         "cross and at the top a small green ring", COUNTED, False),  # one of the rings is on the right
+        ("there are three shapes on a gray background: at the top a small green ring and in the top right a large teal "
+         "cross", COUNTED, False),
+        ("three shapes on a white background: at the top a small green ring, in the top right a large teal cross and "
+         "on the right a small green ring", COUNTED, False),  # it is gray
+        ("in the top left a small red circle and in the top right a large blue heart", PAIR, False),
+        ("in the top left a small red circle and a large blue heart", PAIR, False),  # half with places, half without
+        ("in the top left two small red circles and in the middle a large blue heart", PAIR, False),
+        ("two shapes on white: in the top left a small red circle and in the middle a large blue heart on white", PAIR,
+         False),
         ("a small red circle", PAIR, False),  # the heart is not named
         ("a small red circle below a large blue heart", PAIR, False),
         ("a large blue heart left of a small red circle", PAIR, False),
@@ -70,6 +89,12 @@ COUNTED = scene("gray", (1, "small green ring"), (2, "large teal cross"), (5, "s
 )
 def test_judge(caption, scene, right):
     assert judge_caption(caption, scene).correct is right
+
+
+def test_judge_says_which_place_is_wrong():
+    judgement = judge_caption("in the top left a small red circle and on the left a large blue heart", PAIR)
+    assert judgement.wrong == ("on the left 1 large blue heart",)
+    assert judgement.missing == ("in the middle 1 large blue heart",)
 
 
 def test_judge_says_what_is_wrong():
@@ -184,6 +209,13 @@ def test_placed_captions_name_every_thing():
     rng = random.Random(6)
     text = placed_caption(scene("black", (0, "small red star"), (8, "small red star")), rng)
     assert "in the top left" in text and "in the bottom right" in text
+
+
+def test_phrases_name_what_fills_a_cell():
+    kind = Kind("large", "teal", "star")
+    assert phrases(kind, 4) == ("a star", "a large shape", "a teal shape", "a large teal star", "in the middle")
+    assert phrases(kind, 8, colour=False) == ("a star", "a large shape", None, None, "in the bottom right")
+    assert phrases(None, 1) == ("nothing", None, None, "nothing", "at the top")
 
 
 def test_tars_hold_the_scenes_and_are_the_same_again(tmp_path):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 # Settings that say where, how often or how loudly, and leave the weights as they are: they may change on resume.
 _FREE = {"log_every", "eval_every", "save_every", "keep", "cache", "held_out_examples", "bad_limit"}
 
+PRECISIONS = ("float32", "bfloat16", "auto")
+
 
 @dataclass
 class TrainConfig:
@@ -21,8 +23,8 @@ class TrainConfig:
     weight_decay: of AdamW; none on norms, gates, latents and added rows.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it.
     max_skipped: steps with a loss or gradient that is not finite are skipped; so many in a row stop the run.
-    precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32): about twice as fast where the
-        hardware multiplies bfloat16, and slower where it does not, as on most desktop CPUs.
+    precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32): faster where the hardware
+        multiplies bfloat16, and slower where it does not, as on most desktop CPUs; "auto" looks.
     caption_share: 0–1, how often a record with captions and questions gives a caption.
     sort_window: steps whose examples are sorted by length together, against padding; 1 for none.
     seed: of the order of examples and whatever else is drawn.
@@ -68,7 +70,7 @@ class TrainConfig:
         _check(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
         _check(self, "seed", self.seed >= 0, "must not be negative")
         _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "must be two of 0 ≤ β < 1")
-        _check(self, "precision", self.precision in ("float32", "bfloat16"), "must be 'float32' or 'bfloat16'")
+        _check(self, "precision", self.precision in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}")
         for name in ("caption_share", "bad_limit"):
             _check(self, name, 0 <= getattr(self, name) <= 1, "must be 0–1")
 

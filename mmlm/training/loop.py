@@ -36,6 +36,7 @@ from .examples import Examples, prepare, split, write_bad_records
 from .identity import check_identity, identify
 from .metrics import keep_lines, plot_losses
 from .optimizer import learning_rate, make_optimizer
+from .precision import computing, resolve
 from .stopping import stop_requests
 
 
@@ -94,6 +95,7 @@ def train(
     of the records are bad), and NonFiniteLossError, with the last good weights saved, if training diverges.
     """
     config = dataclasses.replace(config or TrainConfig(), **settings)
+    config = dataclasses.replace(config, precision=resolve(config.precision, model.device))
     output = Path(output)
     parameters = dict(model.added_parameters())
     wrong = sorted({str(p.dtype) for p in parameters.values()} - {"torch.float32", "torch.float64"})
@@ -264,7 +266,7 @@ def _gradient(
     device = parameters[0].device
     loss = torch.zeros((), device=device)
     for (batch, media), count in zip(batches, counts, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with computing(config.precision, device):
             share = model(batch, media).loss * (count / total)
         share.backward()
         loss += share.detach()
@@ -284,7 +286,7 @@ def held_out_loss(model: MultimodalLM, held: Examples, config: TrainConfig) -> f
     total, tokens = 0.0, 0
     for start in range(0, count, config.batch_size):
         batch, media = held.collate(chosen[start : start + config.batch_size])
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with computing(config.precision, model.device):
             loss = model(batch, media).loss
         answers = int((batch.labels[:, 1:] >= 0).sum())
         total, tokens = total + float(loss) * answers, tokens + answers

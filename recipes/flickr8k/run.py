@@ -64,7 +64,7 @@ IMAGE_ENCODER = ClipTrainConfig(
 )
 RESAMPLER = ResamplerConfig(depth=2, num_latents=16, heads=4, dim_head=48)
 FUSION = FusionConfig(heads=4, dim_head=48)
-ADAPTERS = TrainConfig(epochs=12, batch_size=32, learning_rate=1e-3)
+ADAPTERS = TrainConfig(epochs=12, batch_size=32, learning_rate=1e-3, precision="auto")
 SHEET_PHOTOS = 12
 
 
@@ -80,8 +80,8 @@ def language_model(output: Path) -> None:
     """Tokenizer and language model, from the train captions' text alone, worded as the adapters will meet it."""
     captions = [caption for record in train_set() for caption in record.captions]
     train_tokenizer(captions, VOCABULARY, output / "tokenizer")
-    texts = [f"Output:{caption}" for caption in captions]
-    train_language_model(LANGUAGE_MODEL, texts, output / "tokenizer", output / "language_model")
+    documents = [[f"Output:{caption}"] for caption in captions]
+    train_language_model(LANGUAGE_MODEL, documents, output / "tokenizer", output / "language_model")
 
 
 def image_encoder(output: Path) -> None:

@@ -16,10 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from recipes.nano.scenes import (
+    GRID,
     SHAPES,
     SIDE,
     Scene,
     any_colour,
+    box,
     crowded_scene,
     draw,
     sample_scene,
@@ -130,12 +132,15 @@ class ContrastiveSet:
         self.regions += [[]] * times
 
     def add_scene(self, scene: Scene, rng: random.Random, named_colours: bool = True) -> None:
-        """A drawn scene, captioned as a whole, and each of its things named in its cell of the grid."""
+        """A drawn scene, captioned as a whole, and what fills each cell of the grid; of the empty ones, two."""
         self.pictures.append(draw(scene, rng, None if named_colours else any_colour(scene, rng)))
         count = min(4, len(scene.things))  # of a crowd, what a caption has room for
         parts = [Scene(scene.background, tuple(sorted(rng.sample(scene.things, count)))) for _ in range(4)]
         self.captions.append([placed_caption(part, rng, named_colours) for part in parts])
-        self.regions.append([Region(thing.box(), phrases(thing.kind, named_colours)) for thing in scene.things])
+        cells = {thing.cell: thing.kind for thing in scene.things}
+        empty = [cell for cell in range(GRID * GRID) if cell not in cells]
+        cells |= dict.fromkeys(rng.sample(empty, min(2, len(empty))))
+        self.regions.append([Region(box(cell), phrases(kind, cell, named_colours)) for cell, kind in cells.items()])
 
 
 def contrastive_set(scenes: int, sets: Path | None, seed: int) -> ContrastiveSet:
@@ -172,8 +177,12 @@ def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
     return sources
 
 
-def texts(sets: Path | None, scenes: int, seed: int) -> list[str]:
+def documents(sets: Path | None, scenes: int, seed: int) -> list[list[str]]:
     """Captions and answered questions as the prompts write them, for the tokenizer and the language model.
+
+    A document holds all that is said of one picture. Its later texts follow from the earlier ones, so the language
+    model learns to bring what a sentence asks about to where the answer is written, and to compare. From single texts,
+    where every answer is a guess, it would learn nothing of the kind; and it is frozen when the adapters learn.
 
     The scenes are drawn anew from all layouts and all colour-shape pairs: the language model may read of an orange
     triangle; it is the pictures of training that never show one.
@@ -182,8 +191,10 @@ def texts(sets: Path | None, scenes: int, seed: int) -> list[str]:
     for index in range(scenes):
         rng = random.Random(f"{seed} text {index}")
         scene = sample_scene(rng)
-        found += [as_caption(caption(scene, rng)) for _ in range(2)]
-        found += [as_answer(q.question, q.answer) for q in rng.sample(questions(scene, rng), 3)]
+        own = [as_caption(caption(scene, rng)) for _ in range(2)]
+        own += [as_answer(q.question, q.answer) for q in rng.sample(questions(scene, rng), 5)]
+        rng.shuffle(own)
+        found.append(own)
     if sets is None:
         return found
     for name in (*PICTURE_SETS, *TEXT_SETS):
@@ -193,7 +204,7 @@ def texts(sets: Path | None, scenes: int, seed: int) -> list[str]:
                 said.append(", ".join(record["keywords"]))
             own = [as_caption(text) for text in said]
             own += [as_answer(q["question"], ", ".join(q["answers"])) for q in record.get("qa", [])]
-            found += own * 5
+            found += [own] * 5
     return found
 
 

@@ -29,16 +29,16 @@ ROOT = Path(__file__).resolve().parents[2]
 class Scenes:
     """How many pictures to draw; about 400 a second."""
 
-    train: int = 40_000
+    train: int = 60_000
     dev: int = 1000
     unseen: int = 500
-    contrastive: int = 50_000  # for the image encoder; half of them hold nine things
-    text: int = 60_000  # scenes that are only written about
+    contrastive: int = 60_000  # for the image encoder; half of them hold nine things
+    text: int = 80_000  # scenes that are only written about
 
 
 @dataclass
 class ImageEncoder:
-    steps: int = 1600
+    steps: int = 2500
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     width: int = 128
@@ -48,7 +48,7 @@ class ImageEncoder:
 @dataclass
 class LanguageModel:
     vocabulary: int = 2048
-    steps: int = 900
+    steps: int = 2400
     hidden_size: int = 256
     layers: int = 4
 
@@ -83,7 +83,8 @@ def draw_scenes(recipe: Recipe, output: Path) -> None:
 def train_tokenizer(recipe: Recipe, output: Path) -> None:
     from recipes.pretrain.tokenizer import train_tokenizer
 
-    texts = data.texts(data.sets_folder(), recipe.scenes.text, recipe.seed)
+    documents = data.documents(data.sets_folder(), recipe.scenes.text, recipe.seed)
+    texts = (text for document in documents for text in document)
     train_tokenizer(texts, recipe.language_model.vocabulary, output / "tokenizer")
 
 
@@ -109,10 +110,16 @@ def train_language_model(recipe: Recipe, output: Path) -> None:
 
     part = recipe.language_model
     config = LanguageModelTrainConfig(
-        hidden_size=part.hidden_size, num_layers=part.layers, steps=part.steps, seed=recipe.seed, device=recipe.device
+        hidden_size=part.hidden_size,
+        num_layers=part.layers,
+        sequence_length=160,  # a picture's document has about so many
+        batch_size=24,
+        steps=part.steps,
+        seed=recipe.seed,
+        device=recipe.device,
     )
-    texts = data.texts(data.sets_folder(), recipe.scenes.text, recipe.seed)
-    train_language_model(config, texts, output / "tokenizer", output / "language_model")
+    documents = data.documents(data.sets_folder(), recipe.scenes.text, recipe.seed)
+    train_language_model(config, documents, output / "tokenizer", output / "language_model")
 
 
 def freeze(recipe: Recipe, output: Path) -> None:

@@ -74,9 +74,11 @@ class Thing:
     def column(self) -> int:
         return self.cell % GRID
 
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of its cell, from 0 to 1."""
-        return self.column / GRID, self.row / GRID, (self.column + 1) / GRID, (self.row + 1) / GRID
+
+def box(cell: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a cell, from 0 to 1."""
+    row, column = divmod(cell, GRID)
+    return column / GRID, row / GRID, (column + 1) / GRID, (row + 1) / GRID
 
 
 @dataclass(frozen=True)

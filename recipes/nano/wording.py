@@ -65,25 +65,46 @@ def join(parts: list[str]) -> str:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """One caption naming count, size, colour and shape of every kind, in reading order."""
-    groups = scene.kinds()
+    """One caption naming count, size, colour and shape of everything, in reading order.
+
+    Most say first where a thing is: the place just written tells which thing is meant while the rest is being said.
+    """
+    if rng.random() < 0.6:
+        return _thing_by_thing(scene, rng)
+    if len(scene.things) == len(scene.kinds()) == 2 and rng.random() < 0.4:
+        return _related(scene, rng)
+    return _kind_by_kind(scene, rng)
+
+
+def _thing_by_thing(scene: Scene, rng: random.Random) -> str:
+    things = join([f"{PLACES[thing.cell]} {describe(thing.kind).counted(1)}" for thing in scene.things])
+    number = f"{NUMBERS[len(scene.things)]} {Description().noun(plural=len(scene.things) > 1)}"
     background = scene.background
-    singles = len(groups) == 2 and len(scene.things) == 2
-    if singles and rng.random() < 0.35:
-        a, b = rng.sample(scene.things, 2)
-        relation = rng.choice([relation for relation in RELATIONS if holds(relation, a, b)])
-        pair = f"{describe(a.kind).counted(1)} {relation} {describe(b.kind).counted(1)}"
-        return rng.choice((pair, f"{pair} on a {background} background"))
-    listing = join([describe(kind).counted(len(things)) for kind, things in groups.items()])
-    first = next(iter(groups.values()))
+    forms = (
+        f"there {'are' if len(scene.things) > 1 else 'is'} {number} on a {background} background: {things}",
+        f"{number} on a {background} background: {things}",
+        f"a picture of {number} on {background}: {things}",
+        f"{things}, on a {background} background",
+    )
+    return rng.choices(forms, (5, 1, 1, 1))[0]
+
+
+def _related(scene: Scene, rng: random.Random) -> str:
+    a, b = rng.sample(scene.things, 2)
+    relation = rng.choice([relation for relation in RELATIONS if holds(relation, a, b)])
+    pair = f"{describe(a.kind).counted(1)} {relation} {describe(b.kind).counted(1)}"
+    return rng.choice((pair, f"{pair} on a {scene.background} background"))
+
+
+def _kind_by_kind(scene: Scene, rng: random.Random) -> str:
+    background = scene.background
+    listing = join([describe(kind).counted(len(things)) for kind, things in scene.kinds().items()])
     return rng.choice((
         listing,
-        f"a picture of {listing}",
         f"the picture shows {listing}",
         f"{listing} on a {background} background",
         f"{listing} on {background}",
         f"a {background} background with {listing}",
-        f"there {'are' if len(first) > 1 else 'is'} {listing} on a {background} background",
     ))
 
 
@@ -105,13 +126,22 @@ def placed_caption(scene: Scene, rng: random.Random, colour: bool = True) -> str
     return rng.choice((text, text, f"{text} on {scene.background}"))
 
 
-def phrases(kind: Kind, colour: bool = True) -> tuple[str | None, ...]:
-    """A thing by its shape, by its size, by its colour, and by all three; None for what needs the colour's name."""
+NOTHING = "nothing"
+
+
+def phrases(kind: Kind | None, cell: int, colour: bool = True) -> tuple[str | None, ...]:
+    """What fills a cell, by its shape, size, colour, all three, and the cell's place; None where nothing is said.
+
+    Without `colour` nothing is said that needs the colour's name. An empty cell (`kind` None) is called so.
+    """
+    if kind is None:
+        return NOTHING, None, None, NOTHING, PLACES[cell]
     sorts = (("shape",), ("size",), ("colour",), ("size", "colour", "shape"))
-    return tuple(
+    said = (
         None if "colour" in names and not colour else Description(**{n: getattr(kind, n) for n in names}).counted(1)
         for names in sorts
     )
+    return *said, PLACES[cell]
 
 
 # --------------------------------------------------------------------------------------------------------- questions
@@ -222,7 +252,7 @@ def _background(scene: Scene, rng: random.Random) -> Question:
 def _place(scene: Scene, rng: random.Random) -> Question:
     by_cell = {thing.cell: thing for thing in scene.things}
     cell = rng.choice(tuple(by_cell)) if rng.random() < 0.8 else rng.randrange(len(PLACES))
-    answer = describe(by_cell[cell].kind).counted(1) if cell in by_cell else "nothing"
+    answer = describe(by_cell[cell].kind).counted(1) if cell in by_cell else NOTHING
     return Question("place", f"what is {PLACES[cell]}?", answer)
 
 

@@ -30,18 +30,22 @@ class LanguageModelTrainConfig:
 
 
 def train_language_model(
-    config: LanguageModelTrainConfig, texts: Sequence[str], tokenizer_folder: str | Path, output: str | Path
+    config: LanguageModelTrainConfig,
+    documents: Sequence[Sequence[str]],
+    tokenizer_folder: str | Path,
+    output: str | Path,
 ):
-    """Train on `texts`, each closed by the end of text, and save model and tokenizer to the folder `output`.
+    """Train on documents, lists of texts of which each ends with the end of text; save to the folder `output`.
 
-    Texts are packed end to end into rows of `sequence_length` tokens. Resumes from `output/checkpoint.pt`. Returns the
-    model; `AutoModelForCausalLM.from_pretrained(output)` and `AutoTokenizer.from_pretrained(output)` read it back.
+    Documents are shuffled and packed end to end into rows of `sequence_length` tokens. Resumes from
+    `output/checkpoint.pt`. Returns the model; `AutoModelForCausalLM.from_pretrained(output)` and
+    `AutoTokenizer.from_pretrained(output)` read it back.
     """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     output = Path(output)
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
-    rows = pack(tokenizer, texts, config.sequence_length, config.seed)
+    rows = pack(tokenizer, documents, config.sequence_length, config.seed)
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -70,13 +74,14 @@ def train_language_model(
     return model
 
 
-def pack(tokenizer, texts: Sequence[str], length: int, seed: int) -> Tensor:
-    """Shuffled texts, each with its end of text, cut into rows [N, length] of token ids (int16 or int32)."""
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+def pack(tokenizer, documents: Sequence[Sequence[str]], length: int, seed: int) -> Tensor:
+    """Documents in random order, each text with its end of text, cut into rows [N, length] of ids (int16 or int32)."""
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
     dtype = torch.int16 if len(tokenizer) < 2**15 else torch.int32
     pieces = []
     for start in range(0, len(order), 10_000):
-        encoded = tokenizer([texts[i] for i in order[start : start + 10_000]], add_special_tokens=False)["input_ids"]
+        texts = [text for i in order[start : start + 10_000] for text in documents[i]]
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
         pieces.append(torch.tensor([token for ids in encoded for token in (*ids, tokenizer.eos_token_id)], dtype=dtype))
     stream = torch.cat(pieces)
     if len(stream) < length:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mmlm.training.precision import computing
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -26,6 +28,7 @@ class Schedule:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     checkpoint_seconds: float = 120.0
+    precision: str = "auto"  # as in mmlm.TrainConfig
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine to a twentieth."""
@@ -46,6 +49,7 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)
+    device = next(model.parameters()).device
     checkpoint, metrics = output / "checkpoint.pt", output / "metrics.jsonl"
     start = 0
     if checkpoint.exists():
@@ -61,7 +65,8 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
     for step in tqdm(range(start, schedule.steps), initial=start, total=schedule.steps, desc=name, mininterval=5):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate_at(step)
-        loss = loss_at(step)
+        with computing(schedule.precision, device):
+            loss = loss_at(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; try a lower learning rate")
         loss.backward()
