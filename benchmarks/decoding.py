@@ -56,7 +56,7 @@ def build(hidden: int, layers: int) -> MultimodalLM:
 def ours(model: MultimodalLM, batch: Batch, media: list, tokens: int) -> torch.Tensor:
     """The library's greedy loop."""
     decoder = Decoder(model.language_model, model.media_context(batch, media), batch, tokens)
-    return torch.stack(list(stream_tokens(decoder, GenerationOptions(max_new_tokens=tokens), [-1])), dim=1)
+    return torch.stack(list(stream_tokens(decoder, GenerationOptions(max_new_tokens=tokens), [-1], None)), dim=1)
 
 
 def theirs(model: MultimodalLM, batch: Batch, media: list, tokens: int) -> torch.Tensor:

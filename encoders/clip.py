@@ -10,6 +10,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
 from PIL import Image
@@ -24,8 +25,8 @@ SCHEMAS = ("local-dir:", "hf-hub:")
 class ClipImageEncoder(FrozenEncoder):
     """Pictures → the patch tokens of an open_clip vision transformer (https://github.com/mlfoundations/open_clip).
 
-    model: an open_clip model with a `VisionTransformer` tower, ready made. It is frozen and put into eval mode, and
-        left as it is otherwise.
+    model: an open_clip model with a vision transformer as its tower, its own or timm's (SigLIP, EVA), ready made. It is
+        frozen and put into eval mode, and left as it is otherwise. Towers without patch tokens (ResNets) are refused.
     preprocess: its eval transform, PIL RGB → [3, H, W]; None takes the one that open_clip noted on the model.
     name: what `load` would rebuild it from, if anything does.
     tokenizer: list[str] → ids [N, L] for `embed_texts`; None gets the one that belongs to `name` when first needed.
@@ -46,12 +47,14 @@ class ClipImageEncoder(FrozenEncoder):
     ) -> None:
         super().__init__()
         visual = getattr(model, "visual", None)
-        if not isinstance(visual, VisionTransformer):
+        width = _token_width(visual)
+        if width is None:
+            kind = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
             raise ValueError(
-                f"the image tower of {name or type(model).__name__} is a {type(visual).__name__}, which gives no patch "
-                "tokens; choose a model with open_clip's own VisionTransformer, such as ViT-B-32 or ViT-L-14"
+                f"the image tower of {name or type(model).__name__} is a {kind}, which gives no patch tokens; choose "
+                "a model with a vision transformer, such as ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP"
             )
-        if final_norm and visual.attn_pool is not None:
+        if final_norm and isinstance(visual, VisionTransformer) and visual.attn_pool is not None:
             raise ValueError(
                 f"the last norm of {name or 'this model'} comes after its attention pooling, so patch tokens have "
                 "none; pass final_norm=False"
@@ -64,10 +67,10 @@ class ClipImageEncoder(FrozenEncoder):
         self.transform = preprocess
         self.tokenizer = tokenizer
         self.name = name
+        self._source = name  # where a tokenizer is found, whatever name the encoder is given later
         self.final_norm = final_norm
         self.image_size: tuple[int, int] = tuple(visual.image_size)  # height, width
-        self.num_tokens: int = visual.positional_embedding.shape[0] - 1  # without the class token
-        self.dim: int = visual.positional_embedding.shape[1]
+        self.dim: int = width
         self.freeze()
 
     @classmethod
@@ -105,17 +108,18 @@ class ClipImageEncoder(FrozenEncoder):
                 f"cannot load CLIP weights from {name!r}: {error}. They must be tensors (.safetensors, or a .pt state "
                 "dict) that fit the architecture; a TorchScript archive or other pickled code is not loaded"
             ) from error
-        return cls(model.to(device=device, dtype=dtype), preprocess, name=name, final_norm=final_norm)
+        model = model.to(device=device, dtype=dtype)
+        return cls(model, preprocess, name=_lasting(name), final_norm=final_norm)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.visual.conv1.weight.device
+        return next(self.model.visual.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights, hence of the tokens."""
-        return self.model.visual.conv1.weight.dtype
+        return next(self.model.visual.parameters()).dtype
 
     def preprocess(self, media: Any) -> Tensor:
         """Any image source that `encoders.media.load_image` accepts → [3, H, W] float32, as the model expects it."""
@@ -150,9 +154,9 @@ class ClipImageEncoder(FrozenEncoder):
     def embed_texts(self, texts: list[str]) -> Tensor:
         """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`."""
         if self.tokenizer is None:
-            if self.name is None:
+            if self._source is None:
                 raise ValueError("a ready-made model needs its tokenizer to embed texts: pass tokenizer=")
-            self.tokenizer = open_clip.get_tokenizer(_parse(self.name)[0])
+            self.tokenizer = open_clip.get_tokenizer(_parse(self._source)[0])
         tokens = self.tokenizer(list(texts)).to(self.device)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
@@ -161,15 +165,18 @@ class ClipImageEncoder(FrozenEncoder):
 
         The preprocessing enters by what it does to a fixed picture, so that any callable will do.
         """
-        block = self.model.visual.transformer.resblocks[0]
+        # What weights do not tell: how many heads share them, and the activations (GELU and QuickGELU, for one).
+        modules = list(self.model.visual.modules())
+        heads = [module.num_heads for module in modules if hasattr(module, "num_heads")]
+        activations = sorted({type(module).__name__ for module in modules if not list(module.parameters())})
         row, column, channel = np.mgrid[:192, :256, :3]
         pattern = (row * (3 + channel) + column * (5 - channel) + row * column // 7) % 256
         probe = Image.fromarray(pattern.astype(np.uint8))
         parts = [
             fingerprint(self.model),
             fingerprint({"probe": self.transform(probe)}),
-            type(block.mlp.gelu).__name__,  # GELU and QuickGELU share their weights
-            str(block.attn.num_heads),
+            str(activations),
+            str(heads),
             str(self.final_norm),
         ]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
@@ -180,6 +187,23 @@ class ClipImageEncoder(FrozenEncoder):
                 f"expected preprocessed pictures [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
                 f"got {list(batch.shape)}; use preprocess() and torch.stack"
             )
+
+
+def _token_width(visual: nn.Module | None) -> int | None:
+    """Width of a tower's patch tokens; None where it has none."""
+    if isinstance(visual, VisionTransformer):
+        return visual.positional_embedding.shape[1]
+    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "patch_embed") and hasattr(visual.trunk, "blocks"):
+        return visual.trunk.num_features
+    return None
+
+
+def _lasting(name: str) -> str:
+    """The name with its file or folder written from the root, so that it means the same from any folder."""
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    architecture, _, file = name.partition("/")
+    return f"{architecture}/{Path(file).resolve()}" if Path(file).is_file() else name
 
 
 def _parse(name: str) -> tuple[str, str | None]:

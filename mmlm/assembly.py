@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from encoders.base import FrozenEncoder
@@ -44,7 +43,7 @@ def assemble(
     host = _language_model(language_model, tokenizer, dtype)
     encoder = _image_encoder(image_encoder, final_norm, dtype)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
         model = MultimodalLM(host, encoder, resampler, fusion, template)
     return model.to(device)
 
@@ -69,9 +68,13 @@ def load(
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
     try:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-        tensors = load_file(folder / "model.safetensors")
+        with safe_open(folder / "model.safetensors", "pt") as weights:
+            metadata = weights.metadata() or {}
+            tensors = {key: weights.get_tensor(key) for key in weights.keys()}
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
+    if metadata.get("config", config.digest()) != config.digest():
+        raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
     host = _language_model(_given(language_model, config.language_model.name, "language_model"), tokenizer, dtype)
     part = config.image_encoder
     encoder = _image_encoder(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
@@ -132,6 +135,11 @@ def _path(name: str | Path) -> str:
     return str(PRESETS[preset] / part)
 
 
+def _lasting(name: str) -> str:
+    """The name to save for a part: a path is written from the root, so that it means the same from any folder."""
+    return name if name.startswith(PRESET) or not Path(name).exists() else str(Path(name).resolve())
+
+
 def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype) -> LanguageModel:
     if isinstance(source, LanguageModel):
         return source
@@ -142,9 +150,12 @@ def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = _path(source)
+    if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
+        raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path) if tokenizer is None else tokenizer
-        return LanguageModel(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), tokenizer, name=str(source))
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        return LanguageModel(model, tokenizer, name=_lasting(str(source)))
     except OSError as error:
         raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
 
@@ -153,7 +164,8 @@ def _image_encoder(source: str | Path | FrozenEncoder, final_norm: bool, dtype: 
     if isinstance(source, FrozenEncoder):
         return source
     encoder = ClipImageEncoder.load(_path(source), final_norm=final_norm, dtype=dtype)
-    encoder.name = str(source)
+    # The encoder keeps the name it was loaded by, with its file or folder from the root; of a preset, the preset's.
+    encoder.name = str(source) if str(source).startswith(PRESET) else encoder.name
     return encoder
 
 

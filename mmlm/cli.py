@@ -56,7 +56,8 @@ def caption(args: argparse.Namespace) -> None:
             prompts = [model.template.caption_prompt(image) for image in images]
         else:
             prompts = [demonstrations.caption_prompt(image, args.shots, model.template) for image in images]
-        for name, text in zip(names, model.generate(prompts, **options), strict=True):
+        drawn = {**options, "seed": options["seed"] + start} if "seed" in options else options
+        for name, text in zip(names, model.generate(prompts, **drawn), strict=True):
             text = _one_line(text)
             _print(args, {"image": name, "caption": text}, text if len(args.images) == 1 else f"{name}\t{text}")
 

@@ -1,6 +1,8 @@
 """What a model is made of, as dataclasses that go to and from `config.json`."""
 
 import dataclasses
+import hashlib
+import json
 import types
 import typing
 from dataclasses import dataclass, field
@@ -65,6 +67,13 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """16 hex digits of all that the weights depend on: the names of the frozen parts may change, nothing else."""
+        values = self.to_dict()
+        for part in ("language_model", "image_encoder"):
+            del values[part]["name"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":

@@ -27,7 +27,8 @@ class GenerationOptions:
     """How to decode; names and meanings are transformers'.
 
     `temperature`, `top_k`, `top_p` act with `do_sample=True`; `length_penalty` acts with `num_beams > 1`. `stop`
-    strings end a text and are left out of it. Sampling draws from `seed`; None takes a fresh one.
+    strings and `stop_token_ids` end a text, beside the language model's own end tokens, and are left out of it.
+    Sampling draws from `seed`; None takes a fresh one.
     """
 
     max_new_tokens: int = 64
@@ -40,6 +41,7 @@ class GenerationOptions:
     length_penalty: float = 1.0
     num_return_sequences: int = 1
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     seed: int | None = None
 
     def __post_init__(self):
@@ -69,6 +71,8 @@ class GenerationOptions:
             )
         if any(not text for text in self.stop):
             raise ValueError("a stop string is empty")
+        if any(token < 0 for token in self.stop_token_ids):
+            raise ValueError(f"stop_token_ids holds a negative id: {self.stop_token_ids}")
 
     def processors(self) -> LogitsProcessorList:
         """transformers' logits processors for these options, in its order."""
@@ -89,6 +93,11 @@ class Decoder:
     """Runs the language model over a prompt once, then token by token, with everything a step needs made beforehand."""
 
     def __init__(self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int):
+        if not host.accepts("past_key_values"):
+            raise ValueError(
+                f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
+                "text at each step; choose a language model that does"
+            )
         self.host, self.context = host, context
         rows, length = batch.input_ids.shape
         self.length = length
@@ -142,8 +151,10 @@ class Decoder:
 
 
 @torch.no_grad()
-def stream_tokens(decoder: Decoder, options: GenerationOptions, stop_ids: list[int]) -> Iterator[Tensor]:
-    """Greedy or sampled tokens, a step at a time: `[B·num_return_sequences]`.
+def stream_tokens(
+    decoder: Decoder, options: GenerationOptions, stop_ids: list[int], generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """Greedy tokens, or with a generator sampled ones, a step at a time: `[B·num_return_sequences]`.
 
     Rows that have ended repeat `stop_ids[0]`.
     A caller that knows of another reason to stop just stops iterating.
@@ -156,8 +167,7 @@ def stream_tokens(decoder: Decoder, options: GenerationOptions, stop_ids: list[i
     device = logits.device
     stops = torch.tensor(stop_ids, device=device)
     ended = torch.zeros(logits.shape[0], dtype=torch.bool, device=device)
-    generator = _generator(options.seed, device) if options.do_sample else None
-    check_every = 1 if device.type == "cpu" else STEPS_BETWEEN_CHECKS
+    check_every = _steps_between_checks(device)
     for step in range(1, options.max_new_tokens + 1):
         if processors:
             logits = processors(decoder.ids[:, : decoder.length], logits)
@@ -173,13 +183,20 @@ def stream_tokens(decoder: Decoder, options: GenerationOptions, stop_ids: list[i
         logits = decoder.step(tokens)
 
 
-def _generator(seed: int | None, device: torch.device) -> torch.Generator:
+def sampler(options: GenerationOptions, device: torch.device) -> torch.Generator | None:
+    """What sampling draws from, for all batches of a request; None where nothing is drawn."""
+    if not options.do_sample:
+        return None
     generator = torch.Generator(device)
-    if seed is None:
+    if options.seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        generator.manual_seed(options.seed)
     return generator
+
+
+def _steps_between_checks(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else STEPS_BETWEEN_CHECKS
 
 
 @torch.no_grad()
@@ -193,6 +210,7 @@ def beam_search(
     `stopped` may end hypotheses for other reasons: new ids `[n, t]` → bool `[n]`.
     """
     beams, processors = options.num_beams, options.processors()
+    check_every = _steps_between_checks(decoder.ids.device)
     logits = decoder.prefill()
     rows, prompt = logits.shape[0], decoder.length
     decoder.repeat(beams)
@@ -232,7 +250,7 @@ def beam_search(
         running, order = scores.masked_fill(ends, -torch.inf).topk(beams)
         best_possible = running[:, :1] / length**options.length_penalty
         open_rows = open_rows & (best_possible > kept.min(dim=1, keepdim=True).values)
-        if not bool(open_rows.any()):
+        if length % check_every == 0 and not bool(open_rows.any()):
             break
         source, tokens = source.gather(1, order).flatten(), tokens.gather(1, order).flatten()
         decoder.reorder(source)

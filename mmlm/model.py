@@ -196,16 +196,19 @@ class MultimodalLM(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `config.json`: only what was added, and the names of the frozen parts.
 
-        Each file is written whole beside its place and then moved there.
+        Each file is written whole beside its place and then moved there; the weights carry the config's digest, so that
+        two saves that met half-way are not taken for one model.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"cannot save a model to {folder}: it is a file")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.added_parameters()}
-        text = json.dumps(self.config().to_dict(), indent=2) + "\n"
+        config = self.config()
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        metadata = {"format": "pt", "config": config.digest()}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
-            save_file(tensors, Path(parts, "model.safetensors"), metadata={"format": "pt"})
+            save_file(tensors, Path(parts, "model.safetensors"), metadata=metadata)
             Path(parts, "config.json").write_text(text)
             for name in ("model.safetensors", "config.json"):
                 with open(Path(parts, name), "rb") as file:

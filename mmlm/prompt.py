@@ -4,6 +4,7 @@ Text is always text: an `<image>` or `<|endofchunk|>` that a user types, or a co
 goes through the tokenizer as plain characters. Only parts make control tokens.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -101,6 +102,14 @@ class Batch:
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), labels)
 
 
+def _spell(tokenizer: Any, token: str) -> list[int]:
+    """Ids of a token's characters, one by one."""
+    ids = tokenizer.convert_tokens_to_ids(list(token))
+    if all(i is not None and i != tokenizer.unk_token_id for i in ids):
+        return ids
+    return [i for character in token for i in tokenizer(character, add_special_tokens=False)["input_ids"]]
+
+
 class Processor:
     """Parts → ids and media, and ids → text, for one tokenizer and its added tokens."""
 
@@ -112,9 +121,12 @@ class Processor:
         bos = tokenizer.bos_token_id
         self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
         # Some vocabularies hold a control token as a plain piece too, which text can spell: its characters instead.
+        # Others add control tokens ("<|fim_prefix|>") without calling them special. Added words stay words.
         control = {i: t for t, i in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)}
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        control |= {i: token.content for i, token in added.items() if re.fullmatch(r"<\S+>", token.content)}
         control.pop(tokenizer.unk_token_id, None)
-        self._spelled = {i: tokenizer.convert_tokens_to_ids(list(token)) for i, token in control.items()}
+        self._spelled = {i: _spell(tokenizer, token) for i, token in control.items()}
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text; control tokens typed in it stay plain characters.

@@ -82,7 +82,7 @@ def _embed_records(
     digests = [hashlib.sha256(record.image).hexdigest()[:32] for record in records]
     missing = {digest: index for index, digest in enumerate(digests) if digest not in known}
     for chunk in _chunks(list(missing.items()), batch_size):
-        pictures = torch.stack([encoder.preprocess(records[index].image) for _, index in chunk])
+        pictures = torch.stack([encoder.preprocess(records[index].decode()) for _, index in chunk])
         embeddings = encoder.embed_images(pictures).cpu()
         known |= {digest: embedding for (digest, _), embedding in zip(chunk, embeddings, strict=True)}
     if path is not None and missing:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
 from mmlm.prompt import Part, demonstrations
 
 if TYPE_CHECKING:
@@ -22,11 +22,13 @@ def generate(model: "MultimodalLM", prompt: Any, batch_size: int = 32, **options
     Options are the fields of `GenerationOptions`. With `num_return_sequences` above 1 each prompt gives a list.
     """
     options = GenerationOptions(**options)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     single = not _is_batch(prompt)
     prompts = [prompt] if single else list(prompt)
-    texts = []
+    texts, generator = [], sampler(options, model.device)  # one for all batches: each draws what the last left
     for start in range(0, len(prompts), batch_size):
-        texts += _generate_batch(model, prompts[start : start + batch_size], options)
+        texts += _generate_batch(model, prompts[start : start + batch_size], options, generator)
     if options.num_return_sequences == 1:
         texts = [row[0] for row in texts]
     return texts[0] if single else texts
@@ -44,10 +46,10 @@ def stream(model: "MultimodalLM", prompt: Sequence[Any], **options: Any) -> Iter
 
 
 def _pieces(model: "MultimodalLM", decoder: Decoder, options: GenerationOptions) -> Iterator[str]:
-    stop_ids = model.language_model.stop_ids
+    stop_ids = _stop_ids(model, options)
     ids: list[int] = []
     written = ""
-    for tokens in stream_tokens(decoder, options, stop_ids):
+    for tokens in stream_tokens(decoder, options, stop_ids, sampler(options, model.device)):
         token = int(tokens[0])
         if token in stop_ids:
             break
@@ -123,34 +125,44 @@ def _decoder(model: "MultimodalLM", prompts: Sequence[Sequence[Part]], options: 
     return Decoder(model.language_model, context, batch, options.max_new_tokens)
 
 
-def _generate_batch(model: "MultimodalLM", prompts: Sequence[Any], options: GenerationOptions) -> list[list[str]]:
+def _stop_ids(model: "MultimodalLM", options: GenerationOptions) -> list[int]:
+    return [*model.language_model.stop_ids, *options.stop_token_ids]
+
+
+def _generate_batch(
+    model: "MultimodalLM", prompts: Sequence[Any], options: GenerationOptions, generator: torch.Generator | None
+) -> list[list[str]]:
     """Texts `[prompt][return sequence]`."""
-    stop_ids = model.language_model.stop_ids
+    stop_ids = _stop_ids(model, options)
     decoder = _decoder(model, prompts, options)
     if options.num_beams > 1:
-        stopped = _stop_test(model, options.stop) if options.stop else None
+        stopped = _stop_test(model, options.stop, stop_ids) if options.stop else None
         rows = beam_search(decoder, options, stop_ids, stopped).flatten(0, 1)
     else:
-        rows = _decode_rows(model, decoder, options, stop_ids)
+        rows = _decode_rows(model, decoder, options, stop_ids, generator)
     texts = [_cut(model.processor.decode(_until(row, stop_ids)), options.stop)[0] for row in rows.tolist()]
     count = options.num_return_sequences
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-def _decode_rows(model: "MultimodalLM", decoder: Decoder, options: GenerationOptions, stop_ids: list[int]) -> Tensor:
+def _decode_rows(
+    model: "MultimodalLM",
+    decoder: Decoder,
+    options: GenerationOptions,
+    stop_ids: list[int],
+    generator: torch.Generator | None,
+) -> Tensor:
     """Ids `[rows, t]` of greedy or sampled decoding, which stop strings may end early."""
     steps: list[Tensor] = []
-    stopped = _stop_test(model, options.stop) if options.stop else None
-    for tokens in stream_tokens(decoder, options, stop_ids):
+    stopped = _stop_test(model, options.stop, stop_ids) if options.stop else None
+    for tokens in stream_tokens(decoder, options, stop_ids, generator):
         steps.append(tokens)
         if stopped is not None and all(stopped(torch.stack(steps, dim=1)).tolist()):
             break
     return torch.stack(steps, dim=1)
 
 
-def _stop_test(model: "MultimodalLM", stop: tuple[str, ...]):
-    stop_ids = model.language_model.stop_ids
-
+def _stop_test(model: "MultimodalLM", stop: tuple[str, ...], stop_ids: list[int]):
     def stopped(ids: Tensor) -> Tensor:
         """New ids `[n, t]` → bool `[n]`: the text holds a stop string, or has ended by a stop token."""
         ends = []

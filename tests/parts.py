@@ -13,7 +13,7 @@ from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
 from mmlm.config import FusionConfig, ResamplerConfig
-from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.prompt import Batch
@@ -115,7 +115,7 @@ def token_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: Any
     if chosen.num_beams > 1:
         ids = beam_search(run, chosen, stops).flatten(0, 1)
     else:
-        ids = torch.stack(list(stream_tokens(run, chosen, stops)), dim=1)
+        ids = torch.stack(list(stream_tokens(run, chosen, stops, sampler(chosen, run.ids.device))), dim=1)
     return [until_stop(row, stops) for row in ids.tolist()]
 
 

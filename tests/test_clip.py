@@ -196,7 +196,7 @@ def test_checkpoint_files_give_the_same_bits(layout, tiny_architecture, tmp_path
         torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
     loaded = ClipImageEncoder.load(f"{tiny_architecture}/{path}")
     assert loaded.name == f"{tiny_architecture}/{path}"
-    assert (loaded.dim, loaded.num_tokens, loaded.image_size) == (32, 16, (32, 32))
+    assert (loaded.dim, loaded.image_size) == (32, (32, 32))
     assert torch.equal(loaded.encode(pictures()).tokens, encoder(model).encode(pictures()).tokens)
     assert not any(parameter.requires_grad for parameter in loaded.parameters()) and not loaded.training
 
@@ -331,7 +331,36 @@ def test_fingerprint_sample_does_not_walk_down_one_column():
     assert noticed > 0.95 * 512
 
 
+def timm_clip(name: str) -> open_clip.CLIP:
+    """The first two blocks of a tower of timm's."""
+    torch.manual_seed(0)
+    vision = dict(timm_model_name=name, timm_pool="", timm_proj="none", image_size=224)
+    model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=CONFIG["text_cfg"])
+    del model.visual.trunk.blocks[2:]
+    return model
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
+def test_timm_towers_give_the_patch_tokens_of_timm_itself(name):
+    model = timm_clip(name)
+    pixels = torch.randn(2, 3, 224, 224)
+    normed, raw = (ClipImageEncoder(model, transform(size=224), final_norm=norm) for norm in (True, False))
+    trunk = model.visual.trunk
+    with torch.no_grad():
+        expected = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]  # past the class token
+    assert expected.shape == (2, 196, normed.dim)
+    torch.testing.assert_close(normed.encode(pixels).tokens, expected)
+    torch.testing.assert_close(trunk.norm(raw.encode(pixels).tokens), expected)
+    assert normed.fingerprint() != raw.fingerprint()
+    other = timm_clip(name)
+    other.visual.trunk.blocks[1].attn.num_heads = 1  # the same weights
+    assert ClipImageEncoder(other, transform(size=224)).fingerprint() != normed.fingerprint()
+
+
 def test_towers_without_patch_tokens_are_refused():
+    vision = dict(timm_model_name="resnet18", timm_pool="avg", timm_proj="linear", image_size=32)
+    with pytest.raises(ValueError, match="ResNet.*no patch tokens"):
+        encoder(open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=CONFIG["text_cfg"]))
     resnet = open_clip.CLIP(
         **{**CONFIG, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}}
     )

@@ -100,6 +100,18 @@ def test_coco_captions(tmp_path):
         read_records(path)
 
 
+def test_coco_names_that_are_no_names(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": 5}],
+        "annotations": [{"image_id": 1, "caption": "one"}, {"image_id": 2, "caption": "two"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    records = read_records(tmp_path / "coco.json", bad_limit=0.5)
+    assert [record.captions for record in records] == [("one",)]
+    assert [(bad.key, bad.reason) for bad in records.bad] == [("coco.json image 2", "its file_name is 5")]
+
+
 def test_tars_are_read_in_order_by_pattern_and_by_glob(tmp_path):
     for shard in range(3):
         write_tar(
@@ -194,6 +206,7 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ("7", "the JSON is a int"),
         ({"caption": "x"}, "no picture"),
         ({"image": "gone.jpg", "caption": "x"}, "no picture at"),
+        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "no picture at"),
         ({"image": "a.jpg"}, "no caption and no question"),
         ({"image": "a.jpg", "captions": []}, "no caption and no question"),
         ({"image": "a.jpg", "caption": "  "}, "an empty caption"),

@@ -1,5 +1,6 @@
 """The measures, against numbers worked out by hand and from the papers' formulas."""
 
+import io
 import math
 import sys
 from collections import Counter
@@ -8,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from encoders.base import Features, FrozenEncoder
+from encoders.media import load_image
 from mmlm.assembly import assemble
 from mmlm.config import ResamplerConfig
-from mmlm.data import Record
+from mmlm.data import BadRecord, Record, RecordSet
 from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions
 from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval, derangement
@@ -180,7 +183,7 @@ class KnownModel:
 
     def encode_media(self, media):
         self.encoded += len(media)
-        return [Features(torch.full((1, 1, 1), float(image.source))) for image in media]
+        return [Features(torch.full((1, 1, 1), float(image.source.getpixel((0, 0))[0]))) for image in media]
 
     def __call__(self, batch, media):
         size = VOCAB + len(self.vocabulary)
@@ -204,12 +207,19 @@ class KnownModel:
         return [f" {int(image.source.tokens.item())}. " for image in images]
 
 
+def grey(level: int) -> bytes:
+    """A picture of one grey; which record it is of."""
+    file = io.BytesIO()
+    PILImage.new("RGB", (2, 2), (level,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
 def known_records():
     # Lengths differ, so that a mean over texts or records is not the mean over tokens.
     return [
-        Record("a", b"0", ("0", "0 long caption", "0 is what it shows"), (("which?", "0"),)),
-        Record("b", b"1", ("1 is what it shows too",), (("which?", "1"), ("and now?", "1"))),
-        Record("c", b"2", ("2 and a very much longer caption",), ()),
+        Record("a", grey(0), ("0", "0 long caption", "0 is what it shows"), (("which?", "0"),)),
+        Record("b", grey(1), ("1 is what it shows too",), (("which?", "1"), ("and now?", "1"))),
+        Record("c", grey(2), ("2 and a very much longer caption",), ()),
     ]
 
 
@@ -231,7 +241,8 @@ def test_gap_is_a_mean_over_tokens():
         """Sees nothing in the records' pictures but record 2's: the others are as good as wrong."""
 
         def encode_media(self, media):
-            return [Features(torch.full((1, 1, 1), 2.0 if image.source == b"2" else -1.0)) for image in media]
+            seen = [image.source.getpixel((0, 0))[0] == 2 for image in media]
+            return [Features(torch.full((1, 1, 1), 2.0 if two else -1.0)) for two in seen]
 
     gap = picture_gap(HalfBlind(), known_records(), resamples=200)
     tokens, seen = 38 + 27 + 33, 33
@@ -241,12 +252,12 @@ def test_gap_is_a_mean_over_tokens():
 
 
 class PixelEncoder(FrozenEncoder):
-    """A frozen encoder of pictures given as one number: four tokens that depend on it."""
+    """A frozen encoder of one number, a picture's first pixel: four tokens that depend on it."""
 
     modality, dim, name = "image", 6, None
 
     def preprocess(self, media):
-        return torch.full((1,), float(media))
+        return torch.full((1,), float(load_image(media).getpixel((0, 0))[0]))
 
     def encode(self, batch):
         positions = torch.arange(24.0).view(1, 4, 6)
@@ -263,9 +274,9 @@ def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
             if name.endswith("gate"):
                 parameter.fill_(1.0)  # open, so that the picture matters
     records = [
-        Record("a", b"1", ("red", "a longer one"), (("how?", "so"),)),
-        Record("b", b"2", ("blue, blue and blue",)),
-        Record("c", b"3", (), (("what?", "nothing at all"),)),
+        Record("a", grey(1), ("red", "a longer one"), (("how?", "so"),)),
+        Record("b", grey(2), ("blue, blue and blue",)),
+        Record("c", grey(3), (), (("what?", "nothing at all"),)),
     ]
     gap = picture_gap(model, records, batch_size=4, seed=5, resamples=10)
 
@@ -284,7 +295,7 @@ def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
         return total / tokens
 
     wrong = derangement(3, seed=5)
-    assert gap.right == pytest.approx(mean_loss([b"1", b"2", b"3"]), abs=1e-5)
+    assert gap.right == pytest.approx(mean_loss([grey(1), grey(2), grey(3)]), abs=1e-5)
     assert gap.shuffled == pytest.approx(mean_loss([records[index].image for index in wrong]), abs=1e-5)
     assert gap.without == pytest.approx(mean_loss([None] * 3), abs=1e-5)
     assert abs(gap.gap) > 1e-3
@@ -330,6 +341,16 @@ def test_evaluate_known_model():
     table = str(report)
     assert "100.0%" in table and "1.386 nats" in table and "'1' would match 66.7%" in table
     assert report.to_dict()["loss"]["gap"] == report.loss.gap
+
+
+def test_records_left_out_are_counted():
+    records = known_records()
+    data = RecordSet(tuple(records) * 80, (BadRecord("gone", "no picture"),) * 2)  # below one percent
+    report = evaluate(KnownModel(), data, limit=3, batch_size=2)
+    assert report.bad_records == 2 == report.to_dict()["bad_records"]
+    assert "2 more records could not be read" in str(report)
+    with pytest.raises(ValueError, match="batch_size"):
+        evaluate(KnownModel(), records, batch_size=0)
 
 
 def test_evaluate_captions_or_questions_alone():

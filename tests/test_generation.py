@@ -6,6 +6,7 @@ import families
 import parts
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fusion import Watch
@@ -22,7 +23,8 @@ from transformers.generation.logits_process import (
 
 import mmlm.generation
 from mmlm.cache import PreallocatedLayer, preallocated_cache
-from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
+from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.prompt import END_OF_CHUNK
 
@@ -162,7 +164,7 @@ def test_sampled_frequencies_are_those_of_upstreams_distribution(options, upstre
     rows, samples = [[parts.picture(1), "Output:"]], 4000
     run = parts.decoder(model, rows, 1)
     chosen = GenerationOptions(max_new_tokens=1, do_sample=True, num_return_sequences=samples, seed=11, **options)
-    drawn = next(stream_tokens(run, chosen, model.language_model.stop_ids))
+    drawn = next(stream_tokens(run, chosen, model.language_model.stop_ids, sampler(chosen, model.device)))
     scores = parts.decoder(model, rows, 1).prefill().detach()
     for processor in upstream:
         scores = processor(run.ids[:1, : run.length], scores)
@@ -317,6 +319,36 @@ def test_a_stream_is_one_text():
 # Prompts and batches
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_tokens_of_the_callers_choice_end_a_text_and_are_left_out(beams):
+    options = dict(max_new_tokens=20, stop_token_ids=tuple(spelled(says(""), ",")))
+    assert says("one, two, three").generate(["x"], num_beams=beams, **options) == "one"
+    assert "".join(says("one, two, three").stream(["x"], **options)) == "one"
+
+
+def test_a_language_model_that_remembers_nothing_is_refused():
+    """openai-gpt takes no past_key_values: fed one token a step, it would go on from that token alone."""
+    config = transformers.OpenAIGPTConfig(vocab_size=272, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    host = LanguageModel(transformers.OpenAIGPTLMHeadModel(config), families.tokenizer())
+    model = MultimodalLM(host, parts.image_encoder(), parts.RESAMPLER, parts.fusion())
+    with pytest.raises(ValueError, match="OpenAIGPTLMHeadModel keeps no keys and values"):
+        model.generate(["x"], max_new_tokens=3)
+
+
+def test_every_batch_of_a_request_draws_anew():
+    model = parts.shared("llama")
+    options = dict(max_new_tokens=8, do_sample=True, seed=3)
+    texts = model.generate([["x"]] * 6, batch_size=2, **options)
+    assert len(set(texts)) == 6
+    assert texts == model.generate([["x"]] * 6, batch_size=2, **options)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_holds_something(batch_size):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        parts.shared("llama").generate([["a"], ["b"]], batch_size=batch_size)
+
+
 def test_lists_in_lists_out():
     model = parts.shared("llama")
     pictures = [parts.picture(seed) for seed in range(3)]
@@ -424,7 +456,7 @@ def test_the_decoder_asks_the_host_for_nothing_between_steps():
     model = parts.shared("llama")
     run: Decoder = parts.decoder(model, parts.prompts()[:1], 8)
     with Watch() as watch:
-        steps = list(stream_tokens(run, GenerationOptions(max_new_tokens=8), model.language_model.stop_ids))
+        steps = list(stream_tokens(run, GenerationOptions(max_new_tokens=8), model.language_model.stop_ids, None))
     prefill = parts.decoder(model, parts.prompts()[:1], 8)
     with Watch() as before:
         prefill.prefill()

@@ -12,7 +12,7 @@ import mmlm
 from recipes.nano.data import scene_example
 from recipes.nano.evaluate import word_f1
 from recipes.nano.judge import judge_caption
-from recipes.nano.scenes import Scene
+from recipes.nano.scenes import SHAPES, Scene
 
 FOLDER = Path(mmlm.__file__).parent / "nano"
 
@@ -92,6 +92,17 @@ def test_it_answers_questions_about_them(nano):
         for shown in (features, features[1:] + features[:1])
     )
     assert right >= 0.55 and wrong <= right - 0.2
+
+
+def test_its_clip_reads_texts(nano):
+    pictures, _, scenes = examples("dev", 40)
+    alone = [(picture, scene.things[0].kind) for picture, scene in zip(pictures, scenes, strict=True)
+             if len({thing.kind for thing in scene.things}) == 1]  # fmt: skip
+    encoder = nano.encoders["image"]
+    shapes = encoder.embed_texts([f"a {shape}" for shape in SHAPES])
+    seen = encoder.embed_images(torch.stack([encoder.preprocess(picture) for picture, _ in alone]))
+    found = [SHAPES[index] for index in (seen @ shapes.T).argmax(1)]
+    assert share(shape == kind.shape for shape, (_, kind) in zip(found, alone, strict=True)) > 0.5  # one in eight
 
 
 def test_word_f1():

@@ -23,6 +23,7 @@ def byte_level() -> PreTrainedTokenizerFast:
     """GPT-2's kind, with control tokens of a chat model added, special and not."""
     tokenizer = families.tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<image>", "<|endofchunk|>"]})
+    tokenizer.add_tokens(["<|fim_prefix|>", "<｜User｜>", "llama"])  # control tokens that are not called so; a word
     tokenizer.bos_token = "<|im_start|>"
     return tokenizer
 
@@ -65,7 +66,8 @@ def unigram() -> PreTrainedTokenizerFast:
 
 
 TOKENIZERS = {f.__name__: f() for f in (byte_level, sentencepiece_bpe, spelling_bpe, unigram)}
-CONTROL = ["<image>", "<|endofchunk|>", "<|pad|>", "<|endoftext|>", "<|im_start|>", "<s>", "</s>", "<unk>"]
+UNMARKED = ["<|fim_prefix|>", "<｜User｜>"]
+CONTROL = ["<image>", "<|endofchunk|>", "<|pad|>", "<|endoftext|>", "<|im_start|>", "<s>", "</s>", "<unk>", *UNMARKED]
 
 
 def processor(tokenizer: PreTrainedTokenizerFast, max_length: int | None = None) -> Processor:
@@ -87,6 +89,7 @@ def test_user_text_never_becomes_a_control_token(kind, text):
     tokenizer = TOKENIZERS[kind]
     made = processor(tokenizer)
     control = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
+    control |= {tokenizer.convert_tokens_to_ids(token) for token in UNMARKED if token in tokenizer.get_vocab()}
     ids = made.text_ids(text)
     assert not control & set(ids)
     assert all(token < made.vocabulary.offset for token in ids)
@@ -117,6 +120,12 @@ def test_loss_is_on_the_target_and_its_end_alone(prompt, target):
 def test_a_prompt_without_target_carries_no_loss():
     example = processor(families.tokenizer()).encode(["ab", Image("x"), END_OF_CHUNK])
     assert example.labels == [-100] * 4
+
+
+def test_added_words_stay_words():
+    made = processor(byte_level())
+    assert made.text_ids("llama") == [made.tokenizer.convert_tokens_to_ids("llama")]
+    assert made.decode(made.text_ids("a <｜User｜> llama")) == "a <｜User｜> llama"
 
 
 def test_text_with_a_token_that_the_language_model_has_no_row_for_is_an_error():

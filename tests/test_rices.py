@@ -114,6 +114,12 @@ def test_what_a_record_lacks_is_named(encoder):
         index.question_prompt(png(2), "what?", 1)
 
 
+def test_a_picture_that_cannot_be_decoded_is_named(encoder):
+    broken = Record("photos/7.jpg", png(1)[:60], captions=("x",))
+    with pytest.raises(ValueError, match="record 'photos/7.jpg'"):
+        Rices(encoder, [record(1), broken])
+
+
 def test_cache_embeds_each_picture_once(tmp_path):
     encoder = CountingEncoder()
     first = Rices(encoder, [record(1), record(2), record(1, "again")], cache=tmp_path)

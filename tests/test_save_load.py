@@ -191,6 +191,29 @@ def test_an_interrupted_save_leaves_the_old_model_loadable(at, tmp_path, monkeyp
     assert torch.equal(logits(load(tmp_path, **ready())), expected)
 
 
+def test_two_saves_that_met_half_way_are_not_one_model(tmp_path):
+    """The weights of one save beside the config of another, as a stop between its two moves leaves them."""
+    parts.build("llama", visibility="all").save(tmp_path / "all")
+    parts.build("llama", visibility="latest").save(tmp_path / "latest")
+    os.replace(tmp_path / "all/model.safetensors", tmp_path / "latest/model.safetensors")
+    with pytest.raises(ValueError, match="two different models"):
+        load(tmp_path / "latest", **ready())
+
+
+def test_a_frozen_part_may_move(tmp_path):
+    made = ready("llama")
+    made["language_model"].save_pretrained(tmp_path / "lm")
+    families.tokenizer().save_pretrained(tmp_path / "lm")
+    model = assemble(tmp_path / "lm", made["image_encoder"], resampler=parts.RESAMPLER, fusion=parts.fusion())
+    model.save(tmp_path / "saved")
+    os.rename(tmp_path / "lm", tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="lm is not there.*language_model="):
+        load(tmp_path / "saved", image_encoder=parts.image_encoder())
+    config = tmp_path / "saved/config.json"
+    config.write_text(config.read_text().replace(str(tmp_path / "lm"), str(tmp_path / "moved")))
+    assert torch.equal(logits(load(tmp_path / "saved", image_encoder=parts.image_encoder())), logits(model))
+
+
 # The hub
 
 
@@ -244,16 +267,17 @@ def test_assembly_draws_from_its_seed_and_leaves_the_global_state_alone():
     )
 
 
-def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn):
+def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn, monkeypatch):
     made = ready("llama")
     tokenizer = families.tokenizer()
     made["language_model"].save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
-    model = assemble(
-        str(tmp_path / "lm"), made["image_encoder"], resampler=parts.RESAMPLER, fusion=parts.fusion("all"), seed=3
-    )
+    monkeypatch.chdir(tmp_path)
+    model = assemble("lm", made["image_encoder"], resampler=parts.RESAMPLER, fusion=parts.fusion("all"), seed=3)
     parts.open_gates(model)
-    model.save(tmp_path / "saved")
+    model.save("saved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
     loaded = load(str(tmp_path / "saved"), image_encoder=parts.image_encoder())
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.config() == model.config()
@@ -264,7 +288,7 @@ def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn):
 def test_parts_that_cannot_be_found_are_clear_errors(tmp_path):
     with pytest.raises(ValueError, match="pass tokenizer="):
         assemble(families.language_model("llama"), parts.image_encoder())
-    with pytest.raises(FileNotFoundError, match="language model.*absent.*could not be loaded"):
+    with pytest.raises(FileNotFoundError, match="language model.*absent is not there"):
         assemble(str(tmp_path / "absent"), parts.image_encoder())
 
 

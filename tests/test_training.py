@@ -24,7 +24,7 @@ from encoders.clip import ClipImageEncoder
 from mmlm.config import FusionConfig, ResamplerConfig
 from mmlm.data import BadRecordsError, Record, RecordSet, read_records
 from mmlm.data.sampling import ExampleStream
-from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, loop, train, train_from_recipe
+from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, loop, precision, train, train_from_recipe
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.examples import Examples, split
 from mmlm.training.features import cached_features
@@ -227,6 +227,20 @@ def test_bfloat16_keeps_float32_weights(tmp_path):
         run(tiny_model().to(torch.bfloat16), tmp_path / "c")
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_automatic_precision_is_the_hardwares(tmp_path, monkeypatch, native):
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: native)
+    chosen, automatic = tiny_model(), tiny_model()
+    name = "bfloat16" if native else "float32"
+    run(chosen, tmp_path / "chosen", precision=name)
+    run(automatic, tmp_path / "automatic", precision="auto")
+    assert_equal(added(automatic), added(chosen))
+    # A run goes on in the precision it began with, or not at all.
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: not native)
+    with pytest.raises(ValueError, match=f"precision was '{name}'"):
+        run(tiny_model(), tmp_path / "automatic", precision="auto")
+
+
 def test_measuring_changes_nothing(tmp_path):
     often, never = tiny_model(), tiny_model()
     run(often, tmp_path / "often", held_out=tiny_records(8), eval_every=1, save_every=1, log_every=1)
@@ -363,6 +377,34 @@ def test_other_settings_are_refused_by_name_and_harmless_ones_are_not(tmp_path):
         run(tiny_model("llama"), tmp_path)
     run(tiny_model(), tmp_path, log_every=1, keep=1, cache=str(tmp_path / "elsewhere"))
     assert run(tiny_model(), tmp_path, steps=2, resume=False).steps == 2
+
+
+def test_a_model_of_another_make_does_not_go_on(tmp_path):
+    """The shapes of all weights agree, what is done with them does not."""
+    run(tiny_model(), tmp_path, save_every=2)
+    for change, word in ((FusionConfig(heads=2, dim_head=8, visibility="all"), "fusion"),
+                         (FusionConfig(heads=4, dim_head=4), "fusion")):  # fmt: skip
+        other = mmlm.assemble(
+            language_model("gpt2"),
+            tiny_encoder(),
+            tokenizer=tokenizer(),
+            resampler=ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8),
+            fusion=change,
+        )
+        with pytest.raises(ValueError, match=f"other settings.*{word}"):
+            run(other, tmp_path)
+    with pytest.raises(ValueError, match="other settings.*frozen_types"):
+        run(tiny_model(language_model("gpt2").to(torch.bfloat16)), tmp_path)
+
+
+def test_a_call_that_cannot_start_takes_no_checkpoint_away(tmp_path):
+    run(tiny_model(), tmp_path)
+    kept = latest_checkpoint(tmp_path / "checkpoints")
+    with pytest.raises(FileNotFoundError):
+        run(tiny_model(), tmp_path, "typo.jsonl", resume=False)
+    assert latest_checkpoint(tmp_path / "checkpoints").folder == kept.folder
+    run(tiny_model(), tmp_path, steps=3, resume=False)
+    assert latest_checkpoint(tmp_path / "checkpoints").state["progress"]["step"] == 3
 
 
 def killed_at(call: int, action) -> bool:
@@ -594,6 +636,19 @@ def test_pictures_that_do_not_decode_are_counted_and_named(tmp_path):
     clean = tiny_model()
     run(clean, tmp_path / "c", good)
     assert_equal(load_file(result.model / "model.safetensors"), added(clean))  # as if it had never been there
+
+
+@pytest.mark.parametrize("limit", [0.2, 0.01])
+def test_every_bad_record_is_written_down_whether_the_run_goes_on_or_not(tmp_path, limit):
+    data = RecordSet((*tiny_records(12).records, Record("broken", b"no picture", captions=("x",))))
+    settings = dict(bad_limit=limit, cache=str(tmp_path / "cache"))
+    if limit == 0.2:
+        run(tiny_model(), tmp_path / "new", data, **settings)
+    else:
+        with pytest.raises(BadRecordsError):
+            run(tiny_model(), tmp_path / "new", data, **settings)
+    (line,) = (tmp_path / "new/bad_records.jsonl").read_text().splitlines()
+    assert json.loads(line)["key"] == "broken"
 
 
 def test_texts_that_do_not_fit_the_language_model_are_counted(tmp_path):

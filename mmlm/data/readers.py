@@ -33,7 +33,8 @@ def read_records(
     source: one of, or a list of (they are concatenated)
       - `pairs.jsonl`: a line is {"image": "photos/1.jpg", ...} with any of "caption", "captions",
         "question" + "answer", "qa": [{"question", "answer" or "answers"}]; "file_name" and "text" are taken for
-        "image" and "caption". Paths are relative to the manifest;
+        "image" and "caption". Paths are relative to the manifest. Several "answers" are one, said together ("book,
+        scissors"); for alternatives, of which one would do, give one "answer" or a "qa" entry for each;
       - a folder with such a `metadata.jsonl` (the Hugging Face ImageFolder layout);
       - WebDataset tars, `train-{000000..000003}.tar` or `train-*.tar`: KEY.jpg (png, …) beside KEY.json (fields as
         above) or KEY.txt (one caption). Tars are indexed, so that access is random; they must not be compressed;
@@ -143,9 +144,11 @@ def _read_coco(path: Path, images: Path | None) -> Found:
             yield BadRecord(f"{path.name} image {image_id}", "a caption for an image that the file does not list")
     for image_id, name in names.items():
         try:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"its file_name is {name!r}")
             yield _record(name, _picture(folder / name), {"captions": captions[image_id]})
         except ValueError as error:
-            yield BadRecord(name, str(error))
+            yield BadRecord(f"{path.name} image {image_id}", str(error))
 
 
 def _read_tar(path: Path, images: Path | None) -> Found:
@@ -191,7 +194,11 @@ def _index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
 
 
 def _picture(path: Path) -> FileSlice:
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name too long for any file: a data: URL, for one
+        raise ValueError(f"no picture at {str(path)[:80]}… ({error.strerror})") from error
+    if not found:
         raise ValueError(f"no picture at {path}")
     return FileSlice(path)
 

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
+from encoders.media import load_image
+
 
 @dataclass(frozen=True)
 class FileSlice:
@@ -45,6 +49,13 @@ class Record:
         """The encoded picture (JPEG, PNG, …), read from disk each time it is asked for."""
         return self.source if isinstance(self.source, bytes) else self.source.read()
 
+    def decode(self) -> Image.Image:
+        """The picture itself; ValueError that names the record where it cannot be read or decoded."""
+        try:
+            return load_image(self.image)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the picture of record {self.key!r} cannot be used: {error}") from error
+
 
 @dataclass(frozen=True)
 class BadRecord:
@@ -55,7 +66,11 @@ class BadRecord:
 
 
 class BadRecordsError(ValueError):
-    """More records are bad than the limit allows."""
+    """More records are bad than the limit allows; `bad` holds all of them."""
+
+    def __init__(self, message: str, bad: Sequence[BadRecord] = ()) -> None:
+        super().__init__(message)
+        self.bad = tuple(bad)
 
 
 @dataclass(frozen=True)
@@ -93,10 +108,11 @@ class RecordSet(Sequence[Record]):
             rest = f"\n  … and {len(self.bad) - shown} more" if len(self.bad) > shown else ""
             raise BadRecordsError(
                 f"{len(self.bad)} of {self.total} records are bad, more than the limit of {limit:.1%}:\n{names}{rest}\n"
-                f"Repair or remove them, or raise bad_limit."
+                f"Repair or remove them, or raise bad_limit.",
+                self.bad,
             )
         if not self.records:
-            raise BadRecordsError("there are no records to use")
+            raise BadRecordsError("there are no records to use", self.bad)
         return self
 
     def fingerprint(self) -> str:

@@ -117,7 +117,7 @@ def encode_pictures(model: MultimodalLM, records: Sequence[Record], batch_size: 
     """Frozen features of each record's picture, encoded `batch_size` at a time."""
     features = []
     for start in range(0, len(records), batch_size):
-        features += model.encode_media([Image(record.image) for record in records[start : start + batch_size]])
+        features += model.encode_media([Image(record.decode()) for record in records[start : start + batch_size]])
     return features
 
 

@@ -39,6 +39,7 @@ class Report:
     answers: AnswerScores | None = None  # None where the data has no questions
     captions: CaptionScores | None = None  # None where the data has no captions
     shuffled_captions: CaptionScores | None = None
+    bad_records: int = 0  # left out because they could not be read
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, for JSON."""
@@ -68,6 +69,8 @@ class Report:
         if self.answers:
             exact = self.answers
             lines.append(f"Always answering {exact.majority_answer!r} would match {exact.majority:.1%}.")
+        if self.bad_records:
+            lines.append(f"{self.bad_records} more records could not be read and were left out.")
         return "\n".join(lines)
 
 
@@ -92,7 +95,10 @@ def evaluate(
         model = load(model)
     if limit is not None and limit < 2:
         raise ValueError(f"limit must leave at least two records to compare, not {limit}")
-    records = read_records(data)[:limit]
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    everything = read_records(data)
+    records = everything[:limit]
     captioned = [number for number, record in enumerate(records) if record.captions]
     if len(captioned) > 1:
         scorers()  # a missing extra is known now, not after the work
@@ -106,7 +112,7 @@ def evaluate(
     answers = None
     if any(record.qa for record in records):
         answers = answer_scores(model, records, features, batch_size, seed, generation)
-    return Report(loss, answers, right, wrong)
+    return Report(loss, answers, right, wrong, len(everything.bad))
 
 
 def caption_scores(

@@ -13,7 +13,7 @@ from typing import Any
 
 from encoders.base import Features
 from mmlm.data.readers import read_records
-from mmlm.data.records import RecordSet
+from mmlm.data.records import BadRecord, RecordSet
 from mmlm.model import MultimodalLM
 from mmlm.prompt import Batch, Example, Image, Processor, PromptTemplate
 
@@ -102,13 +102,16 @@ def prepare(
     return Examples(records, model.processor, model.template, features)
 
 
-def write_bad_records(path: Path, *sets: Examples | None) -> None:
-    """The bad records of the sets as JSON lines, or no file where there are none."""
-    bad = [dataclasses.asdict(entry) for examples in sets if examples for entry in examples.records.bad]
-    if bad:
-        path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad), encoding="utf-8")
-    else:
+def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
+    """Bad records as JSON lines, or no file where there are none."""
+    if not bad:
         path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in bad]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def split(examples: Sequence, parts: int) -> list[Sequence]:

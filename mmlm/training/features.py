@@ -126,7 +126,10 @@ def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return _read_shard(path, set(tensors))
+    written = _read_shard(path, set(tensors))
+    if len(written) < len(tensors):
+        raise OSError(f"{path} does not read back as it was written: the disk is faulty, choose another cache folder")
+    return written
 
 
 def _checksum(tensor: Tensor) -> str:

@@ -20,6 +20,9 @@ def identify(model: MultimodalLM, examples: Examples, config: TrainConfig, steps
         "data": examples.records.fingerprint(),
         "language_model": model.language_model.fingerprint(),
         "image_encoder": model.encoders["image"].fingerprint(),
+        "frozen_types": [str(model.language_model.dtype), str(examples.features[0].tokens.dtype)],
+        "resampler": dataclasses.asdict(model.resampler_config),
+        "fusion": dataclasses.asdict(model.fusion_config),
         "template": dataclasses.asdict(model.template),
         "added_weights": {name: list(parameter.shape) for name, parameter in model.added_parameters()},
     }

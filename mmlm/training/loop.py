@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW
 from tqdm import tqdm
 
+from mmlm.data import BadRecordsError
 from mmlm.data.sampling import ExampleStream
 from mmlm.model import MultimodalLM
 
@@ -101,24 +102,31 @@ def train(
     wrong = sorted({str(p.dtype) for p in parameters.values()} - {"torch.float32", "torch.float64"})
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
-    checkpoints = output / "checkpoints"
-    if not resume:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints, bad_records = output / "checkpoints", output / "bad_records.jsonl"
 
     reading = dict(images=images, cache=config.cache or output / "features", config=config, progress=progress)
-    training = prepare(model, data, **reading)
-    held = None if held_out is None else prepare(model, held_out, **reading)
-    write_bad_records(output / "bad_records.jsonl", training, held)
+    try:
+        training = prepare(model, data, **reading)
+        held = None if held_out is None else prepare(model, held_out, **reading)
+    except BadRecordsError as error:
+        write_bad_records(bad_records, error.bad)
+        raise
+    write_bad_records(bad_records, [*training.records.bad, *(held.records.bad if held else ())])
     size = config.batch_size * config.accumulation
     steps = config.steps or max(1, math.ceil(config.epochs * len(training) / size))
     identity = identify(model, training, config, steps)
+    if not resume and checkpoints.exists():  # only now: nothing can be wrong with the call any more
+        shutil.rmtree(checkpoints)
 
     device = next(iter(parameters.values())).device
     names = {parameter: name for name, parameter in parameters.items()}
     optimizer = make_optimizer(parameters, config)
     metrics = output / "metrics.jsonl"
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed every GPU as well
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(config.seed)
         done = Progress()
         if (checkpoint := latest_checkpoint(checkpoints)) is not None:
             check_identity(checkpoint, identity, output)
@@ -271,7 +279,7 @@ def _gradient(
         share.backward()
         loss += share.detach()
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # one wait for the device a step
+    loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()
     return loss, norm, total
 
 

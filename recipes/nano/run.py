@@ -181,7 +181,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     model.encoders["image"].name = f"{name}/image_encoder"
     model.save(partial)
     tensors = {name: tensor.half() for name, tensor in load_file(partial / "model.safetensors").items()}
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt", "config": model.config().digest()})
     for kept in package.glob("*.md"):
         shutil.copy(kept, partial)
     for file in partial.rglob("*.safetensors"):
