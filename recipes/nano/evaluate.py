@@ -1,6 +1,6 @@
 """The tables of docs/nano.md, printed: every figure beside the same model given the wrong picture.
 
-    python -m recipes.nano.evaluate                  # the shipped weights; about two minutes on a CPU
+    python -m recipes.nano.evaluate                  # the shipped weights; a few minutes on a CPU
     python -m recipes.nano.evaluate --model runs/nano/adapters/model
 
 Scenes are drawn anew, from the seed that training's held-out splits have. A wrong picture is the next one of the set.
@@ -9,18 +9,23 @@ Scenes are drawn anew, from the seed that training's held-out splits have. A wro
 from __future__ import annotations
 
 import argparse
+import math
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 import mmlm
 from mmlm.data import RecordSet, read_records
 from mmlm.evaluation.gap import picture_gap
 from recipes.nano import data
 from recipes.nano.judge import judge_caption
-from recipes.nano.scenes import Scene
-from recipes.nano.wording import NUMBERS
+from recipes.nano.scenes import Scene, box
+from recipes.nano.wording import NUMBERS, phrases, thing_by_thing
+from recipes.pretrain.clip import patch_weights
 
 SCENES = {"dev": 1000, "unseen": 500}
 TITLES = {"dev": "scenes of unseen layouts", "unseen": "scenes with an unseen colour-shape pair"}
@@ -41,6 +46,8 @@ def evaluate(model, sets: Path | None, scenes: dict[str, int] = SCENES, seed: in
     """Print all tables. `scenes`: how many of each held-out split."""
     for split, count in scenes.items():
         evaluate_scenes(model, split, count, seed)
+    evaluate_eyes(model, scenes, seed)
+    evaluate_reading(model, scenes, seed)
     if sets is None:
         return
     for name in ("easy_vqa", "nlvr"):
@@ -105,6 +112,73 @@ def print_answers(model, features: Sequence, asked: list[Asked], majority: list[
             share(answers[index] == asked[index].answer for index in chosen) for answers in (own, majority, other)
         )
         row(f"questions: {topic}" if topic else total, len(chosen), right, common, blind)
+
+
+def evaluate_eyes(model, scenes: dict[str, int], seed: int) -> None:
+    """The CLIP alone: what it says of each thing from the patch tokens of its cell, by its own text tower."""
+    encoder = model.encoders["image"]
+    title("the image encoder alone, each thing by its cell's patch tokens, without training")
+    for split, count in scenes.items():
+        pictures, records = zip(*(data.scene_example(split, index, seed) for index in range(count)), strict=True)
+        tokens = [features.tokens[0].float() for features in model.encode_media(pictures)]
+        drawn = [Scene.from_dict(record["scene"]) for record in records]
+        things = [(number, thing) for number, scene in enumerate(drawn) for thing in scene.things]
+        named = [phrases(thing.kind, thing.cell) for _, thing in things]
+        weights = patch_weights(torch.tensor([box(thing.cell) for _, thing in things]), math.isqrt(len(tokens[0])))
+        seen, wrong = (
+            torch.stack([weight @ shown[number] for weight, (number, _) in zip(weights, things, strict=True)])
+            @ encoder.model.visual.proj.float()
+            for shown in (tokens, rolled(tokens))
+        )
+        for sort, name in enumerate(("shape", "size", "colour", "size, colour and shape", "place")):
+            choices = sorted({own[sort] for own in named})
+            texts = encoder.embed_texts(choices)
+            right = torch.tensor([choices.index(own[sort]) for own in named])
+            own, other = (((side @ texts.T).argmax(1) == right).tolist() for side in (seen, wrong))
+            row(f"{TITLES[split]}: {name}, of {len(choices)}", len(things), share(own), None, share(other))
+
+
+def evaluate_reading(model, scenes: dict[str, int], seed: int) -> None:
+    """The language model alone: the questions of the first table, asked after the scene has been told in words."""
+    count = min(300, scenes["dev"])
+    records = [data.scene_example("dev", index, seed)[1] for index in range(count)]
+    told = [thing_by_thing(Scene.from_dict(r["scene"]), random.Random(f"{seed} {i}")) for i, r in enumerate(records)]
+    title(f"the language model alone, told in words what is there (questions of {count} scenes of unseen layouts)")
+    asked = [(number, qa) for number, record in enumerate(records) for qa in record["qa"]]
+    right, wrong = (
+        read(model.language_model, [texts[number] for number, _ in asked], [qa["question"] for _, qa in asked])
+        for texts in (told, rolled(told))
+    )
+    judged = [
+        (qa["topic"], own == qa["answers"][0], other == qa["answers"][0])
+        for (_, qa), own, other in zip(asked, right, wrong, strict=True)
+    ]
+    for topic in [*sorted({topic for topic, _, _ in judged}), None]:
+        chosen = [(own, other) for name, own, other in judged if topic in (None, name)]
+        name = f"questions: {topic}" if topic else "all questions"
+        row(name, len(chosen), share(own for own, _ in chosen), None, share(other for _, other in chosen))
+
+
+@torch.no_grad()
+def read(host, told: Sequence[str], questions: Sequence[str], batch_size: int = 64) -> list[str]:
+    """Answers of the bare language model, greedy, to questions about what it has just been told."""
+    tokenizer, end = host.tokenizer, host.tokenizer.eos_token
+    texts = [
+        f"{''.join(data.as_caption(text))}{end}{data.as_answer(question, '')[0]}"
+        for text, question in zip(told, questions, strict=True)
+    ]
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    answers = [""] * len(texts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer([texts[i] for i in chosen], padding=True, padding_side="left", return_tensors="pt")
+        written = host.model.generate(
+            batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=12, do_sample=False
+        )
+        for index, ids in zip(chosen, written[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            ids = ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
+            answers[index] = tokenizer.decode(ids).strip()
+    return answers
 
 
 def evaluate_names(model, dev: RecordSet) -> None:

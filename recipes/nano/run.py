@@ -34,6 +34,7 @@ class Scenes:
     unseen: int = 500
     contrastive: int = 60_000  # for the image encoder; half of them hold nine things
     text: int = 80_000  # scenes that are only written about
+    lessons: int = 80_000  # scenes that are written about to be asked about
 
 
 @dataclass
@@ -49,6 +50,7 @@ class ImageEncoder:
 class LanguageModel:
     vocabulary: int = 2048
     steps: int = 2400
+    reading_steps: int = 2400  # more of them, with the loss on what can be worked out
     hidden_size: int = 256
     layers: int = 4
 
@@ -105,21 +107,35 @@ def train_image_encoder(recipe: Recipe, output: Path) -> None:
     train_clip(config, pairs.pictures, pairs.captions, output / "tokenizer", output / "image_encoder", pairs.regions)
 
 
-def train_language_model(recipe: Recipe, output: Path) -> None:
-    from recipes.pretrain.lm import LanguageModelTrainConfig, train_language_model
+def language_model_config(recipe: Recipe, steps: int, learning_rate: float):
+    from recipes.pretrain.lm import LanguageModelTrainConfig
 
-    part = recipe.language_model
-    config = LanguageModelTrainConfig(
-        hidden_size=part.hidden_size,
-        num_layers=part.layers,
+    return LanguageModelTrainConfig(
+        hidden_size=recipe.language_model.hidden_size,
+        num_layers=recipe.language_model.layers,
         sequence_length=160,  # a picture's document has about so many
         batch_size=24,
-        steps=part.steps,
+        steps=steps,
+        learning_rate=learning_rate,
         seed=recipe.seed,
         device=recipe.device,
     )
+
+
+def train_writer(recipe: Recipe, output: Path) -> None:
+    from recipes.pretrain.lm import train_language_model
+
+    config = language_model_config(recipe, recipe.language_model.steps, 2e-3)
     documents = data.documents(data.sets_folder(), recipe.scenes.text, recipe.seed)
-    train_language_model(config, documents, output / "tokenizer", output / "language_model")
+    train_language_model(config, documents, output / "tokenizer", output / "writer")
+
+
+def train_language_model(recipe: Recipe, output: Path) -> None:
+    from recipes.pretrain.lm import train_language_model
+
+    config = language_model_config(recipe, recipe.language_model.reading_steps, 1.5e-3)
+    lessons = data.lessons(data.sets_folder(), recipe.scenes.lessons, recipe.seed)
+    train_language_model(config, lessons, output / "tokenizer", output / "language_model", start=output / "writer")
 
 
 def freeze(recipe: Recipe, output: Path) -> None:
@@ -196,6 +212,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "scenes": (draw_scenes, "scenes/done"),
     "tokenizer": (train_tokenizer, "tokenizer/tokenizer.json"),
     "image_encoder": (train_image_encoder, "image_encoder/tokenizer.json"),
+    "writer": (train_writer, "writer/tokenizer.json"),
     "language_model": (train_language_model, "language_model/tokenizer.json"),
     "freeze": (freeze, "frozen"),
     "adapters": (train_adapters, "adapters/model/config.json"),

@@ -70,13 +70,14 @@ def caption(scene: Scene, rng: random.Random) -> str:
     Most say first where a thing is: the place just written tells which thing is meant while the rest is being said.
     """
     if rng.random() < 0.6:
-        return _thing_by_thing(scene, rng)
+        return thing_by_thing(scene, rng)
     if len(scene.things) == len(scene.kinds()) == 2 and rng.random() < 0.4:
         return _related(scene, rng)
     return _kind_by_kind(scene, rng)
 
 
-def _thing_by_thing(scene: Scene, rng: random.Random) -> str:
+def thing_by_thing(scene: Scene, rng: random.Random) -> str:
+    """A caption that says of each thing where it is, and so all there is to know."""
     things = join([f"{PLACES[thing.cell]} {describe(thing.kind).counted(1)}" for thing in scene.things])
     number = f"{NUMBERS[len(scene.things)]} {Description().noun(plural=len(scene.things) > 1)}"
     background = scene.background
