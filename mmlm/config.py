@@ -30,7 +30,7 @@ class ImageEncoderPart(FrozenPart):
 
 @dataclass(frozen=True)
 class ResamplerConfig:
-    """Sizes of a PerceiverResampler; the defaults are Flamingo's."""
+    """Sizes of a PerceiverResampler; the defaults are Flamingo's. `depth=0` lets every token pass as it is."""
 
     depth: int = 6
     num_latents: int = 64

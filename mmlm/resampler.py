@@ -59,6 +59,9 @@ class PerceiverResampler(nn.Module):
 
     Names, shapes and defaults follow open_flamingo/src/helpers.py. Where an encoder's width differs from `dim`, a
     linear projection comes first; where they agree there is none, as upstream.
+
+    With `depth=0` nothing is resampled: every token passes, projected and normed, and there are no latents. That suits
+    encoders of few tokens, and learns faster: text finds the tokens as they are, not what latents made of them.
     """
 
     def __init__(
@@ -73,17 +76,24 @@ class PerceiverResampler(nn.Module):
     ):
         super().__init__()
         self.projection = nn.Linear(input_dim, dim, bias=False) if input_dim not in (None, dim) else None
-        self.latents = nn.Parameter(torch.randn(num_latents, dim))
+        self.latents = nn.Parameter(torch.randn(num_latents, dim)) if depth else None
         self.layers = nn.ModuleList(
             nn.ModuleList([PerceiverAttention(dim, heads, dim_head), feed_forward(dim, ff_mult)]) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`features [N, S, input_dim]`, `mask [N, S]` (True = real token) → `[N, num_latents, dim]`."""
-        features = features.to(self.latents.dtype)
+        """`features [N, S, input_dim]`, `mask [N, S]` (True = real token) → `[N, num_latents, dim]`.
+
+        With `depth=0` → `[N, S, dim]`; ValueError then where the mask leaves a token out.
+        """
+        features = features.to(self.norm.weight.dtype)
         if self.projection is not None:
             features = self.projection(features)
+        if self.latents is None:
+            if mask is not None and not bool(mask.all()):
+                raise ValueError("items of unequal length need latents: give the resampler a depth of at least 1")
+            return self.norm(features)
         latents = self.latents.expand(features.shape[0], -1, -1)
         for attention, ff in self.layers:
             latents = latents + attention(features, latents, mask)

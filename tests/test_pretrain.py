@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -137,8 +136,7 @@ def test_language_model_learns_its_texts_and_loads(tokenizer_folder, tmp_path):
 def test_packing_keeps_every_document_whole_and_every_text_closed(tokenizer_folder):
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
     documents = [["a red wall", "a red sky"], ["a blue door"], ["a green sky", "a blue sky", "a green door"]] * 5
-    rows, learned = pack(tokenizer, documents, 8, seed=0)
-    assert learned.all()
+    rows = pack(tokenizer, documents, 8, seed=0)
     written = tokenizer.decode(rows.flatten().tolist()).split("<|endoftext|>")[:-1]
     closed = {"".join(f"{text}." for text in document) for document in documents}
     whole = "".join(f"{text}." for text in written)
@@ -148,38 +146,6 @@ def test_packing_keeps_every_document_whole_and_every_text_closed(tokenizer_fold
             break
         whole = whole.removeprefix(first)
     assert len(written) >= 25 and any(document.startswith(whole) for document in closed)
-
-
-def test_what_is_given_is_not_learned(tokenizer_folder):
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
-    rows, learned = pack(tokenizer, [[("a red", " wall"), "a sky"]], 4, seed=0)
-    ids, learned = rows.flatten().tolist(), learned.flatten().tolist()
-    whole = tokenizer.decode(ids)
-    said = tokenizer.decode([token for token, kept in zip(ids, learned, strict=True) if kept])
-    end = "<|endoftext|>"
-    assert f"a red wall{end}a sky{end}".startswith(whole) and f" wall{end}a sky{end}".startswith(said)
-    assert whole.endswith(said[-3:]) and len(whole) - len(said) == len("a red")
-
-
-def test_training_goes_on_from_other_weights(tokenizer_folder, tmp_path):
-    """With its colours given and only things learned, a model that knew neither learns the things alone."""
-    nothing, things = replace(SMALL_LM, steps=1, learning_rate=1e-9), replace(SMALL_LM, steps=80)
-    documents = [[(f"a {name}", f" {thing}")] for name in COLOURS for thing in ("wall",)] * 8
-    start = train_language_model(nothing, documents, tokenizer_folder, tmp_path / "a")
-    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
-    model = train_language_model(things, documents, tokenizer_folder, tmp_path / "b", start=tmp_path / "a")
-    again = train_language_model(replace(nothing, seed=5), documents, tokenizer_folder, tmp_path / "c", tmp_path / "a")
-    assert all(torch.allclose(tensor, before[name], atol=1e-6) for name, tensor in again.state_dict().items())
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
-
-    def loss(given, said):
-        ids = torch.tensor([tokenizer(given)["input_ids"] + tokenizer(said)["input_ids"]])
-        labels = ids.clone()
-        labels[:, : len(tokenizer(given)["input_ids"])] = -100
-        return model(input_ids=ids, labels=labels).loss.item()
-
-    assert loss("a red", " wall") < 0.5
-    assert loss("a", " red") > 3  # close to the 5.6 nats of 280 tokens, whatever the weights began with
 
 
 def test_a_stop_changes_nothing(tokenizer_folder, tmp_path):

@@ -2,13 +2,18 @@
 
 import math
 
+import families
 import numpy as np
 import parts
 import pytest
 import torch
 from torch import Tensor
 
+import mmlm
 from encoders.base import Features
+from mmlm.config import ResamplerConfig
+from mmlm.language_model import LanguageModel
+from mmlm.model import MultimodalLM
 from mmlm.prompt import Batch
 from mmlm.resampler import PerceiverResampler
 
@@ -130,6 +135,51 @@ def test_names_and_shapes_are_those_of_openflamingo_checkpoints():
             f"layers.{i}.1.3.weight": (24, 96),
         }
     assert found == expected
+
+
+@pytest.mark.parametrize("input_dim", [12, 7])
+def test_without_layers_every_token_passes_projected_and_normed(input_dim):
+    module = resampler(12, input_dim, depth=0)
+    features = torch.randn(2, 6, input_dim, dtype=torch.float64)
+    w = numpy_weights(module)
+    assert set(w) == {"norm.weight", "norm.bias"} | ({"projection.weight"} if input_dim == 7 else set())
+    tokens = features.numpy() @ w["projection.weight"].T if input_dim == 7 else features.numpy()
+    expected = layer_norm(tokens, w["norm.weight"], w["norm.bias"])
+    np.testing.assert_allclose(module(features).detach().numpy(), expected, rtol=1e-9)
+    whole = torch.ones(2, 6, dtype=torch.bool)
+    assert torch.equal(module(features, whole), module(features))
+    whole[1, 5] = False
+    with pytest.raises(ValueError, match="unequal length need latents"):
+        module(features, whole)
+
+
+@torch.no_grad()
+def test_a_model_without_latents_keeps_the_laws(tmp_path):
+    """Cached = uncached, batch = single, save → load, with every patch token as its own key."""
+    model = MultimodalLM(
+        LanguageModel(families.language_model("llama"), families.tokenizer()),
+        parts.image_encoder(),
+        ResamplerConfig(depth=0),
+        parts.fusion(),
+    )
+    parts.open_gates(model)
+    rows = [[parts.picture(1), "one. ", parts.picture(2), "Output:"], ["only text"], ["see: ", parts.picture(3), "x"]]
+    together = model.generate(rows, max_new_tokens=12)
+    assert together == [model.generate(row, max_new_tokens=12) for row in rows]
+    batch, media = parts.encoded(model, rows[:1])
+    decoder = parts.decoder(model, rows[:1], 4)
+    decoder.prefill()
+    following = torch.tensor([70])
+    cached = decoder.step(following)
+    batch.input_ids = torch.cat([batch.input_ids, following[None]], dim=1)
+    batch.attention_mask = torch.ones_like(batch.input_ids)
+    whole = model(batch, media).logits[:, -1]
+    written = slice(model.language_model.vocabulary.end_of_chunk_id + 1)  # placeholders are never written
+    torch.testing.assert_close(cached[:, written], whole[:, written], rtol=1e-4, atol=1e-4)
+    model.save(tmp_path)
+    again = mmlm.load(tmp_path, language_model=families.language_model("llama"), tokenizer=families.tokenizer(),
+                      image_encoder=parts.image_encoder())  # fmt: skip
+    assert again.generate(rows, max_new_tokens=12) == together
 
 
 def test_every_parameter_gets_a_gradient():

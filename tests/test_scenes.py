@@ -2,19 +2,17 @@
 
 import io
 import random
-import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.nano.data import lessons, read_tars, write_scenes
+from recipes.nano.data import read_tars, write_scenes
 from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import (
     BACKGROUNDS,
     COLOURS,
     GRID,
-    PLACES,
     SHAPES,
     SIDE,
     UNSEEN_PAIRS,
@@ -218,31 +216,6 @@ def test_phrases_name_what_fills_a_cell():
     assert phrases(kind, 4) == ("a star", "a large shape", "a teal shape", "a large teal star", "in the middle")
     assert phrases(kind, 8, colour=False) == ("a star", "a large shape", None, None, "in the bottom right")
     assert phrases(None, 1) == ("nothing", None, None, "nothing", "at the top")
-
-
-def test_lessons_begin_with_all_that_is_asked_about():
-    for lesson in lessons(None, 60, seed=0):
-        (_, told), rest = lesson[0], lesson[1:]
-        drawn = parse(told)
-        assert judge_caption(told, drawn).correct
-        for given, said in rest:
-            if given == "Output:":
-                assert judge_caption(said, drawn).correct
-            elif match := re.fullmatch(r"Question:what is (.*)\? Short answer:", given):
-                if match[1] in PLACES:
-                    there = [t.kind for t in drawn.things if PLACES[t.cell] == match[1]]
-                    assert said == (f"a {there[0].size} {there[0].colour} {there[0].shape}" if there else "nothing")
-            elif "the background" in given:
-                assert said == drawn.background
-
-
-def parse(told):
-    """The scene that a caption with places tells of, read off its words alone."""
-    words = rf"({'|'.join(PLACES)}) an? (small|large) (\w+) (\w+)"
-    things = [Thing(PLACES.index(place), Kind(size, colour, shape)) for place, size, colour, shape
-              in re.findall(words, told)]  # fmt: skip
-    background = re.search(rf" on (?:a )?({'|'.join(BACKGROUNDS)})\b", told)[1]
-    return Scene(background, tuple(sorted(things)))
 
 
 def test_tars_hold_the_scenes_and_are_the_same_again(tmp_path):

@@ -58,7 +58,7 @@ IMAGE_ENCODER = ClipTrainConfig(
     augment=True,
     patch_dropout=0.5,
     batch_size=128,
-    steps=1000,  # 26 passes over 5,000 photographs
+    steps=2000,  # 51 passes over 5,000 photographs
     learning_rate=1e-3,
     weight_decay=0.2,
 )

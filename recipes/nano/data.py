@@ -29,7 +29,7 @@ from recipes.nano.scenes import (
     unseen_layout,
     unseen_pair,
 )
-from recipes.nano.wording import caption, phrases, placed_caption, questions, thing_by_thing
+from recipes.nano.wording import caption, phrases, placed_caption, questions
 from recipes.pretrain.clip import Region
 
 log = logging.getLogger(__name__)
@@ -180,9 +180,9 @@ def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
 def documents(sets: Path | None, scenes: int, seed: int) -> list[list[str]]:
     """Captions and answered questions as the prompts write them, for the tokenizer and the language model.
 
-    A document holds what is said of one picture. Its later texts follow from the earlier ones, so the language model
-    learns to bring what a sentence asks about to where the answer is written. From single texts, where every answer is
-    a guess, it would learn nothing of the kind; and it is frozen when the adapters learn.
+    A document holds all that is said of one picture. Its later texts follow from the earlier ones, so the language
+    model learns to bring what a sentence asks about to where the answer is written, and to compare. From single texts,
+    where every answer is a guess, it would learn nothing of the kind; and it is frozen when the adapters learn.
 
     The scenes are drawn anew from all layouts and all colour-shape pairs: the language model may read of an orange
     triangle; it is the pictures of training that never show one.
@@ -195,42 +195,22 @@ def documents(sets: Path | None, scenes: int, seed: int) -> list[list[str]]:
         own += [as_answer(q.question, q.answer) for q in rng.sample(questions(scene, rng), 5)]
         rng.shuffle(own)
         found.append(own)
-    return [["".join(text) for text in own] for own in found + set_documents(sets, times=5)]
-
-
-def lessons(sets: Path | None, scenes: int, seed: int) -> list[list[tuple[str, str]]]:
-    """Documents for reading: a caption that tells all of a scene, then questions and one more caption.
-
-    Each text is what is given (a question) and what is to be learned (its answer), which now can be worked out.
-    """
-    found = []
-    for index in range(scenes):
-        rng = random.Random(f"{seed} lesson {index}")
-        scene = sample_scene(rng)
-        asked = questions(scene, rng)
-        own = [as_answer(q.question, q.answer) for q in rng.sample(asked, min(8, len(asked)))]
-        own.insert(rng.randrange(len(own) + 1), as_caption(caption(scene, rng)))
-        found.append([as_caption(thing_by_thing(scene, rng)), *own])
-    return found + set_documents(sets, times=2)
-
-
-def set_documents(sets: Path | None, times: int) -> list[list[tuple[str, str]]]:
-    """What the sets say of each of their training pictures or recordings, `times` over."""
-    found = []
-    for name in (*PICTURE_SETS, *TEXT_SETS) if sets else ():
+    if sets is None:
+        return found
+    for name in (*PICTURE_SETS, *TEXT_SETS):
         for _, record in read_tars(sets / name, "train"):
             said = [*record.get("captions", []), *([record["text"]] if "text" in record else [])]
             if "keywords" in record:
                 said.append(", ".join(record["keywords"]))
             own = [as_caption(text) for text in said]
             own += [as_answer(q["question"], ", ".join(q["answers"])) for q in record.get("qa", [])]
-            found += [own] * times
+            found += [own] * 5
     return found
 
 
-def as_caption(text: str) -> tuple[str, str]:
-    return "Output:", text
+def as_caption(text: str) -> str:
+    return f"Output:{text}"
 
 
-def as_answer(question: str, answer: str) -> tuple[str, str]:
-    return f"Question:{question} Short answer:", answer
+def as_answer(question: str, answer: str) -> str:
+    return f"Question:{question} Short answer:{answer}"

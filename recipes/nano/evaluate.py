@@ -164,7 +164,7 @@ def read(host, told: Sequence[str], questions: Sequence[str], batch_size: int = 
     """Answers of the bare language model, greedy, to questions about what it has just been told."""
     tokenizer, end = host.tokenizer, host.tokenizer.eos_token
     texts = [
-        f"{''.join(data.as_caption(text))}{end}{data.as_answer(question, '')[0]}"
+        f"{data.as_caption(text)}{end}{data.as_answer(question, '')}"
         for text, question in zip(told, questions, strict=True)
     ]
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))

@@ -34,7 +34,6 @@ class Scenes:
     unseen: int = 500
     contrastive: int = 60_000  # for the image encoder; half of them hold nine things
     text: int = 80_000  # scenes that are only written about
-    lessons: int = 80_000  # scenes that are written about to be asked about
 
 
 @dataclass
@@ -50,19 +49,17 @@ class ImageEncoder:
 class LanguageModel:
     vocabulary: int = 2048
     steps: int = 2400
-    reading_steps: int = 2400  # more of them, with the loss on what can be worked out
     hidden_size: int = 256
     layers: int = 4
 
 
 @dataclass
 class Adapters:
-    steps: int = 3000
+    steps: int = 8000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
-    num_latents: int = 32
-    depth: int = 2
-    heads: int = 4
+    caption_share: float = 0.4  # questions have few tokens to learn from
+    heads: int = 8  # how many things a word can look for at once
     dim_head: int = 32
 
 
@@ -107,35 +104,21 @@ def train_image_encoder(recipe: Recipe, output: Path) -> None:
     train_clip(config, pairs.pictures, pairs.captions, output / "tokenizer", output / "image_encoder", pairs.regions)
 
 
-def language_model_config(recipe: Recipe, steps: int, learning_rate: float):
-    from recipes.pretrain.lm import LanguageModelTrainConfig
+def train_language_model(recipe: Recipe, output: Path) -> None:
+    from recipes.pretrain.lm import LanguageModelTrainConfig, train_language_model
 
-    return LanguageModelTrainConfig(
-        hidden_size=recipe.language_model.hidden_size,
-        num_layers=recipe.language_model.layers,
+    part = recipe.language_model
+    config = LanguageModelTrainConfig(
+        hidden_size=part.hidden_size,
+        num_layers=part.layers,
         sequence_length=160,  # a picture's document has about so many
         batch_size=24,
-        steps=steps,
-        learning_rate=learning_rate,
+        steps=part.steps,
         seed=recipe.seed,
         device=recipe.device,
     )
-
-
-def train_writer(recipe: Recipe, output: Path) -> None:
-    from recipes.pretrain.lm import train_language_model
-
-    config = language_model_config(recipe, recipe.language_model.steps, 2e-3)
     documents = data.documents(data.sets_folder(), recipe.scenes.text, recipe.seed)
-    train_language_model(config, documents, output / "tokenizer", output / "writer")
-
-
-def train_language_model(recipe: Recipe, output: Path) -> None:
-    from recipes.pretrain.lm import train_language_model
-
-    config = language_model_config(recipe, recipe.language_model.reading_steps, 1.5e-3)
-    lessons = data.lessons(data.sets_folder(), recipe.scenes.lessons, recipe.seed)
-    train_language_model(config, lessons, output / "tokenizer", output / "language_model", start=output / "writer")
+    train_language_model(config, documents, output / "tokenizer", output / "language_model")
 
 
 def freeze(recipe: Recipe, output: Path) -> None:
@@ -163,7 +146,7 @@ def train_adapters(recipe: Recipe, output: Path) -> None:
     model = mmlm.assemble(
         output / "frozen/language_model",
         output / "frozen/image_encoder",
-        resampler=ResamplerConfig(part.depth, part.num_latents, part.heads, part.dim_head),
+        resampler=ResamplerConfig(depth=0),  # 64 tokens are few, and each tells where it is
         fusion=FusionConfig(heads=part.heads, dim_head=part.dim_head),
         device=recipe.device,
         seed=recipe.seed,
@@ -176,7 +159,9 @@ def train_adapters(recipe: Recipe, output: Path) -> None:
         steps=part.steps,
         batch_size=part.batch_size,
         learning_rate=part.learning_rate,
-        eval_every=250,
+        caption_share=part.caption_share,
+        precision="auto",
+        eval_every=500,
         save_every=250,
         seed=recipe.seed,
     )
@@ -212,7 +197,6 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "scenes": (draw_scenes, "scenes/done"),
     "tokenizer": (train_tokenizer, "tokenizer/tokenizer.json"),
     "image_encoder": (train_image_encoder, "image_encoder/tokenizer.json"),
-    "writer": (train_writer, "writer/tokenizer.json"),
     "language_model": (train_language_model, "language_model/tokenizer.json"),
     "freeze": (freeze, "frozen"),
     "adapters": (train_adapters, "adapters/model/config.json"),
