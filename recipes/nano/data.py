@@ -29,7 +29,7 @@ from recipes.nano.scenes import (
     unseen_layout,
     unseen_pair,
 )
-from recipes.nano.wording import caption, phrases, placed_caption, questions
+from recipes.nano.wording import caption, phrases, placed_caption, questions, thing_by_thing
 from recipes.pretrain.clip import Region
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,11 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int) -> None:
 
 
 def scene_example(split: str, index: int, seed: int) -> tuple[Image.Image, dict]:
-    """Picture `index` of a split, and its record: captions, questions with answers, the scene itself to judge by."""
+    """Picture `index` of a split, and its record: captions, questions with answers, the scene itself to judge by.
+
+    All captions but one go thing by thing, so that this is what greedy decoding begins; by kinds, or by a relation, is
+    how a caption may also go on.
+    """
     rng = random.Random(f"{seed} {split} {index}")
     scene = sample_scene(rng, SPLITS[split])
     picture = draw(scene, rng)
@@ -75,7 +79,7 @@ def scene_example(split: str, index: int, seed: int) -> tuple[Image.Image, dict]
     chosen = rng.sample(asked, min(QUESTIONS_A_SCENE, len(asked)))
     return picture, {
         "task": "scene",
-        "captions": [caption(scene, rng) for _ in range(CAPTIONS_A_SCENE)],
+        "captions": [*(thing_by_thing(scene, rng) for _ in range(CAPTIONS_A_SCENE - 1)), caption(scene, rng)],
         "qa": [{"question": q.question, "answers": [q.answer], "topic": q.topic} for q in chosen],
         "scene": scene.to_dict(),
     }

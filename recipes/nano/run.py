@@ -5,8 +5,8 @@
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
 
-Planned for about an hour on two CPU cores. Each stage goes on where it was stopped. The last stage writes the packaged
-weights, `mmlm/nano/`, unless `--package` names another folder.
+docs/nano.md tells how long each stage took. Each goes on where it was stopped. The last stage writes the packaged weights,
+`mmlm/nano/`, unless `--package` names another folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Scenes:
-    """How many pictures to draw; about 400 a second."""
+    """How many pictures to draw; about 1,000 a second."""
 
     train: int = 60_000
     dev: int = 1000
@@ -55,10 +55,10 @@ class LanguageModel:
 
 @dataclass
 class Adapters:
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
-    caption_share: float = 0.4  # questions have few tokens to learn from
+    caption_share: float = 0.3  # questions have few tokens to learn from
     heads: int = 8  # how many things a word can look for at once
     dim_head: int = 32
 
