@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmlm.cli import build_parser
+from mmlm.training import load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,6 +36,11 @@ def test_every_command_line_is_valid(monkeypatch):
     assert {shlex.split(line)[1] for line in commands} == {"caption", "answer", "generate", "train", "eval", "models"}
     for line in commands:
         build_parser().parse_args(shlex.split(line)[1:])
+
+
+def test_the_recipe_it_names_is_one():
+    recipe = load_recipe(ROOT / "demos/recipe.yaml", ["steps=100", "output=runs/first"])
+    assert recipe.model.load == "nano" and recipe.steps == 100 and recipe.precision == "auto"
 
 
 def test_make_targets_exist():
