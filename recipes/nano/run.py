@@ -5,7 +5,7 @@
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
 
-docs/nano.md tells how long each stage took. Each goes on where it was stopped. The last one writes the packaged weights,
+docs/nano.md tells how long each stage took. Each goes on where it was stopped. The last writes the packaged weights,
 `mmlm/nano/`, unless `--package` names another folder.
 """
 
