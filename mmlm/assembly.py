@@ -11,7 +11,7 @@ from torch import nn
 
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
-from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig
+from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.prompt import PromptTemplate
@@ -67,13 +67,14 @@ def load(
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
     try:
-        config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        written = json.loads((folder / "config.json").read_text())
+        config = ModelConfig.from_dict(written)
         with safe_open(folder / "model.safetensors", "pt") as weights:
             metadata = weights.metadata() or {}
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
-    if metadata.get("config", config.digest()) != config.digest():
+    if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
     host = _language_model(_given(language_model, config.language_model.name, "language_model"), tokenizer, dtype)
     part = config.image_encoder
@@ -135,11 +136,6 @@ def _path(name: str | Path) -> str:
     return str(PRESETS[preset] / part)
 
 
-def _lasting(name: str) -> str:
-    """The name to save for a part: a path is written from the root, so that it means the same from any folder."""
-    return name if name.startswith(PRESET) or not Path(name).exists() else str(Path(name).resolve())
-
-
 def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype) -> LanguageModel:
     if isinstance(source, LanguageModel):
         return source
@@ -152,10 +148,12 @@ def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch
     path = _path(source)
     if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
         raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
+    # A path is kept from the root, so that it means the same from any folder.
+    name = str(Path(source).resolve()) if Path(source).exists() else str(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path) if tokenizer is None else tokenizer
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        return LanguageModel(model, tokenizer, name=_lasting(str(source)))
+        return LanguageModel(model, tokenizer, name=name)
     except OSError as error:
         raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
 
@@ -164,8 +162,8 @@ def _image_encoder(source: str | Path | FrozenEncoder, final_norm: bool, dtype: 
     if isinstance(source, FrozenEncoder):
         return source
     encoder = ClipImageEncoder.load(_path(source), final_norm=final_norm, dtype=dtype)
-    # The encoder keeps the name it was loaded by, with its file or folder from the root; of a preset, the preset's.
-    encoder.name = str(source) if str(source).startswith(PRESET) else encoder.name
+    if str(source).startswith(PRESET):  # the preset's name, wherever the package lies
+        encoder.name = str(source)
     return encoder
 
 

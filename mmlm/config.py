@@ -68,13 +68,6 @@ class ModelConfig:
         """Plain dicts, ready for JSON."""
         return dataclasses.asdict(self)
 
-    def digest(self) -> str:
-        """16 hex digits of all that the weights depend on: the names of the frozen parts may change, nothing else."""
-        values = self.to_dict()
-        for part in ("language_model", "image_encoder"):
-            del values[part]["name"]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_dict`. `ValueError` for an unknown key, a wrong type or a newer format."""
@@ -82,6 +75,18 @@ class ModelConfig:
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise ValueError(f"this model has format {version}, this mmlm reads up to {FORMAT_VERSION}: upgrade mmlm")
         return _build(cls, values, "config")
+
+
+def digest(values: dict[str, Any]) -> str:
+    """16 hex digits of a config as it is written, without the names of its frozen parts: those may change.
+
+    Of what is written, not of what is read: a field added to ModelConfig later leaves old digests as they are.
+    """
+    nameless = {
+        key: {k: v for k, v in part.items() if k != "name"} if isinstance(part, dict) else part
+        for key, part in values.items()
+    }
+    return hashlib.sha256(json.dumps(nameless, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from encoders.base import Features, FrozenEncoder
 from mmlm import tasks
-from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig
+from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.language_model import LanguageModel
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Processor, PromptTemplate
@@ -204,9 +204,9 @@ class MultimodalLM(nn.Module):
             raise NotADirectoryError(f"cannot save a model to {folder}: it is a file")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.added_parameters()}
-        config = self.config()
-        text = json.dumps(config.to_dict(), indent=2) + "\n"
-        metadata = {"format": "pt", "config": config.digest()}
+        config = self.config().to_dict()
+        text = json.dumps(config, indent=2) + "\n"
+        metadata = {"format": "pt", "config": digest(config)}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
             save_file(tensors, Path(parts, "model.safetensors"), metadata=metadata)
             Path(parts, "config.json").write_text(text)

@@ -143,7 +143,10 @@ def evaluate_reading(model, scenes: dict[str, int], seed: int) -> None:
     count = min(300, scenes["dev"])
     records = [data.scene_example("dev", index, seed)[1] for index in range(count)]
     told = [thing_by_thing(Scene.from_dict(r["scene"]), random.Random(f"{seed} {i}")) for i, r in enumerate(records)]
-    title(f"the language model alone, told in words what is there (questions of {count} scenes of unseen layouts)")
+    title(
+        "the language model alone, told in words of this scene or, last column, of another "
+        f"(questions of {count} scenes of unseen layouts)"
+    )
     asked = [(number, qa) for number, record in enumerate(records) for qa in record["qa"]]
     right, wrong = (
         read(model.language_model, [texts[number] for number, _ in asked], [qa["question"] for _, qa in asked])

@@ -186,6 +186,7 @@ def fit(model, recipe: Recipe, output: Path, folder: str, steps: int, learning_r
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package."""
+    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     import mmlm
@@ -198,8 +199,10 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
     model.save(partial)
+    with safe_open(partial / "model.safetensors", "pt") as weights:
+        metadata = weights.metadata()
     tensors = {name: tensor.half() for name, tensor in load_file(partial / "model.safetensors").items()}
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt", "config": model.config().digest()})
+    save_file(tensors, partial / "model.safetensors", metadata=metadata)
     for kept in package.glob("*.md"):
         shutil.copy(kept, partial)
     for file in partial.rglob("*.safetensors"):
