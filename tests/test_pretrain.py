@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -31,7 +32,7 @@ SMALL_CLIP = ClipTrainConfig(
 )  # fmt: skip
 SMALL_LM = LanguageModelTrainConfig(
     hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48, max_positions=64, sequence_length=16, batch_size=4,
-    steps=60, learning_rate=1e-2,
+    steps=80, learning_rate=1e-2,
 )  # fmt: skip
 
 
@@ -121,8 +122,9 @@ def test_crops_are_windows_of_the_picture_or_its_mirror_image():
     assert {bytes(crop.flatten().tolist()) for crop in crops} == windows
 
 
-def test_language_model_learns_its_texts_and_loads(tokenizer_folder, tmp_path):
-    train_language_model(SMALL_LM, [[text] for text in TEXTS], tokenizer_folder, tmp_path)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_language_model_learns_its_texts_and_loads(tokenizer_folder, tmp_path, optimizer):
+    train_language_model(replace(SMALL_LM, optimizer=optimizer), [[text] for text in TEXTS], tokenizer_folder, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("<|endoftext|>a green", return_tensors="pt")["input_ids"]

@@ -28,7 +28,7 @@ from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, loop, pr
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.examples import Examples, split
 from mmlm.training.features import cached_features
-from mmlm.training.optimizer import learning_rate, make_optimizer
+from mmlm.training.optimizer import learning_rate, make_optimizers
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 
@@ -123,15 +123,35 @@ def test_only_added_weights_move(tmp_path, family):
     assert not model.training
 
 
-def test_decay_is_for_matrices_alone():
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_decay_is_for_matrices_alone_and_so_is_muon(optimizer):
     model = tiny_model()
-    optimizer = make_optimizer(dict(model.added_parameters()), TrainConfig(weight_decay=0.3))
+    optimizers = make_optimizers(dict(model.added_parameters()), TrainConfig(weight_decay=0.3, optimizer=optimizer))
     names = {parameter: name for name, parameter in model.added_parameters()}
-    decayed = {names[p] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
-    every = {names[p] for group in optimizer.param_groups for p in group["params"]}
-    assert every == set(names.values())
+    groups = [group for one in optimizers for group in one.param_groups]
+    decayed = {names[p] for group in groups if group["weight_decay"] for p in group["params"]}
+    every = [names[p] for group in groups for p in group["params"]]
+    assert sorted(every) == sorted(names.values())  # each once
     linear = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    assert decayed == linear & every
+    assert decayed == linear & set(every)
+    by_muon = {names[p] for one in optimizers[1:] for group in one.param_groups for p in group["params"]}
+    assert by_muon == (decayed if optimizer == "muon" else set())
+
+
+def test_muon_turns_a_gradient_into_a_step_of_equal_singular_values(tmp_path):
+    """The first step of a matrix, against the polar factor of its gradient in float64."""
+    matrix = torch.nn.Parameter(torch.randn(24, 48, generator=torch.Generator().manual_seed(0)))
+    before = matrix.detach().clone()
+    matrix.grad = torch.randn(24, 48, generator=torch.Generator().manual_seed(1))
+    *_, optimizer = make_optimizers(
+        {"x.weight": matrix, "x.bias": torch.nn.Parameter(torch.zeros(1))},
+        TrainConfig(optimizer="muon", learning_rate=0.1, weight_decay=0.0),
+    )
+    optimizer.step()
+    u, _, v = torch.linalg.svd(matrix.grad.double(), full_matrices=False)
+    step, polar = (before - matrix.detach()).double(), u @ v
+    assert torch.nn.functional.cosine_similarity(step.flatten(), polar.flatten(), dim=0) > 0.95
+    assert step.square().mean().sqrt().item() == pytest.approx(0.1 * 0.2, rel=0.2)  # AdamW's usual size, a fifth
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
@@ -326,10 +346,13 @@ def run_until(model, output, step, monkeypatch, start=0, **settings):
     assert latest_checkpoint(output / "checkpoints").state["step"] == step
 
 
-@pytest.mark.parametrize("stops", [[1], [4], [5, 7], [11]])
-def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, stops):
+@pytest.mark.parametrize(
+    ("stops", "optimizer"), [([1], "adamw"), ([4], "adamw"), ([5, 7], "muon"), ([5, 7], "adamw"), ([11], "adamw")]
+)
+def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, stops, optimizer):
     """20 records in steps of 6: every stop lies within an epoch, most within a log line and a sorting window."""
     settings = dict(steps=12, batch_size=3, accumulation=2, sort_window=4, save_every=5, log_every=4)
+    settings["optimizer"] = optimizer
     straight = tiny_model()
     a = run(straight, tmp_path / "a", **settings)
     for start, stop in zip([0, *stops], stops, strict=False):
@@ -669,6 +692,7 @@ def test_texts_that_do_not_fit_the_language_model_are_counted(tmp_path):
         {"epochs": 0.0},
         {"learning_rate": -1.0},
         {"betas": (0.9, 1.0)},
+        {"optimizer": "sgd"},
         {"caption_share": 1.5},
         {"precision": "fp8"},
         {"seed": -1},
@@ -709,7 +733,8 @@ def recipe(tmp_path, monkeypatch):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     monkeypatch.setenv("SOME_DATA", str(tmp_path))
     path = tmp_path / "recipe.yaml"
-    path.write_text(textwrap.dedent(f"""\
+    path.write_text(
+        textwrap.dedent(f"""\
         model:
           language_model: {tmp_path}/lm
           image_encoder: {tmp_path}/clip
@@ -720,7 +745,8 @@ def recipe(tmp_path, monkeypatch):
         output: {tmp_path}/run
         steps: 50
         batch_size: 4
-    """))
+    """)
+    )
     return path
 
 

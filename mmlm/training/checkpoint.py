@@ -1,8 +1,8 @@
 """Checkpoints: folders that appear whole or not at all, tensors in safetensors, no pickle.
 
-    checkpoints/step-00000200/model.safetensors       the added weights
-                              optimizer.safetensors   AdamW's moments, and the states of the random generators
-                              state.json              step, settings, running sums; size and checksum of the others
+checkpoints/step-00000200/model.safetensors       the added weights
+                          optimizer.safetensors   the optimizers' moments, and the states of the random generators
+                          state.json              step, settings, running sums; size and checksum of the others
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,21 +79,29 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def optimizer_tensors(optimizer: Optimizer, names: dict[Parameter, str]) -> dict[str, Tensor]:
-    """AdamW's state as `<entry>.<parameter name>` → tensor."""
+def optimizer_tensors(optimizers: Sequence[Optimizer], names: dict[Parameter, str]) -> dict[str, Tensor]:
+    """The optimizers' state as `<entry>.<parameter name>` → tensor."""
     return {
         f"{entry}.{names[parameter]}": value
+        for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for entry, value in state.items()
     }
 
 
-def load_optimizer_tensors(optimizer: Optimizer, names: dict[Parameter, str], tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    optimizers: Sequence[Optimizer], names: dict[Parameter, str], tensors: dict[str, Tensor]
+) -> None:
     """Puts back what `optimizer_tensors` took, on the parameter's device, where fused AdamW keeps all of it."""
-    for parameter, name in names.items():
-        for entry in ("step", "exp_avg", "exp_avg_sq"):
-            if f"{entry}.{name}" in tensors:
-                optimizer.state[parameter][entry] = tensors[f"{entry}.{name}"].clone().to(parameter.device)
+    parameters = {name: parameter for parameter, name in names.items()}
+    owner = {
+        parameter: optimizer for optimizer in optimizers for group in optimizer.param_groups
+        for parameter in group["params"]
+    }  # fmt: skip
+    for key, value in tensors.items():
+        entry, _, name = key.partition(".")
+        if (parameter := parameters.get(name)) is not None:
+            owner[parameter].state[parameter][entry] = value.clone().to(parameter.device)
 
 
 def generator_tensors(device: torch.device) -> dict[str, Tensor]:

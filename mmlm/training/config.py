@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 # Settings that say where, how often or how loudly, and leave the weights as they are: they may change on resume.
 _FREE = {"log_every", "eval_every", "save_every", "keep", "cache", "held_out_examples", "bad_limit"}
 
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16", "auto")
 
 
@@ -16,11 +17,13 @@ class TrainConfig:
 
     steps: optimizer steps; None takes `epochs` passes over the records (one text of each record a pass).
     accumulation: parts that a step's examples are split into, to save memory; the gradient is the same.
+    optimizer: "adamw", or "muon" for the weights of linear layers, with AdamW for the rest: each step takes longer, and
+        small adapters learn several times as much from it; it bears a higher learning rate (4e-3 rather than 1.5e-3).
     learning_rate: its peak, after a linear warm-up over `warmup_steps` (None: a twentieth of the steps) and before a
         cosine down to zero.
     gate_learning_rate_scale: of the gates, which are single numbers that start shut: Adam, which moves a weight by
         about the learning rate a step, would spend thousands of steps on opening them.
-    weight_decay: of AdamW; none on norms, gates, latents and added rows.
+    weight_decay: decoupled; none on norms, gates, latents and added rows.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it.
     max_skipped: steps with a loss or gradient that is not finite are skipped; so many in a row stop the run.
     precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32): faster where the hardware
@@ -38,6 +41,7 @@ class TrainConfig:
     epochs: float = 10.0
     batch_size: int = 32
     accumulation: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int | None = None
     gate_learning_rate_scale: float = 10.0
@@ -70,6 +74,7 @@ class TrainConfig:
         _check(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
         _check(self, "seed", self.seed >= 0, "must not be negative")
         _check(self, "betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "must be two of 0 ≤ β < 1")
+        _check(self, "optimizer", self.optimizer in OPTIMIZERS, f"must be one of {', '.join(OPTIMIZERS)}")
         _check(self, "precision", self.precision in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}")
         for name in ("caption_share", "bad_limit"):
             _check(self, name, 0 <= getattr(self, name) <= 1, "must be 0–1")

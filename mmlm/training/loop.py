@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch.nn import Parameter
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mmlm.data import BadRecordsError
@@ -36,7 +36,7 @@ from .config import TrainConfig
 from .examples import Examples, prepare, split, write_bad_records
 from .identity import check_identity, identify
 from .metrics import keep_lines, plot_losses
-from .optimizer import learning_rate, make_optimizer
+from .optimizer import learning_rate, make_optimizers
 from .precision import computing, resolve
 from .stopping import stop_requests
 
@@ -120,7 +120,7 @@ def train(
 
     device = next(iter(parameters.values())).device
     names = {parameter: name for name, parameter in parameters.items()}
-    optimizer = make_optimizer(parameters, config)
+    optimizers = make_optimizers(parameters, config)
     metrics = output / "metrics.jsonl"
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed every GPU as well
@@ -131,7 +131,7 @@ def train(
         if (checkpoint := latest_checkpoint(checkpoints)) is not None:
             check_identity(checkpoint, identity, output)
             done = Progress(**checkpoint.state["progress"])
-            _restore(checkpoint, parameters, optimizer, names, device)
+            _restore(checkpoint, parameters, optimizers, names, device)
             _say(progress, f"going on from {checkpoint.folder} ({done.step} of {steps} steps)")
         keep_lines(metrics, done.step if checkpoint else -1)
 
@@ -140,16 +140,17 @@ def train(
                 checkpoints,
                 done.step,
                 parameters,
-                {**optimizer_tensors(optimizer, names), **generator_tensors(device)},
+                {**optimizer_tensors(optimizers, names), **generator_tensors(device)},
                 {"identity": identity, "progress": dataclasses.asdict(done)},
                 config.keep,
             )
 
         was_training = model.training
         try:
-            _run(model, training, held, config, steps, optimizer, done, metrics, save, progress)
+            _run(model, training, held, config, steps, optimizers, done, metrics, save, progress)
         finally:
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters.values():
+                parameter.grad = None
             model.train(was_training)
 
     folder = model.save(output / "model")
@@ -169,7 +170,7 @@ def _run(
     held: Examples | None,
     config: TrainConfig,
     steps: int,
-    optimizer: AdamW,
+    optimizers: list[Optimizer],
     done: Progress,
     metrics: Path,
     save: Callable[[], None],
@@ -184,7 +185,8 @@ def _run(
         length=examples.length,
         window=config.sort_window,
     )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"]]
     warmup = max(1, steps // 20) if config.warmup_steps is None else config.warmup_steps
     model.train()
     with (
@@ -207,17 +209,19 @@ def _run(
         clock, tokens = time.perf_counter(), 0
         while done.step < steps and not requests:
             rate = learning_rate(config, done.step, steps, warmup)
-            for group in optimizer.param_groups:
+            for group in groups:
                 group["lr"] = rate * group["lr_scale"]
             parts = split(stream.step(done.step), config.accumulation)
             batches = [examples.collate(part) for part in parts]
             loss, norm, answers = _gradient(model, batches, parameters, config)
             finite = math.isfinite(loss) and math.isfinite(norm)
             if finite:
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 done.loss_sum += loss * answers
                 done.answer_tokens += answers
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             done.step += 1
             done.skipped += not finite
             done.skipped_in_a_row = 0 if finite else done.skipped_in_a_row + 1
@@ -302,11 +306,13 @@ def held_out_loss(model: MultimodalLM, held: Examples, config: TrainConfig) -> f
     return total / tokens
 
 
-def _restore(checkpoint: Checkpoint, parameters: dict, optimizer: AdamW, names: dict, device: torch.device) -> None:
+def _restore(
+    checkpoint: Checkpoint, parameters: dict, optimizers: list[Optimizer], names: dict, device: torch.device
+) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(checkpoint.weights[name])
-    load_optimizer_tensors(optimizer, names, checkpoint.optimizer)
+    load_optimizer_tensors(optimizers, names, checkpoint.optimizer)
     load_generator_tensors(device, checkpoint.optimizer)
 
 

@@ -1,20 +1,24 @@
-"""AdamW and its schedule: which weights decay, which learn at a rate of their own, and how the rate runs."""
+"""Optimizers and their schedule: which weights decay, which learn at a rate of their own, and how the rate runs."""
 
 from __future__ import annotations
 
 import math
 
 from torch.nn import Parameter
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 
 from .config import TrainConfig
 
 
-def make_optimizer(parameters: dict[str, Parameter], config: TrainConfig) -> AdamW:
-    """AdamW over the added parameters by name; each group's rate is to be the schedule's times its `lr_scale`."""
+def make_optimizers(parameters: dict[str, Parameter], config: TrainConfig) -> list[Optimizer]:
+    """AdamW over the added parameters by name; with `optimizer="muon"`, Muon over the matrices that decay instead.
+
+    Each group's rate is to be the schedule's times its `lr_scale`.
+    """
     groups: dict[tuple[bool, bool], list[Parameter]] = {}
     for name, parameter in parameters.items():
         groups.setdefault((decays(name, parameter), name.endswith("_gate")), []).append(parameter)
+    matrices = groups.pop((True, False), []) if config.optimizer == "muon" else []
     settings = [
         {
             "params": group,
@@ -23,7 +27,16 @@ def make_optimizer(parameters: dict[str, Parameter], config: TrainConfig) -> Ada
         }
         for (decay, gate), group in groups.items()
     ]
-    return AdamW(settings, lr=config.learning_rate, betas=tuple(config.betas), fused=True)
+    optimizers: list[Optimizer] = [AdamW(settings, config.learning_rate, betas=tuple(config.betas), fused=True)]
+    if matrices:
+        optimizers.append(muon(matrices, config.learning_rate, config.weight_decay))
+    return optimizers
+
+
+def muon(matrices: list[Parameter], learning_rate: float, weight_decay: float) -> Muon:
+    """Muon (Jordan et al. 2024), its updates as large as AdamW's (Liu et al. 2025), so that one rate serves both."""
+    groups = [{"params": matrices, "lr_scale": 1.0}]
+    return Muon(groups, learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 def decays(name: str, parameter: Parameter) -> bool:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 SHARD = 5000  # scenes a tar
 CAPTIONS_A_SCENE = 4
 QUESTIONS_A_SCENE = 5
+QUESTIONS_A_DOCUMENT = 6
 SPLITS: dict[str, Callable[[Scene], bool]] = {
     "train": training_scene,
     "dev": unseen_layout,
@@ -44,7 +45,7 @@ SPLITS: dict[str, Callable[[Scene], bool]] = {
 }
 PICTURE_SETS = ("easy_vqa", "nlvr", "emoji")
 # Words only: nano has no ears yet, but the language model is frozen for good and should know these words then.
-TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini")
+TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini", "esc10")
 
 
 def write_scenes(folder: Path, counts: dict[str, int], seed: int) -> None:
@@ -188,6 +189,9 @@ def documents(sets: Path | None, scenes: int, seed: int) -> list[list[str]]:
     model learns to bring what a sentence asks about to where the answer is written, and to compare. From single texts,
     where every answer is a guess, it would learn nothing of the kind; and it is frozen when the adapters learn.
 
+    Half of the captions name their things in an order of their own: were all in reading order, the next attribute
+    could be copied without knowing which place it belongs to.
+
     The scenes are drawn anew from all layouts and all colour-shape pairs: the language model may read of an orange
     triangle; it is the pictures of training that never show one.
     """
@@ -195,8 +199,9 @@ def documents(sets: Path | None, scenes: int, seed: int) -> list[list[str]]:
     for index in range(scenes):
         rng = random.Random(f"{seed} text {index}")
         scene = sample_scene(rng)
-        own = [as_caption(caption(scene, rng)) for _ in range(2)]
-        own += [as_answer(q.question, q.answer) for q in rng.sample(questions(scene, rng), 5)]
+        orders = (scene.things, tuple(rng.sample(scene.things, len(scene.things))))
+        own = [as_caption(caption(Scene(scene.background, rng.choice(orders)), rng)) for _ in range(2)]
+        own += [as_answer(q.question, q.answer) for q in rng.sample(questions(scene, rng), QUESTIONS_A_DOCUMENT)]
         rng.shuffle(own)
         found.append(own)
     if sets is None:

@@ -22,7 +22,7 @@ _GROUP = re.compile(
 )
 _GROUND = _any(BACKGROUNDS)
 _NUMBER = rf"(?P<number>{_any(NUMBERS[1:])}) shapes?"
-_LIST = "X(?:(?:, X)* and X)?"
+_LIST = "X(?:(?:, X)*(?:,| and) X)?"
 # With every group of things written as X (its place, if it is said, included), these are all the wordings there are.
 _SENTENCE = re.compile(
     rf"(?:(?:there (?:is|are) |a picture of )?{_NUMBER} on (?:a (?P<over>{_GROUND}) background|(?P<brief>{_GROUND})): )"

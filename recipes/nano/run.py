@@ -49,8 +49,9 @@ class ImageEncoder:
 class LanguageModel:
     vocabulary: int = 2048
     steps: int = 2400
-    hidden_size: int = 256
-    layers: int = 4
+    hidden_size: int = 192
+    layers: int = 6  # to look up, to compare and to count takes several steps
+    heads: int = 6
 
 
 @dataclass
@@ -112,10 +113,13 @@ def train_language_model(recipe: Recipe, output: Path) -> None:
     part = recipe.language_model
     config = LanguageModelTrainConfig(
         hidden_size=part.hidden_size,
+        intermediate_size=part.hidden_size * 8 // 3,
         num_layers=part.layers,
+        num_heads=part.heads,
         sequence_length=160,  # a picture's document has about so many
         batch_size=24,
         steps=part.steps,
+        optimizer="muon",
         seed=recipe.seed,
         device=recipe.device,
     )

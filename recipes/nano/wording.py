@@ -77,15 +77,20 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def thing_by_thing(scene: Scene, rng: random.Random) -> str:
-    """A caption that says of each thing where it is, and so all there is to know."""
-    things = join([f"{PLACES[thing.cell]} {describe(thing.kind).counted(1)}" for thing in scene.things])
+    """A caption that says of each thing where it is, and so all there is to know.
+
+    The commonest form is a plain list: whether one more thing follows is seen from the last place said, where a number
+    said first, or an "and" before the last thing, would ask for counting.
+    """
+    parts = [f"{PLACES[thing.cell]} {describe(thing.kind).counted(1)}" for thing in scene.things]
+    things = join(parts)
     number = f"{NUMBERS[len(scene.things)]} {Description().noun(plural=len(scene.things) > 1)}"
     background = scene.background
     forms = (
+        f"{', '.join(parts)}, on a {background} background",
         f"there {'are' if len(scene.things) > 1 else 'is'} {number} on a {background} background: {things}",
         f"{number} on a {background} background: {things}",
         f"a picture of {number} on {background}: {things}",
-        f"{things}, on a {background} background",
     )
     return rng.choices(forms, (5, 1, 1, 1))[0]
 

@@ -25,6 +25,7 @@ class LanguageModelTrainConfig:
     batch_size: int = 16
     steps: int = 900
     learning_rate: float = 2e-3
+    optimizer: str = "adamw"  # or "muon": several times fewer steps
     seed: int = 0
     device: str = "cpu"
 
@@ -68,7 +69,8 @@ def train_language_model(
         batch = rows[order.batch(step)].to(config.device).long()
         return model(input_ids=batch, labels=batch).loss
 
-    run(model, loss_at, Schedule(config.steps, config.learning_rate), output, "language model")
+    schedule = Schedule(config.steps, config.learning_rate, optimizer=config.optimizer)
+    run(model, loss_at, schedule, output, "language model")
     model.save_pretrained(str(output))
     tokenizer.save_pretrained(str(output))
     return model

@@ -1,4 +1,4 @@
-"""The training loop that pretraining shares: AdamW, warm-up and cosine, checkpoints, metrics, a progress bar."""
+"""The training loop that pretraining shares: optimizers, warm-up and cosine, checkpoints, metrics, a progress bar."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
+from mmlm.training.optimizer import muon
 from mmlm.training.precision import computing
 
 
@@ -29,6 +31,7 @@ class Schedule:
     clip_norm: float = 1.0
     checkpoint_seconds: float = 120.0
     precision: str = "auto"  # as in mmlm.TrainConfig
+    optimizer: str = "adamw"  # or "muon", for the matrices of hidden layers
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine to a twentieth."""
@@ -42,20 +45,18 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
     """Train `model` in place for `schedule.steps` steps, resuming from `output/checkpoint.pt` if it is there.
 
     `loss_at(step)` must depend on nothing but the step and the weights (draw from a generator seeded with the step),
-    so that a resumed run goes on as if it had never stopped. Vectors (biases, norms, scales) are not decayed.
+    so that a resumed run goes on as if it had never stopped.
     """
     output.mkdir(parents=True, exist_ok=True)
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)
+    optimizers = make_optimizers(model, schedule)
     device = next(model.parameters()).device
     checkpoint, metrics = output / "checkpoint.pt", output / "metrics.jsonl"
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
         start = state["step"]
     else:
         metrics.unlink(missing_ok=True)
@@ -63,29 +64,51 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
     model.train()
     saved, average = time.monotonic(), None
     for step in tqdm(range(start, schedule.steps), initial=start, total=schedule.steps, desc=name, mininterval=5):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate_at(step)
+        learning_rate = schedule.learning_rate_at(step)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = learning_rate
         with computing(schedule.precision, device):
             loss = loss_at(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; try a lower learning rate")
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
         average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
         done = step + 1
         if done % 20 == 0 or done == schedule.steps:
-            line = {"step": done, "loss": round(average, 5), "learning_rate": optimizer.param_groups[0]["lr"]}
+            line = {"step": done, "loss": round(average, 5), "learning_rate": learning_rate}
             with metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         if done == schedule.steps or time.monotonic() - saved > schedule.checkpoint_seconds:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            state = {"model": model.state_dict(), "optimizers": states, "step": done}
             partial = checkpoint.with_suffix(".partial")
             torch.save(state, partial)
             os.replace(partial, checkpoint)
             saved = time.monotonic()
     model.eval()
+
+
+def make_optimizers(model: nn.Module, schedule: Schedule) -> list[Optimizer]:
+    """AdamW over all weights, or Muon over the matrices of hidden layers and AdamW over the rest.
+
+    Vectors (biases, norms, scales) are not decayed. Embeddings, and a head tied to them, are never Muon's: their rows
+    belong to single tokens.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    hidden = [p for p in weights if schedule.optimizer == "muon" and p.ndim == 2 and id(p) not in embeddings]
+    taken = {id(p) for p in hidden}
+    decayed = [p for p in weights if p.ndim >= 2 and id(p) not in taken]
+    vectors = [p for p in weights if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizers: list[Optimizer] = [torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)]
+    if hidden:
+        optimizers.append(muon(hidden, schedule.learning_rate, schedule.weight_decay))
+    return optimizers
 
 
 def generator(seed: int, *counters: int) -> torch.Generator:
