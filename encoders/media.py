@@ -1,29 +1,23 @@
 """The one guarded door for media: whatever an image comes as, a checked, upright RGB picture comes out."""
 
-import base64
 import hashlib
-import http.client
 import io
-import os
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 from PIL import Image
 
+from encoders.source import MAX_BYTES, MediaError, MissingMediaError, label_of, read_bytes
+
+__all__ = ["MediaError", "MissingMediaError", "content_key", "load_image"]
+
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 100_000_000
 # A strip of 1 x 64M pixels passes the pixel limit, but resizing its short side to 224 would make 3e12 of them.
 MAX_ASPECT_RATIO = 200
 # Formats that people keep pictures in. Left out: those that run a program (EPS), that are recognised by guess (TGA), or
 # that hide a picture of another size inside (ICO, ICNS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-_FETCH_SECONDS = 20.0
 _ROUNDING = 1e-3  # how far a float picture may leave 0..1
 _FROM_16_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 _TILE_WIDTH, _TILE_LENGTH, _ORIENTATION = 322, 323, 274  # TIFF tags; EXIF shares them
@@ -36,14 +30,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class MediaError(ValueError):
-    """Media that cannot be used; the message names the source, the reason and what to do."""
-
-
-class MissingMediaError(MediaError, FileNotFoundError):
-    """A path that does not exist."""
 
 
 def load_image(
@@ -60,12 +46,12 @@ def load_image(
     is taken.
     Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError).
     """
-    label = _label(source)
+    label = label_of(source)
     if isinstance(source, Image.Image):
         return _decode(source, label, max_pixels)
     if _is_array(source):
         return _from_array(source, label, max_pixels)
-    data = _read(source, label, max_bytes, allow_url)
+    data = read_bytes(source, label, max_bytes, allow_url)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -86,106 +72,7 @@ def content_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
     if isinstance(source, Image.Image) or _is_array(source):
         image = load_image(source)
         return hashlib.sha256(f"RGB {image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()
-    return hashlib.sha256(_read(source, _label(source), max_bytes, allow_url=False)).hexdigest()
-
-
-# ---- getting the bytes
-
-
-def _read(source: Any, label: str, max_bytes: int, allow_url: bool) -> bytes:
-    """The encoded bytes of a source, at most `max_bytes` of them."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        _check_bytes(memoryview(source).nbytes, label, max_bytes)
-        return bytes(source)
-    if isinstance(source, str):
-        start = source[:8].lower()
-        if start.startswith("data:"):
-            return _read_data_url(source, label, max_bytes)
-        if start.startswith(("http://", "https://")):
-            if not allow_url:
-                raise MediaError(f"{label}: addresses are not fetched; download it, or pass allow_url=True")
-            return _fetch(source, label, max_bytes)
-        if "://" in source[:32]:
-            raise MediaError(f"{label}: only http, https and data URLs are known; give a file as its plain path")
-    if isinstance(source, str | os.PathLike):
-        return _read_path(source, label, max_bytes)
-    if hasattr(source, "read"):
-        return _read_file(source, label, max_bytes)
-    raise MediaError(
-        f"{label}: not an image source; give a path, bytes, a file object, a PIL image, an array or a data: URL"
-    )
-
-
-def _read_path(source: str | os.PathLike, label: str, max_bytes: int) -> bytes:
-    try:
-        path = Path(source)
-        if not path.exists():
-            raise MissingMediaError(f"{label}: no such file; check the path")
-        if not path.is_file():  # a folder, or a pipe or device that might never end
-            raise MediaError(f"{label}: not a regular file; give the path of one picture")
-        with path.open("rb") as file:
-            return _read_file(file, label, max_bytes)
-    except MediaError:
-        raise
-    except (OSError, ValueError, TypeError) as error:  # no permission, a name too long, a zero byte, a path of bytes
-        raise MediaError(f"{label}: cannot be read ({_reason(error)})") from error
-
-
-def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
-    """Read from the current position; a seekable file is put back there."""
-    try:
-        start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
-        data = file.read(max_bytes + 1)
-        if start is not None:
-            file.seek(start)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{label}: cannot be read ({_reason(error)})") from error
-    if not isinstance(data, bytes):
-        raise MediaError(f"{label}: reading gives {type(data).__name__}, not bytes; open the file with mode 'rb'")
-    _check_bytes(len(data), label, max_bytes)
-    return data
-
-
-def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
-    header, comma, payload = source.partition(",")
-    if not comma:
-        raise MediaError(f"{label}: a data: URL needs a comma before its data")
-    encoded = header.lower().endswith(";base64")
-    _check_bytes(len(payload) * 3 // 4 - 2 if encoded else len(payload) // 3, label, max_bytes)  # at least so many
-    data = unquote_to_bytes(payload)
-    if encoded:
-        try:
-            data = base64.b64decode(b"".join(data.split()), validate=True)
-        except ValueError as error:
-            raise MediaError(f"{label}: its base64 is broken ({error}); encode the file again") from error
-    _check_bytes(len(data), label, max_bytes)
-    return data
-
-
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: PLR0913 - urllib's signature
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.URLError(f"redirected to {newurl[:80]!r}, which is not http(s)")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _fetch(url: str, label: str, max_bytes: int) -> bytes:
-    deadline = time.monotonic() + _FETCH_SECONDS
-    data = bytearray()
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "mmlm"})
-        with urllib.request.build_opener(_HttpOnly).open(request, timeout=_FETCH_SECONDS) as response:
-            _check_bytes(int(response.headers.get("Content-Length") or 0), label, max_bytes)
-            while chunk := response.read1(65536):  # read1: what has come, so that a slow drip meets the deadline
-                data += chunk
-                _check_bytes(len(data), label, max_bytes)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"longer than {_FETCH_SECONDS:.0f} s")
-    except MediaError:
-        raise
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise MediaError(f"{label}: cannot be fetched ({error}); check the address, or download it yourself") from error
-    return bytes(data)
+    return hashlib.sha256(read_bytes(source, label_of(source), max_bytes, allow_url=False)).hexdigest()
 
 
 # ---- from bytes or values to RGB
@@ -276,12 +163,7 @@ def _to_bytes(values: np.ndarray, label: str) -> np.ndarray:
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-# ---- limits and names
-
-
-def _check_bytes(count: int, label: str, max_bytes: int) -> None:
-    if count > max_bytes:
-        raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
+# ---- limits
 
 
 def _check_pixels(width: int, height: int, label: str, max_pixels: int) -> None:
@@ -297,22 +179,3 @@ def _check_size(width: int, height: int, label: str, max_pixels: int) -> None:
         raise MediaError(f"{label}: {width} x {height} pixels, nothing to see")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise MediaError(f"{label}: {width} x {height} pixels, longer than {MAX_ASPECT_RATIO} to 1; crop it")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)  # an OSError's own text repeats the whole path
-
-
-def _label(source: Any) -> str:
-    """How messages name a source: short, and without a data URL's data."""
-    if isinstance(source, str | os.PathLike):
-        text = os.fsdecode(source)
-        return repr(text if len(text) <= 100 else text[:60] + "…" + (text[-30:] if text[:5] != "data:" else ""))
-    if isinstance(source, Image.Image):
-        return f"{source.format or 'PIL'} image"
-    if isinstance(source, bytes | bytearray | memoryview):
-        return f"{type(source).__name__} of length {len(source)}"
-    if _is_array(source):
-        return f"{type(source).__name__} {list(source.shape)} {source.dtype}"
-    name = getattr(source, "name", None)  # of a file
-    return type(source).__name__ + (f" {str(name)[:100]!r}" if name else "")

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from encoders import media
 from encoders.media import MediaError, MissingMediaError, content_key, load_image
 
 quick = settings(max_examples=60, deadline=None)
@@ -423,9 +422,9 @@ def test_a_program_in_postscript_is_no_image():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "not an image source"),
-        (3, "not an image source"),
-        ([[1, 2]], "not an image source"),
+        (None, "not a media source"),
+        (3, "not a media source"),
+        ([[1, 2]], "not a media source"),
         (b"", "empty"),
         (b"hello", "not an image"),
         (io.StringIO("text"), "mode 'rb'"),
@@ -619,7 +618,7 @@ def test_fetching_is_limited(server, monkeypatch):
         load_image(server.url + "/gone", allow_url=True)
     with pytest.raises(MediaError, match="cannot be fetched|truncated|damaged"):
         load_image(server.url + "/short", allow_url=True)
-    monkeypatch.setattr(media, "_FETCH_SECONDS", 0.2)
+    monkeypatch.setattr("encoders.source._FETCH_SECONDS", 0.2)
     with pytest.raises(MediaError, match="longer than"):
         load_image(server.url + "/drip", allow_url=True)
     server.shutdown()

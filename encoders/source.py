@@ -1,0 +1,139 @@
+"""Where media come from: bytes of a path, file object, `data:` URL or address, with a limit on how many."""
+
+import base64
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+MAX_BYTES = 100_000_000
+
+_FETCH_SECONDS = 20.0
+
+
+class MediaError(ValueError):
+    """Media that cannot be used; the message names the source, the reason and what to do."""
+
+
+class MissingMediaError(MediaError, FileNotFoundError):
+    """A path that does not exist."""
+
+
+def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> bytes:
+    """The encoded bytes of a source, at most `max_bytes` of them."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        check_bytes(memoryview(source).nbytes, label, max_bytes)
+        return bytes(source)
+    if isinstance(source, str):
+        start = source[:8].lower()
+        if start.startswith("data:"):
+            return _read_data_url(source, label, max_bytes)
+        if start.startswith(("http://", "https://")):
+            if not allow_url:
+                raise MediaError(f"{label}: addresses are not fetched; download it, or pass allow_url=True")
+            return _fetch(source, label, max_bytes)
+        if "://" in source[:32]:
+            raise MediaError(f"{label}: only http, https and data URLs are known; give a file as its plain path")
+    if isinstance(source, str | os.PathLike):
+        return _read_path(source, label, max_bytes)
+    if hasattr(source, "read"):
+        return _read_file(source, label, max_bytes)
+    raise MediaError(f"{label}: not a media source; give a path, bytes, a file object, a data: URL or an array")
+
+
+def _read_path(source: str | os.PathLike, label: str, max_bytes: int) -> bytes:
+    try:
+        path = Path(source)
+        if not path.exists():
+            raise MissingMediaError(f"{label}: no such file; check the path")
+        if not path.is_file():  # a folder, or a pipe or device that might never end
+            raise MediaError(f"{label}: not a regular file; give the path of one file")
+        with path.open("rb") as file:
+            return _read_file(file, label, max_bytes)
+    except MediaError:
+        raise
+    except (OSError, ValueError, TypeError) as error:  # no permission, a name too long, a zero byte, a path of bytes
+        raise MediaError(f"{label}: cannot be read ({reason_of(error)})") from error
+
+
+def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
+    """Read from the current position; a seekable file is put back there."""
+    try:
+        start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+        data = file.read(max_bytes + 1)
+        if start is not None:
+            file.seek(start)
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{label}: cannot be read ({reason_of(error)})") from error
+    if not isinstance(data, bytes):
+        raise MediaError(f"{label}: reading gives {type(data).__name__}, not bytes; open the file with mode 'rb'")
+    check_bytes(len(data), label, max_bytes)
+    return data
+
+
+def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
+    header, comma, payload = source.partition(",")
+    if not comma:
+        raise MediaError(f"{label}: a data: URL needs a comma before its data")
+    encoded = header.lower().endswith(";base64")
+    check_bytes(len(payload) * 3 // 4 - 2 if encoded else len(payload) // 3, label, max_bytes)  # at least so many
+    data = unquote_to_bytes(payload)
+    if encoded:
+        try:
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+        except ValueError as error:
+            raise MediaError(f"{label}: its base64 is broken ({error}); encode the file again") from error
+    check_bytes(len(data), label, max_bytes)
+    return data
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: PLR0913 - urllib's signature
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.URLError(f"redirected to {newurl[:80]!r}, which is not http(s)")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _fetch(url: str, label: str, max_bytes: int) -> bytes:
+    deadline = time.monotonic() + _FETCH_SECONDS
+    data = bytearray()
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "mmlm"})
+        with urllib.request.build_opener(_HttpOnly).open(request, timeout=_FETCH_SECONDS) as response:
+            check_bytes(int(response.headers.get("Content-Length") or 0), label, max_bytes)
+            while chunk := response.read1(65536):  # read1: what has come, so that a slow drip meets the deadline
+                data += chunk
+                check_bytes(len(data), label, max_bytes)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"longer than {_FETCH_SECONDS:.0f} s")
+    except MediaError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise MediaError(f"{label}: cannot be fetched ({error}); check the address, or download it yourself") from error
+    return bytes(data)
+
+
+def check_bytes(count: int, label: str, max_bytes: int) -> None:
+    if count > max_bytes:
+        raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
+
+
+def reason_of(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)  # an OSError's own text repeats the whole path
+
+
+def label_of(source: Any) -> str:
+    """How messages name a source: short, and without a data URL's data."""
+    if isinstance(source, str | os.PathLike):
+        text = os.fsdecode(source)
+        return repr(text if len(text) <= 100 else text[:60] + "…" + (text[-30:] if text[:5] != "data:" else ""))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"{type(source).__name__} of length {len(source)}"
+    if hasattr(source, "shape") and hasattr(source, "dtype"):
+        return f"{type(source).__name__} {list(source.shape)} {source.dtype}"
+    name = getattr(source, "name", None)  # of a file
+    return type(source).__name__ + (f" {str(name)[:100]!r}" if name else "")
