@@ -1,0 +1,166 @@
+"""openai-whisper, frozen: its encoder's features at a recording's true length, and what loads either from a name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import whisper
+from torch import Tensor, nn
+from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
+
+from encoders.base import Features, FrozenEncoder, fingerprint
+from encoders.sound import SAMPLE_RATE, load_audio
+
+STRIDE = 2  # mel frames a token: the second convolution's
+DYNAMIC_RANGE = 8.0  # in powers of ten below the loudest; what is fainter is cut off
+MIN_SAMPLES = N_FFT  # 25 ms: one frame
+
+
+def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whisper.Whisper:
+    """The model that `name` describes, frozen, in eval mode.
+
+    name: one of openai-whisper's own ("tiny", "small", "large-v3", …; "whisper/tiny" is the same), which is downloaded
+        once, or a checkpoint file in its layout: tensors and dimensions only, pickled code is refused.
+    Raises ValueError for an unknown name or a file that holds no such model, FileNotFoundError where the weights cannot
+    be fetched.
+    """
+    short = str(name).removeprefix("whisper/")
+    known = whisper.available_models()
+    path = Path(name)
+    if short in known:
+        try:
+            model = whisper.load_model(short, device=device)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"cannot get the weights of Whisper {short!r}: {error}. Connect to the network, or give a local file"
+            ) from error
+    elif path.is_file():
+        try:
+            model = whisper.load_model(str(path), device=device)
+        except Exception as error:  # torch, pickle and zip raise many types on what is no checkpoint
+            raise ValueError(
+                f"cannot load a Whisper model from {str(name)!r}: {error}. It must be a file as openai-whisper writes "
+                'them: torch.save({"dims": …, "model_state_dict": …})'
+            ) from error
+    else:
+        raise ValueError(f"{str(name)!r} is neither a file nor a Whisper model; the models: {', '.join(known)}")
+    return model.requires_grad_(False).eval()
+
+
+class WhisperAudioEncoder(FrozenEncoder):
+    """Recordings → the tokens of a Whisper encoder, 50 a second, at their true length.
+
+    Whisper itself pads every recording to 30 s; here a shorter one costs what it is long, its positions being the first
+    of the table. Longer ones are encoded in windows of 30 s, one after the other, and nothing is cut off.
+
+    model: an openai-whisper model, ready made. It is frozen and put into eval mode, and left as it is otherwise.
+    name: what `load` would rebuild it from, if anything does.
+    """
+
+    modality = "audio"
+
+    def __init__(self, model: whisper.Whisper, *, name: str | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.dim: int = model.dims.n_audio_state
+        self.window = STRIDE * model.dims.n_audio_ctx  # mel frames
+        self.freeze()
+
+    @classmethod
+    def load(cls, name: str | Path, *, device: str | torch.device = "cpu") -> WhisperAudioEncoder:
+        """Build the encoder that `name` describes, see `load_whisper`."""
+        model = load_whisper(name, device)
+        lasting = Path(name).resolve() if Path(name).is_file() else name
+        return cls(model, name=str(lasting))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.encoder.conv1.weight.device
+
+    def preprocess(self, media: Any) -> Tensor:
+        """Any sound source that `encoders.sound.open_audio` accepts → its log-mel spectrogram [n_mels, T].
+
+        There are 100 frames a second. T is even, so a part of the last 20 ms may be rounded away; to less than 25 ms of
+        sound, silence is appended.
+        """
+        samples = torch.from_numpy(load_audio(media, sample_rate=SAMPLE_RATE).waveform)
+        samples = F.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
+        mel = log_mel(samples, self.model.dims.n_mels)
+        return mel[:, : mel.shape[1] // STRIDE * STRIDE]
+
+    @torch.no_grad()
+    def encode(self, batch: Sequence[Tensor] | Tensor) -> Features:
+        """Spectrograms [n_mels, T] of N recordings, of any lengths → tokens [N, S, D], S = longest T / 2, and a mask.
+
+        Windows of equal length go through the encoder together and never see each other or any padding, so a recording
+        has the same tokens in a batch as alone.
+        """
+        rows = [self._check(mel) for mel in batch]
+        windows = [(row, part) for row, mel in enumerate(rows) for part in mel.split(self.window, dim=1)]
+        encoded: list[Tensor | None] = [None] * len(windows)
+        for length in sorted({part.shape[1] for _, part in windows}):
+            chosen = [index for index, (_, part) in enumerate(windows) if part.shape[1] == length]
+            tokens = self._encode(torch.stack([windows[index][1] for index in chosen]))
+            for index, token in zip(chosen, tokens, strict=True):
+                encoded[index] = token
+        joined = [
+            torch.cat([token for token, (owner, _) in zip(encoded, windows, strict=True) if owner == row])
+            for row in range(len(rows))
+        ]
+        lengths = torch.tensor([len(tokens) for tokens in joined], device=self.device)
+        tokens = nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
+        return Features(tokens, None if bool(mask.all()) else mask)
+
+    def _encode(self, mel: Tensor) -> Tensor:
+        """Windows [N, n_mels, T] → [N, T / 2, D]: whisper.model.AudioEncoder.forward, with the positions it needs."""
+        encoder = self.model.encoder
+        x = mel.to(self.device, encoder.conv1.weight.dtype)
+        x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(x)))).transpose(1, 2)
+        x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
+        for block in encoder.blocks:
+            x = block(x)
+        return encoder.ln_post(x)
+
+    def fingerprint(self) -> str:
+        """16 hex characters of the encoder's weights, its head count, and what preprocessing does to a chirp."""
+        chirp = torch.sin(torch.arange(SAMPLE_RATE // 2) ** 2 * 1e-4)
+        parts = [
+            fingerprint(self.model.encoder),
+            str(self.model.dims.n_audio_head),
+            fingerprint({"mel": log_mel(chirp, self.model.dims.n_mels)}),
+        ]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+    def _check(self, mel: Tensor) -> Tensor:
+        n_mels = self.model.dims.n_mels
+        if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] < STRIDE or mel.shape[1] % STRIDE:
+            raise ValueError(f"expected spectrograms [{n_mels}, T], T even, got {list(mel.shape)}; use preprocess()")
+        return mel
+
+
+def log_mel(samples: Tensor, n_mels: int) -> Tensor:
+    """Samples [T] at 16 kHz → [n_mels, T // 160], as `whisper.log_mel_spectrogram` has it."""
+    return scale(log_power(F.pad(samples[None], (N_FFT // 2, N_FFT // 2), "reflect")[0], n_mels))
+
+
+def log_power(samples: Tensor, n_mels: int) -> Tensor:
+    """Log-power of the frames that lie whole within `samples`, one every 10 ms, the last left out: [n_mels, T]."""
+    spectrum = torch.stft(
+        samples, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), center=False, return_complex=True
+    )
+    power = mel_filters(samples.device, n_mels) @ spectrum[:, :-1].abs().square()
+    return power.clamp(min=1e-10).log10()
+
+
+def scale(power: Tensor, loudest: float | None = None) -> Tensor:
+    """Log-power → Whisper's input range; `loudest`, by default the maximum, is where the dynamic range hangs from."""
+    top = power.max() if loudest is None else torch.tensor(loudest)
+    return (torch.maximum(power, top - DYNAMIC_RANGE) + 4.0) / 4.0

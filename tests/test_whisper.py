@@ -1,0 +1,355 @@
+"""Whisper, frozen: features at the true length, and its decoding over long recordings, against openai-whisper's own."""
+
+import io
+import json
+import logging
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+import whisper
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoders import transcriber
+from encoders.base import Features
+from encoders.media import MediaError
+from encoders.sound import SAMPLE_RATE, SoundStream
+from encoders.transcriber import Transcriber, Windows
+from encoders.whisper import WhisperAudioEncoder, load_whisper
+
+MULTILINGUAL, ENGLISH = 51865, 51864
+
+
+def tiny_whisper(seed=0, vocabulary=MULTILINGUAL, sharpness=1.0):
+    """A random model of the upstream class. `sharpness` scales its token embedding: higher, surer of what it says."""
+    torch.manual_seed(seed)
+    dims = whisper.ModelDimensions(
+        n_mels=80, n_audio_ctx=1500, n_audio_state=32, n_audio_head=2, n_audio_layer=2, n_vocab=vocabulary,
+        n_text_ctx=64, n_text_state=32, n_text_head=2, n_text_layer=1,
+    )  # fmt: skip
+    model = whisper.Whisper(dims).eval()
+    with torch.no_grad():
+        model.decoder.positional_embedding.normal_()
+        model.decoder.token_embedding.weight.mul_(sharpness)
+    return model
+
+
+def noise(seconds, seed=0, level=0.1):
+    """Noise whose loudness wanders; the loudest comes first, where upstream and a stream agree on the dynamic range."""
+    rng = np.random.default_rng(seed)
+    samples = rng.standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32) * level
+    samples *= (0.3 + np.abs(np.sin(np.arange(len(samples)) / 9000))).astype(np.float32)
+    samples[1000:1800] = np.sin(np.arange(800) * 0.5).astype(np.float32)
+    return samples.clip(-1, 1)
+
+
+def save(model, path):
+    torch.save({"dims": vars(model.dims), "model_state_dict": model.state_dict()}, path)
+    return path
+
+
+# ---- the encoder
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 29.99, 30.0])
+def test_spectrogram_is_upstreams(seconds):
+    samples = noise(seconds)
+    expected = whisper.log_mel_spectrogram(samples)
+    got = WhisperAudioEncoder(tiny_whisper()).preprocess((samples, SAMPLE_RATE))
+    assert got.shape[1] == expected.shape[1] // 2 * 2
+    torch.testing.assert_close(got, expected[:, : got.shape[1]], atol=1e-4, rtol=0)
+
+
+def test_a_full_window_has_upstreams_features():
+    model = tiny_whisper()
+    encoder = WhisperAudioEncoder(model)
+    mel = encoder.preprocess((noise(30.0), SAMPLE_RATE))
+    features = encoder.encode([mel])
+    assert features.tokens.shape == (1, 1500, 32) and features.mask is None
+    torch.testing.assert_close(features.tokens, model.embed_audio(mel[None]), atol=1e-5, rtol=0)
+
+
+def test_a_short_recording_has_the_first_positions():
+    """Against upstream's encoder with its table of positions cut to the length: it asserts that they agree."""
+    model = tiny_whisper()
+    encoder = WhisperAudioEncoder(model)
+    mel = encoder.preprocess((noise(3.0), SAMPLE_RATE))
+    got = encoder.encode([mel]).tokens
+    shorter = whisper.model.AudioEncoder(80, 150, 32, 2, 2)
+    state = {**model.encoder.state_dict()}
+    state["positional_embedding"] = state["positional_embedding"][:150]
+    shorter.load_state_dict(state)
+    torch.testing.assert_close(got, shorter(mel[None]), atol=1e-5, rtol=0)
+    assert got.shape == (1, 150, 32)
+
+
+def test_longer_recordings_go_in_windows_and_nothing_is_cut():
+    encoder = WhisperAudioEncoder(tiny_whisper())
+    mel = encoder.preprocess((noise(67.5), SAMPLE_RATE))
+    tokens = encoder.encode([mel]).tokens[0]
+    assert len(tokens) == 3375  # 50 a second
+    for start, end in ((0, 3000), (3000, 6000), (6000, 6750)):
+        alone = encoder.encode([mel[:, start:end]]).tokens[0]
+        torch.testing.assert_close(tokens[start // 2 : end // 2], alone, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(1, 3400), min_size=1, max_size=4))
+def test_batch_is_single(halves):
+    encoder = WhisperAudioEncoder(tiny_whisper())
+    mels = [torch.randn(80, 2 * half, generator=torch.Generator().manual_seed(half)) for half in halves]
+    batch = encoder.encode(mels)
+    assert batch.tokens.shape[1] == max(halves)
+    for row, mel in enumerate(mels):
+        alone = encoder.encode([mel])
+        assert alone.mask is None
+        torch.testing.assert_close(batch.tokens[row, : halves[row]], alone.tokens[0], atol=1e-4, rtol=0)
+        if batch.mask is not None:
+            assert batch.mask[row].tolist() == [True] * halves[row] + [False] * (max(halves) - halves[row])
+
+
+def test_it_is_frozen_for_good_and_shape_errors_help():
+    encoder = WhisperAudioEncoder(tiny_whisper())
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    for wrong in (torch.zeros(79, 10), torch.zeros(80, 3), torch.zeros(80, 0), torch.zeros(80)):
+        with pytest.raises(ValueError, match="preprocess"):
+            encoder.encode([wrong])
+    with pytest.raises(MediaError):
+        encoder.preprocess(b"nothing")
+    assert isinstance(encoder.encode([encoder.preprocess((np.zeros(1, np.float32), SAMPLE_RATE))]), Features)
+
+
+def test_fingerprints_tell_weights_apart_and_precisions_not():
+    encoder = WhisperAudioEncoder(tiny_whisper())
+    assert encoder.fingerprint() == WhisperAudioEncoder(tiny_whisper()).fingerprint()
+    assert encoder.fingerprint() != WhisperAudioEncoder(tiny_whisper(1)).fingerprint()
+
+
+def test_loading_by_file_and_by_name(tmp_path):
+    path = save(tiny_whisper(), tmp_path / "model.pt")
+    encoder = WhisperAudioEncoder.load(path)
+    assert encoder.name == str(path.resolve()) and encoder.dim == 32
+    assert encoder.fingerprint() == WhisperAudioEncoder(tiny_whisper()).fingerprint()
+    assert not any(p.requires_grad for p in load_whisper(path).parameters())
+    with pytest.raises(ValueError, match="neither a file nor.*tiny"):
+        load_whisper("enormous")
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(ValueError, match="cannot load"):
+        load_whisper(tmp_path / "text.pt")
+
+
+def test_pickled_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"dims": Trap(), "model_state_dict": {}}, tmp_path / "trap.pt")
+    with pytest.raises(ValueError, match="cannot load"):
+        load_whisper(tmp_path / "trap.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr(whisper, "load_model", offline)
+    with pytest.raises(FileNotFoundError, match="'base'.*no route.*local file"):
+        load_whisper("whisper/base")
+
+
+# ---- the transcriber
+
+
+@pytest.mark.parametrize("seconds", [0.4, 7.0, 30.0, 65.0])
+def test_windows_are_those_of_the_whole_spectrogram(seconds):
+    """However the blocks fall, and whatever is skipped, against upstream's spectrogram of everything."""
+    samples = noise(seconds)
+    whole = whisper.log_mel_spectrogram(samples, padding=480_000)
+    frames = whole.shape[1] - 3000
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        cuts = np.sort(rng.integers(0, len(samples), 20))
+        windows = Windows(iter(np.split(samples, cuts)), 80)
+        seek = 0
+        while (window := windows.at(seek)) is not None:
+            count = min(3000, frames - seek)
+            assert window.frames == count
+            torch.testing.assert_close(window.mel[:, :count], whole[:, seek : seek + count], atol=1e-4, rtol=0)
+            assert (window.mel[:, count:] == 0).all() and window.mel.shape == (80, 3000)
+            seek += int(rng.integers(1, 3000))
+        assert seek >= frames == windows.frames
+
+
+def both(model, samples, **options):
+    """What upstream says and what we say, as (start, end, text) of every segment."""
+    temperature = options.pop("temperatures", (0.0,))
+    torch.manual_seed(0)
+    theirs = whisper.transcribe(
+        model, samples, temperature=temperature, compression_ratio_threshold=None, logprob_threshold=-1.0,
+        fp16=False, **{("initial_prompt" if k == "prompt" else k): v for k, v in options.items()},
+    )  # fmt: skip
+    ours = Transcriber(model).transcribe((samples, SAMPLE_RATE), temperatures=temperature, **options)
+    said = [(round(s["start"], 2), round(s["end"], 2), s["text"]) for s in theirs["segments"] if s["text"].strip()]
+    return said, [(round(s.start, 2), round(s.end, 2), s.text) for s in ours.segments], theirs, ours
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "options", [{}, {"language": "de"}, {"condition_on_previous_text": False}, {"prompt": "Names"}]
+)
+def test_segments_are_upstreams(monkeypatch, seed, options):
+    """A random model's timestamps are wild: windows are cut, moved and read again at odd places."""
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)  # upstream keeps what repeats itself
+    theirs, ours, result, transcript = both(tiny_whisper(seed, sharpness=3.0), noise(71.0, seed), **options)
+    assert ours == theirs and len(theirs) >= 2
+    assert transcript.language == result["language"]
+    assert transcript.seconds == pytest.approx(71.0, abs=0.02)
+
+
+def test_english_only_models(monkeypatch):
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    theirs, ours, *_ = both(tiny_whisper(2, ENGLISH, 3.0), noise(20.0))
+    assert ours == theirs
+
+
+def test_segments_come_before_the_recording_has_been_read(monkeypatch):
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    read, real = 0, transcriber.open_audio
+
+    @contextmanager
+    def counting(*args, **kwargs):
+        with real(*args, **kwargs) as sound:
+
+            def blocks():
+                nonlocal read
+                for block in sound.blocks:
+                    read += len(block)
+                    yield block
+
+            yield SoundStream(sound.seconds, blocks())
+
+    monkeypatch.setattr(transcriber, "open_audio", counting)
+    running = Transcriber(tiny_whisper(0, sharpness=3.0)).stream((noise(300.0), SAMPLE_RATE), temperatures=(0.0,))
+    next(iter(running))
+    assert running.total == 300.0 and running.seconds <= 30.0 and read < 40 * SAMPLE_RATE
+
+
+class Said:
+    """Stands for `model.decode`: gives prepared results, and keeps what it was asked."""
+
+    def __init__(self, monkeypatch, model, *results):
+        self.results, self.asked = list(results), []
+        monkeypatch.setattr(model, "decode", self)
+
+    def __call__(self, mel, options):
+        self.asked.append(options)
+        given = self.results[min(len(self.asked), len(self.results)) - 1]
+        return whisper.DecodingResult(
+            audio_features=mel, language="en", temperature=options.temperature,
+            **{"avg_logprob": -0.2, "no_speech_prob": 0.0, "compression_ratio": 1.0, **given},
+        )  # fmt: skip
+
+
+def words(text, start=0.0, end=2.0):
+    tokenizer = whisper.tokenizer.get_tokenizer(True, num_languages=99, language="en", task="transcribe")
+    first = tokenizer.timestamp_begin
+    return [first + round(start / 0.02), *tokenizer.encode(text), first + round(end / 0.02)]
+
+
+def test_repetition_and_improbable_text_are_tried_again_warmer(monkeypatch):
+    model = tiny_whisper()
+    said = Said(
+        monkeypatch, model,
+        {"tokens": words(" ha ha ha"), "compression_ratio": 9.0},
+        {"tokens": words(" hm"), "avg_logprob": -3.0},
+        {"tokens": words(" good")},
+    )  # fmt: skip
+    transcript = Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en")
+    assert transcript.text == "good" and [options.temperature for options in said.asked] == [0.0, 0.2, 0.4]
+
+
+def test_what_repeats_itself_to_the_end_is_left_out_and_told(monkeypatch, caplog):
+    model = tiny_whisper()
+    Said(monkeypatch, model, {"tokens": words(" ha ha ha"), "compression_ratio": 9.0, "text": " ha ha ha"})
+    with caplog.at_level(logging.WARNING):
+        transcript = Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en")
+    assert transcript.text == "" and "ha ha ha" in caplog.text
+
+
+def test_text_over_what_is_no_speech_is_left_out(monkeypatch):
+    model = tiny_whisper()
+    invented = {"tokens": words(" Thank you."), "no_speech_prob": 0.9, "avg_logprob": -1.5}
+    said = Said(monkeypatch, model, invented)
+    assert Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en").segments == ()
+    assert len(said.asked) == 1  # and no warmer attempt is made to hear something
+    Said(monkeypatch, model, {**invented, "avg_logprob": -0.3})  # sure of its words: speech after all
+    assert Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en").text == "Thank you."
+
+
+def test_silence_is_not_decoded(monkeypatch):
+    model = tiny_whisper()
+    said = Said(monkeypatch, model, {"tokens": words(" Thank you.")})
+    quiet = np.zeros(45 * SAMPLE_RATE, np.float32)
+    assert Transcriber(model).transcribe((quiet, SAMPLE_RATE), language="en").segments == () and not said.asked
+
+
+def test_earlier_text_is_the_prompt_until_a_warm_window(monkeypatch):
+    model = tiny_whisper()
+    first, second = words(" one", end=3.0), words(" two", end=3.0)
+    said = Said(monkeypatch, model, {"tokens": first}, {"tokens": second}, {"tokens": second})
+    Transcriber(model).transcribe((noise(80.0), SAMPLE_RATE), language="en", prompt="Ada")
+    tokenizer = whisper.tokenizer.get_tokenizer(True, num_languages=99, language="en", task="transcribe")
+    ada = tokenizer.encode(" Ada")
+    assert [options.prompt for options in said.asked] == [ada, (ada + first)[-31:], (ada + first + second)[-31:]]
+    bad = {"tokens": first, "avg_logprob": -3.0}
+    said = Said(monkeypatch, model, bad, bad, bad, {"tokens": first}, {"tokens": second})
+    Transcriber(model).transcribe((noise(40.0), SAMPLE_RATE), language="en", prompt="Ada")
+    assert [(options.temperature, options.prompt) for options in said.asked[-2:]] == [(0.6, ada), (0.0, [])]
+
+
+def test_the_same_seed_says_the_same(monkeypatch):
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    model, samples = tiny_whisper(sharpness=0.5), noise(4.0)
+    texts = [
+        Transcriber(model).transcribe((samples, SAMPLE_RATE), language="en", temperatures=(1.0,), seed=seed).text
+        for seed in (0, 0, 1)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"language": "elvish"}, "elvish"),
+        ({"task": "sing"}, "sing"),
+        ({"temperatures": ()}, "temperatures"),
+        ({"temperatures": (-1.0,)}, "temperatures"),
+    ],
+)
+def test_settings_that_whisper_does_not_have(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        Transcriber(tiny_whisper()).stream((noise(1.0), SAMPLE_RATE), **options)
+
+
+def test_bad_recordings_give_their_reason():
+    with pytest.raises(MediaError, match="not a sound file"):
+        Transcriber(tiny_whisper()).transcribe(io.BytesIO(b"no sound at all, no sound at all, none"))
+    with pytest.raises(MediaError, match="longer than 2 s"):
+        Transcriber(tiny_whisper()).transcribe((noise(3.0), SAMPLE_RATE), max_seconds=2)
+
+
+def test_transcripts_are_written_by_upstreams_writers(monkeypatch, tmp_path):
+    model = tiny_whisper()
+    Said(monkeypatch, model, {"tokens": words(" Hello", 0.5, 1.2) + words(" there.", 1.2, 2.0)})
+    result = Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en").to_dict()
+    whisper.utils.get_writer("all", str(tmp_path))(result, "talk.wav")
+    assert (tmp_path / "talk.txt").read_text() == "Hello\nthere.\n"
+    assert (tmp_path / "talk.srt").read_text().splitlines()[:3] == ["1", "00:00:00,500 --> 00:00:01,200", "Hello"]
+    assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n00:00.500 --> 00:01.200\nHello")
+    assert (tmp_path / "talk.tsv").read_text().splitlines()[1:] == ["500\t1200\tHello", "1200\t2000\tthere."]
+    assert json.loads((tmp_path / "talk.json").read_text())["segments"][1]["start"] == 1.2
