@@ -91,6 +91,41 @@ def generate(args: argparse.Namespace) -> None:
     print()
 
 
+def transcribe(args: argparse.Namespace) -> None:
+    for name in args.recordings:
+        if name != "-" and not Path(name).is_file():
+            raise FileNotFoundError(f"{name}: no such file")
+    if args.format == "all" and args.output is None:
+        raise ValueError("--format all writes several files: give a folder for them with --output")
+    from whisper.utils import get_writer
+
+    from encoders.transcriber import Transcriber, Transcript
+    from encoders.whisper import load_whisper
+
+    options = {name: value for name in ("language", "prompt", "pcm_rate") if (value := getattr(args, name)) is not None}
+    device = _device(args)
+    transcriber = Transcriber(load_whisper(args.model, device))
+    at_once = args.format is None and args.output is None and not args.json
+    for name in args.recordings:
+        source = sys.stdin.buffer if name == "-" else Path(name)
+        running = transcriber.stream(source, task=args.task, seed=args.seed, **options)
+        segments = []
+        for segment in _with_bar(running, name):
+            segments.append(segment)
+            if at_once:
+                line = segment.text.strip()
+                print(line if len(args.recordings) == 1 else f"{name}\t{line}", flush=True)
+        text = "".join(segment.text for segment in segments).strip()
+        result = Transcript(text, tuple(segments), running.language or "", running.seconds).to_dict()
+        if args.output is not None:
+            Path(args.output).mkdir(parents=True, exist_ok=True)
+            get_writer(args.format or "txt", args.output)(result, "stdin" if name == "-" else name, {})
+        elif args.json:
+            print(json.dumps({"audio": name, **result}, ensure_ascii=False), flush=True)
+        elif args.format is not None:
+            get_writer(args.format, ".").write_result(result, sys.stdout, {})
+
+
 def train(args: argparse.Namespace) -> None:
     from mmlm.training import train_from_recipe
 
@@ -123,10 +158,20 @@ def models(args: argparse.Namespace) -> None:
 # ---- what verbs share
 
 
-def _load(args: argparse.Namespace) -> "MultimodalLM":
-    import torch
+def _with_bar(running: Any, name: str) -> Any:
+    """The segments of a running transcription, with a bar of seconds on the terminal."""
+    from tqdm import tqdm
 
-    from mmlm.assembly import load
+    with tqdm(desc=name, unit="s", disable=not sys.stderr.isatty(), bar_format="{l_bar}{bar}| {elapsed}") as bar:
+        for segment in running:
+            bar.total = running.total
+            bar.update(running.seconds - bar.n)
+            yield segment
+        bar.update(running.seconds - bar.n)
+
+
+def _device(args: argparse.Namespace) -> Any:
+    import torch
 
     try:
         device = torch.device(args.device)
@@ -134,6 +179,13 @@ def _load(args: argparse.Namespace) -> "MultimodalLM":
         raise ValueError(f"--device is cpu, cuda or cuda:N, not {args.device!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here")
+    return device
+
+
+def _load(args: argparse.Namespace) -> "MultimodalLM":
+    device = _device(args)
+    from mmlm.assembly import load
+
     return load(args.model, device=device)
 
 
@@ -186,7 +238,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; the chosen one is `run` in its namespace."""
     parser = argparse.ArgumentParser(
         prog="mmlm",
-        description="Caption pictures, answer questions about them, and train adapters that make a language model see.",
+        description="Caption pictures, answer questions about them, transcribe speech, and train adapters.",
         epilog="`mmlm VERB --help` shows examples. A first try: mmlm caption photo.jpg",
     )
     parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
@@ -221,6 +273,25 @@ def build_parser() -> argparse.ArgumentParser:
     verb.set_defaults(parts=())
     _add_model_options(verb)
     _add_generation_options(verb)
+
+    verb = _verb(verbs, transcribe, "write down what is said in recordings", """
+  mmlm transcribe talk.mp3 --model whisper/small
+  mmlm transcribe *.wav --model whisper/base --format srt --output subtitles/
+  mmlm transcribe film.mp4 --model my-whisper.pt --language en --json
+  arecord -f S16_LE -r 16000 -t raw -d 5 | mmlm transcribe - --pcm-rate 16000 --model whisper/base""")  # fmt: skip
+    verb.add_argument("recordings", nargs="+", metavar="AUDIO", help="sound or video files; - reads standard input")
+    verb.add_argument(
+        "--model", required=True, metavar="WHISPER", help="a Whisper model (downloaded once), or a checkpoint file"
+    )
+    verb.add_argument("--format", choices=("txt", "srt", "vtt", "tsv", "json", "all"), help="openai-whisper's formats")
+    verb.add_argument("--output", metavar="FOLDER", help="write files there instead of to standard output")
+    verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
+    verb.add_argument("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: to English")
+    verb.add_argument("--prompt", metavar="TEXT", help="text that might stand before: names and words to expect")
+    verb.add_argument("--pcm-rate", type=int, metavar="HZ", help="the input is raw 16-bit mono at this rate")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of second attempts, which sample")
+    _add_device_option(verb)
+    _add_json_option(verb)
 
     verb = _verb(verbs, train, "train adapters on pictures paired with text", """
   mmlm train recipe.yaml

@@ -8,12 +8,17 @@ import subprocess
 import sys
 
 import pytest
+import soundfile
+from hearing import noise, save_whisper, tiny_whisper
 from PIL import Image, ImageDraw
+from whisper import DecodingResult, Whisper
+from whisper.tokenizer import get_tokenizer
 
+from encoders.sound import SAMPLE_RATE
 from mmlm.cli import build_parser, main
 
-VERBS = ("caption", "answer", "generate", "train", "eval", "models")
-HEAVY = ("torch", "transformers", "open_clip", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
+VERBS = ("caption", "answer", "generate", "transcribe", "train", "eval", "models")
+HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
 def run_python(code: str) -> str:
@@ -78,7 +83,7 @@ def test_every_verb_is_listed(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", shown, re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^    (\w+)", shown, re.MULTILINE) == list(VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -278,3 +283,74 @@ def test_train_then_caption_and_measure(nano, pictures, pairs, tmp_path, capsys)
     assert main(["eval", folder, pairs, "--limit", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["loss"]["records"] == 3 and report["answers"]["count"] == 3
+
+
+# ---- transcribe
+
+
+@pytest.fixture(scope="module")
+def ears(tmp_path_factory):
+    """A random Whisper in upstream's file layout."""
+    return str(save_whisper(tiny_whisper(sharpness=3.0), tmp_path_factory.mktemp("ears") / "whisper.pt"))
+
+
+@pytest.fixture
+def talk(tmp_path):
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, noise(4.0), SAMPLE_RATE)
+    return str(path)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the model is taken to say: two segments, whatever it hears."""
+    tokenizer = get_tokenizer(True, num_languages=99, language="en", task="transcribe")
+    first = tokenizer.timestamp_begin
+    tokens = [first, *tokenizer.encode(" Good"), first + 50, first + 50, *tokenizer.encode(" day."), first + 100]
+
+    def decode(self, mel, options):
+        return DecodingResult(
+            mel, "en", None, tokens, " Good day.", avg_logprob=-0.1, no_speech_prob=0.0, temperature=0.0,
+            compression_ratio=1.0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(Whisper, "decode", decode)
+
+
+def test_transcribe_prints_what_is_said(capsys, ears, talk, said):
+    assert main(["transcribe", talk, "--model", ears, "--language", "English"]) == 0
+    assert capsys.readouterr().out == "Good\nday.\n"
+    assert main(["transcribe", talk, talk, "--model", ears, "--language", "en"]) == 0
+    assert capsys.readouterr().out == f"{talk}\tGood\n{talk}\tday.\n" * 2
+    assert main(["transcribe", talk, "--model", ears, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["audio"] == talk and record["text"] == "Good day."
+    assert [(s["start"], s["end"]) for s in record["segments"]] == [(0.0, 1.0), (1.0, 2.0)]
+
+
+def test_transcribe_writes_upstreams_formats(capsys, tmp_path, ears, talk, said):
+    assert main(["transcribe", talk, "--model", ears, "--language", "en", "--format", "srt"]) == 0
+    srt = capsys.readouterr().out
+    assert srt.startswith("1\n00:00:00,000 --> 00:00:01,000\nGood\n\n2\n00:00:01,000 --> 00:00:02,000\nday.\n")
+    folder = tmp_path / "out/subtitles"
+    arguments = ["--model", ears, "--language", "en", "--format", "all", "--output", str(folder)]
+    assert main(["transcribe", talk, *arguments]) == 0
+    assert capsys.readouterr().out == ""
+    assert sorted(path.name for path in folder.iterdir()) == [f"talk.{e}" for e in ("json", "srt", "tsv", "txt", "vtt")]
+    assert (folder / "talk.srt").read_text().strip() == srt.strip()
+
+
+def test_transcribe_reads_a_microphone(capsys, monkeypatch, ears, said):
+    raw = (noise(2.0) * 32767).astype("<i2").tobytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    assert main(["transcribe", "-", "--pcm-rate", "16000", "--model", ears, "--language", "en"]) == 0
+    assert capsys.readouterr().out == "Good\nday.\n"
+
+
+def test_transcribe_refuses_with_a_reason(capsys, tmp_path, ears, talk):
+    assert "nowhere.wav: no such file" in refused(capsys, "transcribe", "nowhere.wav", "--model", "none")
+    assert "'none' is neither a file" in refused(capsys, "transcribe", talk, "--model", "none")
+    (tmp_path / "notes.txt").write_text("hello, this is no sound")
+    assert "notes.txt" in refused(capsys, "transcribe", str(tmp_path / "notes.txt"), "--model", ears)
+    assert "elvish" in refused(capsys, "transcribe", talk, "--model", ears, "--language", "elvish")
+    assert "--output" in refused(capsys, "transcribe", talk, "--model", ears, "--format", "all")

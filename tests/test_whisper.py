@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import whisper
+from hearing import ENGLISH, noise, save_whisper, tiny_whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,37 +19,6 @@ from encoders.media import MediaError
 from encoders.sound import SAMPLE_RATE, SoundStream
 from encoders.transcriber import Transcriber, Windows
 from encoders.whisper import WhisperAudioEncoder, load_whisper
-
-MULTILINGUAL, ENGLISH = 51865, 51864
-
-
-def tiny_whisper(seed=0, vocabulary=MULTILINGUAL, sharpness=1.0):
-    """A random model of the upstream class. `sharpness` scales its token embedding: higher, surer of what it says."""
-    torch.manual_seed(seed)
-    dims = whisper.ModelDimensions(
-        n_mels=80, n_audio_ctx=1500, n_audio_state=32, n_audio_head=2, n_audio_layer=2, n_vocab=vocabulary,
-        n_text_ctx=64, n_text_state=32, n_text_head=2, n_text_layer=1,
-    )  # fmt: skip
-    model = whisper.Whisper(dims).eval()
-    with torch.no_grad():
-        model.decoder.positional_embedding.normal_()
-        model.decoder.token_embedding.weight.mul_(sharpness)
-    return model
-
-
-def noise(seconds, seed=0, level=0.1):
-    """Noise whose loudness wanders; the loudest comes first, where upstream and a stream agree on the dynamic range."""
-    rng = np.random.default_rng(seed)
-    samples = rng.standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32) * level
-    samples *= (0.3 + np.abs(np.sin(np.arange(len(samples)) / 9000))).astype(np.float32)
-    samples[1000:1800] = np.sin(np.arange(800) * 0.5).astype(np.float32)
-    return samples.clip(-1, 1)
-
-
-def save(model, path):
-    torch.save({"dims": vars(model.dims), "model_state_dict": model.state_dict()}, path)
-    return path
-
 
 # ---- the encoder
 
@@ -130,7 +100,7 @@ def test_fingerprints_tell_weights_apart_and_precisions_not():
 
 
 def test_loading_by_file_and_by_name(tmp_path):
-    path = save(tiny_whisper(), tmp_path / "model.pt")
+    path = save_whisper(tiny_whisper(), tmp_path / "model.pt")
     encoder = WhisperAudioEncoder.load(path)
     assert encoder.name == str(path.resolve()) and encoder.dim == 32
     assert encoder.fingerprint() == WhisperAudioEncoder(tiny_whisper()).fingerprint()
