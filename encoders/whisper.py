@@ -107,7 +107,8 @@ class WhisperAudioEncoder(FrozenEncoder):
         encoded: list[Tensor | None] = [None] * len(windows)
         for length in sorted({part.shape[1] for _, part in windows}):
             chosen = [index for index, (_, part) in enumerate(windows) if part.shape[1] == length]
-            tokens = self._encode(torch.stack([windows[index][1] for index in chosen]))
+            stacked = torch.stack([windows[index][1] for index in chosen])
+            tokens = encode_window(self.model.encoder, stacked.to(self.device, self.model.encoder.conv1.weight.dtype))
             for index, token in zip(chosen, tokens, strict=True):
                 encoded[index] = token
         joined = [
@@ -118,16 +119,6 @@ class WhisperAudioEncoder(FrozenEncoder):
         tokens = nn.utils.rnn.pad_sequence(joined, batch_first=True)
         mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
         return Features(tokens, None if bool(mask.all()) else mask)
-
-    def _encode(self, mel: Tensor) -> Tensor:
-        """Windows [N, n_mels, T] → [N, T / 2, D]: whisper.model.AudioEncoder.forward, with the positions it needs."""
-        encoder = self.model.encoder
-        x = mel.to(self.device, encoder.conv1.weight.dtype)
-        x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(x)))).transpose(1, 2)
-        x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
-        for block in encoder.blocks:
-            x = block(x)
-        return encoder.ln_post(x)
 
     def fingerprint(self) -> str:
         """16 hex characters of the encoder's weights, its head count, and what preprocessing does to a chirp."""
@@ -144,6 +135,15 @@ class WhisperAudioEncoder(FrozenEncoder):
         if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] < STRIDE or mel.shape[1] % STRIDE:
             raise ValueError(f"expected spectrograms [{n_mels}, T], T even, got {list(mel.shape)}; use preprocess()")
         return mel
+
+
+def encode_window(encoder: nn.Module, mel: Tensor) -> Tensor:
+    """Windows [N, n_mels, T] → [N, T / 2, D]: whisper.model.AudioEncoder.forward, with the positions that T needs."""
+    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
+    x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
+    for block in encoder.blocks:
+        x = block(x)
+    return encoder.ln_post(x)
 
 
 def log_mel(samples: Tensor, n_mels: int) -> Tensor:

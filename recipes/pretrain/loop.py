@@ -93,14 +93,16 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
 
 
 def make_optimizers(model: nn.Module, schedule: Schedule) -> list[Optimizer]:
-    """AdamW over all weights, or Muon over the matrices of hidden layers and AdamW over the rest.
+    """AdamW over all weights, or Muon over the matrices of linear layers and AdamW over the rest.
 
     Vectors (biases, norms, scales) are not decayed. Embeddings, and a head tied to them, are never Muon's: their rows
     belong to single tokens.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    hidden = [p for p in weights if schedule.optimizer == "muon" and p.ndim == 2 and id(p) not in embeddings]
+    linear, embedding = (
+        {id(part.weight) for part in model.modules() if isinstance(part, kind)} for kind in (nn.Linear, nn.Embedding)
+    )
+    hidden = [p for p in weights if schedule.optimizer == "muon" and id(p) in linear - embedding]
     taken = {id(p) for p in hidden}
     decayed = [p for p in weights if p.ndim >= 2 and id(p) not in taken]
     vectors = [p for p in weights if p.ndim < 2]

@@ -1,0 +1,207 @@
+"""A small Whisper from nothing but speech with its text: an openai-whisper model that `whisper.load_model` reads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import whisper
+from torch import Tensor
+from whisper.audio import HOP_LENGTH, N_FRAMES
+from whisper.tokenizer import Tokenizer, get_tokenizer
+
+from encoders.sound import SAMPLE_RATE
+from encoders.whisper import encode_window, log_mel
+from recipes.pretrain.loop import Schedule, generator, run
+
+FULL_VOCABULARY = 51864  # of the English-only models
+N_MELS = 80
+WINDOW_SECONDS = 30.0
+STEP_SECONDS = 0.02  # between timestamp tokens
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Speech at 16 kHz, int16 [T], and what is said; "" where nobody speaks."""
+
+    samples: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True)
+class WhisperTrainConfig:
+    """Size and schedule. Every `window_every`-th step sees whole windows of 30 s, of several utterances or one."""
+
+    width: int = 128
+    heads: int = 4
+    audio_layers: int = 4
+    text_layers: int = 3
+    text_context: int = 128
+    batch_size: int = 32
+    window_every: int = 8
+    window_batch: int = 4
+    steps: int = 6000
+    learning_rate: float = 2e-3
+    seed: int = 0
+    device: str = "cpu"
+
+
+class Vocabulary:
+    """The tokens of openai-whisper's English tokenizer that some texts need, numbered anew without gaps.
+
+    Every byte, the control tokens and the timestamps are always among them. All others share one number, the last: it
+    is learned as if it were each of them, so that a model with all rows written out gives them their place.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.tokenizer: Tokenizer = get_tokenizer(False)
+        control = (self.tokenizer.sot, self.tokenizer.eot, self.tokenizer.no_speech, self.tokenizer.no_timestamps)
+        stamps = range(self.tokenizer.timestamp_begin, FULL_VOCABULARY)
+        said = {token for text in texts for token in self.tokenizer.encode(" " + text.strip())}
+        self.used: list[int] = sorted({*range(256), *control, *stamps, *said})
+        self.others = FULL_VOCABULARY - len(self.used)
+        self.number = {token: index for index, token in enumerate(self.used)}
+
+    def __len__(self) -> int:
+        return len(self.used) + 1
+
+    def sequence(self, spoken: Sequence[tuple[float, float, str]], timestamps: bool = True) -> list[int]:
+        """Renumbered tokens of a window: each (start, end, text) between its timestamps, in seconds."""
+        tokenizer = self.tokenizer
+        if not any(text for _, _, text in spoken):
+            return [self.number[token] for token in (tokenizer.sot, tokenizer.no_speech, tokenizer.eot)]
+        tokens = [tokenizer.sot] if timestamps else [tokenizer.sot, tokenizer.no_timestamps]
+        for start, end, text in spoken:
+            own = tokenizer.encode(" " + text.strip())
+            tokens += [self._stamp(start), *own, self._stamp(end)] if timestamps else own
+        return [self.number[token] for token in (*tokens, tokenizer.eot)]
+
+    def _stamp(self, seconds: float) -> int:
+        return self.tokenizer.timestamp_begin + min(1500, round(seconds / STEP_SECONDS))
+
+
+def train_whisper(config: WhisperTrainConfig, utterances: Sequence[Utterance], output: str | Path) -> whisper.Whisper:
+    """Train on utterances and write `output/whisper.pt`; resumes from `output/checkpoint.pt`.
+
+    Short recordings are seen at their length, as the adapters will hear them, and in whole windows of 30 s, as
+    Whisper's own decoding does.
+    """
+    output = Path(output)
+    vocabulary = Vocabulary(utterance.text for utterance in utterances)
+    torch.manual_seed(config.seed)
+    dims = whisper.ModelDimensions(
+        n_mels=N_MELS, n_audio_ctx=N_FRAMES // 2, n_audio_state=config.width, n_audio_head=config.heads,
+        n_audio_layer=config.audio_layers, n_vocab=len(vocabulary), n_text_ctx=config.text_context,
+        n_text_state=config.width, n_text_head=config.heads, n_text_layer=config.text_layers,
+    )  # fmt: skip
+    model = whisper.Whisper(dims).to(config.device)
+    torch.nn.init.normal_(model.decoder.token_embedding.weight, std=config.width**-0.5)
+    torch.nn.init.normal_(model.decoder.positional_embedding, std=0.01)
+    batches = Batches(config, utterances, vocabulary)
+    rest = torch.zeros(len(vocabulary), device=config.device)
+    rest[-1] = math.log(vocabulary.others)
+
+    def loss_at(step: int) -> Tensor:
+        mel, tokens = (part.to(config.device) for part in batches.at(step))
+        logits = model.decoder(tokens[:, :-1].clamp(min=0), encode_window(model.encoder, mel)) + rest
+        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=IGNORE)
+
+    run(model, loss_at, Schedule(config.steps, config.learning_rate, optimizer="muon"), output, "whisper")
+    whole = expanded(model, vocabulary)
+    partial = output / "whisper.partial"
+    torch.save({"dims": vars(whole.dims), "model_state_dict": whole.half().state_dict()}, partial)
+    os.replace(partial, output / "whisper.pt")
+    return whole.float()
+
+
+def expanded(model: whisper.Whisper, vocabulary: Vocabulary) -> whisper.Whisper:
+    """The model with a row for every token of openai-whisper's tokenizer."""
+    dims = whisper.ModelDimensions(**{**vars(model.dims), "n_vocab": FULL_VOCABULARY})
+    whole = whisper.Whisper(dims)
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    rows = state["decoder.token_embedding.weight"]
+    table = rows[-1].repeat(FULL_VOCABULARY, 1)
+    table[vocabulary.used] = rows[:-1]
+    whole.load_state_dict({**state, "decoder.token_embedding.weight": table})
+    return whole.eval()
+
+
+class Batches:
+    """What each step hears: a pure function of the seed and the step."""
+
+    def __init__(self, config: WhisperTrainConfig, utterances: Sequence[Utterance], vocabulary: Vocabulary) -> None:
+        if len(utterances) < config.batch_size:
+            raise ValueError(f"{len(utterances)} utterances do not fill one batch of {config.batch_size}")
+        self.config, self.utterances, self.vocabulary = config, utterances, vocabulary
+        self.lengths = torch.tensor([len(utterance.samples) for utterance in utterances], dtype=torch.float32)
+        if float(self.lengths.max()) > WINDOW_SECONDS * SAMPLE_RATE:
+            raise ValueError("an utterance is longer than 30 s, Whisper's window: cut it")
+        longest = max(len(vocabulary.sequence([(0.0, 1.0, utterance.text)])) for utterance in utterances)
+        if longest > config.text_context:
+            raise ValueError(f"an utterance has {longest} tokens, more than text_context={config.text_context}")
+        self._epoch, self._order = -1, []
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Spectrograms [B, n_mels, T] and tokens [B, L], padded by -100."""
+        draw = generator(self.config.seed, 1, step)
+        if step % self.config.window_every == self.config.window_every - 1:
+            heard = [self._window(draw) for _ in range(self.config.window_batch)]
+        else:
+            heard = [self._short(index, draw) for index in self._batch(step)]
+        longest = max(len(samples) for samples, _ in heard)
+        longest += -longest % (2 * HOP_LENGTH)
+        mel = torch.stack([log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS) for samples, _ in heard])
+        tokens = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(own) for _, own in heard], batch_first=True, padding_value=IGNORE
+        )
+        return mel, tokens
+
+    def _batch(self, step: int) -> list[int]:
+        """Utterances of about one length, so that little is padded; every epoch shows each once, in a new order."""
+        size = self.config.batch_size
+        per_epoch = len(self.utterances) // size
+        epoch, index = divmod(step, per_epoch)
+        if epoch != self._epoch:
+            draw = generator(self.config.seed, 2, epoch)
+            order = (self.lengths * (1 + 0.2 * torch.rand(len(self.lengths), generator=draw))).argsort()
+            groups = order[: per_epoch * size].view(per_epoch, size)
+            self._epoch, self._order = epoch, groups[torch.randperm(per_epoch, generator=draw)].tolist()
+        return self._order[index]
+
+    def _short(self, index: int, draw: torch.Generator) -> tuple[Tensor, list[int]]:
+        """One utterance after up to 0.3 s of nothing; one in five without timestamps."""
+        utterance = self.utterances[index]
+        before, plain = torch.rand(2, generator=draw).tolist()
+        silence = int(0.3 * before * SAMPLE_RATE)
+        samples = F.pad(_float(utterance.samples), (silence, 0))[: int(WINDOW_SECONDS * SAMPLE_RATE)]
+        spoken = [(silence / SAMPLE_RATE, len(samples) / SAMPLE_RATE, utterance.text)]
+        return samples, self.vocabulary.sequence(spoken, timestamps=plain > 0.2)
+
+    def _window(self, draw: torch.Generator) -> tuple[Tensor, list[int]]:
+        """30 s: one to six utterances, up to 1 s between them, as far as room and context allow; then silence."""
+        window = torch.zeros(int(WINDOW_SECONDS * SAMPLE_RATE))
+        spoken: list[tuple[float, float, str]] = []
+        place = 0
+        wanted = int(torch.randint(1, 7, (1,), generator=draw))
+        for index in torch.randint(len(self.utterances), (wanted,), generator=draw).tolist():
+            utterance = self.utterances[index]
+            start = place + int(float(torch.rand(1, generator=draw)) * SAMPLE_RATE)
+            end = start + len(utterance.samples)
+            said = (start / SAMPLE_RATE, end / SAMPLE_RATE, utterance.text)
+            if end > len(window) or len(self.vocabulary.sequence([*spoken, said])) > self.config.text_context:
+                break
+            window[start:end] = _float(utterance.samples)
+            spoken += [said] if utterance.text else []
+            place = end
+        return window, self.vocabulary.sequence(spoken)
+
+
+def _float(samples: np.ndarray) -> Tensor:
+    return torch.from_numpy(samples.astype(np.float32) / 32768)

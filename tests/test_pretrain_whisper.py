@@ -1,0 +1,104 @@
+"""Pretraining a Whisper from nothing (recipes/pretrain/whisper.py): what it writes is upstream's, and it hears."""
+
+import numpy as np
+import pytest
+import torch
+import whisper
+
+from encoders.sound import SAMPLE_RATE
+from encoders.transcriber import Transcriber
+from encoders.whisper import load_whisper
+from recipes.pretrain.whisper import (
+    FULL_VOCABULARY,
+    Batches,
+    Utterance,
+    Vocabulary,
+    WhisperTrainConfig,
+    expanded,
+    train_whisper,
+)
+
+WORDS = {"low": 300.0, "middle": 900.0, "high": 2700.0}
+SMALL = WhisperTrainConfig(
+    width=32, heads=2, audio_layers=1, text_layers=1, text_context=32, batch_size=6, window_every=3, window_batch=3,
+    steps=150, learning_rate=5e-3,
+)  # fmt: skip
+
+
+def tone(hertz, seconds=0.6):
+    wave = 0.4 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)
+    return (wave * 32767).astype(np.int16)
+
+
+def utterances():
+    rng = np.random.default_rng(0)
+    return [
+        Utterance(tone(hertz * rng.uniform(0.97, 1.03), rng.uniform(0.4, 0.8)), word)
+        for word, hertz in WORDS.items()
+        for _ in range(8)
+    ]
+
+
+def test_sequences_are_whispers():
+    """By hand, with upstream's own tokenizer: start, time, text, time, end."""
+    vocabulary = Vocabulary(["a red ring", "no"])
+    back = dict(enumerate(vocabulary.used))
+    tokenizer = whisper.tokenizer.get_tokenizer(False)
+    said = [back[number] for number in vocabulary.sequence([(0.5, 1.26, "a red ring"), (2.0, 30.0, "no")])]
+    assert tokenizer.decode_with_timestamps(said) == (
+        "<|startoftranscript|><|0.50|> a red ring<|1.26|><|2.00|> no<|30.00|><|endoftext|>"
+    )
+    plain = [back[number] for number in vocabulary.sequence([(0.0, 1.0, "no")], timestamps=False)]
+    assert tokenizer.encoding.decode(plain) == "<|startoftranscript|><|notimestamps|> no<|endoftext|>"
+    nothing = [back[number] for number in vocabulary.sequence([])]
+    assert nothing == [tokenizer.sot, tokenizer.no_speech, tokenizer.eot]
+
+
+def test_all_rows_written_out_give_the_probabilities_that_were_trained():
+    vocabulary = Vocabulary(["a red ring"])
+    torch.manual_seed(0)
+    dims = whisper.ModelDimensions(80, 1500, 16, 2, 1, len(vocabulary), 8, 16, 2, 1)
+    model = whisper.Whisper(dims).eval()
+    torch.nn.init.normal_(model.decoder.positional_embedding)
+    whole = expanded(model, vocabulary)
+    sound, tokens = torch.randn(1, 10, 16), torch.tensor([[3, 5, 8]])
+    real = torch.tensor([[vocabulary.used[number] for number in row] for row in tokens.tolist()])
+    with torch.no_grad():
+        few = model.decoder(tokens, sound)
+        few[..., -1] += np.log(FULL_VOCABULARY - len(vocabulary.used))
+        many = whole.decoder(real, sound).log_softmax(-1)
+    torch.testing.assert_close(many[..., vocabulary.used], few.log_softmax(-1)[..., :-1], atol=1e-4, rtol=0)
+    others = sorted(set(range(FULL_VOCABULARY)) - set(vocabulary.used))
+    torch.testing.assert_close(many[..., others].exp().sum(-1), few.softmax(-1)[..., -1], atol=1e-4, rtol=0)
+
+
+def test_steps_depend_on_nothing_but_the_seed():
+    vocabulary = Vocabulary(WORDS)
+    for step in (0, 2, 5):  # 2 and 5 hear whole windows
+        first, second = (Batches(SMALL, utterances(), vocabulary).at(step) for _ in range(2))
+        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+        assert first[0].shape[2] == (3000 if step else first[0].shape[2])
+    heard = Batches(SMALL, utterances(), vocabulary)
+    epoch = sorted(index for step in range(4) for index in heard._batch(step))
+    assert epoch == list(range(24))
+
+
+def test_it_hears_what_it_was_taught_and_loads_as_upstreams(tmp_path):
+    train_whisper(SMALL, utterances(), tmp_path)
+    model = whisper.load_model(str(tmp_path / "whisper.pt"), device="cpu")
+    assert isinstance(model, whisper.Whisper) and not model.is_multilingual
+    transcriber = Transcriber(load_whisper(tmp_path / "whisper.pt"))
+    gap = np.zeros(SAMPLE_RATE // 2, np.int16)
+    for word, hertz in WORDS.items():
+        assert transcriber.transcribe((np.concatenate([gap, tone(hertz)]), SAMPLE_RATE)).text == word
+
+
+def test_what_does_not_fit_is_refused():
+    vocabulary = Vocabulary(WORDS)
+    with pytest.raises(ValueError, match="batch of 6"):
+        Batches(SMALL, utterances()[:3], vocabulary)
+    with pytest.raises(ValueError, match="30 s"):
+        Batches(SMALL, [Utterance(np.zeros(31 * SAMPLE_RATE, np.int16), "low")] * 6, vocabulary)
+    long = " ".join(["low"] * 40)
+    with pytest.raises(ValueError, match="text_context=32"):
+        Batches(SMALL, [Utterance(tone(300.0), long)] * 6, Vocabulary([long]))
