@@ -29,7 +29,7 @@ from recipes.nano.scenes import (
     unseen_layout,
     unseen_pair,
 )
-from recipes.nano.wording import caption, phrases, placed_caption, questions, thing_by_thing
+from recipes.nano.wording import caption, listed, phrases, placed_caption, questions, thing_by_thing
 from recipes.pretrain.clip import Region
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,11 @@ PICTURE_SETS = ("easy_vqa", "nlvr", "emoji")
 TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini", "esc10")
 
 
-def write_scenes(folder: Path, counts: dict[str, int], seed: int) -> None:
-    """Draw `counts[split]` scenes of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept."""
+def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool = False) -> None:
+    """Draw `counts[split]` scenes of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept.
+
+    `settled`: the same pictures and questions, and every caption in the one wording that is to be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
         for shard, start in enumerate(range(0, count, SHARD)):
@@ -60,6 +63,8 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int) -> None:
             with tarfile.open(partial, "w") as tar:
                 for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
                     picture, record = scene_example(split, index, seed)
+                    if settled:
+                        record["captions"] = [listed(Scene.from_dict(record["scene"]))]
                     image = io.BytesIO()
                     picture.save(image, "PNG")
                     _add(tar, f"{split}{index:06d}.png", image.getvalue())

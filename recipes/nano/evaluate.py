@@ -1,7 +1,7 @@
 """The tables of docs/nano.md, printed: every figure beside the same model given the wrong picture.
 
     python -m recipes.nano.evaluate                  # the shipped weights; a few minutes on a CPU
-    python -m recipes.nano.evaluate --model runs/nano/adapters_more/model
+    python -m recipes.nano.evaluate --model runs/nano/adapters_settled/model
 
 Scenes are drawn anew, from the seed that training's held-out splits have. A wrong picture is the next one of the set.
 """

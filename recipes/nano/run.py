@@ -59,8 +59,8 @@ class Adapters:
     steps: int = 7000
     learning_rate: float = 4.5e-3  # Muon's
     gate_learning_rate_scale: float = 3.0
-    more_steps: int = 2700  # after a warm restart (Loshchilov and Hutter 2017), for much is still being learned then
-    more_learning_rate: float = 2.5e-3
+    settling_steps: int = 1500  # in which every scene's caption has the wording that is to be written
+    settling_rate: float = 1.5e-3
     batch_size: int = 64
     caption_share: float = 0.3  # questions have few tokens to learn from
     heads: int = 8  # how many things a word can look for at once
@@ -158,25 +158,29 @@ def train_adapters(recipe: Recipe, output: Path) -> None:
         device=recipe.device,
         seed=recipe.seed,
     )
-    fit(model, recipe, output, "adapters", part.steps, part.learning_rate, recipe.seed)
+    fit(model, recipe, output, "scenes", "adapters", part.steps, part.learning_rate, recipe.seed)
 
 
-def train_adapters_more(recipe: Recipe, output: Path) -> None:
+def settle_adapters(recipe: Recipe, output: Path) -> None:
     import mmlm
 
+    counts = {"train": recipe.scenes.train, "dev": recipe.scenes.dev}
+    data.write_scenes(output / "settled", counts, recipe.seed, settled=True)
     part = recipe.adapters
     model = mmlm.load(output / "adapters/model", device=recipe.device)
-    fit(model, recipe, output, "adapters_more", part.more_steps, part.more_learning_rate, recipe.seed + 1)
+    fit(model, recipe, output, "settled", "adapters_settled", part.settling_steps, part.settling_rate, recipe.seed + 1)
 
 
-def fit(model, recipe: Recipe, output: Path, folder: str, steps: int, learning_rate: float, seed: int) -> None:
+def fit(
+    model, recipe: Recipe, output: Path, scenes: str, folder: str, steps: int, learning_rate: float, seed: int
+) -> None:
     import mmlm
 
     mmlm.train(
         model,
-        data.adapter_sources(output / "scenes", data.sets_folder()),
+        data.adapter_sources(output / scenes, data.sets_folder()),
         output=output / folder,
-        held_out=output / "scenes/dev-*.tar",
+        held_out=output / scenes / "dev-*.tar",
         steps=steps,
         batch_size=recipe.adapters.batch_size,
         optimizer="muon",
@@ -201,7 +205,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    model = mmlm.load(output / "adapters_more/model")
+    model = mmlm.load(output / "adapters_settled/model")
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
@@ -227,7 +231,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "language_model": (train_language_model, "language_model/tokenizer.json"),
     "freeze": (freeze, "frozen"),
     "adapters": (train_adapters, "adapters/model/config.json"),
-    "adapters_more": (train_adapters_more, "adapters_more/model/config.json"),
+    "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
 }
 
 

@@ -82,17 +82,25 @@ def thing_by_thing(scene: Scene, rng: random.Random) -> str:
     The commonest form is a plain list: whether one more thing follows is seen from the last place said, where a number
     said first, or an "and" before the last thing, would ask for counting.
     """
-    parts = [f"{PLACES[thing.cell]} {describe(thing.kind).counted(1)}" for thing in scene.things]
-    things = join(parts)
+    things = join(placed_things(scene))
     number = f"{NUMBERS[len(scene.things)]} {Description().noun(plural=len(scene.things) > 1)}"
     background = scene.background
     forms = (
-        f"{', '.join(parts)}, on a {background} background",
+        listed(scene),
         f"there {'are' if len(scene.things) > 1 else 'is'} {number} on a {background} background: {things}",
         f"{number} on a {background} background: {things}",
         f"a picture of {number} on {background}: {things}",
     )
     return rng.choices(forms, (5, 1, 1, 1))[0]
+
+
+def listed(scene: Scene) -> str:
+    """The commonest caption: things in reading order, each after its place, then the background."""
+    return f"{', '.join(placed_things(scene))}, on a {scene.background} background"
+
+
+def placed_things(scene: Scene) -> list[str]:
+    return [f"{PLACES[thing.cell]} {describe(thing.kind).counted(1)}" for thing in scene.things]
 
 
 def _related(scene: Scene, rng: random.Random) -> str:

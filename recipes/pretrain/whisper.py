@@ -24,6 +24,7 @@ FULL_VOCABULARY = 51864  # of the English-only models
 N_MELS = 80
 WINDOW_SECONDS = 30.0
 STEP_SECONDS = 0.02  # between timestamp tokens
+PLAIN_SHARE = 0.2  # of the sequences have no timestamps
 IGNORE = -100
 
 
@@ -176,13 +177,13 @@ class Batches:
         return self._order[index]
 
     def _short(self, index: int, draw: torch.Generator) -> tuple[Tensor, list[int]]:
-        """One utterance after up to 0.3 s of nothing; one in five without timestamps."""
+        """One utterance after up to 0.3 s of nothing."""
         utterance = self.utterances[index]
         before, plain = torch.rand(2, generator=draw).tolist()
         silence = int(0.3 * before * SAMPLE_RATE)
         samples = F.pad(_float(utterance.samples), (silence, 0))[: int(WINDOW_SECONDS * SAMPLE_RATE)]
         spoken = [(silence / SAMPLE_RATE, len(samples) / SAMPLE_RATE, utterance.text)]
-        return samples, self.vocabulary.sequence(spoken, timestamps=plain > 0.2)
+        return samples, self.vocabulary.sequence(spoken, timestamps=plain > PLAIN_SHARE)
 
     def _window(self, draw: torch.Generator) -> tuple[Tensor, list[int]]:
         """30 s: one to six utterances, up to 1 s between them, as far as room and context allow; then silence."""
@@ -200,7 +201,7 @@ class Batches:
             window[start:end] = _float(utterance.samples)
             spoken += [said] if utterance.text else []
             place = end
-        return window, self.vocabulary.sequence(spoken)
+        return window, self.vocabulary.sequence(spoken, timestamps=float(torch.rand(1, generator=draw)) > PLAIN_SHARE)
 
 
 def _float(samples: np.ndarray) -> Tensor:
