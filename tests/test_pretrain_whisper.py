@@ -23,7 +23,7 @@ from recipes.pretrain.whisper import (
 WORDS = {"low": 300.0, "middle": 900.0, "high": 2700.0}
 SMALL = WhisperTrainConfig(
     width=32, heads=2, audio_layers=1, text_layers=1, text_context=32, batch_size=6, window_every=3, window_batch=3,
-    steps=40, learning_rate=5e-3,
+    steps=100, learning_rate=5e-3,
 )  # fmt: skip
 
 

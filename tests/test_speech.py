@@ -85,7 +85,7 @@ def test_speed_and_pitch_do_what_they_say(espeak):
         for start in range(0, len(samples) - 2 * size, size):
             frame = samples[start : start + 2 * size].astype(np.float64)
             shifted = np.stack([frame[lag : lag + size] for lag in lags])
-            likeness = shifted @ frame[:size] / np.linalg.norm(frame[:size]) / np.linalg.norm(shifted, axis=1)
+            likeness = shifted @ frame[:size] / (np.linalg.norm(frame[:size]) * np.linalg.norm(shifted, axis=1) + 1e-9)
             if power(frame) > 0.002 and likeness.max() > 0.8:
                 found.append(rate / lags[likeness > 0.9 * likeness.max()][0])
         return np.median(found)
