@@ -298,7 +298,7 @@ def _blocks(
     resampler = None
     if decoder.rate != sample_rate:
         resampler = soxr.ResampleStream(decoder.rate, sample_rate, 1, dtype="float32", quality="HQ")
-    decoded = 0
+    decoded = given = 0
     for block in decoder.blocks:
         if not np.isfinite(block).all():
             raise MediaError(f"{label}: a sample is not a finite number, after {decoded / decoder.rate:.2f} s")
@@ -308,6 +308,7 @@ def _blocks(
         mono = block.mean(axis=1) if block.shape[1] > 1 else np.ascontiguousarray(block[:, 0])
         mono = mono if resampler is None else resampler.resample_chunk(mono)
         if len(mono):
+            given += len(mono)
             yield mono
     if decoded == 0:
         raise MediaError(f"{label}: there is no sound in it (0 samples)")
@@ -315,7 +316,12 @@ def _blocks(
     if missing > _TOLERANCE:
         reason = f"it ends {missing:.1f} s before its header says"
         _truncated(label, reason, allow_truncated)
-    if resampler is not None and len(rest := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
+    rest = np.zeros(0, np.float32)
+    if resampler is not None:
+        rest = resampler.resample_chunk(rest, last=True)
+    if given + len(rest) == 0:
+        raise MediaError(f"{label}: too short: {decoded} samples at {decoder.rate:,} Hz make none at {sample_rate:,}")
+    if len(rest):
         yield rest
 
 

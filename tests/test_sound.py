@@ -140,7 +140,7 @@ def test_raw_samples_of_a_microphone():
 
 
 @settings(deadline=None, max_examples=25)
-@given(length=st.integers(1, 200_000), rate=st.sampled_from([8000, 16_000, 44_100]))
+@given(length=st.integers(3, 200_000), rate=st.sampled_from([8000, 16_000, 44_100]))
 def test_blocks_joined_are_the_whole(length, rate):
     """Cut into blocks or not: against one call of the resampler over all samples."""
     import soxr
@@ -178,6 +178,7 @@ def test_an_hour_takes_the_memory_of_a_block(tmp_path):
         (b"RIFF\x00\x00\x00\x00WAVEfmt ", "not a sound file|damaged"),
         (wav(np.zeros(0, dtype=np.float32)), "0 samples"),
         ((np.zeros(0, dtype=np.float32), SAMPLE_RATE), "0 samples"),
+        ((np.zeros(1, dtype=np.float32), 44_100), "too short"),
         (np.zeros(100, dtype=np.float32), "rate"),
         ((np.zeros((2, 3, 4)), SAMPLE_RATE), r"\[T\]"),
         ((np.zeros(10, dtype=complex), SAMPLE_RATE), "complex"),
