@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,14 @@ class FrozenEncoder(nn.Module):
 
     @abstractmethod
     def preprocess(self, media: Any) -> Tensor:
-        """One media source (anything `encoders.media` accepts) → one tensor; stacked, they are a batch for `encode`."""
+        """One media source (anything `encoders.media` accepts) → one tensor; several make a batch for `encode`."""
         raise NotImplementedError
 
     # Subclasses decorate this with torch.no_grad, not inference_mode: adapters trained on top must be able to save
     # these tokens for their own backward pass.
     @abstractmethod
-    def encode(self, batch: Tensor) -> Features:
-        """A batch of preprocessed media → their token features."""
+    def encode(self, batch: Tensor | Sequence[Tensor]) -> Features:
+        """A batch of preprocessed media, stacked (a list where lengths differ) → their token features."""
         raise NotImplementedError
 
     @abstractmethod

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from encoders.source import MediaError, MissingMediaError, check_bytes, label_of, read_bytes, reason_of
+from encoders.source import MediaError, is_path, label_of, open_path, read_bytes, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class Audio:
 
     @property
     def seconds(self) -> float:
+        """Its length."""
         return len(self.waveform) / self.sample_rate
 
 
@@ -132,23 +132,11 @@ def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
 @contextmanager
 def _opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator[BinaryIO]:
     """A seekable binary file of the source. Files on disk are not read into memory."""
-    if not isinstance(source, str | os.PathLike) or "://" in str(source)[:32] or str(source)[:5].lower() == "data:":
+    if is_path(source):
+        with open_path(source, label, max_bytes) as file:
+            yield file
+    else:
         yield io.BytesIO(read_bytes(source, label, max_bytes, allow_url))
-        return
-    try:
-        path = Path(source)
-        if not path.exists():
-            raise MissingMediaError(f"{label}: no such file; check the path")
-        if not path.is_file():
-            raise MediaError(f"{label}: not a regular file; give the path of one file")
-        check_bytes(path.stat().st_size, label, max_bytes)
-        file = path.open("rb")
-    except MediaError:
-        raise
-    except (OSError, ValueError) as error:  # no permission, a name too long, a zero byte
-        raise MediaError(f"{label}: cannot be read ({reason_of(error)})") from error
-    with file:
-        yield file
 
 
 def _decoder(file: BinaryIO, label: str, allow_truncated: bool) -> _Decoder:

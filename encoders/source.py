@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 MAX_BYTES = 100_000_000
@@ -28,6 +28,9 @@ def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> byte
     if isinstance(source, bytes | bytearray | memoryview):
         check_bytes(memoryview(source).nbytes, label, max_bytes)
         return bytes(source)
+    if is_path(source):
+        with open_path(source, label, max_bytes) as file:
+            return _read_file(file, label, max_bytes)
     if isinstance(source, str):
         start = source[:8].lower()
         if start.startswith("data:"):
@@ -36,24 +39,29 @@ def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> byte
             if not allow_url:
                 raise MediaError(f"{label}: addresses are not fetched; download it, or pass allow_url=True")
             return _fetch(source, label, max_bytes)
-        if "://" in source[:32]:
-            raise MediaError(f"{label}: only http, https and data URLs are known; give a file as its plain path")
-    if isinstance(source, str | os.PathLike):
-        return _read_path(source, label, max_bytes)
+        raise MediaError(f"{label}: only http, https and data URLs are known; give a file as its plain path")
     if hasattr(source, "read"):
         return _read_file(source, label, max_bytes)
     raise MediaError(f"{label}: not a media source; give a path, bytes, a file object, a data: URL or an array")
 
 
-def _read_path(source: str | os.PathLike, label: str, max_bytes: int) -> bytes:
+def is_path(source: Any) -> bool:
+    """Whether a source names a file: no `data:` URL, no address."""
+    if not isinstance(source, str):
+        return isinstance(source, os.PathLike)
+    return source[:5].lower() != "data:" and "://" not in source[:32]
+
+
+def open_path(source: str | os.PathLike, label: str, max_bytes: int) -> BinaryIO:
+    """A file on disk of at most `max_bytes`, open for reading."""
     try:
         path = Path(source)
         if not path.exists():
             raise MissingMediaError(f"{label}: no such file; check the path")
         if not path.is_file():  # a folder, or a pipe or device that might never end
             raise MediaError(f"{label}: not a regular file; give the path of one file")
-        with path.open("rb") as file:
-            return _read_file(file, label, max_bytes)
+        check_bytes(path.stat().st_size, label, max_bytes)
+        return path.open("rb")
     except MediaError:
         raise
     except (OSError, ValueError, TypeError) as error:  # no permission, a name too long, a zero byte, a path of bytes

@@ -32,7 +32,11 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: `start` and `end` in seconds, its text, and how sure Whisper was of it."""
+    """A stretch of speech: `start` and `end` in seconds, its text, and how sure Whisper was of its window.
+
+    avg_logprob: nats a token. compression_ratio: bytes of the text over those of it zlib-compressed; high where it
+    repeats itself. no_speech_prob: 0–1. These are whisper.DecodingResult's.
+    """
 
     start: float
     end: float
@@ -74,6 +78,11 @@ class Transcription:
     def __iter__(self) -> Iterator[Segment]:
         return self.segments
 
+    def transcript(self, segments: Sequence[Segment]) -> Transcript:
+        """All of it, once the segments have been gone through."""
+        text = "".join(segment.text for segment in segments).strip()
+        return Transcript(text, tuple(segments), self.language or "", self.seconds)
+
 
 class Transcriber:
     """Speech → text, by an openai-whisper model (`encoders.whisper.load_whisper`) with its own decoding.
@@ -88,14 +97,10 @@ class Transcriber:
     def __init__(self, model: whisper.Whisper) -> None:
         self.model = model.requires_grad_(False).eval()
 
-    def transcribe(
-        self, source: Any, *, progress: Callable[[Transcription], None] | None = None, **options: Any
-    ) -> Transcript:
-        """All of a recording; `progress` is called after every window. Other arguments and errors as for `stream`."""
-        running = self.stream(source, on_window=progress, **options)
-        segments = tuple(running)
-        text = "".join(segment.text for segment in segments)
-        return Transcript(text.strip(), segments, running.language or "", running.seconds)
+    def transcribe(self, source: Any, **options: Any) -> Transcript:
+        """All of a recording; arguments and errors are those of `stream`."""
+        running = self.stream(source, **options)
+        return running.transcript(list(running))
 
     def stream(
         self,
@@ -114,10 +119,11 @@ class Transcriber:
         """Segments of a recording as soon as each is known.
 
         source: anything `encoders.sound.open_audio` accepts; `reading` are its limits (max_seconds, pcm_rate, …).
-        language: a code or name ("en", "english"); None detects it in the first 30 s.
+        language: a code or name ("en", "english"); None detects it in the first window that is not silent.
         task: "transcribe", or "translate" into English.
         prompt: text that might stand before: names and words to expect.
         condition_on_previous_text: False makes windows independent: less consistent, and no loop carries on.
+        on_window: called after every window, with what this returned.
         seed: of the sampling above temperature 0.
         ValueError for a language, task or temperature that Whisper does not have; MediaError for a bad recording.
         """
@@ -151,18 +157,18 @@ class Transcriber:
             tokenizer = None
             seek = 0
             while (window := windows.at(seek)) is not None:
-                mel = window.mel.to(self.model.device, torch.float16 if options["fp16"] else torch.float32)
-                if running.language is None:
-                    _, likely = self.model.detect_language(mel)
-                    running.language = max(likely, key=likely.get)
-                if tokenizer is None:
-                    tokenizer = get_tokenizer(
-                        self.model.is_multilingual, num_languages=self.model.num_languages,
-                        language=running.language, task=options["task"],
-                    )  # fmt: skip
-                    said = tokenizer.encode(" " + prompt.strip()) if prompt else []
                 step, found = window.frames, []
                 if window.peak > SILENCE:
+                    mel = window.mel.to(self.model.device, torch.float16 if options["fp16"] else torch.float32)
+                    if running.language is None:
+                        _, likely = self.model.detect_language(mel)
+                        running.language = max(likely, key=likely.get)
+                    if tokenizer is None:
+                        tokenizer = get_tokenizer(
+                            self.model.is_multilingual, num_languages=self.model.num_languages,
+                            language=running.language, task=options["task"],
+                        )  # fmt: skip
+                        said = tokenizer.encode(" " + prompt.strip()) if prompt else []
                     asked = {**options, "language": running.language, "prompt": said[-context:]}
                     result = self._decode(mel, temperatures, asked, seed + seek)
                     if heard(result):
@@ -278,7 +284,7 @@ class Windows:
         power = log_power(here, self.n_mels)
         self.loudest = max(self.loudest, float(power.max()))
         mel = F.pad(scale(power, self.loudest), (0, N_FRAMES - frames))
-        return Window(mel, frames, float(here.abs().max()))
+        return Window(mel, frames, float(here[margin:-margin].abs().max()))
 
     def _read(self, first: int, last: int) -> None:
         kept, count = [self.samples[max(0, first - self.start) :]], len(self.samples)

@@ -99,7 +99,7 @@ def transcribe(args: argparse.Namespace) -> None:
         raise ValueError("--format all writes several files: give a folder for them with --output")
     from whisper.utils import get_writer
 
-    from encoders.transcriber import Transcriber, Transcript
+    from encoders.transcriber import Transcriber
     from encoders.whisper import load_whisper
 
     options = {name: value for name in ("language", "prompt", "pcm_rate") if (value := getattr(args, name)) is not None}
@@ -115,8 +115,7 @@ def transcribe(args: argparse.Namespace) -> None:
             if at_once:
                 line = segment.text.strip()
                 print(line if len(args.recordings) == 1 else f"{name}\t{line}", flush=True)
-        text = "".join(segment.text for segment in segments).strip()
-        result = Transcript(text, tuple(segments), running.language or "", running.seconds).to_dict()
+        result = running.transcript(segments).to_dict()
         if args.output is not None:
             Path(args.output).mkdir(parents=True, exist_ok=True)
             get_writer(args.format or "txt", args.output)(result, "stdin" if name == "-" else name, {})

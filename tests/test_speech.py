@@ -1,13 +1,17 @@
 """Speech that recipes make (recipes/speech): voices that differ, rooms that do what they say."""
 
+import json
 import random
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from encoders.sound import load_audio
+from recipes.nano.speech import write_speech
 from recipes.speech import room
 from recipes.speech.espeak import ACCENTS, SPEAKERS, UNHEARD_SPEAKERS, Voice, random_voice, speak
 
@@ -110,6 +114,23 @@ def test_a_new_process_says_the_same(espeak):
         for _ in range(2)
     )
     assert first == second and len(first) > 60
+
+
+def test_tars_of_speech_are_the_same_whenever_made_and_their_voices_kept_apart(espeak, tmp_path):
+    counts = {"train": 6, "dev": 4}
+    for name in "ab":
+        write_speech(tmp_path / name, counts, seed=0)
+    said = {}
+    for split, count in counts.items():
+        first, second = (tmp_path / name / f"{split}-000000.tar" for name in "ab")
+        assert first.read_bytes() == second.read_bytes()
+        with tarfile.open(first) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar}
+        said[split] = [json.loads(data) for name, data in files.items() if name.endswith("json")]
+        sounds = [load_audio(data) for name, data in files.items() if name.endswith("flac")]
+        assert len(said[split]) == len(sounds) == count and all(0.3 < sound.seconds < 15 for sound in sounds)
+    train, dev = ({one.get("speaker", "+").split("+")[1] for one in said[split]} for split in ("train", "dev"))
+    assert dev <= set(UNHEARD_SPEAKERS) and train <= {"", *SPEAKERS}
 
 
 def test_voices_are_drawn_from_those_given(espeak):

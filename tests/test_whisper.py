@@ -268,6 +268,28 @@ def test_silence_is_not_decoded(monkeypatch):
     assert Transcriber(model).transcribe((quiet, SAMPLE_RATE), language="en").segments == () and not said.asked
 
 
+def test_the_language_is_that_of_the_first_sound(monkeypatch):
+    """Half a minute of nothing says no language."""
+    model, heard = tiny_whisper(), []
+    Said(monkeypatch, model, {"tokens": words(" Good day.")})
+    monkeypatch.setattr(model, "detect_language", lambda mel: heard.append(mel) or (None, {"de": 0.9, "en": 0.1}))
+    late = np.concatenate([np.zeros(30 * SAMPLE_RATE, np.float32), noise(5.0)])
+    transcript = Transcriber(model).transcribe((late, SAMPLE_RATE))
+    assert transcript.language == "de" and transcript.text == "Good day." and len(heard) == 1
+    assert transcript.segments[0].start == 30.0
+
+
+def test_an_hour_takes_the_memory_of_a_window():
+    """What is kept of 60 minutes never exceeds a window, its margins and one block."""
+    block = np.ones(1 << 16, np.float32) * 0.1
+    windows = Windows((block for _ in range(3600 * SAMPLE_RATE // len(block))), 80)
+    seek, most = 0, 0
+    while windows.at(seek) is not None:
+        most = max(most, len(windows.samples))
+        seek += 2900
+    assert seek * 160 > 3590 * SAMPLE_RATE and most <= 3000 * 160 + 400 + len(block)
+
+
 def test_earlier_text_is_the_prompt_until_a_warm_window(monkeypatch):
     model = tiny_whisper()
     first, second = words(" one", end=3.0), words(" two", end=3.0)

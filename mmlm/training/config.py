@@ -18,7 +18,7 @@ class TrainConfig:
     steps: optimizer steps; None takes `epochs` passes over the records (one text of each record a pass).
     accumulation: parts that a step's examples are split into, to save memory; the gradient is the same.
     optimizer: "adamw", or "muon" for the weights of linear layers, with AdamW for the rest: each step takes longer, and
-        small adapters learn several times as much from it; it bears a higher learning rate (4e-3 rather than 1.5e-3).
+        small adapters learn more from it (docs/nano.md); it bears a higher learning rate (4e-3 rather than 1.5e-3).
     learning_rate: its peak, after a linear warm-up over `warmup_steps` (None: a twentieth of the steps) and before a
         cosine down to zero.
     gate_learning_rate_scale: of the gates, which are single numbers that start shut: Adam, which moves a weight by

@@ -25,7 +25,7 @@ class LanguageModelTrainConfig:
     batch_size: int = 16
     steps: int = 900
     learning_rate: float = 2e-3
-    optimizer: str = "adamw"  # or "muon": several times fewer steps
+    optimizer: str = "adamw"  # or "muon": fewer steps, each a quarter longer
     seed: int = 0
     device: str = "cpu"
 
