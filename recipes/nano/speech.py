@@ -70,7 +70,7 @@ def utterance(split: str, index: int, seed: int) -> tuple[np.ndarray, dict]:
         noise = coloured_noise(int(rng.uniform(0.5, 5.0) * SAMPLE_RATE), rng.uniform(0.0, 2.0), draw)
         return (noise * 10 ** rng.uniform(-4.0, -1.5)).astype(np.float32), {"task": "transcribe", "text": ""}
     text, voice = sentence(rng), random_voice(rng, speakers)
-    samples, rate = speak(text, voice)
+    samples, rate = speak(text, voice, index)
     samples = soxr.resample(samples, rate, SAMPLE_RATE)
     record = {"task": "transcribe", "text": text, "speaker": f"{voice.accent}+{voice.speaker}"}
     return recorded(samples, SAMPLE_RATE, room, draw), record

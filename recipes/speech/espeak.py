@@ -2,9 +2,9 @@
 
     pip install -e '.[speech]'        # the library and its data, without a system package
 
-The library keeps one voice at a time for the whole process, so `speak` must not run in two threads at once. Its breath
-and flutter go on from one utterance to the next and take no seed: the same utterances in the same order, from the start
-of a process, give the same samples; what is said alone differs a little from what is said later.
+The library keeps one voice at a time for the whole process, so `speak` must not run in two threads at once. Some of its
+state goes on from one utterance to the next whatever the seed: the same utterances in the same order, from the start of
+a process, give the same samples; what is said alone differs a little from what is said later.
 """
 
 from __future__ import annotations
@@ -71,13 +71,14 @@ class _Espeak:
             self.pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    def speak(self, text: str, voice: Voice) -> np.ndarray:
+    def speak(self, text: str, voice: Voice, seed: int) -> np.ndarray:
         name = f"{voice.accent}+{voice.speaker}"
         known = (self.data / "voices/!v" / voice.speaker).is_file()  # of a speaker unknown to it, the library is silent
         if not known or self.library.espeak_SetVoiceByName(name.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {name!r}")
         for parameter, value in ((_RATE, voice.rate), (_VOLUME, 100), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             self.library.espeak_SetParameter(parameter, value, 0)
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # it starts from the time of day
         self.pieces = []
         data = text.encode()
         failed = self.library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
@@ -91,6 +92,9 @@ def _espeak() -> _Espeak:
     return _Espeak()
 
 
-def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
-    """Samples [T] float32 in −1..1, and their rate in Hz. ValueError for a voice that espeak-ng does not have."""
-    return _espeak().speak(text, voice), _espeak().sample_rate
+def speak(text: str, voice: Voice, seed: int = 0) -> tuple[np.ndarray, int]:
+    """Samples [T] float32 in −1..1, and their rate in Hz. `seed` is for the voice's breath and flutter.
+
+    ValueError for a voice that espeak-ng does not have.
+    """
+    return _espeak().speak(text, voice, seed), _espeak().sample_rate
