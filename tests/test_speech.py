@@ -4,8 +4,8 @@ import json
 import random
 import subprocess
 import sys
-import time
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
