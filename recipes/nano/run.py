@@ -55,6 +55,24 @@ class LanguageModel:
 
 
 @dataclass
+class Speech:
+    """How much is said by espeak-ng; about 50 utterances a second."""
+
+    train: int = 24_000
+    dev: int = 500
+
+
+@dataclass
+class AudioEncoder:
+    steps: int = 5500
+    learning_rate: float = 2.5e-3  # Muon's
+    batch_size: int = 32
+    width: int = 128
+    audio_layers: int = 4
+    text_layers: int = 3
+
+
+@dataclass
 class Adapters:
     steps: int = 7000
     learning_rate: float = 4.5e-3  # Muon's
@@ -73,6 +91,8 @@ class Recipe:
     device: str = "cpu"
     scenes: Scenes = field(default_factory=Scenes)
     image_encoder: ImageEncoder = field(default_factory=ImageEncoder)
+    speech: Speech = field(default_factory=Speech)
+    audio_encoder: AudioEncoder = field(default_factory=AudioEncoder)
     language_model: LanguageModel = field(default_factory=LanguageModel)
     adapters: Adapters = field(default_factory=Adapters)
 
@@ -106,6 +126,32 @@ def train_image_encoder(recipe: Recipe, output: Path) -> None:
     )
     pairs = data.contrastive_set(recipe.scenes.contrastive, data.sets_folder(), recipe.seed)
     train_clip(config, pairs.pictures, pairs.captions, output / "tokenizer", output / "image_encoder", pairs.regions)
+
+
+def make_speech(recipe: Recipe, output: Path) -> None:
+    from recipes.nano.speech import Phrases, write_speech
+
+    counts = {"dev": recipe.speech.dev, "train": recipe.speech.train}
+    write_speech(output / "speech", counts, recipe.seed, Phrases.of(data.sets_folder()))
+    (output / "speech/done").touch()
+
+
+def train_audio_encoder(recipe: Recipe, output: Path) -> None:
+    from recipes.nano.speech import utterances
+    from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
+
+    part = recipe.audio_encoder
+    config = WhisperTrainConfig(
+        width=part.width,
+        audio_layers=part.audio_layers,
+        text_layers=part.text_layers,
+        batch_size=part.batch_size,
+        steps=part.steps,
+        learning_rate=part.learning_rate,
+        seed=recipe.seed,
+        device=recipe.device,
+    )
+    train_whisper(config, utterances(output / "speech", data.sets_folder()), output / "audio_encoder")
 
 
 def train_language_model(recipe: Recipe, output: Path) -> None:
@@ -228,6 +274,8 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "scenes": (draw_scenes, "scenes/done"),
     "tokenizer": (train_tokenizer, "tokenizer/tokenizer.json"),
     "image_encoder": (train_image_encoder, "image_encoder/tokenizer.json"),
+    "speech": (make_speech, "speech/done"),
+    "audio_encoder": (train_audio_encoder, "audio_encoder/whisper.pt"),
     "language_model": (train_language_model, "language_model/tokenizer.json"),
     "freeze": (freeze, "frozen"),
     "adapters": (train_adapters, "adapters/model/config.json"),

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import random
 import tarfile
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +18,43 @@ import soxr
 from tqdm import tqdm
 
 from encoders.sound import SAMPLE_RATE
+from recipes.nano.data import read_tars
 from recipes.nano.scenes import sample_scene
 from recipes.nano.wording import caption, questions
+from recipes.pretrain.whisper import Utterance
 from recipes.speech.espeak import SPEAKERS, UNHEARD_SPEAKERS, random_voice, speak
 from recipes.speech.room import Room, coloured_noise, recorded
 
 SHARD = 1000  # utterances a tar
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOTHING_SHARE = 0.03  # recordings in which nobody speaks
+UNSAID = 10  # one sentence in so many, by its checksum, is never said in training
 CLEAN = Room(echoes_share=0.0, noise_share=0.0)
 SPLITS = {"train": (SPEAKERS, Room()), "dev": (UNHEARD_SPEAKERS, CLEAN)}
 
 
-def write_speech(folder: Path, counts: dict[str, int], seed: int) -> None:
+@dataclass(frozen=True)
+class Phrases:
+    """What else is said, for ears that are to hear the paired sets too: whole sentences, and the slots of an order."""
+
+    sentences: tuple[str, ...] = ()
+    slots: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sets: Path | None) -> Phrases:
+        """Texts of the training splits: sentences of `speechocean`, names of `emoji`, slots of `coffee_orders`."""
+        if sets is None:
+            return cls()
+        sentences = [record["text"] for _, record in read_tars(sets / "speechocean", "train")]
+        sentences += [name for _, record in read_tars(sets / "emoji", "train") for name in record["captions"]]
+        slots: dict[str, list[str]] = {}
+        for _, record in read_tars(sets / "coffee_orders", "train"):
+            for slot, value in record["slots"].items():
+                slots.setdefault(slot, []).append(value)
+        return cls(tuple(sentences), {slot: tuple(values) for slot, values in slots.items()})
+
+
+def write_speech(folder: Path, counts: dict[str, int], seed: int, phrases: Phrases = Phrases()) -> None:
     """`counts[split]` utterances of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept.
 
     Each tar is spoken in a process of its own, from its first utterance on, so that it is the same whenever it is made.
@@ -40,18 +66,19 @@ def write_speech(folder: Path, counts: dict[str, int], seed: int) -> None:
             path = folder / f"{split}-{shard:06d}.tar"
             if path.exists():
                 continue
-            process = spawn.Process(target=_write_shard, args=(path, split, start, min(start + SHARD, count), seed))
+            end = min(start + SHARD, count)
+            process = spawn.Process(target=_write_shard, args=(path, split, start, end, seed, phrases))
             process.start()
             process.join()
             if process.exitcode:
                 raise RuntimeError(f"{path} was not written: its process ended with {process.exitcode}")
 
 
-def _write_shard(path: Path, split: str, start: int, end: int, seed: int) -> None:
+def _write_shard(path: Path, split: str, start: int, end: int, seed: int, phrases: Phrases) -> None:
     partial = path.with_suffix(".partial")
     with tarfile.open(partial, "w") as tar:
         for index in range(start, end):
-            samples, record = utterance(split, index, seed)
+            samples, record = utterance(split, index, seed, phrases)
             sound = io.BytesIO()
             soundfile.write(sound, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
             for suffix, content in (("flac", sound.getvalue()), ("json", json.dumps(record).encode())):
@@ -61,7 +88,7 @@ def _write_shard(path: Path, split: str, start: int, end: int, seed: int) -> Non
     os.replace(partial, path)
 
 
-def utterance(split: str, index: int, seed: int) -> tuple[np.ndarray, dict]:
+def utterance(split: str, index: int, seed: int, phrases: Phrases = Phrases()) -> tuple[np.ndarray, dict]:
     """Samples [T] float32 at 16 kHz of utterance `index` of a split, and its record."""
     rng = random.Random(f"{seed} speech {split} {index}")
     draw = np.random.default_rng([seed, list(SPLITS).index(split), index])
@@ -69,15 +96,29 @@ def utterance(split: str, index: int, seed: int) -> tuple[np.ndarray, dict]:
     if split == "train" and rng.random() < NOTHING_SHARE:
         noise = coloured_noise(int(rng.uniform(0.5, 5.0) * SAMPLE_RATE), rng.uniform(0.0, 2.0), draw)
         return (noise * 10 ** rng.uniform(-4.0, -1.5)).astype(np.float32), {"task": "transcribe", "text": ""}
-    text, voice = sentence(rng), random_voice(rng, speakers)
+    text, voice = sentence(split, rng, phrases), random_voice(rng, speakers)
     samples, rate = speak(text, voice, index)
     samples = soxr.resample(samples, rate, SAMPLE_RATE)
     record = {"task": "transcribe", "text": text, "speaker": f"{voice.accent}+{voice.speaker}"}
     return recorded(samples, SAMPLE_RATE, room, draw), record
 
 
-def sentence(rng: random.Random) -> str:
-    """What is said: a question about a scene, a caption of one, or some digits."""
+def sentence(split: str, rng: random.Random, phrases: Phrases = Phrases()) -> str:
+    """What is said: mostly of scenes. A sentence of scenes or digits is either of training or held out, never both."""
+    if split == "train" and phrases.sentences and rng.random() < 0.2:
+        return order(rng, phrases.slots) if rng.random() < 0.5 else rng.choice(phrases.sentences)
+    while True:
+        text = _scene_or_digits(rng)
+        if held_out(text) == (split != "train"):
+            return text
+
+
+def held_out(text: str) -> bool:
+    """Whether this sentence is kept from training."""
+    return zlib.crc32(text.encode()) % UNSAID == 0
+
+
+def _scene_or_digits(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 0.15:
         return " ".join(rng.choice(NUMBERS) for _ in range(rng.randint(1, 5)))
@@ -85,3 +126,38 @@ def sentence(rng: random.Random) -> str:
     if kind < 0.35:
         return caption(scene, rng)
     return rng.choice(questions(scene, rng)).question
+
+
+def order(rng: random.Random, slots: dict[str, tuple[str, ...]]) -> str:
+    """An order for coffee, some of its slots filled with what training orders have there."""
+    filled = {slot: rng.choice(values) for slot, values in slots.items() if slot == "coffeeDrink" or rng.random() < 0.5}
+    before = [filled[slot] for slot in ("numberOfShots", "roast", "size") if slot in filled]
+    rng.shuffle(before)
+    extras = [filled[slot] for slot in ("milkAmount", "sugarAmount") if slot in filled]
+    rng.shuffle(extras)
+    start = rng.choice(("can i get a", "could i have a", "i'd like a", "i want a", "give me a", "may i have one", "a"))
+    text = " ".join([start, *before, filled["coffeeDrink"]])
+    if extras:
+        text += " with " + " and ".join(extras)
+    return text + rng.choice(("", "", " please"))
+
+
+def utterances(speech: Path, sets: Path | None) -> list[Utterance]:
+    """What the nano Whisper trains on: the tars of `write_speech`, and of the sets those with transcripts.
+
+    A small set comes several times, to be heard as often in each pass. The sounds of `esc10` are speech to nobody.
+    """
+    found = [Utterance(_int16(sound), record["text"]) for sound, record in read_tars(speech, "train")]
+    if sets is not None:
+        for name, times in (("fsdd", 3), ("speechocean", 4), ("ljspeech_mini", 4), ("esc10", 2)):
+            found += [
+                Utterance(_int16(sound), record.get("text", "")) for sound, record in read_tars(sets / name, "train")
+            ] * times
+    return found
+
+
+def _int16(flac: bytes) -> np.ndarray:
+    samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+    if rate != SAMPLE_RATE:
+        raise ValueError(f"speech for training must be at {SAMPLE_RATE} Hz, not {rate}")
+    return samples

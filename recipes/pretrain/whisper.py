@@ -41,15 +41,15 @@ class WhisperTrainConfig:
     """Size and schedule. Every `window_every`-th step sees whole windows of 30 s, of several utterances or one."""
 
     width: int = 128
-    heads: int = 4
+    heads: int = 2  # of 64, as in every Whisper
     audio_layers: int = 4
     text_layers: int = 3
     text_context: int = 128
     batch_size: int = 32
-    window_every: int = 8
+    window_every: int = 6
     window_batch: int = 4
-    steps: int = 6000
-    learning_rate: float = 2e-3
+    steps: int = 7000
+    learning_rate: float = 2.5e-3
     seed: int = 0
     device: str = "cpu"
 
@@ -159,6 +159,7 @@ class Batches:
         longest = max(len(samples) for samples, _ in heard)
         longest += -longest % (2 * HOP_LENGTH)
         mel = torch.stack([log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS) for samples, _ in heard])
+        mask_stripes(mel, draw)
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(own) for _, own in heard], batch_first=True, padding_value=IGNORE
         )
@@ -202,6 +203,19 @@ class Batches:
             spoken += [said] if utterance.text else []
             place = end
         return window, self.vocabulary.sequence(spoken, timestamps=float(torch.rand(1, generator=draw)) > PLAIN_SHARE)
+
+
+def mask_stripes(mel: Tensor, draw: torch.Generator, bins: int = 12, frames: int = 20) -> None:
+    """SpecAugment (Park et al. 2019), in place, so that nothing is known by one detail.
+
+    Of each spectrogram [n_mels, T] one stripe of up to `bins` and one of up to `frames` become its mean.
+    """
+    for row in mel:
+        mean = row.mean()
+        for axis, most in ((0, bins), (1, min(frames, row.shape[1] // 4))):
+            width, place = torch.rand(2, generator=draw).tolist()
+            size = int(width * (most + 1))
+            row.narrow(axis, int(place * (row.shape[axis] - size)), size).fill_(mean)
 
 
 def _float(samples: np.ndarray) -> Tensor:
