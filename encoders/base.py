@@ -14,14 +14,22 @@ SAMPLES_PER_TENSOR = 4096
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Token features of N media items: tokens [N, S, D]; mask [N, S] bool, True where a token is real (None: all)."""
+    """Token features of N media items: tokens [N, S, D]; mask [N, S] bool, True where a token is real (None: all).
+
+    times [N, S]: when, in seconds, the window of sound or the frame of a video began that a token is of (None: 0).
+    """
 
     tokens: Tensor
     mask: Tensor | None = None
+    times: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3:
             raise ValueError(f"Features.tokens must be [N, S, D], got {list(self.tokens.shape)}")
+        if self.times is not None and self.times.shape != self.tokens.shape[:2]:
+            raise ValueError(
+                f"Features.times must be {list(self.tokens.shape[:2])}, got {list(self.times.shape)}"
+            )
         if self.mask is None:
             return
         if self.mask.dtype != torch.bool or self.mask.shape != self.tokens.shape[:2]:
@@ -58,6 +66,22 @@ class FrozenEncoder(nn.Module):
     def encode(self, batch: Tensor | Sequence[Tensor]) -> Features:
         """A batch of preprocessed media, stacked (a list where lengths differ) → their token features."""
         raise NotImplementedError
+
+    def features(self, sources: Sequence[Any]) -> list[Features]:
+        """Sources of any lengths → Features of one item each, its real tokens alone."""
+        items = [self.preprocess(source) for source in sources]
+        equal = len({item.shape for item in items}) == 1
+        encoded = self.encode(torch.stack(items) if equal else items)
+        found = []
+        for row, tokens in enumerate(encoded.tokens):
+            kept = tokens if encoded.mask is None else tokens[encoded.mask[row]]
+            times = self.token_times(len(kept))
+            found.append(Features(kept[None], None, None if times is None else times[None].to(kept.device)))
+        return found
+
+    def token_times(self, count: int) -> Tensor | None:
+        """`Features.times` [S] of an item with so many tokens; None where all belong to one moment."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -23,6 +23,7 @@ MAX_BYTES = 2_000_000_000
 MAX_SECONDS = 4 * 3600.0
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels together
 BLOCK = 1 << 16  # frames decoded at a time
+SUFFIXES = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "m4a", "aac", "wma")  # of files of sound alone
 
 # By their first bytes, what PyAV is handed, each with FFmpeg's own name for it. Naming it keeps FFmpeg from guessing:
 # some of the formats that it knows are lists of addresses, which it would fetch.

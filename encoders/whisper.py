@@ -118,7 +118,13 @@ class WhisperAudioEncoder(FrozenEncoder):
         lengths = torch.tensor([len(tokens) for tokens in joined], device=self.device)
         tokens = nn.utils.rnn.pad_sequence(joined, batch_first=True)
         mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
-        return Features(tokens, None if bool(mask.all()) else mask)
+        times = self.token_times(tokens.shape[1]).to(self.device).expand(len(joined), -1)
+        return Features(tokens, None if bool(mask.all()) else mask, times)
+
+    def token_times(self, count: int) -> Tensor:
+        """When the window of each of `count` tokens began: [S] in seconds."""
+        window = self.window // STRIDE
+        return torch.arange(count) // window * (self.window * HOP_LENGTH / SAMPLE_RATE)
 
     def fingerprint(self) -> str:
         """16 hex characters of the encoder's weights, its head count, and what preprocessing does to a chirp."""

@@ -15,6 +15,7 @@ from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.prompt import PromptTemplate
+from mmlm.vocabulary import EYES, EYES_AND_EARS
 
 PRESET = "preset:"
 PRESETS = {"nano": Path(__file__).parent / "nano"}
@@ -23,28 +24,35 @@ PRESETS = {"nano": Path(__file__).parent / "nano"}
 
 def assemble(
     language_model: str | Path | nn.Module,
-    image_encoder: str | Path | FrozenEncoder,
+    image_encoder: str | Path | FrozenEncoder | None = None,
     *,
+    audio_encoder: str | Path | FrozenEncoder | None = None,
     tokenizer: Any = None,
     final_norm: bool = True,
     resampler: ResamplerConfig | None = None,
+    audio_resampler: ResamplerConfig | None = None,
     fusion: FusionConfig | None = None,
     template: PromptTemplate | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> MultimodalLM:
-    """A new model from a causal LM and a CLIP, with untrained adapters whose gates are shut.
+    """A new model from a causal LM and a CLIP, a Whisper or both, with untrained adapters whose gates are shut.
 
     `language_model`: a hub id, a folder or a `...ForCausalLM` (then with its `tokenizer`). `image_encoder`: an
-    open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. `dtype` is that of the frozen parts;
-    adapters are float32. The adapters' starting weights draw from `seed`; the global random state is left as it was.
+    open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. `audio_encoder`: a model of
+    openai-whisper, such as "whisper/tiny", a checkpoint file, or a `FrozenEncoder`. `dtype` is that of the language
+    model and the image encoder; Whisper and the adapters are float32. The adapters' starting weights draw from `seed`;
+    the global random state is left as it was.
     """
-    host = _language_model(language_model, tokenizer, dtype)
-    encoder = _image_encoder(image_encoder, final_norm, dtype)
+    host = _language_model(language_model, tokenizer, dtype, audio_encoder is not None)
+    eyes = None if image_encoder is None else _image_encoder(image_encoder, final_norm, dtype)
+    ears = None if audio_encoder is None else _audio_encoder(audio_encoder)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-        model = MultimodalLM(host, encoder, resampler, fusion, template)
+        model = MultimodalLM(
+            host, eyes, resampler, fusion, template, audio_encoder=ears, audio_resampler=audio_resampler
+        )
     return model.to(device)
 
 
@@ -54,6 +62,7 @@ def load(
     language_model: nn.Module | None = None,
     tokenizer: Any = None,
     image_encoder: FrozenEncoder | None = None,
+    audio_encoder: FrozenEncoder | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
@@ -76,13 +85,26 @@ def load(
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
-    host = _language_model(_given(language_model, config.language_model.name, "language_model"), tokenizer, dtype)
-    part = config.image_encoder
-    encoder = _image_encoder(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
+    named = _given(language_model, config.language_model.name, "language_model")
+    host = _language_model(named, tokenizer, dtype, config.audio_encoder is not None)
     _compare("language model", config.language_model.fingerprint, host.fingerprint())
-    _compare("image encoder", part.fingerprint, encoder.fingerprint())
+    eyes = ears = None
+    if (part := config.image_encoder) is not None:
+        eyes = _image_encoder(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
+        _compare("image encoder", part.fingerprint, eyes.fingerprint())
+    if (part := config.audio_encoder) is not None:
+        ears = _audio_encoder(_given(audio_encoder, part.name, "audio_encoder"))
+        _compare("audio encoder", part.fingerprint, ears.fingerprint())
     with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
-        model = MultimodalLM(host, encoder, config.resampler, config.fusion, config.template)
+        model = MultimodalLM(
+            host,
+            eyes,
+            config.resampler,
+            config.fusion,
+            config.template,
+            audio_encoder=ears,
+            audio_resampler=config.audio_resampler,
+        )
     load_added(model, tensors)
     return model.to(device)
 
@@ -126,23 +148,24 @@ def _given(part: Any, name: str | None, argument: str) -> Any:
 
 
 def _path(name: str | Path) -> str:
-    """Folder of a part of a preset ("preset:nano/language_model"), or the name as it is."""
+    """Folder or file of a part of a preset ("preset:nano/language_model"), or the name as it is."""
     name = str(name)
     if not name.startswith(PRESET):
         return name
     preset, _, part = name.removeprefix(PRESET).partition("/")
-    if preset not in PRESETS or not (PRESETS[preset] / part).is_dir():
+    if preset not in PRESETS or not (PRESETS[preset] / part).exists():
         raise FileNotFoundError(f"no part {name!r}; presets are {', '.join(PRESETS)}")
     return str(PRESETS[preset] / part)
 
 
-def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype) -> LanguageModel:
+def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype, ears: bool) -> LanguageModel:
+    added = EYES_AND_EARS if ears else EYES
     if isinstance(source, LanguageModel):
         return source
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
-        return LanguageModel(source, tokenizer)
+        return LanguageModel(source, tokenizer, added_tokens=added)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = _path(source)
@@ -153,7 +176,7 @@ def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch
     try:
         tokenizer = AutoTokenizer.from_pretrained(path) if tokenizer is None else tokenizer
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        return LanguageModel(model, tokenizer, name=name)
+        return LanguageModel(model, tokenizer, name, added)
     except OSError as error:
         raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
 
@@ -163,6 +186,17 @@ def _image_encoder(source: str | Path | FrozenEncoder, final_norm: bool, dtype: 
         return source
     encoder = ClipImageEncoder.load(_path(source), final_norm=final_norm, dtype=dtype)
     if str(source).startswith(PRESET):  # the preset's name, wherever the package lies
+        encoder.name = str(source)
+    return encoder
+
+
+def _audio_encoder(source: str | Path | FrozenEncoder) -> FrozenEncoder:
+    if isinstance(source, FrozenEncoder):
+        return source
+    from encoders.whisper import WhisperAudioEncoder  # whisper takes a second to import, and not every model hears
+
+    encoder = WhisperAudioEncoder.load(_path(source))
+    if str(source).startswith(PRESET):
         encoder.name = str(source)
     return encoder
 

@@ -30,13 +30,17 @@ class ImageEncoderPart(FrozenPart):
 
 @dataclass(frozen=True)
 class ResamplerConfig:
-    """Sizes of a PerceiverResampler; the defaults are Flamingo's. `depth=0` lets every token pass as it is."""
+    """Sizes of a PerceiverResampler; the defaults are Flamingo's. `depth=0` lets every token pass as it is.
+
+    `timed`: whether tokens tell their time, for recordings of several windows and for videos.
+    """
 
     depth: int = 6
     num_latents: int = 64
     heads: int = 8
     dim_head: int = 64
     ff_mult: int = 4
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,12 @@ class ModelConfig:
     """Everything that `mmlm.load` needs beside the weights."""
 
     language_model: FrozenPart
-    image_encoder: ImageEncoderPart
+    image_encoder: ImageEncoderPart | None = None
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     template: PromptTemplate = field(default_factory=PromptTemplate)
+    audio_encoder: FrozenPart | None = None
+    audio_resampler: ResamplerConfig = field(default_factory=lambda: ResamplerConfig(timed=True))
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,9 +113,10 @@ def _required(f: dataclasses.Field) -> bool:
 
 
 def _check(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    part = next((kind for kind in allowed if dataclasses.is_dataclass(kind)), None)
+    if part is not None and (value is not None or type(None) not in allowed):
+        return _build(part, value, where)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise ValueError(f"{where} must be {hint}, not {value!r}")
     return value

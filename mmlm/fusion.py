@@ -100,11 +100,23 @@ class MediaContext:
     one pass or in pieces, and each row may be repeated for beams (`row·n + beam`) from any pass on.
     """
 
-    def __init__(self, fusion: "Fusion", latents: Tensor | None, item_rows: Tensor, item_slots: Tensor, rows: int):
-        """`latents [N, L, V]` of all items; item i is number `item_slots[i]`, from 0, of row `item_rows[i]`."""
+    def __init__(
+        self,
+        fusion: "Fusion",
+        latents: Tensor | None,
+        item_rows: Tensor,
+        item_slots: Tensor,
+        rows: int,
+        mask: Tensor | None = None,
+    ):
+        """`latents [N, L, V]` of all items; item i is number `item_slots[i]`, from 0, of row `item_rows[i]`.
+
+        `mask [N, L]`: True where a latent is real, at least one of each item; None where all are.
+        """
         self.fusion = fusion
         self.rows = rows
         self.view = MediaView()
+        self.real: Tensor | None = None
         self.keys_values: list[tuple[Tensor, Tensor] | None] = [None] * len(fusion.layers)
         self._decoding = False
         if latents is None:
@@ -117,6 +129,9 @@ class MediaContext:
         self.group_time = torch.zeros_like(self.media_time)
         self.last_was_media = torch.zeros(rows, dtype=torch.bool, device=latents.device)
         dense = latents.shape[0] == rows * self.num_items  # every row has every item: a reshape, no copy
+        if mask is not None and not bool(mask.all()):
+            placed = mask.new_zeros(rows, self.num_items, self.num_latents).index_put((item_rows, item_slots), mask)
+            self.real = placed.flatten(1)  # [R, M]
         for index, layer in enumerate(fusion.layers):
             self.keys_values[index] = tuple(
                 self._arrange(part, item_rows, item_slots, dense) for part in layer.attn.keys_values(latents)
@@ -137,7 +152,7 @@ class MediaContext:
             return
         beams = ids.shape[0] // self.rows
         ids = ids[::beams]  # a row's beams share its media tokens, so one of them tells for all
-        is_media = ids == self.fusion.image_id
+        is_media = torch.isin(ids, self.fusion.media_ids.to(ids.device))
         before = torch.cat([self.last_was_media.unsqueeze(1), is_media[:, :-1]], dim=1)
         starts = is_media & ~before
         media_time = self.media_time.unsqueeze(1) + is_media.cumsum(1)
@@ -151,10 +166,17 @@ class MediaContext:
 
     def _view(self, visible: Tensor, beams: int) -> MediaView:
         blind = ~visible.any(-1, keepdim=True)
-        mask = (visible | blind).repeat_interleave(self.num_latents, dim=-1).unsqueeze(1)
+        mask = self._mask(visible, blind)
         if beams > 1:
             mask, blind = mask.repeat(1, 1, beams, 1), blind.repeat_interleave(beams, dim=0)
         return MediaView(mask, blind)
+
+    def _mask(self, visible: Tensor, blind: Tensor) -> Tensor:
+        """Which latents each token may look at, `[R, 1, T, M]`, from which items `[R, T, N]`; blind tokens at all."""
+        seen = visible.repeat_interleave(self.num_latents, dim=-1)
+        if self.real is not None:
+            seen = seen & self.real.unsqueeze(1)
+        return (seen | blind).unsqueeze(1)
 
     def begin_decoding(self) -> None:
         """After the prompt no media follow, so what text sees is settled: no later pass builds a mask.
@@ -175,12 +197,16 @@ class MediaContext:
                     tuple(part.transpose(1, 2)[row, window].transpose(1, 2).contiguous() for part in pair)
                     for pair in self.keys_values
                 ]
-            self.view = MediaView(None, blind)
+                self.real = None if self.real is None else self.real[row, window]
+            if self.real is None or bool(self.real.all()):
+                self.view = MediaView(None, blind)
+            else:
+                self.view = MediaView((self.real | ~has_media.unsqueeze(1))[:, None, None, :], blind)
             return
         visible = visible_media(
             self.media_time.unsqueeze(1), self.group_time.unsqueeze(1), self.item_group, self.fusion.visibility
         )
-        mask = (visible | ~visible.any(-1, keepdim=True)).repeat_interleave(self.num_latents, dim=-1).unsqueeze(1)
+        mask = self._mask(visible, ~visible.any(-1, keepdim=True))
         self.view = MediaView(None if bool(mask.all()) else mask, blind)
 
     def repeat(self, beams: int) -> None:
@@ -225,7 +251,7 @@ class Fusion(nn.Module):
         places = range(cross_attention_every - 1, blocks, cross_attention_every)
         self.layer_before = {block: layer for layer, block in enumerate(places)}
         self.visibility: Visibility = visibility
-        self.image_id = host.vocabulary.image_id
+        self.media_ids = torch.tensor(list(host.vocabulary.media_ids))
         self.layers = nn.ModuleList(
             GatedCrossAttentionBlock(host.hidden_size, media_dim, heads, dim_head, ff_mult) for _ in places
         )

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.base import fingerprint
-from mmlm.vocabulary import MediaVocabulary
+from mmlm.vocabulary import EYES, MediaVocabulary
 
 
 class Listener(Protocol):
@@ -58,7 +58,9 @@ class LanguageModel(nn.Module):
     `num_hidden_layers` modules, or an embedding and a head of different vocabulary sizes.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str | None = None):
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str | None = None, added_tokens: tuple[str, ...] = EYES
+    ):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
@@ -73,7 +75,7 @@ class LanguageModel(nn.Module):
                 f"the embedding has {embedding.weight.shape[0]} rows and the head {vocabulary_size}; ids of added "
                 "tokens would not agree. Resize the language model's own vocabulary first"
             )
-        self.vocabulary = MediaVocabulary(vocabulary_size)
+        self.vocabulary = MediaVocabulary(vocabulary_size, added_tokens)
         self.added = AddedRows(*_mean_rows(embedding, head, len(self.vocabulary)))
         self.hidden_size: int = self.config.hidden_size
         self._accepted = set(inspect.signature(model.forward).parameters)

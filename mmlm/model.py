@@ -1,5 +1,6 @@
 """MultimodalLM: frozen encoders and a frozen language model, joined by a resampler and gated cross-attention."""
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -18,8 +19,9 @@ from mmlm import tasks
 from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.language_model import LanguageModel
-from mmlm.prompt import IGNORE_INDEX, Batch, Image, Processor, PromptTemplate
+from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
 from mmlm.resampler import PerceiverResampler
+from mmlm.vocabulary import AUDIO
 
 ENCODER_BATCH = 32
 
@@ -34,49 +36,45 @@ class Output:
 
 
 class MultimodalLM(nn.Module):
-    """Any frozen CLIP and any frozen causal language model, with what joins them.
+    """Any frozen CLIP, any frozen Whisper and any frozen causal language model, with what joins them.
 
-    Only the resampler, the gated blocks and the rows of the added tokens train and are saved: `added_parameters()`.
+    Only the resamplers, the gated blocks and the rows of the added tokens train and are saved: `added_parameters()`.
+    At least one encoder; the latents of both are as wide as the image encoder's tokens, or the audio encoder's if it is
+    alone.
     """
 
     def __init__(
         self,
         language_model: LanguageModel,
-        image_encoder: FrozenEncoder,
+        image_encoder: FrozenEncoder | None,
         resampler: ResamplerConfig | None = None,
         fusion: FusionConfig | None = None,
         template: PromptTemplate | None = None,
+        *,
+        audio_encoder: FrozenEncoder | None = None,
+        audio_resampler: ResamplerConfig | None = None,
     ):
         super().__init__()
-        resampler, fusion = resampler or ResamplerConfig(), fusion or FusionConfig()
-        self.resampler_config, self.fusion_config = resampler, fusion
+        given = {"image": image_encoder, "audio": audio_encoder}
+        self.encoders = nn.ModuleDict({name: encoder for name, encoder in given.items() if encoder is not None})
+        if not self.encoders:
+            raise ValueError("a model needs an image encoder, an audio encoder, or both")
+        if audio_encoder is not None and AUDIO not in language_model.vocabulary.tokens:
+            raise ValueError("the language model has no row for <audio>: build it with added_tokens=EYES_AND_EARS")
+        self.resampler_config = resampler or ResamplerConfig()
+        self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
+        self.fusion_config = fusion or FusionConfig()
         self.template = template or PromptTemplate()
         self.language_model = language_model
-        self.encoders = nn.ModuleDict({"image": image_encoder})
-        media_dim = image_encoder.dim
+        media_dim = next(iter(self.encoders.values())).dim
+        sizes = {"image": self.resampler_config, "audio": self.audio_resampler_config}
         self.resamplers = nn.ModuleDict(
             {
-                name: PerceiverResampler(
-                    media_dim,
-                    encoder.dim,
-                    resampler.depth,
-                    resampler.num_latents,
-                    resampler.heads,
-                    resampler.dim_head,
-                    resampler.ff_mult,
-                )
+                name: PerceiverResampler(media_dim, encoder.dim, **dataclasses.asdict(sizes[name]))
                 for name, encoder in self.encoders.items()
             }
         )
-        self.fusion = Fusion(
-            language_model,
-            media_dim,
-            fusion.cross_attention_every,
-            fusion.visibility,
-            fusion.heads,
-            fusion.dim_head,
-            fusion.ff_mult,
-        )
+        self.fusion = Fusion(language_model, media_dim, **dataclasses.asdict(self.fusion_config))
         self.processor = Processor(language_model.tokenizer, language_model.vocabulary, language_model.max_length)
         self.train(False)
 
@@ -92,53 +90,84 @@ class MultimodalLM(nn.Module):
     # Media
 
     def encode_media(self, items: Sequence[Any]) -> list[Features]:
-        """Each item through its frozen encoder, in batches: one Features with tokens `[1, S, D]` an item.
+        """Each item through the frozen encoder of its kind, in batches: one Features with tokens `[1, S, D]` an item.
 
-        Items are image parts or anything `encoders.media.load_image` reads; Features pass through. An item that is
-        given several times (a demonstration, for each row of a batch) is encoded once.
+        Items are parts, or what `mmlm.prompt.as_part` makes parts of; Features pass through. An item that is given
+        several times (a demonstration, for each row of a batch) is encoded once.
         """
-        sources = [item.source if isinstance(item, Image) else item for item in items]
+        parts = [item if isinstance(item, Features) else as_part(item) for item in items]
+        sources = [part if isinstance(part, Features) else part.source for part in parts]
         found: list[Features | None] = [source if isinstance(source, Features) else None for source in sources]
-        encoder = self.encoders["image"]
         first = {id(source): index for index, source in reversed(list(enumerate(sources)))}
         todo = [index for index, source in enumerate(sources) if found[index] is None and first[id(source)] == index]
-        for start in range(0, len(todo), ENCODER_BATCH):
-            chunk = todo[start : start + ENCODER_BATCH]
-            pixels = torch.stack([encoder.preprocess(sources[index]) for index in chunk])
-            features = encoder.encode(pixels.to(self.device))
-            for row, index in enumerate(chunk):
-                mask = None if features.mask is None else features.mask[row : row + 1]
-                found[index] = Features(features.tokens[row : row + 1], mask)
+        for modality in ("image", "audio"):
+            own = [index for index in todo if modality_of(parts[index]) == modality]
+            if own and modality not in self.encoders:
+                raise ValueError(f"the model has no {modality} encoder: assemble it with one")
+            for start in range(0, len(own), ENCODER_BATCH):
+                chunk = own[start : start + ENCODER_BATCH]
+                encoded = self.encoders[modality].features([sources[index] for index in chunk])
+                for index, features in zip(chunk, encoded, strict=True):
+                    found[index] = features
         return [found[first[id(source)]] for source in sources]
 
     def media_context(self, batch: Batch, media: Sequence[Sequence[Any]]) -> MediaContext:
-        """What the batch's text may look at: `media[b]` holds the items of row b, in order.
+        """What the batch's text may look at and listen to: `media[b]` holds the items of row b, in order.
 
-        `ValueError` when a row has not as many items as `<image>` tokens; it is raised before anything is encoded.
+        `ValueError` when a row's items are not as many, and of the kinds, that its `<image>` and `<audio>` tokens say;
+        it is raised before anything is encoded.
         """
         rows = batch.input_ids.shape[0]
         if len(media) != rows:
             raise ValueError(f"the batch has {rows} rows, but media are given for {len(media)}")
-        counts = (batch.input_ids == self.language_model.vocabulary.image_id).sum(1).tolist()
-        for row, (count, items) in enumerate(zip(counts, media, strict=True)):
-            if count != len(items):
-                raise ValueError(f"row {row} has {count} <image> tokens but {len(items)} images")
+        kinds = self.language_model.vocabulary.media_ids
+        modalities: list[str] = []
+        for row, (ids, items) in enumerate(zip(batch.input_ids.tolist(), media, strict=True)):
+            places = [kinds[token] for token in ids if token in kinds]
+            given = [  # ready-made features are of the kind that their place says
+                (places[slot] if slot < len(places) else "image")
+                if isinstance(item, Features)
+                else modality_of(as_part(item))
+                for slot, item in enumerate(items)
+            ]
+            for name, things in (("image", "images"), ("audio", "sounds")):
+                if places.count(name) != given.count(name):
+                    raise ValueError(
+                        f"row {row} has {places.count(name)} <{name}> tokens but {given.count(name)} {things}"
+                    )
+            if places != given:
+                raise ValueError(f"row {row} has places for {places}, in this order, but its media are {given}")
+            modalities += places
         flat = [item for items in media for item in items]
-        latents = self._resample(self.encode_media(flat)) if flat else None
+        latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
         row_of = [row for row, items in enumerate(media) for _ in items]
         slot_of = [slot for items in media for slot in range(len(items))]
         index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
-        return MediaContext(self.fusion, latents, index[0], index[1], rows)
+        return MediaContext(self.fusion, latents, index[0], index[1], rows, mask)
 
-    def _resample(self, features: list[Features]) -> Tensor:
-        """Features of N items → latents `[N, L, V]`; items of unequal length are padded and masked."""
-        longest = max(item.tokens.shape[1] for item in features)
-        if all(item.mask is None and item.tokens.shape[1] == longest for item in features):
-            mask = None
-        else:
-            mask = torch.cat([_padded_mask(item, longest).to(self.device) for item in features])
-        padded = [F.pad(item.tokens.to(self.device), (0, 0, 0, longest - item.tokens.shape[1])) for item in features]
-        return self.resamplers["image"](torch.cat(padded), mask)
+    def _resample(self, features: list[Features], modalities: list[str]) -> tuple[Tensor, Tensor | None]:
+        """Features of N items → latents `[N, L, V]`, L of the longest, and which are real: `[N, L]`, None for all."""
+        placed: list[tuple[list[int], Tensor, Tensor | None]] = []
+        for modality, resampler in self.resamplers.items():
+            own = [index for index, found in enumerate(modalities) if found == modality]
+            if not own:
+                continue
+            tokens, mask, times = _stacked([features[index] for index in own], self.device)
+            latents = resampler(tokens, mask, times)
+            placed.append((own, latents, mask if resampler.latents is None else None))
+        if len(placed) == 1:
+            return placed[0][1:]
+        longest = max(latents.shape[1] for _, latents, _ in placed)
+        masks = [
+            F.pad(
+                torch.ones(latents.shape[:2], dtype=torch.bool, device=self.device) if mask is None else mask,
+                (0, longest - latents.shape[1]),
+            )
+            for _, latents, mask in placed
+        ]
+        padded = torch.cat([F.pad(latents, (0, 0, 0, longest - latents.shape[1])) for _, latents, _ in placed])
+        order = torch.tensor([index for own, _, _ in placed for index in own], device=self.device).argsort()
+        return padded[order], torch.cat(masks)[order]
 
     # Forward
 
@@ -184,13 +213,16 @@ class MultimodalLM(nn.Module):
 
     def config(self) -> ModelConfig:
         """What rebuilds this model, with fingerprints of its frozen parts."""
-        encoder = self.encoders["image"]
+        eyes = self.encoders["image"] if "image" in self.encoders else None
+        ears = self.encoders["audio"] if "audio" in self.encoders else None
         return ModelConfig(
             FrozenPart(self.language_model.name, self.language_model.fingerprint()),
-            ImageEncoderPart(encoder.name, encoder.fingerprint(), getattr(encoder, "final_norm", True)),
+            eyes and ImageEncoderPart(eyes.name, eyes.fingerprint(), getattr(eyes, "final_norm", True)),
             self.resampler_config,
             self.fusion_config,
             self.template,
+            ears and FrozenPart(ears.name, ears.fingerprint()),
+            self.audio_resampler_config,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -227,7 +259,29 @@ class MultimodalLM(nn.Module):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
 
-def _padded_mask(item: Features, length: int) -> Tensor:
-    """Which of `length` tokens of an item are real: bool `[1, length]`."""
-    real = torch.ones(item.tokens.shape[:2], dtype=torch.bool) if item.mask is None else item.mask
-    return F.pad(real, (0, length - real.shape[1]))
+def modality_of(part: Part) -> str:
+    """"image" or "audio"; TypeError for a part that is neither."""
+    if isinstance(part, Image):
+        return "image"
+    if isinstance(part, Sound):
+        return "audio"
+    raise TypeError(f"media are pictures and sounds, not {type(part).__name__}")
+
+
+def _stacked(items: list[Features], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """N Features of one item each → tokens `[N, S, D]`, mask and times `[N, S]`; shorter ones are padded and masked."""
+    longest = max(item.tokens.shape[1] for item in items)
+
+    def padded(tensor: Tensor) -> Tensor:
+        return F.pad(tensor.to(device), (0,) * 2 * (tensor.ndim - 2) + (0, longest - tensor.shape[1]))
+
+    tokens = torch.cat([padded(item.tokens) for item in items])
+    whole = all(item.mask is None and item.tokens.shape[1] == longest for item in items)
+    masks = [torch.ones(item.tokens.shape[:2], dtype=torch.bool) if item.mask is None else item.mask for item in items]
+    times = [torch.zeros(item.tokens.shape[:2]) if item.times is None else item.times for item in items]
+    timeless = all(item.times is None for item in items)
+    return (
+        tokens,
+        None if whole else torch.cat([padded(mask) for mask in masks]),
+        None if timeless else torch.cat([padded(own.float()) for own in times]),
+    )

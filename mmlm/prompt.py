@@ -1,18 +1,20 @@
-"""Prompts as parts (text, images), and the Processor that turns parts into ids and media.
+"""Prompts as parts (text, images, sounds), and the Processor that turns parts into ids and media.
 
-Text is always text: an `<image>` or `<|endofchunk|>` that a user types, or a control token of the language model's own,
-goes through the tokenizer as plain characters. Only parts make control tokens.
+Text is always text: an `<image>` or `<|endofchunk|>` that a user types or says, or a control token of the language
+model's own, goes through the tokenizer as plain characters. Only parts make control tokens.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from mmlm.vocabulary import MediaVocabulary
+from encoders.sound import SUFFIXES, Audio
+from mmlm.vocabulary import AUDIO, MediaVocabulary
 
 IGNORE_INDEX = -100
 
@@ -24,6 +26,23 @@ class Image:
     source: Any
 
 
+@dataclass(frozen=True)
+class Sound:
+    """A sound part: anything `encoders.sound.open_audio` reads, or ready-made `encoders.base.Features`."""
+
+    source: Any
+
+
+@dataclass(frozen=True)
+class Markup:
+    """Text of a program, never of a user, in which control tokens count: what a chat template puts around a message.
+
+    A prompt that begins with it gets no token of beginning besides what it holds.
+    """
+
+    text: str
+
+
 class _EndOfChunk:
     def __repr__(self) -> str:
         return "END_OF_CHUNK"
@@ -32,46 +51,97 @@ class _EndOfChunk:
 END_OF_CHUNK: Final = _EndOfChunk()
 """The part that closes one demonstration or document: the `<|endofchunk|>` token."""
 
-Part = str | Image | _EndOfChunk
+Media = Image | Sound
+Part = str | Image | Sound | Markup | _EndOfChunk
 
 
 def as_part(value: Any) -> Part:
-    """A prompt part from what users pass: text stays text; a path, PIL image, array or Features becomes an Image."""
-    if isinstance(value, (str, Image, _EndOfChunk)):
+    """A prompt part from what users pass: text stays text; a path, PIL image, array or Features becomes an Image.
+
+    A path with a suffix of sound, and `Audio`, become a Sound.
+    """
+    if isinstance(value, (str, Image, Sound, Markup, _EndOfChunk)):
         return value
     if value is None or isinstance(value, (bool, int, float, dict, list, tuple)):
         raise TypeError(
-            "a prompt part is text, an mmlm.Image(...), a pathlib.Path, a PIL image or an array, "
+            "a prompt part is text, an mmlm.Image(...), an mmlm.Sound(...), a pathlib.Path, a PIL image or an array, "
             f"not {type(value).__name__}"
         )
+    if isinstance(value, Audio) or (isinstance(value, PurePath) and value.suffix.lower().lstrip(".") in SUFFIXES):
+        return Sound(value)
     return Image(value)
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Wording around the media; the defaults are OpenFlamingo's (open_flamingo/eval/models/open_flamingo.py)."""
+    """Wording around the media; the first two are OpenFlamingo's (open_flamingo/eval/models/open_flamingo.py).
+
+    `transcript` stands before what was said in a recording, and asks for it; `reply` follows a recording that is itself
+    the question.
+    """
 
     caption: str = "Output:"
     question: str = "Question:{question} Short answer:"
+    transcript: str = "Transcript:"
+    reply: str = "Short answer:"
 
     def __post_init__(self):
         if "{question}" not in self.question:
             raise ValueError(f"a question template needs the field {{question}}: {self.question!r}")
 
-    def caption_prompt(self, image: Any) -> list[Part]:
-        """Parts that ask for a caption of `image`."""
-        return [_image(image), self.caption]
+    def caption_prompt(self, media: Any) -> list[Part]:
+        """Parts that ask for a caption of a picture or a sound (a Sound part)."""
+        return [_media(media), self.caption]
 
-    def question_prompt(self, image: Any, question: str) -> list[Part]:
-        """Parts that ask `question` about `image`; the question is inserted as it stands, braces and all."""
+    def transcript_prompt(self, sound: Any) -> list[Part]:
+        """Parts that ask for what is said in a recording."""
+        return [sound if isinstance(sound, Sound) else Sound(sound), self.transcript]
+
+    def question_prompt(self, media: Any, question: str) -> list[Part]:
+        """Parts that ask `question` about a picture or a sound; it is inserted as it stands, braces and all."""
+        return [_media(media), self._question(question)]
+
+    def spoken_prompt(
+        self, media: Sequence[Media], transcript: str | None = None, question: str | None = None
+    ) -> list[Part]:
+        """Parts that ask about a recording, or, without a `question`, that answer what it asks.
+
+        media: what is looked at and listened to, in order; transcript: what was said in the recording, as text.
+        """
+        if question is None:
+            text = self.reply if transcript is None else self._question(transcript)
+        else:
+            text = self._question(question)
+            text = text if transcript is None else f"{self.transcript}{transcript} {text}"
+        return [*media, text]
+
+    def _question(self, question: str) -> str:
         if not question.strip():
             raise ValueError("the question is empty")
         before, after = self.question.split("{question}", 1)
-        return [_image(image), before + question + after]
+        return before + question + after
 
 
-def _image(source: Any) -> Image:
-    return source if isinstance(source, Image) else Image(source)
+CHAT = PromptTemplate(
+    question="{question}", transcript="Transcript of a recording: ", reply="Answer the question in the recording."
+)
+"""What is said to a model that has a chat template of its own, which marks where questions and answers begin."""
+
+
+def chat_prompt(tokenizer: Any, parts: Sequence[Part]) -> list[Part]:
+    """The parts as a user's message, between what the tokenizer's chat template writes before and after one."""
+    place = "\N{OBJECT REPLACEMENT CHARACTER}"
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": place}], tokenize=False, add_generation_prompt=True
+    )
+    if text.count(place) != 1:
+        raise ValueError("the tokenizer's chat template does not write a user's message exactly once")
+    before, after = text.split(place)
+    return [Markup(before), *parts, Markup(after)]
+
+
+def _media(source: Any) -> Media:
+    return source if isinstance(source, (Image, Sound)) else Image(source)
 
 
 def demonstrations(pairs: Sequence[tuple[list[Part], str]]) -> list[Part]:
@@ -85,7 +155,7 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
-    media: list[Image]
+    media: list[Media]
 
 
 @dataclass
@@ -150,12 +220,21 @@ class Processor:
         """
         if isinstance(parts, str):
             parts = [parts]
-        ids, media = list(self.prefix), []
-        for part in map(as_part, parts):
+        parts = [as_part(part) for part in parts]
+        ids = [] if parts and isinstance(parts[0], Markup) else list(self.prefix)
+        media: list[Media] = []
+        for part in parts:
             if isinstance(part, str):
                 ids += self.text_ids(part)
+            elif isinstance(part, Markup):
+                ids += self.tokenizer(part.text, add_special_tokens=False)["input_ids"]
             elif isinstance(part, Image):
                 ids.append(self.vocabulary.image_id)
+                media.append(part)
+            elif isinstance(part, Sound):
+                if AUDIO not in self.vocabulary.tokens:
+                    raise ValueError("the prompt has a sound, but the model has no audio encoder: assemble it with one")
+                ids.append(self.vocabulary.audio_id)
                 media.append(part)
             else:
                 ids.append(self.vocabulary.end_of_chunk_id)
@@ -164,7 +243,7 @@ class Processor:
             answer = [*self.text_ids(target), self.vocabulary.end_of_chunk_id]
             ids, labels = ids + answer, labels + answer
         if not ids:
-            raise ValueError("the prompt is empty: give text or at least one image")
+            raise ValueError("the prompt is empty: give text, a picture or a sound")
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions"

@@ -1,5 +1,7 @@
 """PerceiverResampler: any number of media features in, a fixed number of latents out."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,18 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """`[B, H, T, d]` → `[B, T, H·d]`."""
     return x.transpose(1, 2).flatten(2)
+
+
+TIME_FEATURES = 64
+SHORTEST_PERIOD, LONGEST_PERIOD = 2.0, 20_000.0  # seconds
+
+
+def time_features(seconds: Tensor) -> Tensor:
+    """Sines and cosines of absolute times: `[N, S]` in seconds → `[N, S, TIME_FEATURES]`, periods from 2 s to 5.6 h."""
+    steps = torch.linspace(0, 1, TIME_FEATURES // 2, device=seconds.device)
+    periods = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** steps
+    phases = seconds.unsqueeze(-1).float() * (2 * math.pi / periods)
+    return torch.cat([phases.sin(), phases.cos()], dim=-1)
 
 
 class PerceiverAttention(nn.Module):
@@ -62,6 +76,9 @@ class PerceiverResampler(nn.Module):
 
     With `depth=0` nothing is resampled: every token passes, projected and normed, and there are no latents. That suits
     encoders of few tokens, and learns faster: text finds the tokens as they are, not what latents made of them.
+
+    With `timed` each token also tells when the window of sound, or the frame of a video, began that it is of. Flamingo
+    has a learned row for each frame; here a learned map of sines and cosines serves any time. It starts at zero.
     """
 
     def __init__(
@@ -73,26 +90,31 @@ class PerceiverResampler(nn.Module):
         heads: int = 8,
         dim_head: int = 64,
         ff_mult: int = 4,
+        timed: bool = False,
     ):
         super().__init__()
         self.projection = nn.Linear(input_dim, dim, bias=False) if input_dim not in (None, dim) else None
+        self.time = nn.Linear(TIME_FEATURES, dim, bias=False) if timed else None
+        if self.time is not None:
+            nn.init.zeros_(self.time.weight)
         self.latents = nn.Parameter(torch.randn(num_latents, dim)) if depth else None
         self.layers = nn.ModuleList(
             nn.ModuleList([PerceiverAttention(dim, heads, dim_head), feed_forward(dim, ff_mult)]) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         """`features [N, S, input_dim]`, `mask [N, S]` (True = real token) → `[N, num_latents, dim]`.
 
-        With `depth=0` → `[N, S, dim]`; ValueError then where the mask leaves a token out.
+        `times [N, S]`, in seconds: when the window or frame of each token began; None for zero throughout.
+        With `depth=0` → `[N, S, dim]`, and what the mask leaves out must not be looked at further on either.
         """
         features = features.to(self.norm.weight.dtype)
         if self.projection is not None:
             features = self.projection(features)
+        if self.time is not None and times is not None:
+            features = features + self.time(time_features(times).to(features.dtype))
         if self.latents is None:
-            if mask is not None and not bool(mask.all()):
-                raise ValueError("items of unequal length need latents: give the resampler a depth of at least 1")
             return self.norm(features)
         latents = self.latents.expand(features.shape[0], -1, -1)
         for attention, ff in self.layers:

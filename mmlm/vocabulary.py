@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 IMAGE = "<image>"
+AUDIO = "<audio>"
 END_OF_CHUNK = "<|endofchunk|>"
 PAD = "<|pad|>"
+EYES = (END_OF_CHUNK, IMAGE, PAD)
+EYES_AND_EARS = (*EYES, AUDIO)
+"""The added tokens of a model without, and with, an audio encoder; a model without has no row to spare for it."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class MediaVocabulary:
     """
 
     offset: int
-    tokens: tuple[str, ...] = (END_OF_CHUNK, IMAGE, PAD)
+    tokens: tuple[str, ...] = EYES
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -39,6 +43,15 @@ class MediaVocabulary:
     @property
     def image_id(self) -> int:
         return self.id(IMAGE)
+
+    @property
+    def audio_id(self) -> int:
+        return self.id(AUDIO)
+
+    @property
+    def media_ids(self) -> dict[int, str]:
+        """Ids of the tokens that mark where media stand, and what medium each marks."""
+        return {self.id(token): token.strip("<>") for token in (IMAGE, AUDIO) if token in self.tokens}
 
     @property
     def end_of_chunk_id(self) -> int:

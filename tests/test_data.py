@@ -151,7 +151,7 @@ def test_each_half_sample_is_counted_and_named(tmp_path):
     assert [(r.key, r.captions) for r in records] == [("good", ("x",)), ("txt", ("a caption",))]
     assert {b.key.split()[-1]: b.reason.split("(")[0].strip() for b in records.bad} == {
         "lonely": "no text: neither lonely.json nor lonely.txt",
-        "blind": "no pictures",
+        "blind": "no picture and no recording",
         "two": "2 pictures",
         "broken": "unreadable JSON",
         "list": "the JSON is a list, not an object",

@@ -161,8 +161,8 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
         for name, parameter in model.added_parameters():
             if name.endswith("gate"):
                 parameter.fill_(0.7)
-    records, features = cached_features(records, model.encoders["image"], tmp_path, progress=False)
-    examples = Examples(records, model.processor, model.template, features)
+    features, _ = cached_features(records, model.encoders["image"], tmp_path, progress=False)
+    examples = Examples(records, model.processor, model.template, {"image": features})
     chosen = [(i, i % 4) for i in range(12)]
     parameters = dict(model.added_parameters())
 
@@ -564,8 +564,8 @@ def test_metrics_and_plot(tmp_path, monkeypatch, capsys):
 
 def test_held_out_loss_is_the_mean_over_answer_tokens(tmp_path):
     model, records = tiny_model(), tiny_records(9)
-    records, features = cached_features(records, model.encoders["image"], tmp_path, progress=False)
-    held = Examples(records, model.processor, model.template, features)
+    features, _ = cached_features(records, model.encoders["image"], tmp_path, progress=False)
+    held = Examples(records, model.processor, model.template, {"image": features})
     found = loop.held_out_loss(model, held, TrainConfig(batch_size=4, held_out_examples=7))
     total, tokens = 0.0, 0
     for pair in ExampleStream(records, 7).step(0):
@@ -602,28 +602,29 @@ def test_cached_features_are_the_encoder_s(tmp_path, dtype):
     encoder = tiny_encoder().to(dtype)
     records = tiny_records(7)
     for _ in range(2):  # encoded, then read
-        same, features = cached_features(records, encoder, tmp_path, batch_size=7, progress=False)
-        assert same == records
+        features, bad = cached_features(records, encoder, tmp_path, batch_size=7, progress=False)
+        assert list(features) == list(range(7)) and not bad
         expected = encoder.encode(torch.stack([encoder.preprocess(record.image) for record in records])).tokens
-        assert torch.equal(torch.cat([f.tokens for f in features]), expected) and features[0].tokens.dtype == dtype
+        tokens = torch.cat([own.tokens for own in features.values()])
+        assert torch.equal(tokens, expected) and tokens.dtype == dtype
 
 
 def test_equal_pictures_share_features_and_other_encoders_do_not(tmp_path, monkeypatch):
     record = tiny_records(1)[0]
     encoder = tiny_encoder()
     calls = counted(encoder, monkeypatch)
-    _, features = cached_features(RecordSet((record, record, record)), encoder, tmp_path, progress=False)
+    features, _ = cached_features(RecordSet((record, record, record)), encoder, tmp_path, progress=False)
     assert sum(calls) == 1 and len(features) == 3
     raw = ClipImageEncoder(tiny_clip(), image_transform(16, is_train=False), final_norm=False)
     for other in (tiny_encoder(seed=1), raw):
         calls = counted(other, monkeypatch)
-        _, different = cached_features(RecordSet((record,)), other, tmp_path, progress=False)
+        different, _ = cached_features(RecordSet((record,)), other, tmp_path, progress=False)
         assert sum(calls) == 1 and not torch.equal(different[0].tokens, features[0].tokens)
 
 
 def test_damaged_cache_entries_are_encoded_again(tmp_path, monkeypatch):
     encoder, records = tiny_encoder(), tiny_records(6)
-    _, expected = cached_features(records, encoder, tmp_path, progress=False)
+    expected, _ = cached_features(records, encoder, tmp_path, progress=False)
     shard = next(tmp_path.rglob("*.safetensors"))
     whole = shard.read_bytes()
     flipped = whole[:-1] + bytes([whole[-1] ^ 1])
@@ -632,11 +633,11 @@ def test_damaged_cache_entries_are_encoded_again(tmp_path, monkeypatch):
             other.unlink()
         shard.write_bytes(damage)
         calls = counted(encoder, monkeypatch)
-        _, found = cached_features(records, encoder, tmp_path, progress=False)
+        found, _ = cached_features(records, encoder, tmp_path, progress=False)
         assert sum(calls) == again
-        for one, other in zip(found, expected, strict=True):  # a batch of another size rounds differently
-            torch.testing.assert_close(one.tokens, other.tokens)
-        _, found = cached_features(records, encoder, tmp_path, progress=False)
+        for one, other in zip(found.values(), expected.values(), strict=True):
+            torch.testing.assert_close(one.tokens, other.tokens)  # a batch of another size rounds differently
+        found, _ = cached_features(records, encoder, tmp_path, progress=False)
         assert sum(calls) == again  # repaired for good
         monkeypatch.undo()
 

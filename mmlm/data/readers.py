@@ -15,9 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from encoders.sound import SUFFIXES
+
 from .records import BadRecord, FileSlice, Record, RecordSet
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+SOUND_SUFFIXES = (*SUFFIXES, "webm", "mp4")
 
 Found = Iterator[Record | BadRecord]
 
@@ -34,17 +37,20 @@ def read_records(
       - `pairs.jsonl`: a line is {"image": "photos/1.jpg", ...} with any of "caption", "captions",
         "question" + "answer", "qa": [{"question", "answer" or "answers"}]; "file_name" and "text" are taken for
         "image" and "caption". Paths are relative to the manifest. Several "answers" are one, said together ("book,
-        scissors"); for alternatives, of which one would do, give one "answer" or a "qa" entry for each;
+        scissors"); for alternatives, of which one would do, give one "answer" or a "qa" entry for each.
+        With or in place of the picture {"audio": "speech/1.flac"}: then "transcript" is what is said in it ("text" too
+        where there is no picture), and an "answer" without a "question" answers what the recording asks;
       - a folder with such a `metadata.jsonl` (the Hugging Face ImageFolder layout);
-      - WebDataset tars, `train-{000000..000003}.tar` or `train-*.tar`: KEY.jpg (png, …) beside KEY.json (fields as
-        above) or KEY.txt (one caption). Tars are indexed, so that access is random; they must not be compressed;
+      - WebDataset tars, `train-{000000..000003}.tar` or `train-*.tar`: KEY.jpg (png, …), KEY.flac (wav, mp3, …) or
+        both beside KEY.json (fields as above) or KEY.txt (one caption, or what is said). Tars are indexed, so that
+        access is random; they must not be compressed;
       - a COCO captions `.json`: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]};
       - a RecordSet, or Records.
     images: the folder that picture paths of JSONL and COCO files start from; where the file lies by default.
     bad_limit: the share of bad records (0–1) above which BadRecordsError names them.
 
-    A record is bad when its picture is missing, its JSON does not parse, it has no text or an empty one. Pictures are
-    not decoded here; training does that, before its first step, and counts those that fail in the same way.
+    A record is bad when its picture or recording is missing, its JSON does not parse, it has no text or an empty one.
+    Media are not decoded here; training does that, before its first step, and counts those that fail in the same way.
     """
     if isinstance(source, RecordSet):
         return source.check(bad_limit)
@@ -118,10 +124,11 @@ def _read_jsonl(path: Path, images: Path | None) -> Found:
             where = f"{path.name}:{number}"
             try:
                 fields = _json_object(line)
-                name = fields.get("image", fields.get("file_name"))
-                if not isinstance(name, str) or not name:
-                    raise ValueError('no picture: neither "image" nor "file_name" names a file')
-                yield _record(name, _picture(folder / name), fields)
+                name, sound = fields.get("image", fields.get("file_name")), fields.get("audio")
+                if not any(isinstance(value, str) and value for value in (name, sound)):
+                    raise ValueError('no picture or recording: none of "image", "file_name" and "audio" names a file')
+                heard = sound and _file(folder, sound, "recording")
+                yield _record(name or sound, name and _file(folder, name), fields, heard)
             except ValueError as error:
                 yield BadRecord(where, str(error))
 
@@ -146,7 +153,7 @@ def _read_coco(path: Path, images: Path | None) -> Found:
         try:
             if not isinstance(name, str) or not name:
                 raise ValueError(f"its file_name is {name!r}")
-            yield _record(name, _picture(folder / name), {"captions": captions[image_id]})
+            yield _record(name, _file(folder, name), {"captions": captions[image_id]})
         except ValueError as error:
             yield BadRecord(f"{path.name} image {image_id}", str(error))
 
@@ -159,14 +166,19 @@ def _read_tar(path: Path, images: Path | None) -> Found:
             if twice:
                 raise ValueError(f"several members are named {key}.{twice[0]}")
             pictures = [suffix for suffix in members if suffix in IMAGE_SUFFIXES]
-            if len(pictures) != 1:
-                raise ValueError(f"{len(pictures) or 'no'} pictures (members: {', '.join(members)})")
+            sounds = [suffix for suffix in members if suffix in SOUND_SUFFIXES]
+            if not pictures + sounds:
+                raise ValueError(f"no picture and no recording (members: {', '.join(members)})")
+            for several, name in ((pictures, "pictures"), (sounds, "recordings")):
+                if len(several) > 1:
+                    raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
             if not members.keys() & {"json", "txt"}:
                 raise ValueError(f"no text: neither {key}.json nor {key}.txt")
             fields = _json_object(members["json"][0].read()) if "json" in members else {}
             if "txt" in members:
                 fields["text"] = members["txt"][0].read().decode("utf-8").strip()
-            yield _record(key, members[pictures[0]][0], fields)
+            picture, sound = (members[own[0]][0] if own else None for own in (pictures, sounds))
+            yield _record(key, picture, fields, sound)
         except ValueError as error:
             yield BadRecord(where, str(error))
 
@@ -193,13 +205,16 @@ def _index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     return index
 
 
-def _picture(path: Path) -> FileSlice:
+def _file(folder: Path, name: Any, medium: str = "picture") -> FileSlice:
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a {medium} is {name!r}")
+    path = folder / name
     try:
         found = path.is_file()
     except OSError as error:  # a name too long for any file: a data: URL, for one
-        raise ValueError(f"no picture at {str(path)[:80]}… ({error.strerror})") from error
+        raise ValueError(f"no {medium} at {str(path)[:80]}… ({error.strerror})") from error
     if not found:
-        raise ValueError(f"no picture at {path}")
+        raise ValueError(f"no {medium} at {path}")
     return FileSlice(path)
 
 
@@ -213,12 +228,18 @@ def _json_object(text: str | bytes) -> dict:
     return fields
 
 
-def _record(key: str, source: FileSlice, fields: dict) -> Record:
-    captions = [fields[name] for name in ("caption", "text") if name in fields]
+def _record(key: str, picture: FileSlice | None, fields: dict, sound: FileSlice | None = None) -> Record:
+    transcript, reply = fields.get("transcript"), None
+    described = ("caption", "text")
+    if picture is None and transcript is None:
+        transcript, described = fields.get("text"), ("caption",)
+    captions = [fields[name] for name in described if name in fields]
     captions += _list(fields, "captions")
     pairs = [(item.get("question"), item.get("answer", item.get("answers"))) if isinstance(item, dict) else item
              for item in _list(fields, "qa")]
-    if "question" in fields or "answer" in fields or "answers" in fields:
+    if sound is not None and "question" not in fields and "answer" in fields:
+        reply = _text(fields["answer"], "answer")
+    elif "question" in fields or "answer" in fields or "answers" in fields:
         pairs.append((fields.get("question"), fields.get("answer", fields.get("answers"))))
     qa = []
     for pair in pairs:
@@ -228,7 +249,9 @@ def _record(key: str, source: FileSlice, fields: dict) -> Record:
         # Several answers are one: all of them together ("book, scissors").
         answers = answer if isinstance(answer, list) and answer else [answer]
         qa.append((_text(question, "question"), ", ".join(_text(one, "answer") for one in answers)))
-    return Record(key, source, tuple(_text(caption, "caption") for caption in captions), tuple(qa))
+    transcript = None if transcript is None else _text(transcript, "transcript")
+    captions = tuple(_text(caption, "caption") for caption in captions)
+    return Record(key, picture, captions, tuple(qa), sound, transcript, reply)
 
 
 def _list(fields: dict, name: str) -> list:

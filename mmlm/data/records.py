@@ -1,11 +1,13 @@
-"""Records: one picture with what people wrote about it, and the account of those that could not be used."""
+"""Records: a picture or a recording with what people wrote about it, and the account of those that are of no use."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -30,24 +32,73 @@ class FileSlice:
 
 
 @dataclass(frozen=True)
+class Text:
+    """One thing to learn from a record: its `answer`, to what is asked in this way.
+
+    kind: "caption" and "transcript" are written of what is seen and heard; "question" answers a question in words,
+    "reply" what is asked in the recording itself. hears: the recording is given; reads: what was said in it is.
+    """
+
+    kind: Literal["caption", "transcript", "question", "reply"]
+    answer: str
+    question: str | None = None
+    hears: bool = True
+    reads: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether it answers something, rather than describes."""
+        return self.kind in ("question", "reply")
+
+
+@dataclass(frozen=True)
 class Record:
-    """One picture, its captions, and questions about it with their answers. At least one text."""
+    """A picture (`source`), a recording (`sound`) or both, and at least one text about them.
+
+    captions; qa: questions with their answers; transcript: what is said in the recording, "" where nobody speaks;
+    reply: the answer to what is asked in the recording.
+    """
 
     key: str
-    source: FileSlice | bytes
+    source: FileSlice | bytes | None = None
     captions: tuple[str, ...] = ()
     qa: tuple[tuple[str, str], ...] = ()
+    sound: FileSlice | bytes | None = None
+    transcript: str | None = None
+    reply: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.captions and not self.qa:
-            raise ValueError("no caption and no question")
-        if not all(text.strip() for text in (*self.captions, *(part for pair in self.qa for part in pair))):
+        if self.source is None and self.sound is None:
+            raise ValueError("neither a picture nor a recording")
+        if self.sound is None and (self.transcript is not None or self.reply is not None):
+            raise ValueError("a transcript or a reply, but no recording")
+        if not self.texts:
+            raise ValueError("no caption and no question" + (", no transcript, no reply" if self.sound else ""))
+        said = () if self.reply is None else (self.reply,)
+        if not all(text.strip() for text in (*self.captions, *said, *(part for pair in self.qa for part in pair))):
             raise ValueError("an empty caption, question or answer")
+
+    @functools.cached_property
+    def texts(self) -> tuple[Text, ...]:
+        """All that can be learned from it. Where the words of a recording are known, what is asked is asked thrice:
+        by the recording alone, with its words beside it, and by its words alone, so that each way works by itself."""
+        found = [Text("caption", caption) for caption in self.captions]
+        found += [] if self.transcript is None else [Text("transcript", self.transcript)]
+        ways = ((True, False), (True, True), (False, True)) if self.transcript else ((True, False),)
+        for hears, reads in ways:
+            found += [Text("question", answer, question, hears, reads) for question, answer in self.qa]
+            found += [] if self.reply is None else [Text("reply", self.reply, None, hears, reads)]
+        return tuple(found)
 
     @property
     def image(self) -> bytes:
         """The encoded picture (JPEG, PNG, …), read from disk each time it is asked for."""
-        return self.source if isinstance(self.source, bytes) else self.source.read()
+        return _read(self.source, self.key, "picture")
+
+    @property
+    def audio(self) -> bytes:
+        """The encoded recording (FLAC, WAV, …), read from disk each time it is asked for."""
+        return _read(self.sound, self.key, "recording")
 
     def decode(self) -> Image.Image:
         """The picture itself; ValueError that names the record where it cannot be read or decoded."""
@@ -55,6 +106,12 @@ class Record:
             return load_image(self.image)
         except (OSError, ValueError) as error:
             raise ValueError(f"the picture of record {self.key!r} cannot be used: {error}") from error
+
+
+def _read(source: FileSlice | bytes | None, key: str, medium: str) -> bytes:
+    if source is None:
+        raise ValueError(f"record {key!r} has no {medium}")
+    return source if isinstance(source, bytes) else source.read()
 
 
 @dataclass(frozen=True)
@@ -119,7 +176,7 @@ class RecordSet(Sequence[Record]):
         """16 hex digits that change when a key, a text or the order changes. Pictures are not read."""
         digest = hashlib.sha256()
         for record in self.records:
-            digest.update(repr((record.key, record.captions, record.qa)).encode())
+            digest.update(repr((record.key, record.texts)).encode())
         return digest.hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ _ORDER, _DRAW, _STEPS = range(3)  # one stream of random numbers for each purpos
 
 
 class ExampleStream:
-    """Examples (record, text): `text` counts the record's captions first, then its questions.
+    """Examples (record, text): `text` counts the record's texts; what describes comes before what answers.
 
     size: examples a step. caption_share: probability of a caption where a record has captions and questions.
     length: of an example, in any unit, for sorting. window: steps that are sorted together; 1 keeps the plain shuffle.
@@ -37,8 +37,8 @@ class ExampleStream:
         self.size, self.seed, self.caption_share = size, seed, caption_share
         self.window = window if length is not None else 1
         self.length = length
-        self.captions = np.array([len(record.captions) for record in records])
-        self.questions = np.array([len(record.qa) for record in records])
+        self.questions = np.array([sum(text.asked for text in record.texts) for record in records])
+        self.captions = np.array([len(record.texts) for record in records]) - self.questions
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
         self._window = lru_cache(maxsize=1)(self._sort_window)
 

@@ -6,16 +6,17 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from encoders.base import Features
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch, Example, Image, Processor, PromptTemplate
+from mmlm.model import MultimodalLM, modality_of
+from mmlm.prompt import Batch, Example, Image, Media, Processor, PromptTemplate, Sound
 
 from .config import TrainConfig
 from .features import cached_features
@@ -24,9 +25,9 @@ REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 
 
 class Examples:
-    """The texts of a RecordSet as training examples: `[picture, prompt] → answer`.
+    """The texts of a RecordSet as training examples: `[picture, sound, prompt] → answer`.
 
-    Text t of a record is its caption t, or question t − len(captions). `features` are those of each record's picture.
+    Text t of a record is its `texts[t]`. `features[modality]` are those of each record that has such a medium.
     """
 
     def __init__(
@@ -34,18 +35,22 @@ class Examples:
         records: RecordSet,
         processor: Processor,
         template: PromptTemplate,
-        features: Sequence[Features] = (),
+        features: Mapping[str, Mapping[int, Features]] = MappingProxyType({}),
     ):
         self.records, self.processor, self.template, self.features = records, processor, template, features
         self.encode = lru_cache(REMEMBERED)(self._encode)
 
     def _encode(self, record: int, text: int) -> Example:
-        entry = self.records[record]
-        image = Image(entry.key)  # stands for the picture, whose features are given beside the batch
-        if text < len(entry.captions):
-            return self.processor.encode(self.template.caption_prompt(image), entry.captions[text])
-        question, answer = entry.qa[text - len(entry.captions)]
-        return self.processor.encode(self.template.question_prompt(image, question), answer)
+        entry, text = self.records[record], self.records[record].texts[text]
+        # The key stands for the media, whose features are given beside the batch.
+        media: list[Media] = [] if entry.source is None else [Image(entry.key)]
+        if entry.sound is not None and text.hears:
+            media.append(Sound(entry.key))
+        if text.asked:
+            prompt = self.template.spoken_prompt(media, entry.transcript if text.reads else None, text.question)
+        else:
+            prompt = [*media, self.template.caption if text.kind == "caption" else self.template.transcript]
+        return self.processor.encode(prompt, text.answer)
 
     def length(self, record: int, text: int) -> int:
         """Tokens of an example."""
@@ -57,7 +62,11 @@ class Examples:
     def collate(self, chosen: Sequence[tuple[int, int]]) -> tuple[Batch, list[list[Features]]]:
         """A batch padded to its longest row, and each row's media."""
         batch = self.processor.collate([self.encode(*pair) for pair in chosen], padding_side="right")
-        return batch, [[self.features[record]] for record, _ in chosen]
+        media = [
+            [self.features[modality_of(part)][record] for part in self.encode(record, text).media]
+            for record, text in chosen
+        ]
+        return batch, media
 
     def too_long(self) -> dict[int, str]:
         """Records with a text that the language model has no room for, and how long it is.
@@ -67,12 +76,12 @@ class Examples:
         limit = self.processor.max_length
         if limit is None:
             return {}
-        room = limit - 8 - len((self.template.caption + self.template.question).encode())
+        room = limit - 8 - len("".join(dataclasses.astuple(self.template)).encode())
         found = {}
         for index, record in enumerate(self.records):
-            texts = [*record.captions, *(question + answer for question, answer in record.qa)]
-            for number, text in enumerate(texts):
-                if len(text.encode()) > room:
+            for number, text in enumerate(record.texts):
+                words = (text.answer, text.question or "", record.transcript or "")
+                if len("".join(words).encode()) > room:
                     try:
                         self.encode(index, number)
                     except ValueError as error:
@@ -89,16 +98,26 @@ def prepare(
     images: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Examples:
-    """Reads records, drops (and counts) those that cannot be used, and has every picture encoded."""
+    """Reads records, drops (and counts) those that cannot be used, and has every picture and recording encoded."""
     records = read_records(data, images=images, bad_limit=config.bad_limit)
+    for name, sources in (("image", "pictures"), ("audio", "recordings")):
+        used = any((record.source if name == "image" else record.sound) is not None for record in records)
+        if used and name not in model.encoders:
+            raise ValueError(f"the data hold {sources}, but the model has no {name} encoder: assemble it with one")
     too_long = Examples(records, model.processor, model.template).too_long()
-    records, features = cached_features(
-        records.without(too_long).check(config.bad_limit),
-        model.encoders["image"],
-        cache,
-        bad_limit=config.bad_limit,
-        progress=progress,
-    )
+    records = records.without(too_long).check(config.bad_limit)
+    features: dict[str, dict[int, Features]] = {}
+    bad: dict[int, str] = {}
+    for name, encoder in model.encoders.items():
+        features[name], broken = cached_features(
+            records, encoder, cache, bad_limit=config.bad_limit, progress=progress
+        )
+        bad |= broken
+    kept = [index for index in range(len(records)) if index not in bad]
+    features = {
+        name: {new: own[old] for new, old in enumerate(kept) if old in own} for name, own in features.items()
+    }
+    records = records.without(dict(sorted(bad.items()))).check(config.bad_limit)
     return Examples(records, model.processor, model.template, features)
 
 

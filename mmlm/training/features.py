@@ -1,8 +1,8 @@
 """Features of the frozen encoder, computed once and kept on disk for later epochs and later runs.
 
-A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures, under the hash of each
-picture's bytes, with a checksum for each. The folder is named by the encoder's fingerprint: its weights and its
-preprocessing. Shards are memory-mapped, so a set larger than memory works and a set in the page cache costs no copy.
+A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures or recordings, under the
+hash of the bytes of each, with a checksum for each. The folder is named by the encoder's fingerprint: its weights and
+its preprocessing. Shards are memory-mapped, so a set larger than memory works, and one in the page cache costs no copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from encoders.base import Features, FrozenEncoder
-from encoders.media import content_key
 from mmlm.data.records import RecordSet
 
 SHARD_SIZE = 512  # pictures a shard; what an interruption can lose
@@ -35,21 +34,29 @@ def cached_features(
     batch_size: int = 32,
     bad_limit: float = 0.01,
     progress: bool = True,
-) -> tuple[RecordSet, list[Features]]:
-    """Features [1, S, D] of every record's picture, in order, from the cache or, where it lacks them, the encoder.
+) -> tuple[dict[int, Features], dict[int, str]]:
+    """Features [1, S, D] of the picture, or the recording, of each record that has one, by the record's index.
 
-    Pictures that cannot be read or decoded go to the bad records of the set that is returned, which is checked
-    against `bad_limit`. OSError if the disk has no room for the features.
+    They come from the cache or, where it lacks them, from the encoder. The second dict tells which records have one
+    that cannot be read or decoded, and why; BadRecordsError if they are more than `bad_limit` of all, OSError if the
+    disk has no room for the features.
     """
     folder = Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
+    medium = {"image": "picture", "audio": "recording"}[encoder.modality]
+
+    def content(index: int) -> bytes:
+        return records[index].image if encoder.modality == "image" else records[index].audio
+
     keys: dict[int, str] = {}
     bad: dict[int, str] = {}
     for index, record in enumerate(records):
+        if (record.source if encoder.modality == "image" else record.sound) is None:
+            continue
         try:
-            keys[index] = content_key(record.image)
+            keys[index] = hashlib.sha256(content(index)).hexdigest()
         except (OSError, ValueError) as error:
-            bad[index] = f"the picture cannot be read ({error})"
+            bad[index] = f"the {medium} cannot be read ({error})"
     records.without(bad).check(bad_limit)
 
     wanted = set(keys.values())
@@ -59,18 +66,19 @@ def cached_features(
     undecodable: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     room = shutil.disk_usage(folder).free
-    with tqdm(total=len(missing), desc="encoding pictures", unit="picture", disable=not (progress and missing)) as bar:
+    title = f"encoding {medium}s"
+    with tqdm(total=len(missing), desc=title, unit=medium, disable=not (progress and missing)) as bar:
         for batch in _batches(missing, batch_size):
-            pixels, good = [], []
+            items, good = [], []
             for index in batch:
                 try:
-                    pixels.append(encoder.preprocess(records[index].image))
+                    items.append(encoder.preprocess(content(index)))
                     good.append(keys[index])
                 except (OSError, ValueError) as error:
-                    undecodable[keys[index]] = f"the picture cannot be decoded ({error})"
+                    undecodable[keys[index]] = f"the {medium} cannot be decoded ({error})"
             if good:
-                shard |= zip(good, _encode(encoder, pixels), strict=True)
-                _check_room(folder, room, shard[good[0]].nbytes * len(missing))
+                shard |= zip(good, _encode(encoder, items), strict=True)
+                _check_room(folder, room, sum(shard[key].nbytes for key in good) // len(good) * len(missing))
             if len(shard) >= SHARD_SIZE:
                 found |= _write_shard(folder, shard)
                 shard = {}
@@ -79,8 +87,14 @@ def cached_features(
         found |= _write_shard(folder, shard)
 
     bad |= {index: undecodable[key] for index, key in keys.items() if key in undecodable}
-    features = [Features(found[key].unsqueeze(0)) for key in keys.values() if key in found]
-    return records.without(dict(sorted(bad.items()))).check(bad_limit), features
+    bad = dict(sorted(bad.items()))
+    records.without(bad).check(bad_limit)
+    return {index: _features(encoder, found[key]) for index, key in keys.items() if key in found}, bad
+
+
+def _features(encoder: FrozenEncoder, tokens: Tensor) -> Features:
+    times = encoder.token_times(len(tokens))
+    return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
 
 
 def _check_room(folder: Path, room: int, needed: int) -> None:
@@ -91,9 +105,9 @@ def _check_room(folder: Path, room: int, needed: int) -> None:
         )
 
 
-def _encode(encoder: FrozenEncoder, pixels: list[Tensor]) -> Iterator[Tensor]:
-    """Tokens [S, D] of each picture, on the CPU; S counts the real tokens only."""
-    features = encoder.encode(torch.stack(pixels))
+def _encode(encoder: FrozenEncoder, items: list[Tensor]) -> Iterator[Tensor]:
+    """Tokens [S, D] of each item, on the CPU; S counts the real tokens only."""
+    features = encoder.encode(torch.stack(items) if len({item.shape for item in items}) == 1 else items)
     for row, tokens in enumerate(features.tokens):
         kept = tokens if features.mask is None else tokens[features.mask[row]]
         yield kept.cpu().contiguous()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from mmlm.model import MultimodalLM
 
 from .checkpoint import Checkpoint
@@ -19,13 +21,18 @@ def identify(model: MultimodalLM, examples: Examples, config: TrainConfig, steps
         "steps": steps,
         "data": examples.records.fingerprint(),
         "language_model": model.language_model.fingerprint(),
-        "image_encoder": model.encoders["image"].fingerprint(),
-        "frozen_types": [str(model.language_model.dtype), str(examples.features[0].tokens.dtype)],
+        **{f"{name}_encoder": encoder.fingerprint() for name, encoder in model.encoders.items()},
+        "frozen_types": [str(model.language_model.dtype), *map(str, _feature_types(examples))],
         "resampler": dataclasses.asdict(model.resampler_config),
+        "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
         "fusion": dataclasses.asdict(model.fusion_config),
         "template": dataclasses.asdict(model.template),
         "added_weights": {name: list(parameter.shape) for name, parameter in model.added_parameters()},
     }
+
+
+def _feature_types(examples: Examples) -> list[torch.dtype]:
+    return [next(iter(own.values())).tokens.dtype for _, own in sorted(examples.features.items()) if own]
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict, output: Path) -> None:
