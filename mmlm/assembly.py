@@ -14,12 +14,9 @@ from encoders.clip import ClipImageEncoder
 from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
+from mmlm.presets import PRESET, PRESETS, preset_path
 from mmlm.prompt import PromptTemplate
 from mmlm.vocabulary import EYES, EYES_AND_EARS
-
-PRESET = "preset:"
-PRESETS = {"nano": Path(__file__).parent / "nano"}
-"""Models that come with the package, by name."""
 
 
 def assemble(
@@ -147,17 +144,6 @@ def _given(part: Any, name: str | None, argument: str) -> Any:
     return part if part is not None else name
 
 
-def _path(name: str | Path) -> str:
-    """Folder or file of a part of a preset ("preset:nano/language_model"), or the name as it is."""
-    name = str(name)
-    if not name.startswith(PRESET):
-        return name
-    preset, _, part = name.removeprefix(PRESET).partition("/")
-    if preset not in PRESETS or not (PRESETS[preset] / part).exists():
-        raise FileNotFoundError(f"no part {name!r}; presets are {', '.join(PRESETS)}")
-    return str(PRESETS[preset] / part)
-
-
 def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype, ears: bool) -> LanguageModel:
     added = EYES_AND_EARS if ears else EYES
     if isinstance(source, LanguageModel):
@@ -168,7 +154,7 @@ def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch
         return LanguageModel(source, tokenizer, added_tokens=added)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = _path(source)
+    path = preset_path(source)
     if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
         raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
     # A path is kept from the root, so that it means the same from any folder.
@@ -184,7 +170,7 @@ def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch
 def _image_encoder(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
     if isinstance(source, FrozenEncoder):
         return source
-    encoder = ClipImageEncoder.load(_path(source), final_norm=final_norm, dtype=dtype)
+    encoder = ClipImageEncoder.load(preset_path(source), final_norm=final_norm, dtype=dtype)
     if str(source).startswith(PRESET):  # the preset's name, wherever the package lies
         encoder.name = str(source)
     return encoder
@@ -195,7 +181,7 @@ def _audio_encoder(source: str | Path | FrozenEncoder) -> FrozenEncoder:
         return source
     from encoders.whisper import WhisperAudioEncoder  # whisper takes a second to import, and not every model hears
 
-    encoder = WhisperAudioEncoder.load(_path(source))
+    encoder = WhisperAudioEncoder.load(preset_path(source))
     if str(source).startswith(PRESET):
         encoder.name = str(source)
     return encoder

@@ -101,10 +101,11 @@ def transcribe(args: argparse.Namespace) -> None:
 
     from encoders.transcriber import Transcriber
     from encoders.whisper import load_whisper
+    from mmlm.presets import part_of_preset
 
     options = {name: value for name in ("language", "prompt", "pcm_rate") if (value := getattr(args, name)) is not None}
     device = _device(args)
-    transcriber = Transcriber(load_whisper(args.model, device))
+    transcriber = Transcriber(load_whisper(part_of_preset(args.model, "audio_encoder.pt"), device))
     at_once = args.format is None and args.output is None and not args.json
     for name in args.recordings:
         source = sys.stdin.buffer if name == "-" else Path(name)
@@ -125,6 +126,30 @@ def transcribe(args: argparse.Namespace) -> None:
             get_writer(args.format, ".").write_result(result, sys.stdout, {})
 
 
+def ask(args: argparse.Namespace) -> None:
+    if args.recording != "-" and not Path(args.recording).is_file():
+        raise FileNotFoundError(f"{args.recording}: no such file")
+    if args.show_transcript and args.mode == "features":
+        raise ValueError("--show-transcript: in mode features nothing is written down; choose transcript or both")
+    options = _generation(args)
+    image = None if args.image is None else _read_image(args.image)
+    from encoders.sound import load_audio
+
+    source = sys.stdin.buffer if args.recording == "-" else Path(args.recording)
+    sound = load_audio(source, pcm_rate=args.pcm_rate)
+    model = _load(args)
+    from mmlm.tasks import EXAMPLES
+
+    said = None if args.mode == "features" else model.transcribe(sound, language=args.language)
+    if args.show_transcript:
+        print(f"transcript: {said.text}", file=sys.stderr if args.json else sys.stdout, flush=True)
+    examples = EXAMPLES if args.few_shot else ()
+    text = model.ask(sound, args.question, image, mode=args.mode, transcript=said, examples=examples, **options)
+    text = _one_line(text)
+    record = {"audio": args.recording, "question": args.question, "image": args.image, "mode": args.mode}
+    _print(args, {**record, "answer": text, "transcript": said and said.to_dict()}, text)
+
+
 def train(args: argparse.Namespace) -> None:
     from mmlm.training import train_from_recipe
 
@@ -143,7 +168,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def models(args: argparse.Namespace) -> None:
-    from mmlm.assembly import PRESETS
+    from mmlm.presets import PRESETS
 
     for name, folder in PRESETS.items():
         if not folder.is_dir():
@@ -237,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; the chosen one is `run` in its namespace."""
     parser = argparse.ArgumentParser(
         prog="mmlm",
-        description="Caption pictures, answer questions about them, transcribe speech, and train adapters.",
+        description="Caption pictures, answer questions about them, written or spoken, and train adapters.",
         epilog="`mmlm VERB --help` shows examples. A first try: mmlm caption photo.jpg",
     )
     parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
@@ -280,7 +305,10 @@ def build_parser() -> argparse.ArgumentParser:
   arecord -f S16_LE -r 16000 -t raw -d 5 | mmlm transcribe - --pcm-rate 16000 --model whisper/base""")  # fmt: skip
     verb.add_argument("recordings", nargs="+", metavar="AUDIO", help="sound or video files; - reads standard input")
     verb.add_argument(
-        "--model", required=True, metavar="WHISPER", help="a Whisper model (downloaded once), or a checkpoint file"
+        "--model",
+        default="nano",
+        metavar="WHISPER",
+        help="nano, a Whisper model such as whisper/small (downloaded once), or a checkpoint file (default: nano)",
     )
     verb.add_argument("--format", choices=("txt", "srt", "vtt", "tsv", "json", "all"), help="openai-whisper's formats")
     verb.add_argument("--output", metavar="FOLDER", help="write files there instead of to standard output")
@@ -291,6 +319,27 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of second attempts, which sample")
     _add_device_option(verb)
     _add_json_option(verb)
+
+    verb = _verb(verbs, ask, "answer what is asked in a recording, or about it", """
+  mmlm ask question.wav
+  mmlm ask question.wav --image photo.jpg --show-transcript
+  mmlm ask order.wav "Which drink does the speaker order?" --mode features
+  arecord -f S16_LE -r 16000 -t raw -d 5 | mmlm ask - --pcm-rate 16000 --json""")  # fmt: skip
+    verb.add_argument("recording", metavar="AUDIO", help="a sound or video file; - reads standard input")
+    verb.add_argument("question", nargs="?", metavar="QUESTION", help="about the recording; else its own is answered")
+    verb.add_argument("--image", metavar="IMAGE", help="the picture that the question is about")
+    verb.add_argument(
+        "--mode",
+        choices=("transcript", "features", "both"),
+        default="transcript",
+        help="what the language model gets: the words, what the adapters hear, or both (default: transcript)",
+    )
+    verb.add_argument("--show-transcript", action="store_true", help="print what was said before the answer")
+    verb.add_argument("--few-shot", action="store_true", help="for a language model that only continues text")
+    verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
+    verb.add_argument("--pcm-rate", type=int, metavar="HZ", help="the input is raw 16-bit mono at this rate")
+    _add_model_options(verb)
+    _add_generation_options(verb)
 
     verb = _verb(verbs, train, "train adapters on pictures paired with text", """
   mmlm train recipe.yaml

@@ -32,7 +32,8 @@ class ImageEncoderPart(FrozenPart):
 class ResamplerConfig:
     """Sizes of a PerceiverResampler; the defaults are Flamingo's. `depth=0` lets every token pass as it is.
 
-    `timed`: whether tokens tell their time, for recordings of several windows and for videos.
+    `timed`: whether tokens tell their time, for recordings of several windows and for videos. `stack`: so many tokens
+    in a row become one before all else.
     """
 
     depth: int = 6
@@ -41,6 +42,7 @@ class ResamplerConfig:
     dim_head: int = 64
     ff_mult: int = 4
     timed: bool = False
+    stack: int = 1
 
 
 @dataclass(frozen=True)

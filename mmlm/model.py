@@ -1,13 +1,14 @@
 """MultimodalLM: frozen encoders and a frozen language model, joined by a resampler and gated cross-attention."""
 
 import dataclasses
+import functools
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from mmlm.language_model import LanguageModel
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
 from mmlm.resampler import PerceiverResampler
 from mmlm.vocabulary import AUDIO
+
+if TYPE_CHECKING:
+    from encoders.transcriber import Transcriber
 
 ENCODER_BATCH = 32
 
@@ -154,7 +158,7 @@ class MultimodalLM(nn.Module):
                 continue
             tokens, mask, times = _stacked([features[index] for index in own], self.device)
             latents = resampler(tokens, mask, times)
-            placed.append((own, latents, mask if resampler.latents is None else None))
+            placed.append((own, latents, resampler.latent_mask(mask)))
         if len(placed) == 1:
             return placed[0][1:]
         longest = max(latents.shape[1] for _, latents, _ in placed)
@@ -208,6 +212,24 @@ class MultimodalLM(nn.Module):
     def answer(self, images: Any, questions: Any, **options: Any) -> Any:
         """The answer to a question about a picture, or lists of both; see `mmlm.tasks.answer`."""
         return tasks.answer(self, images, questions, **options)
+
+    def transcribe(self, recordings: Any, **options: Any) -> Any:
+        """What is said in a recording, or in each of a list, by Whisper's own decoding; see `mmlm.tasks.transcribe`."""
+        return tasks.transcribe(self, recordings, **options)
+
+    def ask(self, recordings: Any, question: Any = None, image: Any = None, **options: Any) -> Any:
+        """The answer to a spoken question, or to one about a recording; see `mmlm.tasks.ask`."""
+        return tasks.ask(self, recordings, question, image, **options)
+
+    @functools.cached_property
+    def transcriber(self) -> "Transcriber":
+        """Whisper whole, with its own decoder; ValueError where the model has no Whisper."""
+        whisper = getattr(self.encoders["audio"], "model", None) if "audio" in self.encoders else None
+        if whisper is None or not hasattr(whisper, "decode"):
+            raise ValueError("the model has no Whisper to write down what is said: assemble it with an audio_encoder")
+        from encoders.transcriber import Transcriber
+
+        return Transcriber(whisper)
 
     # Saving
 

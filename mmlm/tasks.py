@@ -1,19 +1,27 @@
-"""Thin verbs over the decode loop: generate, stream, caption, answer."""
+"""Thin verbs over the decode loop: generate, stream, caption, answer, transcribe, ask."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from encoders.sound import load_audio
 from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
-from mmlm.prompt import Part, demonstrations
+from mmlm.prompt import CHAT, Image, Part, Sound, chat_prompt, demonstrations
 
 if TYPE_CHECKING:
     from mmlm.model import MultimodalLM
 
-Demonstration = tuple[Any, ...]
+Mode = Literal["transcript", "features", "both"]
+EXAMPLES = (
+    ("what is the opposite of hot?", "cold"),
+    ("how many legs does a dog have?", "four"),
+    ("which animal says meow?", "a cat"),
+)
+"""Questions and answers for the `examples` of `ask`, from which a language model that only continues text takes what is
+wanted of it."""
 
 
 def generate(model: "MultimodalLM", prompt: Any, batch_size: int = 32, **options: Any) -> Any:
@@ -87,14 +95,85 @@ def answer(
     `examples` are (picture, question, answer) demonstrations.
     """
     shots = demonstrations([(model.template.question_prompt(image, q), text) for image, q, text in examples])
-    many_images, many_questions = isinstance(images, (list, tuple)), not isinstance(questions, str)
-    if many_images and many_questions and len(images) != len(questions):
-        raise ValueError(f"{len(images)} pictures but {len(questions)} questions")
-    count = len(images) if many_images else len(questions) if many_questions else 1
-    images = list(images) if many_images else [images] * count
-    questions = list(questions) if many_questions else [questions] * count
-    prompts = [[*shots, *model.template.question_prompt(i, q)] for i, q in zip(images, questions, strict=True)]
-    return _stripped(generate(model, prompts, **options), many_images or many_questions)
+    listed = [list(values) if isinstance(values, tuple) else values for values in (images, questions)]
+    pairs, batch = _rows(pictures=listed[0], questions=listed[1])
+    prompts = [[*shots, *model.template.question_prompt(image, question)] for image, question in pairs]
+    return _stripped(generate(model, prompts, **options), batch)
+
+
+def transcribe(model: "MultimodalLM", recordings: Any, **options: Any) -> Any:
+    """What is said in a recording, as Whisper writes it down: a `Transcript`; a list of recordings gives a list.
+
+    `options` and errors are those of `encoders.transcriber.Transcriber.stream`.
+    """
+    if isinstance(recordings, list):
+        return [model.transcriber.transcribe(recording, **options) for recording in recordings]
+    return model.transcriber.transcribe(recordings, **options)
+
+
+def ask(
+    model: "MultimodalLM",
+    recordings: Any,
+    question: Any = None,
+    image: Any = None,
+    *,
+    mode: Mode = "transcript",
+    transcript: Any = None,
+    examples: Sequence[tuple[str, str]] = (),
+    chat: bool | None = None,
+    language: str | None = None,
+    **options: Any,
+) -> Any:
+    """The answer to a recording: to what it asks, or, with a `question`, to that about it; `image` is what it is about.
+
+    Lists of recordings, questions or pictures give a list. A recording is anything `encoders.sound.open_audio` reads.
+    mode: "transcript" writes down what is said and has the language model answer that: no adapter is needed, unless for
+        the picture; "features" lets the trained adapters listen, words and all else; "both" does both.
+    transcript: what is said, where it is known already: text or `Transcript`.
+    examples: (question, answer) texts that show a plain language model what is wanted, such as `EXAMPLES`.
+    chat: use the tokenizer's chat template; None does so where there is one and text alone is asked, since adapters
+        learn from `model.template`.
+    language: what is spoken; None detects it.
+    ValueError where there is nothing to answer: nobody speaks, and no question is given.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
+    rows, batch = _rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
+    tokenizer = model.processor.tokenizer
+    if chat is None:
+        chat = mode == "transcript" and image is None and bool(getattr(tokenizer, "chat_template", None))
+    prompts = []
+    for recording, asked, picture, said in rows:
+        if mode != "transcript" and not _reopens(recording):
+            recording = load_audio(recording)  # a stream is read once, and both ways hear it
+        if said is None and mode != "features":
+            said = model.transcriber.transcribe(recording, language=language)
+        text = None if mode == "features" else getattr(said, "text", said)
+        if text is not None and not text.strip() and asked is None:
+            raise ValueError("nothing is said in the recording, so there is no question to answer: give one")
+        media: list[Part] = [] if picture is None else [Image(picture)]
+        media += [] if mode == "transcript" else [Sound(recording)]
+        parts = (CHAT if chat else model.template).spoken_prompt(media, text, asked)
+        shots = [f"{model.template.spoken_prompt([], q)[0]}{a}\n" for q, a in examples]
+        prompts.append(chat_prompt(tokenizer, [*shots, *parts]) if chat else [*shots, *parts])
+    if examples:
+        options = {**options, "stop": (*options.get("stop", ()), "\n")}
+    return _stripped(generate(model, prompts, **options), batch)
+
+
+def _reopens(source: Any) -> bool:
+    return not hasattr(source, "read")
+
+
+def _rows(**columns: Any) -> tuple[list[tuple], bool]:
+    """Columns, each a list or one value for all rows, → rows, and whether there was a list at all."""
+    lists = {name: value for name, value in columns.items() if isinstance(value, list)}
+    lengths = {name: len(value) for name, value in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(" but ".join(f"{length} {name}" for name, length in lengths.items()))
+    count = next(iter(lengths.values()), 1)
+    whole = [lists.get(name, [value] * count) for name, value in columns.items()]
+    return list(zip(*whole, strict=True)), bool(lists)
 
 
 def _stripped(texts: list[Any], batch: bool) -> Any:

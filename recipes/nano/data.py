@@ -187,6 +187,16 @@ def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
     return sources
 
 
+def hearing_sources(speech: Path, spoken: Path, sets: Path | None) -> list[str]:
+    """The same of recordings: what was said, what was asked, and the sets of real sound."""
+    sources = [f"{spoken}/train-*.tar"] * 3 + [f"{speech}/train-00000*.tar"]
+    if sets is not None:
+        repeated = {"coffee_orders": 20, "esc10": 20, "fsdd": 3, "speechocean": 5, "ljspeech_mini": 5}
+        for name, times in repeated.items():
+            sources += [f"{sets / name}/train-*.tar"] * times
+    return sources
+
+
 def documents(sets: Path | None, scenes: int, seed: int) -> list[list[str]]:
     """Captions and answered questions as the prompts write them, for the tokenizer and the language model.
 

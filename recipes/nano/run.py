@@ -56,10 +56,12 @@ class LanguageModel:
 
 @dataclass
 class Speech:
-    """How much is said by espeak-ng; about 50 utterances a second."""
+    """How much is said by espeak-ng; about 60 utterances a second."""
 
     train: int = 24_000
     dev: int = 500
+    questions: int = 16_000  # said of pictures, and orders
+    dev_questions: int = 600
 
 
 @dataclass
@@ -86,6 +88,16 @@ class Adapters:
 
 
 @dataclass
+class Ears:
+    """The same adapters, when they learn to listen as well."""
+
+    steps: int = 3500
+    learning_rate: float = 3e-3
+    batch_size: int = 48
+    stack: int = 4  # of Whisper's 50 tokens a second
+
+
+@dataclass
 class Recipe:
     seed: int = 0
     device: str = "cpu"
@@ -95,6 +107,7 @@ class Recipe:
     audio_encoder: AudioEncoder = field(default_factory=AudioEncoder)
     language_model: LanguageModel = field(default_factory=LanguageModel)
     adapters: Adapters = field(default_factory=Adapters)
+    ears: Ears = field(default_factory=Ears)
 
 
 def draw_scenes(recipe: Recipe, output: Path) -> None:
@@ -129,11 +142,13 @@ def train_image_encoder(recipe: Recipe, output: Path) -> None:
 
 
 def make_speech(recipe: Recipe, output: Path) -> None:
-    from recipes.nano.speech import Phrases, write_speech
+    from recipes.nano.speech import Phrases, write_speech, write_spoken_questions
 
-    counts = {"dev": recipe.speech.dev, "train": recipe.speech.train}
-    write_speech(output / "speech", counts, recipe.seed, Phrases.of(data.sets_folder()))
-    (output / "speech/done").touch()
+    part, phrases = recipe.speech, Phrases.of(data.sets_folder())
+    write_speech(output / "speech", {"dev": part.dev, "train": part.train}, recipe.seed, phrases)
+    counts = {"dev": part.dev_questions, "train": part.questions}
+    write_spoken_questions(output / "spoken", counts, recipe.seed, phrases)
+    (output / "spoken/done").touch()
 
 
 def train_audio_encoder(recipe: Recipe, output: Path) -> None:
@@ -217,18 +232,56 @@ def settle_adapters(recipe: Recipe, output: Path) -> None:
     fit(model, recipe, output, "settled", "adapters_settled", part.settling_steps, part.settling_rate, recipe.seed + 1)
 
 
+def train_ears(recipe: Recipe, output: Path) -> None:
+    """The picture model's adapters with rows and a resampler for sound beside what they have, trained on both."""
+    import torch
+
+    import mmlm
+    from mmlm.config import FusionConfig, ResamplerConfig
+
+    seeing = mmlm.load(output / "adapters_settled/model")
+    part = recipe.ears
+    model = mmlm.assemble(
+        output / "frozen/language_model",
+        output / "frozen/image_encoder",
+        audio_encoder=output / "audio_encoder/whisper.pt",
+        resampler=seeing.resampler_config,
+        audio_resampler=ResamplerConfig(depth=0, timed=True, stack=part.stack),
+        # A question and the picture that it is about are one group, and both are needed.
+        fusion=FusionConfig(heads=recipe.adapters.heads, dim_head=recipe.adapters.dim_head, visibility="group"),
+        device=recipe.device,
+        seed=recipe.seed,
+    )
+    own = dict(model.added_parameters())
+    with torch.no_grad():
+        for name, tensor in seeing.added_parameters():
+            own[name][: len(tensor)] = tensor.to(own[name].device)
+    fit(model, recipe, output, "settled", "ears", part.steps, part.learning_rate, recipe.seed + 2, hearing=True)
+
+
 def fit(
-    model, recipe: Recipe, output: Path, scenes: str, folder: str, steps: int, learning_rate: float, seed: int
+    model,
+    recipe: Recipe,
+    output: Path,
+    scenes: str,
+    folder: str,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    hearing: bool = False,
 ) -> None:
     import mmlm
 
+    sources = data.adapter_sources(output / scenes, data.sets_folder())
+    if hearing:
+        sources += data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
     mmlm.train(
         model,
-        data.adapter_sources(output / scenes, data.sets_folder()),
+        sources,
         output=output / folder,
-        held_out=output / scenes / "dev-*.tar",
+        held_out=output / ("spoken" if hearing else scenes) / "dev-*.tar",
         steps=steps,
-        batch_size=recipe.adapters.batch_size,
+        batch_size=recipe.ears.batch_size if hearing else recipe.adapters.batch_size,
         optimizer="muon",
         learning_rate=learning_rate,
         gate_learning_rate_scale=recipe.adapters.gate_learning_rate_scale,
@@ -274,12 +327,13 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "scenes": (draw_scenes, "scenes/done"),
     "tokenizer": (train_tokenizer, "tokenizer/tokenizer.json"),
     "image_encoder": (train_image_encoder, "image_encoder/tokenizer.json"),
-    "speech": (make_speech, "speech/done"),
+    "speech": (make_speech, "spoken/done"),
     "audio_encoder": (train_audio_encoder, "audio_encoder/whisper.pt"),
     "language_model": (train_language_model, "language_model/tokenizer.json"),
     "freeze": (freeze, "frozen"),
     "adapters": (train_adapters, "adapters/model/config.json"),
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
+    "ears": (train_ears, "ears/model/config.json"),
 }
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import tarfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import soxr
 from tqdm import tqdm
 
 from encoders.sound import SAMPLE_RATE
+from recipes.nano.data import SPLITS as SCENES
 from recipes.nano.data import read_tars
+from recipes.nano.scenes import draw as draw_scene
 from recipes.nano.scenes import sample_scene
 from recipes.nano.wording import caption, questions
 from recipes.pretrain.whisper import Utterance
@@ -28,6 +31,7 @@ from recipes.speech.room import Room, coloured_noise, recorded
 SHARD = 1000  # utterances a tar
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOTHING_SHARE = 0.03  # recordings in which nobody speaks
+ORDERS_SHARE = 0.2  # of spoken questions
 UNSAID = 10  # one sentence in so many, by its checksum, is never said in training
 CLEAN = Room(echoes_share=0.0, noise_share=0.0)
 SPLITS = {"train": (SPEAKERS, Room()), "dev": (UNHEARD_SPEAKERS, CLEAN)}
@@ -39,6 +43,7 @@ class Phrases:
 
     sentences: tuple[str, ...] = ()
     slots: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)  # the question whose answer is a slot
 
     @classmethod
     def of(cls, sets: Path | None) -> Phrases:
@@ -48,17 +53,30 @@ class Phrases:
         sentences = [record["text"] for _, record in read_tars(sets / "speechocean", "train")]
         sentences += [name for _, record in read_tars(sets / "emoji", "train") for name in record["captions"]]
         slots: dict[str, list[str]] = {}
+        asked: dict[str, str] = {}
         for _, record in read_tars(sets / "coffee_orders", "train"):
+            answers = {one["answers"][0]: one["question"] for one in record["qa"]}
             for slot, value in record["slots"].items():
                 slots.setdefault(slot, []).append(value)
-        return cls(tuple(sentences), {slot: tuple(values) for slot, values in slots.items()})
+                asked[slot] = answers[value]
+        return cls(tuple(sentences), {slot: tuple(values) for slot, values in slots.items()}, asked)
+
+
+Files = list[tuple[str, bytes]]  # suffix and content of each file of an example
 
 
 def write_speech(folder: Path, counts: dict[str, int], seed: int, phrases: Phrases = Phrases()) -> None:
-    """`counts[split]` utterances of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept.
+    """`counts[split]` utterances with what is said, in `folder/SPLIT-000000.tar` and on; finished tars are kept."""
+    _write(folder, counts, _utterance_files, seed, phrases)
 
-    Each tar is spoken in a process of its own, from its first utterance on, so that it is the same whenever it is made.
-    """
+
+def write_spoken_questions(folder: Path, counts: dict[str, int], seed: int, phrases: Phrases = Phrases()) -> None:
+    """The same with what is to be answered: questions about a picture beside it, and orders for coffee."""
+    _write(folder, counts, _question_files, seed, phrases)
+
+
+def _write(folder: Path, counts: dict[str, int], files: Callable[..., Files], seed: int, phrases: Phrases) -> None:
+    """Each tar is spoken in a process of its own, from its first utterance on: the same whenever it is made."""
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     for split, count in counts.items():
@@ -67,46 +85,86 @@ def write_speech(folder: Path, counts: dict[str, int], seed: int, phrases: Phras
             if path.exists():
                 continue
             end = min(start + SHARD, count)
-            process = spawn.Process(target=_write_shard, args=(path, split, start, end, seed, phrases))
+            process = spawn.Process(target=_write_shard, args=(path, files, split, start, end, seed, phrases))
             process.start()
             process.join()
             if process.exitcode:
                 raise RuntimeError(f"{path} was not written: its process ended with {process.exitcode}")
 
 
-def _write_shard(path: Path, split: str, start: int, end: int, seed: int, phrases: Phrases) -> None:
+def _write_shard(
+    path: Path, files: Callable[..., Files], split: str, start: int, end: int, seed: int, phrases: Phrases
+) -> None:
     partial = path.with_suffix(".partial")
     with tarfile.open(partial, "w") as tar:
         for index in range(start, end):
-            samples, record = utterance(split, index, seed, phrases)
-            sound = io.BytesIO()
-            soundfile.write(sound, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-            for suffix, content in (("flac", sound.getvalue()), ("json", json.dumps(record).encode())):
+            for suffix, content in files(split, index, seed, phrases):
                 member = tarfile.TarInfo(f"{split}{index:06d}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     os.replace(partial, path)
 
 
+def _utterance_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
+    samples, record = utterance(split, index, seed, phrases)
+    return [("flac", _flac(samples)), ("json", json.dumps(record).encode())]
+
+
+def _question_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
+    rng = random.Random(f"{seed} spoken {split} {index}")
+    draw = np.random.default_rng([seed, 2 + list(SPLITS).index(split), index])
+    if phrases.slots and rng.random() < ORDERS_SHARE:
+        text, filled = order(rng, phrases.slots)
+        qa = [{"question": phrases.asked[slot], "answers": [value]} for slot, value in filled.items()]
+        record, picture = {"task": "spoken_qa", "transcript": text, "qa": qa}, None
+    else:
+        scene = sample_scene(rng, SCENES[split])
+        chosen = rng.choice(questions(scene, rng))
+        while split == "train" and held_out(chosen.question):
+            chosen = rng.choice(questions(scene, rng))
+        picture = draw_scene(scene, rng)
+        record = {"task": "spoken_question", "transcript": chosen.question, "answer": chosen.answer}
+        record["topic"] = chosen.topic
+    samples, voice = _said(record["transcript"], split, index, rng, draw)
+    files = [("flac", _flac(samples)), ("json", json.dumps({**record, "speaker": voice}).encode())]
+    if picture is None:
+        return files
+    image = io.BytesIO()
+    picture.save(image, "PNG")
+    return [("png", image.getvalue()), *files]
+
+
+def _said(text: str, split: str, index: int, rng: random.Random, draw: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A text in one of the split's voices and rooms: samples [T] at 16 kHz, and the voice's name."""
+    speakers, room = SPLITS[split]
+    voice = random_voice(rng, speakers)
+    samples, rate = speak(text, voice, index)
+    samples = soxr.resample(samples, rate, SAMPLE_RATE)
+    return recorded(samples, SAMPLE_RATE, room, draw), f"{voice.accent}+{voice.speaker}"
+
+
+def _flac(samples: np.ndarray) -> bytes:
+    sound = io.BytesIO()
+    soundfile.write(sound, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return sound.getvalue()
+
+
 def utterance(split: str, index: int, seed: int, phrases: Phrases = Phrases()) -> tuple[np.ndarray, dict]:
     """Samples [T] float32 at 16 kHz of utterance `index` of a split, and its record."""
     rng = random.Random(f"{seed} speech {split} {index}")
     draw = np.random.default_rng([seed, list(SPLITS).index(split), index])
-    speakers, room = SPLITS[split]
     if split == "train" and rng.random() < NOTHING_SHARE:
         noise = coloured_noise(int(rng.uniform(0.5, 5.0) * SAMPLE_RATE), rng.uniform(0.0, 2.0), draw)
         return (noise * 10 ** rng.uniform(-4.0, -1.5)).astype(np.float32), {"task": "transcribe", "text": ""}
-    text, voice = sentence(split, rng, phrases), random_voice(rng, speakers)
-    samples, rate = speak(text, voice, index)
-    samples = soxr.resample(samples, rate, SAMPLE_RATE)
-    record = {"task": "transcribe", "text": text, "speaker": f"{voice.accent}+{voice.speaker}"}
-    return recorded(samples, SAMPLE_RATE, room, draw), record
+    text = sentence(split, rng, phrases)
+    samples, voice = _said(text, split, index, rng, draw)
+    return samples, {"task": "transcribe", "text": text, "speaker": voice}
 
 
 def sentence(split: str, rng: random.Random, phrases: Phrases = Phrases()) -> str:
     """What is said: mostly of scenes. A sentence of scenes or digits is either of training or held out, never both."""
     if split == "train" and phrases.sentences and rng.random() < 0.2:
-        return order(rng, phrases.slots) if rng.random() < 0.5 else rng.choice(phrases.sentences)
+        return order(rng, phrases.slots)[0] if rng.random() < 0.5 else rng.choice(phrases.sentences)
     while True:
         text = _scene_or_digits(rng)
         if held_out(text) == (split != "train"):
@@ -128,8 +186,8 @@ def _scene_or_digits(rng: random.Random) -> str:
     return rng.choice(questions(scene, rng)).question
 
 
-def order(rng: random.Random, slots: dict[str, tuple[str, ...]]) -> str:
-    """An order for coffee, some of its slots filled with what training orders have there."""
+def order(rng: random.Random, slots: dict[str, tuple[str, ...]]) -> tuple[str, dict[str, str]]:
+    """An order for coffee, some of its slots filled with what training orders have there, and these slots."""
     filled = {slot: rng.choice(values) for slot, values in slots.items() if slot == "coffeeDrink" or rng.random() < 0.5}
     before = [filled[slot] for slot in ("numberOfShots", "roast", "size") if slot in filled]
     rng.shuffle(before)
@@ -139,7 +197,7 @@ def order(rng: random.Random, slots: dict[str, tuple[str, ...]]) -> str:
     text = " ".join([start, *before, filled["coffeeDrink"]])
     if extras:
         text += " with " + " and ".join(extras)
-    return text + rng.choice(("", "", " please"))
+    return text + rng.choice(("", "", " please")), filled
 
 
 def utterances(speech: Path, sets: Path | None) -> list[Utterance]:

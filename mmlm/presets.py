@@ -1,0 +1,22 @@
+"""Models that come with the package, by name, and where their parts lie."""
+
+from pathlib import Path
+
+PRESET = "preset:"
+PRESETS = {"nano": Path(__file__).parent / "nano"}
+
+
+def preset_path(name: str | Path) -> str:
+    """Folder or file of a part of a preset ("preset:nano/language_model"), or the name as it is."""
+    name = str(name)
+    if not name.startswith(PRESET):
+        return name
+    preset, _, part = name.removeprefix(PRESET).partition("/")
+    if preset not in PRESETS or not (PRESETS[preset] / part).exists():
+        raise FileNotFoundError(f"no part {name!r}; presets are {', '.join(PRESETS)}")
+    return str(PRESETS[preset] / part)
+
+
+def part_of_preset(name: str, part: str) -> str:
+    """The path of a part of the preset of this name ("nano"), or the name as it is."""
+    return preset_path(f"{PRESET}{name}/{part}") if name in PRESETS else name
