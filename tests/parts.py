@@ -5,18 +5,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import families
+import numpy as np
 import open_clip
 import torch
+import whisper
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image as PILImage
 from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
+from encoders.sound import SAMPLE_RATE, Audio
+from encoders.whisper import WhisperAudioEncoder
 from mmlm.config import FusionConfig, ResamplerConfig
 from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch
+from mmlm.prompt import Batch, Sound
+from mmlm.vocabulary import EYES, EYES_AND_EARS
 
 RESAMPLER = ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8, ff_mult=2)
 VISION = dict(image_size=32, layers=2, width=24, head_width=8, patch_size=8)
@@ -34,6 +39,35 @@ def image_encoder(seed: int = 0, final_norm: bool = True) -> ClipImageEncoder:
     return ClipImageEncoder(model, image_transform_v2(PreprocessCfg(size=32), is_train=False), final_norm=final_norm)
 
 
+EARS = {
+    "latents": ResamplerConfig(depth=1, num_latents=3, heads=2, dim_head=8, ff_mult=2, timed=True),
+    "tokens": ResamplerConfig(depth=0, timed=True, stack=2),
+}
+WINDOW = 0.4  # seconds that the tiny Whisper encodes at once
+
+
+def audio_encoder(seed: int = 0) -> WhisperAudioEncoder:
+    """A random Whisper with windows of 0.4 s, 20 tokens of width 16; its weights are loud, so that sounds differ."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dims = whisper.ModelDimensions(
+            n_mels=80, n_audio_ctx=20, n_audio_state=16, n_audio_head=2, n_audio_layer=2, n_vocab=51864,
+            n_text_ctx=16, n_text_state=16, n_text_head=2, n_text_layer=1,
+        )  # fmt: skip
+        model = whisper.Whisper(dims)
+        for parameter in model.encoder.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return WhisperAudioEncoder(model)
+
+
+def sound(seconds: float, seed: int = 0) -> Sound:
+    """A tone that wanders, at 16 kHz."""
+    draw = np.random.default_rng(seed)
+    steps = np.repeat(draw.uniform(0.02, 0.5, 1 + int(seconds * 20)), SAMPLE_RATE // 20)[: round(seconds * SAMPLE_RATE)]
+    return Sound(Audio(np.sin(steps.cumsum()).astype(np.float32), SAMPLE_RATE))
+
+
 def fusion(visibility: str = "latest", every: int = 1) -> FusionConfig:
     return FusionConfig(every, visibility, heads=2, dim_head=8, ff_mult=2)
 
@@ -47,17 +81,22 @@ def build(
     own_end: bool = False,
     seed: int = 0,
     tokenizer: Any = None,
+    ears: str | None = None,
 ) -> MultimodalLM:
-    """A fresh model. `own_end=False` takes the language model's own end token away, so that texts grow long."""
+    """A fresh model. `own_end=False` takes the language model's own end token away, so that texts grow long.
+
+    ears: "latents" or "tokens", a Whisper whose sounds are resampled or passed on as they are, two tokens in one.
+    """
     language_model = families.language_model(family, seed)
     tokenizer = tokenizer or families.tokenizer()
     if not own_end:
         language_model.generation_config.eos_token_id = None
         tokenizer.eos_token = None
-    host = LanguageModel(language_model, tokenizer)
+    host = LanguageModel(language_model, tokenizer, added_tokens=EYES_AND_EARS if ears else EYES)
+    hearing = dict(audio_encoder=audio_encoder(seed), audio_resampler=EARS[ears]) if ears else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MultimodalLM(host, image_encoder(seed), RESAMPLER, fusion(visibility, every))
+        model = MultimodalLM(host, image_encoder(seed), RESAMPLER, fusion(visibility, every), **hearing)
         if opened:
             open_gates(model)
     return model
@@ -76,6 +115,8 @@ def open_gates(model: MultimodalLM) -> None:
         layer.attn.to_out.weight.normal_(std=0.5)
     model.language_model.added.embedding.normal_(std=0.5)
     model.language_model.added.head.normal_(std=0.1)
+    if "audio" in model.resamplers:
+        model.resamplers["audio"].time.weight.normal_(std=0.3)
 
 
 def picture(seed: int) -> PILImage.Image:
