@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import re
@@ -14,7 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from encoders.source import MediaError, is_path, label_of, open_path, read_bytes, reason_of
+from encoders.container import container_format, damaged, open_container
+from encoders.source import MediaError, label_of, opened, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +25,6 @@ MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels together
 BLOCK = 1 << 16  # frames decoded at a time
 SUFFIXES = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "m4a", "aac", "wma")  # of files of sound alone
 
-# By their first bytes, what PyAV is handed, each with FFmpeg's own name for it. Naming it keeps FFmpeg from guessing:
-# some of the formats that it knows are lists of addresses, which it would fetch.
-_CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftyp", "mp4"),
-    (0, b"\x1aE\xdf\xa3", "matroska"),
-    (0, b"\xff\xf1", "aac"),
-    (0, b"\xff\xf9", "aac"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "asf"),
-    (0, b"FLV\x01", "flv"),
-    (8, b"AVI ", "avi"),
-)
 _UNKNOWN_LENGTH = 0x7FFFFFFF - 4096  # what writers to a pipe leave in a WAV header is about this or more
 _SHORTER = re.compile(r"(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)")  # libsndfile's log
 _TOLERANCE = 0.25  # seconds that encoders pad, and that a header may promise too much
@@ -110,7 +99,7 @@ def open_audio(
         return
     if hasattr(source, "shape"):
         raise MediaError(f"{label}: an array alone does not tell its rate; give (samples, rate in Hz)")
-    with _opened(source, label, max_bytes, allow_url) as file:
+    with opened(source, label, max_bytes, allow_url) as file:
         if pcm_rate is not None:
             decoder = _from_pcm(file, pcm_rate, label)
         else:
@@ -123,21 +112,11 @@ def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
     if isinstance(source, Audio | tuple):
         audio = load_audio(source)
         return hashlib.sha256(b"mono %d " % audio.sample_rate + audio.waveform.tobytes()).hexdigest()
-    with _opened(source, label_of(source), max_bytes, allow_url=False) as file:
+    with opened(source, label_of(source), max_bytes, allow_url=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- opening
-
-
-@contextmanager
-def _opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator[BinaryIO]:
-    """A seekable binary file of the source. Files on disk are not read into memory."""
-    if is_path(source):
-        with open_path(source, label, max_bytes) as file:
-            yield file
-    else:
-        yield io.BytesIO(read_bytes(source, label, max_bytes, allow_url))
 
 
 def _decoder(file: BinaryIO, label: str, allow_truncated: bool) -> _Decoder:
@@ -145,7 +124,7 @@ def _decoder(file: BinaryIO, label: str, allow_truncated: bool) -> _Decoder:
     file.seek(0)
     if not start:
         raise MediaError(f"{label}: the source is empty")
-    container = next((name for place, magic, name in _CONTAINERS if start[place:].startswith(magic)), None)
+    container = container_format(start)
     if container is not None:
         return _from_container(file, container, label)
     return _from_soundfile(file, label, allow_truncated)
@@ -186,14 +165,9 @@ def _ogg_ends(file: BinaryIO) -> bool:
 
 
 def _from_container(file: BinaryIO, container: str, label: str) -> _Decoder:
-    try:
-        import av
-    except ImportError as error:
-        raise MediaError(f"{label}: {container} needs the extra: pip install 'mmlm[media]'") from error
-    try:
-        opened = av.open(file, format=container, metadata_errors="ignore")
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(f"{label}: truncated or damaged ({reason_of(error)}); get a whole copy") from error
+    opened = open_container(file, container, label)
+    import av
+
     if not opened.streams.audio:
         raise MediaError(f"{label}: there is no sound in it")
     stream = opened.streams.audio[0]
@@ -211,7 +185,7 @@ def _from_container(file: BinaryIO, container: str, label: str) -> _Decoder:
             for part in resampler.resample(None):
                 yield part.to_ndarray().T
         except av.error.FFmpegError as error:
-            raise MediaError(f"{label}: truncated or damaged ({reason_of(error)}); get a whole copy") from error
+            raise damaged(label, error) from error
         finally:
             opened.close()
 

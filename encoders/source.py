@@ -2,10 +2,13 @@
 
 import base64
 import http.client
+import io
 import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -66,6 +69,16 @@ def open_path(source: str | os.PathLike, label: str, max_bytes: int) -> BinaryIO
         raise
     except (OSError, ValueError, TypeError) as error:  # no permission, a name too long, a zero byte, a path of bytes
         raise MediaError(f"{label}: cannot be read ({reason_of(error)})") from error
+
+
+@contextmanager
+def opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator[BinaryIO]:
+    """A seekable binary file of the source. Files on disk are not read into memory."""
+    if is_path(source):
+        with open_path(source, label, max_bytes) as file:
+            yield file
+    else:
+        yield io.BytesIO(read_bytes(source, label, max_bytes, allow_url))
 
 
 def _read_file(file: Any, label: str, max_bytes: int) -> bytes:

@@ -215,7 +215,10 @@ def _load(args: argparse.Namespace) -> "MultimodalLM":
 
 def _read_image(name: str) -> Any:
     from encoders.media import load_image
+    from encoders.video import is_video, load_video
 
+    if is_video(name):
+        return load_video(Path(name))
     return load_image(sys.stdin.buffer if name == "-" else Path(name))
 
 
@@ -271,9 +274,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, caption, "caption pictures", """
   mmlm caption photo.jpg
   mmlm caption *.jpg --json --num-beams 3
+  mmlm caption clip.mp4
   cat photo.jpg | mmlm caption -
   mmlm caption photo.jpg --model my-model --examples captioned/ --shots 4""")  # fmt: skip
-    verb.add_argument("images", nargs="+", metavar="IMAGE", help="picture files; - reads one from standard input")
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, videos, or - for standard input")
     _add_model_options(verb)
     _add_example_options(verb)
     _add_generation_options(verb)

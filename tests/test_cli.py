@@ -17,7 +17,7 @@ from whisper.tokenizer import get_tokenizer
 from encoders.sound import SAMPLE_RATE
 from mmlm.cli import build_parser, main
 
-VERBS = ("caption", "answer", "generate", "transcribe", "train", "eval", "models")
+VERBS = ("caption", "answer", "generate", "transcribe", "ask", "train", "eval", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
