@@ -17,6 +17,7 @@ from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE, get_tokenizer
 
 from encoders.sound import SAMPLE_RATE, open_audio
+from encoders.voice import voice_detector
 from encoders.whisper import log_power, scale
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Transcriber:
         temperatures: Sequence[float] = TEMPERATURES,
         condition_on_previous_text: bool = True,
         beam_size: int | None = None,
+        vad: bool = False,
         on_window: Callable[[Transcription], None] | None = None,
         seed: int = 0,
         **reading: Any,
@@ -123,6 +125,8 @@ class Transcriber:
         task: "transcribe", or "translate" into English.
         prompt: text that might stand before: names and words to expect.
         condition_on_previous_text: False makes windows independent: less consistent, and no loop carries on.
+        vad: leave out what is said while nobody speaks, as silero-vad hears it (the extra `vad`), against text that
+            Whisper invents for music and noise.
         on_window: called after every window, with what this returned.
         seed: of the sampling above temperature 0.
         ValueError for a language, task or temperature that Whisper does not have; MediaError for a bad recording.
@@ -138,16 +142,18 @@ class Transcriber:
         if not temperatures or any(not 0 <= t <= 2 for t in temperatures):
             raise ValueError(f"temperatures are one or more numbers of 0–2, not {temperatures!r}")
         options = dict(task=task, beam_size=beam_size, fp16=self.model.device.type == "cuda")
+        voice = voice_detector() if vad else None
         running = Transcription(iter(()), language)
         running.segments = self._segments(
-            running, source, reading, prompt, tuple(temperatures), condition_on_previous_text, on_window, seed, options
-        )
+            running, source, reading, prompt, tuple(temperatures), condition_on_previous_text, voice, on_window, seed,
+            options,
+        )  # fmt: skip
         return running
 
     @torch.no_grad()
     def _segments(
         self, running: Transcription, source: Any, reading: dict, prompt: str | None, temperatures: tuple[float, ...],
-        conditioned: bool, on_window: Callable | None, seed: int, options: dict,
+        conditioned: bool, voice: Callable | None, on_window: Callable | None, seed: int, options: dict,
     ) -> Iterator[Segment]:  # fmt: skip
         context = self.model.dims.n_text_ctx // 2 - 1  # tokens of earlier text that a window is given
         with open_audio(source, sample_rate=SAMPLE_RATE, **reading) as sound:
@@ -158,7 +164,9 @@ class Transcriber:
             seek = 0
             while (window := windows.at(seek)) is not None:
                 step, found = window.frames, []
-                if window.peak > SILENCE:
+                loud = float(window.samples.abs().max()) > SILENCE
+                spoken = voice(window.samples) if loud and voice is not None else None
+                if loud and spoken != []:
                     mel = window.mel.to(self.model.device, torch.float16 if options["fp16"] else torch.float32)
                     if running.language is None:
                         _, likely = self.model.detect_language(mel)
@@ -176,6 +184,8 @@ class Transcriber:
                         if result.compression_ratio > COMPRESSION_RATIO:
                             log.warning("at %.1f s, left out as repetition: %s", seek * FRAME_SECONDS, result.text[:60])
                             step, found = window.frames, []
+                        if spoken is not None:
+                            found = [segment for segment in found if overlaps(segment, spoken, seek * FRAME_SECONDS)]
                         said += [token for segment in found for token in segment.tokens]
                         if not conditioned or result.temperature > 0.5:
                             said = []
@@ -203,6 +213,11 @@ class Transcriber:
 def heard(result: DecodingResult) -> bool:
     """Whether there is speech: Whisper says that there is none only where the text is improbable too."""
     return result.no_speech_prob <= NO_SPEECH or result.avg_logprob > LOG_PROBABILITY
+
+
+def overlaps(segment: Segment, spoken: Sequence[tuple[float, float]], offset: float) -> bool:
+    """Whether somebody speaks during a segment; `spoken` counts from `offset`, in seconds."""
+    return any(segment.start < offset + end and offset + start < segment.end for start, end in spoken)
 
 
 def cut(result: DecodingResult, seek: int, frames: int, tokenizer: Any) -> tuple[int, list[Segment]]:
@@ -246,11 +261,11 @@ def cut(result: DecodingResult, seek: int, frames: int, tokenizer: Any) -> tuple
 
 @dataclass(frozen=True)
 class Window:
-    """`mel [n_mels, 3000]`, of which `frames` are of the recording, and the largest sample behind them."""
+    """`mel [n_mels, 3000]`, of which `frames` are of the recording, and the samples behind these."""
 
     mel: Tensor
     frames: int
-    peak: float
+    samples: Tensor
 
 
 class Windows:
@@ -284,7 +299,7 @@ class Windows:
         power = log_power(here, self.n_mels)
         self.loudest = max(self.loudest, float(power.max()))
         mel = F.pad(scale(power, self.loudest), (0, N_FRAMES - frames))
-        return Window(mel, frames, float(here[margin:-margin].abs().max()))
+        return Window(mel, frames, here[margin:-margin])
 
     def _read(self, first: int, last: int) -> None:
         kept, count = [self.samples[max(0, first - self.start) :]], len(self.samples)

@@ -14,7 +14,7 @@ from encoders.clip import ClipImageEncoder
 from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
-from mmlm.presets import PRESET, PRESETS, preset_path
+from mmlm.presets import ASSEMBLED, PRESET, PRESETS, preset_path
 from mmlm.prompt import PromptTemplate
 from mmlm.vocabulary import EYES, EYES_AND_EARS
 
@@ -63,12 +63,17 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
-    """A saved model: a preset ("nano"), a folder written by `save`, or a hub id.
+    """A saved model: a preset ("nano"), a folder written by `save`, or a hub id; or one of `mmlm.presets.ASSEMBLED`.
 
     Parts that were ready-made when it was saved are given here again. A frozen part with other weights than those it
     was trained with is a warning with both fingerprints. Errors: no such model, a part that cannot be found, weights
     that do not fit the config.
     """
+    if str(name) in ASSEMBLED:
+        parts = {**ASSEMBLED[str(name)], "tokenizer": tokenizer}
+        given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
+        parts |= {part: value for part, value in given.items() if value is not None}
+        return assemble(**parts, dtype=dtype, device=device)
     folder = _folder(str(name))
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
@@ -126,7 +131,7 @@ def _folder(name: str) -> Path:
     if Path(name).exists():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        known = ", ".join(PRESETS)
+        known = ", ".join([*PRESETS, *ASSEMBLED])
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model"
         )

@@ -109,7 +109,7 @@ def transcribe(args: argparse.Namespace) -> None:
     at_once = args.format is None and args.output is None and not args.json
     for name in args.recordings:
         source = sys.stdin.buffer if name == "-" else Path(name)
-        running = transcriber.stream(source, task=args.task, seed=args.seed, **options)
+        running = transcriber.stream(source, task=args.task, seed=args.seed, vad=args.vad, **options)
         segments = []
         for segment in _with_bar(running, name):
             segments.append(segment)
@@ -168,7 +168,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def models(args: argparse.Namespace) -> None:
-    from mmlm.presets import PRESETS
+    from mmlm.presets import ASSEMBLED, PRESETS
 
     for name, folder in PRESETS.items():
         if not folder.is_dir():
@@ -177,6 +177,9 @@ def models(args: argparse.Namespace) -> None:
         about = _first_paragraph((folder / "MODEL_CARD.md").read_text(encoding="utf-8"))
         record = {"name": name, "megabytes": round(size, 1), "folder": str(folder), "about": about}
         _print(args, record, f"{name}\t{size:.1f} MB\t{about}")
+    for name, parts in ASSEMBLED.items():
+        about = f"{', '.join(parts.values())}: downloaded once; answers what is said, its adapters are new."
+        _print(args, {"name": name, "megabytes": None, "folder": None, "about": about}, f"{name}\t\t{about}")
 
 
 # ---- what verbs share
@@ -318,6 +321,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", metavar="FOLDER", help="write files there instead of to standard output")
     verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
     verb.add_argument("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: to English")
+    verb.add_argument("--vad", action="store_true", help="leave out what is said while nobody speaks (extra vad)")
     verb.add_argument("--prompt", metavar="TEXT", help="text that might stand before: names and words to expect")
     verb.add_argument("--pcm-rate", type=int, metavar="HZ", help="the input is raw 16-bit mono at this rate")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of second attempts, which sample")

@@ -4,6 +4,15 @@ from pathlib import Path
 
 PRESET = "preset:"
 PRESETS = {"nano": Path(__file__).parent / "nano"}
+ASSEMBLED = {
+    "chat-small": {
+        "language_model": "Qwen/Qwen2.5-0.5B-Instruct",
+        "image_encoder": "ViT-B-32/laion2b_s34b_b79k",
+        "audio_encoder": "whisper/small",
+    },
+}
+"""Models put together from published parts, which are downloaded once. Their adapters are new: they answer what is said
+(`ask` with mode="transcript"), and see and hear nothing else before they are trained."""
 
 
 def preset_path(name: str | Path) -> str:

@@ -266,7 +266,8 @@ def test_few_shot_examples_come_before_the_picture(nano, pictures, pairs, capsys
 
 def test_models_lists_nano_with_its_size(nano_folder, capsys):
     assert main(["models", "--json"]) == 0
-    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    record, network = map(json.loads, capsys.readouterr().out.splitlines())
+    assert network["name"] == "chat-small" and "whisper/small" in network["about"]
     size = sum(path.stat().st_size for path in nano_folder.rglob("*") if path.is_file())
     assert record["name"] == "nano" and record["about"] and abs(record["megabytes"] - size / 1e6) < 0.1
 

@@ -415,3 +415,31 @@ def test_images_of_paths_and_sounds_of_paths(tmp_path):
     assert as_part(tmp_path / "a.FLAC") == Sound(tmp_path / "a.FLAC")
     assert as_part(tmp_path / "a.png") == Image(tmp_path / "a.png")
     assert as_part(QUESTION) == Sound(QUESTION)
+
+
+def test_the_preset_for_a_network_is_assembled_from_its_parts(tmp_path, monkeypatch):
+    """With parts of the upstream formats in the places of those that are downloaded."""
+    from hearing import save_whisper
+
+    from mmlm.presets import ASSEMBLED
+
+    tokenizer = chatting().processor.tokenizer
+    families.language_model("qwen2").save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    monkeypatch.setitem(ASSEMBLED, "chat-small", {
+        "language_model": str(tmp_path / "lm"),
+        "image_encoder": parts.image_encoder(),
+        "audio_encoder": str(save_whisper(tiny_whisper(vocabulary=51864), tmp_path / "whisper.pt")),
+    })  # fmt: skip
+    model = load("chat-small")
+    said = "what is it?"
+    answer = model.ask(QUESTION, transcript=said, max_new_tokens=4)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": said}], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    with torch.no_grad():
+        plain = model.language_model.model.generate(
+            torch.tensor([prompt]), max_new_tokens=4, do_sample=False, eos_token_id=model.language_model.stop_ids[1:],
+            pad_token_id=0,
+        )  # fmt: skip
+    assert answer == tokenizer.decode(plain[0, len(prompt) :], skip_special_tokens=True).strip()

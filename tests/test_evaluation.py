@@ -16,7 +16,7 @@ from encoders.media import load_image
 from mmlm.assembly import assemble
 from mmlm.config import ResamplerConfig
 from mmlm.data import BadRecord, Record, RecordSet
-from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions
+from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions, word_error_rate
 from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval, derangement
 from mmlm.evaluation.report import normalize_answer
@@ -369,3 +369,14 @@ def test_evaluate_captions_or_questions_alone():
 )
 def test_normalized_answers(answer, plain):
     assert normalize_answer(answer) == plain
+
+
+def test_word_error_rate_by_hand():
+    """Of eight words one is wrong, one is missing and one too many; case, stops and numerals do not count."""
+    said = ["The cat sat on mat!", "7 a b colour"]
+    expected = ["the cat sat on the mat", "seven b colour"]
+    assert word_error_rate(said[:1], expected[:1]) == pytest.approx(1 / 6)
+    assert word_error_rate(said, expected) == pytest.approx(2 / 9)
+    assert word_error_rate(expected, expected) == 0.0
+    with pytest.raises(ValueError, match="no word"):
+        word_error_rate(["x"], [""])

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -345,3 +346,45 @@ def test_transcripts_are_written_by_upstreams_writers(monkeypatch, tmp_path):
     assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n00:00.500 --> 00:01.200\nHello")
     assert (tmp_path / "talk.tsv").read_text().splitlines()[1:] == ["500\t1200\tHello", "1200\t2000\tthere."]
     assert json.loads((tmp_path / "talk.json").read_text())["segments"][1]["start"] == 1.2
+
+
+# ---- where somebody speaks
+
+
+def spoken_after_noise() -> np.ndarray:
+    """40 s of noise, then a sentence by espeak-ng within 5 s."""
+    pytest.importorskip("espeakng_loader", reason="speech is made by espeak-ng: pip install -e .[speech]")
+    import soxr
+
+    from recipes.speech.espeak import Voice, speak
+
+    speech, rate = speak("the boy walked slowly along the river and sang an old song", Voice(rate=150))
+    speech = soxr.resample(speech, rate, SAMPLE_RATE)
+    hiss = 0.02 * np.random.default_rng(0).standard_normal(40 * SAMPLE_RATE)
+    return np.concatenate([hiss, speech]).astype(np.float32)
+
+
+def test_what_is_invented_while_nobody_speaks_is_left_out(monkeypatch):
+    pytest.importorskip("silero_vad", reason="silero-vad: pip install -e .[vad]")
+    samples, threads = spoken_after_noise(), torch.get_num_threads()
+    model = tiny_whisper()
+    # In its second window, which begins at 30 s, Whisper hears something at once, and the sentence after 10 s.
+    heard = [*words(" Thank you.", 0.0, 4.0), *words(" The boy sang.", 10.0, 13.0)]
+    said = Said(monkeypatch, model, {"tokens": heard})
+    transcript = Transcriber(model).transcribe((samples, SAMPLE_RATE), language="en", vad=True)
+    assert [segment.text for segment in transcript.segments] == [" The boy sang."]
+    assert len(said.asked) == 1, "a window of nothing but noise is not decoded"
+    assert torch.get_num_threads() == threads
+    said.asked.clear()
+    without = Transcriber(model).transcribe((samples, SAMPLE_RATE), language="en")
+    assert len(without.segments) == 4 and len(said.asked) == 2
+
+
+def test_without_the_extra_it_is_named(monkeypatch):
+    import encoders.voice
+
+    encoders.voice._silero.cache_clear()
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    with pytest.raises(ImportError, match=r"pip install 'mmlm\[vad\]'"):
+        Transcriber(tiny_whisper()).stream((noise(1.0), SAMPLE_RATE), vad=True)
+    encoders.voice._silero.cache_clear()

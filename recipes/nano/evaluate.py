@@ -231,14 +231,14 @@ def share(values: Iterable[float]) -> float:
     return sum(values) / len(values)
 
 
-def title(text: str) -> None:
-    print(f"\n### {text}\n\n| figure | n | right picture | commonest answer | wrong picture |")
+def title(text: str, medium: str = "picture") -> None:
+    print(f"\n### {text}\n\n| figure | n | right {medium} | commonest answer | wrong {medium} |")
     print("| --- | --- | --- | --- | --- |")
 
 
-def row(name: str, count: int, own: float, commonest: float | None, other: float) -> None:
-    common = "" if commonest is None else f"{commonest:.1%}"
-    print(f"| {name} | {count} | **{own:.1%}** | {common} | {other:.1%} |", flush=True)
+def row(name: str, count: int, own: float, commonest: float | None, other: float | None) -> None:
+    common, wrong = ("" if value is None else f"{value:.1%}" for value in (commonest, other))
+    print(f"| {name} | {count} | **{own:.1%}** | {common} | {wrong} |", flush=True)
 
 
 def main() -> None:

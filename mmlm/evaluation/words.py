@@ -1,0 +1,29 @@
+"""Word error rate of transcripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+
+def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
+    """Words to insert, delete or replace, over the words expected, all transcripts together.
+
+    Both sides go through openai-whisper's English normalisation: case, punctuation, spelling and numerals do not count.
+    ValueError where no word is expected, or the lists differ in length.
+    """
+    from torchaudio.functional import edit_distance
+
+    normalise = _normaliser()
+    pairs = [(normalise(a).split(), normalise(b).split()) for a, b in zip(said, expected, strict=True)]
+    words = sum(len(right) for _, right in pairs)
+    if words == 0:
+        raise ValueError("no word is expected, so none can be wrong")
+    return sum(edit_distance(own, right) for own, right in pairs) / words
+
+
+@cache
+def _normaliser():
+    from whisper.normalizers import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
