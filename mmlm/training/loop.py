@@ -82,7 +82,7 @@ def train(
     config: TrainConfig | None = None,
     **settings: Any,
 ) -> TrainResult:
-    """Train what was added to the frozen parts of `model` on pictures with captions, questions and answers.
+    """Train what was added to the frozen parts of `model` on pictures and recordings with texts about them.
 
     data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. Held-out loss is measured
     before the first step and every `eval_every` steps.

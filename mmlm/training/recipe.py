@@ -1,7 +1,8 @@
 """Recipes: a training run as a YAML file, checked key by key before anything is loaded.
 
     model:
-      load: nano                                  # or language_model: and image_encoder:, to begin with new adapters
+      load: nano                                  # or, to begin with new adapters, language_model: and image_encoder:,
+                                                  # audio_encoder: or both
     data: ${oc.env:MMLM_DATA,../shared/data}/emoji/train-*.tar
     held_out: ${oc.env:MMLM_DATA,../shared/data}/emoji/dev-*.tar
     output: runs/emoji
@@ -35,8 +36,10 @@ class ModelRecipe:
     load: str | None = None
     language_model: str | None = None
     image_encoder: str | None = None
+    audio_encoder: str | None = None
     final_norm: bool = True
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
+    audio_resampler: ResamplerConfig = field(default_factory=lambda: ResamplerConfig(timed=True))
     fusion: FusionConfig = field(default_factory=FusionConfig)
     template: PromptTemplate = field(default_factory=PromptTemplate)
     seed: int = 0
@@ -62,9 +65,12 @@ class Recipe(TrainConfig):
             if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
                 if name == "data" or value is not None:
                     raise ValueError(f"{name} must be a path or a list of paths, not {value!r}")
-        assembled = [name for name in ("language_model", "image_encoder") if getattr(self.model, name) is not None]
-        if self.model.load is None and len(assembled) < 2:
-            raise ValueError("model needs either load, or both language_model and image_encoder")
+        parts = ("language_model", "image_encoder", "audio_encoder")
+        assembled = [name for name in parts if getattr(self.model, name) is not None]
+        if self.model.load is None and (self.model.language_model is None or len(assembled) < 2):
+            raise ValueError(
+                "model needs either load, or both language_model and image_encoder (or audio_encoder, or the two)"
+            )
         if self.model.load is not None and assembled:
             raise ValueError(f"model has both load and {assembled[0]}; give one of them")
         if self.model.dtype not in ("float32", "bfloat16"):
@@ -117,8 +123,10 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
         model = mmlm.assemble(
             part.language_model,
             part.image_encoder,
+            audio_encoder=part.audio_encoder,
             final_norm=part.final_norm,
             resampler=part.resampler,
+            audio_resampler=part.audio_resampler,
             fusion=part.fusion,
             template=part.template,
             seed=part.seed,
