@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -355,3 +356,47 @@ def test_transcribe_refuses_with_a_reason(capsys, tmp_path, ears, talk):
     assert "notes.txt" in refused(capsys, "transcribe", str(tmp_path / "notes.txt"), "--model", ears)
     assert "elvish" in refused(capsys, "transcribe", talk, "--model", ears, "--language", "elvish")
     assert "--output" in refused(capsys, "transcribe", talk, "--model", ears, "--format", "all")
+
+
+# ---- ask
+
+
+QUESTIONS = Path(__file__).parents[1] / "demos/questions"
+SCENE = str(Path(__file__).parents[1] / "docs/images/scene.png")
+
+
+def test_ask_answers_what_is_asked_aloud(nano, capsys):
+    recording = str(QUESTIONS / "shapes.wav")
+    assert main(["ask", recording, "--image", SCENE, "--show-transcript"]) == 0
+    said = nano.transcribe(recording)
+    answer = nano.ask(recording, image=SCENE)
+    assert capsys.readouterr().out == f"transcript: {said.text}\n{answer}\n"
+    assert main(["ask", recording, "--image", SCENE, "--mode", "both", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["answer"] == nano.ask(recording, image=SCENE, mode="both") and record["mode"] == "both"
+    assert record["transcript"] == json.loads(json.dumps(said.to_dict()))
+
+
+def test_ask_answers_a_question_about_a_recording_from_a_microphone(nano, capsys, monkeypatch):
+    samples, rate = soundfile.read(QUESTIONS / "order.wav", dtype="int16")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(samples.tobytes())))
+    question = "Which drink does the speaker order?"
+    assert main(["ask", "-", question, "--pcm-rate", str(rate), "--mode", "features", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["answer"] == nano.ask(QUESTIONS / "order.wav", question, mode="features")
+    assert record["transcript"] is None and record["question"] == question
+
+
+def test_ask_refuses_with_a_reason(capsys, tmp_path):
+    recording = str(QUESTIONS / "shapes.wav")
+    assert "nowhere.wav: no such file" in refused(capsys, "ask", "nowhere.wav")
+    assert "nothing is written down" in refused(capsys, "ask", recording, "--mode", "features", "--show-transcript")
+    soundfile.write(tmp_path / "silence.wav", [0.0] * 16_000, 16_000)
+    assert "nothing is said" in refused(capsys, "ask", str(tmp_path / "silence.wav"))
+    (tmp_path / "notes.txt").write_text("no sound at all, only some text")
+    assert "notes.txt" in refused(capsys, "ask", str(tmp_path / "notes.txt"))
+
+
+def test_transcribe_has_a_whisper_of_its_own(nano, capsys):
+    assert main(["transcribe", str(QUESTIONS / "order.wav")]) == 0
+    assert capsys.readouterr().out.strip() == nano.transcribe(QUESTIONS / "order.wav").text

@@ -38,7 +38,11 @@ class Utterance:
 
 @dataclass(frozen=True)
 class WhisperTrainConfig:
-    """Size and schedule. Every `window_every`-th step sees whole windows of 30 s, of several utterances or one."""
+    """Size and schedule. Every `window_every`-th step sees whole windows of 30 s, of several utterances or one.
+
+    From the share `settling` of the steps on, it is every second step, and half of these windows hold one utterance and
+    then nothing: where to stop is learned last, from what is mostly silence and costs most.
+    """
 
     width: int = 128
     heads: int = 2  # of 64, as in every Whisper
@@ -48,6 +52,7 @@ class WhisperTrainConfig:
     batch_size: int = 32
     window_every: int = 6
     window_batch: int = 4
+    settling: float = 0.6
     steps: int = 7000
     learning_rate: float = 2.5e-3
     seed: int = 0
@@ -152,8 +157,10 @@ class Batches:
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Spectrograms [B, n_mels, T] and tokens [B, L], padded by -100."""
         draw = generator(self.config.seed, 1, step)
-        if step % self.config.window_every == self.config.window_every - 1:
-            heard = [self._window(draw) for _ in range(self.config.window_batch)]
+        settling = step >= self.config.settling * self.config.steps
+        every = 2 if settling else self.config.window_every
+        if step % every == every - 1:
+            heard = [self._window(draw, settling and row % 2 == 0) for row in range(self.config.window_batch)]
         else:
             heard = [self._short(index, draw) for index in self._batch(step)]
         longest = max(len(samples) for samples, _ in heard)
@@ -186,12 +193,12 @@ class Batches:
         spoken = [(silence / SAMPLE_RATE, len(samples) / SAMPLE_RATE, utterance.text)]
         return samples, self.vocabulary.sequence(spoken, timestamps=plain > PLAIN_SHARE)
 
-    def _window(self, draw: torch.Generator) -> tuple[Tensor, list[int]]:
+    def _window(self, draw: torch.Generator, alone: bool) -> tuple[Tensor, list[int]]:
         """30 s: one to six utterances, up to 1 s between them, as far as room and context allow; then silence."""
         window = torch.zeros(int(WINDOW_SECONDS * SAMPLE_RATE))
         spoken: list[tuple[float, float, str]] = []
         place = 0
-        wanted = int(torch.randint(1, 7, (1,), generator=draw))
+        wanted = 1 if alone else int(torch.randint(1, 7, (1,), generator=draw))
         for index in torch.randint(len(self.utterances), (wanted,), generator=draw).tolist():
             utterance = self.utterances[index]
             start = place + int(float(torch.rand(1, generator=draw)) * SAMPLE_RATE)
