@@ -13,7 +13,7 @@ import train_adapters
 if __name__ == "__main__":
     print("1. Captions and answers from nano, on pictures in layouts it has never seen\n", flush=True)
     caption.main([])
-    print("\n2. Questions from recordings: written down and then answered, heard by the adapters, or both\n", flush=True)
+    print("\n2. Answers to recordings, that were written down, that the adapters heard, or both\n", flush=True)
     ask.main([])
     print("\n3. Its adapters learn another way to caption, from 1000 pairs drawn on the spot (a minute)\n", flush=True)
     train_adapters.main()

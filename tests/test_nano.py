@@ -2,17 +2,23 @@
 
 import json
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+import whisper
 from safetensors import safe_open
 
 import mmlm
+from mmlm.data import read_records
+from mmlm.evaluation import word_error_rate
 from recipes.nano.data import scene_example
 from recipes.nano.evaluate import word_f1
+from recipes.nano.hearing import digit
 from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import SHAPES, Scene
+from recipes.nano.speech import write_speech, write_spoken_questions
 
 FOLDER = Path(mmlm.__file__).parent / "nano"
 
@@ -47,6 +53,7 @@ def test_it_belongs_to_no_machine():
     config = json.loads((FOLDER / "config.json").read_text())
     assert config["language_model"]["name"] == "preset:nano/language_model"
     assert config["image_encoder"]["name"] == "preset:nano/image_encoder"
+    assert config["audio_encoder"]["name"] == "preset:nano/audio_encoder.pt"
 
 
 def test_the_card_says_what_it_is_for_and_where_it_fails():
@@ -120,6 +127,74 @@ def test_its_clip_reads_texts(nano):
     seen = encoder.embed_images(torch.stack([encoder.preprocess(picture) for picture, _ in alone]))
     found = [SHAPES[index] for index in (seen @ shapes.T).argmax(1)]
     assert share(shape == kind.shape for shape, (_, kind) in zip(found, alone, strict=True)) > 0.5  # one in eight
+
+
+# Ears
+
+
+QUESTIONS = Path(__file__).parents[1] / "demos/questions"
+SAID = {
+    "shapes": "how many shapes are in the picture?",
+    "left": "what is on the left?",
+    "order": "could i have a large mocha with soy milk and brown sugar",
+}
+
+
+def test_its_whisper_loads_as_upstreams_own(nano):
+    """By whisper.load_model, with every row of the real tokenizer, from a file that takes a third of their room."""
+    file = FOLDER / "audio_encoder.pt"
+    model = whisper.load_model(str(file), device="cpu")
+    assert model.dims.n_vocab == 51864 and not model.is_multilingual
+    assert file.stat().st_size < 6e6 < 2 * model.decoder.token_embedding.weight.numel()
+    own = nano.transcriber.model.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
+def test_it_hears_voices_it_has_never_heard(nano, tmp_path):
+    pytest.importorskip("espeakng_loader", reason="speech is made by espeak-ng: pip install -e .[speech]")
+    write_speech(tmp_path, {"dev": 24}, seed=1)
+    records = read_records(tmp_path / "dev-*.tar")
+    said, expected = [nano.transcribe(r.audio).text for r in records], [r.transcript for r in records]
+    assert word_error_rate(said, expected) <= 0.15 < 0.6 <= word_error_rate(said[1:] + said[:1], expected)
+
+
+def test_it_hears_the_recordings_of_the_demo(nano):
+    said = [nano.transcribe(QUESTIONS / f"{name}.wav").text for name in SAID]
+    assert word_error_rate(said, list(SAID.values())) <= 0.15
+
+
+def test_it_hears_real_digits(nano, data_folder):
+    records = read_records(data_folder / "fsdd/dev-*.tar")[::4]
+    assert share(digit(nano.transcribe(r.audio).text) == r.transcript for r in records) >= 0.9
+
+
+@pytest.mark.parametrize("mode", ["transcript", "both"])
+def test_it_answers_what_is_asked_aloud_about_a_picture(nano, tmp_path, mode):
+    pytest.importorskip("espeakng_loader", reason="speech is made by espeak-ng: pip install -e .[speech]")
+    write_spoken_questions(tmp_path, {"dev": 40}, seed=1)
+    records = read_records(tmp_path / "dev-*.tar")
+    sounds, pictures = [record.audio for record in records], [record.image for record in records]
+    said = nano.transcribe(sounds)
+    right, wrong = (
+        share(
+            answer == record.reply
+            for answer, record in zip(nano.ask(sounds, None, shown, mode=mode, transcript=said), records, strict=True)
+        )
+        for shown in (pictures, pictures[1:] + pictures[:1])
+    )
+    assert right >= 0.75 and wrong <= right - 0.25
+
+
+def test_its_adapters_hear_orders_and_sounds(nano, data_folder):
+    """Recordings of people, and of animals and weather, that nobody wrote down for it."""
+    orders = read_records(data_folder / "coffee_orders/dev-*.tar")
+    asked = [(record.audio, *pair) for record in orders for pair in record.qa if pair[0].startswith("Which drink")]
+    answers = nano.ask([sound for sound, _, _ in asked], [q for _, q, _ in asked], mode="features")
+    commonest = Counter(answer for _, _, answer in asked).most_common(1)[0][1] / len(asked)
+    assert share(a == answer for a, (_, _, answer) in zip(answers, asked, strict=True)) >= commonest + 0.15
+    sounds = read_records(data_folder / "esc10/dev-*.tar")
+    named = nano.caption([mmlm.Sound(record.audio) for record in sounds])
+    assert share(text == record.captions[0] for text, record in zip(named, sounds, strict=True)) >= 0.25  # 1 in 10
 
 
 def test_word_f1():
