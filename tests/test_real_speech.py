@@ -1,4 +1,4 @@
-"""Real recordings, end to end with nano: every mode and every output format. What it makes of them is another matter."""
+"""Real recordings, end to end with nano: every mode and every output format. How right it is, docs/nano.md tells."""
 
 import json
 import re
