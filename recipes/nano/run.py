@@ -67,7 +67,7 @@ class Speech:
 
 @dataclass
 class AudioEncoder:
-    steps: int = 5500
+    steps: int = 4700
     learning_rate: float = 2.5e-3  # Muon's
     batch_size: int = 32
     width: int = 128

@@ -40,8 +40,9 @@ class Utterance:
 class WhisperTrainConfig:
     """Size and schedule. Every `window_every`-th step sees whole windows of 30 s, of several utterances or one.
 
-    From the share `settling` of the steps on, it is every second step, and half of these windows hold one utterance and
-    then nothing: where to stop is learned last, from what is mostly silence and costs most.
+    From the share `settling` of the steps on, it is every second step, half of these windows hold one utterance, and
+    most recordings end soon after: the rest is then what Whisper's own decoding fills a window up with, zeros in place
+    of a spectrogram. Where to stop is learned last, from windows that hold little and cost most.
     """
 
     width: int = 128
@@ -52,7 +53,7 @@ class WhisperTrainConfig:
     batch_size: int = 32
     window_every: int = 6
     window_batch: int = 4
-    settling: float = 0.6
+    settling: float = 0.7
     steps: int = 7000
     learning_rate: float = 2.5e-3
     seed: int = 0
@@ -160,12 +161,13 @@ class Batches:
         settling = step >= self.config.settling * self.config.steps
         every = 2 if settling else self.config.window_every
         if step % every == every - 1:
-            heard = [self._window(draw, settling and row % 2 == 0) for row in range(self.config.window_batch)]
+            heard = [self._window(draw, settling, row % 2 == 0) for row in range(self.config.window_batch)]
+            mel = torch.stack([padded_mel(samples) for samples, _ in heard])
         else:
             heard = [self._short(index, draw) for index in self._batch(step)]
-        longest = max(len(samples) for samples, _ in heard)
-        longest += -longest % (2 * HOP_LENGTH)
-        mel = torch.stack([log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS) for samples, _ in heard])
+            longest = max(len(samples) for samples, _ in heard)
+            longest += -longest % (2 * HOP_LENGTH)
+            mel = torch.stack([log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS) for samples, _ in heard])
         mask_stripes(mel, draw)
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(own) for _, own in heard], batch_first=True, padding_value=IGNORE
@@ -193,12 +195,15 @@ class Batches:
         spoken = [(silence / SAMPLE_RATE, len(samples) / SAMPLE_RATE, utterance.text)]
         return samples, self.vocabulary.sequence(spoken, timestamps=plain > PLAIN_SHARE)
 
-    def _window(self, draw: torch.Generator, alone: bool) -> tuple[Tensor, list[int]]:
-        """30 s: one to six utterances, up to 1 s between them, as far as room and context allow; then silence."""
+    def _window(self, draw: torch.Generator, settling: bool, alone: bool) -> tuple[Tensor, list[int]]:
+        """At most 30 s: one to six utterances, up to 1 s between them, as far as room and context allow.
+
+        Silence follows, to the 30 s; while settling four recordings of five end within a second.
+        """
         window = torch.zeros(int(WINDOW_SECONDS * SAMPLE_RATE))
         spoken: list[tuple[float, float, str]] = []
         place = 0
-        wanted = 1 if alone else int(torch.randint(1, 7, (1,), generator=draw))
+        wanted = 1 if settling and alone else int(torch.randint(1, 7, (1,), generator=draw))
         for index in torch.randint(len(self.utterances), (wanted,), generator=draw).tolist():
             utterance = self.utterances[index]
             start = place + int(float(torch.rand(1, generator=draw)) * SAMPLE_RATE)
@@ -209,7 +214,18 @@ class Batches:
             window[start:end] = _float(utterance.samples)
             spoken += [said] if utterance.text else []
             place = end
-        return window, self.vocabulary.sequence(spoken, timestamps=float(torch.rand(1, generator=draw)) > PLAIN_SHARE)
+        tokens = self.vocabulary.sequence(spoken, timestamps=float(torch.rand(1, generator=draw)) > PLAIN_SHARE)
+        if settling:
+            ends, after = torch.rand(2, generator=draw).tolist()
+            if ends < 0.8:
+                window = window[: max(place, SAMPLE_RATE // 2) + int(after * SAMPLE_RATE)]
+        return window, tokens
+
+
+def padded_mel(samples: Tensor) -> Tensor:
+    """A window's spectrogram [n_mels, 3000] as Whisper's decoding has it: zeros follow the end of the recording."""
+    mel = log_mel(samples, N_MELS)
+    return F.pad(mel, (0, N_FRAMES - mel.shape[1]))
 
 
 def mask_stripes(mel: Tensor, draw: torch.Generator, bins: int = 12, frames: int = 20) -> None:
