@@ -92,7 +92,7 @@ class Adapters:
 class Ears:
     """The same adapters, when they learn to listen as well."""
 
-    steps: int = 3000
+    steps: int = 2500
     learning_rate: float = 3e-3  # Muon's
     batch_size: int = 48
     stack: int = 4  # of Whisper's 50 tokens a second
