@@ -1,6 +1,7 @@
 """Real recordings, end to end with nano: every mode and every output format. How right it is, docs/nano.md tells."""
 
 import json
+import math
 import re
 
 import pytest
@@ -34,7 +35,8 @@ def test_every_recording_is_written_down_in_every_format(recordings, tmp_path):
         assert transcript["text"].strip(), "somebody speaks in each of them"
         assert re.sub(r"\s", "", written["txt"]) == re.sub(r"\s", "", transcript["text"])
         segments = transcript["segments"]
-        assert all(0 <= one["start"] < one["end"] <= seconds + 0.1 for one in segments)
+        window = 30.0 * math.ceil(seconds / 30.0)  # its timestamps, like upstream's, may lie behind a short recording
+        assert all(0 <= one["start"] < one["end"] <= window for one in segments)
         assert [one["start"] for one in segments] == sorted(one["start"] for one in segments)
         assert written["srt"].count(" --> ") == written["vtt"].count(" --> ") == len(segments)
         assert len(written["tsv"].splitlines()) == len(segments) + 1
