@@ -106,3 +106,25 @@ def test_what_does_not_fit_is_refused():
     long = " ".join(["low"] * 40)
     with pytest.raises(ValueError, match="text_context=32"):
         Batches(SMALL, [Utterance(tone(300.0), long)] * 6, Vocabulary([long]))
+
+
+def test_the_last_windows_end_as_whispers_decoding_ends_them():
+    """Half of them hold one utterance; where the recording ends, zeros follow in place of a spectrogram."""
+    vocabulary = Vocabulary(WORDS)
+    batches = Batches(SMALL, utterances(), vocabulary)
+    first = vocabulary.tokenizer.timestamp_begin
+    ended = 0
+    for step in (71, 73, 75, 77):  # from step 70 on every second step sees windows
+        mel, tokens = batches.at(step)
+        assert mel.shape == (3, 80, 3000)
+        for row, (spectrogram, said) in enumerate(zip(mel, tokens.tolist(), strict=True)):
+            real = [vocabulary.used[token] for token in said if token >= 0]
+            stamps = [0.02 * (token - first) for token in real if token >= first]
+            words = sum(token == vocabulary.tokenizer.eot for token in real)
+            assert words == 1 and (row % 2 or len(stamps) <= 2)
+            frames = int((spectrogram != 0).any(0).nonzero().max()) + 1
+            assert frames / 100 >= max(stamps, default=0) - 0.02
+            ended += frames < 2000
+    assert 6 <= ended <= 12  # four of five, but for the draw
+    mel, _ = batches.at(2)  # earlier, silence follows to the end
+    assert bool((mel[:, :, -1] != 0).any())

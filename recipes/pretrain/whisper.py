@@ -162,13 +162,14 @@ class Batches:
         every = 2 if settling else self.config.window_every
         if step % every == every - 1:
             heard = [self._window(draw, settling, row % 2 == 0) for row in range(self.config.window_batch)]
-            mel = torch.stack([padded_mel(samples) for samples, _ in heard])
+            mel = torch.stack([padded_mel(samples, draw) for samples, _ in heard])
         else:
             heard = [self._short(index, draw) for index in self._batch(step)]
             longest = max(len(samples) for samples, _ in heard)
             longest += -longest % (2 * HOP_LENGTH)
-            mel = torch.stack([log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS) for samples, _ in heard])
-        mask_stripes(mel, draw)
+            mel = torch.stack(
+                [striped(log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS), draw) for samples, _ in heard]
+            )
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(own) for _, own in heard], batch_first=True, padding_value=IGNORE
         )
@@ -222,23 +223,23 @@ class Batches:
         return window, tokens
 
 
-def padded_mel(samples: Tensor) -> Tensor:
+def padded_mel(samples: Tensor, draw: torch.Generator) -> Tensor:
     """A window's spectrogram [n_mels, 3000] as Whisper's decoding has it: zeros follow the end of the recording."""
-    mel = log_mel(samples, N_MELS)
+    mel = striped(log_mel(samples, N_MELS), draw)
     return F.pad(mel, (0, N_FRAMES - mel.shape[1]))
 
 
-def mask_stripes(mel: Tensor, draw: torch.Generator, bins: int = 12, frames: int = 20) -> None:
-    """SpecAugment (Park et al. 2019), in place, so that nothing is known by one detail.
+def striped(mel: Tensor, draw: torch.Generator, bins: int = 12, frames: int = 20) -> Tensor:
+    """SpecAugment (Park et al. 2019), so that nothing is known by one detail.
 
-    Of each spectrogram [n_mels, T] one stripe of up to `bins` and one of up to `frames` become its mean.
+    Of a spectrogram [n_mels, T] one stripe of up to `bins` and one of up to `frames` become its mean, in place.
     """
-    for row in mel:
-        mean = row.mean()
-        for axis, most in ((0, bins), (1, min(frames, row.shape[1] // 4))):
-            width, place = torch.rand(2, generator=draw).tolist()
-            size = int(width * (most + 1))
-            row.narrow(axis, int(place * (row.shape[axis] - size)), size).fill_(mean)
+    mean = mel.mean()
+    for axis, most in ((0, bins), (1, min(frames, mel.shape[1] // 4))):
+        width, place = torch.rand(2, generator=draw).tolist()
+        size = int(width * (most + 1))
+        mel.narrow(axis, int(place * (mel.shape[axis] - size)), size).fill_(mean)
+    return mel
 
 
 def _float(samples: np.ndarray) -> Tensor:
