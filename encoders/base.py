@@ -68,8 +68,11 @@ class FrozenEncoder(nn.Module):
         raise NotImplementedError
 
     def features(self, sources: Sequence[Any]) -> list[Features]:
-        """Sources of any lengths → Features of one item each, its real tokens alone."""
-        items = [self.preprocess(source) for source in sources]
+        """Sources of any lengths → Features [1, S, D] of one item each, its real tokens alone."""
+        return self.encode_items([self.preprocess(source) for source in sources])
+
+    def encode_items(self, items: Sequence[Tensor]) -> list[Features]:
+        """Preprocessed media of any lengths, encoded together → Features [1, S, D] of one item each, unpadded."""
         equal = len({item.shape for item in items}) == 1
         encoded = self.encode(torch.stack(items) if equal else items)
         found = []

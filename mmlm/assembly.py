@@ -16,7 +16,7 @@ from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.presets import ASSEMBLED, PRESET, PRESETS, preset_path
 from mmlm.prompt import PromptTemplate
-from mmlm.vocabulary import EYES, EYES_AND_EARS
+from mmlm.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
 
 def assemble(
@@ -150,7 +150,7 @@ def _given(part: Any, name: str | None, argument: str) -> Any:
 
 
 def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype, ears: bool) -> LanguageModel:
-    added = EYES_AND_EARS if ears else EYES
+    added = ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS
     if isinstance(source, LanguageModel):
         return source
     if isinstance(source, nn.Module):

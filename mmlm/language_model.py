@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.base import fingerprint
-from mmlm.vocabulary import EYES, MediaVocabulary
+from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 
 class Listener(Protocol):
@@ -59,7 +59,7 @@ class LanguageModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, name: str | None = None, added_tokens: tuple[str, ...] = EYES
+        self, model: nn.Module, tokenizer: Any, name: str | None = None, added_tokens: tuple[str, ...] = ADDED_TOKENS
     ):
         super().__init__()
         self.model = model.requires_grad_(False).eval()

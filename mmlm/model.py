@@ -64,7 +64,9 @@ class MultimodalLM(nn.Module):
         if not self.encoders:
             raise ValueError("a model needs an image encoder, an audio encoder, or both")
         if audio_encoder is not None and AUDIO not in language_model.vocabulary.tokens:
-            raise ValueError("the language model has no row for <audio>: build it with added_tokens=EYES_AND_EARS")
+            raise ValueError(
+                "the language model has no row for <audio>: build it with added_tokens=ADDED_TOKENS_WITH_AUDIO"
+            )
         self.resampler_config = resampler or ResamplerConfig()
         self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
         self.fusion_config = fusion or FusionConfig()
@@ -126,8 +128,10 @@ class MultimodalLM(nn.Module):
             raise ValueError(f"the batch has {rows} rows, but media are given for {len(media)}")
         kinds = self.language_model.vocabulary.media_ids
         modalities: list[str] = []
-        for row, (ids, items) in enumerate(zip(batch.input_ids.tolist(), media, strict=True)):
-            places = [kinds[token] for token in ids if token in kinds]
+        ids = batch.input_ids.cpu()
+        marked = torch.isin(ids, self.fusion.media_ids)
+        for row, items in enumerate(media):
+            places = [kinds[token] for token in ids[row, marked[row]].tolist()]
             given = [  # ready-made features are of the kind that their place says
                 (places[slot] if slot < len(places) else "image")
                 if isinstance(item, Features)

@@ -93,10 +93,6 @@ class PromptTemplate:
         """Parts that ask for a caption of a picture or a sound (a Sound part)."""
         return [_media(media), self.caption]
 
-    def transcript_prompt(self, sound: Any) -> list[Part]:
-        """Parts that ask for what is said in a recording."""
-        return [sound if isinstance(sound, Sound) else Sound(sound), self.transcript]
-
     def question_prompt(self, media: Any, question: str) -> list[Part]:
         """Parts that ask `question` about a picture or a sound; it is inserted as it stands, braces and all."""
         return [_media(media), self._question(question)]

@@ -144,7 +144,7 @@ def ask(
         chat = mode == "transcript" and image is None and bool(getattr(tokenizer, "chat_template", None))
     prompts = []
     for recording, asked, picture, said in rows:
-        if mode != "transcript" and not _reopens(recording):
+        if mode != "transcript" and hasattr(recording, "read"):
             recording = load_audio(recording)  # a stream is read once, and both ways hear it
         if said is None and mode != "features":
             said = model.transcriber.transcribe(recording, language=language)
@@ -159,10 +159,6 @@ def ask(
     if examples:
         options = {**options, "stop": (*options.get("stop", ()), "\n")}
     return _stripped(generate(model, prompts, **options), batch)
-
-
-def _reopens(source: Any) -> bool:
-    return not hasattr(source, "read")
 
 
 def _rows(**columns: Any) -> tuple[list[tuple], bool]:

@@ -6,8 +6,8 @@ IMAGE = "<image>"
 AUDIO = "<audio>"
 END_OF_CHUNK = "<|endofchunk|>"
 PAD = "<|pad|>"
-EYES = (END_OF_CHUNK, IMAGE, PAD)
-EYES_AND_EARS = (*EYES, AUDIO)
+ADDED_TOKENS = (END_OF_CHUNK, IMAGE, PAD)
+ADDED_TOKENS_WITH_AUDIO = (*ADDED_TOKENS, AUDIO)
 """The added tokens of a model without, and with, an audio encoder; a model without has no row to spare for it."""
 
 
@@ -20,7 +20,7 @@ class MediaVocabulary:
     """
 
     offset: int
-    tokens: tuple[str, ...] = EYES
+    tokens: tuple[str, ...] = ADDED_TOKENS
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -21,7 +21,7 @@ from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, st
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.prompt import Batch, Sound
-from mmlm.vocabulary import EYES, EYES_AND_EARS
+from mmlm.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
 RESAMPLER = ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8, ff_mult=2)
 VISION = dict(image_size=32, layers=2, width=24, head_width=8, patch_size=8)
@@ -92,7 +92,7 @@ def build(
     if not own_end:
         language_model.generation_config.eos_token_id = None
         tokenizer.eos_token = None
-    host = LanguageModel(language_model, tokenizer, added_tokens=EYES_AND_EARS if ears else EYES)
+    host = LanguageModel(language_model, tokenizer, added_tokens=ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS)
     hearing = dict(audio_encoder=audio_encoder(seed), audio_resampler=EARS[ears]) if ears else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

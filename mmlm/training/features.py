@@ -21,6 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from encoders.base import Features, FrozenEncoder
+from encoders.media import content_key
+from encoders.sound import audio_key
 from mmlm.data.records import RecordSet
 
 SHARD_SIZE = 512  # pictures a shard; what an interruption can lose
@@ -43,7 +45,7 @@ def cached_features(
     """
     folder = Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
-    medium = {"image": "picture", "audio": "recording"}[encoder.modality]
+    medium, key_of = {"image": ("picture", content_key), "audio": ("recording", audio_key)}[encoder.modality]
 
     def content(index: int) -> bytes:
         return records[index].image if encoder.modality == "image" else records[index].audio
@@ -54,7 +56,7 @@ def cached_features(
         if (record.source if encoder.modality == "image" else record.sound) is None:
             continue
         try:
-            keys[index] = hashlib.sha256(content(index)).hexdigest()
+            keys[index] = key_of(content(index))
         except (OSError, ValueError) as error:
             bad[index] = f"the {medium} cannot be read ({error})"
     records.without(bad).check(bad_limit)
@@ -77,7 +79,8 @@ def cached_features(
                 except (OSError, ValueError) as error:
                     undecodable[keys[index]] = f"the {medium} cannot be decoded ({error})"
             if good:
-                shard |= zip(good, _encode(encoder, items), strict=True)
+                encoded = (own.tokens[0].cpu().contiguous() for own in encoder.encode_items(items))
+                shard |= zip(good, encoded, strict=True)
                 _check_room(folder, room, sum(shard[key].nbytes for key in good) // len(good) * len(missing))
             if len(shard) >= SHARD_SIZE:
                 found |= _write_shard(folder, shard)
@@ -103,14 +106,6 @@ def _check_room(folder: Path, room: int, needed: int) -> None:
             f"the features need about {needed / 1e9:.1f} GB, and {folder} has room for {room / 1e9:.1f} GB: "
             "choose another cache folder"
         )
-
-
-def _encode(encoder: FrozenEncoder, items: list[Tensor]) -> Iterator[Tensor]:
-    """Tokens [S, D] of each item, on the CPU; S counts the real tokens only."""
-    features = encoder.encode(torch.stack(items) if len({item.shape for item in items}) == 1 else items)
-    for row, tokens in enumerate(features.tokens):
-        kept = tokens if features.mask is None else tokens[features.mask[row]]
-        yield kept.cpu().contiguous()
 
 
 def _read_shards(folder: Path, wanted: set[str]) -> dict[str, Tensor]:

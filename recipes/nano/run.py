@@ -220,7 +220,7 @@ def train_adapters(recipe: Recipe, output: Path) -> None:
         device=recipe.device,
         seed=recipe.seed,
     )
-    fit(model, recipe, output, "scenes", "adapters", part.steps, part.learning_rate, recipe.seed)
+    fit(model, recipe, output, "adapters", picture_data(output, "scenes"), part.steps, part.learning_rate)
 
 
 def settle_adapters(recipe: Recipe, output: Path) -> None:
@@ -230,7 +230,8 @@ def settle_adapters(recipe: Recipe, output: Path) -> None:
     data.write_scenes(output / "settled", counts, recipe.seed, settled=True)
     part = recipe.adapters
     model = mmlm.load(output / "adapters/model", device=recipe.device)
-    fit(model, recipe, output, "settled", "adapters_settled", part.settling_steps, part.settling_rate, recipe.seed + 1)
+    pictures = picture_data(output, "settled")
+    fit(model, recipe, output, "adapters_settled", pictures, part.settling_steps, part.settling_rate, seed=1)
 
 
 def train_ears(recipe: Recipe, output: Path) -> None:
@@ -257,32 +258,39 @@ def train_ears(recipe: Recipe, output: Path) -> None:
     with torch.no_grad():
         for name, tensor in seeing.added_parameters():
             own[name][: len(tensor)] = tensor.to(own[name].device)
-    fit(model, recipe, output, "settled", "ears", part.steps, part.learning_rate, recipe.seed + 2, hearing=True)
+    pictures, _ = picture_data(output, "settled")
+    recordings = data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
+    sources = ([*pictures, *recordings], output / "spoken/dev-*.tar")
+    fit(model, recipe, output, "ears", sources, part.steps, part.learning_rate, part.batch_size, seed=2)
+
+
+def picture_data(output: Path, scenes: str) -> tuple[list[str], Path]:
+    """Training and held-out tars of pictures; `scenes` names the folder of the drawn ones."""
+    return data.adapter_sources(output / scenes, data.sets_folder()), output / scenes / "dev-*.tar"
 
 
 def fit(
     model,
     recipe: Recipe,
     output: Path,
-    scenes: str,
     folder: str,
+    sources: tuple[list[str], Path],
     steps: int,
     learning_rate: float,
-    seed: int,
-    hearing: bool = False,
+    batch_size: int | None = None,
+    seed: int = 0,
 ) -> None:
+    """Train into `output/folder` on `sources`, training and held out; `seed` is added to the recipe's."""
     import mmlm
 
-    sources = data.adapter_sources(output / scenes, data.sets_folder())
-    if hearing:
-        sources += data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
+    training, held_out = sources
     mmlm.train(
         model,
-        sources,
+        training,
         output=output / folder,
-        held_out=output / ("spoken" if hearing else scenes) / "dev-*.tar",
+        held_out=held_out,
         steps=steps,
-        batch_size=recipe.ears.batch_size if hearing else recipe.adapters.batch_size,
+        batch_size=batch_size or recipe.adapters.batch_size,
         optimizer="muon",
         learning_rate=learning_rate,
         gate_learning_rate_scale=recipe.adapters.gate_learning_rate_scale,
@@ -291,7 +299,7 @@ def fit(
         eval_every=500,
         save_every=250,
         cache=str(output / "features"),
-        seed=seed,
+        seed=recipe.seed + seed,
     )
 
 
