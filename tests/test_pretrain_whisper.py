@@ -1,6 +1,7 @@
 """Pretraining a Whisper from nothing (recipes/pretrain/whisper.py): what it writes is upstream's, and it hears."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from recipes.pretrain.whisper import (
     Utterance,
     Vocabulary,
     WhisperTrainConfig,
+    condensed,
     expanded,
+    other_microphone,
     train_whisper,
 )
 
@@ -93,12 +96,19 @@ def test_it_learns_and_loads_as_upstreams(tmp_path):
         torch.testing.assert_close(tensor, written.state_dict()[name], atol=0, rtol=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.7 * losses[0]
+    still = replace(SMALL, steps=1, learning_rate=0.0)
+    further = train_whisper(still, utterances(), tmp_path / "more", tmp_path / "whisper.pt")
+    for name, tensor in further.state_dict().items():  # a step of no length leaves what it started from
+        torch.testing.assert_close(tensor, written.state_dict()[name], atol=0, rtol=0)
     transcript = Transcriber(load_whisper(tmp_path / "whisper.pt")).transcribe((tone(300.0), SAMPLE_RATE))
     assert transcript.language == "en" and transcript.seconds == pytest.approx(0.6, abs=0.02)
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused(tmp_path):
     vocabulary = Vocabulary(WORDS)
+    torch.save({"model_state_dict": {"decoder.token_embedding.weight": torch.randn(51864, 4)}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="share"):
+        condensed(tmp_path / "other.pt", vocabulary)
     with pytest.raises(ValueError, match="batch of 6"):
         Batches(SMALL, utterances()[:3], vocabulary)
     with pytest.raises(ValueError, match="30 s"):
@@ -128,3 +138,20 @@ def test_the_last_windows_end_as_whispers_decoding_ends_them():
     assert 6 <= ended <= 12  # four of five, but for the draw
     mel, _ = batches.at(2)  # earlier, silence follows to the end
     assert bool((mel[:, :, -1] != 0).any())
+
+
+def test_played_faster_a_tone_is_shorter_and_higher():
+    samples = tone(1000.0, 1.0)
+    batches = Batches(replace(SMALL, speed=0.2), utterances(), Vocabulary(WORDS))
+    for seed in range(5):
+        heard = batches._heard(Utterance(samples, "low"), torch.Generator().manual_seed(seed)).numpy()
+        stretch = len(heard) / len(samples)
+        peak = np.abs(np.fft.rfft(heard)).argmax() * SAMPLE_RATE / len(heard)
+        assert 0.8 <= stretch <= 1.2 and peak * stretch == pytest.approx(1000.0, rel=0.01)
+
+
+def test_another_microphone_changes_the_bands_alike_at_all_times():
+    mel = torch.randn(80, 30)
+    difference = other_microphone(mel, torch.Generator().manual_seed(0)) - mel
+    torch.testing.assert_close(difference, difference[:, :1].expand(-1, 30), atol=1e-5, rtol=0)
+    assert 0.02 < difference[:, 0].std() < 0.5 and difference[:, 0].diff().abs().max() < 0.05  # smooth

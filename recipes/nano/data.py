@@ -98,7 +98,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def read_tars(folder: Path, split: str) -> Iterator[tuple[bytes | None, dict]]:
-    """(picture or sound, encoded, record) of every example in `folder/SPLIT-*.tar`; None where there is neither."""
+    """(sound or picture, encoded, record) of every example in `folder/SPLIT-*.tar`; None where there is neither."""
     for path in sorted(folder.glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:
             parts: dict[str, bytes] = {}
@@ -115,7 +115,7 @@ def read_tars(folder: Path, split: str) -> Iterator[tuple[bytes | None, dict]]:
 
 
 def _example(parts: dict[str, bytes]) -> tuple[bytes | None, dict]:
-    return parts.get("png") or parts.get("jpg") or parts.get("flac"), json.loads(parts["json"])
+    return parts.get("flac") or parts.get("png") or parts.get("jpg"), json.loads(parts["json"])
 
 
 def sets_folder() -> Path | None:

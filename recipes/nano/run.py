@@ -3,6 +3,7 @@
     python -m recipes.nano.run                                    # every stage; those already done are skipped
     python -m recipes.nano.run image_encoder.steps=20000 adapters.steps=50000 device=cuda --output runs/large
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
+    python -m recipes.nano.run --stages scenes speech unpack audio_encoder_more ears_more pack  # the packaged ones, on
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
 
 docs/nano.md tells how long each stage took. Each goes on where it was stopped. The last writes the packaged weights,
@@ -73,6 +74,8 @@ class AudioEncoder:
     width: int = 128
     audio_layers: int = 4
     text_layers: int = 3
+    more_steps: int = 4000  # from there on, with windows from the start
+    more_learning_rate: float = 2e-3
 
 
 @dataclass
@@ -93,6 +96,7 @@ class Ears:
     """The same adapters, when they learn to listen as well."""
 
     steps: int = 2500
+    more_steps: int = 2000
     learning_rate: float = 3e-3  # Muon's
     batch_size: int = 48
     stack: int = 4  # of Whisper's 50 tokens a second
@@ -114,6 +118,8 @@ class Recipe:
 def draw_scenes(recipe: Recipe, output: Path) -> None:
     counts = {split: getattr(recipe.scenes, split) for split in data.SPLITS}
     data.write_scenes(output / "scenes", counts, recipe.seed)
+    counts = {"train": recipe.scenes.train, "dev": recipe.scenes.dev}
+    data.write_scenes(output / "settled", counts, recipe.seed, settled=True)
     (output / "scenes/done").touch()
 
 
@@ -153,21 +159,36 @@ def make_speech(recipe: Recipe, output: Path) -> None:
 
 
 def train_audio_encoder(recipe: Recipe, output: Path) -> None:
+    part = recipe.audio_encoder
+    listen(recipe, output, "audio_encoder", steps=part.steps, learning_rate=part.learning_rate)
+
+
+def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
+    part = recipe.audio_encoder
+    listen(
+        recipe,
+        output,
+        "audio_encoder_more",
+        start=output / "audio_encoder/whisper.pt",
+        steps=part.more_steps,
+        learning_rate=part.more_learning_rate,
+        window_every=3,
+        settling=0.5,
+        seed=recipe.seed + 1,
+    )
+
+
+def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings) -> None:
+    """Train Whisper into `output/folder`, from `start` on if it is given."""
     from recipes.nano.speech import utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
 
     part = recipe.audio_encoder
-    config = WhisperTrainConfig(
-        width=part.width,
-        audio_layers=part.audio_layers,
-        text_layers=part.text_layers,
-        batch_size=part.batch_size,
-        steps=part.steps,
-        learning_rate=part.learning_rate,
-        seed=recipe.seed,
-        device=recipe.device,
-    )
-    train_whisper(config, utterances(output / "speech", data.sets_folder()), output / "audio_encoder")
+    sizes = {"width": part.width, "audio_layers": part.audio_layers, "text_layers": part.text_layers}
+    own = {"batch_size": part.batch_size, "seed": recipe.seed, "device": recipe.device}
+    config = WhisperTrainConfig(**{**sizes, **own, **settings})
+    heard = utterances(output / "speech", output / "spoken", data.sets_folder())
+    train_whisper(config, heard, output / folder, start)
 
 
 def train_language_model(recipe: Recipe, output: Path) -> None:
@@ -226,8 +247,6 @@ def train_adapters(recipe: Recipe, output: Path) -> None:
 def settle_adapters(recipe: Recipe, output: Path) -> None:
     import mmlm
 
-    counts = {"train": recipe.scenes.train, "dev": recipe.scenes.dev}
-    data.write_scenes(output / "settled", counts, recipe.seed, settled=True)
     part = recipe.adapters
     model = mmlm.load(output / "adapters/model", device=recipe.device)
     pictures = picture_data(output, "settled")
@@ -236,19 +255,34 @@ def settle_adapters(recipe: Recipe, output: Path) -> None:
 
 def train_ears(recipe: Recipe, output: Path) -> None:
     """The picture model's adapters with rows and a resampler for sound beside what they have, trained on both."""
+    model = hearing(recipe, output, output / "adapters_settled/model", output / "audio_encoder/whisper.pt")
+    part = recipe.ears
+    sources = hearing_data(output, picture_passes=1)
+    fit(model, recipe, output, "ears", sources, part.steps, part.learning_rate, part.batch_size, seed=2)
+
+
+def train_ears_more(recipe: Recipe, output: Path) -> None:
+    """The same adapters before the audio encoder of more steps; two of three examples are pictures, to forget none."""
+    model = hearing(recipe, output, output / "ears/model", output / "audio_encoder_more/whisper.pt")
+    part = recipe.ears
+    sources = hearing_data(output, picture_passes=2)
+    fit(model, recipe, output, "ears_more", sources, part.more_steps, part.learning_rate, part.batch_size, seed=3)
+
+
+def hearing(recipe: Recipe, output: Path, start: Path, audio_encoder: Path):
+    """The frozen parts with this audio encoder, and the adapters of the model at `start`, new where it has none."""
     import torch
 
     import mmlm
     from mmlm.config import FusionConfig, ResamplerConfig
 
-    seeing = mmlm.load(output / "adapters_settled/model")
-    part = recipe.ears
+    earlier = mmlm.load(start)
     model = mmlm.assemble(
         output / "frozen/language_model",
         output / "frozen/image_encoder",
-        audio_encoder=output / "audio_encoder/whisper.pt",
-        resampler=seeing.resampler_config,
-        audio_resampler=ResamplerConfig(depth=0, timed=True, stack=part.stack),
+        audio_encoder=audio_encoder,
+        resampler=earlier.resampler_config,
+        audio_resampler=ResamplerConfig(depth=0, timed=True, stack=recipe.ears.stack),
         # A question and the picture that it is about are one group, and both are needed.
         fusion=FusionConfig(heads=recipe.adapters.heads, dim_head=recipe.adapters.dim_head, visibility="group"),
         device=recipe.device,
@@ -256,12 +290,16 @@ def train_ears(recipe: Recipe, output: Path) -> None:
     )
     own = dict(model.added_parameters())
     with torch.no_grad():
-        for name, tensor in seeing.added_parameters():
+        for name, tensor in earlier.added_parameters():
             own[name][: len(tensor)] = tensor.to(own[name].device)
+    return model
+
+
+def hearing_data(output: Path, picture_passes: int) -> tuple[list[str], Path]:
+    """Pictures, each seen so often in a pass, and recordings."""
     pictures, _ = picture_data(output, "settled")
     recordings = data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
-    sources = ([*pictures, *recordings], output / "spoken/dev-*.tar")
-    fit(model, recipe, output, "ears", sources, part.steps, part.learning_rate, part.batch_size, seed=2)
+    return [*pictures * picture_passes, *recordings], output / "spoken/dev-*.tar"
 
 
 def picture_data(output: Path, scenes: str) -> tuple[list[str], Path]:
@@ -303,6 +341,17 @@ def fit(
     )
 
 
+def unpack(output: Path, package: Path) -> None:
+    """The packaged weights, laid where stages look for what came before, to be trained on."""
+    shutil.copytree(package / "language_model", output / "frozen/language_model")
+    shutil.copytree(package / "image_encoder", output / "frozen/image_encoder")
+    (output / "audio_encoder").mkdir(parents=True)
+    shutil.copy(package / "audio_encoder.pt", output / "audio_encoder/whisper.pt")
+    (output / "ears/model").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(package / name, output / "ears/model")
+
+
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package."""
     from safetensors import safe_open
@@ -313,8 +362,8 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    compress(output / "audio_encoder/whisper.pt", partial / "audio_encoder.pt")
-    model = mmlm.load(output / "ears/model")
+    compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
+    model = mmlm.load(output / "ears_more/model")
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
@@ -355,6 +404,8 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "adapters": (train_adapters, "adapters/model/config.json"),
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
     "ears": (train_ears, "ears/model/config.json"),
+    "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
+    "ears_more": (train_ears_more, "ears_more/model/config.json"),
 }
 
 
@@ -364,7 +415,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs/nano", help="the run's folder")
     parser.add_argument("--package", type=Path, default=ROOT / "mmlm/nano", help="where the packed weights go")
-    parser.add_argument("--stages", nargs="+", choices=[*STAGES, "pack"], default=[*STAGES, "pack"])
+    parser.add_argument("--stages", nargs="+", choices=["unpack", *STAGES, "pack"], default=[*STAGES, "pack"])
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="any field of the recipe's dataclasses")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -373,6 +424,9 @@ def main() -> None:
     for name in arguments.stages:
         if name == "pack":
             pack(recipe, arguments.output, arguments.package)
+            continue
+        if name == "unpack":
+            unpack(arguments.output, arguments.package)
             continue
         stage, result = STAGES[name]
         if (arguments.output / result).exists():

@@ -54,6 +54,7 @@ class WhisperTrainConfig:
     window_every: int = 6
     window_batch: int = 4
     settling: float = 0.7
+    speed: float = 0.12  # speech is played up to so much faster or slower
     steps: int = 7000
     learning_rate: float = 2.5e-3
     seed: int = 0
@@ -94,11 +95,13 @@ class Vocabulary:
         return self.tokenizer.timestamp_begin + min(1500, round(seconds / STEP_SECONDS))
 
 
-def train_whisper(config: WhisperTrainConfig, utterances: Sequence[Utterance], output: str | Path) -> whisper.Whisper:
+def train_whisper(
+    config: WhisperTrainConfig, utterances: Sequence[Utterance], output: str | Path, start: str | Path | None = None
+) -> whisper.Whisper:
     """Train on utterances and write `output/whisper.pt`; resumes from `output/checkpoint.pt`.
 
-    Short recordings are seen at their length, as the adapters will hear them, and in whole windows of 30 s, as
-    Whisper's own decoding does.
+    `start`: what an earlier run wrote, to go on from with a schedule of its own. Short recordings are seen at their
+    length, as the adapters will hear them, and in whole windows of 30 s, as Whisper's own decoding does.
     """
     output = Path(output)
     vocabulary = Vocabulary(utterance.text for utterance in utterances)
@@ -111,6 +114,8 @@ def train_whisper(config: WhisperTrainConfig, utterances: Sequence[Utterance], o
     model = whisper.Whisper(dims).to(config.device)
     torch.nn.init.normal_(model.decoder.token_embedding.weight, std=config.width**-0.5)
     torch.nn.init.normal_(model.decoder.positional_embedding, std=0.01)
+    if start is not None:
+        model.load_state_dict(condensed(start, vocabulary))
     batches = Batches(config, utterances, vocabulary)
     rest = torch.zeros(len(vocabulary), device=config.device)
     rest[-1] = math.log(vocabulary.others)
@@ -138,6 +143,20 @@ def expanded(model: whisper.Whisper, vocabulary: Vocabulary) -> whisper.Whisper:
     table[vocabulary.used] = rows[:-1]
     whole.load_state_dict({**state, "decoder.token_embedding.weight": table})
     return whole.eval()
+
+
+def condensed(path: str | Path, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """The weights of `expanded`, as saved, with rows for this vocabulary alone; ValueError if they are another's.
+
+    A token that is new to the vocabulary starts with the row that all others share.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+    table = state["decoder.token_embedding.weight"].float()
+    shared, counts = table.unique(dim=0, return_counts=True)
+    if len(table) != FULL_VOCABULARY or counts.max() < vocabulary.others // 2:
+        raise ValueError(f"{path} has no row that unused tokens share: it is not of train_whisper")
+    rows = torch.cat([table[vocabulary.used], shared[counts.argmax()].unsqueeze(0)])
+    return {**state, "decoder.token_embedding.weight": rows}
 
 
 class Batches:
@@ -168,7 +187,7 @@ class Batches:
             longest = max(len(samples) for samples, _ in heard)
             longest += -longest % (2 * HOP_LENGTH)
             mel = torch.stack(
-                [striped(log_mel(F.pad(samples, (0, longest - len(samples))), N_MELS), draw) for samples, _ in heard]
+                [varied_mel(F.pad(samples, (0, longest - len(samples))), draw) for samples, _ in heard]
             )
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(own) for _, own in heard], batch_first=True, padding_value=IGNORE
@@ -192,7 +211,7 @@ class Batches:
         utterance = self.utterances[index]
         before, plain = torch.rand(2, generator=draw).tolist()
         silence = int(0.3 * before * SAMPLE_RATE)
-        samples = F.pad(_float(utterance.samples), (silence, 0))[: int(WINDOW_SECONDS * SAMPLE_RATE)]
+        samples = F.pad(self._heard(utterance, draw), (silence, 0))[: int(WINDOW_SECONDS * SAMPLE_RATE)]
         spoken = [(silence / SAMPLE_RATE, len(samples) / SAMPLE_RATE, utterance.text)]
         return samples, self.vocabulary.sequence(spoken, timestamps=plain > PLAIN_SHARE)
 
@@ -207,12 +226,13 @@ class Batches:
         wanted = 1 if settling and alone else int(torch.randint(1, 7, (1,), generator=draw))
         for index in torch.randint(len(self.utterances), (wanted,), generator=draw).tolist():
             utterance = self.utterances[index]
+            samples = self._heard(utterance, draw)
             start = place + int(float(torch.rand(1, generator=draw)) * SAMPLE_RATE)
-            end = start + len(utterance.samples)
+            end = start + len(samples)
             said = (start / SAMPLE_RATE, end / SAMPLE_RATE, utterance.text)
             if end > len(window) or len(self.vocabulary.sequence([*spoken, said])) > self.config.text_context:
                 break
-            window[start:end] = _float(utterance.samples)
+            window[start:end] = samples
             spoken += [said] if utterance.text else []
             place = end
         tokens = self.vocabulary.sequence(spoken, timestamps=float(torch.rand(1, generator=draw)) > PLAIN_SHARE)
@@ -222,11 +242,24 @@ class Batches:
                 window = window[: max(place, SAMPLE_RATE // 2) + int(after * SAMPLE_RATE)]
         return window, tokens
 
+    def _heard(self, utterance: Utterance, draw: torch.Generator) -> Tensor:
+        """Its samples, played faster or slower (Ko et al. 2015): the pitch moves too, as from speaker to speaker."""
+        samples = torch.from_numpy(utterance.samples.astype(np.float32) / 32768)
+        longest = WINDOW_SECONDS * SAMPLE_RATE
+        stretch = 1 + self.config.speed * (2 * float(torch.rand(1, generator=draw)) - 1)
+        length = int(min(longest, len(samples) * stretch))
+        return F.interpolate(samples[None, None], size=length, mode="linear")[0, 0]
+
 
 def padded_mel(samples: Tensor, draw: torch.Generator) -> Tensor:
     """A window's spectrogram [n_mels, 3000] as Whisper's decoding has it: zeros follow the end of the recording."""
-    mel = striped(log_mel(samples, N_MELS), draw)
+    mel = varied_mel(samples, draw)
     return F.pad(mel, (0, N_FRAMES - mel.shape[1]))
+
+
+def varied_mel(samples: Tensor, draw: torch.Generator) -> Tensor:
+    """The spectrogram [n_mels, T] of samples, as another microphone has it, with stripes left out."""
+    return striped(other_microphone(log_mel(samples, N_MELS), draw), draw)
 
 
 def striped(mel: Tensor, draw: torch.Generator, bins: int = 12, frames: int = 20) -> Tensor:
@@ -242,5 +275,12 @@ def striped(mel: Tensor, draw: torch.Generator, bins: int = 12, frames: int = 20
     return mel
 
 
-def _float(samples: np.ndarray) -> Tensor:
-    return torch.from_numpy(samples.astype(np.float32) / 32768)
+def other_microphone(mel: Tensor, draw: torch.Generator, strength: float = 0.1, waves: int = 4) -> Tensor:
+    """A spectrogram [n_mels, T] as a microphone with another frequency response has it: a smooth curve is added.
+
+    `waves` cosines over the bands, each of a random amplitude; 0.1 is 4 dB in Whisper's scale.
+    """
+    place = torch.linspace(0, math.pi, mel.shape[0])
+    amplitudes = strength * torch.randn(waves, generator=draw)
+    curve = (amplitudes[:, None] * torch.cos(place * torch.arange(1, waves + 1)[:, None])).sum(0)
+    return mel + curve[:, None]
