@@ -1,0 +1,149 @@
+"""What every codec gives and promises: media to discrete codes and back, checked, with the codebook's use measured."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What a codec makes of a batch of media.
+
+    codes [B, K, *grid] int64, K codebooks; latents [B, D, *grid], what the codes stand for; of each codebook `usage`
+    [K], the share of its entries that occur in this batch, and `perplexity` [K], how many equally frequent entries
+    would be as uncertain. `loss`: what the quantiser asks of training, a scalar; None outside it.
+    """
+
+    codes: Tensor
+    latents: Tensor
+    usage: Tensor
+    perplexity: Tensor
+    loss: Tensor | None = None
+
+
+class MediaCodec(nn.Module):
+    """Media ↔ codes. Pictures are [B, 3, H, W] in 0..1, sound is [B, 1, T] in −1..1, whatever a network inside takes.
+
+    Subclasses set the attributes below and define `_encode`, `_latents` and `_decode`; what they get has been checked.
+    """
+
+    modality: str  # "image" | "audio"
+    codebook_size: int
+    num_codebooks: int
+    latent_dim: int  # D of the latents
+    downsample: int  # pixels, along each side, or samples that one code stands for
+    size: int | None = None  # pixels a side of a picture; None for any multiple of `downsample`, and for sound
+    sample_rate: int | None = None  # Hz; None for pictures
+
+    @property
+    def channels(self) -> int:
+        """Channels of the media: 3 of a picture, 1 of sound."""
+        return 3 if self.modality == "image" else 1
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Least and largest value of the media."""
+        return (0.0, 1.0) if self.modality == "image" else (-1.0, 1.0)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of codes of a picture; None where the size is open, and for sound."""
+        return None if self.size is None else (self.size // self.downsample,) * 2
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Steps of codes a second; None for pictures."""
+        return None if self.sample_rate is None else self.sample_rate / self.downsample
+
+    def frames(self, samples: int) -> int:
+        """Steps of codes that so many samples take."""
+        return math.ceil(samples / self.downsample)
+
+    def encode(self, media: Tensor) -> Encoding:
+        """A batch of media [B, C, *size] → its codes; ValueError for another shape or range, or what is not finite.
+
+        Sound that is no whole number of steps is filled up with silence; `decode(codes, length=...)` cuts it off again.
+        """
+        self._check_media(media)
+        codes, latents, loss = self._encode(media)
+        usage, perplexity = codebook_statistics(codes, self.codebook_size)
+        return Encoding(codes, latents, usage, perplexity, loss)
+
+    def codes_to_latents(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, *grid] → latents [B, D, *grid]; ValueError for codes out of range or another grid."""
+        self._check_codes(codes)
+        return self._latents(codes)
+
+    def decode(self, codes: Tensor, length: int | None = None) -> Tensor:
+        """Codes [B, K, *grid] → media [B, C, *size] in `value_range`; of sound the first `length` samples.
+
+        ValueError for codes out of range, another grid, or more samples than the codes hold.
+        """
+        latents = self.codes_to_latents(codes)
+        longest = latents.shape[-1] * self.downsample
+        if length is not None and (self.modality == "image" or not 0 < length <= longest):
+            raise ValueError(f"length must be of sound, and 1 to {longest} samples for these codes, not {length}")
+        media = self._decode(latents).clamp(*self.value_range)
+        return media if length is None else media[..., :length]
+
+    @abstractmethod
+    def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """codes, latents, loss."""
+
+    @abstractmethod
+    def _latents(self, codes: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _decode(self, latents: Tensor) -> Tensor: ...
+
+    def _check_media(self, media: Tensor) -> None:
+        shape, low, high = list(media.shape), *self.value_range
+        if media.ndim != (4 if self.modality == "image" else 3) or shape[1] != self.channels or 0 in shape:
+            wanted = "[B, 3, H, W]" if self.modality == "image" else "[B, 1, T]"
+            raise ValueError(f"this codec takes {self.modality} {wanted}, not {shape}")
+        if self.size is not None and shape[2:] != [self.size, self.size]:
+            raise ValueError(f"this codec takes pictures of {self.size} × {self.size} pixels, not {shape[2:]}")
+        if self.modality == "image" and (shape[2] % self.downsample or shape[3] % self.downsample):
+            raise ValueError(f"the sides of a picture must be multiples of {self.downsample} pixels, not {shape[2:]}")
+        if not media.is_floating_point():
+            raise ValueError(f"media are floating point in {low:g}..{high:g}, not {media.dtype}")
+        if not bool(torch.isfinite(media).all()):
+            raise ValueError("the media hold NaN or infinite values")
+        least, most = float(media.min()), float(media.max())
+        if least < low - 1e-3 or most > high + 1e-3:
+            raise ValueError(f"media must lie in {low:g}..{high:g}; these reach from {least:.3g} to {most:.3g}")
+
+    def _check_codes(self, codes: Tensor) -> None:
+        shape = list(codes.shape)
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"codes are integers, not {codes.dtype}")
+        if codes.ndim != (4 if self.modality == "image" else 3) or 0 in shape:
+            raise ValueError(f"codes are [B, K, {'h, w' if self.modality == 'image' else 'T'}], not {shape}")
+        if shape[1] != self.num_codebooks:
+            raise ValueError(f"this codec has {self.num_codebooks} codebooks, the codes are of {shape[1]}")
+        if self.grid is not None and tuple(shape[2:]) != self.grid:
+            raise ValueError(f"this codec's grid is {self.grid}, the codes' is {tuple(shape[2:])}")
+        least, most = int(codes.min()), int(codes.max())
+        if least < 0 or most >= self.codebook_size:
+            wrong = least if least < 0 else most
+            raise ValueError(f"code {wrong} is outside the codebook, 0..{self.codebook_size - 1}")
+
+
+def codebook_statistics(codes: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """Usage and perplexity [K] of codes [B, K, *grid], as in `Encoding`."""
+    by_codebook = codes.transpose(0, 1).flatten(1)
+    counts = torch.stack([torch.bincount(own, minlength=codebook_size) for own in by_codebook]).float()
+    shares = counts / counts.sum(1, keepdim=True)
+    return (counts > 0).float().mean(1), torch.exp(-torch.xlogy(shares, shares).sum(1))
+
+
+@torch.no_grad()
+def agreement(codec: MediaCodec, codes: Tensor) -> float:
+    """Share of codes [B, K, *grid] that decoding and encoding again leave as they are: 1 for a perfect round trip."""
+    again = codec.encode(codec.decode(codes)).codes
+    return float((again == codes).float().mean())
