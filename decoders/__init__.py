@@ -1,1 +1,1 @@
-"""Media out: discrete codes to images and sound. The codecs arrive with image and audio output."""
+"""Media out: codecs between media and discrete codes, and the diffusion decoder."""

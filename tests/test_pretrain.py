@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encoders.clip import ClipImageEncoder
+from mmlm.training.fit import Schedule, Shuffle, fit
 from recipes.pretrain.clip import (
     ClipTrainConfig,
     Region,
@@ -21,7 +22,6 @@ from recipes.pretrain.clip import (
     train_clip,
 )
 from recipes.pretrain.lm import LanguageModelTrainConfig, pack, train_language_model
-from recipes.pretrain.loop import Schedule, Shuffle, run
 from recipes.pretrain.tokenizer import train_tokenizer
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
@@ -163,7 +163,7 @@ def test_a_stop_changes_nothing(tokenizer_folder, tmp_path):
             x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
             return (model(x) - x[:, :2]).square().mean()
 
-        run(model, loss_at, Schedule(60, 1e-2, warmup_steps=5, checkpoint_seconds=0.0), folder, "test")
+        fit(model, loss_at, Schedule(60, 1e-2, warmup_steps=5, checkpoint_seconds=0.0), folder, "test")
         return model.weight.detach().clone()
 
     whole = train(tmp_path / "a")
@@ -175,7 +175,7 @@ def test_a_stop_changes_nothing(tokenizer_folder, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     model = torch.nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="step 0"):
-        run(model, lambda step: model.weight.sum() * float("nan"), Schedule(3, 1e-3), tmp_path, "test")
+        fit(model, lambda step: model.weight.sum() * float("nan"), Schedule(3, 1e-3), tmp_path, "test")
 
 
 def test_an_epoch_shows_every_example_once():

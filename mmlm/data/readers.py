@@ -67,7 +67,7 @@ def _read_any(source, images: Path | None) -> Found:
     elif isinstance(source, Record):
         yield source
     elif isinstance(source, (str, os.PathLike)):
-        for path in _expand(os.fspath(source)):
+        for path in expand(os.fspath(source)):
             yield from _read_path(path, images)
     elif isinstance(source, Iterable) and not isinstance(source, (bytes, dict)):
         for part in source:
@@ -76,7 +76,7 @@ def _read_any(source, images: Path | None) -> Found:
         raise TypeError(f"data must be a path, a pattern, Records, or a list of those, not {type(source).__name__}")
 
 
-def _expand(pattern: str) -> list[Path]:
+def expand(pattern: str) -> list[Path]:
     """Paths of a name that may hold `{000..003}`, `{a,b}` and the wildcards * ? [ ]; all must exist."""
     paths = []
     for name in expand_braces(os.path.expanduser(pattern)):
@@ -159,7 +159,7 @@ def _read_coco(path: Path, images: Path | None) -> Found:
 
 
 def _read_tar(path: Path, images: Path | None) -> Found:
-    for key, members in _index_tar(path).items():
+    for key, members in index_tar(path).items():
         where = f"{path.name} {key}"
         try:
             twice = [suffix for suffix, slices in members.items() if len(slices) > 1]
@@ -183,7 +183,7 @@ def _read_tar(path: Path, images: Path | None) -> Found:
             yield BadRecord(where, str(error))
 
 
-def _index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
+def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     """{key: {suffix: places}} of a tar, in its order. WebDataset's keys: the name up to its first dot."""
     index: dict[str, dict[str, list[FileSlice]]] = {}
     try:

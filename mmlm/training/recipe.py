@@ -77,11 +77,27 @@ class Recipe(TrainConfig):
             raise ValueError(f"model.dtype must be 'float32' or 'bfloat16', not {self.model.dtype!r}")
 
 
-def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from YAML, with `key=value` and `key.key=value` on top.
+def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), schema: type = Recipe) -> Any:
+    """A recipe from YAML, with `key=value` and `key.key=value` on top, as the dataclass `schema`.
 
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """
+    config = merged(path, overrides)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
+    except ConfigKeyError as error:
+        known = ", ".join(f.name for f in fields(schema))
+        raise ValueError(f"{path}: unknown key {error.full_key!r}; the recipe's keys are {known}") from error
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{path}: {error.full_key!r} is missing") from error
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
+
+
+def merged(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig:
+    """What the YAML file and the overrides say, not yet checked against any schema."""
     try:
         written = OmegaConf.load(path)
     except yaml.YAMLError as error:
@@ -92,21 +108,20 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
         if "=" not in override:
             raise ValueError(f"{override!r} is not key=value")
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Recipe), written, OmegaConf.from_dotlist(list(overrides)))
-        return OmegaConf.to_object(config)
-    except ConfigKeyError as error:
-        known = ", ".join(f.name for f in fields(Recipe))
-        raise ValueError(f"{path}: unknown key {error.full_key!r}; the recipe's keys are {known}") from error
-    except MissingMandatoryValue as error:
-        raise ValueError(f"{path}: {error.full_key!r} is missing") from error
+        return OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        key = getattr(error, "full_key", None)
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
-    """Runs a recipe: `mmlm train recipe.yaml key=value …`. Returns the TrainResult."""
+    """Runs a recipe: `mmlm train recipe.yaml key=value …`. Returns the TrainResult.
+
+    A recipe with `codec` or `decoder` in place of `model` trains that: see `mmlm.training.codec_recipe`.
+    """
+    if {"codec", "decoder"} & merged(path, overrides).keys():
+        from .codec_recipe import train_codec_from_recipe
+
+        return train_codec_from_recipe(path, overrides, progress=progress)
     recipe = load_recipe(path, overrides)
 
     import torch

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes.pretrain.loop import Schedule, Shuffle, generator, run
+from mmlm.training.fit import Schedule, Shuffle, fit, generator
 from recipes.pretrain.tokenizer import add_end_of_text
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -142,7 +142,7 @@ def train_clip(
         return loss if grounded is None else loss + grounded.loss(model, patches, index)
 
     schedule = Schedule(config.steps, config.learning_rate, weight_decay=config.weight_decay)
-    run(model, loss_at, schedule, output, "contrastive")
+    fit(model, loss_at, schedule, output, "contrastive")
     model.visual.output_tokens = False
     (output / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, output / "open_clip_model.safetensors")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.pretrain.loop import Schedule, Shuffle, run
+from mmlm.training.fit import Schedule, Shuffle, fit
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def train_language_model(
         return model(input_ids=batch, labels=batch).loss
 
     schedule = Schedule(config.steps, config.learning_rate, optimizer=config.optimizer)
-    run(model, loss_at, schedule, output, "language model")
+    fit(model, loss_at, schedule, output, "language model")
     model.save_pretrained(str(output))
     tokenizer.save_pretrained(str(output))
     return model

@@ -18,7 +18,7 @@ from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.sound import SAMPLE_RATE
 from encoders.whisper import encode_window, log_mel
-from recipes.pretrain.loop import Schedule, generator, run
+from mmlm.training.fit import Schedule, fit, generator
 
 FULL_VOCABULARY = 51864  # of the English-only models
 N_MELS = 80
@@ -125,7 +125,7 @@ def train_whisper(
         logits = model.decoder(tokens[:, :-1].clamp(min=0), encode_window(model.encoder, mel)) + rest
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=IGNORE)
 
-    run(model, loss_at, Schedule(config.steps, config.learning_rate, optimizer="muon"), output, "whisper")
+    fit(model, loss_at, Schedule(config.steps, config.learning_rate, optimizer="muon"), output, "whisper")
     whole = expanded(model, vocabulary)
     partial = output / "whisper.partial"
     torch.save({"dims": vars(whole.dims), "model_state_dict": whole.half().state_dict()}, partial)

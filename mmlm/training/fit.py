@@ -1,4 +1,4 @@
-"""The training loop that pretraining shares: optimizers, warm-up and cosine, checkpoints, metrics, a progress bar."""
+"""The plain training loop of one module and its loss: optimizers, warm-up and cosine, checkpoints, metrics, a bar."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from mmlm.training.optimizer import muon
-from mmlm.training.precision import computing
+from .optimizer import muon
+from .precision import computing
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,20 @@ class Schedule:
         return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, output: Path, name: str) -> None:
+def fit(
+    model: nn.Module,
+    loss_at: Callable[[int], Tensor],
+    schedule: Schedule,
+    output: Path,
+    name: str,
+    after_step: Callable[[int], dict[str, float]] = lambda done: {},
+    progress: bool = True,
+) -> None:
     """Train `model` in place for `schedule.steps` steps, resuming from `output/checkpoint.pt` if it is there.
 
     `loss_at(step)` must depend on nothing but the step and the weights (draw from a generator seeded with the step),
-    so that a resumed run goes on as if it had never stopped.
+    so that a resumed run goes on as if it had never stopped. `after_step` is told how many steps are done; what it
+    measures then goes into `output/metrics.jsonl`, beside the loss of every twentieth.
     """
     output.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(model, schedule)
@@ -63,7 +72,8 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
 
     model.train()
     saved, average = time.monotonic(), None
-    for step in tqdm(range(start, schedule.steps), initial=start, total=schedule.steps, desc=name, mininterval=5):
+    bar = dict(initial=start, total=schedule.steps, desc=name, mininterval=5, disable=not progress)
+    for step in tqdm(range(start, schedule.steps), **bar):
         learning_rate = schedule.learning_rate_at(step)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate
@@ -78,8 +88,9 @@ def run(model: nn.Module, loss_at: Callable[[int], Tensor], schedule: Schedule, 
         model.zero_grad(set_to_none=True)
         average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
         done = step + 1
-        if done % 20 == 0 or done == schedule.steps:
-            line = {"step": done, "loss": round(average, 5), "learning_rate": learning_rate}
+        measured = after_step(done)
+        if measured or done % 20 == 0 or done == schedule.steps:
+            line = {"step": done, "loss": round(average, 5), "learning_rate": learning_rate, **measured}
             with metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         if done == schedule.steps or time.monotonic() - saved > schedule.checkpoint_seconds:

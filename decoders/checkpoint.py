@@ -1,0 +1,115 @@
+"""Codecs and diffusion decoders in folders: `config.json` and `model.safetensors`, no code that runs on loading."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+from decoders.base import MediaCodec
+from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.quantizer import QuantizerConfig
+
+KINDS = {"image_vqvae": (ImageVQVAE, ImageVQVAEConfig), "audio_vqvae": (AudioVQVAE, AudioVQVAEConfig)}
+
+
+def save_codec(codec: MediaCodec, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Writes a codec that was trained here; TypeError for another. `dtype`: in which its weights are kept."""
+    kind = next((kind for kind, (cls, _) in KINDS.items() if isinstance(codec, cls)), None)
+    if kind is None:
+        raise TypeError(f"{type(codec).__name__} is kept in its own format, not in this one")
+    return _write(folder, {"kind": kind, **dataclasses.asdict(codec.config)}, codec.state_dict(), dtype)
+
+
+def load_codec(folder: str | Path) -> MediaCodec:
+    """The codec of a folder, in float32 and eval mode; ValueError for one that is damaged or of another kind."""
+    config, tensors = _read(folder)
+    kind = config.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"{folder} holds no codec ({kind!r}); kinds are {', '.join(KINDS)}")
+    cls, config_cls = KINDS[kind]
+    with _explained(folder):
+        codec = cls(config_cls(**{**config, "quantizer": QuantizerConfig(**config["quantizer"])}))
+        codec.load_state_dict(_floats(tensors))
+    return codec.requires_grad_(False).eval()
+
+
+def save_decoder(decoder: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Writes a diffusion decoder without its codec, whose fingerprint it keeps."""
+    config = {"kind": "diffusion", **dataclasses.asdict(decoder.config), "codec": codec_fingerprint(decoder.codec)}
+    return _write(folder, config, decoder.unet.state_dict(), dtype)
+
+
+def load_decoder(folder: str | Path, codec: MediaCodec) -> nn.Module:
+    """The diffusion decoder of a folder, for this codec; ValueError if it was trained for another."""
+    from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig  # diffusers takes seconds to import
+
+    config, tensors = _read(folder)
+    if config.pop("kind", None) != "diffusion":
+        raise ValueError(f"{folder} holds no diffusion decoder")
+    expected, found = config.pop("codec", None), codec_fingerprint(codec)
+    if expected != found:
+        raise ValueError(f"the diffusion decoder in {folder} is of codec {expected}; this one is {found}")
+    with _explained(folder):
+        decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(**{**config, "channels": tuple(config["channels"])}))
+        decoder.unet.load_state_dict(_floats(tensors))
+    return decoder.requires_grad_(False).eval()
+
+
+def codec_fingerprint(codec: MediaCodec) -> str:
+    """16 hex characters that change with any weight by more than float16 rounds."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(codec.state_dict().items()):
+        kept = tensor.half() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {list(kept.shape)};".encode() + kept.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> Path:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for name, tensor in tensors.items()
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
+        save_file(kept, Path(parts, "model.safetensors"), metadata={"format": "pt"})
+        Path(parts, "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
+        Path(parts, "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in ("model.safetensors", "config.json"):
+            os.replace(Path(parts, name), folder / name)
+    return folder
+
+
+def _read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a saved codec or decoder: {name} is missing")
+    with _explained(folder):
+        return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+
+
+@contextmanager
+def _explained(folder: str | Path) -> Iterator[None]:
+    """What goes wrong with a folder's content, as a ValueError that names the folder."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"what is in {folder} is damaged or of another version: {error}") from error
+
+
+def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

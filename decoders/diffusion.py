@@ -1,0 +1,188 @@
+"""The diffusion decoder: codes to media by a diffusers UNet, which fills in what the codec's own decoder blurs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from decoders.base import MediaCodec
+from decoders.spectrum import Spectrum
+
+TIMESTEPS = 1000  # diffusers counts noise levels 0..1 in thousandths
+LEVEL_BANDS = 16  # of sound, whose energy is kept
+
+Preview = Callable[[int, int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class DiffusionDecoderConfig:
+    """Sizes. The UNet works on patches of `patch` × `patch` values, so that 64 pixels cost what 32 do."""
+
+    channels: tuple[int, ...] = (64, 96, 128)  # of the UNet at each resolution, multiples of 16
+    layers: int = 1
+    patch: int = 2
+    window: int = 256  # of the spectra in which sound is decoded
+    hop: int = 80
+
+    def __post_init__(self) -> None:
+        if not self.channels or any(channels < 16 or channels % 16 for channels in self.channels):
+            raise ValueError(f"channels must be multiples of 16, not {tuple(self.channels)}")
+        if self.layers < 1 or self.patch < 1:
+            raise ValueError("layers and patch must be at least 1")
+
+
+class DiffusionDecoder(nn.Module):
+    """Codes [B, K, *grid] of a frozen codec → media, by few steps from noise; one class for pictures and sound.
+
+    The UNet sees the noisy media, the codes' latents spread to its resolution (nearest neighbour), and the codec's
+    plain reconstruction, and predicts the media themselves ("x0") on the straight path x_t = (1 − t)·x + t·noise. Sound
+    is decoded as a compressed complex spectrum, at the reconstruction's level, and keeps its energy in each band.
+
+    Sources: 4M's DiVAE (apple/ml-4m), OpenAI's consistency decoder for the condition; rectified flow (Liu et al. 2022).
+    """
+
+    def __init__(self, codec: MediaCodec, config: DiffusionDecoderConfig = DiffusionDecoderConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.codec = codec.requires_grad_(False).eval()
+        self.spectrum = Spectrum(config.window, config.hop)
+        media = (3 if codec.modality == "image" else 2) * config.patch**2
+        down, up = "DownBlock2D", "UpBlock2D"
+        self.unet = UNet2DModel(
+            in_channels=2 * media + codec.latent_dim + 1,
+            out_channels=media,
+            block_out_channels=tuple(config.channels),
+            layers_per_block=config.layers,
+            down_block_types=(down,) * len(config.channels),
+            up_block_types=(up,) * len(config.channels),
+            norm_num_groups=16,
+            add_attention=False,
+        )
+
+    def train(self, mode: bool = True) -> DiffusionDecoder:
+        """Sets the UNet's mode; the codec stays frozen, in eval mode."""
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    @torch.no_grad()
+    def decode(
+        self,
+        codes: Tensor,
+        steps: int = 4,
+        seed: int | Sequence[int] = 0,
+        guidance_scale: float = 1.0,
+        length: int | None = None,
+        callback: Preview | None = None,
+    ) -> Tensor:
+        """Codes [B, K, *grid] → media [B, C, *size] in the codec's range; of sound the first `length` samples.
+
+        steps: 1 draft, 4, 8 for quality. seed: of the first row, the next has the next one; or one for each row.
+        guidance_scale: away from what would be decoded without codes; 1 is off. callback: called after each step with
+        its number, their count, and the media as they stand.
+        """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        seeds = [seed + row for row in range(len(codes))] if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(codes):
+            raise ValueError(f"{len(seeds)} seeds for {len(codes)} rows of codes")
+        plain = self.codec.decode(codes, length)
+        condition, canvas, level = self.condition(self.codec.codes_to_latents(codes), plain)
+        noise = torch.stack([torch.randn(canvas.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds])
+        x = noise.to(canvas)
+        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
+        for step, (timestep, sigma) in enumerate(zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True), start=1):
+            clean = self.predict(x, sigma.expand(len(x)).to(x), condition)
+            if guidance_scale != 1.0:
+                free = self.predict(x, sigma.expand(len(x)).to(x), torch.zeros_like(condition))
+                clean = free + guidance_scale * (clean - free)
+            if callback is not None:
+                callback(step, steps, self.media(clean, plain, level))
+            x = scheduler.step((x - clean) / sigma, timestep, x).prev_sample
+        return self.media(x, plain, level)
+
+    def loss(self, media: Tensor, codes: Tensor, draw: torch.Generator, dropped: float = 0.1) -> Tensor:
+        """Mean square error of the predicted media [B, C, *size] given their codes, some of which are wrong.
+
+        The noise level is drawn from sigmoid(N(0, 1)), a tenth of the time uniformly (FlowMo); a share `dropped` of the
+        rows has no condition, so that guidance can be had.
+        """
+        with torch.no_grad():
+            plain = self.codec.decode(codes, None if self.codec.modality == "image" else media.shape[-1])
+            condition, _, level = self.condition(self.codec.codes_to_latents(codes), plain)
+            target = self.canvas(media, level)
+            rows = len(media)
+            uniform, kept = torch.rand(3, rows, generator=draw)[1:]
+            t = torch.where(
+                torch.rand(rows, generator=draw) < 0.1, uniform, torch.randn(rows, generator=draw).sigmoid()
+            ).to(target)
+            noise = torch.randn(target.shape, generator=draw).to(target)
+            at = t.view(-1, 1, 1, 1)
+            noisy = (1 - at) * target + at * noise
+            condition = condition * (kept >= dropped).to(target).view(-1, 1, 1, 1)
+        return F.mse_loss(self.predict(noisy, t, condition).float(), target)
+
+    def predict(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """The clean canvas [B, C, H, W] that noisy ones at levels t [B] in 0..1 seem to come from."""
+        return self.unet(torch.cat([noisy, condition], dim=1), t * TIMESTEPS).sample
+
+    def condition(self, latents: Tensor, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the UNet sees beside noise [B, D', H, W], the plain canvas [B, C, H, W], and its level [B, 1, 1, 1]."""
+        level = self.level(plain)
+        canvas = self.canvas(plain, level)
+        spread = latents if latents.ndim == 4 else latents.unsqueeze(2)
+        if self.codec.modality == "image":
+            spread = F.interpolate(spread, canvas.shape[2:], mode="nearest")
+        else:  # a step of codes lies where its samples do; the canvas may have been filled up behind the last
+            each = self.codec.downsample / (self.config.hop * self.config.patch)
+            place = (torch.arange(canvas.shape[3], device=latents.device) / each).long()
+            spread = spread[..., place.clamp(max=latents.shape[-1] - 1)].expand(-1, -1, canvas.shape[2], -1)
+        rows = torch.linspace(-1, 1, canvas.shape[2], device=canvas.device).view(1, 1, -1, 1)
+        return torch.cat([spread, canvas, rows.expand(len(canvas), 1, -1, canvas.shape[3])], dim=1), canvas, level
+
+    def level(self, plain: Tensor) -> Tensor:
+        """What a canvas is divided by, [B, 1, 1, 1]: 1 for pictures, of sound the spectrum's root mean square."""
+        if self.codec.modality == "image":
+            return plain.new_ones(len(plain), 1, 1, 1)
+        return self._spectrum(plain).square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
+
+    def canvas(self, media: Tensor, level: Tensor) -> Tensor:
+        """Media as the UNet sees them [B, C, H, W], about unit size, H and W whole multiples of its coarsest cells."""
+        values = media * 2 - 1 if self.codec.modality == "image" else self._spectrum(media) / level
+        whole = self.config.patch * 2 ** (len(self.config.channels) - 1)
+        padded = F.pad(values, (0, -values.shape[3] % whole, 0, -values.shape[2] % whole))
+        return F.pixel_unshuffle(padded, self.config.patch)
+
+    def media(self, canvas: Tensor, plain: Tensor, level: Tensor) -> Tensor:
+        """A canvas as media of the plain reconstruction's size, clamped to the codec's range."""
+        values = F.pixel_shuffle(canvas, self.config.patch)
+        if self.codec.modality == "image":
+            return (values[..., : plain.shape[2], : plain.shape[3]] * 0.5 + 0.5).clamp(0, 1)
+        own = self._spectrum(plain)
+        values = values[:, :, : own.shape[2], : own.shape[3]] * level
+        values = values * (_band_level(own) / _band_level(values))
+        return self.spectrum.synthesise(values)[:, None, : plain.shape[-1]].clamp(-1, 1)
+
+    def _spectrum(self, sound: Tensor) -> Tensor:
+        return self.spectrum.analyse(F.pad(sound[:, 0], (0, -sound.shape[-1] % self.spectrum.hop)))
+
+
+def _band_level(spectrum: Tensor) -> Tensor:
+    """Root mean square of each bin's band [B, 1, bins, 1] of a spectrum [B, 2, bins, F]."""
+    power = spectrum.square().mean((1, 3))  # [B, bins]
+    width = max(1, power.shape[1] // LEVEL_BANDS)
+    bands = F.avg_pool1d(power.unsqueeze(1), width, width, ceil_mode=True, count_include_pad=False)
+    return bands.repeat_interleave(width, dim=2)[:, :, : power.shape[1]].clamp(min=1e-8).sqrt().unsqueeze(-1)
+
+
+def corrupted(codes: Tensor, codebook_size: int, share: float, draw: torch.Generator) -> Tensor:
+    """Codes of which a share is replaced by random ones: a language model writes other codes than an encoder."""
+    wrong = torch.rand(codes.shape, generator=draw) < share
+    return torch.where(wrong, torch.randint(codebook_size, codes.shape, generator=draw), codes.cpu()).to(codes.device)

@@ -1,0 +1,141 @@
+"""Media without texts: every picture, or every recording, of folders, files, tars and paired data, for codecs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from encoders.media import load_image
+from encoders.sound import load_audio
+from encoders.source import MediaError
+
+from .readers import IMAGE_SUFFIXES, SOUND_SUFFIXES, expand, index_tar, read_records
+from .records import BadRecord, BadRecordsError, FileSlice
+
+log = logging.getLogger(__name__)
+
+
+def find_media(
+    source: str | os.PathLike | Sequence, modality: Literal["image", "audio"]
+) -> list[FileSlice | bytes]:
+    """Where the media lie. ValueError where there are none.
+
+    source: one of, or a list of: a folder (all files of that kind under it, in the order of their names), files or a
+    pattern of them, tars (every member of that kind), or paired data as `read_records` has them.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return [found for part in source for found in find_media(part, modality)]
+    suffixes = IMAGE_SUFFIXES if modality == "image" else SOUND_SUFFIXES
+    found: list[FileSlice | bytes] = []
+    for path in expand(os.fspath(source)):
+        if path.is_dir() and not (path / "metadata.jsonl").is_file():
+            found += [FileSlice(file) for file in sorted(path.rglob("*")) if _suffix(file) in suffixes]
+        elif path.suffix == ".tar":
+            found += [
+                place
+                for members in index_tar(path).values()
+                for suffix, places in members.items()
+                if suffix in suffixes
+                for place in places
+            ]
+        elif _suffix(path) in suffixes:
+            found.append(FileSlice(path))
+        else:
+            records = read_records(path).records
+            own = [record.source if modality == "image" else record.sound for record in records]
+            found += [place for place in own if place is not None]
+    if not found:
+        raise ValueError(f"no {'pictures' if modality == 'image' else 'recordings'} in {source}")
+    return found
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix[1:].lower()
+
+
+class Pictures:
+    """Pictures in memory at one size, [N, 3, size, size] uint8: the middle square of each."""
+
+    def __init__(self, places: Sequence[FileSlice | bytes], size: int, bad_limit: float = 0.01) -> None:
+        self.pixels = torch.empty(len(places), 3, size, size, dtype=torch.uint8)
+        kept, bad = 0, []
+        for index, place in enumerate(_bar(places, "pictures")):
+            try:
+                picture = ImageOps.fit(load_image(_bytes(place)), (size, size))
+            except (MediaError, OSError) as error:
+                bad.append(BadRecord(_name(place, index), str(error)))
+                continue
+            self.pixels[kept] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            kept += 1
+        self.pixels = self.pixels[:kept]
+        _account(bad, len(places), bad_limit)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Sequence[int], draw: torch.Generator) -> Tensor:
+        """Pictures [B, 3, size, size] in 0..1."""
+        return self.pixels[torch.as_tensor(indices)].float() / 255
+
+
+class Recordings:
+    """Recordings in memory at one rate, int16; a batch takes a stretch of `samples` of each, from anywhere in it."""
+
+    def __init__(
+        self, places: Sequence[FileSlice | bytes], sample_rate: int, samples: int, bad_limit: float = 0.01
+    ) -> None:
+        self.samples = samples
+        self.sounds: list[np.ndarray] = []
+        bad = []
+        for index, place in enumerate(_bar(places, "recordings")):
+            try:
+                waveform = load_audio(_bytes(place), sample_rate=sample_rate).waveform
+            except (MediaError, OSError) as error:
+                bad.append(BadRecord(_name(place, index), str(error)))
+                continue
+            self.sounds.append((waveform.clip(-1, 1) * 32767).round().astype(np.int16))
+        _account(bad, len(places), bad_limit)
+
+    def __len__(self) -> int:
+        return len(self.sounds)
+
+    def batch(self, indices: Sequence[int], draw: torch.Generator) -> Tensor:
+        """Sound [B, 1, samples] in −1..1; silence follows a recording that is shorter."""
+        rows = []
+        for index in torch.as_tensor(indices).tolist():
+            sound = self.sounds[index]
+            start = int(torch.randint(max(0, len(sound) - self.samples) + 1, (1,), generator=draw))
+            row = torch.from_numpy(sound[start : start + self.samples].astype(np.float32) / 32767)
+            rows.append(F.pad(row, (0, self.samples - len(row))))
+        return torch.stack(rows).unsqueeze(1)
+
+
+def _bytes(place: FileSlice | bytes) -> bytes:
+    return place if isinstance(place, bytes) else place.read()
+
+
+def _name(place: FileSlice | bytes, index: int) -> str:
+    return f"number {index + 1}" if isinstance(place, bytes) else f"{place.path} (number {index + 1})"
+
+
+def _bar(places: Sequence, what: str) -> tqdm:
+    return tqdm(places, desc=f"reading {what}", mininterval=2, leave=False, disable=None)
+
+
+def _account(bad: list[BadRecord], total: int, limit: float) -> None:
+    """Says how many cannot be used, and refuses to go on without more than a share `limit` of them."""
+    if len(bad) > limit * total:
+        names = "\n".join(f"  {one.key}: {one.reason}" for one in bad[:20])
+        raise BadRecordsError(f"{len(bad)} of {total} media cannot be used; repair or remove them:\n{names}", bad)
+    if bad:
+        log.warning("%d of %d media cannot be used and are left out; the first: %s", len(bad), total, bad[0])

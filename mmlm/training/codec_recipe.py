@@ -1,0 +1,96 @@
+"""Recipes that train a codec from media alone, or a diffusion decoder on a codec.
+
+    codec:
+      image: {size: 64, downsample: 8, quantizer: {kind: vq, codebook_size: 512}}     # or audio: {...}
+    data: photos/                                 # a folder, files, tars, or paired data
+    held_out: more-photos/
+    output: runs/codec
+    steps: 3000                                   # this and what follows: any field of CodecTrainConfig
+
+    decoder:
+      codec: runs/codec/codec                     # what that run wrote
+      channels: [64, 96, 128]                     # and any other field of DiffusionDecoderConfig
+    data: photos/
+    output: runs/decoder
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+
+from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+from decoders.checkpoint import load_codec
+from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+
+from .codec import CodecTrainConfig, train_codec, train_decoder
+from .recipe import load_recipe
+
+
+@dataclass(frozen=True)
+class CodecParts:
+    """The codec to train: one of them, with any of its sizes."""
+
+    image: ImageVQVAEConfig | None = None
+    audio: AudioVQVAEConfig | None = None
+
+
+@dataclass(frozen=True)
+class DecoderParts(DiffusionDecoderConfig):
+    """The diffusion decoder to train, and the folder of the codec that it is for."""
+
+    codec: str = MISSING
+
+
+@dataclass(frozen=True)
+class CodecRecipe(CodecTrainConfig):
+    """A run that trains a codec or, on a trained one, a diffusion decoder."""
+
+    codec: CodecParts | None = None
+    decoder: DecoderParts | None = None
+    data: Any = MISSING
+    held_out: Any = None
+    output: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.codec is None) == (self.decoder is None):
+            raise ValueError("a recipe trains one thing: give codec or decoder, not both")
+        if self.codec is not None and (self.codec.image is None) == (self.codec.audio is None):
+            raise ValueError("codec needs either image or audio; {} takes all sizes as they are")
+
+
+@dataclass(frozen=True)
+class CodecResult:
+    """Where what was trained lies, and how many steps it took."""
+
+    model: Path
+    steps: int
+
+
+def train_codec_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
+    """Runs such a recipe; gives a CodecResult. It goes on where a run in the same `output` stopped."""
+    recipe: CodecRecipe = load_recipe(path, overrides, CodecRecipe)
+    config = CodecTrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(CodecTrainConfig)})
+    output = Path(recipe.output)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        if recipe.decoder is not None:
+            sizes = {f.name: getattr(recipe.decoder, f.name) for f in fields(DiffusionDecoderConfig)}
+            decoder = DiffusionDecoder(load_codec(recipe.decoder.codec), DiffusionDecoderConfig(**sizes))
+        elif recipe.codec.image is not None:
+            codec = ImageVQVAE(recipe.codec.image)
+        else:
+            codec = AudioVQVAE(recipe.codec.audio)
+    if recipe.decoder is not None:
+        folder = train_decoder(decoder, recipe.data, output, recipe.held_out, config, progress)
+    else:
+        folder = train_codec(codec, recipe.data, output, recipe.held_out, config, progress=progress)
+    return CodecResult(folder, recipe.steps)

@@ -1,0 +1,54 @@
+"""Small codecs for the tests, their learned codebooks filled by one batch of training."""
+
+import torch
+
+from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.quantizer import QuantizerConfig
+from decoders.raw import MuLawCodec, PaletteCodec
+
+QUANTIZERS = {
+    "vq": QuantizerConfig("vq", 32, dim=6),
+    "rvq": QuantizerConfig("rvq", 16, 3, dim=6),
+    "fsq": QuantizerConfig("fsq", 240),
+    "lfq": QuantizerConfig("lfq", 64),
+}
+
+
+def image_codec(quantizer: str = "vq", seed: int = 0) -> ImageVQVAE:
+    """Pictures of 16 × 16, codes of 2 × 2."""
+    return _made(lambda own: ImageVQVAE(ImageVQVAEConfig(16, 8, 4, 16, 1, own)), quantizer, seed, (32, 3, 16, 16))
+
+
+def audio_codec(quantizer: str = "rvq", seed: int = 0) -> AudioVQVAE:
+    """Sound at 8 kHz, 50 steps of codes a second."""
+    config = dict(downsample=160, width=16, blocks=1)
+    return _made(lambda own: AudioVQVAE(AudioVQVAEConfig(**config, quantizer=own)), quantizer, seed, (8, 1, 1600))
+
+
+def palette_codec() -> PaletteCodec:
+    return PaletteCodec(torch.rand(24, 3, generator=torch.Generator().manual_seed(0)), 16, 8)
+
+
+CODECS = {
+    **{f"image {kind}": (lambda kind=kind: image_codec(kind)) for kind in QUANTIZERS},
+    **{f"audio {kind}": (lambda kind=kind: audio_codec(kind)) for kind in QUANTIZERS},
+    "palette": palette_codec,
+    "mu-law": lambda: MuLawCodec(8000, 64),
+}
+
+
+def media_for(codec, batch: int = 2, length: int = 1600, seed: int = 0) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    if codec.modality == "image":
+        return torch.rand(batch, 3, 16, 16, generator=draw)
+    return torch.rand(batch, 1, length, generator=draw) - 0.5
+
+
+def _made(build, quantizer: str, seed: int, shape: tuple[int, ...]):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = build(QUANTIZERS[quantizer])
+        with torch.no_grad():
+            codec.reconstruct(torch.rand(shape) * (1 if shape[1] == 3 else 0.5))  # k-means fills the codebook
+    return codec.requires_grad_(False).eval()

@@ -1,0 +1,183 @@
+"""The diffusion decoder (decoders/diffusion.py): its path, its condition, its laws."""
+
+import numpy as np
+import pytest
+import torch
+from codec_parts import audio_codec, image_codec, media_for
+
+from decoders.checkpoint import codec_fingerprint, load_decoder, save_decoder
+from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig, corrupted
+
+SMALL = DiffusionDecoderConfig(channels=(16, 32), patch=2, window=64, hop=40)
+
+
+def decoder(modality="image", seed=0):
+    codec = image_codec() if modality == "image" else audio_codec()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = DiffusionDecoder(codec, SMALL).eval()
+        torch.nn.init.normal_(made.unet.conv_out.weight, std=0.1)
+    return made
+
+
+@pytest.fixture(scope="module", params=["image", "audio"])
+def made(request):
+    return decoder(request.param)
+
+
+def codes_of(made, batch=3, length=1500):
+    return made.codec.encode(media_for(made.codec, batch, length)).codes
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+def test_whoever_knows_the_media_gets_them_in_any_number_of_steps(made, steps, monkeypatch):
+    media = media_for(made.codec, length=1600)
+    codes = made.codec.encode(media).codes
+    level = made.level(made.codec.decode(codes))
+    seen = []
+
+    def knows(noisy, t, condition):
+        seen.append((noisy, t))
+        return made.canvas(media, level)
+
+    monkeypatch.setattr(made, "predict", knows)
+    canvas = made.canvas(media, level)
+    decoded = made.decode(codes, steps, seed=5)
+    torch.testing.assert_close(decoded, made.media(canvas, made.codec.decode(codes), level), atol=1e-4, rtol=0)
+    if made.codec.modality == "image":
+        torch.testing.assert_close(decoded, media, atol=1e-5, rtol=0)
+    # The straight path, by hand: at level t what is seen is (1 − t)·media + t·noise, and t falls by equal parts.
+    noise = seen[0][0]
+    for step, (noisy, t) in enumerate(seen):
+        level = 1 - step / steps
+        torch.testing.assert_close(t, torch.full((2,), level), atol=1e-6, rtol=0)
+        torch.testing.assert_close(noisy, (1 - level) * canvas + level * noise, atol=1e-4, rtol=0)
+
+
+def test_guidance_goes_away_from_what_has_no_condition(made, monkeypatch):
+    def predict(noisy, t, condition):
+        return torch.full_like(noisy, 0.1 if bool((condition == 0).all()) else 0.3)
+
+    monkeypatch.setattr(made, "predict", predict)
+    monkeypatch.setattr(made, "media", lambda canvas, plain, level: canvas)
+    codes = codes_of(made)
+    for scale, expected in ((1.0, 0.3), (2.0, 0.5), (0.5, 0.2), (0.0, 0.1)):
+        found = made.decode(codes, 1, guidance_scale=scale)
+        torch.testing.assert_close(found, torch.full_like(found, expected), atol=1e-5, rtol=0)
+
+
+def test_a_seed_is_a_row_of_its_own(made):
+    codes = codes_of(made)
+    together = made.decode(codes, 2, seed=3)
+    assert torch.equal(together, made.decode(codes, 2, seed=3))
+    for row in range(3):
+        single = made.decode(codes[row : row + 1], 2, seed=3 + row)
+        torch.testing.assert_close(single[0], together[row], atol=1e-4, rtol=0)
+    torch.testing.assert_close(made.decode(codes, 2, seed=[3, 4, 5]), together, atol=0, rtol=0)
+    assert not torch.allclose(made.decode(codes, 2, seed=9), together, atol=1e-3)
+    before = torch.random.get_rng_state()
+    made.decode(codes, 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    with pytest.raises(ValueError, match="2 seeds for 3 rows"):
+        made.decode(codes, seed=[1, 2])
+    with pytest.raises(ValueError, match="steps"):
+        made.decode(codes, 0)
+    with pytest.raises(ValueError, match="outside the codebook"):
+        made.decode(codes + made.codec.codebook_size)
+
+
+def test_every_step_can_be_looked_at(made):
+    seen = []
+    last = made.decode(codes_of(made), 3, callback=lambda step, steps, media: seen.append((step, steps, media)))
+    assert [(step, steps) for step, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    torch.testing.assert_close(seen[-1][2], last, atol=1e-4, rtol=0)
+    assert all(media.shape == last.shape and bool(media.isfinite().all()) for _, _, media in seen)
+
+
+@pytest.mark.parametrize("length", [1, 37, 800, 1234])
+def test_sound_keeps_its_length(length):
+    made = decoder("audio")
+    sound = media_for(made.codec, length=length)
+    assert made.decode(made.codec.encode(sound).codes, 1, length=length).shape == sound.shape
+
+
+def test_a_code_is_spread_over_what_it_stands_for():
+    made = decoder("image")
+    latents = torch.arange(4.0).view(1, 1, 2, 2).expand(1, made.codec.latent_dim, 2, 2)
+    condition, canvas, _ = made.condition(latents, torch.rand(1, 3, 16, 16))
+    expected = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    assert torch.equal(condition[0, 0], expected) and torch.equal(condition[:, -1 - canvas.shape[1] : -1], canvas)
+    made = decoder("audio")  # 160 samples a code, 80 a column of the canvas
+    latents = torch.arange(10.0).view(1, 1, 10).expand(1, made.codec.latent_dim, 10)
+    condition, _, _ = made.condition(latents, torch.rand(1, 1, 1600) - 0.5)
+    assert torch.equal(condition[0, 0, 0, :20], torch.arange(10.0).repeat_interleave(2))
+
+
+def test_sound_keeps_the_energy_of_each_band_of_the_plain_reconstruction():
+    made = decoder("audio")
+    codes = codes_of(made, 1, 1600)
+    plain = made.codec.decode(codes)
+    level = made.level(plain)
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(1, 8, 16, 20, generator=draw) * torch.linspace(0.1, 5, 16).view(1, 1, -1, 1)
+    seen = []
+    made.spectrum = type("Seen", (), {"analyse": made.spectrum.analyse, "hop": 40, "synthesise": seen.append})()
+    with pytest.raises(TypeError):  # `append` gives nothing back to cut
+        made.media(values, plain, level)
+    spectra = seen[0], made.spectrum.analyse(plain[:, 0])
+    energy = [spectrum.square().mean((1, 3)).view(1, 16, 2).mean(2) for spectrum in spectra]
+    torch.testing.assert_close(*energy, rtol=1e-3, atol=1e-6)
+
+
+def test_training_moves_the_unet_alone():
+    made = decoder("image").train()
+    media = media_for(made.codec, 4)
+    codes, before = codes_of(made, 4), codec_fingerprint(made.codec)
+    optimizer = torch.optim.Adam(made.unet.parameters(), 1e-3)
+    losses = []
+    for _ in range(25):
+        loss = made.loss(media, codes, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0] and codec_fingerprint(made.codec) == before and not made.codec.training
+
+
+def test_without_a_condition_the_codes_do_not_matter():
+    made = decoder("image")
+    media, codes = media_for(made.codec, 4), codes_of(made, 4)
+    other = (codes + 1) % made.codec.codebook_size
+    draws = [torch.Generator().manual_seed(0) for _ in range(4)]
+    blind = [made.loss(media, own, draw, dropped=1.0) for own, draw in zip((codes, other), draws, strict=False)]
+    seeing = [made.loss(media, own, draw, dropped=0.0) for own, draw in zip((codes, other), draws[2:], strict=True)]
+    assert torch.equal(*blind) and not torch.equal(*seeing)
+
+
+def test_corruption_is_as_frequent_as_it_is_said():
+    codes = torch.zeros(1, 1, 100, 100, dtype=torch.long)
+    wrong = corrupted(codes, 50, 0.2, torch.Generator().manual_seed(0))
+    assert float((wrong != 0).float().mean()) == pytest.approx(0.2 * 49 / 50, abs=0.02)
+    assert int(wrong.min()) >= 0 and int(wrong.max()) <= 49
+    assert torch.equal(corrupted(codes, 50, 0.0, torch.Generator()), codes)
+
+
+def test_saved_and_loaded_it_decodes_the_same_bits(made, tmp_path):
+    save_decoder(made, tmp_path)
+    codes = codes_of(made)
+    assert torch.equal(load_decoder(tmp_path, made.codec).decode(codes, 2), made.decode(codes, 2))
+    with pytest.raises(ValueError, match="is of codec"):
+        load_decoder(tmp_path, image_codec(seed=7))
+
+
+@pytest.mark.parametrize("wrong", [dict(channels=()), dict(channels=(20,)), dict(patch=0), dict(layers=0)])
+def test_sizes_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        DiffusionDecoderConfig(**wrong)
+
+
+def test_levels_are_of_the_plain_reconstruction():
+    made = decoder("audio")
+    plain = made.codec.decode(codes_of(made, 2, 1600))
+    values = made.canvas(plain, made.level(plain))
+    assert np.allclose(values.square().mean((1, 2, 3)).numpy(), 1.0, atol=1e-4)
