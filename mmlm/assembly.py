@@ -13,8 +13,8 @@ from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
 from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.presets import ASSEMBLED, PRESET, PRESETS, preset_path
+from mmlm.model import REPLACED, MultimodalLM
+from mmlm.presets import ASSEMBLED, OPEN_FLAMINGO, PRESET, PRESETS, preset_path
 from mmlm.prompt import PromptTemplate
 from mmlm.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
@@ -43,7 +43,7 @@ def assemble(
     the global random state is left as it was.
     """
     host = _language_model(language_model, tokenizer, dtype, audio_encoder is not None)
-    eyes = None if image_encoder is None else _image_encoder(image_encoder, final_norm, dtype)
+    eyes = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
     ears = None if audio_encoder is None else _audio_encoder(audio_encoder)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
@@ -63,7 +63,8 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
-    """A saved model: a preset ("nano"), a folder written by `save`, or a hub id; or one of `mmlm.presets.ASSEMBLED`.
+    """A saved model: a preset ("nano"), a folder written by `save`, or a hub id; or one of `mmlm.presets.ASSEMBLED` or
+    `OPEN_FLAMINGO`, whose parts are downloaded once.
 
     Parts that were ready-made when it was saved are given here again. A frozen part with other weights than those it
     was trained with is a warning with both fingerprints. Errors: no such model, a part that cannot be found, weights
@@ -74,6 +75,12 @@ def load(
         given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
         parts |= {part: value for part, value in given.items() if value is not None}
         return assemble(**parts, dtype=dtype, device=device)
+    if str(name) in OPEN_FLAMINGO:
+        from mmlm.interop.open_flamingo import load_released
+
+        if audio_encoder is not None:
+            raise ValueError(f"{name} has no audio encoder")
+        return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
     folder = _folder(str(name))
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
@@ -88,11 +95,12 @@ def load(
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
     named = _given(language_model, config.language_model.name, "language_model")
-    host = _language_model(named, tokenizer, dtype, config.audio_encoder is not None)
+    rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
+    host = _language_model(named, tokenizer, dtype, config.audio_encoder is not None, rows)
     _compare("language model", config.language_model.fingerprint, host.fingerprint())
     eyes = ears = None
     if (part := config.image_encoder) is not None:
-        eyes = _image_encoder(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
+        eyes = image_encoder_of(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
         _compare("image encoder", part.fingerprint, eyes.fingerprint())
     if (part := config.audio_encoder) is not None:
         ears = _audio_encoder(_given(audio_encoder, part.name, "audio_encoder"))
@@ -131,7 +139,7 @@ def _folder(name: str) -> Path:
     if Path(name).exists():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        known = ", ".join([*PRESETS, *ASSEMBLED])
+        known = ", ".join([*PRESETS, *ASSEMBLED, *OPEN_FLAMINGO])
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model"
         )
@@ -149,30 +157,74 @@ def _given(part: Any, name: str | None, argument: str) -> Any:
     return part if part is not None else name
 
 
-def _language_model(source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype, ears: bool) -> LanguageModel:
-    added = ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS
+def _language_model(
+    source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype, ears: bool, rows: dict | None = None
+) -> LanguageModel:
     if isinstance(source, LanguageModel):
+        if rows and not source.replaced:
+            raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
         return source
+    model, tokenizer, name = causal_model(source, tokenizer, dtype)
+    return LanguageModel(model, tokenizer, name, ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS, rows)
+
+
+def causal_model(
+    source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
+) -> tuple[nn.Module, Any, str | None]:
+    """A bare language model with its tokenizer and lasting name, from a hub id, a folder or a ready-made model."""
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
-        return LanguageModel(source, tokenizer, added_tokens=added)
+        return source, tokenizer, None
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = preset_path(source)
-    if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
-        raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
+    path = _language_model_path(source)
     # A path is kept from the root, so that it means the same from any folder.
     name = str(Path(source).resolve()) if Path(source).exists() else str(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path) if tokenizer is None else tokenizer
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        return LanguageModel(model, tokenizer, name, added)
+        if _is_mosaic_gpt(path):
+            from mmlm.interop.mosaic_gpt import MosaicGpt, mpt_config
+
+            config, kind = mpt_config(path), MosaicGpt
+        else:
+            config, kind = None, AutoModelForCausalLM
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config) if tokenizer is None else tokenizer
+        return kind.from_pretrained(path, config=config, dtype=dtype), tokenizer, name
     except OSError as error:
         raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
 
 
-def _image_encoder(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
+def language_model_config(source: str | Path) -> Any:
+    """The text config of a language model by name, without its weights."""
+    from transformers import AutoConfig
+
+    path = _language_model_path(source)
+    try:
+        if _is_mosaic_gpt(path):
+            from mmlm.interop.mosaic_gpt import mpt_config
+
+            return mpt_config(path)
+        return AutoConfig.from_pretrained(path).get_text_config()
+    except OSError as error:
+        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
+
+
+def _is_mosaic_gpt(path: str) -> bool:
+    """Whether a language model is of the one kind whose own code is needed no more: see mmlm/interop/mosaic_gpt.py."""
+    from transformers import PreTrainedConfig
+
+    return PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "mosaic_gpt"
+
+
+def _language_model_path(source: str | Path) -> str:
+    path = preset_path(source)
+    if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
+        raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
+    return path
+
+
+def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
+    """An image encoder by the name that `assemble` takes, or the ready-made one."""
     if isinstance(source, FrozenEncoder):
         return source
     encoder = ClipImageEncoder.load(preset_path(source), final_norm=final_norm, dtype=dtype)

@@ -167,8 +167,31 @@ def evaluate(args: argparse.Namespace) -> None:
     _print(args, report.to_dict(), str(report))
 
 
+def convert(args: argparse.Namespace) -> None:
+    output, parts = Path(args.output), (args.language_model, args.image_encoder)
+    if output.exists() and output.is_dir() == (output.suffix == ".pt"):
+        raise ValueError(f"{output} is in the way: NAME.pt becomes a file, any other name a folder")
+    if Path(args.model).is_file():
+        if args.language_model is None:
+            raise ValueError(f"{args.model} does not say what language model it is of: give it with --language-model")
+        from mmlm.interop import open_flamingo
+
+        model = open_flamingo.load(args.model, *(part for part in parts if part is not None), dtype=_dtype(args))
+    elif parts != (None, None):
+        raise ValueError("--language-model and --image-encoder are for checkpoint files; other models name their own")
+    else:
+        model = _load(args)
+    if output.suffix == ".pt":
+        from mmlm.interop import open_flamingo
+
+        open_flamingo.save(model, output)
+    else:
+        model.save(output)
+    _print(args, {"output": str(output)}, str(output))
+
+
 def models(args: argparse.Namespace) -> None:
-    from mmlm.presets import ASSEMBLED, PRESETS
+    from mmlm.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 
     for name, folder in PRESETS.items():
         if not folder.is_dir():
@@ -179,6 +202,9 @@ def models(args: argparse.Namespace) -> None:
         _print(args, record, f"{name}\t{size:.1f} MB\t{about}")
     for name, parts in ASSEMBLED.items():
         about = f"{', '.join(parts.values())}: downloaded once; answers what is said, its adapters are new."
+        _print(args, {"name": name, "megabytes": None, "folder": None, "about": about}, f"{name}\t\t{about}")
+    for name, parts in OPEN_FLAMINGO.items():
+        about = f"{parts['checkpoint']} on {parts['language_model']}: downloaded once, its size shown before."
         _print(args, {"name": name, "megabytes": None, "folder": None, "about": about}, f"{name}\t\t{about}")
 
 
@@ -209,11 +235,17 @@ def _device(args: argparse.Namespace) -> Any:
     return device
 
 
+def _dtype(args: argparse.Namespace) -> Any:
+    import torch
+
+    return getattr(torch, args.dtype)
+
+
 def _load(args: argparse.Namespace) -> "MultimodalLM":
     device = _device(args)
     from mmlm.assembly import load
 
-    return load(args.model, device=device)
+    return load(args.model, dtype=_dtype(args), device=device)
 
 
 def _read_image(name: str) -> Any:
@@ -365,7 +397,20 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
     verb.add_argument("--batch-size", type=int, default=32, metavar="N")
     _add_device_option(verb)
+    _add_dtype_option(verb)
     _add_generation_options(verb)
+
+    verb = _verb(verbs, convert, "turn an OpenFlamingo checkpoint into a folder of safetensors, or back", """
+  mmlm convert openflamingo-3b my-flamingo
+  mmlm convert checkpoint.pt my-flamingo --language-model togethercomputer/RedPajama-INCITE-Base-3B-v1
+  mmlm convert my-flamingo checkpoint.pt""")  # fmt: skip
+    verb.add_argument("model", metavar="SOURCE", help="preset, folder or hub id; or an OpenFlamingo checkpoint file")
+    verb.add_argument("output", metavar="OUTPUT", help="a folder for model.safetensors and config.json, or NAME.pt")
+    verb.add_argument("--language-model", metavar="NAME", help="hub id or folder: what the checkpoint file is of")
+    verb.add_argument("--image-encoder", metavar="NAME", help="the same for its CLIP (default: ViT-L-14/openai)")
+    verb.set_defaults(device="cpu")
+    _add_dtype_option(verb)
+    _add_json_option(verb)
 
     verb = _verb(verbs, models, "list the models that come with mmlm", """
   mmlm models
@@ -399,10 +444,20 @@ class _AppendPart(argparse.Action):
 def _add_model_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", default="nano", metavar="MODEL", help="preset, folder or hub id (default: nano)")
     _add_device_option(verb)
+    _add_dtype_option(verb)
 
 
 def _add_device_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def _add_dtype_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the language model and the image encoder (default: float32)",
+    )
 
 
 def _add_json_option(verb: argparse.ArgumentParser) -> None:

@@ -56,12 +56,24 @@ class LanguageModel(nn.Module):
 
     `model` is any transformers `...ForCausalLM`; no family is named anywhere. Errors: no block list of
     `num_hidden_layers` modules, or an embedding and a head of different vocabulary sizes.
+
+    rows: "embedding" and "head" `[V, D]` in place of the model's own rows, which become as many; a head is left out
+        where it is tied, or where its first V rows stay. They are saved with what was added, since the model's name
+        does not bring them back.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, name: str | None = None, added_tokens: tuple[str, ...] = ADDED_TOKENS
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        name: str | None = None,
+        added_tokens: tuple[str, ...] = ADDED_TOKENS,
+        rows: dict[str, Tensor] | None = None,
     ):
         super().__init__()
+        if rows:
+            _replace_rows(model, rows)
+        self.replaced: tuple[str, ...] = tuple(rows or ())
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -115,6 +127,11 @@ class LanguageModel(nn.Module):
     def fingerprint(self) -> str:
         """Short hex that changes with any weight of the frozen language model."""
         return fingerprint(self.model)
+
+    def replaced_rows(self) -> dict[str, Tensor]:
+        """The `rows` that were given, as they are now."""
+        weights = {"embedding": self.model.get_input_embeddings(), "head": self.model.get_output_embeddings()}
+        return {part: weights[part].weight for part in self.replaced}
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Sets the added rows' mode; the frozen language model stays in eval mode for good."""
@@ -206,6 +223,14 @@ def find_blocks(model: nn.Module, num_layers: int) -> nn.ModuleList:
         names = ", ".join(name for name, _ in outermost) or "none"
         raise ValueError(f"cannot tell the {num_layers} decoder blocks of {type(model).__name__}: candidates {names}")
     return outermost[0][1]
+
+
+@torch.no_grad()
+def _replace_rows(model: nn.Module, rows: dict[str, Tensor]) -> None:
+    model.resize_token_embeddings(rows["embedding"].shape[0], mean_resizing=False)
+    model.get_input_embeddings().weight.copy_(rows["embedding"])
+    if "head" in rows:
+        model.get_output_embeddings().weight.copy_(rows["head"])
 
 
 @torch.no_grad()

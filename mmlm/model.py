@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from encoders.transcriber import Transcriber
 
 ENCODER_BATCH = 32
+REPLACED = "language_model.replaced."  # before the names of saved rows that stand in place of the language model's own
 
 
 @dataclass
@@ -254,6 +255,8 @@ class MultimodalLM(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `config.json`: only what was added, and the names of the frozen parts.
 
+        Where a checkpoint replaced the language model's embedding, its rows are what was added, too.
+
         Each file is written whole beside its place and then moved there; the weights carry the config's digest, so that
         two saves that met half-way are not taken for one model.
         """
@@ -261,7 +264,9 @@ class MultimodalLM(nn.Module):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"cannot save a model to {folder}: it is a file")
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.added_parameters()}
+        tensors = dict(self.added_parameters())
+        tensors |= {f"{REPLACED}{part}": rows for part, rows in self.language_model.replaced_rows().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         config = self.config().to_dict()
         text = json.dumps(config, indent=2) + "\n"
         metadata = {"format": "pt", "config": digest(config)}

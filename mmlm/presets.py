@@ -14,6 +14,30 @@ ASSEMBLED = {
 """Models put together from published parts, which are downloaded once. Their adapters are new: they answer what is said
 (`ask` with mode="transcript"), and see and hear nothing else before they are trained."""
 
+OPEN_FLAMINGO = {
+    "openflamingo-3b": {
+        "checkpoint": "openflamingo/OpenFlamingo-3B-vitl-mpt1b",
+        "language_model": "anas-awadalla/mpt-1b-redpajama-200b",
+    },
+    "openflamingo-3b-instruct": {
+        "checkpoint": "openflamingo/OpenFlamingo-3B-vitl-mpt1b-langinstruct",
+        "language_model": "anas-awadalla/mpt-1b-redpajama-200b-dolly",
+    },
+    "openflamingo-4b": {
+        "checkpoint": "openflamingo/OpenFlamingo-4B-vitl-rpj3b",
+        "language_model": "togethercomputer/RedPajama-INCITE-Base-3B-v1",
+    },
+    "openflamingo-4b-instruct": {
+        "checkpoint": "openflamingo/OpenFlamingo-4B-vitl-rpj3b-langinstruct",
+        "language_model": "togethercomputer/RedPajama-INCITE-Instruct-3B-v1",
+    },
+    "openflamingo-9b": {
+        "checkpoint": "openflamingo/OpenFlamingo-9B-vitl-mpt7b",
+        "language_model": "anas-awadalla/mpt-7b",
+    },
+}
+"""OpenFlamingo's released models: hub ids of the checkpoint and of its language model. All see with ViT-L-14/openai."""
+
 
 def preset_path(name: str | Path) -> str:
     """Folder or file of a part of a preset ("preset:nano/language_model"), or the name as it is."""

@@ -18,7 +18,7 @@ from whisper.tokenizer import get_tokenizer
 from encoders.sound import SAMPLE_RATE
 from mmlm.cli import build_parser, main
 
-VERBS = ("caption", "answer", "generate", "transcribe", "ask", "train", "eval", "models")
+VERBS = ("caption", "answer", "generate", "transcribe", "ask", "train", "eval", "convert", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
@@ -267,7 +267,8 @@ def test_few_shot_examples_come_before_the_picture(nano, pictures, pairs, capsys
 
 def test_models_lists_nano_with_its_size(nano_folder, capsys):
     assert main(["models", "--json"]) == 0
-    record, network = map(json.loads, capsys.readouterr().out.splitlines())
+    record, network, *others = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [other["name"] for other in others][:2] == ["openflamingo-3b", "openflamingo-3b-instruct"]
     assert network["name"] == "chat-small" and "whisper/small" in network["about"]
     size = sum(path.stat().st_size for path in nano_folder.rglob("*") if path.is_file())
     assert record["name"] == "nano" and record["about"] and abs(record["megabytes"] - size / 1e6) < 0.1
