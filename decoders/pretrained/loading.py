@@ -1,0 +1,126 @@
+"""One door to all published codecs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from decoders.base import MediaCodec
+from decoders.pretrained.checkpoints import read_weights, vqgan_from_weights
+from decoders.pretrained.pictures import DiffusersVQ, Emu3VQ, JanusVQ, VQGANCodec
+from decoders.pretrained.sound import DacCodec, EncodecCodec, MimiCodec
+
+CODECS = {  # by the class that upstream loads the network with
+    "diffusers.VQModel": DiffusersVQ,
+    "transformers.JanusVQVAE": JanusVQ,
+    "transformers.Emu3VQVAE": Emu3VQ,
+    "transformers.EncodecModel": EncodecCodec,
+    "transformers.DacModel": DacCodec,
+    "transformers.MimiModel": MimiCodec,
+}
+CLASSES = {  # `_class_name` or `model_type` of a config.json → that class
+    "VQModel": "diffusers.VQModel",
+    "janus_vqgan": "transformers.JanusVQVAE",
+    "janus": "transformers.JanusVQVAE",
+    "emu3_vqgan": "transformers.Emu3VQVAE",
+    "emu3": "transformers.Emu3VQVAE",
+    "encodec": "transformers.EncodecModel",
+    "dac": "transformers.DacModel",
+    "mimi": "transformers.MimiModel",
+}
+
+
+def load_pretrained(
+    source: str | Path | nn.Module,
+    *,
+    subfolder: str = "",
+    num_codebooks: int | None = None,
+    pixels: tuple[float, float] | None = None,
+) -> MediaCodec:
+    """A published codec behind `MediaCodec`: frozen, in evaluation mode and float32.
+
+    source: a folder or hub id of diffusers' VQModel (aMUSEd, latent diffusion, Kandinsky's MoVQ) or of transformers'
+        JanusVQVAE, Emu3VQVAE (a whole Janus or Emu3 will do: only its codec is read), EnCodec, DAC or Mimi, told apart
+        by config.json; a file of LlamaGen (.pt) or taming-transformers (.ckpt), told apart by the names of the weights;
+        or a module of any of these classes. A module is used as it is and frozen; LlamaGen's and taming's are copied.
+    subfolder: where in the folder or hub id the codec is: "vqvae" or "movq" of a diffusers pipeline.
+    num_codebooks: of sound, how many codebooks to use; None for 8, or for all where there are fewer.
+    pixels: of a VQModel, the range of its pixels, (0, 1) or (-1, 1); None for what `DiffusersVQ` concludes.
+
+    ValueError for what is none of these, for weights that are incomplete or do not fit, and for options that do not
+    apply; FileNotFoundError for what is not there.
+    """
+    given = {"num_codebooks": num_codebooks, "pixels": pixels}
+    options = {name: value for name, value in given.items() if value is not None}
+    if isinstance(source, nn.Module):
+        kind = _kind_of_module(source)
+        _check_options(kind, options)
+        return CODECS[kind](source, **options) if kind else VQGANCodec(vqgan_from_weights(source.state_dict()))
+    if Path(source).is_file():
+        _check_options(None, options)
+        return VQGANCodec(vqgan_from_weights(read_weights(source)))
+    config = json.loads(_config_file(str(source), subfolder).read_text(encoding="utf-8"))
+    kind = CLASSES.get(config.get("_class_name", config.get("model_type")))
+    if kind is None:
+        named = config.get("_class_name", config.get("model_type"))
+        raise ValueError(f"the config.json of {source} names {named!r}, and none of {', '.join(CLASSES)}")
+    _check_options(kind, options)
+    return CODECS[kind](_network(str(source), subfolder, kind, "vq_config" in config), **options)
+
+
+def _kind_of_module(module: nn.Module) -> str | None:
+    """The class among `CODECS` that a module is of; None for another's, by whose weights it is then known."""
+    for base in type(module).__mro__:
+        kind = f"{base.__module__.partition('.')[0]}.{base.__name__}"
+        if kind in CODECS:
+            return kind
+    return None
+
+
+def _check_options(kind: str | None, options: dict[str, object]) -> None:
+    takes = {"diffusers.VQModel": "pixels", "transformers.EncodecModel": "num_codebooks"}
+    takes |= dict.fromkeys(("transformers.DacModel", "transformers.MimiModel"), "num_codebooks")
+    for name in options:
+        if takes.get(kind) != name:
+            raise ValueError(f"{name} does not apply to {kind or 'a VQGAN of LlamaGen or taming'}")
+
+
+def _config_file(source: str, subfolder: str) -> Path:
+    """Its config.json, in a folder, or fetched."""
+    if Path(source).is_dir():
+        path = Path(source, subfolder, "config.json")
+        if not path.is_file():
+            inside = sorted(found.parent.name for found in path.parent.glob("*/config.json"))
+            hint = f"; subfolder= may be one of {', '.join(inside)}" if inside else ""
+            raise FileNotFoundError(f"there is no {path}{hint}")
+        return path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(source, "config.json", subfolder=subfolder or None))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{source!r} is neither a file nor a folder, and as a hub id its config.json cannot be had: {error}"
+        ) from error
+
+
+def _network(source: str, subfolder: str, kind: str, is_part: bool) -> nn.Module:
+    """The network in a folder or hub id, with every weight found; `is_part` of a language model, as its "vq_config"."""
+    library, name = kind.split(".")
+    upstream = getattr(importlib.import_module(library), name)
+    options = {"torch_dtype" if library == "diffusers" else "dtype": torch.float32, "subfolder": subfolder}
+    if is_part:
+        from transformers import AutoConfig
+
+        options["config"] = AutoConfig.from_pretrained(source, subfolder=subfolder).vq_config
+        options["key_mapping"] = {r"^(model\.)?vqmodel\.": ""}
+    network, report = upstream.from_pretrained(source, output_loading_info=True, **options)
+    absent = [*report["missing_keys"], *report["mismatched_keys"]]
+    if absent:
+        listed = ", ".join(map(str, absent))
+        raise ValueError(f"{source} lacks weights of {name}, or has them in other shapes: {listed}")
+    return network
