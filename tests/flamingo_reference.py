@@ -74,7 +74,9 @@ def checkpoint(language_model: nn.Module, layout: Layout, media_dim: int, rows: 
         put(f"{name}.attn.to_out.weight", dim, INNER)
         feed_forward(f"{name}.ff", dim)
     put(f"lang_encoder.{layout.embedding}", rows, dim, std=0.15)
-    if layout.head == "lm_head.weight":  # tied: the same tensor once more
+    if layout.head == "lm_head.weight":  # OPT: tied, so the same tensor once more, and positions named "embed"
+        positions = "model.decoder.embed_positions.weight"
+        state[f"lang_encoder.{positions}"] = language_model.state_dict()[positions].clone()
         state[f"lang_encoder.{layout.head}"] = state[f"lang_encoder.{layout.embedding}"]
     elif layout.head:
         put(f"lang_encoder.{layout.head}", rows, dim, std=0.15)

@@ -9,6 +9,7 @@ open_flamingo/src/flamingo.py and open_flamingo/train/train_utils.py, version 2.
 import os
 import re
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mmlm.model import MultimodalLM
 from mmlm.presets import OPEN_FLAMINGO
 
 IMAGE_ENCODER = "ViT-L-14/openai"  # of all six released models
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HEADS = 8  # of all attentions; the one size that no tensor tells
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 GATED = re.compile(r"lang_encoder\.(?:.+\.)?(\d+)\.gated_cross_attn_layer\.(.+)")
@@ -81,6 +83,8 @@ def load(
             f"the checkpoint is of image tokens {read.media_dim} wide; those of {eyes.name or 'this encoder'} are "
             f"{eyes.dim} wide"
         )
+    if getattr(eyes, "final_norm", False):
+        warnings.warn("OpenFlamingo's released models saw tokens before the last norm: final_norm=False", stacklevel=2)
     if not isinstance(language_model, nn.Module):
         read.check(language_model_config(language_model))  # before its weights are read
     lm, tokenizer, name = causal_model(language_model, tokenizer, dtype)
@@ -112,7 +116,7 @@ def load_released(
         wanted[preset["language_model"]] = LANGUAGE_MODEL_FILES
     if image_encoder is None:
         repository = os.path.split(get_pretrained_cfg(*IMAGE_ENCODER.split("/"))["hf_hub"])[0]
-        wanted[repository] = ["open_clip_model.safetensors"]  # the one that open_clip looks for first
+        wanted[repository] = CLIP_FILES
     folders = fetch(wanted)
     return load(
         folders[preset["checkpoint"]] / "checkpoint.pt",
