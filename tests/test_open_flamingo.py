@@ -254,12 +254,15 @@ def test_another_language_model_is_found_before_its_weights_are_read(file, folde
 
 
 class _Attack:
+    def __init__(self, target: Path):
+        self.target = target
+
     def __reduce__(self):
-        return (Path.touch, (Path("/tmp/never-to-be-made-by-a-checkpoint"),))
+        return (Path.touch, (self.target,))
 
 
 def test_pickled_code_does_not_run(tmp_path):
-    torch.save({"perceiver.latents": _Attack()}, tmp_path / "checkpoint.pt")
+    torch.save({"perceiver.latents": _Attack(tmp_path / "made")}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="pickled code is not loaded"):
         open_flamingo.read_checkpoint(tmp_path / "checkpoint.pt")
     (tmp_path / "text.pt").write_text("hello")
@@ -267,7 +270,7 @@ def test_pickled_code_does_not_run(tmp_path):
         open_flamingo.read_checkpoint(tmp_path / "text.pt")
     with pytest.raises(FileNotFoundError):
         open_flamingo.read_checkpoint(tmp_path / "absent.pt")
-    assert not Path("/tmp/never-to-be-made-by-a-checkpoint").exists()
+    assert not (tmp_path / "made").exists()
 
 
 # There and back
