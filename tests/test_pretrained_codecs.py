@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import EncodecConfig, EncodecModel
+from transformers import (
+    DacConfig,
+    DacModel,
+    Emu3VQVAE,
+    Emu3VQVAEConfig,
+    EncodecConfig,
+    EncodecModel,
+    JanusVQVAE,
+    JanusVQVAEConfig,
+    MimiConfig,
+    MimiModel,
+)
 from transformers.utils import logging
 from upstream_codecs import UPSTREAM, network_of
 from vqgan_reference import Layout, random_weights, reference_codes, reference_media
@@ -17,6 +28,7 @@ from decoders.base import MediaCodec
 from decoders.pretrained import load_pretrained
 from decoders.pretrained.checkpoints import vqgan_from_weights
 from decoders.pretrained.pictures import nearest
+from decoders.pretrained.vqgan import VQGAN, VQGANConfig
 
 LAYOUTS = {
     "llamagen": Layout("llamagen"),
@@ -171,14 +183,13 @@ def test_sound_of_any_length_is_filled_up_with_silence_and_cut_again(name: str, 
 
 
 def test_dac_of_odd_strides_which_falls_short_is_filled_up() -> None:
-    from transformers import DacConfig, DacModel
-
     torch.manual_seed(0)
     config = DacConfig(
         encoder_hidden_size=8, downsampling_ratios=[2, 5], decoder_hidden_size=16, n_codebooks=3, codebook_size=16
     )
     network = DacModel(config).eval()
     codec = load_pretrained(network)
+    assert codec.network is network
     codes = torch.randint(16, (1, 3, 20))
     with torch.no_grad():
         upstream = network.decode(audio_codes=codes).audio_values
@@ -203,6 +214,27 @@ def test_downsample_rates_and_sizes(cases: dict) -> None:
     assert cases["mimi"][0].frame_rate == 500
     # Of the codebook; `latent_channels` is 8.
     assert cases["amused"][0].latent_dim == 4
+
+
+def test_published_sizes() -> None:
+    """LlamaGen's README gives 72M and 70M weights; the others' papers and model cards the rates and the grids."""
+    with torch.device("meta"):
+        inner = dict(blocks=2, latent_channels=256, codebook_size=16384, codebook_dim=8)
+        ds16 = VQGAN(VQGANConfig(128, (128, 128, 256, 256, 512), (False, False, False, False, True), **inner))
+        ds8 = VQGAN(VQGANConfig(128, (128, 256, 256, 512), (False, False, False, True), **inner))
+        codecs = {
+            "encodec_24khz": load_pretrained(EncodecModel(EncodecConfig())),
+            "dac_16khz": load_pretrained(DacModel(DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=12))),
+            "mimi": load_pretrained(MimiModel(MimiConfig())),
+            "Janus-Pro": load_pretrained(JanusVQVAE(JanusVQVAEConfig(num_patches=24))),
+            "Emu3": load_pretrained(Emu3VQVAE(Emu3VQVAEConfig())),
+        }
+    assert [round(sum(weight.numel() for weight in net.parameters()) / 1e6) for net in (ds16, ds8)] == [72, 70]
+    assert {name: (codec.codebook_size, codec.downsample, codec.frame_rate) for name, codec in codecs.items()} == {
+        "encodec_24khz": (1024, 320, 75.0), "dac_16khz": (1024, 320, 50.0), "mimi": (2048, 1920, 12.5),
+        "Janus-Pro": (16384, 16, None), "Emu3": (32768, 8, None),
+    }  # fmt: skip
+    assert codecs["Janus-Pro"].size == 384 and codecs["Janus-Pro"].grid == (24, 24)
 
 
 # Which codes
@@ -381,6 +413,8 @@ def test_options_and_networks_that_do_not_apply(tmp_path: Path) -> None:
     for name, options in {"ldm": {"num_codebooks": 2}, "mimi": {"pixels": (0, 1)}, "janus": {"pixels": (0, 1)}}.items():
         with pytest.raises(ValueError, match=f"{next(iter(options))} does not apply to"):
             load_pretrained(network_of(name), **options)
+    with pytest.raises(ValueError, match="least, largest"):
+        load_pretrained(network_of("ldm"), pixels=(1, 0))
     stereo = dict(hidden_size=16, num_filters=4, upsampling_ratios=[4, 2], codebook_size=64, num_lstm_layers=1)
     with pytest.raises(ValueError, match="2 channels"):
         load_pretrained(EncodecModel(EncodecConfig(audio_channels=2, **stereo)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,39 +56,29 @@ def load_pretrained(
     ValueError for what is none of these, for weights that are incomplete or do not fit, and for options that do not
     apply; FileNotFoundError for what is not there.
     """
+    codec, read = _find(source, subfolder)
     given = {"num_codebooks": num_codebooks, "pixels": pixels}
     options = {name: value for name, value in given.items() if value is not None}
-    if isinstance(source, nn.Module):
-        kind = _kind_of_module(source)
-        _check_options(kind, options)
-        return CODECS[kind](source, **options) if kind else VQGANCodec(vqgan_from_weights(source.state_dict()))
-    if Path(source).is_file():
-        _check_options(None, options)
-        return VQGANCodec(vqgan_from_weights(read_weights(source)))
-    config = json.loads(_config_file(str(source), subfolder).read_text(encoding="utf-8"))
-    kind = CLASSES.get(config.get("_class_name", config.get("model_type")))
-    if kind is None:
-        named = config.get("_class_name", config.get("model_type"))
-        raise ValueError(f"the config.json of {source} names {named!r}, and none of {', '.join(CLASSES)}")
-    _check_options(kind, options)
-    return CODECS[kind](_network(str(source), subfolder, kind, "vq_config" in config), **options)
-
-
-def _kind_of_module(module: nn.Module) -> str | None:
-    """The class among `CODECS` that a module is of; None for another's, by whose weights it is then known."""
-    for base in type(module).__mro__:
-        kind = f"{base.__module__.partition('.')[0]}.{base.__name__}"
-        if kind in CODECS:
-            return kind
-    return None
-
-
-def _check_options(kind: str | None, options: dict[str, object]) -> None:
-    takes = {"diffusers.VQModel": "pixels", "transformers.EncodecModel": "num_codebooks"}
-    takes |= dict.fromkeys(("transformers.DacModel", "transformers.MimiModel"), "num_codebooks")
     for name in options:
-        if takes.get(kind) != name:
-            raise ValueError(f"{name} does not apply to {kind or 'a VQGAN of LlamaGen or taming'}")
+        if name not in inspect.signature(codec).parameters:
+            raise ValueError(f"{name} does not apply to a {codec.__name__}")
+    return codec(read(), **options)
+
+
+def _find(source: str | Path | nn.Module, subfolder: str) -> tuple[type[MediaCodec], Callable[[], nn.Module]]:
+    """What codec a source makes, and what reads its network; so far no weights have been read."""
+    if isinstance(source, nn.Module):
+        names = [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(source).__mro__]
+        kind = next((name for name in names if name in CODECS), None)
+        return (CODECS[kind], lambda: source) if kind else (VQGANCodec, lambda: vqgan_from_weights(source.state_dict()))
+    if Path(source).is_file():
+        return VQGANCodec, lambda: vqgan_from_weights(read_weights(source))
+    config = json.loads(_config_file(str(source), subfolder).read_text(encoding="utf-8"))
+    name = config.get("_class_name", config.get("model_type"))
+    if name not in CLASSES:
+        raise ValueError(f"the config.json of {source} names {name!r}, and none of {', '.join(CLASSES)}")
+    kind, is_part = CLASSES[name], "vq_config" in config
+    return CODECS[kind], lambda: _network(str(source), subfolder, kind, is_part)
 
 
 def _config_file(source: str, subfolder: str) -> Path:

@@ -29,6 +29,8 @@ class PictureCodec(FrozenCodec):
         pixels: tuple[float, float] = (-1.0, 1.0),
     ) -> None:
         super().__init__(network)
+        if not pixels[0] < pixels[1]:
+            raise ValueError(f"pixels are (least, largest), not {pixels}")
         self.register_buffer("codebook", codebook.detach().float(), persistent=False)
         self.codebook_size, self.latent_dim = codebook.shape
         self.downsample, self.size, self.pixels = downsample, size, pixels
