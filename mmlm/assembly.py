@@ -9,11 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from decoders.base import MediaCodec
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
-from mmlm.config import FusionConfig, ModelConfig, ResamplerConfig, digest
+from mmlm.codes import CodeLayout
+from mmlm.config import FrozenPart, FusionConfig, LoraConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.language_model import LanguageModel
-from mmlm.model import REPLACED, MultimodalLM
+from mmlm.model import REPLACED, MultimodalLM, layouts_of
 from mmlm.presets import ASSEMBLED, OPEN_FLAMINGO, PRESET, PRESETS, preset_path
 from mmlm.prompt import PromptTemplate
 from mmlm.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
@@ -30,26 +32,40 @@ def assemble(
     audio_resampler: ResamplerConfig | None = None,
     fusion: FusionConfig | None = None,
     template: PromptTemplate | None = None,
+    image_codec: str | Path | MediaCodec | None = None,
+    audio_codec: str | Path | MediaCodec | None = None,
+    image_decoder: str | Path | nn.Module | None = None,
+    audio_decoder: str | Path | nn.Module | None = None,
+    lora: LoraConfig = LoraConfig(),
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> MultimodalLM:
     """A new model from a causal LM and a CLIP, a Whisper or both, with untrained adapters whose gates are shut.
 
+    With codecs it has rows for their codes, to be trained to draw and to speak.
+
     `language_model`: a hub id, a folder or a `...ForCausalLM` (then with its `tokenizer`). `image_encoder`: an
     open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. `audio_encoder`: a model of
-    openai-whisper, such as "whisper/tiny", a checkpoint file, or a `FrozenEncoder`. `dtype` is that of the language
-    model and the image encoder; Whisper and the adapters are float32. The adapters' starting weights draw from `seed`;
-    the global random state is left as it was.
+    openai-whisper, such as "whisper/tiny", a checkpoint file, or a `FrozenEncoder`. `image_codec`, `audio_codec`: a
+    folder written by `mmlm train` or by diffusers or transformers, a hub id, or a `MediaCodec`; `image_decoder`,
+    `audio_decoder`: a folder of a diffusion decoder of that codec, or one ready-made. `dtype` is that of the language
+    model and the image encoder; all else is float32. The adapters' starting weights draw from `seed`; the global random
+    state is left as it was.
     """
-    host = _language_model(language_model, tokenizer, dtype, audio_encoder is not None)
+    codecs, decoders = _writing_parts({"image": image_codec, "audio": audio_codec},
+                                      {"image": image_decoder, "audio": audio_decoder})  # fmt: skip
     eyes = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
     ears = None if audio_encoder is None else _audio_encoder(audio_encoder)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-        model = MultimodalLM(
-            host, eyes, resampler, fusion, template, audio_encoder=ears, audio_resampler=audio_resampler
+        host = _language_model(
+            language_model, tokenizer, dtype, audio_encoder is not None, layouts=layouts_of(codecs), lora=lora
         )
+        model = MultimodalLM(
+            host, eyes, resampler, fusion, template, audio_encoder=ears, audio_resampler=audio_resampler,
+            codecs=codecs, decoders=decoders, lora=lora,
+        )  # fmt: skip
     return model.to(device)
 
 
@@ -60,6 +76,10 @@ def load(
     tokenizer: Any = None,
     image_encoder: FrozenEncoder | None = None,
     audio_encoder: FrozenEncoder | None = None,
+    image_codec: MediaCodec | None = None,
+    audio_codec: MediaCodec | None = None,
+    image_decoder: nn.Module | None = None,
+    audio_decoder: nn.Module | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
@@ -96,7 +116,13 @@ def load(
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
     named = _given(language_model, config.language_model.name, "language_model")
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
-    host = _language_model(named, tokenizer, dtype, config.audio_encoder is not None, rows)
+    codecs, decoders = _saved_writing_parts(
+        config, {"image": image_codec, "audio": audio_codec}, {"image": image_decoder, "audio": audio_decoder}
+    )
+    with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
+        host = _language_model(
+            named, tokenizer, dtype, config.audio_encoder is not None, rows, layouts_of(codecs), config.lora
+        )
     _compare("language model", config.language_model.fingerprint, host.fingerprint())
     eyes = ears = None
     if (part := config.image_encoder) is not None:
@@ -105,7 +131,7 @@ def load(
     if (part := config.audio_encoder) is not None:
         ears = _audio_encoder(_given(audio_encoder, part.name, "audio_encoder"))
         _compare("audio encoder", part.fingerprint, ears.fingerprint())
-    with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
+    with torch.random.fork_rng(devices=[]):
         model = MultimodalLM(
             host,
             eyes,
@@ -114,9 +140,52 @@ def load(
             config.template,
             audio_encoder=ears,
             audio_resampler=config.audio_resampler,
+            codecs=codecs,
+            decoders=decoders,
+            lora=config.lora,
         )
     load_added(model, tensors)
     return model.to(device)
+
+
+@torch.no_grad()
+def extended(
+    model: MultimodalLM,
+    *,
+    image_codec: str | Path | MediaCodec | None = None,
+    audio_codec: str | Path | MediaCodec | None = None,
+    image_decoder: str | Path | nn.Module | None = None,
+    audio_decoder: str | Path | nn.Module | None = None,
+    lora: LoraConfig = LoraConfig(),
+    seed: int = 0,
+) -> MultimodalLM:
+    """A model of the same frozen parts and adapters that also has these codecs, in place of any it had.
+
+    It sees and hears as the other does; rows for codes and LoRA are new, drawn from `seed`, and to be trained.
+    """
+    host = model.language_model
+    codecs, decoders = _writing_parts({"image": image_codec, "audio": audio_codec},
+                                      {"image": image_decoder, "audio": audio_decoder})  # fmt: skip
+    if not codecs:
+        raise ValueError("no codec is given: image_codec, audio_codec or both")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        writing = LanguageModel(
+            host.model, host.tokenizer, host.name, host.vocabulary.tokens, layouts=layouts_of(codecs), lora=lora
+        )
+        writing.replaced = host.replaced
+        encoders = {name: model.encoders[name] if name in model.encoders else None for name in ("image", "audio")}
+        made = MultimodalLM(
+            writing, encoders["image"], model.resampler_config, model.fusion_config, model.template,
+            audio_encoder=encoders["audio"], audio_resampler=model.audio_resampler_config,
+            codecs=codecs, decoders=decoders, lora=lora,
+        )  # fmt: skip
+    made = made.to(model.device)
+    earlier = dict(model.added_parameters())
+    for name, parameter in made.added_parameters():
+        if not name.startswith(("language_model.codes.", "language_model.lora.")):
+            parameter.copy_(earlier[name])
+    return made
 
 
 @torch.no_grad()
@@ -158,14 +227,21 @@ def _given(part: Any, name: str | None, argument: str) -> Any:
 
 
 def _language_model(
-    source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype, ears: bool, rows: dict | None = None
+    source: str | Path | nn.Module,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    ears: bool,
+    rows: dict | None = None,
+    layouts: tuple[CodeLayout, ...] = (),
+    lora: LoraConfig = LoraConfig(),
 ) -> LanguageModel:
     if isinstance(source, LanguageModel):
         if rows and not source.replaced:
             raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
         return source
     model, tokenizer, name = causal_model(source, tokenizer, dtype)
-    return LanguageModel(model, tokenizer, name, ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS, rows)
+    added = ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS
+    return LanguageModel(model, tokenizer, name, added, rows, layouts, lora)
 
 
 def causal_model(
@@ -242,6 +318,74 @@ def _audio_encoder(source: str | Path | FrozenEncoder) -> FrozenEncoder:
     if str(source).startswith(PRESET):
         encoder.name = str(source)
     return encoder
+
+
+def _writing_parts(
+    codecs: dict[str, str | Path | MediaCodec | None], decoders: dict[str, str | Path | nn.Module | None]
+) -> tuple[dict[str, MediaCodec], dict[str, nn.Module]]:
+    """Codecs and their diffusion decoders by modality, loaded where they are names; those that are None left out."""
+    made = {modality: _codec(source) for modality, source in codecs.items() if source is not None}
+    rendered = {}
+    for modality, source in decoders.items():
+        if source is None:
+            continue
+        if modality not in made:
+            raise ValueError(f"an {modality} decoder needs the {modality} codec that it is of")
+        rendered[modality] = source if isinstance(source, nn.Module) else _decoder(source, made[modality])
+    return made, rendered
+
+
+def _saved_writing_parts(
+    config: ModelConfig, codecs: dict[str, MediaCodec | None], decoders: dict[str, nn.Module | None]
+) -> tuple[dict[str, MediaCodec], dict[str, nn.Module]]:
+    """The same for a saved model: what is given goes before what the config names."""
+    parts: dict[str, dict[str, FrozenPart | None]] = {
+        "codec": {"image": config.image_codec, "audio": config.audio_codec},
+        "decoder": {"image": config.image_decoder, "audio": config.audio_decoder},
+    }
+    named: dict[str, dict[str, Any]] = {"codec": {}, "decoder": {}}
+    for kind, given in (("codec", codecs), ("decoder", decoders)):
+        for modality, part in parts[kind].items():
+            if part is not None:
+                named[kind][modality] = _given(given[modality], part.name, f"{modality}_{kind}")
+    made = _writing_parts(named["codec"], named["decoder"])
+    if not made[0]:
+        return made
+    from decoders.checkpoint import codec_fingerprint
+
+    for kind, found in zip(("codec", "decoder"), made, strict=True):
+        for modality, module in found.items():
+            _compare(f"{modality} {kind}", parts[kind][modality].fingerprint, codec_fingerprint(module))
+    return made
+
+
+def _codec(source: str | Path | MediaCodec) -> MediaCodec:
+    if isinstance(source, MediaCodec):
+        return source
+    from decoders.checkpoint import load_codec  # the quantisers take a second to import, and not every model writes
+
+    path = Path(preset_path(source))
+    if path.is_dir() and "kind" in json.loads((path / "config.json").read_text()):
+        codec = load_codec(path)
+    else:
+        from decoders.pretrained import load_pretrained
+
+        codec = load_pretrained(str(path))
+    codec.name = _lasting_name(source)
+    return codec
+
+
+def _decoder(source: str | Path, codec: MediaCodec) -> nn.Module:
+    from decoders.checkpoint import load_decoder
+
+    decoder = load_decoder(preset_path(source), codec)
+    decoder.name = _lasting_name(source)
+    return decoder
+
+
+def _lasting_name(source: str | Path) -> str:
+    """A path from the root, so that it means the same from any folder; other names as they are."""
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
 
 
 def _compare(part: str, expected: str, found: str) -> None:

@@ -60,6 +60,18 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters of the language model's linear layers, for writing codes; a rank of 0 is none."""
+
+    rank: int = 8
+    alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0:
+            raise ValueError(f"lora needs a rank of at least 0 and an alpha above 0, not {self.rank} and {self.alpha}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that `mmlm.load` needs beside the weights."""
 
@@ -70,6 +82,11 @@ class ModelConfig:
     template: PromptTemplate = field(default_factory=PromptTemplate)
     audio_encoder: FrozenPart | None = None
     audio_resampler: ResamplerConfig = field(default_factory=lambda: ResamplerConfig(timed=True))
+    image_codec: FrozenPart | None = None
+    image_decoder: FrozenPart | None = None
+    audio_codec: FrozenPart | None = None
+    audio_decoder: FrozenPart | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:

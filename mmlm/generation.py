@@ -92,13 +92,16 @@ class GenerationOptions:
 class Decoder:
     """Runs the language model over a prompt once, then token by token, with everything a step needs made beforehand."""
 
-    def __init__(self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int):
+    def __init__(
+        self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False
+    ):
+        """`codes`: logits of all codes come last, and what may follow what is the caller's to see to."""
         if not host.accepts("past_key_values"):
             raise ValueError(
                 f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
                 "text at each step; choose a language model that does"
             )
-        self.host, self.context = host, context
+        self.host, self.context, self.codes = host, context, codes
         rows, length = batch.input_ids.shape
         self.length = length
         self.cache = preallocated_cache(host.model.config, length + max_new_tokens)
@@ -135,7 +138,7 @@ class Decoder:
 
     def _forward(self, ids: Tensor, start: int, end: int) -> Tensor:
         # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
-        with self.host.request(self.context):
+        with self.host.request(self.context, self.codes):
             output = self.host(
                 ids,
                 attention_mask=self.mask[:, :end] if self.padded else None,
@@ -145,8 +148,8 @@ class Decoder:
                 logits_to_keep=1,
             )
         logits = output.logits[:, -1].float()
-        forbidden = self.host.vocabulary.end_of_chunk_id + 1
-        logits[:, forbidden:] = -torch.inf  # placeholders and padding are never written
+        vocabulary = self.host.vocabulary
+        logits[:, vocabulary.end_of_chunk_id + 1 : vocabulary.code_offset] = -torch.inf  # placeholders, padding
         return logits
 
 

@@ -2,8 +2,9 @@
 
 While a request is active, five kinds of hooks run: the input embedding lets ids past the vocabulary through and puts
 the added rows in their places; the output head appends the added logits (before any scale or soft-cap of the family's
-own); and a listener may rewrite the hidden states that enter a block. Outside a request the language model is exactly
-the one that was given.
+own); and a listener may rewrite the hidden states that enter a block. A request that writes codes has their rows and
+logits as well, and low-rank adapters beside the linear layers. Outside a request the language model is exactly the one
+that was given.
 """
 
 import inspect
@@ -18,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.base import fingerprint
+from mmlm.codes import CodeLayout
+from mmlm.config import LoraConfig
+from mmlm.lora import LoraAdapters
 from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 
@@ -35,6 +39,7 @@ class Listener(Protocol):
 class _Request:
     host: "LanguageModel"
     listener: Listener | None
+    codes: bool = False
     ids: Tensor | None = None
 
 
@@ -60,6 +65,8 @@ class LanguageModel(nn.Module):
     rows: "embedding" and "head" `[V, D]` in place of the model's own rows, which become as many; a head is left out
         where it is tied, or where its first V rows stay. They are saved with what was added, since the model's name
         does not bring them back.
+    layouts: the codes of pictures and sound that it is to write, each with rows of its own; lora: how it is adapted
+        while it does.
     """
 
     def __init__(
@@ -69,6 +76,8 @@ class LanguageModel(nn.Module):
         name: str | None = None,
         added_tokens: tuple[str, ...] = ADDED_TOKENS,
         rows: dict[str, Tensor] | None = None,
+        layouts: tuple[CodeLayout, ...] = (),
+        lora: LoraConfig = LoraConfig(),
     ):
         super().__init__()
         if rows:
@@ -87,7 +96,7 @@ class LanguageModel(nn.Module):
                 f"the embedding has {embedding.weight.shape[0]} rows and the head {vocabulary_size}; ids of added "
                 "tokens would not agree. Resize the language model's own vocabulary first"
             )
-        self.vocabulary = MediaVocabulary(vocabulary_size, added_tokens)
+        self.vocabulary = MediaVocabulary(vocabulary_size, added_tokens, layouts)
         self.added = AddedRows(*_mean_rows(embedding, head, len(self.vocabulary)))
         self.hidden_size: int = self.config.hidden_size
         self._accepted = set(inspect.signature(model.forward).parameters)
@@ -97,6 +106,12 @@ class LanguageModel(nn.Module):
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
             block.register_forward_pre_hook(_BlockHook(self, index), with_kwargs=True)
+        self.codes: AddedRows | None = None
+        self.lora: LoraAdapters | None = None
+        if layouts:
+            self.codes = AddedRows(*_scattered(_mean_rows(embedding, head, self.vocabulary.code_rows), embedding, head))
+            if lora.rank:
+                self.lora = LoraAdapters(self.blocks, lora.rank, lora.alpha, self._writes_codes)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -140,9 +155,14 @@ class LanguageModel(nn.Module):
         return self
 
     @contextmanager
-    def request(self, listener: Listener | None = None) -> Iterator[None]:
-        """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass."""
-        token = _request.set(_Request(self, listener))
+    def request(self, listener: Listener | None = None, codes: bool = False) -> Iterator[None]:
+        """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass.
+
+        codes: the codes' ids and logits as well, after all others, and LoRA; ValueError where the model has none.
+        """
+        if codes and self.codes is None:
+            raise ValueError("the language model has no rows for codes: assemble it with a codec")
+        token = _request.set(_Request(self, listener, codes))
         try:
             yield
         finally:
@@ -167,6 +187,10 @@ class LanguageModel(nn.Module):
         request = _request.get()
         return request if request is not None and request.host is self else None
 
+    def _writes_codes(self) -> bool:
+        request = self._active()
+        return request is not None and request.codes
+
     def _hide_added_ids(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self._active()
         if request is None:
@@ -182,13 +206,22 @@ class LanguageModel(nn.Module):
         if request is None:
             return output
         added = request.ids - self.vocabulary.offset
-        rows = F.embedding(added.clamp(min=0), self.added.embedding).to(output.dtype)
-        return torch.where((added >= 0).unsqueeze(-1), rows, output)
+        count = len(self.vocabulary)
+        own = added.clamp(0, count - 1) if request.codes else added.clamp(min=0)
+        rows = F.embedding(own, self.added.embedding).to(output.dtype)
+        output = torch.where((added >= 0).unsqueeze(-1), rows, output)
+        if request.codes:
+            rows = F.embedding((added - count).clamp(min=0), self.codes.embedding).to(output.dtype)
+            output = torch.where((added >= count).unsqueeze(-1), rows, output)
+        return output
 
     def _append_added_logits(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        if self._active() is None:
+        request = self._active()
+        if request is None:
             return output
-        return torch.cat([output, F.linear(args[0], self.added.head.to(args[0].dtype)).to(output.dtype)], dim=-1)
+        heads = [self.added.head, self.codes.head] if request.codes else [self.added.head]
+        logits = [F.linear(args[0], head.to(args[0].dtype)).to(output.dtype) for head in heads]
+        return torch.cat([output, *logits], dim=-1)
 
 
 class _BlockHook:
@@ -245,3 +278,8 @@ def _mean_rows(embedding: nn.Module, head: nn.Module, count: int) -> tuple[Tenso
     mean = total / embedding.weight.shape[0]
     head_mean = head.weight.float().mean(0)
     return mean.repeat(count, 1), head_mean.repeat(count, 1)
+
+
+def _scattered(rows: tuple[Tensor, Tensor], *layers: nn.Module) -> list[Tensor]:
+    """Rows `[n, D]` each with noise as large as the layers' own rows differ: codes must not begin as one."""
+    return [own + layer.weight.float().std(0) * torch.randn_like(own) for own, layer in zip(rows, layers, strict=True)]

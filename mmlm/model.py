@@ -1,11 +1,15 @@
-"""MultimodalLM: frozen encoders and a frozen language model, joined by a resampler and gated cross-attention."""
+"""MultimodalLM: frozen encoders and a frozen language model, joined by a resampler and gated cross-attention.
+
+With codecs it writes pictures and sound as well, as codes between the words.
+"""
 
 import dataclasses
 import functools
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +19,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from decoders.base import MediaCodec
 from encoders.base import Features, FrozenEncoder
 from mmlm import tasks
-from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
+from mmlm.codes import CodeLayout
+from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, LoraConfig, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.language_model import LanguageModel
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
@@ -43,9 +49,12 @@ class Output:
 class MultimodalLM(nn.Module):
     """Any frozen CLIP, any frozen Whisper and any frozen causal language model, with what joins them.
 
-    Only the resamplers, the gated blocks and the rows of the added tokens train and are saved: `added_parameters()`.
-    At least one encoder; the latents of both are as wide as the image encoder's tokens, or the audio encoder's if it is
-    alone.
+    Only the resamplers, the gated blocks, the rows of the added tokens and LoRA train and are saved:
+    `added_parameters()`. At least one encoder; the latents of both are as wide as the image encoder's tokens, or the
+    audio encoder's if it is alone.
+
+    codecs: by "image" and "audio", what turns the codes that the language model writes into media; it must have been
+    built with `layouts_of` them. decoders: diffusion decoders of these codecs, where there are any.
     """
 
     def __init__(
@@ -58,6 +67,9 @@ class MultimodalLM(nn.Module):
         *,
         audio_encoder: FrozenEncoder | None = None,
         audio_resampler: ResamplerConfig | None = None,
+        codecs: Mapping[str, MediaCodec] | None = None,
+        decoders: Mapping[str, nn.Module] | None = None,
+        lora: LoraConfig = LoraConfig(),
     ):
         super().__init__()
         given = {"image": image_encoder, "audio": audio_encoder}
@@ -68,6 +80,9 @@ class MultimodalLM(nn.Module):
             raise ValueError(
                 "the language model has no row for <audio>: build it with added_tokens=ADDED_TOKENS_WITH_AUDIO"
             )
+        self.codecs, self.decoders = nn.ModuleDict(codecs or {}), nn.ModuleDict(decoders or {})
+        _check_writing(self.codecs, self.decoders, language_model)
+        self.lora_config = lora
         self.resampler_config = resampler or ResamplerConfig()
         self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
         self.fusion_config = fusion or FusionConfig()
@@ -82,6 +97,8 @@ class MultimodalLM(nn.Module):
             }
         )
         self.fusion = Fusion(language_model, media_dim, **dataclasses.asdict(self.fusion_config))
+        self.codecs.requires_grad_(False)
+        self.decoders.requires_grad_(False)
         self.processor = Processor(language_model.tokenizer, language_model.vocabulary, language_model.max_length)
         self.train(False)
 
@@ -89,9 +106,16 @@ class MultimodalLM(nn.Module):
     def device(self) -> torch.device:
         return self.language_model.device
 
+    def train(self, mode: bool = True) -> "MultimodalLM":
+        """Sets the mode of what was added; frozen parts stay in eval mode, codecs too, which would go on learning."""
+        super().train(mode)
+        self.codecs.eval()
+        self.decoders.eval()
+        return self
+
     def added_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and tensors of all that was added to the frozen parts: exactly what trains and what is saved."""
-        frozen = ("encoders.", "language_model.model.")
+        frozen = ("encoders.", "codecs.", "decoders.", "language_model.model.")
         return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
 
     # Media
@@ -180,11 +204,14 @@ class MultimodalLM(nn.Module):
 
     # Forward
 
-    def forward(self, batch: Batch, media: Sequence[Sequence[Any]]) -> Output:
-        """Logits of a whole batch, and its loss when it carries labels; `media` as in `media_context`."""
+    def forward(self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False) -> Output:
+        """Logits of a whole batch, and its loss when it carries labels; `media` as in `media_context`.
+
+        codes: the batch holds codes, whose logits come last.
+        """
         batch = batch.to(self.device)
         padded = not bool(batch.attention_mask.all())
-        with self.language_model.request(self.media_context(batch, media)):
+        with self.language_model.request(self.media_context(batch, media), codes):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,
@@ -226,6 +253,18 @@ class MultimodalLM(nn.Module):
         """The answer to a spoken question, or to one about a recording; see `mmlm.tasks.ask`."""
         return tasks.ask(self, recordings, question, image, **options)
 
+    def draw(self, texts: Any, num_images: int = 1, **options: Any) -> Any:
+        """A picture of what a text says, or of each of a list; see `mmlm.drawing.draw`."""
+        from mmlm.drawing import draw
+
+        return draw(self, texts, num_images, **options)
+
+    def speak(self, texts: Any, **options: Any) -> Any:
+        """A text as speech, or each of a list; see `mmlm.drawing.speak`."""
+        from mmlm.drawing import speak
+
+        return speak(self, texts, **options)
+
     @functools.cached_property
     def transcriber(self) -> "Transcriber":
         """Whisper whole, with its own decoder; ValueError where the model has no Whisper."""
@@ -250,7 +289,17 @@ class MultimodalLM(nn.Module):
             self.template,
             ears and FrozenPart(ears.name, ears.fingerprint()),
             self.audio_resampler_config,
+            *(self._written_by(kind, modality) for modality in ("image", "audio") for kind in ("codecs", "decoders")),
+            self.lora_config,
         )
+
+    def _written_by(self, kind: str, modality: str) -> FrozenPart | None:
+        parts = getattr(self, kind)
+        if modality not in parts:
+            return None
+        from decoders.checkpoint import codec_fingerprint
+
+        return FrozenPart(getattr(parts[modality], "name", None), codec_fingerprint(parts[modality]))
 
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `config.json`: only what was added, and the names of the frozen parts.
@@ -288,6 +337,35 @@ class MultimodalLM(nn.Module):
             self.save(folder)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def layouts_of(codecs: Mapping[str, MediaCodec], max_seconds: float = 10.0) -> tuple[CodeLayout, ...]:
+    """What the codecs' codes look like to a language model; sound is written for `max_seconds` at most."""
+    found = []
+    for modality in ("image", "audio"):
+        if (codec := codecs.get(modality)) is not None:
+            steps = CodeLayout.max_steps if codec.frame_rate is None else math.ceil(codec.frame_rate * max_seconds)
+            found.append(CodeLayout(modality, codec.codebook_size, codec.num_codebooks, codec.grid, steps))
+    return tuple(found)
+
+
+def _check_writing(codecs: nn.ModuleDict, decoders: nn.ModuleDict, language_model: LanguageModel) -> None:
+    for modality, codec in codecs.items():
+        if codec.modality != modality:
+            raise ValueError(f"the {modality} codec is of the kind {codec.modality!r}")
+        if modality == "image" and codec.grid is None:
+            raise ValueError("the image codec has no size of its own: give it one, so that its grid is known")
+    for modality, decoder in decoders.items():
+        if modality not in codecs or decoder.codec is not codecs[modality]:
+            raise ValueError(f"the {modality} decoder is not of the model's {modality} codec")
+    spans = language_model.vocabulary.spans
+    for layout in layouts_of(dict(codecs.items())):
+        own = spans.get(layout.modality)
+        if own is None or dataclasses.replace(own.layout, max_steps=layout.max_steps) != layout:
+            raise ValueError(
+                f"the language model has no rows for the codes of the {layout.modality} codec: build it with "
+                "layouts=layouts_of(codecs)"
+            )
 
 
 def modality_of(part: Part) -> str:

@@ -43,6 +43,14 @@ class Markup:
     text: str
 
 
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A picture or sound as its codes, [K, h, w] or [K, T], between the words: to be learned, or gone on from."""
+
+    modality: str
+    codes: Tensor
+
+
 class _EndOfChunk:
     def __repr__(self) -> str:
         return "END_OF_CHUNK"
@@ -52,7 +60,7 @@ END_OF_CHUNK: Final = _EndOfChunk()
 """The part that closes one demonstration or document: the `<|endofchunk|>` token."""
 
 Media = Image | Sound
-Part = str | Image | Sound | Markup | _EndOfChunk
+Part = str | Image | Sound | Codes | Markup | _EndOfChunk
 
 
 def as_part(value: Any) -> Part:
@@ -60,7 +68,7 @@ def as_part(value: Any) -> Part:
 
     A path with a suffix of sound, and `Audio`, become a Sound.
     """
-    if isinstance(value, (str, Image, Sound, Markup, _EndOfChunk)):
+    if isinstance(value, (str, Image, Sound, Codes, Markup, _EndOfChunk)):
         return value
     if value is None or isinstance(value, (bool, int, float, dict, list, tuple)):
         raise TypeError(
@@ -77,17 +85,23 @@ class PromptTemplate:
     """Wording around the media; the first two are OpenFlamingo's (open_flamingo/eval/models/open_flamingo.py).
 
     `transcript` stands before what was said in a recording, and asks for it; `reply` follows a recording that is itself
-    the question.
+    the question. `draw` and `speak` stand before the codes of a picture and of sound; with an empty text they are what
+    guidance leads away from.
     """
 
     caption: str = "Output:"
     question: str = "Question:{question} Short answer:"
     transcript: str = "Transcript:"
     reply: str = "Short answer:"
+    draw: str = "Draw:{text}"
+    speak: str = "Say:{text}"
 
     def __post_init__(self):
         if "{question}" not in self.question:
             raise ValueError(f"a question template needs the field {{question}}: {self.question!r}")
+        for wording in (self.draw, self.speak):
+            if "{text}" not in wording:
+                raise ValueError(f"a template for drawing or speaking needs the field {{text}}: {wording!r}")
 
     def caption_prompt(self, media: Any) -> list[Part]:
         """Parts that ask for a caption of a picture or a sound (a Sound part)."""
@@ -110,6 +124,11 @@ class PromptTemplate:
             text = self._question(question)
             text = text if transcript is None else f"{self.transcript}{transcript} {text}"
         return [*media, text]
+
+    def writing_prompt(self, modality: str, text: str) -> list[Part]:
+        """Parts before the codes of an "image" or of "audio"; the text is inserted as it stands, braces and all."""
+        before, after = (self.draw if modality == "image" else self.speak).split("{text}", 1)
+        return [before + text + after]
 
     def _question(self, question: str) -> str:
         if not question.strip():
@@ -208,9 +227,10 @@ class Processor:
             )
         return ids
 
-    def encode(self, parts: Sequence[Any], target: str | None = None) -> Example:
+    def encode(self, parts: Sequence[Any], target: str | Codes | Sequence[str | Codes] | None = None) -> Example:
         """Ids and media of a prompt, and with `target` the answer that training asks for, closed by `<|endofchunk|>`.
 
+        The answer is text, codes, or both in turn.
         Prompt and target are tokenized apart, so the loss mask is exact by construction. Errors: an empty prompt, a
         part of another kind, more tokens than the language model has positions.
         """
@@ -232,11 +252,15 @@ class Processor:
                     raise ValueError("the prompt has a sound, but the model has no audio encoder: assemble it with one")
                 ids.append(self.vocabulary.audio_id)
                 media.append(part)
+            elif isinstance(part, Codes):
+                ids += self.code_ids(part)
             else:
                 ids.append(self.vocabulary.end_of_chunk_id)
         labels = [IGNORE_INDEX] * len(ids)
         if target is not None:
-            answer = [*self.text_ids(target), self.vocabulary.end_of_chunk_id]
+            targets = [target] if isinstance(target, (str, Codes)) else target
+            written = [self.text_ids(part) if isinstance(part, str) else self.code_ids(part) for part in targets]
+            answer = [*(token for own in written for token in own), self.vocabulary.end_of_chunk_id]
             ids, labels = ids + answer, labels + answer
         if not ids:
             raise ValueError("the prompt is empty: give text, a picture or a sound")
@@ -245,6 +269,13 @@ class Processor:
                 f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions"
             )
         return Example(ids, labels, media)
+
+    def code_ids(self, part: Codes) -> list[int]:
+        """Ids of codes with their boundaries; ValueError where the model does not write such, or they do not fit."""
+        span = self.vocabulary.spans.get(part.modality)
+        if span is None:
+            raise ValueError(f"the model writes no {part.modality} codes: assemble it with an {part.modality} codec")
+        return span.to_ids(part.codes)
 
     def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
         """Pads rows to the longest: on the right for training, on the left for generation."""

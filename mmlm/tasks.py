@@ -24,11 +24,19 @@ EXAMPLES = (
 wanted of it."""
 
 
-def generate(model: "MultimodalLM", prompt: Any, batch_size: int = 32, **options: Any) -> Any:
+def generate(
+    model: "MultimodalLM", prompt: Any, batch_size: int = 32, generation_mode: str = "text", **options: Any
+) -> Any:
     """Text that follows `prompt`, a list of parts; a list of such lists gives a list, decoded in batches.
 
     Options are the fields of `GenerationOptions`. With `num_return_sequences` above 1 each prompt gives a list.
+    generation_mode: "image", "audio", or "any" for text with either in it, as the model goes: then what follows is a
+    list of text, pictures and `Audio` in turn, and the options are those of `mmlm.drawing.generate_media`.
     """
+    if generation_mode != "text":
+        from mmlm.drawing import generate_media
+
+        return generate_media(model, prompt, generation_mode, **options)
     options = GenerationOptions(**options)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mmlm.codes import CodeLayout, CodeSpan
+
 IMAGE = "<image>"
 AUDIO = "<audio>"
 END_OF_CHUNK = "<|endofchunk|>"
@@ -13,7 +15,7 @@ ADDED_TOKENS_WITH_AUDIO = (*ADDED_TOKENS, AUDIO)
 
 @dataclass(frozen=True)
 class MediaVocabulary:
-    """Added tokens ↔ ids; ids start at `offset`, the size of the language model's own vocabulary.
+    """Added tokens ↔ ids; ids start at `offset`, the size of the language model's own vocabulary; codes come last.
 
     `tokens[0]` is the one added token that generation may write, `<|endofchunk|>`; the others mark where media stand
     or fill a batch, and only a `Processor` can put them in.
@@ -21,12 +23,32 @@ class MediaVocabulary:
 
     offset: int
     tokens: tuple[str, ...] = ADDED_TOKENS
+    layouts: tuple[CodeLayout, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __contains__(self, token_id: int) -> bool:
-        return self.offset <= token_id < self.offset + len(self.tokens)
+        return self.offset <= token_id < self.code_offset + self.code_rows
+
+    @property
+    def code_offset(self) -> int:
+        """The first id of codes, or where it would be."""
+        return self.offset + len(self.tokens)
+
+    @property
+    def code_rows(self) -> int:
+        """Rows of all codes and their boundaries."""
+        return sum(layout.rows for layout in self.layouts)
+
+    @property
+    def spans(self) -> dict[str, CodeSpan]:
+        """Where the codes of each medium lie."""
+        found, begin = {}, self.code_offset
+        for layout in self.layouts:
+            found[layout.modality] = CodeSpan(layout, begin)
+            begin += layout.rows
+        return found
 
     def id(self, token: str) -> int:
         """Id of an added token; `ValueError` when it is none of them."""
@@ -36,8 +58,8 @@ class MediaVocabulary:
 
     def token(self, token_id: int) -> str:
         """Added token of an id; `ValueError` when the id is outside the added range."""
-        if token_id not in self:
-            raise ValueError(f"id {token_id} is outside the added range {self.offset}..{self.offset + len(self) - 1}")
+        if not self.offset <= token_id < self.code_offset:
+            raise ValueError(f"id {token_id} is outside the added range {self.offset}..{self.code_offset - 1}")
         return self.tokens[token_id - self.offset]
 
     @property

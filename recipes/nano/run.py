@@ -76,6 +76,8 @@ class AudioEncoder:
     text_layers: int = 3
     more_steps: int = 4000  # from there on, with windows from the start
     more_learning_rate: float = 2e-3
+    decoder_steps: int = 1000  # for the decoder alone
+    decoder_learning_rate: float = 1e-3
 
 
 @dataclass
@@ -178,7 +180,26 @@ def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
     )
 
 
-def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings) -> None:
+def train_audio_decoder(recipe: Recipe, output: Path) -> None:
+    """Whisper's decoder alone, on more of people's digits: the encoder tells them apart better than it did."""
+    listen(
+        recipe,
+        output,
+        "audio_decoder",
+        start=output / "audio_encoder_more/whisper.pt",
+        digits=30,
+        frozen_encoder=True,
+        steps=recipe.audio_encoder.decoder_steps,
+        learning_rate=recipe.audio_encoder.decoder_learning_rate,
+        window_batch=8,
+        settling=0.0,
+        seed=recipe.seed + 2,
+    )
+
+
+def listen(
+    recipe: Recipe, output: Path, folder: str, start: Path | None = None, digits: int = 6, **settings
+) -> None:
     """Train Whisper into `output/folder`, from `start` on if it is given."""
     from recipes.nano.speech import utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
@@ -187,7 +208,7 @@ def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None,
     sizes = {"width": part.width, "audio_layers": part.audio_layers, "text_layers": part.text_layers}
     own = {"batch_size": part.batch_size, "seed": recipe.seed, "device": recipe.device}
     config = WhisperTrainConfig(**{**sizes, **own, **settings})
-    heard = utterances(output / "speech", output / "spoken", data.sets_folder())
+    heard = utterances(output / "speech", output / "spoken", data.sets_folder(), digits)
     train_whisper(config, heard, output / folder, start)
 
 
@@ -362,7 +383,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
+    compress(output / "audio_decoder/whisper.pt", partial / "audio_encoder.pt")
     model = mmlm.load(output / "ears_more/model")
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
@@ -405,6 +426,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
     "ears": (train_ears, "ears/model/config.json"),
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
+    "audio_decoder": (train_audio_decoder, "audio_decoder/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
 }
 

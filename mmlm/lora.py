@@ -1,0 +1,49 @@
+"""Low-rank adapters (Hu et al. 2021) that act while codes are written, and never otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+class LowRank(nn.Module):
+    """What is added to one linear layer: [.., in] → [.., out], zero at the start."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x.to(self.down.dtype), self.down), self.up).to(x.dtype)
+
+
+class LoraAdapters(nn.ModuleDict):
+    """One LowRank for each linear layer inside the blocks, joined by hooks, so that the layers stay what they are.
+
+    peft wraps the layers themselves and switches its adapters for all threads at once; here the language model is a
+    guest, and `active()`, asked in each pass, belongs to one request.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, rank: int, alpha: float, active: Callable[[], bool]) -> None:
+        super().__init__()
+        self.scale, self.active = alpha / rank, active
+        for name, layer in blocks.named_modules():
+            if isinstance(layer, (nn.Linear, Conv1D)):
+                outputs, inputs = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.T.shape
+                self[name.replace(".", "/")] = adapter = LowRank(inputs, outputs, rank)
+                layer.register_forward_hook(self._hook(adapter))
+        if not len(self):
+            raise ValueError("the language model's blocks hold no linear layers for LoRA: set lora_rank=0")
+
+    def _hook(self, adapter: LowRank) -> Callable:
+        def add(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return output + self.scale * adapter(args[0]) if self.active() else output
+
+        return add

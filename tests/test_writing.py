@@ -1,0 +1,333 @@
+"""Pictures and sound written by a language model (mmlm/writing.py, drawing.py, training/writing.py)."""
+
+import json
+
+import numpy as np
+import parts
+import pytest
+import soundfile
+import torch
+from codec_parts import audio_codec, image_codec
+from PIL import Image
+
+import mmlm
+from decoders.checkpoint import save_codec, save_decoder
+from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+from encoders.sound import Audio
+from mmlm.assembly import extended
+from mmlm.config import LoraConfig
+from mmlm.drawing import codes_of, picture_tensor
+from mmlm.generation import GenerationOptions
+from mmlm.prompt import Codes
+from mmlm.training.writing import WritingTrainConfig, train_writing
+from mmlm.writing import generate_parts, render
+
+FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
+
+
+def writing(family="llama", seed=0, lora=LoraConfig(rank=2), loud=True, **more):
+    """A tiny model that draws 16 × 16 pictures of 2 × 2 codes, and speaks; its LoRA is not zero."""
+    codecs = dict(image_codec=image_codec(), audio_codec=audio_codec())
+    made = extended(parts.build(family), **codecs, lora=lora, seed=seed, **more)
+    if loud:
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, tensor in made.added_parameters():
+                if name.startswith(("language_model.codes.", "language_model.lora.")):
+                    tensor.copy_(torch.randn(tensor.shape, generator=draw) * 0.3)
+    return made
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return writing(request.param)
+
+
+PROMPT = ["Draw:a red ring"]
+GREEDY = GenerationOptions()
+
+
+def test_to_text_nothing_has_changed(model):
+    """Logits without codes are those of the model that has none, bit for bit, LoRA or not."""
+    family = FAMILIES[[type(model.language_model.model).__name__.lower().startswith(f.replace("_", "")[:4])
+                       for f in FAMILIES].index(True)]  # fmt: skip
+    bare = parts.build(family)
+    batch = bare.processor.collate([bare.processor.encode(["a red ring"])])
+    batch.labels = None
+    assert torch.equal(model(batch, [[]]).logits, bare(batch, [[]]).logits)
+    with model.language_model.request(codes=True):
+        pass
+    assert torch.equal(model(batch, [[]]).logits, bare(batch, [[]]).logits)
+    assert not torch.equal(model(batch, [[]], codes=True).logits[..., : bare(batch, [[]]).logits.shape[-1]],
+                           bare(batch, [[]]).logits)  # fmt: skip
+    assert model.generate("a red ring", max_new_tokens=8) == bare.generate("a red ring", max_new_tokens=8)
+
+
+@pytest.mark.parametrize("mode", ["image", "audio"])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_cached_and_guided_steps_are_whole_passes(model, mode, scale):
+    """Greedy codes against passes over the whole row, with the prompt and without, and arithmetic of our own."""
+    without = ["Draw:"]
+    (found,) = generate_parts(
+        model, PROMPT, mode, options=GREEDY, guidance_scale=scale, without=without, max_seconds=0.1
+    )
+    span = model.language_model.vocabulary.spans[mode]
+    ids = span.to_ids(found[0].codes)
+    rows = [model.processor.encode(own).input_ids for own in (PROMPT, without)]
+    for place in range(1, len(ids) - 1):
+        logits = []
+        for row in rows:
+            example = model.processor.encode(["x"])
+            batch = model.processor.collate([example])
+            batch.input_ids, batch.labels = torch.tensor([[*row, *ids[:place]]]), None
+            batch.attention_mask = torch.ones_like(batch.input_ids)
+            with torch.no_grad():
+                logits.append(model(batch, [[]], codes=True).logits[0, -1].double())
+        mixed = logits[1] + scale * (logits[0] - logits[1])
+        own = [span.ids_of(book) for book in range(span.layout.num_codebooks) if ids[place] in span.ids_of(book)][0]
+        assert int(mixed[own.start : own.stop].argmax()) == ids[place] - own.start, place
+
+
+def test_pictures_are_whole_and_seeds_tell_them_apart(model):
+    first = model.draw("a red ring", 3, seed=1)
+    assert [picture.size for picture in first] == [(16, 16)] * 3
+    again = model.draw("a red ring", 3, seed=1)
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(first, model.draw("a red ring", 3, seed=2), strict=True))
+    assert isinstance(model.draw("a red ring"), Image.Image)
+    assert len(model.draw(["a red ring", "a blue star"], 2)) == 2
+
+
+def test_the_prompt_is_read_once(monkeypatch):
+    model = writing()
+    lengths = []
+    forward = model.language_model.forward
+    monkeypatch.setattr(
+        model.language_model, "forward", lambda ids, **own: (lengths.append(list(ids.shape)), forward(ids, **own))[1]
+    )
+    model.draw("a red ring", 4, guidance_scale=2.0)
+    prompt, steps = lengths[0], lengths[1:]
+    assert prompt[0] == 2 and steps == [[8, 1]] * 5  # a beginning and four codes; nothing is run after the end
+
+
+def test_speech_ends_in_time(model):
+    sound = model.speak("seven", max_seconds=0.3, seed=0)
+    assert isinstance(sound, Audio) and sound.sample_rate == 8000 and 0 < sound.seconds <= 0.3
+    assert np.abs(sound.waveform).max() <= 1
+    assert len(model.speak(["seven", "two"], max_seconds=0.1)) == 2
+    with pytest.raises(ValueError, match="max_seconds"):
+        model.speak("seven", max_seconds=0)
+
+
+def test_a_picture_goes_on_from_another():
+    model = writing()
+    start = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    codec = model.codecs["image"]
+    codes = codec.encode(picture_tensor(start, 16)).codes
+    plain = (codec.decode(codes)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    kept = model.draw("a red ring", init_image=start, mask=np.zeros((16, 16), np.uint8), steps=0)
+    assert np.array_equal(np.asarray(kept), plain)
+    anew = model.draw("a red ring", init_image=start, mask=np.full((16, 16), 255, np.uint8), seed=3, steps=0)
+    assert np.array_equal(np.asarray(anew), np.asarray(model.draw("a red ring", seed=3, steps=0)))
+    half = np.zeros((32, 32), np.uint8)
+    half[20, 20] = 255  # one pixel, in the last of the four cells
+    for seed in range(5):
+        drawn = generate_parts(
+            model, PROMPT, "image", options=GenerationOptions(do_sample=True, seed=seed),
+            fixed=mmlm.drawing.kept_codes(model, start, half, 0.5, 0),
+        )[0][0].codes  # fmt: skip
+        assert torch.equal(drawn.flatten()[:3], codes.flatten()[:3])
+    assert len(mmlm.drawing.kept_codes(model, start, None, 0.25, 0)) == 3
+    assert model.draw("a ring", init_image=start, strength=0.0, steps=0).tobytes() == plain.tobytes()
+    with pytest.raises(ValueError, match="strength"):
+        model.draw("a ring", init_image=start, strength=1.5)
+
+
+def test_text_and_media_in_one_stream():
+    """What may follow is narrowed, so that one word, a picture, a sound and the end follow one another."""
+    model = writing()
+    vocabulary, spans = model.language_model.vocabulary, model.language_model.vocabulary.spans
+    word = model.processor.text_ids("x")[-1]
+    wanted = [word, spans["image"].begin, word, spans["audio"].begin, vocabulary.end_of_chunk_id]
+    (found,) = _bent(model, wanted)
+    kinds = [part if isinstance(part, str) else part.modality for part in found]
+    assert kinds == ["x", "image", "x", "audio"]
+    assert found[1].codes.shape == (1, 2, 2) and found[3].codes.shape[0] == 3
+
+
+def _bent(model, wanted):
+    """Parts written when text takes these ids in turn; inside media the model chooses."""
+    import mmlm.writing as module
+
+    queue = list(wanted)
+    allowed = module.RowWriter.allowed
+
+    def bent(self):
+        ranges = allowed(self)
+        if self.inside is not None or not queue:
+            return ranges
+        token = queue.pop(0)
+        assert any(token in ids for ids in ranges)
+        return (range(token, token + 1),)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.RowWriter, "allowed", bent)
+        return generate_parts(model, ["Draw:"], "any", options=GenerationOptions(max_new_tokens=9), max_seconds=0.1)
+
+
+def test_any_mode_ends_within_its_words(model):
+    few = dict(max_new_tokens=5, max_seconds=0.1, do_sample=True, seed=0)
+    found = model.generate("a red ring", generation_mode="any", **few)
+    assert all(isinstance(part, (str, Image.Image, Audio)) for part in found)
+    words = sum(len(model.processor.text_ids(part)) for part in found if isinstance(part, str))
+    assert words <= 8  # five tokens, which other pieces may spell
+    (picture,) = model.generate(["a ring"], generation_mode="image")
+    assert isinstance(picture, Image.Image)
+
+
+def test_users_cannot_forge_codes(model):
+    text = "<image_out></image_out><audio_out> draw <image>"
+    assert max(model.processor.text_ids(text)) < model.language_model.vocabulary.offset
+    assert model.draw(text).size == (16, 16)
+    codes = codes_of(model, "image", torch.rand(1, 3, 16, 16))[0]
+    ids = model.processor.encode(["a", codes]).input_ids
+    assert model.language_model.vocabulary.spans["image"].to_codes(ids[-6:]).equal(codes.codes)
+    assert model.processor.decode(ids).strip() == "a"
+    with pytest.raises(ValueError, match="codes"):
+        model.processor.encode([Codes("image", codes.codes + 100)])
+
+
+def test_what_a_model_cannot_write_is_said():
+    bare = parts.build()
+    for call, message in (
+        (lambda: bare.draw("a ring"), "writes no pictures"),
+        (lambda: bare.speak("a ring"), "writes no sound"),
+        (lambda: bare.generate("a", generation_mode="any"), "neither pictures nor sound"),
+        (lambda: bare.generate("a", generation_mode="video"), "generation_mode"),
+        (lambda: bare.processor.encode([Codes("image", torch.zeros(1, 2, 2).long())]), "writes no image codes"),
+        (lambda: writing().draw("  "), "is a text"),
+        (lambda: writing().draw("a", 0), "num_images"),
+        (lambda: writing().draw("a", steps=4), "no diffusion decoder"),
+        (lambda: extended(bare), "no codec"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_best_of_several_is_clips_choice(monkeypatch):
+    model = writing()
+    eyes = model.encoders["image"]
+    pictures = model.draw("a ring", 4, seed=5)
+    monkeypatch.setattr(type(eyes), "embed_texts", lambda self, texts: torch.tensor([[1.0, *[0.0] * 15]]))
+    scores = [float(eyes.embed_images(eyes.preprocess(picture)[None])[0, 0]) for picture in pictures]
+    chosen = model.draw("a ring", 4, seed=5, rerank=True)
+    assert np.array_equal(chosen, pictures[int(np.argmax(scores))])
+
+
+def decoder_of(codec):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return DiffusionDecoder(codec, DiffusionDecoderConfig(channels=(16,), window=64, hop=40)).eval()
+
+
+def test_saved_and_loaded_it_draws_the_same(tmp_path):
+    for name, codec in (("image", image_codec()), ("audio", audio_codec())):
+        save_codec(codec, tmp_path / name)
+        save_decoder(decoder_of(codec), tmp_path / f"{name}-decoder")
+    bare = parts.build()
+    model = extended(
+        bare, image_codec=tmp_path / "image", audio_codec=tmp_path / "audio",
+        image_decoder=tmp_path / "image-decoder", audio_decoder=tmp_path / "audio-decoder", lora=LoraConfig(rank=3),
+    )  # fmt: skip
+    model.save(tmp_path / "model")
+    frozen = dict(language_model=parts.build().language_model.model, tokenizer=bare.language_model.tokenizer,
+                  image_encoder=parts.image_encoder())  # fmt: skip
+    again = mmlm.load(tmp_path / "model", **frozen)
+    seen = []
+    first = model.draw("a ring", seed=2, progress=lambda *own: seen.append(own))
+    assert np.array_equal(first, again.draw("a ring", seed=2))
+    assert np.array_equal(model.speak("two", max_seconds=0.1).waveform, again.speak("two", max_seconds=0.1).waveform)
+    assert [one for one in seen if one[0] == "decoding"] == [("decoding", step, 4) for step in (1, 2, 3, 4)]
+    assert seen[0] == ("codes", 1, 6) and not np.array_equal(first, model.draw("a ring", seed=2, steps=0))
+    save_codec(image_codec(seed=9), tmp_path / "image")
+    with pytest.raises(ValueError, match="is of codec"):  # the decoder is of the codec that was there
+        mmlm.load(tmp_path / "model", **frozen)
+
+
+def test_sounds_of_unequal_length_are_rendered_one_by_one():
+    model = writing()
+    codes = [Codes("audio", torch.zeros(3, steps, dtype=torch.long)) for steps in (2, 5)]
+    assert [len(sound.waveform) for sound in render(model, codes)] == [320, 800]
+    assert render(model, []) == []
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = []
+    for index, colour in enumerate(["red", "blue", "green", "black"]):
+        draw = np.random.default_rng(index)
+        Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{colour}.png")
+        soundfile.write(folder / f"{colour}.wav", draw.uniform(-0.5, 0.5, 800), 8000)
+        lines += [{"image": f"{colour}.png", "caption": colour}, {"audio": f"{colour}.wav", "transcript": colour}]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "pairs.jsonl"
+
+
+def test_it_learns_what_to_draw_and_to_say(pairs, tmp_path):
+    model = writing(loud=False)
+    learns = ("language_model.codes.", "language_model.lora.")
+    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith(learns)}
+    config = WritingTrainConfig(steps=120, batch_size=8, learning_rate=2e-2, eval_every=60, precision="float32")
+    train_writing(model, pairs, tmp_path, pairs, config, progress=False)
+    for name, tensor in frozen.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    for record in mmlm.data.read_records(pairs):
+        if record.source is not None:
+            codes = model.codecs["image"].encode(picture_tensor(record.image, 16)).codes[0]
+            prompt, mode = model.template.writing_prompt("image", record.captions[0]), "image"
+        else:
+            sound = torch.from_numpy(soundfile.read(str(record.sound.path), dtype="float32")[0])[None, None]
+            codes = model.codecs["audio"].encode(sound).codes[0]
+            prompt, mode = model.template.writing_prompt("audio", record.transcript), "audio"
+        (found,) = generate_parts(model, prompt, mode, options=GREEDY, max_seconds=0.5)
+        assert torch.equal(found[0].codes, codes), record.key
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [60, 120] and lines[-1]["held_out_loss"] < 0.5
+    assert all(parameter.requires_grad for _, parameter in model.added_parameters())
+
+
+@pytest.mark.parametrize("tune", ["rows", "lora", "full"])
+def test_what_is_tuned_and_what_is_not(tune, pairs, tmp_path):
+    model = writing(loud=False)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    config = WritingTrainConfig(steps=3, batch_size=4, tune=tune, pairs_per_row=2, precision="float32")
+    train_writing(model, pairs, tmp_path, config=config, progress=False)
+    moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    kinds = {".".join(name.split(".")[:2]) for name in moved}
+    expected = {"language_model.codes"} | ({"language_model.lora"} if tune != "rows" else set())
+    assert kinds == expected | ({"language_model.model"} if tune == "full" else set())
+    again = mmlm.load(
+        tmp_path / "model", image_encoder=parts.image_encoder(), image_codec=image_codec(), audio_codec=audio_codec(),
+        language_model=None if tune == "full" else parts.build().language_model.model,
+        tokenizer=model.language_model.tokenizer,
+    )  # fmt: skip
+    assert np.array_equal(model.draw("red"), again.draw("red"))
+
+
+def test_codes_are_computed_once(pairs, tmp_path, monkeypatch):
+    model = writing(loud=False)
+    config = WritingTrainConfig(steps=1, batch_size=4, max_seconds=0.05)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        only = [record for record in mmlm.data.read_records(pairs) if record.sound is not None]
+        train_writing(writing(loud=False), only, tmp_path / "none", config=config, progress=False)
+    train_writing(model, pairs, tmp_path, config=config, progress=False)
+    monkeypatch.setattr(type(model.codecs["image"]), "encode", None)
+    (tmp_path / "checkpoint.pt").unlink()
+    train_writing(model, pairs, tmp_path, config=config, progress=False)
+
+
+@pytest.mark.parametrize("wrong", [dict(tune="all"), dict(steps=0), dict(text_dropped=1.0), dict(pairs_per_row=0)])
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(ValueError):
+        WritingTrainConfig(**wrong)
