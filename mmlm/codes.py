@@ -33,6 +33,11 @@ class CodeLayout:
             raise ValueError("codes of a picture need a grid, rows and columns; those of sound have none")
 
     @property
+    def codes(self) -> int:
+        """How many codes one picture has; 0 of sound, where it is open."""
+        return 0 if self.grid is None else self.grid[0] * self.grid[1] * self.num_codebooks
+
+    @property
     def rows(self) -> int:
         """Token rows that it takes: two boundaries, and every entry of every codebook."""
         return 2 + self.num_codebooks * self.codebook_size
@@ -102,6 +107,31 @@ class CodeSpan:
             return [(book, step) for step in range(steps) for book in range(books)]
         rows = ((book, row - book) for row in range(steps + books - 1) for book in range(books))
         return [(book, step) for book, step in rows if 0 <= step < steps]
+
+
+class CodePlaces:
+    """Where the tokens of a request stand in the pictures that they write; remembers from one pass to the next."""
+
+    def __init__(self, span: CodeSpan | None) -> None:
+        self.span = span
+        self._since: Tensor | None = None  # tokens since the last opening boundary [R]
+
+    def of(self, ids: Tensor) -> Tensor | None:
+        """Places of ids [R, T]: 0 at the opening boundary, n at the n-th code, −1 outside; None without pictures."""
+        if self.span is None:
+            return None
+        step = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        opened = torch.where(ids == self.span.begin, step, -1).cummax(1).values
+        before = ids.new_full((len(ids),), self.span.layout.rows) if self._since is None else self._since
+        since = torch.where(opened >= 0, step - opened, before.unsqueeze(1) + step + 1)
+        self._since = since[:, -1]
+        inside = (ids >= self.span.begin) & (ids < self.span.begin + self.span.layout.rows) & (ids != self.span.end)
+        return torch.where(inside, since, -1)
+
+    def repeat(self, times: int) -> None:
+        """From here on each row comes `times` times, one after the other."""
+        if self._since is not None:
+            self._since = self._since.repeat_interleave(times)
 
 
 class CodeWriter:

@@ -101,7 +101,8 @@ class Decoder:
                 f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
                 "text at each step; choose a language model that does"
             )
-        self.host, self.context, self.codes = host, context, codes
+        self.host, self.context = host, context
+        self.codes = host.code_places() if codes else None
         rows, length = batch.input_ids.shape
         self.length = length
         self.cache = preallocated_cache(host.model.config, length + max_new_tokens)
@@ -124,6 +125,8 @@ class Decoder:
             self.mask, self.positions, self.ids = self.mask[index], self.positions[index], self.ids[index]
             self.cache.reorder_cache(index)
             self.context.repeat(times)
+            if self.codes is not None:
+                self.codes.repeat(times)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Appends `tokens [R]` and gives the logits `[R, V]` that follow."""

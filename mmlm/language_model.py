@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.base import fingerprint
-from mmlm.codes import CodeLayout
+from mmlm.codes import CodeLayout, CodePlaces
 from mmlm.config import LoraConfig
 from mmlm.lora import LoraAdapters
 from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
@@ -39,7 +39,7 @@ class Listener(Protocol):
 class _Request:
     host: "LanguageModel"
     listener: Listener | None
-    codes: bool = False
+    codes: CodePlaces | None = None
     ids: Tensor | None = None
 
 
@@ -54,6 +54,18 @@ class AddedRows(nn.Module):
         super().__init__()
         self.embedding = nn.Parameter(embedding)
         self.head = nn.Parameter(head)
+
+
+class CodeRows(AddedRows):
+    """The same of codes, and what is added to a picture's codes by their place in it, `[1 + codes, D]`.
+
+    Learned places, as DALL-E's (Ramesh et al. 2021): the language model's own positions count tokens, and where a row
+    of a picture begins would have to be worked out from them.
+    """
+
+    def __init__(self, embedding: Tensor, head: Tensor, places: int):
+        super().__init__(embedding, head)
+        self.places = nn.Parameter(0.1 * embedding.std() * torch.randn(places, embedding.shape[1])) if places else None
 
 
 class LanguageModel(nn.Module):
@@ -106,10 +118,12 @@ class LanguageModel(nn.Module):
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
             block.register_forward_pre_hook(_BlockHook(self, index), with_kwargs=True)
-        self.codes: AddedRows | None = None
+        self.codes: CodeRows | None = None
         self.lora: LoraAdapters | None = None
         if layouts:
-            self.codes = AddedRows(*_scattered(_mean_rows(embedding, head, self.vocabulary.code_rows), embedding, head))
+            drawn = self.vocabulary.spans.get("image")
+            rows = _scattered(_mean_rows(embedding, head, self.vocabulary.code_rows), embedding, head)
+            self.codes = CodeRows(*rows, 1 + drawn.layout.codes if drawn else 0)
             if lora.rank:
                 self.lora = LoraAdapters(self.blocks, lora.rank, lora.alpha, self._writes_codes)
 
@@ -155,18 +169,22 @@ class LanguageModel(nn.Module):
         return self
 
     @contextmanager
-    def request(self, listener: Listener | None = None, codes: bool = False) -> Iterator[None]:
+    def request(self, listener: Listener | None = None, codes: CodePlaces | None = None) -> Iterator[None]:
         """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass.
 
-        codes: the codes' ids and logits as well, after all others, and LoRA; ValueError where the model has none.
+        codes: what `code_places` gave, for the codes' ids and logits as well, after all others, and LoRA.
         """
-        if codes and self.codes is None:
-            raise ValueError("the language model has no rows for codes: assemble it with a codec")
         token = _request.set(_Request(self, listener, codes))
         try:
             yield
         finally:
             _request.reset(token)
+
+    def code_places(self) -> CodePlaces:
+        """For one row of passes with codes, whole or cached; ValueError where the model has no codes."""
+        if self.codes is None:
+            raise ValueError("the language model has no rows for codes: assemble it with a codec")
+        return CodePlaces(self.vocabulary.spans.get("image"))
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
         """The language model's own forward; arguments that its family does not know are left out."""
@@ -189,7 +207,7 @@ class LanguageModel(nn.Module):
 
     def _writes_codes(self) -> bool:
         request = self._active()
-        return request is not None and request.codes
+        return request is not None and request.codes is not None
 
     def _hide_added_ids(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self._active()
@@ -207,11 +225,14 @@ class LanguageModel(nn.Module):
             return output
         added = request.ids - self.vocabulary.offset
         count = len(self.vocabulary)
-        own = added.clamp(0, count - 1) if request.codes else added.clamp(min=0)
+        own = added.clamp(min=0) if request.codes is None else added.clamp(0, count - 1)
         rows = F.embedding(own, self.added.embedding).to(output.dtype)
         output = torch.where((added >= 0).unsqueeze(-1), rows, output)
-        if request.codes:
+        if request.codes is not None:
             rows = F.embedding((added - count).clamp(min=0), self.codes.embedding).to(output.dtype)
+            if (places := request.codes.of(request.ids)) is not None:
+                moved = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
+                rows = rows + moved * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
         return output
 
@@ -219,7 +240,7 @@ class LanguageModel(nn.Module):
         request = self._active()
         if request is None:
             return output
-        heads = [self.added.head, self.codes.head] if request.codes else [self.added.head]
+        heads = [self.added.head] if request.codes is None else [self.added.head, self.codes.head]
         logits = [F.linear(args[0], head.to(args[0].dtype)).to(output.dtype) for head in heads]
         return torch.cat([output, *logits], dim=-1)
 

@@ -211,7 +211,8 @@ class MultimodalLM(nn.Module):
         """
         batch = batch.to(self.device)
         padded = not bool(batch.attention_mask.all())
-        with self.language_model.request(self.media_context(batch, media), codes):
+        places = self.language_model.code_places() if codes else None
+        with self.language_model.request(self.media_context(batch, media), places):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlm.codes import CodeLayout, CodeSpan, CodeWriter
+from mmlm.codes import CodeLayout, CodePlaces, CodeSpan, CodeWriter
 from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 PICTURE = CodeLayout("image", 10, 1, (2, 3))
@@ -93,6 +93,21 @@ def test_fixed_codes_leave_no_choice():
         writer.write(ids[-1])
     assert seen == [10, 1, 10, 10, 10, 1, 1]
     assert span.to_codes(writer.ids).flatten().tolist() == [9, 7, 9, 9, 9, 2]
+
+
+def test_places_by_hand_in_one_pass_and_in_several():
+    span = VOCABULARY.spans["image"]  # opens with 103, closes with 104
+    rows = torch.tensor([[7, 103, 105, 106, 107, 108, 109, 110, 104, 5], [1, 1, 1, 103, 114, 105, 105, 105, 105, 105]])
+    expected = torch.tensor([[-1, 0, 1, 2, 3, 4, 5, 6, -1, -1], [-1, -1, -1, 0, 1, 2, 3, 4, 5, 6]])
+    assert torch.equal(CodePlaces(span).of(rows), expected)
+    for cut in range(1, 10):
+        places = CodePlaces(span)
+        first = places.of(rows[:, :cut])
+        places.repeat(2)
+        twice = rows.repeat_interleave(2, 0)
+        found = [first.repeat_interleave(2, 0), *(places.of(twice[:, t : t + 1]) for t in range(cut, 10))]
+        assert torch.equal(torch.cat(found, dim=1), expected.repeat_interleave(2, 0))
+    assert CodePlaces(None).of(rows) is None
 
 
 @pytest.mark.parametrize("ids", [[], [103, 104], [103, 105, 105, 104], [103, *[117] * 6, 104], [103, *[105] * 7, 104],

@@ -55,7 +55,7 @@ def test_to_text_nothing_has_changed(model):
     batch = bare.processor.collate([bare.processor.encode(["a red ring"])])
     batch.labels = None
     assert torch.equal(model(batch, [[]]).logits, bare(batch, [[]]).logits)
-    with model.language_model.request(codes=True):
+    with model.language_model.request(codes=model.language_model.code_places()):
         pass
     assert torch.equal(model(batch, [[]]).logits, bare(batch, [[]]).logits)
     assert not torch.equal(model(batch, [[]], codes=True).logits[..., : bare(batch, [[]]).logits.shape[-1]],

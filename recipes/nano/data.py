@@ -187,6 +187,14 @@ def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
     return sources
 
 
+def drawing_sources(scenes: Path, sets: Path | None) -> tuple[list[str], str]:
+    """Pictures with texts to learn drawing from, and held-out ones."""
+    sources = [f"{scenes}/train-*.tar"]
+    if sets is not None:
+        sources += [f"{sets / 'emoji'}/train-*.tar"] * 4
+    return sources, f"{scenes}/dev-*.tar"
+
+
 def hearing_sources(speech: Path, spoken: Path, sets: Path | None) -> list[str]:
     """The same of recordings: what was said, what was asked, and the sets of real sound."""
     sources = [f"{spoken}/train-*.tar"] * 3 + [f"{speech}/train-00000*.tar"]

@@ -105,6 +105,20 @@ class Ears:
 
 
 @dataclass
+class Pencil:
+    """What draws: a codec of 8 × 8 codes, its diffusion decoder, and the language model's rows and LoRA."""
+
+    codec_steps: int = 3000
+    codec_width: int = 64
+    codebook_size: int = 1024
+    decoder_steps: int = 2000
+    decoder_channels: tuple[int, ...] = (32, 48, 64)
+    writing_steps: int = 4000
+    writing_learning_rate: float = 2e-3
+    lora_rank: int = 16
+
+
+@dataclass
 class Recipe:
     seed: int = 0
     device: str = "cpu"
@@ -115,6 +129,7 @@ class Recipe:
     language_model: LanguageModel = field(default_factory=LanguageModel)
     adapters: Adapters = field(default_factory=Adapters)
     ears: Ears = field(default_factory=Ears)
+    pencil: Pencil = field(default_factory=Pencil)
 
 
 def draw_scenes(recipe: Recipe, output: Path) -> None:
@@ -180,12 +195,12 @@ def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
     )
 
 
-def train_audio_decoder(recipe: Recipe, output: Path) -> None:
+def train_audio_encoder_last(recipe: Recipe, output: Path) -> None:
     """Whisper's decoder alone, on more of people's digits: the encoder tells them apart better than it did."""
     listen(
         recipe,
         output,
-        "audio_decoder",
+        "audio_encoder_last",
         start=output / "audio_encoder_more/whisper.pt",
         digits=30,
         frozen_encoder=True,
@@ -362,6 +377,57 @@ def fit(
     )
 
 
+def train_image_codec(recipe: Recipe, output: Path) -> None:
+    import torch
+
+    from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+    from decoders.quantizer import QuantizerConfig
+    from mmlm.training.codec import CodecTrainConfig, train_codec
+
+    part = recipe.pencil
+    torch.manual_seed(recipe.seed)
+    quantizer = QuantizerConfig("vq", part.codebook_size)
+    codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, quantizer=quantizer))
+    config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
+    sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    train_codec(codec, sources, output / "image_codec", held_out, config)
+
+
+def train_image_decoder(recipe: Recipe, output: Path) -> None:
+    import torch
+
+    from decoders.checkpoint import load_codec
+    from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+    from mmlm.training.codec import CodecTrainConfig, train_decoder
+
+    part = recipe.pencil
+    torch.manual_seed(recipe.seed)
+    codec = load_codec(output / "image_codec/codec")
+    decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
+    config = CodecTrainConfig(part.decoder_steps, seed=recipe.seed, device=recipe.device)
+    sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    train_decoder(decoder, sources, output / "image_decoder", held_out, config)
+
+
+def train_pencil(recipe: Recipe, output: Path) -> None:
+    """Rows and LoRA beside all that the model has: texts to the codes of pictures."""
+    import mmlm
+    from mmlm.assembly import extended
+    from mmlm.config import LoraConfig
+    from mmlm.training.writing import WritingTrainConfig, train_writing
+
+    part = recipe.pencil
+    model = extended(
+        mmlm.load(output / "ears_more/model", device=recipe.device),
+        image_codec=output / "image_codec/codec",
+        lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
+        seed=recipe.seed,
+    )
+    config = WritingTrainConfig(part.writing_steps, learning_rate=part.writing_learning_rate, seed=recipe.seed)
+    pictures, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    train_writing(model, pictures, output / "pencil", held_out, config)
+
+
 def unpack(output: Path, package: Path) -> None:
     """The packaged weights, laid where stages look for what came before, to be trained on."""
     shutil.copytree(package / "language_model", output / "frozen/language_model")
@@ -383,7 +449,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    compress(output / "audio_decoder/whisper.pt", partial / "audio_encoder.pt")
+    compress(output / "audio_encoder_last/whisper.pt", partial / "audio_encoder.pt")
     model = mmlm.load(output / "ears_more/model")
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
@@ -426,8 +492,11 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
     "ears": (train_ears, "ears/model/config.json"),
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
-    "audio_decoder": (train_audio_decoder, "audio_decoder/whisper.pt"),
+    "audio_encoder_last": (train_audio_encoder_last, "audio_encoder_last/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
+    "image_codec": (train_image_codec, "image_codec/codec/config.json"),
+    "pencil": (train_pencil, "pencil/model/config.json"),
+    "image_decoder": (train_image_decoder, "image_decoder/decoder/config.json"),
 }
 
 
