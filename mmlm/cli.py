@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,36 @@ def ask(args: argparse.Namespace) -> None:
     _print(args, {**record, "answer": text, "transcript": said and said.to_dict()}, text)
 
 
+def draw(args: argparse.Namespace) -> None:
+    if args.rerank and args.num_images < 2:
+        raise ValueError("--rerank chooses among several: give -n 4, say")
+    if args.mask is not None and args.init_image is None:
+        raise ValueError("--mask says what of --init-image stays: give that too")
+    paths = _numbered(args.output, 1 if args.rerank else args.num_images)
+    start, mask = (None if name is None else _read_image(name) for name in (args.init_image, args.mask))
+    model = _load(args)
+    with _writing_bar() as progress:
+        pictures = model.draw(
+            args.text, args.num_images, rerank=args.rerank, init_image=start, mask=mask, strength=args.strength,
+            progress=progress, **_writing(args),
+        )  # fmt: skip
+    for path, picture in zip(paths, pictures if isinstance(pictures, list) else [pictures], strict=True):
+        picture.save(path)
+        _print(args, {"text": args.text, "image": str(path), "size": list(picture.size)}, str(path))
+
+
+def speak(args: argparse.Namespace) -> None:
+    (path,) = _numbered(args.output, 1)
+    model = _load(args)
+    with _writing_bar() as progress:
+        sound = model.speak(args.text, max_seconds=args.max_seconds, progress=progress, **_writing(args))
+    import soundfile
+
+    soundfile.write(path, sound.waveform, sound.sample_rate)
+    record = {"text": args.text, "audio": str(path), "seconds": round(sound.seconds, 3), "rate": sound.sample_rate}
+    _print(args, record, str(path))
+
+
 def train(args: argparse.Namespace) -> None:
     from mmlm.training import train_from_recipe
 
@@ -221,6 +252,35 @@ def _with_bar(running: Any, name: str) -> Any:
             bar.update(running.seconds - bar.n)
             yield segment
         bar.update(running.seconds - bar.n)
+
+
+def _numbered(output: str, count: int) -> list[Path]:
+    """`out.png`, or `out-1.png` and on where there are several; their folder must be there."""
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+
+
+def _writing(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of drawing and speaking that were given."""
+    names = ("steps", "guidance_scale", *SAMPLING, "seed")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+@contextmanager
+def _writing_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on the terminal over code tokens, then over the decoder's steps."""
+    from tqdm import tqdm
+
+    with tqdm(disable=not sys.stderr.isatty()) as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show
 
 
 def _device(args: argparse.Namespace) -> Any:
@@ -300,7 +360,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; the chosen one is `run` in its namespace."""
     parser = argparse.ArgumentParser(
         prog="mmlm",
-        description="Caption pictures, answer questions about them, written or spoken, and train adapters.",
+        description="Caption pictures, answer questions about them, written or spoken, draw, speak, and train.",
         epilog="`mmlm VERB --help` shows examples. A first try: mmlm caption photo.jpg",
     )
     parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
@@ -381,6 +441,30 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_options(verb)
     _add_generation_options(verb)
 
+    verb = _verb(verbs, draw, "draw what a text says", """
+  mmlm draw "in the middle a large red circle, on a white background" -o out.png
+  mmlm draw "a small blue star" -o star.png -n 4 --seed 1
+  mmlm draw "a small blue star" -o best.png -n 4 --rerank --guidance-scale 2
+  mmlm draw "a small blue star" -o more.png --init-image out.png --mask mask.png""")  # fmt: skip
+    verb.add_argument("text", metavar="TEXT")
+    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a picture file; several are numbered")
+    verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="so many at once")
+    verb.add_argument("--rerank", action="store_true", help="keep the one that CLIP finds nearest to the text")
+    verb.add_argument("--init-image", metavar="IMAGE", help="begin with this picture")
+    verb.add_argument("--mask", metavar="IMAGE", help="what of it is drawn anew: black stays")
+    verb.add_argument("--strength", type=float, default=0.5, metavar="S", help="without a mask, the share drawn anew")
+    _add_model_options(verb)
+    _add_writing_options(verb)
+
+    verb = _verb(verbs, speak, "say a text aloud, into a file", """
+  mmlm speak "seven" -o seven.wav --model my-model
+  mmlm speak "seven" -o seven.flac --model my-model --seed 2 --temperature 0.7""")  # fmt: skip
+    verb.add_argument("text", metavar="TEXT")
+    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a sound file: wav, flac, ogg")
+    verb.add_argument("--max-seconds", type=float, default=4.0, metavar="S", help="it ends by then (default: 4)")
+    _add_model_options(verb)
+    _add_writing_options(verb)
+
     verb = _verb(verbs, train, "train adapters on pictures paired with text", """
   mmlm train recipe.yaml
   mmlm train recipe.yaml steps=200 learning_rate=1e-3 output=runs/second
@@ -439,6 +523,17 @@ class _AppendPart(argparse.Action):
 
     def __call__(self, parser, namespace, value, option=None):
         namespace.parts = (*namespace.parts, (self.dest, value))
+
+
+def _add_writing_options(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("writing")
+    group.add_argument("--steps", type=int, metavar="N", help="of the diffusion decoder; 0: codec alone (default: 4)")
+    group.add_argument("--guidance-scale", type=float, metavar="S", help="towards the text; 1 is off (default: 1)")
+    group.add_argument("--temperature", type=float, metavar="T")
+    group.add_argument("--top-k", type=int, metavar="K")
+    group.add_argument("--top-p", type=float, metavar="P")
+    group.add_argument("--seed", type=int, default=0, metavar="N")
+    _add_json_option(verb)
 
 
 def _add_model_options(verb: argparse.ArgumentParser) -> None:

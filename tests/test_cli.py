@@ -18,7 +18,7 @@ from whisper.tokenizer import get_tokenizer
 from encoders.sound import SAMPLE_RATE
 from mmlm.cli import build_parser, main
 
-VERBS = ("caption", "answer", "generate", "transcribe", "ask", "train", "eval", "convert", "models")
+VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
@@ -175,6 +175,14 @@ def test_an_empty_prompt_is_refused(capsys):
 )
 def test_generation_options_out_of_range(capsys, pictures, option, value, complaint):
     assert complaint in refused(capsys, "caption", pictures[0], option, value, "--model", "none")
+
+
+def test_what_cannot_be_drawn_or_said_is_refused_before_the_model_is_loaded(capsys, tmp_path):
+    out = str(tmp_path / "out.png")
+    assert "-n 4" in refused(capsys, "draw", "a ring", "-o", out, "--rerank", "--model", "none")
+    assert "--init-image" in refused(capsys, "draw", "a ring", "-o", out, "--mask", out, "--model", "none")
+    assert "no such folder" in refused(capsys, "draw", "a ring", "-o", str(tmp_path / "no/out.png"), "--model", "none")
+    assert "no such folder" in refused(capsys, "speak", "two", "-o", str(tmp_path / "no/out.wav"), "--model", "none")
 
 
 def test_a_recipe_is_checked_before_it_runs(capsys, tmp_path):

@@ -1,5 +1,6 @@
 """Pictures and sound written by a language model (mmlm/writing.py, drawing.py, training/writing.py)."""
 
+import functools
 import json
 
 import numpy as np
@@ -331,3 +332,24 @@ def test_codes_are_computed_once(pairs, tmp_path, monkeypatch):
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(ValueError):
         WritingTrainConfig(**wrong)
+
+
+def test_a_recipe_trains_it(pairs, tmp_path):
+    save_codec(image_codec(), tmp_path / "codec")
+    parts_of = parts.build()
+    parts_of.language_model.model.save_pretrained(tmp_path / "lm")
+    parts_of.language_model.tokenizer.save_pretrained(tmp_path / "lm")
+    parts_of.language_model.name = str(tmp_path / "lm")
+    parts_of.save(tmp_path / "start")
+    (tmp_path / "recipe.yaml").write_text(f"""
+model: {{load: {tmp_path}/start, image_codec: {tmp_path}/codec, lora: {{rank: 2}}}}
+write: {{steps: 2, batch_size: 2}}
+data: {pairs}
+output: {tmp_path}/run
+""")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmlm.load", functools.partial(mmlm.load, image_encoder=parts.image_encoder()))
+        result = mmlm.training.train_from_recipe(tmp_path / "recipe.yaml", ["write.steps=1"], progress=False)
+        assert result.steps == 1 and mmlm.load(result.model).draw("red").size == (16, 16)
+    with pytest.raises(ValueError, match="write.stepz"):
+        mmlm.training.train_from_recipe(tmp_path / "recipe.yaml", ["write.stepz=1"], progress=False)

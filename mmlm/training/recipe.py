@@ -116,9 +116,15 @@ def merged(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
     """Runs a recipe: `mmlm train recipe.yaml key=value …`. Returns the TrainResult.
 
-    A recipe with `codec` or `decoder` in place of `model` trains that: see `mmlm.training.codec_recipe`.
+    A recipe with `codec` or `decoder` in place of `model` trains that (`mmlm.training.codec_recipe`); one with `write`
+    trains the model to draw and to speak (`mmlm.training.writing_recipe`).
     """
-    if {"codec", "decoder"} & merged(path, overrides).keys():
+    keys = merged(path, overrides).keys()
+    if "write" in keys:
+        from .writing_recipe import train_writing_from_recipe
+
+        return train_writing_from_recipe(path, overrides, progress=progress)
+    if {"codec", "decoder"} & keys:
         from .codec_recipe import train_codec_from_recipe
 
         return train_codec_from_recipe(path, overrides, progress=progress)

@@ -76,8 +76,6 @@ class AudioEncoder:
     text_layers: int = 3
     more_steps: int = 4000  # from there on, with windows from the start
     more_learning_rate: float = 2e-3
-    decoder_steps: int = 1000  # for the decoder alone
-    decoder_learning_rate: float = 1e-3
 
 
 @dataclass
@@ -106,11 +104,12 @@ class Ears:
 
 @dataclass
 class Pencil:
-    """What draws: a codec of 8 × 8 codes, its diffusion decoder, and the language model's rows and LoRA."""
+    """What draws: a codec of 8 × 8 places, its diffusion decoder, and the language model's rows and LoRA."""
 
     codec_steps: int = 3000
     codec_width: int = 64
-    codebook_size: int = 1024
+    codebook_size: int = 512
+    num_codebooks: int = 2  # one alone blurs shapes: a patch has too many colours, grounds and outlines
     decoder_steps: int = 2000
     decoder_channels: tuple[int, ...] = (32, 48, 64)
     writing_steps: int = 4000
@@ -195,26 +194,7 @@ def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
     )
 
 
-def train_audio_encoder_last(recipe: Recipe, output: Path) -> None:
-    """Whisper's decoder alone, on more of people's digits: the encoder tells them apart better than it did."""
-    listen(
-        recipe,
-        output,
-        "audio_encoder_last",
-        start=output / "audio_encoder_more/whisper.pt",
-        digits=30,
-        frozen_encoder=True,
-        steps=recipe.audio_encoder.decoder_steps,
-        learning_rate=recipe.audio_encoder.decoder_learning_rate,
-        window_batch=8,
-        settling=0.0,
-        seed=recipe.seed + 2,
-    )
-
-
-def listen(
-    recipe: Recipe, output: Path, folder: str, start: Path | None = None, digits: int = 6, **settings
-) -> None:
+def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings) -> None:
     """Train Whisper into `output/folder`, from `start` on if it is given."""
     from recipes.nano.speech import utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
@@ -223,7 +203,7 @@ def listen(
     sizes = {"width": part.width, "audio_layers": part.audio_layers, "text_layers": part.text_layers}
     own = {"batch_size": part.batch_size, "seed": recipe.seed, "device": recipe.device}
     config = WhisperTrainConfig(**{**sizes, **own, **settings})
-    heard = utterances(output / "speech", output / "spoken", data.sets_folder(), digits)
+    heard = utterances(output / "speech", output / "spoken", data.sets_folder())
     train_whisper(config, heard, output / folder, start)
 
 
@@ -386,7 +366,7 @@ def train_image_codec(recipe: Recipe, output: Path) -> None:
 
     part = recipe.pencil
     torch.manual_seed(recipe.seed)
-    quantizer = QuantizerConfig("vq", part.codebook_size)
+    quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks)
     codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, quantizer=quantizer))
     config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
     sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
@@ -441,20 +421,27 @@ def unpack(output: Path, package: Path) -> None:
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package."""
+    import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     import mmlm
+    from decoders.checkpoint import load_decoder, save_codec, save_decoder
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    compress(output / "audio_encoder_last/whisper.pt", partial / "audio_encoder.pt")
-    model = mmlm.load(output / "ears_more/model")
+    compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
+    model = mmlm.load(output / "pencil/model")
+    codec = model.codecs["image"]
+    model.decoders["image"] = load_decoder(output / "image_decoder/decoder", codec)
+    save_codec(codec, partial / "image_codec", torch.float16)
+    save_decoder(model.decoders["image"], partial / "image_decoder", torch.float16)
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
     model.encoders["audio"].name = f"{name}/audio_encoder.pt"
+    codec.name, model.decoders["image"].name = f"{name}/image_codec", f"{name}/image_decoder"
     model.save(partial)
     with safe_open(partial / "model.safetensors", "pt") as weights:
         metadata = weights.metadata()
@@ -492,7 +479,6 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
     "ears": (train_ears, "ears/model/config.json"),
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
-    "audio_encoder_last": (train_audio_encoder_last, "audio_encoder_last/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
     "image_codec": (train_image_codec, "image_codec/codec/config.json"),
     "pencil": (train_pencil, "pencil/model/config.json"),

@@ -189,7 +189,7 @@ def draw(scene: Scene, rng: random.Random, colour_of: Callable[[Kind], Colour] |
         x = (thing.column + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         y = (thing.row + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         fill = _shade(COLOURS[thing.kind.colour] if colour_of is None else colour_of(thing.kind), 8, rng)
-        _draw_shape(pen, thing.kind.shape, x, y, diameter, fill, rng)
+        draw_shape(pen, thing.kind.shape, x, y, diameter, fill, rng)
     return canvas.reduce(SUPERSAMPLE)
 
 
@@ -214,7 +214,7 @@ def _shade(colour: Colour, spread: int, rng: random.Random) -> Colour:
     return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in colour)
 
 
-def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, d: float, fill, rng: random.Random) -> None:
+def draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, d: float, fill, rng: random.Random) -> None:
     def place(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         return [((x + px * d / 2) * SUPERSAMPLE, (y + py * d / 2) * SUPERSAMPLE) for px, py in points]
 

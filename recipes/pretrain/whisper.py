@@ -55,7 +55,6 @@ class WhisperTrainConfig:
     window_batch: int = 4
     settling: float = 0.7
     speed: float = 0.12  # speech is played up to so much faster or slower
-    frozen_encoder: bool = False  # the decoder alone learns
     steps: int = 7000
     learning_rate: float = 2.5e-3
     seed: int = 0
@@ -117,7 +116,6 @@ def train_whisper(
     torch.nn.init.normal_(model.decoder.positional_embedding, std=0.01)
     if start is not None:
         model.load_state_dict(condensed(start, vocabulary))
-    model.encoder.requires_grad_(not config.frozen_encoder)
     batches = Batches(config, utterances, vocabulary)
     rest = torch.zeros(len(vocabulary), device=config.device)
     rest[-1] = math.log(vocabulary.others)

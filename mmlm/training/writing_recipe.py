@@ -1,0 +1,68 @@
+"""Recipes that train a model to write codes.
+
+    model:
+      load: nano                                  # whatever it has stays as it is
+      image_codec: runs/codec/codec               # and audio_codec, image_decoder, audio_decoder; none: what it has
+      lora: {rank: 16, alpha: 32}
+    write: {tune: lora, steps: 4000}              # any field of WritingTrainConfig
+    data: pairs.jsonl                             # pictures with captions, recordings with transcripts
+    held_out: dev.jsonl
+    output: runs/writing
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from mmlm.config import LoraConfig
+
+from .codec_recipe import CodecResult
+from .recipe import load_recipe
+from .writing import WritingTrainConfig, train_writing
+
+
+@dataclass(frozen=True)
+class WritingModelRecipe:
+    """The model to train: `load` one, and give it codecs that it has not."""
+
+    load: str = MISSING
+    image_codec: str | None = None
+    audio_codec: str | None = None
+    image_decoder: str | None = None
+    audio_decoder: str | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class WritingRecipe:
+    """A run that trains a model to write codes."""
+
+    model: WritingModelRecipe = field(default_factory=WritingModelRecipe)
+    write: WritingTrainConfig = field(default_factory=WritingTrainConfig)
+    data: Any = MISSING
+    held_out: Any = None
+    output: str = MISSING
+
+
+def train_writing_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
+    """Runs such a recipe; gives where the model lies and how many steps it took."""
+    recipe: WritingRecipe = load_recipe(path, overrides, WritingRecipe)
+    import mmlm
+    from mmlm.assembly import extended
+
+    part = recipe.model
+    model = mmlm.load(part.load, device=part.device)
+    names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
+    given = {name: value for name in names if (value := getattr(part, name)) is not None}
+    if given:
+        model = extended(model, **given, lora=part.lora, seed=part.seed)
+    folder = train_writing(model, recipe.data, Path(recipe.output), recipe.held_out, recipe.write, progress)
+    return CodecResult(folder, recipe.write.steps)
