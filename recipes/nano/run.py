@@ -113,7 +113,8 @@ class Pencil:
     decoder_steps: int = 2000
     decoder_channels: tuple[int, ...] = (32, 48, 64)
     writing_steps: int = 4000
-    writing_learning_rate: float = 2e-3
+    writing_batch_size: int = 16
+    writing_learning_rate: float = 3e-3
     lora_rank: int = 16
 
 
@@ -403,7 +404,9 @@ def train_pencil(recipe: Recipe, output: Path) -> None:
         lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
         seed=recipe.seed,
     )
-    config = WritingTrainConfig(part.writing_steps, learning_rate=part.writing_learning_rate, seed=recipe.seed)
+    config = WritingTrainConfig(
+        part.writing_steps, part.writing_batch_size, part.writing_learning_rate, seed=recipe.seed
+    )
     pictures, held_out = data.drawing_sources(output / "settled", data.sets_folder())
     train_writing(model, pictures, output / "pencil", held_out, config)
 
@@ -420,7 +423,10 @@ def unpack(output: Path, package: Path) -> None:
 
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
-    """Everything that ships, in float16, with the frozen parts named by where they lie in the package."""
+    """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
+
+    What was not trained yet is left out: a pencil, its diffusion decoder.
+    """
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -432,16 +438,19 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
     compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
-    model = mmlm.load(output / "pencil/model")
-    codec = model.codecs["image"]
-    model.decoders["image"] = load_decoder(output / "image_decoder/decoder", codec)
-    save_codec(codec, partial / "image_codec", torch.float16)
-    save_decoder(model.decoders["image"], partial / "image_decoder", torch.float16)
+    trained = next(path for name in ("pencil", "ears_more") if (path := output / name / "model").exists())
+    model = mmlm.load(trained)
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
     model.encoders["audio"].name = f"{name}/audio_encoder.pt"
-    codec.name, model.decoders["image"].name = f"{name}/image_codec", f"{name}/image_decoder"
+    if (codec := dict(model.codecs.items()).get("image")) is not None:
+        save_codec(codec, partial / "image_codec", torch.float16)
+        codec.name = f"{name}/image_codec"
+        if (output / "image_decoder/decoder").exists():
+            model.decoders["image"] = decoder = load_decoder(output / "image_decoder/decoder", codec)
+            save_decoder(decoder, partial / "image_decoder", torch.float16)
+            decoder.name = f"{name}/image_decoder"
     model.save(partial)
     with safe_open(partial / "model.safetensors", "pt") as weights:
         metadata = weights.metadata()
