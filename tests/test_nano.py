@@ -155,7 +155,7 @@ def test_it_hears_voices_it_has_never_heard(nano, tmp_path):
     write_speech(tmp_path, {"dev": 24}, seed=1)
     records = read_records(tmp_path / "dev-*.tar")
     said, expected = [nano.transcribe(r.audio).text for r in records], [r.transcript for r in records]
-    assert word_error_rate(said, expected) <= 0.2 < 0.6 <= word_error_rate(said[1:] + said[:1], expected)
+    assert word_error_rate(said, expected) <= 0.12 < 0.6 <= word_error_rate(said[1:] + said[:1], expected)
 
 
 def test_it_hears_the_recordings_of_the_demo(nano):
@@ -165,7 +165,7 @@ def test_it_hears_the_recordings_of_the_demo(nano):
 
 def test_it_hears_real_digits(nano, data_folder):
     records = read_records(data_folder / "fsdd/dev-*.tar")[::4]
-    assert share(digit(nano.transcribe(r.audio).text) == r.transcript for r in records) >= 0.75  # 1 in 10 by chance
+    assert share(digit(nano.transcribe(r.audio).text) == r.transcript for r in records) >= 0.8  # 1 in 10 by chance
 
 
 def test_it_answers_what_is_asked_aloud_about_a_picture(nano, tmp_path):
@@ -193,10 +193,10 @@ def test_its_adapters_hear_orders_and_sounds(nano, data_folder):
     asked = [(record.audio, *pair) for record in orders for pair in record.qa if pair[0].startswith("Which drink")]
     answers = nano.ask([sound for sound, _, _ in asked], [q for _, q, _ in asked], mode="features")
     commonest = Counter(answer for _, _, answer in asked).most_common(1)[0][1] / len(asked)
-    assert share(a == answer for a, (_, _, answer) in zip(answers, asked, strict=True)) >= commonest + 0.15
+    assert share(a == answer for a, (_, _, answer) in zip(answers, asked, strict=True)) >= commonest + 0.2
     sounds = read_records(data_folder / "esc10/dev-*.tar")
     named = nano.caption([mmlm.Sound(record.audio) for record in sounds])
-    assert share(text == record.captions[0] for text, record in zip(named, sounds, strict=True)) >= 0.25  # 1 in 10
+    assert share(text == record.captions[0] for text, record in zip(named, sounds, strict=True)) >= 0.7  # 1 in 10
 
 
 def test_word_f1():

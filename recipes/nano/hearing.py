@@ -16,6 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 import mmlm
 from mmlm.data import RecordSet, read_records
 from mmlm.evaluation import word_error_rate
@@ -36,7 +38,7 @@ def evaluate(model, sets: Path | None, sentences: int = 500, questions: int = 60
         evaluate_spoken_questions(model, read_records(f"{folder}/spoken/dev-*.tar"))
     if sets is None:
         return
-    evaluate_digits(model, read_records(sets / "fsdd/dev-*.tar"))
+    evaluate_digits(model, *(read_records(sets / "fsdd" / f"{split}-*.tar") for split in ("train", "dev")))
     for name in ("speechocean", "ljspeech_mini"):
         evaluate_words(model, f"{name} dev", read_records(sets / f"{name}/dev-*.tar"))
     coffee = (read_records(sets / "coffee_orders" / f"{split}-*.tar") for split in ("train", "dev"))
@@ -56,7 +58,8 @@ def evaluate_words(model, name: str, records: RecordSet) -> list[str]:
     return said
 
 
-def evaluate_digits(model, records: RecordSet) -> None:
+def evaluate_digits(model, train: RecordSet, records: RecordSet) -> None:
+    """By Whisper's own decoding, by the adapters, and by a linear reading of what Whisper's encoder tells of them."""
     said = [model.transcribe(record.audio).text for record in records]
     title(f"fsdd dev ({len(records)} digits)", "recording")
     expected = [record.transcript for record in records]
@@ -64,6 +67,29 @@ def evaluate_digits(model, records: RecordSet) -> None:
     wrong = [said[index] for index in derangement(len(said), seed=0)]  # the next one of the set often says the same
     own, other = (share(digit(a) == b for a, b in zip(texts, expected, strict=True)) for texts in (said, wrong))
     row("digits right", len(records), own, common, other)
+    features = model.encode_media([mmlm.Sound(record.audio) for record in records])
+    prompts = [[mmlm.Sound(item), model.template.transcript] for item in features]
+    heard = model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)
+    right = share(digit(a) == b for a, b in zip(heard, expected, strict=True))
+    row("digits right, by the adapters' hearing", len(records), right, common, None)
+    seen = pooled(model.encode_media([mmlm.Sound(record.audio) for record in train]))
+    mean, spread = seen.mean(0), seen.std(0) + 1e-6
+    targets = torch.tensor([[float(record.transcript == word) for word in NUMBERS] for record in train])
+    inputs = (seen - mean) / spread
+    reading = torch.linalg.solve(inputs.T @ inputs + 100.0 * torch.eye(inputs.shape[1]), inputs.T @ targets)  # ridge
+    chosen = (((pooled(features) - mean) / spread) @ reading).argmax(1).tolist()
+    right = share(NUMBERS[index] == word for index, word in zip(chosen, expected, strict=True))
+    row("digits right, by a linear reading of the encoder's tokens", len(records), right, common, None)
+
+
+def pooled(items: Sequence) -> torch.Tensor:
+    """Mean and maximum of each recording's tokens, of the whole and of both halves: [N, 4 D]."""
+    rows = []
+    for item in items:
+        tokens = item.tokens[0].float()
+        first, last = tokens[: (len(tokens) + 1) // 2], tokens[len(tokens) // 2 :]
+        rows.append(torch.cat([tokens.mean(0), tokens.amax(0), first.mean(0), last.mean(0)]))
+    return torch.stack(rows)
 
 
 def digit(text: str) -> str:
