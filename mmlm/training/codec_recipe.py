@@ -4,6 +4,7 @@
       image: {size: 64, downsample: 8, quantizer: {kind: vq, codebook_size: 512}}     # or audio: {...}
     data: photos/                                 # a folder, files, tars, or paired data
     held_out: more-photos/
+    perceptual: ViT-B-32/laion2b_s34b_b79k        # a frozen CLIP that judges pictures as well, or none
     output: runs/codec
     steps: 3000                                   # this and what follows: any field of CodecTrainConfig
 
@@ -57,6 +58,7 @@ class CodecRecipe(CodecTrainConfig):
     decoder: DecoderParts | None = None
     data: Any = MISSING
     held_out: Any = None
+    perceptual: str | None = None
     output: str = MISSING
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class CodecRecipe(CodecTrainConfig):
             raise ValueError("a recipe trains one thing: give codec or decoder, not both")
         if self.codec is not None and (self.codec.image is None) == (self.codec.audio is None):
             raise ValueError("codec needs either image or audio; {} takes all sizes as they are")
+        if self.perceptual is not None and (self.codec is None or self.codec.image is None):
+            raise ValueError("perceptual is for image codecs: a CLIP judges pictures")
 
 
 @dataclass(frozen=True)
@@ -92,5 +96,15 @@ def train_codec_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = 
     if recipe.decoder is not None:
         folder = train_decoder(decoder, recipe.data, output, recipe.held_out, config, progress)
     else:
-        folder = train_codec(codec, recipe.data, output, recipe.held_out, config, progress=progress)
+        judge = None if recipe.perceptual is None else clip_judge(recipe.perceptual, recipe.device)
+        folder = train_codec(codec, recipe.data, output, recipe.held_out, config, judge, progress)
     return CodecResult(folder, recipe.steps)
+
+
+def clip_judge(name: str, device: str = "cpu"):
+    """The distance of pictures for a CLIP by its name."""
+    from mmlm.assembly import image_encoder_of
+
+    from .perceptual import clip_distance
+
+    return clip_distance(image_encoder_of(name, True, torch.float32).to(device))

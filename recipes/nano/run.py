@@ -107,6 +107,7 @@ class Pencil:
     """What draws: a codec of 8 × 8 places, its diffusion decoder, and the language model's rows and LoRA."""
 
     codec_steps: int = 3000
+    codec_more_steps: int = 4000
     codec_width: int = 64
     codebook_size: int = 512
     num_codebooks: int = 2  # one alone blurs shapes: a patch has too many colours, grounds and outlines
@@ -374,6 +375,20 @@ def train_image_codec(recipe: Recipe, output: Path) -> None:
     train_codec(codec, sources, output / "image_codec", held_out, config)
 
 
+def train_image_codec_more(recipe: Recipe, output: Path) -> None:
+    """The same codec, judged by the frozen CLIP as well: faint outlines are little to squares, and all to a shape."""
+    from decoders.checkpoint import load_codec
+    from mmlm.training.codec import CodecTrainConfig, train_codec
+    from mmlm.training.codec_recipe import clip_judge
+
+    part = recipe.pencil
+    config = CodecTrainConfig(part.codec_more_steps, learning_rate=1.5e-3, seed=recipe.seed + 1, device=recipe.device)
+    sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    judge = clip_judge(str(output / "frozen/image_encoder"), recipe.device)
+    codec = load_codec(output / "image_codec/codec")
+    train_codec(codec, sources, output / "image_codec_more", held_out, config, judge)
+
+
 def train_image_decoder(recipe: Recipe, output: Path) -> None:
     import torch
 
@@ -383,7 +398,7 @@ def train_image_decoder(recipe: Recipe, output: Path) -> None:
 
     part = recipe.pencil
     torch.manual_seed(recipe.seed)
-    codec = load_codec(output / "image_codec/codec")
+    codec = load_codec(output / "image_codec_more/codec")
     decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
     config = CodecTrainConfig(part.decoder_steps, seed=recipe.seed, device=recipe.device)
     sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
@@ -400,7 +415,7 @@ def train_pencil(recipe: Recipe, output: Path) -> None:
     part = recipe.pencil
     model = extended(
         mmlm.load(output / "ears_more/model", device=recipe.device),
-        image_codec=output / "image_codec/codec",
+        image_codec=output / "image_codec_more/codec",
         lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
         seed=recipe.seed,
     )
@@ -490,6 +505,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
     "image_codec": (train_image_codec, "image_codec/codec/config.json"),
+    "image_codec_more": (train_image_codec_more, "image_codec_more/codec/config.json"),
     "pencil": (train_pencil, "pencil/model/config.json"),
     "image_decoder": (train_image_decoder, "image_decoder/decoder/config.json"),
 }
