@@ -70,14 +70,16 @@ class MediaCodec(nn.Module):
         Sound that is no whole number of steps is filled up with silence; `decode(codes, length=...)` cuts it off again.
         """
         self._check_media(media)
-        codes, latents, loss = self._encode(media)
+        with torch.autocast(media.device.type, enabled=False):  # codes must not depend on the caller's precision
+            codes, latents, loss = self._encode(media.float())
         usage, perplexity = codebook_statistics(codes, self.codebook_size)
         return Encoding(codes, latents, usage, perplexity, loss)
 
     def codes_to_latents(self, codes: Tensor) -> Tensor:
         """Codes [B, K, *grid] → latents [B, D, *grid]; ValueError for codes out of range or another grid."""
         self._check_codes(codes)
-        return self._latents(codes)
+        with torch.autocast(codes.device.type, enabled=False):
+            return self._latents(codes.long())
 
     def decode(self, codes: Tensor, length: int | None = None) -> Tensor:
         """Codes [B, K, *grid] → media [B, C, *size] in `value_range`; of sound the first `length` samples.
@@ -88,7 +90,8 @@ class MediaCodec(nn.Module):
         longest = latents.shape[-1] * self.downsample
         if length is not None and (self.modality == "image" or not 0 < length <= longest):
             raise ValueError(f"length must be of sound, and 1 to {longest} samples for these codes, not {length}")
-        media = self._decode(latents).clamp(*self.value_range)
+        with torch.autocast(codes.device.type, enabled=False):
+            media = self._decode(latents).clamp(*self.value_range)
         return media if length is None else media[..., :length]
 
     @abstractmethod

@@ -68,9 +68,11 @@ def load_decoder(folder: str | Path, codec: MediaCodec) -> nn.Module:
     return decoder.requires_grad_(False).eval()
 
 
-def codec_fingerprint(codec: MediaCodec) -> str:
-    """16 hex characters that change with any weight by more than float16 rounds."""
-    digest = hashlib.sha256()
+def codec_fingerprint(codec: nn.Module) -> str:
+    """16 hex characters that change with a codec's kind and sizes, and with any weight by more than float16 rounds."""
+    names = ("modality", "size", "downsample", "sample_rate", "codebook_size", "num_codebooks", "config")
+    told = [type(codec).__name__, *(getattr(codec, name, None) for name in names)]
+    digest = hashlib.sha256(repr(told).encode())
     for name, tensor in sorted(codec.state_dict().items()):
         kept = tensor.half() if tensor.is_floating_point() else tensor
         digest.update(f"{name} {list(kept.shape)};".encode() + kept.cpu().contiguous().numpy().tobytes())

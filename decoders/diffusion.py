@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class DiffusionDecoder(nn.Module):
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
-        seeds = [seed + row for row in range(len(codes))] if isinstance(seed, int) else list(seed)
+        seeds = [int(seed) + row for row in range(len(codes))] if isinstance(seed, Integral) else list(seed)
         if len(seeds) != len(codes):
             raise ValueError(f"{len(seeds)} seeds for {len(codes)} rows of codes")
         plain = self.codec.decode(codes, length)
@@ -119,7 +120,7 @@ class DiffusionDecoder(nn.Module):
             condition, _, level = self.condition(self.codec.codes_to_latents(codes), plain)
             target = self.canvas(media, level)
             rows = len(media)
-            uniform, kept = torch.rand(3, rows, generator=draw)[1:]
+            uniform, kept = torch.rand(2, rows, generator=draw)
             t = torch.where(
                 torch.rand(rows, generator=draw) < 0.1, uniform, torch.randn(rows, generator=draw).sigmoid()
             ).to(target)

@@ -35,15 +35,14 @@ class Spectrum:
         spectrum = torch.stft(
             padded, self.window, self.hop, window=self._taper(waveform.device), center=False, return_complex=True
         )[:, :-1, :frames]
-        spectrum = spectrum / math.sqrt(self.window)
-        compressed = torch.polar(spectrum.abs() ** COMPRESSION, spectrum.angle())
-        return torch.stack([compressed.real, compressed.imag], dim=1)
+        parts = torch.stack([spectrum.real, spectrum.imag], dim=1) / math.sqrt(self.window)
+        # |S|^p with the same angle, and no power of zero, whose gradient is infinite.
+        return parts * (parts.square().sum(1, keepdim=True) + 1e-12).pow((COMPRESSION - 1) / 2)
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
         """The reverse: [B, 2, bins, F] → [B, F·hop]; overlapping windows are averaged."""
         parts = spectrum.float()
         squares = parts.square().sum(1)
-        # |S|^(1/p) with the same angle, and no root of zero, whose gradient is infinite.
         parts = parts * (squares + 1e-12).pow((1 / COMPRESSION - 1) / 2).unsqueeze(1) * math.sqrt(self.window)
         complete = F.pad(torch.complex(parts[:, 0], parts[:, 1]), (0, 0, 0, 1))
         taper = self._taper(spectrum.device)

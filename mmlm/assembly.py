@@ -64,7 +64,7 @@ def assemble(
         )
         model = MultimodalLM(
             host, eyes, resampler, fusion, template, audio_encoder=ears, audio_resampler=audio_resampler,
-            codecs=codecs, decoders=decoders, lora=lora,
+            codecs=codecs, decoders=decoders,
         )  # fmt: skip
     return model.to(device)
 
@@ -93,6 +93,8 @@ def load(
     if str(name) in ASSEMBLED:
         parts = {**ASSEMBLED[str(name)], "tokenizer": tokenizer}
         given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
+        given |= {"image_codec": image_codec, "audio_codec": audio_codec}
+        given |= {"image_decoder": image_decoder, "audio_decoder": audio_decoder}
         parts |= {part: value for part, value in given.items() if value is not None}
         return assemble(**parts, dtype=dtype, device=device)
     if str(name) in OPEN_FLAMINGO:
@@ -100,6 +102,8 @@ def load(
 
         if audio_encoder is not None:
             raise ValueError(f"{name} has no audio encoder")
+        if any(part is not None for part in (image_codec, audio_codec, image_decoder, audio_decoder)):
+            raise ValueError(f"{name} has no codecs: give it some with mmlm.assembly.extended")
         return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
     folder = _folder(str(name))
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
@@ -142,7 +146,6 @@ def load(
             audio_resampler=config.audio_resampler,
             codecs=codecs,
             decoders=decoders,
-            lora=config.lora,
         )
     load_added(model, tensors)
     return model.to(device)
@@ -156,18 +159,26 @@ def extended(
     audio_codec: str | Path | MediaCodec | None = None,
     image_decoder: str | Path | nn.Module | None = None,
     audio_decoder: str | Path | nn.Module | None = None,
-    lora: LoraConfig = LoraConfig(),
+    lora: LoraConfig | None = None,
     seed: int = 0,
 ) -> MultimodalLM:
-    """A model of the same frozen parts and adapters that also has these codecs, in place of any it had.
+    """A model of the same frozen parts, adapters, codecs and decoders, with these beside them or in their place.
 
-    It sees and hears as the other does; rows for codes and LoRA are new, drawn from `seed`, and to be trained.
+    What was trained stays, rows of codecs that stay and LoRA among it; what is new is drawn from `seed`, and to be
+    trained. A codec in place of another takes the other's diffusion decoder with it. lora: None for what the model has.
     """
-    host = model.language_model
-    codecs, decoders = _writing_parts({"image": image_codec, "audio": audio_codec},
-                                      {"image": image_decoder, "audio": audio_decoder})  # fmt: skip
-    if not codecs:
-        raise ValueError("no codec is given: image_codec, audio_codec or both")
+    host, old = model.language_model, dict(model.codecs.items())
+    given = {"image": image_codec, "audio": audio_codec}
+    rendered = {"image": image_decoder, "audio": audio_decoder}
+    if not any(part is not None for part in (*given.values(), *rendered.values(), lora)):
+        raise ValueError("nothing is given: a codec, a decoder, or lora")
+    for modality in given:
+        if given[modality] is None and modality in old:
+            given[modality] = old[modality]
+            if rendered[modality] is None and modality in model.decoders:
+                rendered[modality] = model.decoders[modality]
+    codecs, decoders = _writing_parts(given, rendered)
+    lora = host.lora_config if lora is None else lora
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         writing = LanguageModel(
@@ -178,14 +189,29 @@ def extended(
         made = MultimodalLM(
             writing, encoders["image"], model.resampler_config, model.fusion_config, model.template,
             audio_encoder=encoders["audio"], audio_resampler=model.audio_resampler_config,
-            codecs=codecs, decoders=decoders, lora=lora,
+            codecs=codecs, decoders=decoders,
         )  # fmt: skip
     made = made.to(model.device)
     earlier = dict(model.added_parameters())
     for name, parameter in made.added_parameters():
-        if not name.startswith(("language_model.codes.", "language_model.lora.")):
+        if name.startswith("language_model.codes."):
+            continue
+        if name in earlier and (not name.startswith("language_model.lora.") or lora == host.lora_config):
             parameter.copy_(earlier[name])
+    for modality, codec in codecs.items():
+        if old.get(modality) is codec:
+            _copy_codes(host, writing, modality)
     return made
+
+
+def _copy_codes(source: LanguageModel, target: LanguageModel, modality: str) -> None:
+    """Rows of one medium's codes, and of a picture's places, from one language model to another."""
+    old, new = (own.vocabulary.spans[modality].begin - own.vocabulary.code_offset for own in (source, target))
+    count = source.vocabulary.spans[modality].layout.rows
+    for name in ("embedding", "head"):
+        getattr(target.codes, name)[new : new + count] = getattr(source.codes, name)[old : old + count]
+    if modality == "image":
+        target.codes.places.copy_(source.codes.places)
 
 
 @torch.no_grad()
@@ -348,6 +374,10 @@ def _saved_writing_parts(
         for modality, part in parts[kind].items():
             if part is not None:
                 named[kind][modality] = _given(given[modality], part.name, f"{modality}_{kind}")
+            elif given[modality] is not None and kind == "decoder":
+                named[kind][modality] = given[modality]
+            elif given[modality] is not None:
+                raise ValueError(f"the model has no {modality} codec: give it one with mmlm.assembly.extended")
     made = _writing_parts(named["codec"], named["decoder"])
     if not made[0]:
         return made
@@ -355,6 +385,8 @@ def _saved_writing_parts(
 
     for kind, found in zip(("codec", "decoder"), made, strict=True):
         for modality, module in found.items():
+            if parts[kind][modality] is None:
+                continue
             _compare(f"{modality} {kind}", parts[kind][modality].fingerprint, codec_fingerprint(module))
     return made
 

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from encoders.media import load_image
 from encoders.sound import Audio
 from mmlm.generation import GenerationOptions
 from mmlm.prompt import Codes
-from mmlm.writing import GenerationMode, Progress, generate_parts, render
+from mmlm.writing import GenerationMode, Progress, check_steps, generate_parts, render
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mmlm.model import MultimodalLM
 
 
@@ -42,8 +41,9 @@ def draw(
     """A picture of what a text says; with `num_images` above 1 a list; a list of texts gives a list of these.
 
     rerank: of `num_images`, the one that the frozen CLIP finds nearest to the text, alone.
-    init_image: a picture to begin with. With a `mask` (a picture or array of its shape, or any other: 0, black, keeps)
-        the rest is drawn anew; without one, a share `strength` of its codes, drawn by `seed`.
+    init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions,
+        black or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes, drawn by
+        `seed`.
     steps: of the diffusion decoder; 0 takes the codec's own decoding, None 4 where there is one.
     guidance_scale: `u + s·(c − u)` in the choice of codes, away from what is drawn without a text; 1 is off.
     """
@@ -55,6 +55,9 @@ def draw(
         return [draw(model, text, num_images, seed=seed + index, **own) for index, text in enumerate(texts)]
     if rerank and ("image" not in model.encoders or not hasattr(model.encoders["image"], "embed_texts")):
         raise ValueError("rerank needs an image encoder that embeds texts as well: a CLIP")
+    if mask is not None and init_image is None:
+        raise ValueError("a mask says what of init_image stays: give that too")
+    check_steps(model, "image", steps)
     fixed = None if init_image is None else kept_codes(model, init_image, mask, strength, seed)
     parts = generate_parts(
         model,
@@ -91,6 +94,7 @@ def speak(
         own = dict(steps=steps, guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
         own |= dict(max_seconds=max_seconds, progress=progress)
         return [speak(model, text, seed=seed + index, **own) for index, text in enumerate(texts)]
+    check_steps(model, "audio", steps)
     parts = generate_parts(
         model,
         model.template.writing_prompt("audio", text_of(texts)),
@@ -120,6 +124,8 @@ def generate_media(
     `options` are fields of `GenerationOptions`; `max_new_tokens` counts the text, and what was begun is finished.
     """
     settings = GenerationOptions(**options)
+    for modality in model.codecs if mode == "any" else (mode,):
+        check_steps(model, modality, steps)
     parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
     rows = generate_parts(model, parts, mode, options=settings, max_seconds=max_seconds, progress=progress)
     found = []
@@ -162,16 +168,18 @@ def kept_codes(
         order = torch.randperm(steps, generator=torch.Generator().manual_seed(seed))
         kept = order[round(strength * steps) :].tolist()
     else:
-        pixels = np.asarray(load_image(mask).convert("L"), dtype=np.float32) > 0
-        anew = F.adaptive_max_pool2d(torch.from_numpy(pixels.astype(np.float32))[None], codec.grid)[0].flatten()
+        if getattr(mask, "dtype", None) in (np.dtype(bool), torch.bool):
+            mask = np.asarray(mask).astype(np.uint8) * 255
+        black = load_image(mask).convert("L").point(lambda value: 255 * (value > 127))
+        square = ImageOps.fit(black, (codec.size, codec.size), Image.Resampling.BOX)  # as the picture is cut
+        pixels = torch.from_numpy(np.asarray(square, dtype=np.float32).copy())
+        anew = F.adaptive_max_pool2d(pixels[None], codec.grid)[0].flatten()
         kept = (anew == 0).nonzero().flatten().tolist()
     return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
 
 
 def picture_tensor(picture: Any, size: int) -> Tensor:
     """A picture, its middle square, as a codec takes it: [1, 3, size, size] in 0..1."""
-    from PIL import ImageOps
-
     pixels = np.array(ImageOps.fit(load_image(picture), (size, size)))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 

@@ -101,6 +101,7 @@ class Decoder:
                 f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
                 "text at each step; choose a language model that does"
             )
+        host.check_codes(batch.input_ids, codes)
         self.host, self.context = host, context
         self.codes = host.code_places() if codes else None
         rows, length = batch.input_ids.shape

@@ -65,7 +65,8 @@ class CodeRows(AddedRows):
 
     def __init__(self, embedding: Tensor, head: Tensor, places: int):
         super().__init__(embedding, head)
-        self.places = nn.Parameter(0.1 * embedding.std() * torch.randn(places, embedding.shape[1])) if places else None
+        drawn = torch.randn(places, embedding.shape[1]).to(embedding)  # on the CPU, so that a seed is one everywhere
+        self.places = nn.Parameter(0.1 * embedding.std() * drawn) if places else None
 
 
 class LanguageModel(nn.Module):
@@ -118,6 +119,7 @@ class LanguageModel(nn.Module):
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
             block.register_forward_pre_hook(_BlockHook(self, index), with_kwargs=True)
+        self.lora_config = lora
         self.codes: CodeRows | None = None
         self.lora: LoraAdapters | None = None
         if layouts:
@@ -196,6 +198,11 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"prompt and max_new_tokens make {length} tokens; the language model has {self.max_length} positions"
             )
+
+    def check_codes(self, ids: Tensor, codes: bool) -> None:
+        """`ValueError` when ids `[B, T]` hold codes in a request that does not write any."""
+        if not codes and self.codes is not None and int(ids.max()) >= self.vocabulary.code_offset:
+            raise ValueError("the prompt holds codes, which mode \"text\" does not read: use generation_mode=\"any\"")
 
     def accepts(self, argument: str) -> bool:
         """Whether the family's forward knows an argument."""
@@ -303,4 +310,7 @@ def _mean_rows(embedding: nn.Module, head: nn.Module, count: int) -> tuple[Tenso
 
 def _scattered(rows: tuple[Tensor, Tensor], *layers: nn.Module) -> list[Tensor]:
     """Rows `[n, D]` each with noise as large as the layers' own rows differ: codes must not begin as one."""
-    return [own + layer.weight.float().std(0) * torch.randn_like(own) for own, layer in zip(rows, layers, strict=True)]
+    return [
+        own + layer.weight.float().std(0) * torch.randn(own.shape).to(own)
+        for own, layer in zip(rows, layers, strict=True)
+    ]

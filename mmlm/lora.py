@@ -33,17 +33,21 @@ class LoraAdapters(nn.ModuleDict):
 
     def __init__(self, blocks: nn.ModuleList, rank: int, alpha: float, active: Callable[[], bool]) -> None:
         super().__init__()
-        self.scale, self.active = alpha / rank, active
         for name, layer in blocks.named_modules():
             if isinstance(layer, (nn.Linear, Conv1D)):
-                outputs, inputs = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.T.shape
+                plain = isinstance(layer, nn.Linear)
+                inputs, outputs = (layer.in_features, layer.out_features) if plain else (layer.nx, layer.nf)
                 self[name.replace(".", "/")] = adapter = LowRank(inputs, outputs, rank)
-                layer.register_forward_hook(self._hook(adapter))
+                layer.register_forward_hook(_Hook(adapter, alpha / rank, active))
         if not len(self):
             raise ValueError("the language model's blocks hold no linear layers for LoRA: set lora_rank=0")
 
-    def _hook(self, adapter: LowRank) -> Callable:
-        def add(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            return output + self.scale * adapter(args[0]) if self.active() else output
 
-        return add
+class _Hook:
+    """Adds what one adapter says; an object and no closure, so that a deep copy of a model has hooks of its own."""
+
+    def __init__(self, adapter: LowRank, scale: float, active: Callable[[], bool]) -> None:
+        self.adapter, self.scale, self.active = adapter, scale, active
+
+    def __call__(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return output + self.scale * self.adapter(args[0]) if self.active() else output

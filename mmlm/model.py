@@ -23,7 +23,7 @@ from decoders.base import MediaCodec
 from encoders.base import Features, FrozenEncoder
 from mmlm import tasks
 from mmlm.codes import CodeLayout
-from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, LoraConfig, ModelConfig, ResamplerConfig, digest
+from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.language_model import LanguageModel
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
@@ -69,7 +69,6 @@ class MultimodalLM(nn.Module):
         audio_resampler: ResamplerConfig | None = None,
         codecs: Mapping[str, MediaCodec] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
-        lora: LoraConfig = LoraConfig(),
     ):
         super().__init__()
         given = {"image": image_encoder, "audio": audio_encoder}
@@ -82,7 +81,6 @@ class MultimodalLM(nn.Module):
             )
         self.codecs, self.decoders = nn.ModuleDict(codecs or {}), nn.ModuleDict(decoders or {})
         _check_writing(self.codecs, self.decoders, language_model)
-        self.lora_config = lora
         self.resampler_config = resampler or ResamplerConfig()
         self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
         self.fusion_config = fusion or FusionConfig()
@@ -211,6 +209,7 @@ class MultimodalLM(nn.Module):
         """
         batch = batch.to(self.device)
         padded = not bool(batch.attention_mask.all())
+        self.language_model.check_codes(batch.input_ids, codes)
         places = self.language_model.code_places() if codes else None
         with self.language_model.request(self.media_context(batch, media), places):
             logits = self.language_model(
@@ -291,7 +290,7 @@ class MultimodalLM(nn.Module):
             ears and FrozenPart(ears.name, ears.fingerprint()),
             self.audio_resampler_config,
             *(self._written_by(kind, modality) for modality in ("image", "audio") for kind in ("codecs", "decoders")),
-            self.lora_config,
+            self.language_model.lora_config,
         )
 
     def _written_by(self, kind: str, modality: str) -> FrozenPart | None:

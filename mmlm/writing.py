@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from mmlm.model import MultimodalLM
 
-GenerationMode = Literal["text", "image", "audio", "any"]
+GenerationMode = Literal["image", "audio", "any"]
 Progress = Callable[[str, int, int], None]
 """Called with what is going on ("codes" or "decoding"), how far it is, and how far it goes."""
 
 MOST_MEDIA = 4  # that one text may hold in mode "any"
+RENDERED_AT_ONCE = 16
 
 
 @dataclass
@@ -40,6 +41,7 @@ class RowWriter:
     stops: frozenset[int]
     max_text: int
     fixed: Mapping[tuple[int, int], int]
+    room: int  # ids that may still be written in all
     ids: list[int] = dataclasses.field(default_factory=list)
     inside: CodeWriter | None = None
     done: bool = False
@@ -53,11 +55,12 @@ class RowWriter:
         if self.mode in ("image", "audio"):
             begin = self.spans[self.mode].begin
             return (range(begin, begin + 1),)
-        begins = () if self.media >= MOST_MEDIA else tuple(range(s.begin, s.begin + 1) for s in self.spans.values())
-        return (self.text, *begins)
+        fitting = [span for span in self.spans.values() if self.media < MOST_MEDIA and _longest(span) <= self.room]
+        return (self.text, *(range(span.begin, span.begin + 1) for span in fitting))
 
     def write(self, token: int) -> None:
         """Goes on by one id."""
+        self.room -= 1
         if self.inside is not None:
             self.inside.write(token)
             if self.inside.done:
@@ -72,7 +75,7 @@ class RowWriter:
             else:
                 self.words += 1
         self.ids.append(token)
-        if self.inside is None and self.words >= self.max_text:
+        if self.inside is None and (self.words >= self.max_text or self.room == 0):
             self.done = True
 
 
@@ -125,6 +128,7 @@ def write(
         logits = decoder.step(torch.cat([tokens, tokens]) if guided else tokens)
 
 
+@torch.no_grad()
 def generate_parts(
     model: MultimodalLM,
     prompt: Sequence[Any],
@@ -147,13 +151,18 @@ def generate_parts(
         raise ValueError("codes are sampled, or the likeliest taken: leave num_beams at 1")
     if guidance_scale != 1.0 and without is None:
         raise ValueError("guidance needs the prompt that it leads away from: pass without=")
-    longest = max(_longest(span) for span in spans.values())
-    room = options.max_new_tokens + MOST_MEDIA * longest if mode == "any" else longest
+    if options.stop:
+        raise ValueError("stop strings are for text alone: leave stop empty")
     prompts = [prompt] if guidance_scale == 1.0 else [prompt, without]
     examples = [model.processor.encode(own) for own in prompts]
     batch = model.processor.collate(examples, padding_side="left")
     batch.labels = None
     batch = batch.to(model.device)
+    room = longest = max(_longest(span) for span in spans.values())
+    if mode == "any":  # as many media as there are positions for, at most so many
+        room = options.max_new_tokens + MOST_MEDIA * longest
+        if (positions := model.language_model.max_length) is not None:
+            room = max(1, min(room, positions - batch.input_ids.shape[1]))
     model.language_model.check_length(batch.input_ids.shape[1] + room)
     context = model.media_context(batch, [example.media for example in examples])
     decoder = Decoder(model.language_model, context, batch, room, codes=True)
@@ -161,7 +170,7 @@ def generate_parts(
     stops = frozenset([*model.language_model.stop_ids, *options.stop_token_ids])
     text = range(vocabulary.end_of_chunk_id + 1)
     rows = [
-        RowWriter(mode, spans, text, stops, options.max_new_tokens, fixed or {})
+        RowWriter(mode, spans, text, stops, options.max_new_tokens, fixed or {}, room)
         for _ in range(options.num_return_sequences)
     ]
     write(decoder, rows, options, sampler(options, model.device), guidance_scale, progress, room)
@@ -215,6 +224,7 @@ def _parts(model: MultimodalLM, ids: list[int]) -> list[str | Codes]:
     return found
 
 
+@torch.no_grad()
 def render(
     model: MultimodalLM,
     codes: Sequence[Codes],
@@ -229,15 +239,13 @@ def render(
     if not codes:
         return []
     modality = codes[0].modality
+    check_steps(model, modality, steps)
     if steps is None:
         steps = 4 if modality in model.decoders else 0
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, not {steps}")
-    if steps and modality not in model.decoders:
-        raise ValueError(f"the model has no diffusion decoder for {modality}: take its codec's own decoding, steps=0")
-    groups = [list(codes)] if modality == "image" else [[one] for one in codes]
+    at_once = RENDERED_AT_ONCE if modality == "image" else 1
     found: list[Image.Image | Audio] = []
-    for first, group in zip(range(len(groups)), groups, strict=True):
+    for first in range(0, len(codes), at_once):
+        group = codes[first : first + at_once]
         batch = torch.stack([one.codes for one in group]).to(model.device)
         if steps == 0:
             media = model.codecs[modality].decode(batch)
@@ -246,6 +254,14 @@ def render(
             media = model.decoders[modality].decode(batch, steps, seed + first, callback=shown)
         found += as_media(model, modality, media)
     return found
+
+
+def check_steps(model: MultimodalLM, modality: str, steps: int | None) -> None:
+    """ValueError for a number of steps that `render` cannot take, told before anything is written."""
+    if steps is not None and steps < 0:
+        raise ValueError(f"steps must be at least 0, not {steps}")
+    if steps and modality not in model.decoders:
+        raise ValueError(f"the model has no diffusion decoder for {modality}: take its codec's own decoding, steps=0")
 
 
 def as_media(model: MultimodalLM, modality: str, media: Tensor) -> list[Image.Image | Audio]:

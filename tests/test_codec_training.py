@@ -1,5 +1,6 @@
 """Training of codecs and diffusion decoders (mmlm/training/codec.py), from files to folders that load."""
 
+import dataclasses
 import json
 import tarfile
 
@@ -105,6 +106,14 @@ def test_stopped_and_resumed_it_is_the_same_codec(folder, tmp_path):
     whole, halves = (load_codec(tmp_path / name / "codec").state_dict() for name in ("whole", "halves"))
     for name, tensor in whole.items():
         assert torch.equal(tensor, halves[name]), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
+    few = CodecTrainConfig(**{**vars(CONFIG), "steps": 2})
+    train_codec(codec(), folder / "train", tmp_path, config=few, progress=False)
+    with pytest.raises(ValueError, match="another run"):
+        train_codec(codec(), folder / "train", tmp_path, config=dataclasses.replace(few, seed=1), progress=False)
+    train_codec(codec(), folder / "train", tmp_path, config=few, progress=False)
 
 
 def test_a_diffusion_decoder_learns_on_the_frozen_codec(trained, folder, tmp_path):
@@ -233,3 +242,37 @@ def test_every_quantiser_trains(folder, tmp_path):
         config = CodecTrainConfig(**{**vars(CONFIG), "steps": 3})
         train_codec(own, folder / "train", tmp_path / kind, config=config, progress=False)
         assert load_codec(tmp_path / kind / "codec").codebook_size == quantizer.codebook_size
+
+
+def test_a_clip_judges_pictures_by_its_blocks(nano_folder):
+    """Against the outputs of the blocks themselves, caught while the encoder encodes the same pictures."""
+    from encoders.clip import ClipImageEncoder
+    from mmlm.training.perceptual import clip_distance
+
+    encoder = ClipImageEncoder.load(str(nano_folder / "image_encoder"))
+    draw = np.random.default_rng(0)
+    pictures = [Image.fromarray(draw.integers(0, 255, (64, 64, 3), dtype=np.uint8)) for _ in range(4)]
+    blocks, caught = encoder.model.visual.transformer.resblocks, {}
+    hooks = [
+        blocks[index].register_forward_hook(lambda module, args, out, index=index: caught.__setitem__(index, out))
+        for index in (1, 3)
+    ]
+    with torch.no_grad():
+        encoder.encode(torch.stack([encoder.preprocess(picture) for picture in pictures]))
+    for hook in hooks:
+        hook.remove()
+    count = encoder.encode(encoder.preprocess(pictures[0])[None]).tokens.shape[1]
+    expected = 0.0
+    for tokens in caught.values():
+        tokens = tokens[:, -count:].double()
+        normed = (tokens - tokens.mean(-1, keepdim=True)) / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        expected += float((normed[:2] - normed[2:]).square().mean()) / 2
+    batch = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 for picture in pictures])
+    made = batch[:2].clone().requires_grad_(True)
+    distance = clip_distance(encoder, weight=1.0)
+    found = distance(made, batch[2:])
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-3)
+    found.backward()
+    assert bool(made.grad.isfinite().all()) and float(made.grad.abs().sum()) > 0
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert float(distance(batch[:2], batch[:2])) == 0.0

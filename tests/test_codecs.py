@@ -39,6 +39,17 @@ def test_a_batch_is_its_rows(codec):
         torch.testing.assert_close(codec.decode(codes[None])[0], row, atol=1e-5, rtol=1e-5)
 
 
+def test_neither_precision_nor_kind_of_integer_matters(codec):
+    encoded = codec.encode(media_for(codec))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codec.encode(media_for(codec).double()).codes, encoded.codes)
+        assert torch.equal(codec.decode(encoded.codes.to(torch.int16)), codec.decode(encoded.codes))
+
+
+def test_fingerprints_tell_codecs_without_weights_apart():
+    assert len({codec_fingerprint(MuLawCodec(rate, size)) for rate in (8000, 16000) for size in (64, 256)}) == 4
+
+
 def test_what_is_decoded_lies_in_the_range(codec):
     draw = torch.Generator().manual_seed(1)
     grid = codec.grid or (7,)

@@ -74,6 +74,7 @@ def test_a_seed_is_a_row_of_its_own(made):
         single = made.decode(codes[row : row + 1], 2, seed=3 + row)
         torch.testing.assert_close(single[0], together[row], atol=1e-4, rtol=0)
     torch.testing.assert_close(made.decode(codes, 2, seed=[3, 4, 5]), together, atol=0, rtol=0)
+    assert torch.equal(made.decode(codes, 2, seed=np.int64(3)), together)
     assert not torch.allclose(made.decode(codes, 2, seed=9), together, atol=1e-3)
     before = torch.random.get_rng_state()
     made.decode(codes, 1)

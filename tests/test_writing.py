@@ -1,5 +1,6 @@
 """Pictures and sound written by a language model (mmlm/writing.py, drawing.py, training/writing.py)."""
 
+import copy
 import functools
 import json
 
@@ -21,7 +22,7 @@ from mmlm.drawing import codes_of, picture_tensor
 from mmlm.generation import GenerationOptions
 from mmlm.prompt import Codes
 from mmlm.training.writing import WritingTrainConfig, train_writing
-from mmlm.writing import generate_parts, render
+from mmlm.writing import RowWriter, generate_parts, render
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
 
@@ -209,7 +210,10 @@ def test_what_a_model_cannot_write_is_said():
         (lambda: writing().draw("  "), "is a text"),
         (lambda: writing().draw("a", 0), "num_images"),
         (lambda: writing().draw("a", steps=4), "no diffusion decoder"),
-        (lambda: extended(bare), "no codec"),
+        (lambda: extended(bare), "nothing is given"),
+        (lambda: writing().draw("a", mask=np.zeros((4, 4), np.uint8)), "init_image"),
+        (lambda: writing().generate("a", generation_mode="any", stop=("x",)), "stop"),
+        (lambda: writing().generate(["a", Codes("image", torch.zeros(1, 2, 2).long())]), "holds codes"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -262,6 +266,53 @@ def test_sounds_of_unequal_length_are_rendered_one_by_one():
     assert render(model, []) == []
 
 
+def test_a_copy_of_a_model_writes_by_its_own_adapters():
+    model = writing()
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for _, tensor in model.added_parameters():
+            tensor.zero_()
+    for original, again in ((writing(), copied),):
+        batch = original.processor.collate([original.processor.encode(PROMPT)])
+        batch.labels = None
+        assert torch.equal(original(batch, [[]], codes=True).logits, again(batch, [[]], codes=True).logits)
+
+
+def test_what_was_trained_stays_when_more_is_added():
+    drawing = extended(parts.build(), image_codec=image_codec(), lora=LoraConfig(rank=2))
+    with torch.no_grad():
+        for name, tensor in drawing.added_parameters():
+            if ".codes." in name or ".lora." in name:
+                tensor.normal_(std=0.3)
+    both = extended(drawing, audio_codec=audio_codec())
+    assert set(both.codecs) == {"image", "audio"} and both.language_model.lora_config == LoraConfig(rank=2)
+    own, same = (generate_parts(one, PROMPT, "image", options=GREEDY)[0][0].codes for one in (drawing, both))
+    assert torch.equal(own, same)
+    rendered = extended(both, image_decoder=decoder_of(both.codecs["image"]))
+    assert np.array_equal(rendered.draw("a ring", seed=4, steps=0), both.draw("a ring", seed=4))
+    assert "image" in rendered.decoders and "image" not in both.decoders
+
+
+def test_a_mask_lies_on_the_picture_as_that_is_cut():
+    model = writing()
+    wide = np.zeros((16, 64, 3), np.uint8)
+    outside, inside = np.zeros((16, 64), bool), np.zeros((16, 64), bool)
+    outside[:, :20], inside[2, 30] = True, True  # the middle square is columns 24 to 39
+    assert len(mmlm.drawing.kept_codes(model, wide, outside, 0.5, 0)) == 4
+    assert sorted(mmlm.drawing.kept_codes(model, wide, inside, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_media_are_begun_only_where_they_have_room(model):
+    spans = model.language_model.vocabulary.spans
+    row = RowWriter("any", spans, range(100), frozenset(), 9, {}, room=6)
+    assert row.allowed() == (range(100), range(spans["image"].begin, spans["image"].begin + 1))  # six ids
+    row.write(5)
+    assert row.allowed() == (range(100),)
+    for _ in range(5):
+        row.write(5)
+    assert row.done
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
@@ -294,7 +345,8 @@ def test_it_learns_what_to_draw_and_to_say(pairs, tmp_path):
         (found,) = generate_parts(model, prompt, mode, options=GREEDY, max_seconds=0.5)
         assert torch.equal(found[0].codes, codes), record.key
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "held_out_loss" in line] == [60, 120] and lines[-1]["held_out_loss"] < 0.5
+    assert [line["step"] for line in lines if "held_out_loss_image" in line] == [60, 120]
+    assert lines[-1]["held_out_loss_image"] < 0.5 and lines[-1]["held_out_loss_audio"] < 0.5
     assert all(parameter.requires_grad for _, parameter in model.added_parameters())
 
 

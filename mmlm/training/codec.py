@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from decoders.adversarial import PatchCritic, adversarial_losses
 from decoders.audio_vqvae import AudioVQVAE, sound_loss
 from decoders.base import MediaCodec
-from decoders.checkpoint import save_codec, save_decoder
+from decoders.checkpoint import codec_fingerprint, save_codec, save_decoder
 from decoders.image_vqvae import ImageVQVAE, picture_loss
 from mmlm.data.media import Pictures, Recordings, find_media
 
@@ -89,8 +89,11 @@ def train_codec(
     def loss_at(step: int) -> Tensor:
         draw = generator(config.seed, 1, step)
         real = media.batch(order.batch(step), draw).to(config.device)
-        with torch.random.fork_rng(devices=[]):  # the quantiser draws from the global state
+        devices = [real.device] if real.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # the quantiser draws from the global state
             torch.default_generator.manual_seed(config.seed * 1_000_003 + step)
+            if devices:
+                torch.cuda.default_generators[real.device.index or 0].manual_seed(config.seed * 1_000_003 + step)
             made, _, loss = codec.reconstruct(real)
         distance = _distance(codec, made, real)
         if perceptual is not None:
@@ -112,7 +115,8 @@ def train_codec(
         used = {"usage": float(encoded.usage.mean()), "perplexity": float(encoded.perplexity.mean())}
         return {**quality(codec, made, shown), **used}
 
-    fit(trained, loss_at, config.schedule, output, f"{codec.modality} codec", after_step, progress)
+    identity = f"{config} {codec.config} {len(media)}"
+    fit(trained, loss_at, config.schedule, output, f"{codec.modality} codec", after_step, progress, identity)
     return save_codec(codec.requires_grad_(False).eval(), output / "codec")
 
 
@@ -132,7 +136,7 @@ def train_decoder(
 
     output, codec = Path(output), decoder.codec
     media, shown = _media(codec, data, held_out, config)
-    decoder.to(config.device)
+    decoder.to(config.device).unet.requires_grad_(True)
     average = AveragedModel(decoder.unet, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).requires_grad_(False)
     trained = nn.ModuleDict({"unet": decoder.unet, "average": average})
     order = Shuffle(len(media), config.batch_size, config.seed)
@@ -161,7 +165,8 @@ def train_decoder(
         measured = {steps: quality(codec, made, some) for steps, made in rows.items()}
         return {f"{name}_{steps}": value for steps, own in measured.items() for name, value in own.items()}
 
-    fit(trained, loss_at, config.schedule, output, f"{codec.modality} decoder", after_step, progress)
+    identity = f"{config} {decoder.config} {codec_fingerprint(codec)} {len(media)}"
+    fit(trained, loss_at, config.schedule, output, f"{codec.modality} decoder", after_step, progress, identity)
     decoder.unet.load_state_dict(average.module.state_dict())
     return save_decoder(decoder.requires_grad_(False).eval(), output / "decoder")
 

@@ -32,7 +32,7 @@ from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
 from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 
 from .codec import CodecTrainConfig, train_codec, train_decoder
-from .recipe import load_recipe
+from .recipe import Trained, load_recipe
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,10 @@ class CodecRecipe(CodecTrainConfig):
             raise ValueError("perceptual is for image codecs: a CLIP judges pictures")
 
 
-@dataclass(frozen=True)
-class CodecResult:
-    """Where what was trained lies, and how many steps it took."""
-
-    model: Path
-    steps: int
-
-
-def train_codec_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
-    """Runs such a recipe; gives a CodecResult. It goes on where a run in the same `output` stopped."""
+def train_codec_from_recipe(
+    path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True
+) -> Trained:
+    """Runs such a recipe. It goes on where a run in the same `output` stopped."""
     recipe: CodecRecipe = load_recipe(path, overrides, CodecRecipe)
     config = CodecTrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(CodecTrainConfig)})
     output = Path(recipe.output)
@@ -98,7 +92,7 @@ def train_codec_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = 
     else:
         judge = None if recipe.perceptual is None else clip_judge(recipe.perceptual, recipe.device)
         folder = train_codec(codec, recipe.data, output, recipe.held_out, config, judge, progress)
-    return CodecResult(folder, recipe.steps)
+    return Trained(folder, recipe.steps)
 
 
 def clip_judge(name: str, device: str = "cpu"):

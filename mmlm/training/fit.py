@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from .metrics import keep_lines
 from .optimizer import muon
 from .precision import computing
 
@@ -33,6 +34,12 @@ class Schedule:
     precision: str = "auto"  # as in mmlm.TrainConfig
     optimizer: str = "adamw"  # or "muon", for the matrices of hidden layers
 
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f'optimizer is "adamw" or "muon", not {self.optimizer!r}')
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f'precision is "auto", "float32" or "bfloat16", not {self.precision!r}')
+
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine to a twentieth."""
         if step < self.warmup_steps:
@@ -49,12 +56,14 @@ def fit(
     name: str,
     after_step: Callable[[int], dict[str, float]] = lambda done: {},
     progress: bool = True,
+    identity: str = "",
 ) -> None:
     """Train `model` in place for `schedule.steps` steps, resuming from `output/checkpoint.pt` if it is there.
 
     `loss_at(step)` must depend on nothing but the step and the weights (draw from a generator seeded with the step),
     so that a resumed run goes on as if it had never stopped. `after_step` is told how many steps are done; what it
-    measures then goes into `output/metrics.jsonl`, beside the loss of every twentieth.
+    measures then goes into `output/metrics.jsonl`, beside the loss of every twentieth. `identity` tells one run from
+    another: ValueError when the checkpoint's is not the same.
     """
     output.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(model, schedule)
@@ -66,7 +75,10 @@ def fit(
         model.load_state_dict(state["model"])
         for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(known)
+        if state.get("identity", identity) != identity:
+            raise ValueError(f"{checkpoint} is of another run, with other settings or data: choose another output")
         start = state["step"]
+        keep_lines(metrics, start)
     else:
         metrics.unlink(missing_ok=True)
 
@@ -95,7 +107,7 @@ def fit(
                 file.write(json.dumps(line) + "\n")
         if done == schedule.steps or time.monotonic() - saved > schedule.checkpoint_seconds:
             states = [optimizer.state_dict() for optimizer in optimizers]
-            state = {"model": model.state_dict(), "optimizers": states, "step": done}
+            state = {"model": model.state_dict(), "optimizers": states, "step": done, "identity": identity}
             partial = checkpoint.with_suffix(".partial")
             torch.save(state, partial)
             os.replace(partial, checkpoint)

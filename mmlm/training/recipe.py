@@ -77,6 +77,14 @@ class Recipe(TrainConfig):
             raise ValueError(f"model.dtype must be 'float32' or 'bfloat16', not {self.model.dtype!r}")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe of codecs, decoders or writing gives: where the result lies, and after how many steps."""
+
+    model: Path
+    steps: int
+
+
 def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), schema: type = Recipe) -> Any:
     """A recipe from YAML, with `key=value` and `key.key=value` on top, as the dataclass `schema`.
 

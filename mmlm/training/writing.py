@@ -85,7 +85,7 @@ def train_writing(
     data, held_out: anything `mmlm.data.read_records` takes. A picture with captions is drawn for one of them, a
     recording with a transcript is spoken for it, wherever the model has such a codec; ValueError where it is neither.
     Recordings longer than `max_seconds` are left out, and counted in a warning.
-    `output/metrics.jsonl` tells the loss, nats a code, of training and of what is held out.
+    `output/metrics.jsonl` tells the loss, nats a code, of training and, by medium, of what is held out.
     """
     output, host = Path(output), model.language_model
     if host.codes is None:
@@ -96,7 +96,10 @@ def train_writing(
     if config.tune != "rows" and host.lora is not None:
         trained["lora"] = host.lora
     if config.tune == "full":
-        trained["language_model"] = host.model
+        # Its weights and not itself, which would be put into training mode, with dropout that no seed reaches.
+        trained["language_model"] = nn.ParameterDict(
+            {name.replace(".", "/"): weight for name, weight in host.model.named_parameters()}
+        )
     pairs = read_pairs(model, data, output / "codes", config, progress)
     held = None if held_out is None else read_pairs(model, held_out, output / "codes", config, progress)
     wanting = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -112,17 +115,21 @@ def train_writing(
     def after_step(done: int) -> dict[str, float]:
         if held is None or (done % config.eval_every and done != config.steps):
             return {}
-        chosen = held[: 8 * config.batch_size]
-        groups = [chosen[start : start + config.batch_size] for start in range(0, len(chosen), config.batch_size)]
-        draw = generator(config.seed, 2)
-        losses = [float(_loss(model, group, config, draw, training=False)) for group in groups]
-        return {"held_out_loss": sum(losses) / len(losses)}
+        found = {}
+        for modality in sorted({pair.modality for pair in held}):
+            chosen = [pair for pair in held if pair.modality == modality][: 8 * config.batch_size]
+            groups = [chosen[start : start + config.batch_size] for start in range(0, len(chosen), config.batch_size)]
+            draw = generator(config.seed, 2)
+            losses = [float(_loss(model, group, config, draw, training=False)) for group in groups]
+            found[f"held_out_loss_{modality}"] = sum(losses) / len(losses)
+        return found
 
     schedule = Schedule(
         config.steps, config.learning_rate, weight_decay=0.01, optimizer=config.optimizer, precision=config.precision
     )
     try:
-        fit(trained, loss_at, schedule, output, "writing", after_step, progress)
+        identity = f"{config} {host.vocabulary.layouts} {len(pairs)}"
+        fit(trained, loss_at, schedule, output, "writing", after_step, progress, identity)
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(wanting[name])
@@ -181,9 +188,10 @@ def _encode(records: Sequence, codec: MediaCodec, path: Path, max_seconds: float
         else:
             for record in chunk:
                 sound = torch.from_numpy(load_audio(record.audio, sample_rate=codec.sample_rate).waveform)
-                too_long = len(sound) > max_seconds * codec.sample_rate
-                codes = codec.encode(sound.clamp(-1, 1)[None, None].to(device)).codes[0].cpu()
-                rows.append(codes[:, :0] if too_long else codes)
+                if len(sound) > max_seconds * codec.sample_rate:
+                    rows.append(torch.empty(codec.num_codebooks, 0, dtype=torch.long))
+                else:
+                    rows.append(codec.encode(sound.clamp(-1, 1)[None, None].to(device)).codes[0].cpu())
         bar.update(len(chunk))
     bar.close()
     path.parent.mkdir(parents=True, exist_ok=True)

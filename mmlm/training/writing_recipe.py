@@ -22,8 +22,7 @@ from omegaconf import MISSING
 
 from mmlm.config import LoraConfig
 
-from .codec_recipe import CodecResult
-from .recipe import load_recipe
+from .recipe import Trained, load_recipe
 from .writing import WritingTrainConfig, train_writing
 
 
@@ -36,7 +35,7 @@ class WritingModelRecipe:
     audio_codec: str | None = None
     image_decoder: str | None = None
     audio_decoder: str | None = None
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    lora: LoraConfig | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -52,8 +51,10 @@ class WritingRecipe:
     output: str = MISSING
 
 
-def train_writing_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
-    """Runs such a recipe; gives where the model lies and how many steps it took."""
+def train_writing_from_recipe(
+    path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True
+) -> Trained:
+    """Runs such a recipe. It goes on where a run in the same `output` stopped."""
     recipe: WritingRecipe = load_recipe(path, overrides, WritingRecipe)
     import mmlm
     from mmlm.assembly import extended
@@ -62,7 +63,7 @@ def train_writing_from_recipe(path: str | os.PathLike, overrides: Sequence[str] 
     model = mmlm.load(part.load, device=part.device)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
     given = {name: value for name in names if (value := getattr(part, name)) is not None}
-    if given:
+    if given or part.lora is not None:
         model = extended(model, **given, lora=part.lora, seed=part.seed)
     folder = train_writing(model, recipe.data, Path(recipe.output), recipe.held_out, recipe.write, progress)
-    return CodecResult(folder, recipe.write.steps)
+    return Trained(folder, recipe.write.steps)
