@@ -2,6 +2,7 @@
 
     python -m recipes.nano.drawing                       # the shipped weights; some minutes on a CPU
     python -m recipes.nano.drawing --sheet drawn.png     # and a sheet of scenes and emoji drawn
+    python -m recipes.nano.drawing --codec mmlm/nano/image_codec     # a codec alone
 
 A picture is right when `recipes/nano/sight.py` finds in it every thing of the scene with its place, size, colour and
 shape, nothing else, and the right background. A wrong text is that of the next scene.
@@ -11,17 +12,21 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 import mmlm
+from decoders.base import MediaCodec
+from decoders.checkpoint import load_codec
+from decoders.diffusion import DiffusionDecoder
+from decoders.raw import PaletteCodec
 from mmlm.data import read_records
 from mmlm.drawing import picture_tensor
-from mmlm.writing import as_media
+from mmlm.training.codec import quality
 from recipes.nano import data
 from recipes.nano.evaluate import TITLES, rolled, row, share, title
 from recipes.nano.judge import judge_caption
@@ -37,7 +42,7 @@ def evaluate(model, sets: Path | None, scenes: dict[str, int], seed: int = 0) ->
     """Print all tables."""
     for split, count in scenes.items():
         evaluate_scenes(model, split, count, seed)
-    evaluate_codec(model, sets, seed)
+    evaluate_codec(model.codecs["image"], sets, seed)
 
 
 def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
@@ -61,11 +66,10 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
         for captions in (told, rolled(told))
     )
     row("drawn, then described with every attribute right", count, said, None, missaid)
-    row("real pictures read right by the judge", count, share(read_right(pictures, scenes)), None, None)
-    for name, steps in (("the codec's own decoding", 0), ("the diffusion decoder's", 4)):
-        if steps == 0 or "image" in model.decoders:
-            found = share(read_right(coded(model, pictures, steps), scenes))
-            row(f"real pictures through their codes, {name}", count, found, None, None)
+    codec, decoder = model.codecs["image"], dict(model.decoders.items()).get("image")
+    for name, renders in (("the codec's own decoding", None), ("the diffusion decoder's", decoder)):
+        found = share(read_right(as_pictures(coded(codec, stacked(pictures), renders)), scenes))
+        row(f"real pictures through their codes, {name}", count, found, None, None)
 
 
 def read_right(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> list[bool]:
@@ -79,28 +83,49 @@ def draw(model, text: str, seed: int) -> list[Image.Image]:
 
 
 @torch.no_grad()
-def coded(model, pictures: Sequence[Image.Image], steps: int) -> list[Image.Image]:
-    """Pictures as their codes give them back."""
-    found: list[Any] = []
-    for start in range(0, len(pictures), 50):
-        batch = torch.cat([picture_tensor(picture, SIDE) for picture in pictures[start : start + 50]])
-        codes = model.codecs["image"].encode(batch).codes
-        made = model.decoders["image"].decode(codes, steps) if steps else model.codecs["image"].decode(codes)
-        found += as_media(model, "image", made)
-    return found
+def coded(codec: MediaCodec, pictures: Tensor, decoder: DiffusionDecoder | None = None) -> Tensor:
+    """Pictures [N, 3, H, W] as their codes give them back, by the codec or by its diffusion decoder."""
+    found = []
+    for batch in pictures.split(50):
+        codes = codec.encode(batch).codes
+        found.append(codec.decode(codes) if decoder is None else decoder.decode(codes))
+    return torch.cat(found)
 
 
-@torch.no_grad()
-def evaluate_codec(model, sets: Path | None, seed: int, count: int = 500) -> None:
-    """How much of the codebook held-out pictures use."""
-    pictures = [data.scene_example("dev", index, seed)[0] for index in range(count)]
+def evaluate_codec(codec: MediaCodec, sets: Path | None, seed: int, count: int = 500) -> None:
+    """The codec alone, beside palettes of as many colours as one of its codebooks has codes, learned from training."""
+    shown, records = zip(*(data.scene_example("dev", index, seed) for index in range(count)), strict=True)
+    scenes = [Scene.from_dict(record["scene"]) for record in records]
+    held_out = {"scenes of unseen layouts": stacked(shown)}
+    training = [data.scene_example("train", index, seed)[0] for index in range(count)]
     if sets is not None:
-        pictures += [record.decode() for record in read_records(sets / "emoji/dev-*.tar")]
-    codec = model.codecs["image"]
-    encoded = codec.encode(torch.cat([picture_tensor(picture, SIDE) for picture in pictures]))
-    usage, perplexity = float(encoded.usage), float(encoded.perplexity)
-    many = len(pictures)
-    print(f"\nOf {codec.codebook_size} codes {many} held-out pictures use {usage:.1%}, perplexity {perplexity:.0f}.")
+        held_out["emoji dev"] = stacked(record.decode() for record in read_records(sets / "emoji/dev-*.tar"))
+        training += [record.decode() for record in read_records(sets / "emoji/train-*.tar")[:count]]
+    early = {side: PaletteCodec.learn(stacked(training), codec.codebook_size, SIDE // side, seed) for side in (8, 16)}
+    places = codec.grid[0] * codec.grid[1] * codec.num_codebooks
+    columns = {f"codec, {places} codes": codec, **{f"palette, {side**2} codes": one for side, one in early.items()}}
+    print(f"\n### the image codec: {codec.num_codebooks} codebooks of {codec.codebook_size}\n")
+    print(f"| figure | n | {' | '.join(columns)} |\n| --- | --- |{' --- |' * len(columns)}")
+    for name, pictures in held_out.items():
+        made = [coded(one, pictures) for one in columns.values()]
+        told = [f"{quality(codec, one, pictures)['psnr']:.1f} dB" for one in made]
+        print(f"| PSNR, {name} | {len(pictures)} | {' | '.join(told)} |")
+        if name.startswith("scenes"):
+            told = [f"{share(read_right(as_pictures(one), scenes)):.1%}" for one in made]
+            print(f"| read right by the judge, {name} | {len(pictures)} | {' | '.join(told)} |")
+    encoded = codec.encode(torch.cat(list(held_out.values())))
+    usage, perplexity = ("/".join(f"{value:{form}}" for value in measured.tolist())
+                         for measured, form in ((encoded.usage, ".1%"), (encoded.perplexity, ".0f")))  # fmt: skip
+    print(f"\nThese pictures use {usage} of the codebooks, perplexity {perplexity}; of the real scenes the judge reads "
+          f"{share(read_right(shown, scenes)):.1%} right.")  # fmt: skip
+
+
+def stacked(pictures: Iterable[Image.Image]) -> Tensor:
+    return torch.cat([picture_tensor(picture, SIDE) for picture in pictures])
+
+
+def as_pictures(pixels: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(row) for row in (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()]
 
 
 def sheet(model, sets: Path | None, path: Path, seed: int = 0) -> None:
@@ -116,10 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--scenes", type=int, default=300, help="of unseen layouts, and half as many of unseen pairs")
+    parser.add_argument("--codec", type=Path, help="the folder of a codec, to measure it alone")
     parser.add_argument("--sheet", type=Path, help="a PNG of drawings, in place of the tables")
     arguments = parser.parse_args()
     sets = Path(os.environ.get("MMLM_DATA", "../shared/data"))
     sets = sets if (sets / "emoji").is_dir() else None
+    if arguments.codec is not None:
+        evaluate_codec(load_codec(arguments.codec), sets, seed=0)
+        return
     model = mmlm.load(arguments.model)
     if arguments.sheet is not None:
         sheet(model, sets, arguments.sheet)

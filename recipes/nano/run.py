@@ -435,6 +435,7 @@ def unpack(output: Path, package: Path) -> None:
     (output / "ears/model").mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(package / name, output / "ears/model")
+    shutil.copytree(package / "image_codec", output / "image_codec_more/codec")
 
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
@@ -447,7 +448,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     import mmlm
-    from decoders.checkpoint import load_decoder, save_codec, save_decoder
+    from decoders.checkpoint import load_codec, load_decoder, save_codec, save_decoder
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -459,8 +460,10 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
     model.encoders["audio"].name = f"{name}/audio_encoder.pt"
-    if (codec := dict(model.codecs.items()).get("image")) is not None:
-        save_codec(codec, partial / "image_codec", torch.float16)
+    if (output / "image_codec_more/codec").exists():
+        save_codec(load_codec(output / "image_codec_more/codec"), partial / "image_codec", torch.float16)
+    if "image" in model.codecs:
+        codec = model.codecs["image"]
         codec.name = f"{name}/image_codec"
         if (output / "image_decoder/decoder").exists():
             model.decoders["image"] = decoder = load_decoder(output / "image_decoder/decoder", codec)
