@@ -1,0 +1,119 @@
+"""OpenFlamingo's published evaluation, for whoever has its weights: captions by CIDEr, answers by VQA accuracy.
+
+    python -m recipes.openflamingo_eval.run --model openflamingo-3b --train coco/train.json --dev coco/dev.json
+    python -m recipes.openflamingo_eval.run --model nano --train ../shared/data/emoji/train-*.tar \\
+        --dev ../shared/data/emoji/dev-*.tar --limit 8 --shots 0 2
+
+Prompts, decoding and the cutting of answers are that project's (`mmlm/interop/open_flamingo_eval.py`); demonstrations
+are drawn from `--train` at random by `--seed`, anew for each picture, as there. A wrong picture is the next one's. For
+VQA accuracy a record says each person's answer as a `qa` entry of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+
+import mmlm
+from mmlm.data import Record, RecordSet, read_records
+from mmlm.evaluation.captions import score_captions
+from mmlm.evaluation.report import normalize_answer
+from mmlm.interop.open_flamingo_eval import (
+    ANSWER_DECODING,
+    CAPTION_DECODING,
+    ZERO_SHOT,
+    answer_of,
+    caption_of,
+    caption_prompt,
+    question_prompt,
+)
+
+
+def evaluate_captions(
+    model, train: Sequence[Record], dev: Sequence[Record], shots: int, seed: int, batch_size: int
+) -> tuple[float, float]:
+    """CIDEr of the captions of `dev` with the right pictures and with wrong ones."""
+    scores = []
+    for pictures in (list(dev), [*dev[1:], dev[0]]):
+        draw = random.Random(seed)
+        prompts = []
+        for shown in pictures:
+            chosen = draw.sample(list(train), max(shots, ZERO_SHOT))
+            examples = [(record.image, record.captions[0]) for record in chosen]
+            prompts.append(caption_prompt(shown.image, examples, shots, model.template))
+        texts = model.generate(prompts, batch_size=batch_size, **CAPTION_DECODING)
+        scores.append(score_captions([caption_of(text) for text in texts], [record.captions for record in dev]).cider)
+    return scores[0], scores[1]
+
+
+def evaluate_answers(
+    model, train: Sequence[Record], dev: Sequence[Record], shots: int, seed: int, batch_size: int
+) -> tuple[float, float]:
+    """VQA accuracy of the answers about `dev` with the right pictures and with wrong ones."""
+    asked = [(number, *pair) for number, record in enumerate(dev) for pair in questions_of(record)]
+    scores = []
+    for shift in (0, 1):
+        draw = random.Random(seed)
+        prompts = []
+        for number, question, _ in asked:
+            chosen = draw.sample(list(train), max(shots, ZERO_SHOT))
+            examples = [(record.image, *draw.choice(record.qa)) for record in chosen]
+            shown = dev[(number + shift) % len(dev)]
+            prompts.append(question_prompt(shown.image, question, examples, shots, model.template))
+        texts = model.generate(prompts, batch_size=batch_size, **ANSWER_DECODING)
+        judged = [vqa_accuracy(answer_of(text), answers) for text, (_, _, answers) in zip(texts, asked, strict=True)]
+        scores.append(sum(judged) / len(judged))
+    return scores[0], scores[1]
+
+
+def questions_of(record: Record) -> list[tuple[str, list[str]]]:
+    """Each question of a record once, with all the answers that it got."""
+    found: dict[str, list[str]] = {}
+    for question, answer in record.qa:
+        found.setdefault(question, []).append(answer)
+    return list(found.items())
+
+
+def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
+    """Of one answer, 0..1: a third for each person who gave it, at most 1, over all but one person in turn
+    (Antol et al. 2015); of a single person's answer, whether it is that.
+
+    Words are compared after `normalize_answer`; the official script also unifies numbers, articles and contractions.
+    """
+    given, said = normalize_answer(answer), [normalize_answer(own) for own in answers]
+    if len(said) == 1:
+        return float(given == said[0])
+    others = (said[:index] + said[index + 1 :] for index in range(len(said)))
+    return sum(min(1.0, own.count(given) / 3) for own in others) / len(said)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--train", required=True, nargs="+", help="where demonstrations come from")
+    parser.add_argument("--dev", required=True, nargs="+")
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 4, 8, 16, 32])
+    parser.add_argument("--limit", type=int, help="measure on the first so many records")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=42)
+    arguments = parser.parse_args()
+    train, dev = (read_records(source) for source in (arguments.train, arguments.dev))
+    model = mmlm.load(arguments.model, device=arguments.device)
+    print("| figure | shots | n | right picture | wrong picture |\n| --- | --- | --- | --- | --- |")
+    for name, evaluate, wanted in (
+        ("CIDEr", evaluate_captions, lambda record: record.captions),
+        ("VQA accuracy", evaluate_answers, lambda record: record.qa),
+    ):
+        shown, pool = ([record for record in records if record.source and wanted(record)] for records in (dev, train))
+        shown = shown[: arguments.limit]
+        if not shown or not pool:
+            continue
+        for shots in arguments.shots:
+            right, wrong = evaluate(model, pool, RecordSet(tuple(shown)), shots, arguments.seed, arguments.batch_size)
+            print(f"| {name} | {shots} | {len(shown)} | {right:.3f} | {wrong:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

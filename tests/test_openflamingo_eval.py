@@ -1,0 +1,70 @@
+"""The recipe of OpenFlamingo's published evaluation (recipes/openflamingo_eval)."""
+
+import pytest
+
+import mmlm
+from mmlm.data import Record
+from mmlm.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DECODING
+from mmlm.prompt import PromptTemplate
+from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, questions_of, vqa_accuracy
+
+
+@pytest.mark.parametrize(
+    "answer, answers, expected",
+    [
+        ("red", ["red"] * 10, 1.0),
+        ("Red.", ["red"] * 4 + ["blue"] * 6, 1.0),
+        ("red", ["red"] * 3 + ["blue"] * 7, 0.3 * 2 / 3 + 0.7 * 1.0),  # by hand: 3 times two of three, 7 times all
+        ("red", ["red"] + ["blue"] * 9, 0.9 / 3),
+        ("green", ["red"] * 10, 0.0),
+        ("red", ["red"], 1.0),
+        ("red", ["blue"], 0.0),
+    ],
+)
+def test_vqa_accuracy_by_hand(answer, answers, expected):
+    assert vqa_accuracy(answer, answers) == pytest.approx(expected)
+
+
+def test_answers_of_one_question_belong_together():
+    record = Record("a", b"", qa=(("what?", "red"), ("where?", "here"), ("what?", "blue")))
+    assert questions_of(record) == [("what?", ["red", "blue"]), ("where?", ["here"])]
+
+
+class Oracle:
+    """Says what belongs to the last picture of a prompt, whatever stands before it."""
+
+    template = PromptTemplate()
+
+    def __init__(self, known):
+        self.known, self.seen = known, []
+
+    def generate(self, prompts, batch_size, **options):
+        self.seen.append((prompts, options))
+        return [self.known[[part for part in prompt if isinstance(part, mmlm.Image)][-1].source] for prompt in prompts]
+
+
+def records(count):
+    words = ["red", "blue", "green", "black", "white"]
+    return [
+        Record(f"{i}", f"picture {i}".encode(), captions=(f"a {words[i]} ring {i}",), qa=(("what color?", words[i]),))
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_the_right_pictures_are_worth_more_and_the_shots_are_shown(shots):
+    dev = records(5)
+    train = [Record(f"t{i}", f"train {i}".encode(), captions=(f"t {i}",), qa=(("q?", f"t{i}"),)) for i in range(4)]
+    model = Oracle({record.source: f" {record.captions[0]}Output: more" for record in dev})
+    right, wrong = evaluate_captions(model, train, dev, shots, seed=0, batch_size=2)
+    assert right > 5 * max(wrong, 0.1)
+    prompts, options = model.seen[0]
+    assert options == CAPTION_DECODING
+    for prompt, record in zip(prompts, dev, strict=True):
+        pictures = [part.source for part in prompt if isinstance(part, mmlm.Image)]
+        assert pictures[-1] == record.source and len(pictures) == shots + 1
+        text = "".join(part for part in prompt if isinstance(part, str))
+        assert text.count("Output:t ") == 2
+    model = Oracle({record.source: f" {record.qa[0][1]}, Question: no" for record in dev})
+    right, wrong = evaluate_answers(model, train, dev, shots, seed=0, batch_size=2)
+    assert (right, wrong) == (1.0, 0.0) and model.seen[0][1] == ANSWER_DECODING
