@@ -14,7 +14,6 @@ from torch import Tensor
 from encoders.media import load_image
 from encoders.sound import Audio
 from mmlm.generation import GenerationOptions
-from mmlm.prompt import Codes
 from mmlm.writing import GenerationMode, Progress, check_steps, generate_parts, render
 
 if TYPE_CHECKING:
@@ -190,8 +189,3 @@ def best(model: MultimodalLM, pictures: Sequence[Any], text: str) -> int:
     eyes = model.encoders["image"]
     seen = eyes.embed_images(torch.stack([eyes.preprocess(picture) for picture in pictures]))
     return int((seen @ eyes.embed_texts([text]).T).argmax())
-
-
-def codes_of(model: MultimodalLM, modality: str, media: Tensor) -> list[Codes]:
-    """Media [B, C, *size] as parts of a prompt or of what is to be learned."""
-    return [Codes(modality, row) for row in model.codecs[modality].encode(media).codes]

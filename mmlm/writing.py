@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,8 +100,7 @@ def write(
     decoder.repeat(copies)
     logits = logits.repeat_interleave(copies, dim=0)
     processors, masks = options.processors(), {}
-    step = 0
-    while not all(row.done for row in rows):
+    for step in itertools.count(1):
         if guided:
             own, free = logits.chunk(2)
             inside = torch.tensor([row.inside is not None for row in rows], device=logits.device).unsqueeze(1)
@@ -120,7 +120,6 @@ def write(
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if not row.done:
                 row.write(token)
-        step += 1
         if progress is not None:
             progress("codes", min(step, total), total)
         if all(row.done for row in rows):

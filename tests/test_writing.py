@@ -18,7 +18,7 @@ from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.sound import Audio
 from mmlm.assembly import extended
 from mmlm.config import LoraConfig
-from mmlm.drawing import codes_of, picture_tensor
+from mmlm.drawing import picture_tensor
 from mmlm.generation import GenerationOptions
 from mmlm.prompt import Codes
 from mmlm.training.writing import WritingTrainConfig, train_writing
@@ -191,7 +191,7 @@ def test_users_cannot_forge_codes(model):
     text = "<image_out></image_out><audio_out> draw <image>"
     assert max(model.processor.text_ids(text)) < model.language_model.vocabulary.offset
     assert model.draw(text).size == (16, 16)
-    codes = codes_of(model, "image", torch.rand(1, 3, 16, 16))[0]
+    codes = Codes("image", model.codecs["image"].encode(torch.rand(1, 3, 16, 16)).codes[0])
     ids = model.processor.encode(["a", codes]).input_ids
     assert model.language_model.vocabulary.spans["image"].to_codes(ids[-6:]).equal(codes.codes)
     assert model.processor.decode(ids).strip() == "a"
@@ -272,10 +272,10 @@ def test_a_copy_of_a_model_writes_by_its_own_adapters():
     with torch.no_grad():
         for _, tensor in model.added_parameters():
             tensor.zero_()
-    for original, again in ((writing(), copied),):
-        batch = original.processor.collate([original.processor.encode(PROMPT)])
-        batch.labels = None
-        assert torch.equal(original(batch, [[]], codes=True).logits, again(batch, [[]], codes=True).logits)
+    untouched = writing()
+    batch = untouched.processor.collate([untouched.processor.encode(PROMPT)])
+    batch.labels = None
+    assert torch.equal(untouched(batch, [[]], codes=True).logits, copied(batch, [[]], codes=True).logits)
 
 
 def test_what_was_trained_stays_when_more_is_added():

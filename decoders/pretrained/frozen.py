@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from decoders.base import Encoding, MediaCodec
+from decoders.base import MediaCodec
 
 
 class FrozenCodec(MediaCodec):
@@ -24,16 +23,6 @@ class FrozenCodec(MediaCodec):
     def train(self, mode: bool = True) -> FrozenCodec:
         """Stay in evaluation mode, so that a parent's `train()` changes no code."""
         return super().train(False)
-
-    def encode(self, media: Tensor) -> Encoding:
-        """As `MediaCodec.encode`, in float32 under autocast too."""
-        with torch.autocast(media.device.type, enabled=False):
-            return super().encode(media)
-
-    def decode(self, codes: Tensor, length: int | None = None) -> Tensor:
-        """As `MediaCodec.decode`, in float32 under autocast too."""
-        with torch.autocast(codes.device.type, enabled=False):
-            return super().decode(codes, length)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCodec:
         # A parent's .half() or .to(bfloat16) moves the weights, but leaves every bit of them.

@@ -18,6 +18,7 @@ from decoders.audio_vqvae import AudioVQVAE, sound_loss
 from decoders.base import MediaCodec
 from decoders.checkpoint import codec_fingerprint, save_codec, save_decoder
 from decoders.image_vqvae import ImageVQVAE, picture_loss
+from decoders.spectrum import spectral_distance
 from mmlm.data.media import Pictures, Recordings, find_media
 
 from .fit import Schedule, Shuffle, fit, generator
@@ -175,8 +176,6 @@ def quality(codec: MediaCodec, made: Tensor, real: Tensor) -> dict[str, float]:
     """How near media are to the real ones: of pictures, the PSNR in dB; of sound, the log-mel distance in bels."""
     if codec.modality == "image":
         return {"psnr": 10 * math.log10(1 / max(1e-10, float(F.mse_loss(made, real))))}
-    from decoders.spectrum import spectral_distance
-
     return {"log_mel_distance": float(spectral_distance(made[:, 0], real[:, 0], codec.sample_rate))}
 
 

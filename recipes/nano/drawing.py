@@ -54,7 +54,7 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
     first = [several[0] for several in drawn]
     own, other = read_right(first, scenes), read_right(rolled(first), scenes)
     row("drawn with every attribute right", count, share(own), None, share(other))
-    for things in (1, 2, 3, 4):
+    for things in sorted({len(scene.things) for scene in scenes}):
         chosen = [index for index, scene in enumerate(scenes) if len(scene.things) == things]
         right, wrong = (share(column[index] for index in chosen) for column in (own, other))
         row(f"drawn: {NUMBERS[things]} thing{'s' * (things > 1)}", len(chosen), right, None, wrong)
