@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BATCH = 8  # pictures that are decoded and captioned at once
 GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty", "seed")
 SAMPLING = ("temperature", "top_k", "top_p")
+PICTURES, SOUNDS = (".png", ".jpg", ".jpeg", ".webp"), (".wav", ".flac", ".ogg")  # that are written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +157,7 @@ def draw(args: argparse.Namespace) -> None:
         raise ValueError("--rerank chooses among several: give -n 4, say")
     if args.mask is not None and args.init_image is None:
         raise ValueError("--mask says what of --init-image stays: give that too")
-    paths = _numbered(args.output, 1 if args.rerank else args.num_images)
+    paths = _numbered(args.output, PICTURES, 1 if args.rerank else args.num_images)
     start, mask = (None if name is None else _read_image(name) for name in (args.init_image, args.mask))
     model = _load(args)
     with _writing_bar() as progress:
@@ -170,7 +171,7 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def speak(args: argparse.Namespace) -> None:
-    (path,) = _numbered(args.output, 1)
+    (path,) = _numbered(args.output, SOUNDS)
     model = _load(args)
     with _writing_bar() as progress:
         sound = model.speak(args.text, max_seconds=args.max_seconds, progress=progress, **_writing(args))
@@ -254,9 +255,11 @@ def _with_bar(running: Any, name: str) -> Any:
         bar.update(running.seconds - bar.n)
 
 
-def _numbered(output: str, count: int) -> list[Path]:
-    """`out.png`, or `out-1.png` and on where there are several; their folder must be there."""
+def _numbered(output: str, suffixes: Sequence[str], count: int = 1) -> list[Path]:
+    """`out.png`, or `out-1.png` and on where there are several; ValueError where such a file could not be written."""
     path = Path(output)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{output}: the name must end in one of {', '.join(suffixes)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]

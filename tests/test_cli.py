@@ -182,6 +182,8 @@ def test_what_cannot_be_drawn_or_said_is_refused_before_the_model_is_loaded(caps
     assert "-n 4" in refused(capsys, "draw", "a ring", "-o", out, "--rerank", "--model", "none")
     assert "--init-image" in refused(capsys, "draw", "a ring", "-o", out, "--mask", out, "--model", "none")
     assert "no such folder" in refused(capsys, "draw", "a ring", "-o", str(tmp_path / "no/out.png"), "--model", "none")
+    assert "must end in" in refused(capsys, "draw", "a ring", "-o", str(tmp_path / "out.txt"), "--model", "none")
+    assert "must end in" in refused(capsys, "speak", "two", "-o", str(tmp_path / "out.png"), "--model", "none")
     assert "no such folder" in refused(capsys, "speak", "two", "-o", str(tmp_path / "no/out.wav"), "--model", "none")
 
 

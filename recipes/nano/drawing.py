@@ -67,7 +67,8 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
     )
     row("drawn, then described with every attribute right", count, said, None, missaid)
     codec, decoder = model.codecs["image"], dict(model.decoders.items()).get("image")
-    for name, renders in (("the codec's own decoding", None), ("the diffusion decoder's", decoder)):
+    renderers = {"the codec's own decoding": None} | ({"the diffusion decoder's": decoder} if decoder else {})
+    for name, renders in renderers.items():
         found = share(read_right(as_pictures(coded(codec, stacked(pictures), renders)), scenes))
         row(f"real pictures through their codes, {name}", count, found, None, None)
 
