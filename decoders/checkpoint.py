@@ -49,7 +49,8 @@ def load_codec(folder: str | Path) -> MediaCodec:
 def save_decoder(decoder: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Writes a diffusion decoder without its codec, whose fingerprint it keeps."""
     config = {"kind": "diffusion", **dataclasses.asdict(decoder.config), "codec": codec_fingerprint(decoder.codec)}
-    return _write(folder, config, decoder.unet.state_dict(), dtype)
+    own = {name: tensor for name, tensor in decoder.state_dict().items() if not name.startswith("codec.")}
+    return _write(folder, config, own, dtype)
 
 
 def load_decoder(folder: str | Path, codec: MediaCodec) -> nn.Module:
@@ -64,7 +65,8 @@ def load_decoder(folder: str | Path, codec: MediaCodec) -> nn.Module:
         raise ValueError(f"the diffusion decoder in {folder} is of codec {expected}; this one is {found}")
     with _explained(folder):
         decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(**{**config, "channels": tuple(config["channels"])}))
-        decoder.unet.load_state_dict(_floats(tensors))
+        codecs_own = {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
+        decoder.load_state_dict(codecs_own | _floats(tensors))
     return decoder.requires_grad_(False).eval()
 
 

@@ -41,11 +41,14 @@ class DiffusionDecoderConfig:
 class DiffusionDecoder(nn.Module):
     """Codes [B, K, *grid] of a frozen codec → media, by few steps from noise; one class for pictures and sound.
 
-    The UNet sees the noisy media, the codes' latents spread to its resolution (nearest neighbour), and the codec's
-    plain reconstruction, and predicts the media themselves ("x0") on the straight path x_t = (1 − t)·x + t·noise. Sound
-    is decoded as a compressed complex spectrum, at the reconstruction's level, and keeps its energy in each band.
+    What is diffused is the detail: what the media have and the codec's plain reconstruction has not, divided by `scale`
+    to about unit size, or few steps would drown all of it in their noise. The UNet sees the noisy detail, the codes'
+    latents spread to its resolution (nearest neighbour) and the reconstruction, and predicts the detail itself ("x0")
+    on the straight path x_t = (1 − t)·x + t·noise. Sound is decoded as a compressed complex spectrum, at the
+    reconstruction's level, and keeps its energy in each band.
 
-    Sources: 4M's DiVAE (apple/ml-4m), OpenAI's consistency decoder for the condition; rectified flow (Liu et al. 2022).
+    Sources: 4M's DiVAE (apple/ml-4m), OpenAI's consistency decoder for the condition; rectified flow (Liu et al. 2022);
+    detail beside a reconstruction: Whang et al. 2022.
     """
 
     def __init__(self, codec: MediaCodec, config: DiffusionDecoderConfig = DiffusionDecoderConfig()) -> None:
@@ -55,6 +58,8 @@ class DiffusionDecoder(nn.Module):
         self.spectrum = Spectrum(config.window, config.hop)
         media = (3 if codec.modality == "image" else 2) * config.patch**2
         down, up = "DownBlock2D", "UpBlock2D"
+        rows = -(-self.spectrum.bins // self._whole) * self._whole // config.patch if codec.modality == "audio" else 1
+        self.register_buffer("scale", torch.ones(1, 1, rows, 1))  # of sound for each row: high bands hold little
         self.unet = UNet2DModel(
             in_channels=2 * media + codec.latent_dim + 1,
             out_channels=media,
@@ -65,6 +70,13 @@ class DiffusionDecoder(nn.Module):
             norm_num_groups=16,
             add_attention=False,
         )
+        nn.init.zeros_(self.unet.conv_out.weight)  # before it has learned anything, there is no detail
+        nn.init.zeros_(self.unet.conv_out.bias)
+
+    @property
+    def _whole(self) -> int:
+        """What the sides of a canvas, in values, are multiples of."""
+        return self.config.patch * 2 ** (len(self.config.channels) - 1)
 
     def train(self, mode: bool = True) -> DiffusionDecoder:
         """Sets the UNet's mode; the codec stays frozen, in eval mode."""
@@ -85,8 +97,8 @@ class DiffusionDecoder(nn.Module):
         """Codes [B, K, *grid] → media [B, C, *size] in the codec's range; of sound the first `length` samples.
 
         steps: 1 draft, 4, 8 for quality. seed: of the first row, the next has the next one; or one for each row.
-        guidance_scale: away from what would be decoded without codes; 1 is off. callback: called after each step with
-        its number, their count, and the media as they stand.
+        guidance_scale: away from the detail that comes to mind without codes; 1 is off. callback: called after each
+        step with its number, their count, and the media as they stand.
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
@@ -97,6 +109,10 @@ class DiffusionDecoder(nn.Module):
         condition, canvas, level = self.condition(self.codec.codes_to_latents(codes), plain)
         noise = torch.stack([torch.randn(canvas.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds])
         x = noise.to(canvas)
+
+        def seen(detail: Tensor) -> Tensor:
+            return self.media(canvas + self.scale * detail, plain, level)
+
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
         for step, (timestep, sigma) in enumerate(zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True), start=1):
@@ -105,20 +121,25 @@ class DiffusionDecoder(nn.Module):
                 free = self.predict(x, sigma.expand(len(x)).to(x), torch.zeros_like(condition))
                 clean = free + guidance_scale * (clean - free)
             if callback is not None:
-                callback(step, steps, self.media(clean, plain, level))
+                callback(step, steps, seen(clean))
             x = scheduler.step((x - clean) / sigma, timestep, x).prev_sample
-        return self.media(x, plain, level)
+        return seen(x)
+
+    @torch.no_grad()
+    def calibrate(self, media: Tensor, codes: Tensor) -> None:
+        """Set `scale`, before training, to what these media have beside the reconstruction from their codes."""
+        detail = self.detail(media, codes)[0] * self.scale
+        among = (0, 1, 3) if self.codec.modality == "audio" else (0, 1, 2, 3)
+        self.scale.copy_(detail.square().mean(among, keepdim=True).sqrt().clamp(min=1e-3))
 
     def loss(self, media: Tensor, codes: Tensor, draw: torch.Generator, dropped: float = 0.1) -> Tensor:
-        """Mean square error of the predicted media [B, C, *size] given their codes, some of which are wrong.
+        """Mean square error of the predicted detail of media [B, C, *size] given their codes, some of which are wrong.
 
         The noise level is drawn from sigmoid(N(0, 1)), a tenth of the time uniformly (FlowMo); a share `dropped` of the
         rows has no condition, so that guidance can be had.
         """
         with torch.no_grad():
-            plain = self.codec.decode(codes, None if self.codec.modality == "image" else media.shape[-1])
-            condition, _, level = self.condition(self.codec.codes_to_latents(codes), plain)
-            target = self.canvas(media, level)
+            target, condition = self.detail(media, codes)
             rows = len(media)
             uniform, kept = torch.rand(2, rows, generator=draw)
             t = torch.where(
@@ -130,8 +151,14 @@ class DiffusionDecoder(nn.Module):
             condition = condition * (kept >= dropped).to(target).view(-1, 1, 1, 1)
         return F.mse_loss(self.predict(noisy, t, condition).float(), target)
 
+    def detail(self, media: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """What is to be predicted of media [B, C, *size] with these codes, [B, C', H, W], and its condition."""
+        plain = self.codec.decode(codes, None if self.codec.modality == "image" else media.shape[-1])
+        condition, canvas, level = self.condition(self.codec.codes_to_latents(codes), plain)
+        return (self.canvas(media, level) - canvas) / self.scale, condition
+
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """The clean canvas [B, C, H, W] that noisy ones at levels t [B] in 0..1 seem to come from."""
+        """The detail [B, C, H, W] that noisy ones at levels t [B] in 0..1 seem to come from."""
         return self.unet(torch.cat([noisy, condition], dim=1), t * TIMESTEPS).sample
 
     def condition(self, latents: Tensor, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,8 +184,7 @@ class DiffusionDecoder(nn.Module):
     def canvas(self, media: Tensor, level: Tensor) -> Tensor:
         """Media as the UNet sees them [B, C, H, W], about unit size, H and W whole multiples of its coarsest cells."""
         values = media * 2 - 1 if self.codec.modality == "image" else self._spectrum(media) / level
-        whole = self.config.patch * 2 ** (len(self.config.channels) - 1)
-        padded = F.pad(values, (0, -values.shape[3] % whole, 0, -values.shape[2] % whole))
+        padded = F.pad(values, (0, -values.shape[3] % self._whole, 0, -values.shape[2] % self._whole))
         return F.pixel_unshuffle(padded, self.config.patch)
 
     def media(self, canvas: Tensor, plain: Tensor, level: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ def decoder(modality="image", seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = DiffusionDecoder(codec, SMALL).eval()
+        made.scale.uniform_(0.2, 0.8)
         torch.nn.init.normal_(made.unet.conv_out.weight, std=0.1)
     return made
 
@@ -33,25 +34,27 @@ def codes_of(made, batch=3, length=1500):
 def test_whoever_knows_the_media_gets_them_in_any_number_of_steps(made, steps, monkeypatch):
     media = media_for(made.codec, length=1600)
     codes = made.codec.encode(media).codes
-    level = made.level(made.codec.decode(codes))
+    plain = made.codec.decode(codes)
+    level = made.level(plain)
+    canvas = made.canvas(media, level)
+    detail = (canvas - made.canvas(plain, level)) / made.scale
     seen = []
 
     def knows(noisy, t, condition):
         seen.append((noisy, t))
-        return made.canvas(media, level)
+        return detail
 
     monkeypatch.setattr(made, "predict", knows)
-    canvas = made.canvas(media, level)
     decoded = made.decode(codes, steps, seed=5)
-    torch.testing.assert_close(decoded, made.media(canvas, made.codec.decode(codes), level), atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoded, made.media(canvas, plain, level), atol=1e-4, rtol=0)
     if made.codec.modality == "image":
         torch.testing.assert_close(decoded, media, atol=1e-5, rtol=0)
-    # The straight path, by hand: at level t what is seen is (1 − t)·media + t·noise, and t falls by equal parts.
+    # The straight path, by hand: at level t what is seen is (1 − t)·detail + t·noise, and t falls by equal parts.
     noise = seen[0][0]
     for step, (noisy, t) in enumerate(seen):
         level = 1 - step / steps
         torch.testing.assert_close(t, torch.full((2,), level), atol=1e-6, rtol=0)
-        torch.testing.assert_close(noisy, (1 - level) * canvas + level * noise, atol=1e-4, rtol=0)
+        torch.testing.assert_close(noisy, (1 - level) * detail + level * noise, atol=1e-4, rtol=0)
 
 
 def test_guidance_goes_away_from_what_has_no_condition(made, monkeypatch):
@@ -59,7 +62,9 @@ def test_guidance_goes_away_from_what_has_no_condition(made, monkeypatch):
         return torch.full_like(noisy, 0.1 if bool((condition == 0).all()) else 0.3)
 
     monkeypatch.setattr(made, "predict", predict)
-    monkeypatch.setattr(made, "media", lambda canvas, plain, level: canvas)
+    monkeypatch.setattr(
+        made, "media", lambda canvas, plain, level: (canvas - made.canvas(plain, level)) / made.scale
+    )
     codes = codes_of(made)
     for scale, expected in ((1.0, 0.3), (2.0, 0.5), (0.5, 0.2), (0.0, 0.1)):
         found = made.decode(codes, 1, guidance_scale=scale)
@@ -145,14 +150,15 @@ def test_training_moves_the_unet_alone():
     assert losses[-1] < 0.7 * losses[0] and codec_fingerprint(made.codec) == before and not made.codec.training
 
 
-def test_without_a_condition_the_codes_do_not_matter():
+def test_rows_that_are_dropped_see_nothing_of_their_codes(monkeypatch):
     made = decoder("image")
-    media, codes = media_for(made.codec, 4), codes_of(made, 4)
-    other = (codes + 1) % made.codec.codebook_size
-    draws = [torch.Generator().manual_seed(0) for _ in range(4)]
-    blind = [made.loss(media, own, draw, dropped=1.0) for own, draw in zip((codes, other), draws, strict=False)]
-    seeing = [made.loss(media, own, draw, dropped=0.0) for own, draw in zip((codes, other), draws[2:], strict=True)]
-    assert torch.equal(*blind) and not torch.equal(*seeing)
+    media, codes = media_for(made.codec, 40, 0), codes_of(made, 40)
+    seen = []
+    monkeypatch.setattr(made, "predict", lambda noisy, t, condition: (seen.append(condition), noisy)[1])
+    for dropped in (0.0, 0.25, 0.999):
+        made.loss(media, codes, torch.Generator().manual_seed(0), dropped)
+    blind = [(condition == 0).flatten(1).all(1).double().mean().item() for condition in seen]
+    assert blind[0] == 0 and 0.05 < blind[1] < 0.5 and blind[2] > 0.9
 
 
 def test_corruption_is_as_frequent_as_it_is_said():
@@ -182,3 +188,24 @@ def test_levels_are_of_the_plain_reconstruction():
     plain = made.codec.decode(codes_of(made, 2, 1600))
     values = made.canvas(plain, made.level(plain))
     assert np.allclose(values.square().mean((1, 2, 3)).numpy(), 1.0, atol=1e-4)
+
+
+def test_calibrated_the_detail_is_of_unit_size_at_every_pitch(made):
+    media = media_for(made.codec, 8, 1600)
+    codes = made.codec.encode(media).codes
+    made.calibrate(media, codes)
+    scale = made.scale.clone()
+    made.calibrate(media, codes)  # whatever it was before
+    torch.testing.assert_close(made.scale, scale)
+    detail, _ = made.detail(media, codes)
+    rows = detail.square().mean((0, 1, 3)) if made.codec.modality == "audio" else detail.square().mean()
+    loud = scale.flatten() > 1e-3 if made.codec.modality == "audio" else torch.tensor(True)
+    torch.testing.assert_close(rows[loud], torch.ones_like(rows[loud]), atol=1e-4, rtol=0)
+
+
+def test_before_it_has_learned_anything_it_gives_the_plain_reconstruction():
+    codec = image_codec()
+    fresh = DiffusionDecoder(codec, SMALL).eval()
+    codes = codec.encode(media_for(codec, 2, 0)).codes
+    plain = codec.decode(codes)
+    torch.testing.assert_close(fresh.decode(codes, 4), plain, atol=1e-6, rtol=0)

@@ -138,6 +138,9 @@ def train_decoder(
     output, codec = Path(output), decoder.codec
     media, shown = _media(codec, data, held_out, config)
     decoder.to(config.device).unet.requires_grad_(True)
+    draw = generator(config.seed, 3)
+    some = media.batch(torch.randperm(len(media), generator=draw)[:256], draw).to(config.device)
+    decoder.calibrate(some, codec.encode(some).codes)
     average = AveragedModel(decoder.unet, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).requires_grad_(False)
     trained = nn.ModuleDict({"unet": decoder.unet, "average": average})
     order = Shuffle(len(media), config.batch_size, config.seed)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from mmlm.lora import LowRank
+
 from .metrics import keep_lines
 from .optimizer import muon
 from .precision import computing
@@ -116,16 +118,18 @@ def fit(
 
 
 def make_optimizers(model: nn.Module, schedule: Schedule) -> list[Optimizer]:
-    """AdamW over all weights, or Muon over the matrices of linear layers and AdamW over the rest.
+    """AdamW over all weights, or Muon over the matrices of linear layers and of LoRA, and AdamW over the rest.
 
     Vectors (biases, norms, scales) are not decayed. Embeddings, and a head tied to them, are never Muon's: their rows
     belong to single tokens.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    linear, embedding = (
-        {id(part.weight) for part in model.modules() if isinstance(part, kind)} for kind in (nn.Linear, nn.Embedding)
+    linear, embedding, low_rank = (
+        {id(matrix) for part in model.modules() if isinstance(part, kind) for matrix in part.parameters()}
+        for kind in (nn.Linear, nn.Embedding, LowRank)
     )
-    hidden = [p for p in weights if schedule.optimizer == "muon" and id(p) in linear - embedding]
+    matrices = (linear | low_rank) - embedding
+    hidden = [p for p in weights if schedule.optimizer == "muon" and p.ndim == 2 and id(p) in matrices]
     taken = {id(p) for p in hidden}
     decayed = [p for p in weights if p.ndim >= 2 and id(p) not in taken]
     vectors = [p for p in weights if p.ndim < 2]

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipes.nano import data
+from recipes.nano.voice import Voice, make_words, train_audio_codec, train_audio_decoder, train_voice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,8 +116,8 @@ class Pencil:
     decoder_channels: tuple[int, ...] = (32, 48, 64)
     writing_steps: int = 4000
     writing_batch_size: int = 16
-    writing_learning_rate: float = 3e-3
-    lora_rank: int = 16
+    writing_learning_rate: float = 3e-3  # Muon's, for LoRA
+    lora_rank: int = 32
 
 
 @dataclass
@@ -131,6 +132,7 @@ class Recipe:
     adapters: Adapters = field(default_factory=Adapters)
     ears: Ears = field(default_factory=Ears)
     pencil: Pencil = field(default_factory=Pencil)
+    voice: Voice = field(default_factory=Voice)
 
 
 def draw_scenes(recipe: Recipe, output: Path) -> None:
@@ -420,7 +422,11 @@ def train_pencil(recipe: Recipe, output: Path) -> None:
         seed=recipe.seed,
     )
     config = WritingTrainConfig(
-        part.writing_steps, part.writing_batch_size, part.writing_learning_rate, seed=recipe.seed
+        part.writing_steps,
+        part.writing_batch_size,
+        part.writing_learning_rate,
+        optimizer="muon",
+        seed=recipe.seed,
     )
     pictures, held_out = data.drawing_sources(output / "settled", data.sets_folder())
     train_writing(model, pictures, output / "pencil", held_out, config)
@@ -511,6 +517,10 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "image_codec_more": (train_image_codec_more, "image_codec_more/codec/config.json"),
     "pencil": (train_pencil, "pencil/model/config.json"),
     "image_decoder": (train_image_decoder, "image_decoder/decoder/config.json"),
+    "words": (make_words, "words/done"),
+    "audio_codec": (train_audio_codec, "audio_codec/codec/config.json"),
+    "audio_decoder": (train_audio_decoder, "audio_decoder/decoder/config.json"),
+    "voice": (train_voice, "voice/model/config.json"),
 }
 
 

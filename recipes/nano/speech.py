@@ -21,8 +21,8 @@ from tqdm import tqdm
 from encoders.sound import SAMPLE_RATE
 from recipes.nano.data import SPLITS as SCENES
 from recipes.nano.data import read_tars
+from recipes.nano.scenes import COLOURS, SHAPES, sample_scene
 from recipes.nano.scenes import draw as draw_scene
-from recipes.nano.scenes import sample_scene
 from recipes.nano.wording import caption, questions
 from recipes.pretrain.whisper import Utterance
 from recipes.speech.espeak import SPEAKERS, UNHEARD_SPEAKERS, random_voice, speak
@@ -35,6 +35,15 @@ ORDERS_SHARE = 0.2  # of spoken questions
 UNSAID = 10  # one sentence in so many, by its checksum, is never said in training
 CLEAN = Room(echoes_share=0.0, noise_share=0.0)
 SPLITS = {"train": (SPEAKERS, Room()), "dev": (UNHEARD_SPEAKERS, CLEAN)}
+# What nano learns to say beside digits, of which there are real recordings; in few voices, each often, and the same
+# words in other voices for the judge of what it says.
+WORDS = (*COLOURS, *SHAPES, "yes", "no")
+WORD_SPLITS = {
+    "train": ("m1", "m3", "f2", "f5", "Andy", "Annie", "linda", "max"),
+    "dev": ("m1", "m3", "f2", "f5", "Andy", "Annie", "linda", "max"),
+    "judge": ("m2", "m4", "f1", "f3", "Alex", "Denis", "Gene", "Hugo", "Lee", "Michael", "anika", "belinda", "david"),
+    "unheard": UNHEARD_SPEAKERS,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,11 @@ def write_speech(folder: Path, counts: dict[str, int], seed: int, phrases: Phras
 def write_spoken_questions(folder: Path, counts: dict[str, int], seed: int, phrases: Phrases = Phrases()) -> None:
     """The same with what is to be answered: questions about a picture beside it, and orders for coffee."""
     _write(folder, counts, _question_files, seed, phrases)
+
+
+def write_words(folder: Path, counts: dict[str, int], seed: int) -> None:
+    """Single words with what they are, cleanly said; `counts` has splits of `WORD_SPLITS`."""
+    _write(folder, counts, _word_files, seed, Phrases())
 
 
 def _write(folder: Path, counts: dict[str, int], files: Callable[..., Files], seed: int, phrases: Phrases) -> None:
@@ -134,9 +148,23 @@ def _question_files(split: str, index: int, seed: int, phrases: Phrases) -> File
     return [("png", image.getvalue()), *files]
 
 
+def _word_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
+    rng = random.Random(f"{seed} word {split} {index}")
+    draw = np.random.default_rng([seed, 4 + list(WORD_SPLITS).index(split), index])
+    text = WORDS[index % len(WORDS)]
+    samples, voice = _spoken(text, WORD_SPLITS[split], CLEAN, index, rng, draw)
+    record = {"task": "transcribe", "text": text, "speaker": voice}
+    return [("flac", _flac(samples)), ("json", json.dumps(record).encode())]
+
+
 def _said(text: str, split: str, index: int, rng: random.Random, draw: np.random.Generator) -> tuple[np.ndarray, str]:
     """A text in one of the split's voices and rooms: samples [T] at 16 kHz, and the voice's name."""
-    speakers, room = SPLITS[split]
+    return _spoken(text, *SPLITS[split], index, rng, draw)
+
+
+def _spoken(
+    text: str, speakers: tuple[str, ...], room: Room, index: int, rng: random.Random, draw: np.random.Generator
+) -> tuple[np.ndarray, str]:
     voice = random_voice(rng, speakers)
     samples, rate = speak(text, voice, index)
     samples = soxr.resample(samples, rate, SAMPLE_RATE)

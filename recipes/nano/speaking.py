@@ -1,0 +1,131 @@
+"""The tables of docs/nano.md about speaking, printed: words that nano says, heard by a recogniser that never met it.
+
+    python -m recipes.nano.speaking                      # the shipped weights; some minutes on a CPU
+    python -m recipes.nano.speaking --output runs/words  # keeps the words and the recognisers that it makes
+
+Of digits the recogniser learned from real recordings alone (fsdd), of the other words from espeak-ng in voices that
+nano never heard (`pip install -e .[speech]`). A wrong word is the next one of the list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import mmlm
+from decoders.spectrum import log_mel
+from encoders.sound import load_audio
+from mmlm.data import RecordSet, read_records
+from recipes.nano.evaluate import rolled, row, share, title
+from recipes.nano.recogniser import BANDS, RATE, WINDOW, Recogniser, trained
+from recipes.nano.scenes import COLOURS
+from recipes.nano.speech import NUMBERS, WORDS, write_words
+
+TEMPERATURE, GUIDANCE = 0.7, 1.5
+GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS if word not in COLOURS)}
+
+
+def evaluate(model, sets: Path, folder: Path, times: int, seed: int = 0) -> None:
+    """Print all tables; `times`: how often each word is said."""
+    write_words(folder / "words", {"judge": 2200, "unheard": 440}, seed)
+    splits = (read_records(f"{folder}/words/{split}-*.tar") for split in ("judge", "unheard"))
+    digits = (read_records(sets / "fsdd" / f"{split}-*.tar") for split in ("train", "dev"))
+    for name, words, (learned, held_out) in (("digits", NUMBERS, digits), ("words", WORDS, splits)):
+        sounds, said = recordings(learned)
+        recogniser = trained(words, sounds, said, folder / f"recogniser_{name}", seed)
+        evaluate_words(model, recogniser, held_out, {"digits": NUMBERS} if name == "digits" else GROUPS, times)
+    evaluate_decoding(model, {"fsdd dev": read_records(sets / "fsdd/dev-*.tar")})
+
+
+def evaluate_words(
+    model, recogniser: Recogniser, held_out: RecordSet, groups: dict[str, Sequence[str]], times: int
+) -> None:
+    """What the recogniser makes of real recordings, of the same through their codes, and of what the model says."""
+    sounds, said = recordings(held_out)
+    for name, words in groups.items():
+        chosen = [index for index, word in enumerate(said) if word in words]
+        real, expected = [sounds[index] for index in chosen], [said[index] for index in chosen]
+        title(f"{name} ({len(words)} words)", "word")
+        for told, heard in {"recordings": real, **through_codes(model, real)}.items():
+            report(recogniser, told, heard, expected)
+        wanted = [word for word in words for _ in range(times)]
+        for told, options in renderers(model).items():
+            audio = model.speak(wanted, seed=0, temperature=TEMPERATURE, guidance_scale=GUIDANCE, **options)
+            report(recogniser, f"said by nano, {told}", [torch.from_numpy(one.waveform) for one in audio], wanted)
+
+
+def report(recogniser: Recogniser, name: str, sounds: Sequence[Tensor], expected: Sequence[str]) -> None:
+    heard = recogniser.recognise(sounds)
+    right, wrong = (
+        share(word == one for word, one in zip(words, expected, strict=True)) for words in (heard, rolled(heard))
+    )
+    row(name, len(sounds), right, None, wrong)
+
+
+def renderers(model) -> dict[str, dict]:
+    """The ways in which codes become sound, as options of `speak`."""
+    found = {"the codec's own decoding": {"steps": 0}}
+    return found | ({"the diffusion decoder, 4 steps": {"steps": 4}} if "audio" in model.decoders else {})
+
+
+@torch.no_grad()
+def through_codes(model, sounds: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Recordings [T] as their codes give them back, by each way of decoding."""
+    codec, found = model.codecs["audio"], {}
+    for name, options in renderers(model).items():
+        decode: Callable = model.decoders["audio"].decode if options["steps"] else codec.decode
+        given = options if options["steps"] else {}
+        found[f"through their codes, {name}"] = [
+            decode(codec.encode(sound[None, None]).codes, length=len(sound), **given)[0, 0] for sound in sounds
+        ]
+    return found
+
+
+def evaluate_decoding(model, sets: dict[str, RecordSet], bands: int = 4) -> None:
+    """How far decoded recordings are from the real ones, in quarters of the mel scale, and the codebooks' use."""
+    codec = model.codecs["audio"]
+    print(f"\n### the audio codec: {codec.num_codebooks} codebooks of {codec.codebook_size}, "
+          f"{codec.frame_rate:g} steps a second\n")  # fmt: skip
+    print(f"| log-mel distance, bels | n | {' | '.join(f'band {band + 1}' for band in range(bands))} |")
+    print(f"| --- | --- |{' --- |' * bands}")
+    for name, records in sets.items():
+        sounds, _ = recordings(records)
+        for way, made in through_codes(model, sounds).items():
+            apart = torch.stack([
+                (log_mel(a[None], RATE, WINDOW, BANDS, floor=1e-3) - log_mel(b[None], RATE, WINDOW, BANDS, floor=1e-3))
+                .abs().mean((0, 2)).view(bands, -1).mean(1)
+                for a, b in zip(made, sounds, strict=True)
+            ]).mean(0)  # fmt: skip
+            print(f"| {name} {way} | {len(sounds)} | {' | '.join(f'{value:.3f}' for value in apart.tolist())} |")
+        codes = torch.cat([codec.encode(sound[None, None]).codes[0] for sound in sounds], dim=1)
+        used = [f"{len(book.unique()) / codec.codebook_size:.1%}" for book in codes]
+        print(f"\n{name} uses {'/'.join(used)} of the codebooks.")
+
+
+def recordings(records: RecordSet) -> tuple[list[Tensor], list[str]]:
+    """Waveforms [T] at 8 kHz, and the word in each."""
+    sounds = [torch.from_numpy(load_audio(record.audio, sample_rate=RATE).waveform).clamp(-1, 1) for record in records]
+    return sounds, [record.transcript for record in records]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--times", type=int, default=20, help="how often each word is said")
+    parser.add_argument("--output", type=Path, help="a folder for what is made on the way; else a temporary one")
+    arguments = parser.parse_args()
+    sets = Path(os.environ.get("MMLM_DATA", "../shared/data"))
+    if not (sets / "fsdd").is_dir():
+        parser.error(f"the recogniser learns from real recordings: no fsdd in {sets}, set MMLM_DATA to its folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        evaluate(mmlm.load(arguments.model), sets, arguments.output or Path(temporary), arguments.times)
+
+
+if __name__ == "__main__":
+    main()

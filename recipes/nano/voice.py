@@ -1,0 +1,101 @@
+"""The stages of the nano recipe that teach it to say words: recordings, a codec, its diffusion decoder, the writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.nano import data
+
+if TYPE_CHECKING:
+    from recipes.nano.run import Recipe
+
+
+@dataclass
+class Voice:
+    """Digits as people said them, and other words as espeak-ng did, at 8 kHz and 25 steps of codes a second."""
+
+    train: int = 2200  # words
+    dev: int = 220
+    judge: int = 2200  # in other voices, for the recogniser that judges
+    unheard: int = 440  # in voices that nothing learned from
+    codec_steps: int = 3000
+    codec_width: int = 96
+    codebook_size: int = 256
+    num_codebooks: int = 4
+    decoder_steps: int = 1500
+    decoder_channels: tuple[int, ...] = (32, 48, 64)
+    writing_steps: int = 1500
+    writing_batch_size: int = 16
+    writing_learning_rate: float = 2e-3
+
+
+def make_words(recipe: Recipe, output: Path) -> None:
+    from recipes.nano.speech import WORD_SPLITS, write_words
+
+    write_words(output / "words", {split: getattr(recipe.voice, split) for split in WORD_SPLITS}, recipe.seed)
+    (output / "words/done").touch()
+
+
+def train_audio_codec(recipe: Recipe, output: Path) -> None:
+    import torch
+
+    from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+    from decoders.quantizer import QuantizerConfig
+    from mmlm.training.codec import CodecTrainConfig, train_codec
+
+    part = recipe.voice
+    torch.manual_seed(recipe.seed)
+    quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks, dim=32)
+    codec = AudioVQVAE(AudioVQVAEConfig(width=part.codec_width, quantizer=quantizer))
+    config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
+    sources, held_out = spoken_sources(output)
+    train_codec(codec, sources, output / "audio_codec", held_out, config)
+
+
+def train_audio_decoder(recipe: Recipe, output: Path) -> None:
+    import torch
+
+    from decoders.checkpoint import load_codec
+    from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+    from mmlm.training.codec import CodecTrainConfig, train_decoder
+
+    part = recipe.voice
+    torch.manual_seed(recipe.seed)
+    codec = load_codec(output / "audio_codec/codec")
+    decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
+    config = CodecTrainConfig(part.decoder_steps, seed=recipe.seed, device=recipe.device)
+    sources, held_out = spoken_sources(output)
+    train_decoder(decoder, sources, output / "audio_decoder", held_out, config)
+
+
+def train_voice(recipe: Recipe, output: Path) -> None:
+    """The model that draws, with rows for sound beside: words to their recordings, and pictures not to be forgotten."""
+    import mmlm
+    from mmlm.assembly import extended
+    from mmlm.training.writing import WritingTrainConfig, train_writing
+
+    part = recipe.voice
+    earlier = mmlm.load(output / "pencil/model", device=recipe.device)
+    model = extended(earlier, audio_codec=output / "audio_codec/codec", seed=recipe.seed)
+    config = WritingTrainConfig(
+        part.writing_steps,
+        part.writing_batch_size,
+        part.writing_learning_rate,
+        optimizer="muon",
+        seed=recipe.seed + 1,
+    )
+    pictures, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    recordings, held_out_recordings = spoken_sources(output)
+    train_writing(model, [*pictures, *recordings * 8], output / "voice", [held_out, *held_out_recordings], config)
+
+
+def spoken_sources(output: Path) -> tuple[list[str], list[str]]:
+    """Recordings of single words to learn from, and held-out ones; digits are real, and as many as all other words."""
+    sources, held_out = [f"{output}/words/train-*.tar"], [f"{output}/words/dev-*.tar"]
+    sets = data.sets_folder()
+    if sets is not None:
+        sources += [f"{sets / 'fsdd'}/train-*.tar"] * 3
+        held_out.append(f"{sets / 'fsdd'}/dev-*.tar")
+    return sources, held_out
