@@ -1,5 +1,5 @@
-"""What `make demo` shows: pictures captioned and questions heard by the model that comes with mmlm, then its adapters
-trained further."""
+"""What `make demo` shows: the model that comes with mmlm captions pictures, hears questions, draws and speaks; then its
+adapters are trained further."""
 
 import os
 
@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import ask
 import caption
+import draw
 import train_adapters
 
 if __name__ == "__main__":
@@ -15,5 +16,7 @@ if __name__ == "__main__":
     caption.main([])
     print("\n2. Answers to recordings, that were written down, that the adapters heard, or both\n", flush=True)
     ask.main([])
-    print("\n3. Its adapters learn another way to caption, from 1000 pairs drawn on the spot (a minute)\n", flush=True)
+    print("\n3. Pictures drawn for descriptions of new layouts, and two answers about them said\n", flush=True)
+    draw.main([])
+    print("\n4. Its adapters learn another way to caption, from 1000 pairs drawn on the spot (a minute)\n", flush=True)
     train_adapters.main()

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in a grid with their texts under them, as one PNG."""
+"""A contact sheet: pictures in a grid with their sounds and texts under them, as one PNG."""
 
 from __future__ import annotations
 
@@ -9,20 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
+
+    from encoders.sound import Audio
 
 CELL = 256  # pixels, the side of a picture's square
 MARGIN = 14
 FONT_SIZE = 17
 LINE_HEIGHT = 23
-BACKGROUND, INK = (250, 250, 248), (28, 28, 30)
+WAVE_HEIGHT = 56
+BACKGROUND, INK, WAVE = (250, 250, 248), (28, 28, 30), (60, 110, 170)
 
 
-def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
+def contact_sheet(
+    images: Sequence[Any],
+    texts: Sequence[str],
+    path: str | Path,
+    *,
+    columns: int = 4,
+    sounds: Sequence[Audio | None] | None = None,
+) -> Path:
     """Draw `images` (whatever `encoders.media.load_image` takes) with `texts` wrapped under them, as a PNG at `path`.
 
     A picture is fitted into a square of 256 pixels, scaled up as well as down; a newline in a text starts a new line.
-    The same pictures and texts give the same pixels. Returns the path.
+    sounds: a recording for each picture, or None, whose waveform stands between picture and text, full scale in full
+    height. The same pictures, sounds and texts give the same pixels. Returns the path.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -30,6 +42,8 @@ def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path,
 
     if len(images) != len(texts):
         raise ValueError(f"{len(images)} pictures and {len(texts)} texts: give one text a picture")
+    if sounds is not None and len(sounds) != len(images):
+        raise ValueError(f"{len(images)} pictures and {len(sounds)} sounds: give a sound or None for each picture")
     if not images or columns < 1:
         raise ValueError("a contact sheet needs at least one picture and one column")
 
@@ -37,18 +51,24 @@ def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path,
     wrapped = [wrap(text, font, CELL) for text in texts]
     columns = min(columns, len(images))
     rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
-    heights = [CELL + 8 + LINE_HEIGHT * max(len(wrapped[i]) for i in row) + MARGIN for row in rows]
+    waves = [WAVE_HEIGHT if sounds and any(sounds[i] is not None for i in row) else 0 for row in rows]
+    heights = [
+        CELL + wave + 8 + LINE_HEIGHT * max(len(wrapped[i]) for i in row) + MARGIN
+        for row, wave in zip(rows, waves, strict=True)
+    ]
     sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, sum(heights) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
 
     top = MARGIN
-    for row, height in zip(rows, heights, strict=True):
+    for row, wave, height in zip(rows, waves, heights, strict=True):
         for column, index in enumerate(row):
             left = MARGIN + column * (CELL + MARGIN)
             picture = ImageOps.contain(load_image(images[index]), (CELL, CELL), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+            if sounds and sounds[index] is not None:
+                _draw_wave(draw, sounds[index], left, top + CELL + wave // 2)
             for number, line in enumerate(wrapped[index]):
-                draw.text((left, top + CELL + 8 + number * LINE_HEIGHT), line, fill=INK, font=font)
+                draw.text((left, top + CELL + wave + 8 + number * LINE_HEIGHT), line, fill=INK, font=font)
         top += height
 
     path = Path(path)
@@ -57,6 +77,17 @@ def contact_sheet(images: Sequence[Any], texts: Sequence[str], path: str | Path,
     sheet.save(unfinished, format="PNG")
     os.replace(unfinished, path)
     return path
+
+
+def _draw_wave(draw: ImageDraw, sound: Audio, left: int, middle: int) -> None:
+    """A column of pixels for each 256th part of the recording, from its least to its greatest value."""
+    import numpy as np
+
+    reach = WAVE_HEIGHT // 2 - 4
+    for column, part in enumerate(np.array_split(sound.waveform, CELL)):
+        low, high = (float(part.min()), float(part.max())) if len(part) else (0.0, 0.0)
+        top, bottom = (middle - round(reach * min(1.0, max(-1.0, value))) for value in (high, low))
+        draw.line([(left + column, top), (left + column, bottom)], fill=WAVE)
 
 
 def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:

@@ -32,6 +32,7 @@ from recipes.diffusion_decoder.measures import agreement, fine_power, patch_dist
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = (1, 2, 4, 8, 16)
+BATCH = 16  # pictures a training step
 AT_ONCE = 50
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 95%, two-sided, by the number of seeds
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=("nano", "flickr8k"))
     parser.add_argument("--seeds", type=int, default=3, choices=(1, *STUDENT))
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of each decoder, of 32 pictures")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of each decoder, of 16 pictures")
     parser.add_argument("--codec-steps", type=int, default=2000, help="of the codec of photographs")
     parser.add_argument("--pictures", type=int, default=500, help="held-out pictures that are measured")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/diffusion_decoder")
@@ -124,7 +125,7 @@ def trained(codec: MediaCodec, training: list[str], output: Path, seeds: int, st
             if not (folder / "decoder/config.json").exists():
                 torch.manual_seed(seed)
                 decoder = kind(codec, DiffusionDecoderConfig(channels=(32, 48, 64)))
-                train_decoder(decoder, training, folder, config=CodecTrainConfig(steps, seed=seed))
+                train_decoder(decoder, training, folder, config=CodecTrainConfig(steps, BATCH, seed=seed))
             decoder = kind(codec, DiffusionDecoderConfig(channels=(32, 48, 64)))
             decoder.load_state_dict(load_decoder(folder / "decoder", codec).state_dict())
             decoders.append(decoder.eval())

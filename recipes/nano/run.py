@@ -436,45 +436,49 @@ def unpack(output: Path, package: Path) -> None:
     """The packaged weights, laid where stages look for what came before, to be trained on."""
     shutil.copytree(package / "language_model", output / "frozen/language_model")
     shutil.copytree(package / "image_encoder", output / "frozen/image_encoder")
-    (output / "audio_encoder").mkdir(parents=True)
-    shutil.copy(package / "audio_encoder.pt", output / "audio_encoder/whisper.pt")
-    (output / "ears/model").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(package / name, output / "ears/model")
-    shutil.copytree(package / "image_codec", output / "image_codec_more/codec")
+    for name in ("audio_encoder", "audio_encoder_more"):
+        (output / name).mkdir(parents=True)
+        shutil.copy(package / "audio_encoder.pt", output / name / "whisper.pt")
+    for name in ("ears", "ears_more", "pencil", "voice"):
+        (output / name / "model").mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(package / file, output / name / "model")
+    for packed, name in (("image_codec", "image_codec_more/codec"), ("audio_codec", "audio_codec/codec")):
+        shutil.copytree(package / packed, output / name)
+    for name in ("image_decoder", "audio_decoder"):
+        shutil.copytree(package / name, output / name / "decoder")
 
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
 
-    What was not trained yet is left out: a pencil, its diffusion decoder.
+    What was not trained yet is left out: a voice, a pencil, diffusion decoders.
     """
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     import mmlm
-    from decoders.checkpoint import load_codec, load_decoder, save_codec, save_decoder
+    from decoders.checkpoint import load_decoder, save_codec, save_decoder
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
     compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
-    trained = next(path for name in ("pencil", "ears_more") if (path := output / name / "model").exists())
+    stages = ("voice", "pencil", "ears_more")
+    trained = next(path for stage in stages if (path := output / stage / "model").exists())
     model = mmlm.load(trained)
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
     model.encoders["audio"].name = f"{name}/audio_encoder.pt"
-    if (output / "image_codec_more/codec").exists():
-        save_codec(load_codec(output / "image_codec_more/codec"), partial / "image_codec", torch.float16)
-    if "image" in model.codecs:
-        codec = model.codecs["image"]
-        codec.name = f"{name}/image_codec"
-        if (output / "image_decoder/decoder").exists():
-            model.decoders["image"] = decoder = load_decoder(output / "image_decoder/decoder", codec)
-            save_decoder(decoder, partial / "image_decoder", torch.float16)
-            decoder.name = f"{name}/image_decoder"
+    for modality, codec in model.codecs.items():
+        save_codec(codec, partial / f"{modality}_codec", torch.float16)
+        codec.name = f"{name}/{modality}_codec"
+        if (output / f"{modality}_decoder/decoder").exists():
+            model.decoders[modality] = decoder = load_decoder(output / f"{modality}_decoder/decoder", codec)
+            save_decoder(decoder, partial / f"{modality}_decoder", torch.float16)
+            decoder.name = f"{name}/{modality}_decoder"
     model.save(partial)
     with safe_open(partial / "model.safetensors", "pt") as weights:
         metadata = weights.metadata()
