@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from mmlm.sheet import BACKGROUND, CELL, FONT_SIZE, INK, MARGIN, contact_sheet, wrap
+from encoders.sound import Audio
+from mmlm.sheet import BACKGROUND, CELL, FONT_SIZE, INK, MARGIN, WAVE, WAVE_HEIGHT, contact_sheet, wrap
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 150, 0), (0, 0, 220)
 
@@ -30,6 +31,26 @@ def test_pictures_and_texts_stand_in_their_cells(tmp_path):
     # Text under the wide picture, and nothing in the empty fourth cell.
     assert (sheet[bottom:, : MARGIN + CELL] == INK).all(axis=-1).any()
     assert (sheet[text_bottom + MARGIN :, 2 * MARGIN + CELL :] == BACKGROUND).all()
+
+
+def test_a_sound_stands_between_its_picture_and_the_text(tmp_path):
+    # Silence, then half of full scale upwards, then all of it downwards; a row without sounds has no room for one.
+    quiet, half, full = np.zeros(2000), np.full(2000, 0.5), np.full(2000, -1.0)
+    sound = Audio(np.concatenate([quiet, half, full]).astype(np.float32), 8000)
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    path = contact_sheet(
+        pictures, ["one", "two", "three"], tmp_path / "sheet.png", columns=2, sounds=[None, sound, None]
+    )
+    sheet = np.asarray(Image.open(path))
+    assert where(sheet, WAVE)[0] == 2 * MARGIN + CELL  # under the second picture alone
+    wave = (sheet == WAVE).all(axis=-1)[MARGIN + CELL :, 2 * MARGIN + CELL : 2 * MARGIN + 2 * CELL]
+    middle, reach = WAVE_HEIGHT // 2, WAVE_HEIGHT // 2 - 4
+    assert [np.nonzero(wave[:, column])[0].tolist() for column in (10, 120, 240)] == [
+        [middle], [middle - reach // 2], [middle + reach]
+    ]  # fmt: skip
+    text_top = np.nonzero((sheet[:, : MARGIN + CELL] == INK).all(axis=-1).any(axis=1))[0].min()
+    assert text_top > MARGIN + CELL + WAVE_HEIGHT  # texts of a row begin at one height
+    assert where(sheet, BLUE)[1] - text_top < 3 * FONT_SIZE + MARGIN
 
 
 def test_the_same_sheet_twice_and_nothing_left_behind(tmp_path):
@@ -59,6 +80,8 @@ def test_errors(tmp_path):
     picture = Image.new("RGB", (4, 4))
     with pytest.raises(ValueError, match="2 pictures and 1 texts"):
         contact_sheet([picture, picture], ["one"], tmp_path / "sheet.png")
+    with pytest.raises(ValueError, match="1 pictures and 2 sounds"):
+        contact_sheet([picture], ["one"], tmp_path / "sheet.png", sounds=[None, None])
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([], [], tmp_path / "sheet.png")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,86 @@
+"""The measures of recipes/diffusion_decoder against formulas of another form, and its control."""
+
+import numpy as np
+import pytest
+import torch
+from codec_parts import image_codec, media_for
+
+from decoders.diffusion import DiffusionDecoderConfig
+from recipes.diffusion_decoder.measures import PATCH, agreement, fine_power, patch_distance, psnr
+from recipes.diffusion_decoder.run import DeterministicDecoder
+from recipes.nano.recogniser import SAMPLES, placed, varied
+
+
+def pictures(count, seed, spread=0.3):
+    return (0.5 + spread * torch.randn(count, 3, 12, 16, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+
+
+def frechet(first, second):
+    """By windows of numpy and the symmetric root √(√A·B·√A) of float64 covariances."""
+    moments = []
+    for crowd in (first.double().numpy(), second.double().numpy()):
+        windows = np.lib.stride_tricks.sliding_window_view(crowd, (PATCH, PATCH), axis=(2, 3))
+        patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH * PATCH)
+        moments.append((patches.mean(0), np.cov(patches.T, bias=True)))
+    (mean, a), (other, b) = moments
+    values, vectors = np.linalg.eigh(a)
+    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    trace = np.sqrt(np.linalg.eigvalsh(root @ b @ root).clip(0)).sum()
+    return ((mean - other) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * trace
+
+
+def test_the_patch_distance_is_frechets():
+    smooth = torch.nn.functional.avg_pool2d(pictures(60, 1), 3, 1, 1)
+    for first, second in ((pictures(70, 0), pictures(60, 1)), (pictures(70, 0), smooth)):
+        assert patch_distance(first, second) == pytest.approx(frechet(first, second), rel=1e-5)
+    assert abs(patch_distance(smooth, smooth)) < 1e-6
+    # A shift of everything by 0.1 is the mean's alone: 75 values of 0.1².
+    assert patch_distance(smooth * 0.5, smooth * 0.5 + 0.1) == pytest.approx(0.75, abs=1e-6)
+
+
+def test_fine_power_is_above_a_quarter_cycle():
+    # A checkerboard of ±0.2 has all its power at half a cycle along both sides: (N·0.2)² at one of the N frequencies.
+    board = 0.2 * (-1.0) ** (torch.arange(8)[:, None] + torch.arange(8)).expand(1, 3, 8, 8)
+    assert fine_power(0.5 + board) == pytest.approx((64 * 0.2) ** 2 / 64, rel=1e-6)
+    wave = torch.cos(2 * torch.pi * torch.arange(8) / 8).expand(1, 3, 8, 8)  # an eighth of a cycle a pixel
+    assert fine_power(0.5 + 0.2 * wave) == pytest.approx(0, abs=1e-8)
+
+
+def test_psnr_and_agreement_by_hand():
+    real = torch.full((2, 3, 4, 4), 0.5)
+    assert psnr(real + 0.1, real) == pytest.approx(20, abs=1e-4)
+    codec = image_codec()
+    codes = codec.encode(media_for(codec, 4, 0)).codes
+    made = codec.decode(codes)
+    again = codec.encode(made).codes
+    assert agreement(codec, made, again) == 1.0
+    wrong = again.clone()
+    wrong[0] = (wrong[0] + 1) % codec.codebook_size
+    assert agreement(codec, made, wrong) == 0.75
+
+
+def test_the_control_sees_no_noise_and_learns_the_mean():
+    codec = image_codec()
+    torch.manual_seed(0)
+    control = DeterministicDecoder(codec, DiffusionDecoderConfig(channels=(16, 32))).train()
+    media = media_for(codec, 4, 0)
+    codes = codec.encode(media).codes
+    with torch.no_grad():  # before training it gives the plain reconstruction, so the loss is that one's, in its scale
+        control.calibrate(media, codes)
+        losses = [control.loss(media, codes, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert torch.equal(*losses)
+    expected = (2 * (media - codec.decode(codes)) / control.scale).square().mean()
+    torch.testing.assert_close(losses[0], expected, rtol=1e-5, atol=0)
+    control.eval()
+    assert torch.equal(control.decode(codes, seed=0), control.decode(codes, seed=1))
+
+
+def test_a_word_is_heard_anywhere_in_its_second():
+    sound = torch.arange(1.0, 1001)
+    row = placed([sound, torch.arange(1.0, SAMPLES + 201)])
+    assert torch.equal(row[0, 3500:4500], sound) and float(row[0].sum()) == float(sound.sum())
+    assert torch.equal(row[1], torch.arange(101.0, SAMPLES + 101))
+    draws = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    first, same, other = (varied(sound, draw) for draw in draws)
+    assert first.shape == (SAMPLES,) and torch.equal(first, same) and not torch.equal(first, other)
+    assert varied(torch.ones(3 * SAMPLES), draws[0]).shape == (SAMPLES,)
