@@ -21,6 +21,7 @@ from mmlm.config import LoraConfig
 from mmlm.drawing import picture_tensor
 from mmlm.generation import GenerationOptions
 from mmlm.prompt import Codes
+from mmlm.training.fit import Schedule, make_optimizers
 from mmlm.training.writing import WritingTrainConfig, train_writing
 from mmlm.writing import RowWriter, generate_parts, render
 
@@ -407,3 +408,13 @@ output: {tmp_path}/run
         assert result.steps == 1 and mmlm.load(result.model).draw("red").size == (16, 16)
     with pytest.raises(ValueError, match="write.stepz"):
         mmlm.training.train_from_recipe(tmp_path / "recipe.yaml", ["write.stepz=1"], progress=False)
+
+
+def test_muon_is_for_lora_and_never_for_the_codes_rows():
+    host = writing().language_model
+    trained = torch.nn.ModuleDict({"codes": host.codes, "lora": host.lora}).requires_grad_(True)
+    names = {parameter: name for name, parameter in trained.named_parameters()}
+    adamw, muon = make_optimizers(trained, Schedule(1, 1e-3, optimizer="muon"))
+    by_muon = {names[p] for group in muon.param_groups for p in group["params"]}
+    assert by_muon == {name for name in names.values() if name.startswith("lora.")} != set()
+    assert {names[p] for group in adamw.param_groups for p in group["params"]} == set(names.values()) - by_muon
