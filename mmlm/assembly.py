@@ -1,7 +1,6 @@
 """Putting a model together: from names, from ready-made parts, from a folder, from the hub."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ from torch import nn
 
 from decoders.base import MediaCodec
 from encoders.base import FrozenEncoder
-from encoders.clip import ClipImageEncoder
-from mmlm.codes import CodeLayout
 from mmlm.config import FrozenPart, FusionConfig, LoraConfig, ModelConfig, ResamplerConfig, digest
+from mmlm.frozen import audio_encoder_of, codec_of, compare, decoder_of, image_encoder_of, language_model_of
 from mmlm.language_model import LanguageModel
 from mmlm.model import REPLACED, MultimodalLM, layouts_of
-from mmlm.presets import ASSEMBLED, OPEN_FLAMINGO, PRESET, PRESETS, preset_path
+from mmlm.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.prompt import PromptTemplate
-from mmlm.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
 
 def assemble(
@@ -56,10 +53,10 @@ def assemble(
     codecs, decoders = _writing_parts({"image": image_codec, "audio": audio_codec},
                                       {"image": image_decoder, "audio": audio_decoder})  # fmt: skip
     eyes = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
-    ears = None if audio_encoder is None else _audio_encoder(audio_encoder)
+    ears = None if audio_encoder is None else audio_encoder_of(audio_encoder)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-        host = _language_model(
+        host = language_model_of(
             language_model, tokenizer, dtype, audio_encoder is not None, layouts=layouts_of(codecs), lora=lora
         )
         model = MultimodalLM(
@@ -124,17 +121,17 @@ def load(
         config, {"image": image_codec, "audio": audio_codec}, {"image": image_decoder, "audio": audio_decoder}
     )
     with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
-        host = _language_model(
+        host = language_model_of(
             named, tokenizer, dtype, config.audio_encoder is not None, rows, layouts_of(codecs), config.lora
         )
-    _compare("language model", config.language_model.fingerprint, host.fingerprint())
+    compare("language model", config.language_model.fingerprint, host.fingerprint())
     eyes = ears = None
     if (part := config.image_encoder) is not None:
         eyes = image_encoder_of(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
-        _compare("image encoder", part.fingerprint, eyes.fingerprint())
+        compare("image encoder", part.fingerprint, eyes.fingerprint())
     if (part := config.audio_encoder) is not None:
-        ears = _audio_encoder(_given(audio_encoder, part.name, "audio_encoder"))
-        _compare("audio encoder", part.fingerprint, ears.fingerprint())
+        ears = audio_encoder_of(_given(audio_encoder, part.name, "audio_encoder"))
+        compare("audio encoder", part.fingerprint, ears.fingerprint())
     with torch.random.fork_rng(devices=[]):
         model = MultimodalLM(
             host,
@@ -252,112 +249,18 @@ def _given(part: Any, name: str | None, argument: str) -> Any:
     return part if part is not None else name
 
 
-def _language_model(
-    source: str | Path | nn.Module,
-    tokenizer: Any,
-    dtype: torch.dtype,
-    ears: bool,
-    rows: dict | None = None,
-    layouts: tuple[CodeLayout, ...] = (),
-    lora: LoraConfig = LoraConfig(),
-) -> LanguageModel:
-    if isinstance(source, LanguageModel):
-        if rows and not source.replaced:
-            raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
-        return source
-    model, tokenizer, name = causal_model(source, tokenizer, dtype)
-    added = ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS
-    return LanguageModel(model, tokenizer, name, added, rows, layouts, lora)
-
-
-def causal_model(
-    source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
-) -> tuple[nn.Module, Any, str | None]:
-    """A bare language model with its tokenizer and lasting name, from a hub id, a folder or a ready-made model."""
-    if isinstance(source, nn.Module):
-        if tokenizer is None:
-            raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
-        return source, tokenizer, None
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = _language_model_path(source)
-    # A path is kept from the root, so that it means the same from any folder.
-    name = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    try:
-        if _is_mosaic_gpt(path):
-            from mmlm.interop.mosaic_gpt import MosaicGpt, mpt_config
-
-            config, kind = mpt_config(path), MosaicGpt
-        else:
-            config, kind = None, AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(path, config=config) if tokenizer is None else tokenizer
-        return kind.from_pretrained(path, config=config, dtype=dtype), tokenizer, name
-    except OSError as error:
-        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
-
-
-def language_model_config(source: str | Path) -> Any:
-    """The text config of a language model by name, without its weights."""
-    from transformers import AutoConfig
-
-    path = _language_model_path(source)
-    try:
-        if _is_mosaic_gpt(path):
-            from mmlm.interop.mosaic_gpt import mpt_config
-
-            return mpt_config(path)
-        return AutoConfig.from_pretrained(path).get_text_config()
-    except OSError as error:
-        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
-
-
-def _is_mosaic_gpt(path: str) -> bool:
-    """Whether a language model is of the one kind whose own code is needed no more: see mmlm/interop/mosaic_gpt.py."""
-    from transformers import PreTrainedConfig
-
-    return PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "mosaic_gpt"
-
-
-def _language_model_path(source: str | Path) -> str:
-    path = preset_path(source)
-    if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
-        raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
-    return path
-
-
-def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
-    """An image encoder by the name that `assemble` takes, or the ready-made one."""
-    if isinstance(source, FrozenEncoder):
-        return source
-    encoder = ClipImageEncoder.load(preset_path(source), final_norm=final_norm, dtype=dtype)
-    if str(source).startswith(PRESET):  # the preset's name, wherever the package lies
-        encoder.name = str(source)
-    return encoder
-
-
-def _audio_encoder(source: str | Path | FrozenEncoder) -> FrozenEncoder:
-    if isinstance(source, FrozenEncoder):
-        return source
-    from encoders.whisper import WhisperAudioEncoder  # whisper takes a second to import, and not every model hears
-
-    encoder = WhisperAudioEncoder.load(preset_path(source))
-    if str(source).startswith(PRESET):
-        encoder.name = str(source)
-    return encoder
-
-
 def _writing_parts(
     codecs: dict[str, str | Path | MediaCodec | None], decoders: dict[str, str | Path | nn.Module | None]
 ) -> tuple[dict[str, MediaCodec], dict[str, nn.Module]]:
     """Codecs and their diffusion decoders by modality, loaded where they are names; those that are None left out."""
-    made = {modality: _codec(source) for modality, source in codecs.items() if source is not None}
+    made = {modality: codec_of(source) for modality, source in codecs.items() if source is not None}
     rendered = {}
     for modality, source in decoders.items():
         if source is None:
             continue
         if modality not in made:
             raise ValueError(f"an {modality} decoder needs the {modality} codec that it is of")
-        rendered[modality] = source if isinstance(source, nn.Module) else _decoder(source, made[modality])
+        rendered[modality] = source if isinstance(source, nn.Module) else decoder_of(source, made[modality])
     return made, rendered
 
 
@@ -373,7 +276,8 @@ def _saved_writing_parts(
     for kind, given in (("codec", codecs), ("decoder", decoders)):
         for modality, part in parts[kind].items():
             if part is not None:
-                named[kind][modality] = _given(given[modality], part.name, f"{modality}_{kind}")
+                source = _given(given[modality], part.name, f"{modality}_{kind}")
+                named[kind][modality] = codec_of(source, part) if kind == "codec" else source
             elif given[modality] is not None and kind == "decoder":
                 named[kind][modality] = given[modality]
             elif given[modality] is not None:
@@ -387,43 +291,5 @@ def _saved_writing_parts(
         for modality, module in found.items():
             if parts[kind][modality] is None:
                 continue
-            _compare(f"{modality} {kind}", parts[kind][modality].fingerprint, codec_fingerprint(module))
+            compare(f"{modality} {kind}", parts[kind][modality].fingerprint, codec_fingerprint(module))
     return made
-
-
-def _codec(source: str | Path | MediaCodec) -> MediaCodec:
-    if isinstance(source, MediaCodec):
-        return source
-    from decoders.checkpoint import load_codec  # the quantisers take a second to import, and not every model writes
-
-    path = Path(preset_path(source))
-    if path.is_dir() and "kind" in json.loads((path / "config.json").read_text()):
-        codec = load_codec(path)
-    else:
-        from decoders.pretrained import load_pretrained
-
-        codec = load_pretrained(str(path))
-    codec.name = _lasting_name(source)
-    return codec
-
-
-def _decoder(source: str | Path, codec: MediaCodec) -> nn.Module:
-    from decoders.checkpoint import load_decoder
-
-    decoder = load_decoder(preset_path(source), codec)
-    decoder.name = _lasting_name(source)
-    return decoder
-
-
-def _lasting_name(source: str | Path) -> str:
-    """A path from the root, so that it means the same from any folder; other names as they are."""
-    return str(Path(source).resolve()) if Path(source).exists() else str(source)
-
-
-def _compare(part: str, expected: str, found: str) -> None:
-    if expected != found:
-        warnings.warn(
-            f"the {part} has other weights than the one these adapters were trained with: fingerprint {found}, "
-            f"expected {expected}. Results will differ",
-            stacklevel=3,
-        )

@@ -29,6 +29,15 @@ class ImageEncoderPart(FrozenPart):
 
 
 @dataclass(frozen=True)
+class CodecPart(FrozenPart):
+    """A codec, and what a published one was loaded with; one trained here knows all of it."""
+
+    subfolder: str = ""
+    size: int | None = None
+    num_codebooks: int | None = None
+
+
+@dataclass(frozen=True)
 class ResamplerConfig:
     """Sizes of a PerceiverResampler; the defaults are Flamingo's. `depth=0` lets every token pass as it is.
 
@@ -82,9 +91,9 @@ class ModelConfig:
     template: PromptTemplate = field(default_factory=PromptTemplate)
     audio_encoder: FrozenPart | None = None
     audio_resampler: ResamplerConfig = field(default_factory=lambda: ResamplerConfig(timed=True))
-    image_codec: FrozenPart | None = None
+    image_codec: CodecPart | None = None
     image_decoder: FrozenPart | None = None
-    audio_codec: FrozenPart | None = None
+    audio_codec: CodecPart | None = None
     audio_decoder: FrozenPart | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     format_version: int = FORMAT_VERSION

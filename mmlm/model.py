@@ -23,7 +23,7 @@ from decoders.base import MediaCodec
 from encoders.base import Features, FrozenEncoder
 from mmlm import tasks
 from mmlm.codes import CodeLayout
-from mmlm.config import FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
+from mmlm.config import CodecPart, FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.language_model import LanguageModel
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
@@ -299,7 +299,12 @@ class MultimodalLM(nn.Module):
             return None
         from decoders.checkpoint import codec_fingerprint
 
-        return FrozenPart(getattr(parts[modality], "name", None), codec_fingerprint(parts[modality]))
+        part = parts[modality]
+        name, fingerprint = getattr(part, "name", None), codec_fingerprint(part)
+        if kind == "decoders":
+            return FrozenPart(name, fingerprint)
+        own = part.num_codebooks if modality == "audio" else None
+        return CodecPart(name, fingerprint, getattr(part, "subfolder", ""), part.size, own)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `config.json`: only what was added, and the names of the frozen parts.

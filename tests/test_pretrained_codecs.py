@@ -3,8 +3,11 @@
 import os
 import sys
 import types
+import warnings
 from pathlib import Path
 
+import numpy as np
+import parts
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,11 +27,14 @@ from transformers.utils import logging
 from upstream_codecs import UPSTREAM, network_of
 from vqgan_reference import Layout, random_weights, reference_codes, reference_media
 
+import mmlm
 from decoders.base import MediaCodec
 from decoders.pretrained import load_pretrained
 from decoders.pretrained.checkpoints import vqgan_from_weights
 from decoders.pretrained.pictures import nearest
 from decoders.pretrained.vqgan import VQGAN, VQGANConfig
+from mmlm.assembly import extended
+from mmlm.config import LoraConfig
 
 LAYOUTS = {
     "llamagen": Layout("llamagen"),
@@ -161,6 +167,35 @@ def test_a_checkpoint_file_is_the_same_codec(name: str, cases: dict, tmp_path: P
     loaded = load_pretrained(path)
     assert torch.equal(loaded.encode(media).codes, codes)
     assert torch.equal(loaded.decode(codes), codec.decode(codes))
+
+
+def test_a_model_with_published_codecs_is_saved_by_their_names_and_options(tmp_path: Path) -> None:
+    network_of("ldm").save_pretrained(tmp_path / "pipeline/vqvae")
+    network_of("encodec").save_pretrained(tmp_path / "encodec")
+    pictures = load_pretrained(tmp_path / "pipeline", subfolder="vqvae", size=16)
+    sound = load_pretrained(tmp_path / "encodec", num_codebooks=2)
+    bare = parts.build()
+    model = extended(bare, image_codec=pictures, audio_codec=sound, lora=LoraConfig(rank=2))
+    model.save(tmp_path / "model")
+    frozen = dict(language_model=parts.build().language_model.model, tokenizer=bare.language_model.tokenizer,
+                  image_encoder=parts.image_encoder())  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the fingerprints are theirs
+        again = mmlm.load(tmp_path / "model", **frozen)
+    assert again.codecs["image"].size == 16 and again.codecs["audio"].num_codebooks == 2
+    assert np.array_equal(model.draw("a ring", seed=1), again.draw("a ring", seed=1))
+    # Read with a range of pixels of one's own, no name tells all of it.
+    own = load_pretrained(tmp_path / "pipeline", subfolder="vqvae", size=16, pixels=(0.0, 1.0))
+    extended(parts.build(), image_codec=own).save(tmp_path / "own")
+    with pytest.raises(ValueError, match="ready-made image_codec"):
+        mmlm.load(tmp_path / "own", **frozen)
+
+
+def test_a_size_that_does_not_apply_is_an_error(tmp_path: Path) -> None:
+    for name, size in (("ldm", 15), ("ldm", 0), ("janus", 8), ("encodec", 16)):
+        network_of(name).save_pretrained(tmp_path / name)
+        with pytest.raises(ValueError, match=f"size {size} does not apply"):
+            load_pretrained(tmp_path / name, size=size)
 
 
 # Lengths

@@ -40,6 +40,7 @@ def load_pretrained(
     source: str | Path | nn.Module,
     *,
     subfolder: str = "",
+    size: int | None = None,
     num_codebooks: int | None = None,
     pixels: tuple[float, float] | None = None,
 ) -> MediaCodec:
@@ -50,6 +51,8 @@ def load_pretrained(
         by config.json; a file of LlamaGen (.pt) or taming-transformers (.ckpt), told apart by the names of the weights;
         or a module of any of these classes. A module is used as it is and frozen; LlamaGen's and taming's are copied.
     subfolder: where in the folder or hub id the codec is: "vqvae" or "movq" of a diffusers pipeline.
+    size: of pictures, how many pixels a side they are to have: a language model writes codes of one grid. None leaves
+        it open.
     num_codebooks: of sound, how many codebooks to use; None for 8, or for all where there are fewer.
     pixels: of a VQModel, the range of its pixels, (0, 1) or (-1, 1); None for what `DiffusersVQ` concludes.
 
@@ -62,7 +65,20 @@ def load_pretrained(
     for name in options:
         if name not in inspect.signature(codec).parameters:
             raise ValueError(f"{name} does not apply to a {codec.__name__}")
-    return codec(read(), **options)
+    made = codec(read(), **options)
+    if size is not None:
+        _fix_size(made, size)
+    if pixels is None and not isinstance(source, nn.Module):  # else no name says all of it
+        made.name = str(Path(source).resolve()) if Path(source).exists() else str(source)
+        made.subfolder = subfolder
+    return made
+
+
+def _fix_size(codec: MediaCodec, size: int) -> None:
+    if codec.modality != "image" or size < 1 or size % codec.downsample or codec.size not in (None, size):
+        fitting = "none" if codec.modality != "image" else codec.size or f"multiples of {codec.downsample}"
+        raise ValueError(f"size {size} does not apply to this {type(codec).__name__}, which has {fitting}")
+    codec.size = size
 
 
 def _find(source: str | Path | nn.Module, subfolder: str) -> tuple[type[MediaCodec], Callable[[], nn.Module]]:

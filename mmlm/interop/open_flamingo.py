@@ -19,8 +19,9 @@ from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
 from encoders.base import FrozenEncoder
-from mmlm.assembly import assemble, causal_model, image_encoder_of, language_model_config, load_added
+from mmlm.assembly import assemble, load_added
 from mmlm.config import FusionConfig, ResamplerConfig
+from mmlm.frozen import causal_model, image_encoder_of, language_model_config
 from mmlm.interop.download import LANGUAGE_MODEL_FILES, fetch
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM

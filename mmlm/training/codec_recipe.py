@@ -97,7 +97,7 @@ def train_codec_from_recipe(
 
 def clip_judge(name: str, device: str = "cpu"):
     """The distance of pictures for a CLIP by its name."""
-    from mmlm.assembly import image_encoder_of
+    from mmlm.frozen import image_encoder_of
 
     from .perceptual import clip_distance
 

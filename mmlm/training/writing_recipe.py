@@ -3,6 +3,7 @@
     model:
       load: nano                                  # whatever it has stays as it is
       image_codec: runs/codec/codec               # and audio_codec, image_decoder, audio_decoder; none: what it has
+      audio_codec: {source: facebook/encodec_24khz, num_codebooks: 4}   # or what `load_pretrained` takes
       lora: {rank: 16, alpha: 32}
     write: {tune: lora, steps: 4000}              # any field of WritingTrainConfig
     data: pairs.jsonl                             # pictures with captions, recordings with transcripts
@@ -28,11 +29,11 @@ from .writing import WritingTrainConfig, train_writing
 
 @dataclass(frozen=True)
 class WritingModelRecipe:
-    """The model to train: `load` one, and give it codecs that it has not."""
+    """The model to train: `load` one, and give it codecs that it has not, by name or by `load_pretrained`'s options."""
 
     load: str = MISSING
-    image_codec: str | None = None
-    audio_codec: str | None = None
+    image_codec: Any = None
+    audio_codec: Any = None
     image_decoder: str | None = None
     audio_decoder: str | None = None
     lora: LoraConfig | None = None
@@ -62,8 +63,21 @@ def train_writing_from_recipe(
     part = recipe.model
     model = mmlm.load(part.load, device=part.device)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
-    given = {name: value for name in names if (value := getattr(part, name)) is not None}
+    given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
     if given or part.lora is not None:
         model = extended(model, **given, lora=part.lora, seed=part.seed)
     folder = train_writing(model, recipe.data, Path(recipe.output), recipe.held_out, recipe.write, progress)
     return Trained(folder, recipe.write.steps)
+
+
+def _codec_of(value: Any) -> Any:
+    """A published codec where its options are given; a name as it is. ValueError for an unknown option."""
+    if not isinstance(value, dict):
+        return value
+    from decoders.pretrained import load_pretrained
+
+    options = {**value}
+    try:
+        return load_pretrained(options.pop("source"), **options)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a codec is a name, or a source with options of load_pretrained, not {value}") from error
