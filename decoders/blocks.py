@@ -8,22 +8,34 @@ CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of three, each after group norm and SiLU, added to what came in: [B, C, *grid] → the same."""
+    """Two convolutions of three, each after a norm and SiLU, added to what came in: [B, C, *grid] → the same."""
 
     def __init__(self, dimensions: int, channels: int) -> None:
         super().__init__()
         convolution = CONVOLUTION[dimensions]
         self.layers = nn.Sequential(
-            norm(channels), nn.SiLU(), convolution(channels, channels, 3, padding=1),
-            norm(channels), nn.SiLU(), convolution(channels, channels, 3, padding=1),
+            norm(dimensions, channels), nn.SiLU(), convolution(channels, channels, 3, padding=1),
+            norm(dimensions, channels), nn.SiLU(), convolution(channels, channels, 3, padding=1),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """Group norm over groups of about sixteen channels."""
+class StepNorm(nn.LayerNorm):
+    """Layer norm of the channels of each step of sound [B, C, T], whatever comes before and after.
+
+    Group norm takes in all of a recording: what follows a word would change how loud the word is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def norm(dimensions: int, channels: int) -> nn.Module:
+    """For sound StepNorm, for pictures group norm over groups of about sixteen channels."""
+    if dimensions == 1:
+        return StepNorm(channels)
     return nn.GroupNorm(next(n for n in range(max(1, channels // 16), 0, -1) if channels % n == 0), channels)
 
 
@@ -45,4 +57,4 @@ def up(dimensions: int, channels: int, out: int) -> nn.Sequential:
 
 def head(dimensions: int, channels: int, out: int) -> nn.Sequential:
     """From hidden channels to what is put out."""
-    return nn.Sequential(norm(channels), nn.SiLU(), CONVOLUTION[dimensions](channels, out, 1))
+    return nn.Sequential(norm(dimensions, channels), nn.SiLU(), CONVOLUTION[dimensions](channels, out, 1))

@@ -330,3 +330,16 @@ def test_ten_times_the_amplitude_is_one_bel_more():
     sound = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)) * 0.05
     difference = log_mel(10 * sound, 8000, 256, 20) - log_mel(sound, 8000, 256, 20)
     torch.testing.assert_close(difference, torch.ones_like(difference), atol=1e-2, rtol=0)
+
+
+def test_what_follows_a_sound_changes_nothing_of_it():
+    """But for the last steps, which a convolution's reach joins to what follows."""
+    codec = audio_codec()
+    sound = media_for(codec, 2, 4800)
+    later = torch.cat([sound, 0.9 * media_for(codec, 2, 8000, seed=1), torch.zeros(2, 1, 16000)], dim=2)
+    short, long = codec.encode(sound).codes, codec.encode(later).codes
+    kept = short.shape[2] - 8
+    assert kept > 16 and torch.equal(short[..., :kept], long[..., :kept])
+    made, whole = codec.decode(short), codec.decode(torch.cat([short, long[..., short.shape[2] :]], dim=2))
+    samples = kept * codec.downsample
+    torch.testing.assert_close(made[..., :samples], whole[..., :samples], atol=1e-5, rtol=0)

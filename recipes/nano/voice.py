@@ -20,11 +20,13 @@ class Voice:
     dev: int = 220
     judge: int = 2200  # in other voices, for the recogniser that judges
     unheard: int = 440  # in voices that nothing learned from
+    seconds: float = 0.5  # that a codec and its decoder learn from at once: words are about so long
     codec_steps: int = 3000
     codec_width: int = 96
     codebook_size: int = 256
     num_codebooks: int = 4
     decoder_steps: int = 1500
+    decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
     writing_steps: int = 1500
     writing_batch_size: int = 16
@@ -49,7 +51,9 @@ def train_audio_codec(recipe: Recipe, output: Path) -> None:
     torch.manual_seed(recipe.seed)
     quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks, dim=32)
     codec = AudioVQVAE(AudioVQVAEConfig(width=part.codec_width, quantizer=quantizer))
-    config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
+    config = CodecTrainConfig(
+        part.codec_steps, learning_rate=2e-3, seconds=part.seconds, seed=recipe.seed, device=recipe.device
+    )
     sources, held_out = spoken_sources(output)
     train_codec(codec, sources, output / "audio_codec", held_out, config)
 
@@ -65,7 +69,9 @@ def train_audio_decoder(recipe: Recipe, output: Path) -> None:
     torch.manual_seed(recipe.seed)
     codec = load_codec(output / "audio_codec/codec")
     decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
-    config = CodecTrainConfig(part.decoder_steps, seed=recipe.seed, device=recipe.device)
+    config = CodecTrainConfig(
+        part.decoder_steps, part.decoder_batch_size, seconds=part.seconds, seed=recipe.seed, device=recipe.device
+    )
     sources, held_out = spoken_sources(output)
     train_decoder(decoder, sources, output / "audio_decoder", held_out, config)
 
