@@ -48,10 +48,13 @@ PICTURE_SETS = ("easy_vqa", "nlvr", "emoji")
 TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini", "esc10")
 
 
-def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool = False) -> None:
+def write_scenes(
+    folder: Path, counts: dict[str, int], seed: int, settled: bool = False, loose: float = 1.0
+) -> None:
     """Draw `counts[split]` scenes of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept.
 
-    `settled`: the same pictures and questions, and every caption in the one wording that is to be written.
+    `settled`: the same pictures and questions, and every caption in the one wording that is to be written. `loose`: as
+    in `recipes.nano.scenes.draw`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
@@ -62,7 +65,7 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool 
             partial = path.with_suffix(".partial")
             with tarfile.open(partial, "w") as tar:
                 for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
-                    picture, record = scene_example(split, index, seed)
+                    picture, record = scene_example(split, index, seed, loose)
                     if settled:
                         record["captions"] = [listed(Scene.from_dict(record["scene"]))]
                     image = io.BytesIO()
@@ -72,7 +75,7 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool 
             os.replace(partial, path)
 
 
-def scene_example(split: str, index: int, seed: int) -> tuple[Image.Image, dict]:
+def scene_example(split: str, index: int, seed: int, loose: float = 1.0) -> tuple[Image.Image, dict]:
     """Picture `index` of a split, and its record: captions, questions with answers, the scene itself to judge by.
 
     All captions but one go thing by thing, so that this is what greedy decoding begins; by kinds, or by a relation, is
@@ -80,7 +83,7 @@ def scene_example(split: str, index: int, seed: int) -> tuple[Image.Image, dict]
     """
     rng = random.Random(f"{seed} {split} {index}")
     scene = sample_scene(rng, SPLITS[split])
-    picture = draw(scene, rng)
+    picture = draw(scene, rng, loose=loose)
     asked = questions(scene, rng)
     chosen = rng.sample(asked, min(QUESTIONS_A_SCENE, len(asked)))
     return picture, {

@@ -23,7 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipes.nano import data
-from recipes.nano.voice import Voice, make_words, train_audio_codec, train_audio_decoder, train_voice
+from recipes.nano.voice import (
+    Voice,
+    make_words,
+    train_audio_codec,
+    train_audio_codec_more,
+    train_audio_decoder,
+    train_voice,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +44,7 @@ class Scenes:
     unseen: int = 500
     contrastive: int = 60_000  # for the image encoder; half of them hold nine things
     text: int = 80_000  # scenes that are only written about
+    neat: int = 40_000  # with each thing in the middle of its cell, in its own colour, to learn drawing from
 
 
 @dataclass
@@ -141,6 +149,12 @@ def draw_scenes(recipe: Recipe, output: Path) -> None:
     counts = {"train": recipe.scenes.train, "dev": recipe.scenes.dev}
     data.write_scenes(output / "settled", counts, recipe.seed, settled=True)
     (output / "scenes/done").touch()
+
+
+def draw_neatly(recipe: Recipe, output: Path) -> None:
+    counts = {"train": recipe.scenes.neat, "dev": recipe.scenes.dev}
+    data.write_scenes(output / "neat", counts, recipe.seed, settled=True, loose=0.1)
+    (output / "neat/done").touch()
 
 
 def train_tokenizer(recipe: Recipe, output: Path) -> None:
@@ -443,7 +457,7 @@ def unpack(output: Path, package: Path) -> None:
         (output / name / "model").mkdir(parents=True)
         for file in ("config.json", "model.safetensors"):
             shutil.copy(package / file, output / name / "model")
-    for packed, name in (("image_codec", "image_codec_more/codec"), ("audio_codec", "audio_codec/codec")):
+    for packed, name in (("image_codec", "image_codec_more/codec"), ("audio_codec", "audio_codec_more/codec")):
         shutil.copytree(package / packed, output / name)
     for name in ("image_decoder", "audio_decoder"):
         shutil.copytree(package / name, output / name / "decoder")
@@ -521,8 +535,10 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "image_codec_more": (train_image_codec_more, "image_codec_more/codec/config.json"),
     "pencil": (train_pencil, "pencil/model/config.json"),
     "image_decoder": (train_image_decoder, "image_decoder/decoder/config.json"),
+    "neat": (draw_neatly, "neat/done"),
     "words": (make_words, "words/done"),
     "audio_codec": (train_audio_codec, "audio_codec/codec/config.json"),
+    "audio_codec_more": (train_audio_codec_more, "audio_codec_more/codec/config.json"),
     "audio_decoder": (train_audio_decoder, "audio_decoder/decoder/config.json"),
     "voice": (train_voice, "voice/model/config.json"),
 }

@@ -176,20 +176,22 @@ def crowded_scene(rng: random.Random) -> Scene:
 Colour = tuple[int, int, int]
 
 
-def draw(scene: Scene, rng: random.Random, colour_of: Callable[[Kind], Colour] | None = None) -> Image.Image:
-    """The scene as a 64 x 64 RGB picture; places, sizes and colours vary a little with `rng`.
+def draw(
+    scene: Scene, rng: random.Random, colour_of: Callable[[Kind], Colour] | None = None, loose: float = 1.0
+) -> Image.Image:
+    """The scene as a 64 x 64 RGB picture; places, sizes and colours vary a little with `rng`, by a share of `loose`.
 
     `colour_of` paints a thing in another colour than its kind's.
     """
-    canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, _shade(BACKGROUNDS[scene.background], 11, rng))
+    canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, _shade(BACKGROUNDS[scene.background], round(11 * loose), rng))
     pen = ImageDraw.Draw(canvas)
     for thing in scene.things:
-        diameter = SIZES[thing.kind.size] * rng.uniform(0.95, 1.05)
-        slack = min(max((SIDE / GRID - diameter) / 2 - 1.0, 0.3), 2.0)
+        diameter = SIZES[thing.kind.size] * rng.uniform(1 - 0.05 * loose, 1 + 0.05 * loose)
+        slack = min(max((SIDE / GRID - diameter) / 2 - 1.0, 0.3), 2.0) * loose
         x = (thing.column + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         y = (thing.row + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
-        fill = _shade(COLOURS[thing.kind.colour] if colour_of is None else colour_of(thing.kind), 8, rng)
-        draw_shape(pen, thing.kind.shape, x, y, diameter, fill, rng)
+        fill = _shade(COLOURS[thing.kind.colour] if colour_of is None else colour_of(thing.kind), round(8 * loose), rng)
+        draw_shape(pen, thing.kind.shape, x, y, diameter, fill, rng, loose)
     return canvas.reduce(SUPERSAMPLE)
 
 
@@ -214,7 +216,16 @@ def _shade(colour: Colour, spread: int, rng: random.Random) -> Colour:
     return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in colour)
 
 
-def draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, d: float, fill, rng: random.Random) -> None:
+def draw_shape(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    d: float,
+    fill,
+    rng: random.Random,
+    loose: float = 1.0,
+) -> None:
     def place(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         return [((x + px * d / 2) * SUPERSAMPLE, (y + py * d / 2) * SUPERSAMPLE) for px, py in points]
 
@@ -224,7 +235,7 @@ def draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, d: floa
     elif shape == "ring":
         pen.ellipse(place(box), outline=fill, width=round(d * 0.22 * SUPERSAMPLE))
     elif shape == "rectangle":  # from square to two to one, lying or standing
-        long, short = 0.95, rng.uniform(0.48, 0.95)
+        long, short = 0.95, rng.uniform(0.7 - 0.22 * loose, 0.7 + 0.25 * loose)
         half = (long, short) if rng.random() < 0.5 else (short, long)
         pen.rectangle(place([(-half[0], -half[1]), half]), fill=fill)
     else:

@@ -22,13 +22,14 @@ class Voice:
     unheard: int = 440  # in voices that nothing learned from
     seconds: float = 0.5  # that a codec and its decoder learn from at once: words are about so long
     codec_steps: int = 3000
+    codec_more_steps: int = 4000
     codec_width: int = 96
     codebook_size: int = 256
     num_codebooks: int = 4
     decoder_steps: int = 1500
     decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
-    writing_steps: int = 1500
+    writing_steps: int = 2500
     writing_batch_size: int = 16
     writing_learning_rate: float = 2e-3
 
@@ -58,6 +59,19 @@ def train_audio_codec(recipe: Recipe, output: Path) -> None:
     train_codec(codec, sources, output / "audio_codec", held_out, config)
 
 
+def train_audio_codec_more(recipe: Recipe, output: Path) -> None:
+    """The same codec from there on, at a lower rate."""
+    from decoders.checkpoint import load_codec
+    from mmlm.training.codec import CodecTrainConfig, train_codec
+
+    part = recipe.voice
+    config = CodecTrainConfig(
+        part.codec_more_steps, learning_rate=1.5e-3, seconds=part.seconds, seed=recipe.seed + 1, device=recipe.device
+    )
+    sources, held_out = spoken_sources(output)
+    train_codec(load_codec(output / "audio_codec/codec"), sources, output / "audio_codec_more", held_out, config)
+
+
 def train_audio_decoder(recipe: Recipe, output: Path) -> None:
     import torch
 
@@ -67,7 +81,7 @@ def train_audio_decoder(recipe: Recipe, output: Path) -> None:
 
     part = recipe.voice
     torch.manual_seed(recipe.seed)
-    codec = load_codec(output / "audio_codec/codec")
+    codec = load_codec(output / "audio_codec_more/codec")
     decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
     config = CodecTrainConfig(
         part.decoder_steps, part.decoder_batch_size, seconds=part.seconds, seed=recipe.seed, device=recipe.device
@@ -77,14 +91,18 @@ def train_audio_decoder(recipe: Recipe, output: Path) -> None:
 
 
 def train_voice(recipe: Recipe, output: Path) -> None:
-    """The model that draws, with rows for sound beside: words to their recordings, and pictures not to be forgotten."""
+    """The model that draws, with rows for sound beside: words to their recordings, and neat pictures.
+
+    In those, what is drawn follows from the text alone. In all others most of what the codes hold is chance: where in
+    its cell a thing stands, and which shade it has; each patch has to agree with the last in all of that.
+    """
     import mmlm
     from mmlm.assembly import extended
     from mmlm.training.writing import WritingTrainConfig, train_writing
 
     part = recipe.voice
     earlier = mmlm.load(output / "pencil/model", device=recipe.device)
-    model = extended(earlier, audio_codec=output / "audio_codec/codec", seed=recipe.seed)
+    model = extended(earlier, audio_codec=output / "audio_codec_more/codec", seed=recipe.seed)
     config = WritingTrainConfig(
         part.writing_steps,
         part.writing_batch_size,
@@ -92,7 +110,7 @@ def train_voice(recipe: Recipe, output: Path) -> None:
         optimizer="muon",
         seed=recipe.seed + 1,
     )
-    pictures, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
     recordings, held_out_recordings = spoken_sources(output)
     train_writing(model, [*pictures, *recordings * 8], output / "voice", [held_out, *held_out_recordings], config)
 
