@@ -73,9 +73,15 @@ class AudioVQVAE(MediaCodec):
         codes, latents, loss = self._encode(media)
         return self._decode(latents)[..., : media.shape[-1]], codes, loss
 
+    def project(self, media: Tensor) -> Tensor | None:
+        return self._seen(media) if self.quantizer.nearest else None
+
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.quantizer(self._seen(media))
+
+    def _seen(self, media: Tensor) -> Tensor:
         whole = F.pad(media[:, 0], (0, -media.shape[-1] % self.downsample))
-        return self.quantizer(self.encoder(self.spectrum.analyse(whole).flatten(1, 2)))
+        return self.encoder(self.spectrum.analyse(whole).flatten(1, 2))
 
     def _latents(self, codes: Tensor) -> Tensor:
         return self.quantizer.latents(codes)

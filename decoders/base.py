@@ -94,6 +94,13 @@ class MediaCodec(nn.Module):
             media = self._decode(latents).clamp(*self.value_range)
         return media if length is None else media[..., :length]
 
+    def project(self, media: Tensor) -> Tensor | None:
+        """What of media [B, C, *size] is compared with the latents, [B, D, *grid], gradients passing through.
+
+        None where that is not known: of published codecs, and where a quantiser rounds.
+        """
+        return None
+
     @abstractmethod
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """codes, latents, loss."""

@@ -132,14 +132,18 @@ class DiffusionDecoder(nn.Module):
         among = (0, 1, 3) if self.codec.modality == "audio" else (0, 1, 2, 3)
         self.scale.copy_(detail.square().mean(among, keepdim=True).sqrt().clamp(min=1e-3))
 
-    def loss(self, media: Tensor, codes: Tensor, draw: torch.Generator, dropped: float = 0.1) -> Tensor:
+    def loss(
+        self, media: Tensor, codes: Tensor, draw: torch.Generator, dropped: float = 0.1, consistency: float = 0.0
+    ) -> Tensor:
         """Mean square error of the predicted detail of media [B, C, *size] given their codes, some of which are wrong.
 
         The noise level is drawn from sigmoid(N(0, 1)), a tenth of the time uniformly (FlowMo); a share `dropped` of the
-        rows has no condition, so that guidance can be had.
+        rows has no condition, so that guidance can be had. consistency: weight of a second error, how far the codec's
+        view of the predicted media is from the latents of their codes, in units of the latents' variance; detail may
+        add to what the codes say, and is not to change it. Of codecs that do not `project` there is no such error.
         """
         with torch.no_grad():
-            target, condition = self.detail(media, codes)
+            target, condition, plain, level = self._target(media, codes)
             rows = len(media)
             uniform, kept = torch.rand(2, rows, generator=draw)
             t = torch.where(
@@ -148,14 +152,25 @@ class DiffusionDecoder(nn.Module):
             noise = torch.randn(target.shape, generator=draw).to(target)
             at = t.view(-1, 1, 1, 1)
             noisy = (1 - at) * target + at * noise
-            condition = condition * (kept >= dropped).to(target).view(-1, 1, 1, 1)
-        return F.mse_loss(self.predict(noisy, t, condition).float(), target)
+            seeing = (kept >= dropped).to(target).view(-1, 1, 1, 1)
+            canvas = self.canvas(plain, level)
+        detail = self.predict(noisy, t, condition * seeing).float()
+        error = F.mse_loss(detail, target)
+        seen = self.codec.project(self.media(canvas + self.scale * detail, plain, level)) if consistency else None
+        if seen is not None:
+            latents = self.codec.codes_to_latents(codes)
+            apart = (seen - latents).square().mean(1) * seeing.view(-1, *[1] * (latents.ndim - 2))
+            error = error + consistency * apart.mean() / latents.var(dim=1).mean().clamp(min=1e-6)
+        return error
 
     def detail(self, media: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be predicted of media [B, C, *size] with these codes, [B, C', H, W], and its condition."""
+        return self._target(media, codes)[:2]
+
+    def _target(self, media: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         plain = self.codec.decode(codes, None if self.codec.modality == "image" else media.shape[-1])
         condition, canvas, level = self.condition(self.codec.codes_to_latents(codes), plain)
-        return (self.canvas(media, level) - canvas) / self.scale, condition
+        return (self.canvas(media, level) - canvas) / self.scale, condition, plain, level
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """The detail [B, C, H, W] that noisy ones at levels t [B] in 0..1 seem to come from."""

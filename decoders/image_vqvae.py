@@ -67,6 +67,9 @@ class ImageVQVAE(MediaCodec):
         codes, latents, loss = self._encode(media)
         return self._decode(latents), codes, loss
 
+    def project(self, media: Tensor) -> Tensor | None:
+        return self.encoder(media * 2 - 1) if self.quantizer.nearest else None
+
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.quantizer(self.encoder(media * 2 - 1))
 

@@ -112,6 +112,11 @@ class Quantizer(nn.Module):
         return vectors.transpose(1, 2).unflatten(2, grid)
 
     @property
+    def nearest(self) -> bool:
+        """Whether a code is that of the nearest entry of a codebook, and no rounding."""
+        return self.config.kind in ("vq", "rvq")
+
+    @property
     def initialised(self) -> bool:
         """Whether codes mean anything yet: false for a learned codebook that has seen no batch."""
         return all(bool(flag) for name, flag in self.layer.named_buffers() if name.endswith("initted"))

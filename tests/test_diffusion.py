@@ -209,3 +209,43 @@ def test_before_it_has_learned_anything_it_gives_the_plain_reconstruction():
     codes = codec.encode(media_for(codec, 2, 0)).codes
     plain = codec.decode(codes)
     torch.testing.assert_close(fresh.decode(codes, 4), plain, atol=1e-6, rtol=0)
+
+
+def test_consistency_is_how_far_the_codec_sees_the_media_from_the_codes_latents(made, monkeypatch):
+    media = media_for(made.codec, 6, 1600)
+    codes = made.codec.encode(media).codes
+    latents = made.codec.codes_to_latents(codes)
+    unit = latents.var(dim=1).mean()
+
+    def losses(seen, dropped=0.0):
+        monkeypatch.setattr(made.codec, "project", lambda media: seen)
+        draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+        return [made.loss(media, codes, draw, dropped, weight) for draw, weight in zip(draws, (0.0, 3.0), strict=True)]
+
+    plain, weighted = losses(latents)
+    torch.testing.assert_close(weighted, plain)  # the codes are kept: nothing is added
+    plain, weighted = losses(latents + 0.5)
+    torch.testing.assert_close(weighted - plain, 3.0 * 0.25 / unit, rtol=1e-4, atol=1e-5)
+    plain, weighted = losses(latents + 0.5, dropped=1.0)
+    torch.testing.assert_close(weighted, plain)  # rows that see no codes have none to keep
+    plain, weighted = losses(None)
+    torch.testing.assert_close(weighted, plain)
+
+
+def test_consistency_reaches_the_network(made):
+    media = media_for(made.codec, 2, 1600)
+    codes = made.codec.encode(media).codes
+    gradients = []
+    for weight in (0.0, 1.0):
+        made.unet.zero_grad()
+        made.loss(media, codes, torch.Generator().manual_seed(0), 0.0, weight).backward()
+        gradients.append(made.unet.conv_in.weight.grad.clone())
+    assert bool(torch.isfinite(gradients[1]).all()) and not torch.equal(*gradients)
+    made.unet.zero_grad()
+
+
+def test_what_a_codec_projects_is_what_it_quantises(made):
+    media = media_for(made.codec, 3, 1600)
+    codes, *_ = made.codec.quantizer(made.codec.project(media))
+    assert torch.equal(codes, made.codec.encode(media).codes)
+    assert image_codec("fsq").project(media_for(image_codec(), 2, 0)) is None

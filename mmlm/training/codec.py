@@ -33,7 +33,8 @@ class CodecTrainConfig:
 
     Of a codec: `adversarial_from`, the step from which a critic of patches judges as well (VQGAN); None, never. Of a
     diffusion decoder: `corrupted`, the share of codes that are wrong in training, `dropped`, of rows without a
-    condition, and `ema_decay` of the average that is kept.
+    condition, `consistency`, how much it counts that the codes stay what they are (`DiffusionDecoder.loss`), and
+    `ema_decay` of the average that is kept.
     """
 
     steps: int = 2000
@@ -43,6 +44,7 @@ class CodecTrainConfig:
     adversarial_from: int | None = None
     corrupted: float = 0.03
     dropped: float = 0.1
+    consistency: float = 1.0
     ema_decay: float = 0.995
     preview_every: int = 500
     precision: str = "auto"
@@ -57,6 +59,8 @@ class CodecTrainConfig:
             raise ValueError("learning_rate and seconds must be above 0")
         if not (0 <= self.corrupted < 1 and 0 <= self.dropped < 1 and 0 <= self.ema_decay < 1):
             raise ValueError("corrupted, dropped and ema_decay are shares, from 0 to below 1")
+        if self.consistency < 0:
+            raise ValueError(f"consistency must be at least 0, not {self.consistency}")
 
     @property
     def schedule(self) -> Schedule:
@@ -150,7 +154,7 @@ def train_decoder(
         real = media.batch(order.batch(step), draw).to(config.device)
         with torch.no_grad():
             codes = corrupted(codec.encode(real).codes, codec.codebook_size, config.corrupted, draw)
-        return decoder.loss(real, codes, draw, config.dropped)
+        return decoder.loss(real, codes, draw, config.dropped, config.consistency)
 
     def after_step(done: int) -> dict[str, float]:
         average.update_parameters(decoder.unet)

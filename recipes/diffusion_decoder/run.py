@@ -42,7 +42,7 @@ Decode = Callable[[Tensor], Tensor]
 class DeterministicDecoder(DiffusionDecoder):
     """The same network without noise: at once to the mean of what the codes leave open."""
 
-    def loss(self, media: Tensor, codes: Tensor, draw: torch.Generator, dropped: float = 0.0) -> Tensor:
+    def loss(self, media: Tensor, codes: Tensor, draw: torch.Generator, *others: float) -> Tensor:
         """Mean square error of the predicted media; no row loses its condition, which here would be all that it has."""
         with torch.no_grad():
             target, condition = self.detail(media, codes)

@@ -120,7 +120,8 @@ class Pencil:
     codec_width: int = 64
     codebook_size: int = 512
     num_codebooks: int = 2  # one alone blurs shapes: a patch has too many colours, grounds and outlines
-    decoder_steps: int = 2000
+    decoder_steps: int = 3000
+    decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
     writing_steps: int = 4000
     writing_batch_size: int = 16
@@ -416,7 +417,7 @@ def train_image_decoder(recipe: Recipe, output: Path) -> None:
     torch.manual_seed(recipe.seed)
     codec = load_codec(output / "image_codec_more/codec")
     decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
-    config = CodecTrainConfig(part.decoder_steps, seed=recipe.seed, device=recipe.device)
+    config = CodecTrainConfig(part.decoder_steps, part.decoder_batch_size, seed=recipe.seed, device=recipe.device)
     sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
     train_decoder(decoder, sources, output / "image_decoder", held_out, config)
 

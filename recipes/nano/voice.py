@@ -31,7 +31,7 @@ class Voice:
     decoder_channels: tuple[int, ...] = (32, 48, 64)
     writing_steps: int = 2500
     writing_batch_size: int = 16
-    writing_learning_rate: float = 2e-3
+    writing_learning_rate: float = 3e-3
 
 
 def make_words(recipe: Recipe, output: Path) -> None:
@@ -112,7 +112,7 @@ def train_voice(recipe: Recipe, output: Path) -> None:
     )
     pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
     recordings, held_out_recordings = spoken_sources(output)
-    train_writing(model, [*pictures, *recordings * 8], output / "voice", [held_out, *held_out_recordings], config)
+    train_writing(model, [*pictures, *recordings * 4], output / "voice", [held_out, *held_out_recordings], config)
 
 
 def spoken_sources(output: Path) -> tuple[list[str], list[str]]:
