@@ -460,21 +460,20 @@ def unpack(output: Path, package: Path) -> None:
             shutil.copy(package / file, output / name / "model")
     for packed, name in (("image_codec", "image_codec_more/codec"), ("audio_codec", "audio_codec_more/codec")):
         shutil.copytree(package / packed, output / name)
-    for name in ("image_decoder", "audio_decoder"):
-        shutil.copytree(package / name, output / name / "decoder")
 
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
 
-    What was not trained yet is left out: a voice, a pencil, diffusion decoders.
+    What was not trained yet is left out: a voice, a pencil. The diffusion decoders always are: of flat drawn scenes,
+    and of single words, the codecs' own decoding is judged right more often (docs/nano.md).
     """
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     import mmlm
-    from decoders.checkpoint import load_decoder, save_codec, save_decoder
+    from decoders.checkpoint import save_codec
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -490,10 +489,6 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     for modality, codec in model.codecs.items():
         save_codec(codec, partial / f"{modality}_codec", torch.float16)
         codec.name = f"{name}/{modality}_codec"
-        if (output / f"{modality}_decoder/decoder").exists():
-            model.decoders[modality] = decoder = load_decoder(output / f"{modality}_decoder/decoder", codec)
-            save_decoder(decoder, partial / f"{modality}_decoder", torch.float16)
-            decoder.name = f"{name}/{modality}_decoder"
     model.save(partial)
     with safe_open(partial / "model.safetensors", "pt") as weights:
         metadata = weights.metadata()

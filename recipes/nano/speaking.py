@@ -27,7 +27,7 @@ from recipes.nano.recogniser import BANDS, RATE, WINDOW, Recogniser, trained
 from recipes.nano.scenes import COLOURS
 from recipes.nano.speech import NUMBERS, WORDS, write_words
 
-TEMPERATURE, GUIDANCE = 0.7, 1.5
+TEMPERATURE, GUIDANCE = 0.7, 1.0
 GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS if word not in COLOURS)}
 
 

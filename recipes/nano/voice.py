@@ -29,7 +29,7 @@ class Voice:
     decoder_steps: int = 1500
     decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
-    writing_steps: int = 2500
+    writing_steps: int = 2000
     writing_batch_size: int = 16
     writing_learning_rate: float = 3e-3
 
