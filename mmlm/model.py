@@ -118,9 +118,9 @@ class MultimodalLM(nn.Module):
         return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
 
     def pack(self) -> "MultimodalLM":
-        """Makes generation on a CPU faster by `mmlm.packing`, for once more the memory of the weights; `unpack` ends it.
+        """Makes generation on a CPU faster by `mmlm.packing`, for as much memory again as the weights take.
 
-        Training, and the language model outside of requests, are as before. Gives the model back.
+        Training, and the language model outside of requests, stay as they are. `unpack` takes it back. Gives the model.
         """
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")

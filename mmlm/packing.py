@@ -53,20 +53,25 @@ class _PackedForward:
 
     def __init__(self, layer: nn.Module):
         self.layer = layer
-        self.packed: tuple[tuple[int, int], Tensor | None] | None = None  # what it was made of, and the weight
+        self.source: Tensor | None = None  # what the packed weight was made of, kept so that its address stays its own
+        self.version = -1
+        self.packed: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         layer = self.layer
         if not _active.get() or torch.is_grad_enabled():
             return type(layer).forward(layer, x)
         weight = layer._parameters["weight"]
-        made_of = weight.data_ptr(), weight._version  # both, so that neither training nor `.to()` leaves it behind
-        if self.packed is None or self.packed[0] != made_of:
-            self.packed = made_of, _packed_weight(weight if isinstance(layer, nn.Linear) else weight.t())
-        packed = self.packed[1]
-        if packed is None or x.dtype != weight.dtype:
+        # Both, so that neither what writes into a weight nor what puts another in its place (`.to()`) is missed.
+        if self.source is None or self.source.data_ptr() != weight.data_ptr() or self.version != weight._version:
+            self.packed = _packed_weight(weight if isinstance(layer, nn.Linear) else weight.t())
+            self.source, self.version = weight.detach(), weight._version
+        if self.packed is None or x.dtype != weight.dtype:
             return type(layer).forward(layer, x)
-        return torch.ops.mkldnn._linear_pointwise.default(x, packed, layer._parameters["bias"], "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, layer._parameters["bias"], "none", [], "")
+
+    def __getstate__(self) -> dict:
+        return vars(_PackedForward(self.layer))  # packed weights can be neither copied nor saved: they are made anew
 
 
 def _packed_weight(weight: Tensor) -> Tensor | None:
