@@ -1,4 +1,4 @@
-"""Decoding: plain, packed, and packed in bfloat16, beside the machine's limit.
+"""Decoding: plain and packed, in float32, bfloat16 and int8, beside the machine's limit.
 
     python benchmarks/generation.py [--rounds 3] [--threads 2] [--only NAME ...]
 
@@ -43,6 +43,7 @@ def variants(size: str) -> dict[str, MultimodalLM]:
         "fp32 packed": build(size).pack(),
         "bf16": build(size, torch.bfloat16),
         "bf16 packed": build(size, torch.bfloat16).pack(),
+        "int8 packed": build(size).pack(int8=True),
     }
 
 
@@ -64,7 +65,7 @@ def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: in
         for name in models
     }
     for name, model in models.items():
-        limit, token = bytes_read_a_token(model) / speed, statistics.median(later[name])
+        limit, token = bytes_read_a_token(model, name.startswith("int8")) / speed, statistics.median(later[name])
         agree = (tokens[name] == tokens["fp32"]).float().mean()
         cells = (
             title,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mmlm.model import MultimodalLM
-from mmlm.packing import available, pack, unpack, use_packed
+from mmlm.packing import REDUCE_RANGE, available, pack, unpack, use_packed
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 
@@ -52,8 +52,9 @@ def test_every_linear_layer_is_packed():
 
 
 @FEW_FAMILIES
-def test_outside_of_requests_a_packed_model_is_what_it_was(family):
-    model = parts.build(family).pack()
+@pytest.mark.parametrize("int8", [False, True])
+def test_outside_of_requests_a_packed_model_is_what_it_was(family, int8):
+    model = parts.build(family).pack(int8)
     ids = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         plain = families.language_model(family)(input_ids=ids).logits
@@ -136,3 +137,42 @@ def test_a_layer_in_another_precision_than_its_input_computes_as_ever():
     pack(layer)
     with torch.no_grad(), use_packed(), pytest.raises(RuntimeError, match="dtype"):
         layer(torch.randn(2, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(48, 20), nn.Linear(48, 20, bias=False), Conv1D(20, 48)])
+def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer):
+    """|error| ≤ Σ|w|·a/2 + Σ|x|·b/2 + n·a·b/4 for steps a of the inputs and b of a row of weights."""
+    nn.init.normal_(layer.weight)
+    x = torch.randn(3, 7, 48)
+    rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
+    exact = x.double() @ rows.t() + (0 if layer.bias is None else layer.bias.detach().double())
+    a = (x.max() - x.min()).double() / (127 if REDUCE_RANGE else 255)
+    b = rows.abs().amax(1) / 127
+    bound = rows.abs().sum(1) * a / 2 + x.double().abs().sum(-1, keepdim=True) * b / 2 + 48 * a * b / 4
+    pack(layer, int8=True)
+    with torch.no_grad(), use_packed():
+        error = (layer(x).double() - exact).abs()
+    assert (error <= 1.5 * bound).all(), "a zero point that is rounded, too, shifts what is at the ends"
+    assert error.max() > 0, "something was rounded"
+
+
+def test_a_forward_that_somebody_else_has_set_stays():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[0].forward = torch.neg
+    pack(model)
+    x = torch.randn(2, 3)
+    with torch.no_grad(), use_packed():
+        torch.testing.assert_close(model(x), torch.nn.functional.linear(-x, model[1].weight, model[1].bias))
+    unpack(model)
+    assert model[0].forward is torch.neg
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mixtral"])
+def test_int8_logits_are_near(family):
+    model = parts.build(family)
+    plain = logits(model)
+    seen = plain.isfinite()
+    packed = logits(model.pack(int8=True))
+    off = (packed - plain)[seen].norm() / plain[seen].norm()
+    assert 0 < off < 0.15
+    assert torch.equal(logits(model.unpack()), plain)
