@@ -75,7 +75,9 @@ class Peer:
     """OpenFlamingo in a process of its own, which stays, since it needs another transformers."""
 
     def __init__(self, python: Path, threads: int):
-        self.log = open(setup.FOLDER / "worker.log", "w")
+        if not python.exists():
+            raise SystemExit(f"there is no {python}: run benchmarks/peers/setup.py first")
+        self.log = open(python.parents[1] / "worker.log", "w")
         worker = Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
             # -I: nothing of this project on its path, where this file would hide the package of its name.
