@@ -1,6 +1,6 @@
 """What the decode loop costs beside transformers' own, over the same model, media and cache of keys and values.
 
-    python benchmarks/decoding.py [--rounds 7] [--tokens 64] [--batch 1] [--pictures 1]
+    python benchmarks/decoding.py [--rounds 7] [--tokens 64] [--batch 1] [--pictures 1] [--sizes 256x4 768x12]
 
 Both loops run the same hooks, so the ratio shows the loop alone; "bare" is the limit, the same passes with the tokens
 known beforehand and nothing between them. Prints medians of paired ratios.
@@ -82,16 +82,18 @@ def bare(model: MultimodalLM, batch: Batch, media: list, tokens: int, known: tor
 
 
 @torch.no_grad()
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=1)
-    args = parser.parse_args()
+    parser.add_argument("--sizes", nargs="+", default=["256x4", "768x12"], help="width x blocks")
+    args = parser.parse_args(argv)
     torch.manual_seed(0)
     print("| language model | ms a token | transformers' loop | bare passes |\n| --- | --- | --- | --- |")
-    for hidden, layers in ((256, 4), (768, 12)):
+    for size in args.sizes:
+        hidden, layers = map(int, size.split("x"))
         model = build(hidden, layers)
         ids = torch.randint(0, 2048, (args.batch, 32))
         ids[:, : args.pictures] = model.language_model.vocabulary.image_id

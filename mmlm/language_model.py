@@ -22,6 +22,7 @@ from encoders.base import fingerprint
 from mmlm.codes import CodeLayout, CodePlaces
 from mmlm.config import LoraConfig
 from mmlm.lora import LoraAdapters
+from mmlm.packing import use_packed
 from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 
@@ -178,7 +179,8 @@ class LanguageModel(nn.Module):
         """
         token = _request.set(_Request(self, listener, codes))
         try:
-            yield
+            with use_packed():
+                yield
         finally:
             _request.reset(token)
 

@@ -1,0 +1,107 @@
+"""Decoding: plain and packed, in float32, bfloat16 and int8, beside the machine's limit.
+
+    python benchmarks/generation.py [--rounds 3] [--threads 2] [--only NAME ...]
+
+A token's time is that of a whole text less that of its first token, over the others; the first token's begins after the
+picture encoder, which benchmarks/encoders.py measures. The limit is the time to read once, at the bandwidth measured
+beside, all weights that a token needs; weights that fit the cache can pass it. Ratios are medians of paired ratios.
+"""
+
+import argparse
+import statistics
+from dataclasses import dataclass
+
+import torch
+from parts import SIZES, bandwidth, build, bytes_read_a_token, generate, paired_ratio, prompts, seconds_in_turn
+
+from mmlm.model import MultimodalLM
+
+
+@dataclass(frozen=True)
+class Workload:
+    size: str
+    batch: int = 1
+    pictures: int = 1
+    beams: int = 1
+
+
+WORKLOADS = {
+    "1 picture": Workload("small"),
+    "5 pictures": Workload("small", pictures=5),
+    "33 pictures": Workload("small", pictures=33),
+    "5 pictures, 3 beams": Workload("small", pictures=5, beams=3),
+    "batch 8, 1 picture": Workload("small", batch=8),
+    "tiny, batch 8, 5 pictures": Workload("tiny", batch=8, pictures=5),
+    "tiny, batch 8, 5 pictures, 3 beams": Workload("tiny", batch=8, pictures=5, beams=3),
+}
+
+
+def variants(size: str) -> dict[str, MultimodalLM]:
+    """The same weights in all ways of decoding."""
+    return {
+        "fp32": build(size),
+        "fp32 packed": build(size).pack(),
+        "bf16": build(size, torch.bfloat16),
+        "bf16 packed": build(size, torch.bfloat16).pack(),
+        "int8 packed": build(size).pack(int8=True),
+    }
+
+
+def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: int, rounds: int, speed: float) -> None:
+    """Prints a line for each model; AssertionError where packing changes the tokens of float32."""
+    tokens, runs = {}, {}
+    for name, model in models.items():
+        batch, media = prompts(model, work.batch, work.pictures)
+        features = iter(model.encode_media([item for row in media for item in row]))
+        encoded = [[next(features) for _ in row] for row in media]
+        tokens[name] = generate(model, batch, encoded, new, work.beams)
+        for count in (1, new):
+            runs[f"{name} {count}"] = lambda m=model, b=batch, e=encoded, n=count: generate(m, b, e, n, work.beams)
+    assert torch.equal(tokens["fp32"], tokens["fp32 packed"]), f"{title}: packing changes tokens"
+    took = seconds_in_turn(runs, rounds)
+    first = {name: took[f"{name} 1"] for name in models}
+    later = {
+        name: [(whole - one) / (new - 1) for whole, one in zip(took[f"{name} {new}"], first[name], strict=True)]
+        for name in models
+    }
+    for name, model in models.items():
+        limit, token = bytes_read_a_token(model, name.startswith("int8")) / speed, statistics.median(later[name])
+        agree = (tokens[name] == tokens["fp32"]).float().mean()
+        cells = (
+            title,
+            name,
+            f"{1000 * token:.1f}",
+            f"{paired_ratio(later['fp32'], later[name]):.2f}x",
+            f"{1000 * limit:.1f}",
+            f"{100 * limit / token:.0f}%",
+            f"{1000 * statistics.median(first[name]):.0f}",
+            f"{paired_ratio(first['fp32'], first[name]):.2f}x",
+            f"{100 * agree:.0f}%",
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--new", type=int, default=64, help="tokens of a text")
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--size", choices=SIZES, help="of all language models, in place of each workload's own")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    speed = bandwidth()
+    print(f"{args.threads} threads, {speed / 1e9:.1f} GB/s; times in ms, ratios to fp32\n")
+    print("| workload | weights | a token | ratio | limit | reached | first token | ratio | tokens as fp32 |")
+    print("| --- " * 9 + "|")
+    chosen = {name: WORKLOADS[name] for name in args.only}
+    sizes = [args.size] if args.size else list(dict.fromkeys(work.size for work in chosen.values()))
+    for size in sizes:
+        models = variants(size)
+        for title, work in chosen.items():
+            if size in (args.size, work.size):
+                measure(title, models, work, args.new, args.rounds, speed)
+
+
+if __name__ == "__main__":
+    main()

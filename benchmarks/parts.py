@@ -1,0 +1,128 @@
+"""What the benchmarks share: models of random weights, runs in turn, the machine's bandwidth."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+import transformers
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from tokenizers import Tokenizer, models
+from torch import Tensor, nn
+
+from encoders.clip import ClipImageEncoder
+from mmlm.assembly import assemble
+from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.language_model import LanguageModel
+from mmlm.model import MultimodalLM
+from mmlm.prompt import Batch, Image
+
+STREAMED = 512 * 2**20  # bytes; more than any cache holds
+
+
+@dataclass(frozen=True)
+class Size:
+    """A language model of OPT's make, and an open_clip vision transformer by name or by its config."""
+
+    width: int
+    layers: int
+    vocabulary: int
+    vision: str | dict[str, int] = "ViT-B-32"
+
+
+SIZES = {
+    "small": Size(768, 12, 50272),  # OPT-125m
+    "tiny": Size(256, 4, 8192),
+    "quick": Size(64, 2, 512, {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}),
+}
+
+
+@torch.no_grad()
+def build(size: str, dtype: torch.dtype = torch.float32, language_model: nn.Module | None = None) -> MultimodalLM:
+    """A gated block before every block, with open gates. The same size has the same weights each time."""
+    own = SIZES[size]
+    torch.manual_seed(0)
+    made = causal_lm(own) if language_model is None else language_model
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({f"t{i}": i for i in range(own.vocabulary)}, "t0"))
+    )
+    torch.manual_seed(1)
+    model = assemble(LanguageModel(made, tokenizer), _eyes(own.vision))
+    for layer in model.fusion.layers:
+        layer.attn_gate.uniform_(0.5, 1.0)
+        layer.ff_gate.uniform_(0.5, 1.0)
+    return model.to(dtype).eval()
+
+
+def causal_lm(size: Size) -> nn.Module:
+    """A random OPT in float32."""
+    config = transformers.OPTConfig(
+        vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, ffn_dim=4 * size.width,
+        num_attention_heads=max(1, size.width // 64), word_embed_proj_dim=size.width, max_position_embeddings=2048,
+    )  # fmt: skip
+    return transformers.OPTForCausalLM(config)
+
+
+def _eyes(vision: str | dict[str, int]) -> ClipImageEncoder:
+    if isinstance(vision, str):
+        clip = open_clip.create_model(vision)
+    else:
+        text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+        clip = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+    encoder = ClipImageEncoder(clip, image_transform_v2(PreprocessCfg(size=clip.visual.image_size), is_train=False))
+    encoder.preprocess = lambda pixels: pixels.to(next(clip.parameters()).dtype)  # the benchmarks begin at pixels
+    return encoder
+
+
+def prompts(model: MultimodalLM, batch: int, pictures: int, length: int = 32) -> tuple[Batch, list[list[Image]]]:
+    """Random rows in which text follows each picture, at least a token; and the pictures' pixels."""
+    draw = torch.Generator().manual_seed(10 * batch + pictures)
+    length = max(length, 2 * pictures)
+    ids = torch.randint(4, len(model.language_model.tokenizer), (batch, length), generator=draw)
+    if pictures:
+        ids[:, torch.arange(pictures) * (length // pictures)] = model.language_model.vocabulary.image_id
+    pixels = torch.randn(batch, pictures, 3, *model.encoders["image"].image_size, generator=draw)
+    return Batch(ids, torch.ones_like(ids)), [[Image(one) for one in row] for row in pixels]
+
+
+@torch.no_grad()
+def generate(model: MultimodalLM, batch: Batch, media: Sequence[Sequence[Any]], new: int, beams: int = 1) -> Tensor:
+    """New ids [B, new]; nothing ends a text."""
+    decoder = Decoder(model.language_model, model.media_context(batch, media), batch, new)
+    options = GenerationOptions(max_new_tokens=new, num_beams=beams)
+    if beams > 1:
+        return beam_search(decoder, options, [-1])[:, 0]
+    return torch.stack(list(stream_tokens(decoder, options, [-1], None)), dim=1)
+
+
+def seconds_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round; the runs take turns, after one round that warms them."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            found[name].append(time.perf_counter() - start)
+    return {name: own[1:] for name, own in found.items()}
+
+
+def paired_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    """Median over the rounds: absolute times drift from minute to minute, ratios within a round do not."""
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def bytes_read_a_token(model: MultimodalLM, int8: bool = False) -> int:
+    """Bytes of all weights that a step of decoding reads: blocks, head and gated blocks, but no media keys."""
+    host = model.language_model
+    parts = [*host.blocks.parameters(), *host.model.get_output_embeddings().parameters()]
+    parts += [tensor for name, tensor in model.fusion.named_parameters() if "to_kv" not in name]
+    return sum(tensor.numel() * (1 if int8 else tensor.element_size()) for tensor in parts)
+
+
+def bandwidth() -> float:
+    """Bytes a second at which all threads together read memory: the best of five sums over more than a cache holds."""
+    data = torch.ones(STREAMED // 4)
+    return STREAMED / min(seconds_in_turn({"read": data.sum}, 5)["read"])

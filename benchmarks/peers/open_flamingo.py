@@ -1,0 +1,264 @@
+"""mmlm beside OpenFlamingo's own package: the same checkpoint, the same tokens, and the time that each takes.
+
+    python benchmarks/peers/setup.py                # once: the peer's environment
+    python benchmarks/peers/open_flamingo.py [--rounds 3] [--threads 2] [--only NAME ...] [--plain]
+
+Weights are random: one checkpoint in upstream's layout, of an OPT with ViT-B-32 and a gated block before every block,
+is read by both. First come logits and tokens, greedy and 3 beams, which must agree in float32. Then both write the same
+texts in turn; a table shows medians of paired ratios. The time of a token is that of a whole text less that of its
+first token, over the others. `--plain` leaves mmlm's linear layers unpacked.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import setup
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from encoders.clip import ClipImageEncoder
+from mmlm.assembly import assemble
+from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
+from mmlm.interop import open_flamingo
+from mmlm.language_model import LanguageModel
+from mmlm.model import MultimodalLM
+from mmlm.prompt import Batch, Image
+
+PROMPT, NEW = 32, 64
+NEVER = [-1]  # no token ends a text
+
+
+@dataclass(frozen=True)
+class Size:
+    """A language model of OPT's make."""
+
+    width: int
+    layers: int
+    vocabulary: int
+
+
+SIZES = {"small": Size(768, 12, 50272), "tiny": Size(256, 4, 8192)}  # OPT-125m's; one whose weights fit the cache
+
+
+@dataclass(frozen=True)
+class Workload:
+    """So many rows of so many pictures, and the ratios that are asked of a token, and of the first, by dtype."""
+
+    size: str
+    batch: int
+    pictures: int
+    bars: dict[str, float] = field(default_factory=dict)
+    first_bars: dict[str, float] = field(default_factory=dict)
+
+
+WORKLOADS = {
+    "1 picture": Workload("small", 1, 1, {"fp32": 2.5, "bf16": 4.5}),
+    "5 pictures": Workload("small", 1, 5, {"fp32": 4.0, "bf16": 6.5}),
+    "batch 8, 1 picture": Workload("small", 8, 1, first_bars={"fp32": 2.0}),
+    "tiny, batch 8, 5 pictures": Workload("tiny", 8, 5, {"fp32": 10.0}, {"fp32": 2.0}),
+}
+
+
+class Peer:
+    """OpenFlamingo in a process of its own, which stays, since it needs another transformers."""
+
+    def __init__(self, python: Path, threads: int):
+        if not python.exists():
+            raise SystemExit(f"there is no {python}: run benchmarks/peers/setup.py first")
+        self.log = open(python.parents[1] / "worker.log", "w")
+        worker = Path(__file__).with_name("worker.py")
+        self.process = subprocess.Popen(
+            # -I: nothing of this project on its path, where this file would hide the package of its name.
+            [python, "-I", worker, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            text=True,
+        )  # fmt: skip
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """One request of `worker.py`."""
+        self.process.stdin.write(json.dumps(request, default=str) + "\n")
+        self.process.stdin.flush()
+        if not (line := self.process.stdout.readline()):
+            raise RuntimeError(f"the peer ended without an answer to {request}: what it said is in {self.log.name}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@torch.no_grad()
+def write_parts(folder: Path, size: Size) -> None:
+    """A random language model with its tokenizer, a random CLIP, and a checkpoint of what joins them, open gates."""
+    language_model = folder / "language_model"
+    config = transformers.OPTConfig(
+        vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, ffn_dim=4 * size.width,
+        num_attention_heads=size.width // 64, word_embed_proj_dim=size.width, max_position_embeddings=2048,
+    )  # fmt: skip
+    transformers.OPTForCausalLM(config).save_pretrained(language_model)
+    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(size.vocabulary)}, "t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(language_model / "tokenizer.json"))  # and a config that transformers of 2023 reads, too
+    (language_model / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    torch.save(open_clip.create_model("ViT-B-32").state_dict(), folder / "clip.pt")
+
+    host = LanguageModel(
+        transformers.AutoModelForCausalLM.from_pretrained(language_model),
+        transformers.AutoTokenizer.from_pretrained(language_model),
+    )
+    model = assemble(host, eyes(folder))
+    for layer in model.fusion.layers:
+        layer.attn_gate.uniform_(0.5, 1.0)
+        layer.ff_gate.uniform_(0.5, 1.0)
+    host.added.head.copy_(host.added.embedding)  # OPT's head is its embedding
+    open_flamingo.save(model, folder / "checkpoint.pt")
+
+
+def eyes(folder: Path, dtype: torch.dtype = torch.float32) -> ClipImageEncoder:
+    return ClipImageEncoder.load(f"ViT-B-32/{folder / 'clip.pt'}", final_norm=False, dtype=dtype)
+
+
+def read(folder: Path, dtype: torch.dtype) -> MultimodalLM:
+    """mmlm's model of the same files."""
+    model = open_flamingo.load(
+        folder / "checkpoint.pt", folder / "language_model", eyes(folder, dtype), dtype=dtype
+    ).eval()
+    model.encoders["image"].preprocess = lambda pixels: pixels.to(dtype)  # both sides start from the same pixels
+    return model
+
+
+def write_inputs(path: Path, model: MultimodalLM, work: Workload) -> dict[str, Tensor]:
+    """Pictures [B, N, 3, H, W], and prompts [B, PROMPT] in which each picture is followed by some text."""
+    draw = torch.Generator().manual_seed(work.batch * 10 + work.pictures)
+    ids = torch.randint(4, len(model.language_model.tokenizer), (work.batch, PROMPT), generator=draw)
+    ids[:, torch.arange(work.pictures) * (PROMPT // work.pictures)] = model.language_model.vocabulary.image_id
+    inputs = {"ids": ids, "pixels": torch.randn(work.batch, work.pictures, 3, 224, 224, generator=draw)}
+    torch.save(inputs, path)
+    return inputs
+
+
+def prompt(inputs: dict[str, Tensor]) -> tuple[Batch, list[list[Image]]]:
+    """Batch and pictures."""
+    ids = inputs["ids"]
+    return Batch(ids, torch.ones_like(ids)), [[Image(pixels) for pixels in row] for row in inputs["pixels"]]
+
+
+@torch.no_grad()
+def generate(model: MultimodalLM, inputs: dict[str, Tensor], new: int, beams: int = 1) -> Tensor:
+    """New ids [B, new], from pixels on."""
+    batch, media = prompt(inputs)
+    decoder = Decoder(model.language_model, model.media_context(batch, media), batch, new)
+    options = GenerationOptions(max_new_tokens=new, num_beams=beams)
+    if beams > 1:
+        return beam_search(decoder, options, NEVER)[:, 0]
+    return torch.stack(list(stream_tokens(decoder, options, NEVER, None)), dim=1)
+
+
+def timed(model: MultimodalLM, inputs: dict[str, Tensor], new: int) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    ids = generate(model, inputs, new)
+    return time.perf_counter() - start, ids
+
+
+@torch.no_grad()
+def compare(peer: Peer, folder: Path, model: MultimodalLM, name: str, work: Workload) -> None:
+    """Prints the largest difference of logits; AssertionError where tokens differ."""
+    inputs = write_inputs(folder / "inputs.pt", model, work)
+    peer.ask(logits=folder / "inputs.pt", to=folder / "logits.pt")
+    theirs = torch.load(folder / "logits.pt")
+    ours = model(*prompt(inputs)).logits
+    apart = (ours - theirs).abs().max() / theirs.abs().max()
+    for beams, new in ((1, NEW), (3, 20)):
+        reply = peer.ask(generate=folder / "inputs.pt", options={"max_new_tokens": new, "num_beams": beams})
+        same = generate(model, inputs, new, beams).tolist() == reply["tokens"]
+        assert same, f"{name}: {beams} beams write other tokens than the peer's"
+    print(f"| {name} | {apart:.1e} of the largest | equal | equal |", flush=True)
+
+
+def measure(
+    peer: Peer, folder: Path, mine: dict[str, MultimodalLM], work: Workload, rounds: int
+) -> tuple[list[dict[str, tuple[float, float]]], dict[str, Tensor]]:
+    """Seconds of the first token and of a whole text, of "peer" and of each of `mine`, by round; tokens of each."""
+    path = folder / "inputs.pt"
+    inputs = write_inputs(path, next(iter(mine.values())), work)
+    found, tokens = [], {}
+    for _ in range(rounds + 1):
+        theirs = [peer.ask(generate=path, options={"max_new_tokens": new})["seconds"] for new in (1, NEW)]
+        seconds = {"peer": (theirs[0], theirs[1])}
+        for name, model in mine.items():
+            first, _ = timed(model, inputs, 1)
+            whole, tokens[name] = timed(model, inputs, NEW)
+            seconds[name] = first, whole
+        found.append(seconds)
+    return found[1:], tokens  # the first round warms everything
+
+
+def row(title: str, name: str, seconds: list[dict[str, tuple[float, float]]], work: Workload, agree: float) -> str:
+    """One line of the table: the peer and one of ours."""
+    pairs = [(took["peer"], took[name]) for took in seconds]
+    tokens = [tuple((whole - first) / (NEW - 1) for first, whole in pair) for pair in pairs]
+    firsts = [tuple(first for first, _ in pair) for pair in pairs]
+
+    def cells(times: list[tuple[float, ...]], bar: float | None) -> str:
+        theirs, ours = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(a / b for a, b in times)
+        return f"{theirs:.1f} | {ours:.1f} | {ratio:.2f}x" + ("" if bar is None else f" (bar {bar:g}x)")
+
+    bar, first_bar = work.bars.get(name), work.first_bars.get(name)
+    return f"| {title} | {name} | {cells(tokens, bar)} | {cells(firsts, first_bar)} | {100 * agree:.0f}% |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--python", type=Path, default=setup.python_of(setup.FOLDER))
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    chosen = {name: WORKLOADS[name] for name in args.only}
+    peer = Peer(args.python, args.threads)
+    lines = []
+    with tempfile.TemporaryDirectory() as temporary:
+        print("| workload | logits differ by | greedy tokens | 3 beams |\n| --- | --- | --- | --- |")
+        for size in dict.fromkeys(work.size for work in chosen.values()):
+            folder = Path(temporary, size)
+            write_parts(folder, SIZES[size])
+            peer.ask(load=folder)
+            mine = {"fp32": read(folder, torch.float32), "bf16": read(folder, torch.bfloat16)}
+            if not args.plain:
+                for model in mine.values():
+                    model.pack()
+            for name, work in chosen.items():
+                if work.size != size:
+                    continue
+                compare(peer, folder, mine["fp32"], name, work)
+                seconds, tokens = measure(peer, folder, mine, work, args.rounds)
+                for dtype, ids in tokens.items():
+                    agree = (ids == tokens["fp32"]).float().mean().item()
+                    lines.append(row(name, dtype, seconds, work, agree))
+    peer.close()
+    print(f"\n{args.threads} threads; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
+    print("| workload | dtype | peer, a token | mmlm | ratio | peer, first token | mmlm | ratio | tokens as fp32 |")
+    print("| --- " * 9 + "|\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

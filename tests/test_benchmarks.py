@@ -1,0 +1,64 @@
+"""A quick form of each benchmark, for what they assert: that all ways to compute give the same. Never for time."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A benchmark's module by its name, run as a script is: its own folder first on the path."""
+    threads = torch.get_num_threads()
+    monkeypatch.setitem(sys.modules, "parts", load("parts"))  # the tests have parts of their own
+
+    yield load
+    torch.set_num_threads(threads)
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+QUICK = ["--rounds", "1", "--threads", "1", "--size", "quick"]
+
+
+def test_generation(benchmark, capsys, monkeypatch):
+    module = benchmark("generation")
+    monkeypatch.setattr(module, "bandwidth", lambda: 1e9)
+    module.main([*QUICK, "--new", "6"])
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line.split(" | ")[0].removeprefix("| ") for line in lines if "| fp32 packed |" in line]
+    assert titles == list(module.WORKLOADS)
+
+
+def test_encoders(benchmark, capsys):
+    benchmark("encoders").main([*QUICK, "--pictures", "1", "3"])
+    assert capsys.readouterr().out.count("fp32 packed") == 2
+
+
+def test_training(benchmark, capsys):
+    benchmark("training").main([*QUICK, "--batch", "2", "--tokens", "8"])
+    assert "| bf16, cached features |" in capsys.readouterr().out
+
+
+def test_decoding(benchmark, capsys):
+    benchmark("decoding").main(["--rounds", "1", "--tokens", "4", "--sizes", "64x2"])
+    assert "| 2 x 64 |" in capsys.readouterr().out
+
+
+def test_the_bytes_of_a_token(benchmark):
+    """OPT of width 64, 2 blocks, 512 words; gated blocks of 8 heads of 64: counted by hand."""
+    module = benchmark("parts")
+    attention, norms, hidden = 4 * (64 * 64 + 64), 2 * 2 * 64, 2 * 64 * 256 + 256 + 64
+    gated = 2 * 64 + 2 * 64 * 512 + 1 + 2 * 64 + 2 * 64 * 256 + 1
+    assert module.bytes_read_a_token(module.build("quick")) == 4 * (2 * (attention + norms + hidden + gated) + 512 * 64)

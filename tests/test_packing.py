@@ -1,0 +1,178 @@
+"""Packed linear layers: the same numbers within rounding, the same texts, and all else as it was, bit for bit."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import families
+import parts
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mmlm.model import MultimodalLM
+from mmlm.packing import REDUCE_RANGE, available, pack, unpack, use_packed
+
+pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
+
+FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "gemma2"])
+
+
+def logits(model: MultimodalLM, steps: int = 4) -> Tensor:
+    """Of a padded prompt and some cached steps."""
+    run = parts.decoder(model, parts.prompts(), steps)
+    with torch.no_grad():
+        found = [run.prefill()]
+        for step in range(steps):
+            found.append(run.step(torch.tensor([65 + step, 70, 75])))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("family", list(families.FAMILIES))
+def test_packed_logits_and_texts_are_the_plain_ones(family):
+    model = parts.build(family)
+    plain = logits(model)
+    texts = [parts.token_ids(model, parts.prompts(), max_new_tokens=8, num_beams=beams) for beams in (1, 3)]
+    packed = logits(model.pack())
+    seen = plain.isfinite()
+    torch.testing.assert_close(packed[seen], plain[seen], rtol=1e-4, atol=1e-4)
+    assert texts == [parts.token_ids(model, parts.prompts(), max_new_tokens=8, num_beams=beams) for beams in (1, 3)]
+    assert torch.equal(logits(model.unpack()), plain), "off again, bit for bit"
+
+
+def test_every_linear_layer_is_packed():
+    """Whatever else a family computes, its linear layers and those of the gated blocks go to oneDNN."""
+    model = parts.build("llama").pack()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        logits(model, steps=1)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    layers = [layer for layer in model.language_model.model.modules() if isinstance(layer, nn.Linear)]
+    gated = 4 * len(model.fusion.layers)  # to_kv runs once, before
+    assert counts["mkldnn::_linear_pointwise"] >= 2 * (len(layers) + gated)
+
+
+@FEW_FAMILIES
+@pytest.mark.parametrize("int8", [False, True])
+def test_outside_of_requests_a_packed_model_is_what_it_was(family, int8):
+    model = parts.build(family).pack(int8)
+    ids = torch.arange(20).unsqueeze(0)
+    with torch.no_grad():
+        plain = families.language_model(family)(input_ids=ids).logits
+        assert torch.equal(model.language_model.model(input_ids=ids).logits, plain)
+        logits(model)
+        assert torch.equal(model.language_model.model(input_ids=ids).logits, plain)
+
+
+def loss_and_gradients(model: MultimodalLM) -> list[Tensor]:
+    examples = [model.processor.encode([parts.picture(seed), "Output:"], target=f" {seed}") for seed in (1, 2)]
+    loss = model(model.processor.collate(examples), [example.media for example in examples]).loss
+    loss.backward()
+    return [loss, *(tensor.grad for _, tensor in model.added_parameters())]
+
+
+def test_training_does_not_notice():
+    plain, packed = parts.build("gpt2"), parts.build("gpt2").pack()
+    logits(packed)
+    for one, other in zip(loss_and_gradients(plain), loss_and_gradients(packed), strict=True):
+        assert torch.equal(one, other)
+    assert list(plain.state_dict()) == list(packed.state_dict())
+
+
+def test_weights_that_change_are_packed_anew():
+    model = parts.build("gpt2").pack()
+    before = logits(model)
+    with torch.no_grad():
+        model.fusion.layers[0].attn.to_out.weight.mul_(-1)
+    after = logits(model)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, logits(model.unpack()), rtol=1e-4, atol=1e-4)
+
+
+def test_in_bfloat16():
+    model = parts.build("llama").to(torch.bfloat16)
+    plain = logits(model)
+    packed = logits(model.pack())
+    seen = plain.isfinite()
+    torch.testing.assert_close(packed[seen], plain[seen], rtol=0.05, atol=0.1)
+    model.float().bfloat16().float()  # not the weights that were packed, wherever they lie now
+    torch.testing.assert_close(logits(model)[seen], logits(model.unpack())[seen], rtol=1e-4, atol=1e-4)
+
+
+def test_threads_that_pack_at_once_give_the_same():
+    rows = [[parts.picture(seed), f"{seed} Output:"] for seed in range(4)]
+    alone = [parts.shared("llama").generate(row, max_new_tokens=12) for row in rows]
+    for _ in range(3):
+        model = parts.build("llama").pack()
+        with ThreadPoolExecutor(len(rows)) as pool:
+            assert list(pool.map(lambda row: model.generate(row, max_new_tokens=12), rows)) == alone
+
+
+def test_a_copy_is_packed_on_its_own():
+    model = parts.build("gpt2").pack()
+    before = logits(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in twin.fusion.layers:
+            layer.attn.to_out.weight.zero_()
+    assert not torch.allclose(logits(twin), before)
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(5, 3), nn.Linear(5, 3, bias=False), Conv1D(3, 5)])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (2, 3, 5), (0, 5), (2, 0, 5)])
+def test_a_layer_alone_by_float64(layer, shape):
+    x = torch.randn(shape)
+    weight = layer.weight.double().t() if isinstance(layer, nn.Linear) else layer.weight.double()
+    expected = x.double() @ weight + (0 if layer.bias is None else layer.bias.double())
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
+    assert layer(x).requires_grad, "with gradients the layer's own forward runs"
+    unpack(layer)
+    assert "forward" not in vars(layer)
+
+
+def test_a_layer_in_another_precision_than_its_input_computes_as_ever():
+    layer = nn.Linear(4, 4)
+    pack(layer)
+    with torch.no_grad(), use_packed(), pytest.raises(RuntimeError, match="dtype"):
+        layer(torch.randn(2, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(48, 20), nn.Linear(48, 20, bias=False), Conv1D(20, 48)])
+def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer):
+    """|error| ≤ Σ|w|·a/2 + Σ|x|·b/2 + n·a·b/4 for steps a of the inputs and b of a row of weights."""
+    nn.init.normal_(layer.weight)
+    x = torch.randn(3, 7, 48)
+    rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
+    exact = x.double() @ rows.t() + (0 if layer.bias is None else layer.bias.detach().double())
+    a = (x.max() - x.min()).double() / (127 if REDUCE_RANGE else 255)
+    b = rows.abs().amax(1) / 127
+    bound = rows.abs().sum(1) * a / 2 + x.double().abs().sum(-1, keepdim=True) * b / 2 + 48 * a * b / 4
+    pack(layer, int8=True)
+    with torch.no_grad(), use_packed():
+        error = (layer(x).double() - exact).abs()
+    assert (error <= 1.5 * bound).all(), "a zero point that is rounded, too, shifts what is at the ends"
+    assert error.max() > 0, "something was rounded"
+
+
+def test_a_forward_that_somebody_else_has_set_stays():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[0].forward = torch.neg
+    pack(model)
+    x = torch.randn(2, 3)
+    with torch.no_grad(), use_packed():
+        torch.testing.assert_close(model(x), torch.nn.functional.linear(-x, model[1].weight, model[1].bias))
+    unpack(model)
+    assert model[0].forward is torch.neg
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mixtral"])
+def test_int8_logits_are_near(family):
+    model = parts.build(family)
+    plain = logits(model)
+    seen = plain.isfinite()
+    packed = logits(model.pack(int8=True))
+    off = (packed - plain)[seen].norm() / plain[seen].norm()
+    assert 0 < off < 0.15
+    assert torch.equal(logits(model.unpack()), plain)
