@@ -30,13 +30,13 @@ def main(texts: list[str]) -> None:
     drawn, sounds, told = [], [], []
     for index, text in enumerate(texts):
         # Four drafts, of which CLIP chooses; guidance leads away from what would be drawn without the text.
-        picture = model.draw(text, 4, rerank=True, seed=index, temperature=0.7, guidance_scale=2.0)
+        picture = model.draw(text, 4, rerank=True, seed=index, temperature=0.3, guidance_scale=2.0)
         picture.save(OUTPUT / f"drawn-{index}.png")
         lines, sound = [text], None
         print(f"  {text}: {OUTPUT / f'drawn-{index}.png'}")
         if index < SPOKEN:
             answer = model.answer(picture, questions[index])
-            sound = model.speak(answer, seed=index, temperature=0.7)
+            sound = model.speak(answer, seed=index, temperature=0.5)
             soundfile.write(OUTPUT / f"said-{index}.wav", sound.waveform, sound.sample_rate)
             lines.append(f"{questions[index]} {answer}")
             print(f"      {lines[-1]}: {OUTPUT / f'said-{index}.wav'}, {sound.seconds:.1f} s")

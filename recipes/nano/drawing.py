@@ -35,7 +35,7 @@ from recipes.nano.sight import read_scene
 from recipes.nano.wording import NUMBERS, listed
 
 BEST_OF = 4
-TEMPERATURE, GUIDANCE = 0.7, 2.0
+TEMPERATURE, GUIDANCE = 0.3, 2.0
 
 
 def evaluate(model, sets: Path | None, scenes: dict[str, int], seed: int = 0) -> None:
