@@ -30,6 +30,7 @@ from recipes.nano.voice import (
     train_audio_codec_more,
     train_audio_decoder,
     train_voice,
+    train_voice_more,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -454,7 +455,7 @@ def unpack(output: Path, package: Path) -> None:
     for name in ("audio_encoder", "audio_encoder_more"):
         (output / name).mkdir(parents=True)
         shutil.copy(package / "audio_encoder.pt", output / name / "whisper.pt")
-    for name in ("ears", "ears_more", "pencil", "voice"):
+    for name in ("ears", "ears_more", "pencil", "voice", "voice_more"):
         (output / name / "model").mkdir(parents=True)
         for file in ("config.json", "model.safetensors"):
             shutil.copy(package / file, output / name / "model")
@@ -479,7 +480,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
     compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
-    stages = ("voice", "pencil", "ears_more")
+    stages = ("voice_more", "voice", "pencil", "ears_more")
     trained = next(path for stage in stages if (path := output / stage / "model").exists())
     model = mmlm.load(trained)
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
@@ -537,6 +538,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "audio_codec_more": (train_audio_codec_more, "audio_codec_more/codec/config.json"),
     "audio_decoder": (train_audio_decoder, "audio_decoder/decoder/config.json"),
     "voice": (train_voice, "voice/model/config.json"),
+    "voice_more": (train_voice_more, "voice_more/model/config.json"),
 }
 
 

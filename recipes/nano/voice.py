@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from recipes.nano import data
 
 if TYPE_CHECKING:
+    from mmlm.model import MultimodalLM
     from recipes.nano.run import Recipe
 
 
@@ -32,6 +33,8 @@ class Voice:
     writing_steps: int = 2000
     writing_batch_size: int = 16
     writing_learning_rate: float = 3e-3
+    more_writing_steps: int = 1500
+    more_writing_learning_rate: float = 2e-3
 
 
 def make_words(recipe: Recipe, output: Path) -> None:
@@ -98,21 +101,42 @@ def train_voice(recipe: Recipe, output: Path) -> None:
     """
     import mmlm
     from mmlm.assembly import extended
-    from mmlm.training.writing import WritingTrainConfig, train_writing
 
     part = recipe.voice
     earlier = mmlm.load(output / "pencil/model", device=recipe.device)
     model = extended(earlier, audio_codec=output / "audio_codec_more/codec", seed=recipe.seed)
+    write_on(model, recipe, output, "voice", part.writing_steps, part.writing_learning_rate, recordings=4, seed=1)
+
+
+def train_voice_more(recipe: Recipe, output: Path) -> None:
+    """The same model from there on, with more words among the pictures: they are what it lacks most."""
+    import mmlm
+
+    part = recipe.voice
+    model = mmlm.load(output / "voice/model", device=recipe.device)
+    rate = part.more_writing_learning_rate
+    write_on(model, recipe, output, "voice_more", part.more_writing_steps, rate, recordings=8, seed=2)
+
+
+def write_on(
+    model: MultimodalLM,
+    recipe: Recipe,
+    output: Path,
+    folder: str,
+    steps: int,
+    learning_rate: float,
+    recordings: int,
+    seed: int,
+) -> None:
+    """Train into `output/folder`; each recording is seen `recordings` times a pass, `seed` is added to the recipe's."""
+    from mmlm.training.writing import WritingTrainConfig, train_writing
+
     config = WritingTrainConfig(
-        part.writing_steps,
-        part.writing_batch_size,
-        part.writing_learning_rate,
-        optimizer="muon",
-        seed=recipe.seed + 1,
+        steps, recipe.voice.writing_batch_size, learning_rate, optimizer="muon", seed=recipe.seed + seed
     )
     pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
-    recordings, held_out_recordings = spoken_sources(output)
-    train_writing(model, [*pictures, *recordings * 4], output / "voice", [held_out, *held_out_recordings], config)
+    words, held_out_words = spoken_sources(output)
+    train_writing(model, [*pictures, *words * recordings], output / folder, [held_out, *held_out_words], config)
 
 
 def spoken_sources(output: Path) -> tuple[list[str], list[str]]:
