@@ -27,7 +27,8 @@ from recipes.nano.recogniser import BANDS, RATE, WINDOW, Recogniser, trained
 from recipes.nano.scenes import COLOURS
 from recipes.nano.speech import NUMBERS, WORDS, write_words
 
-TEMPERATURE, GUIDANCE = 0.5, 1.0
+TEMPERATURE, GUIDANCE = 0.3, 3.0
+LONGEST = 1.2  # seconds: no word of the sets is longer
 GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS if word not in COLOURS)}
 
 
@@ -56,7 +57,8 @@ def evaluate_words(
             report(recogniser, told, heard, expected)
         wanted = [word for word in words for _ in range(times)]
         for told, options in renderers(model).items():
-            audio = model.speak(wanted, seed=0, temperature=TEMPERATURE, guidance_scale=GUIDANCE, **options)
+            audio = model.speak(wanted, seed=0, temperature=TEMPERATURE, guidance_scale=GUIDANCE,
+                                max_seconds=LONGEST, **options)  # fmt: skip
             report(recogniser, f"said by nano, {told}", [torch.from_numpy(one.waveform) for one in audio], wanted)
 
 
