@@ -27,7 +27,7 @@ from recipes.nano.recogniser import BANDS, RATE, WINDOW, Recogniser, trained
 from recipes.nano.scenes import COLOURS
 from recipes.nano.speech import NUMBERS, WORDS, write_words
 
-TEMPERATURE, GUIDANCE = 0.3, 3.0
+TEMPERATURE, GUIDANCE = 0.3, 2.0
 LONGEST = 1.2  # seconds: no word of the sets is longer
 GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS if word not in COLOURS)}
 
@@ -120,7 +120,7 @@ def recordings(records: RecordSet) -> tuple[list[Tensor], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--times", type=int, default=20, help="how often each word is said")
+    parser.add_argument("--times", type=int, default=10, help="how often each word is said")
     parser.add_argument("--output", type=Path, help="a folder for what is made on the way; else a temporary one")
     arguments = parser.parse_args()
     sets = Path(os.environ.get("MMLM_DATA", "../shared/data"))
