@@ -127,7 +127,7 @@ class DiffusionDecoder(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, media: Tensor, codes: Tensor) -> None:
-        """Set `scale`, before training, to what these media have beside the reconstruction from their codes."""
+        """Set `scale`, before training, by media [B, C, *size] and their codes [B, K, *grid]: their detail's size."""
         detail = self.detail(media, codes)[0] * self.scale
         among = (0, 1, 3) if self.codec.modality == "audio" else (0, 1, 2, 3)
         self.scale.copy_(detail.square().mean(among, keepdim=True).sqrt().clamp(min=1e-3))
@@ -143,7 +143,7 @@ class DiffusionDecoder(nn.Module):
         add to what the codes say, and is not to change it. Of codecs that do not `project` there is no such error.
         """
         with torch.no_grad():
-            target, condition, plain, level = self._target(media, codes)
+            target, condition, canvas, plain, level = self._target(media, codes)
             rows = len(media)
             uniform, kept = torch.rand(2, rows, generator=draw)
             t = torch.where(
@@ -153,7 +153,6 @@ class DiffusionDecoder(nn.Module):
             at = t.view(-1, 1, 1, 1)
             noisy = (1 - at) * target + at * noise
             seeing = (kept >= dropped).to(target).view(-1, 1, 1, 1)
-            canvas = self.canvas(plain, level)
         detail = self.predict(noisy, t, condition * seeing).float()
         error = F.mse_loss(detail, target)
         seen = self.codec.project(self.media(canvas + self.scale * detail, plain, level)) if consistency else None
@@ -167,10 +166,11 @@ class DiffusionDecoder(nn.Module):
         """What is to be predicted of media [B, C, *size] with these codes, [B, C', H, W], and its condition."""
         return self._target(media, codes)[:2]
 
-    def _target(self, media: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _target(self, media: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The detail, its condition, and what it is beside: the plain canvas, the plain media and their level."""
         plain = self.codec.decode(codes, None if self.codec.modality == "image" else media.shape[-1])
         condition, canvas, level = self.condition(self.codec.codes_to_latents(codes), plain)
-        return (self.canvas(media, level) - canvas) / self.scale, condition, plain, level
+        return (self.canvas(media, level) - canvas) / self.scale, condition, canvas, plain, level
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """The detail [B, C, H, W] that noisy ones at levels t [B] in 0..1 seem to come from."""

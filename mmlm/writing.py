@@ -267,7 +267,12 @@ def as_media(model: MultimodalLM, modality: str, media: Tensor) -> list[Image.Im
     """Tensors of a codec [B, C, *size] as pictures or recordings."""
     if modality == "audio":
         return [Audio(row[0].float().cpu().numpy(), model.codecs["audio"].sample_rate) for row in media]
+    return as_pictures(media)
+
+
+def as_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Pixels [B, 3, H, W] in 0..1 as pictures."""
     from PIL import Image
 
-    pixels = (media.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(row) for row in pixels]
+    rows = (pixels.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(row) for row in rows]

@@ -16,8 +16,9 @@ from decoders.checkpoint import load_codec
 from decoders.raw import PaletteCodec
 from mmlm.data import read_records
 from mmlm.evaluation import word_error_rate
+from mmlm.writing import as_pictures
 from recipes.nano.data import scene_example
-from recipes.nano.drawing import as_pictures, draw, read_right, stacked
+from recipes.nano.drawing import draw, read_right, stacked
 from recipes.nano.evaluate import word_f1
 from recipes.nano.hearing import digit
 from recipes.nano.judge import judge_caption

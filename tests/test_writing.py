@@ -22,7 +22,7 @@ from mmlm.drawing import picture_tensor
 from mmlm.generation import GenerationOptions
 from mmlm.prompt import Codes
 from mmlm.training.fit import Schedule, make_optimizers
-from mmlm.training.writing import WritingTrainConfig, train_writing
+from mmlm.training.writing import WritingTrainConfig, read_pairs, train_writing
 from mmlm.writing import RowWriter, generate_parts, render
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
@@ -418,3 +418,20 @@ def test_muon_is_for_lora_and_never_for_the_codes_rows():
     by_muon = {names[p] for group in muon.param_groups for p in group["params"]}
     assert by_muon == {name for name in names.values() if name.startswith("lora.")} != set()
     assert {names[p] for group in adamw.param_groups for p in group["params"]} == set(names.values()) - by_muon
+
+
+def test_a_medium_that_comes_several_times_is_encoded_once(tmp_path, monkeypatch):
+    model = writing()
+    record = {"image": "a.png", "caption": "a ring"}
+    for index, name in enumerate(("a.png", "b.png")):
+        Image.fromarray(np.full((16, 16, 3), 90 * index, dtype=np.uint8)).save(tmp_path / name)
+    lines = [record, {**record, "image": "b.png"}, {**record, "caption": "again"}, record]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    codec, seen = model.codecs["image"], []
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda media: (seen.append(len(media)), encode(media))[1])
+    found = read_pairs(model, pairs, tmp_path / "codes", WritingTrainConfig(), progress=False)
+    assert sum(seen) == 2 and [pair.texts for pair in found] == [("a ring",), ("a ring",), ("again",), ("a ring",)]
+    for pair, name in zip(found, ("a.png", "b.png", "a.png", "a.png"), strict=True):
+        assert torch.equal(pair.codes, encode(picture_tensor(tmp_path / name, codec.size)).codes[0])

@@ -176,12 +176,18 @@ def _texts(record: Any, modality: str) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _encode(records: Sequence, codec: MediaCodec, path: Path, max_seconds: float, progress: bool) -> None:
-    """Codes of all records, side by side, [K, n] int32, and how many each has; 0 for a recording that is too long."""
+    """Codes of all records, side by side, [K, n] int32, and how many each has; 0 for a recording that is too long.
+
+    A medium that comes several times, to be seen as often in each pass, is encoded once.
+    """
+    places = [record.source if codec.modality == "image" else record.sound for record in records]
+    first = {place: record for place, record in zip(reversed(places), reversed(records), strict=True)}
     device = next((tensor.device for tensor in codec.state_dict().values()), torch.device("cpu"))
     rows: list[Tensor] = []
-    bar = tqdm(total=len(records), desc=f"codes of {codec.modality}s", disable=not progress, mininterval=2)
-    for start in range(0, len(records), ENCODED_AT_ONCE):
-        chunk = records[start : start + ENCODED_AT_ONCE]
+    once = list(first.values())
+    bar = tqdm(total=len(once), desc=f"codes of {codec.modality}s", disable=not progress, mininterval=2)
+    for start in range(0, len(once), ENCODED_AT_ONCE):
+        chunk = once[start : start + ENCODED_AT_ONCE]
         if codec.modality == "image":
             batch = torch.cat([picture_tensor(record.image, codec.size) for record in chunk])
             rows += codec.encode(batch.to(device)).codes.flatten(2).cpu().unbind()
@@ -194,6 +200,8 @@ def _encode(records: Sequence, codec: MediaCodec, path: Path, max_seconds: float
                     rows.append(codec.encode(sound.clamp(-1, 1)[None, None].to(device)).codes[0].cpu())
         bar.update(len(chunk))
     bar.close()
+    encoded = dict(zip(first, rows, strict=True))
+    rows = [encoded[place] for place in places]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     lengths = json.dumps([row.shape[1] for row in rows])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +9,6 @@ from torch import Tensor
 from decoders.base import MediaCodec
 
 PATCH = 5  # pixels a side
-
-
-def psnr(made: Tensor, real: Tensor) -> float:
-    """Peak signal to noise of pictures in 0..1, in dB."""
-    return 10 * math.log10(1 / max(1e-10, float(F.mse_loss(made, real))))
 
 
 def patch_distance(made: Tensor, real: Tensor) -> float:

@@ -27,8 +27,8 @@ from torch import Tensor
 from decoders.base import MediaCodec
 from decoders.checkpoint import load_codec, load_decoder
 from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
-from mmlm.training.codec import CodecTrainConfig, train_codec, train_decoder
-from recipes.diffusion_decoder.measures import agreement, fine_power, patch_distance, psnr
+from mmlm.training.codec import CodecTrainConfig, quality, train_codec, train_decoder
+from recipes.diffusion_decoder.measures import agreement, fine_power, patch_distance
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = (1, 2, 4, 8, 16)
@@ -79,9 +79,8 @@ def main() -> None:
     print(f"\nReal against real: the patches of one half of the pictures are {floor:.3f} from those of the other.")
     if arguments.set == "nano":
         drawn = sampled_codes(min(200, len(real)))
-        if drawn is not None:
-            print(f"\n### nano: {len(drawn)} pictures drawn by the language model for captions of held-out scenes\n")
-            compare(codec, drawn, real, ways, paired=False)
+        print(f"\n### nano: {len(drawn)} pictures drawn by the language model for captions of held-out scenes\n")
+        compare(codec, drawn, real, ways, paired=False)
 
 
 def nano(output: Path, arguments: argparse.Namespace) -> tuple[MediaCodec, list[str], Tensor]:
@@ -152,7 +151,7 @@ def compare(codec: MediaCodec, codes: Tensor, real: Tensor, ways: dict[str, list
             began = time.perf_counter()
             made = torch.cat([decode(batch) for batch in codes.split(AT_ONCE)])
             spent = 1000 * (time.perf_counter() - began) / len(codes)
-            own = [psnr(made, real)] if paired else []
+            own = [quality(codec, made, real)["psnr"]] if paired else []
             crowd = [patch_distance(made, real), fine_power(made) / fine, agreement(codec, made, codes)]
             figures.append([*own, *crowd, spent])
         columns = [list(column) for column in zip(*figures, strict=True)]
@@ -172,8 +171,8 @@ def _interval(values: list[float], digits: int) -> str:
     return f"{mean} ± {half:.{digits}f}"
 
 
-def sampled_codes(count: int) -> Tensor | None:
-    """Codes [N, K, h, w] that nano writes for captions of unseen layouts; None where it draws nothing."""
+def sampled_codes(count: int) -> Tensor:
+    """Codes [N, K, h, w] that nano writes for captions of unseen layouts."""
     import mmlm
     from mmlm.drawing import sampled
     from mmlm.writing import generate_parts
@@ -183,8 +182,6 @@ def sampled_codes(count: int) -> Tensor | None:
     from recipes.nano.wording import listed
 
     model = mmlm.load("nano")
-    if "image" not in model.codecs:
-        return None
     found = []
     for index in range(count):
         text = listed(Scene.from_dict(data.scene_example("dev", index, 0)[1]["scene"]))

@@ -27,6 +27,7 @@ from decoders.raw import PaletteCodec
 from mmlm.data import read_records
 from mmlm.drawing import picture_tensor
 from mmlm.training.codec import quality
+from mmlm.writing import as_pictures
 from recipes.nano import data
 from recipes.nano.evaluate import TITLES, rolled, row, share, title
 from recipes.nano.judge import judge_caption
@@ -122,11 +123,8 @@ def evaluate_codec(codec: MediaCodec, sets: Path | None, seed: int, count: int =
 
 
 def stacked(pictures: Iterable[Image.Image]) -> Tensor:
+    """Pictures as a codec takes them, [N, 3, SIDE, SIDE] in 0..1."""
     return torch.cat([picture_tensor(picture, SIDE) for picture in pictures])
-
-
-def as_pictures(pixels: Tensor) -> list[Image.Image]:
-    return [Image.fromarray(row) for row in (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()]
 
 
 def sheet(model, sets: Path | None, path: Path, seed: int = 0) -> None:
