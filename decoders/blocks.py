@@ -8,40 +8,34 @@ CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of three, each after a norm and SiLU, added to what came in: [B, C, *grid] → the same."""
+    """Two convolutions, each after a norm and SiLU, added to what came in: [B, C, *grid] → the same."""
 
-    def __init__(self, dimensions: int, channels: int) -> None:
+    def __init__(self, dimensions: int, channels: int, kernel: int = 3) -> None:
         super().__init__()
         convolution = CONVOLUTION[dimensions]
         self.layers = nn.Sequential(
-            norm(dimensions, channels), nn.SiLU(), convolution(channels, channels, 3, padding=1),
-            norm(dimensions, channels), nn.SiLU(), convolution(channels, channels, 3, padding=1),
+            ChannelNorm(channels), nn.SiLU(), convolution(channels, channels, kernel, padding=kernel // 2),
+            ChannelNorm(channels), nn.SiLU(), convolution(channels, channels, kernel, padding=kernel // 2),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
-class StepNorm(nn.LayerNorm):
-    """Layer norm of the channels of each step of sound [B, C, T], whatever comes before and after.
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm of the channels at each place of [B, C, *grid], whatever lies around it.
 
-    Group norm takes in all of a recording: what follows a word would change how loud the word is.
+    Group norm takes in all of a medium: what follows a word would change how loud the word is, and what stands in one
+    corner of a picture which code its empty ground has in another.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def norm(dimensions: int, channels: int) -> nn.Module:
-    """For sound StepNorm, for pictures group norm over groups of about sixteen channels."""
-    if dimensions == 1:
-        return StepNorm(channels)
-    return nn.GroupNorm(next(n for n in range(max(1, channels // 16), 0, -1) if channels % n == 0), channels)
-
-
-def body(dimensions: int, channels: int, blocks: int) -> nn.Sequential:
+def body(dimensions: int, channels: int, blocks: int, kernel: int = 3) -> nn.Sequential:
     """So many residual blocks in a row."""
-    return nn.Sequential(*(ResidualBlock(dimensions, channels) for _ in range(blocks)))
+    return nn.Sequential(*(ResidualBlock(dimensions, channels, kernel) for _ in range(blocks)))
 
 
 def down(dimensions: int, channels: int, out: int) -> nn.Module:
@@ -57,4 +51,4 @@ def up(dimensions: int, channels: int, out: int) -> nn.Sequential:
 
 def head(dimensions: int, channels: int, out: int) -> nn.Sequential:
     """From hidden channels to what is put out."""
-    return nn.Sequential(norm(dimensions, channels), nn.SiLU(), CONVOLUTION[dimensions](channels, out, 1))
+    return nn.Sequential(ChannelNorm(channels), nn.SiLU(), CONVOLUTION[dimensions](channels, out, 1))

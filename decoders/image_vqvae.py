@@ -52,8 +52,10 @@ class ImageVQVAE(MediaCodec):
         widths = [width] + [deep] * config.levels
         patches = nn.Conv2d(3, width, config.patch, stride=config.patch)
         self.encoder = nn.Sequential(patches, body(2, width, config.blocks))
-        for before, after in zip(widths, widths[1:]):
-            self.encoder += nn.Sequential(down(2, before, after), body(2, after, config.blocks))
+        for level, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
+            # A code tells of its own place and what borders on it: at the codes' resolution places are no longer mixed.
+            kernel = 1 if level == config.levels else 3
+            self.encoder += nn.Sequential(down(2, before, after), body(2, after, config.blocks, kernel))
         self.encoder += nn.Sequential(head(2, widths[-1], self.latent_dim))
         self.quantizer = Quantizer(config.quantizer)
         stem = nn.Conv2d(self.latent_dim, widths[-1], 3, padding=1)

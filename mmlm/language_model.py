@@ -41,6 +41,7 @@ class _Request:
     host: "LanguageModel"
     listener: Listener | None
     codes: CodePlaces | None = None
+    wanted: Tensor | None = None
     ids: Tensor | None = None
 
 
@@ -117,6 +118,7 @@ class LanguageModel(nn.Module):
 
         embedding.register_forward_pre_hook(self._hide_added_ids)
         embedding.register_forward_hook(self._embed_added_ids)
+        head.register_forward_pre_hook(self._leave_out_unwanted)
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
             block.register_forward_pre_hook(_BlockHook(self, index), with_kwargs=True)
@@ -172,12 +174,16 @@ class LanguageModel(nn.Module):
         return self
 
     @contextmanager
-    def request(self, listener: Listener | None = None, codes: CodePlaces | None = None) -> Iterator[None]:
+    def request(
+        self, listener: Listener | None = None, codes: CodePlaces | None = None, wanted: Tensor | None = None
+    ) -> Iterator[None]:
         """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass.
 
         codes: what `code_places` gave, for the codes' ids and logits as well, after all others, and LoRA.
+        wanted: bool `[B, T]`, the positions that reach the head, for logits `[N, V + added]` of them alone. In training
+            few do, and the logits of all the others would be most of the memory.
         """
-        token = _request.set(_Request(self, listener, codes))
+        token = _request.set(_Request(self, listener, codes, wanted))
         try:
             with use_packed():
                 yield
@@ -244,6 +250,10 @@ class LanguageModel(nn.Module):
                 rows = rows + moved * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
         return output
+
+    def _leave_out_unwanted(self, module: nn.Module, args: tuple) -> tuple | None:
+        request = self._active()
+        return None if request is None or request.wanted is None else (args[0][request.wanted], *args[1:])
 
     def _append_added_logits(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         request = self._active()

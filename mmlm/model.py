@@ -40,7 +40,8 @@ REPLACED = "language_model.replaced."  # before the names of saved rows that sta
 
 @dataclass
 class Output:
-    """`logits [B, T, V + added]`; with labels, `loss` is the mean in nats over the `num_tokens` labelled ones."""
+    """`logits [B, T, V + added]`; with labels, `[num_tokens, V + added]` of what foretells the labelled ones, row by
+    row, and `loss` their mean in nats."""
 
     logits: Tensor
     loss: Tensor | None = None
@@ -232,21 +233,22 @@ class MultimodalLM(nn.Module):
         padded = not bool(batch.attention_mask.all())
         self.language_model.check_codes(batch.input_ids, codes)
         places = self.language_model.code_places() if codes else None
-        with self.language_model.request(self.media_context(batch, media), places):
+        wanted = None
+        if batch.labels is not None:
+            wanted = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
+            if not bool(wanted.any()):
+                raise ValueError("no token of the batch carries a label: encode its rows with a target")
+        with self.language_model.request(self.media_context(batch, media), places, wanted):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,
                 position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
                 use_cache=False,
             ).logits
-        if batch.labels is None:
+        if wanted is None:
             return Output(logits)
-        labels = batch.labels[:, 1:]
-        answer = labels != IGNORE_INDEX  # only these positions reach the softmax
-        num_tokens = int(answer.sum())
-        if num_tokens == 0:
-            raise ValueError("no token of the batch carries a label: encode its rows with a target")
-        return Output(logits, F.cross_entropy(logits[:, :-1][answer].float(), labels[answer]), num_tokens)
+        labels = batch.labels[:, 1:][wanted[:, :-1]]
+        return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
 
     # Tasks: thin verbs, in tasks.py
 

@@ -1,6 +1,7 @@
 """The laws, over every family: shut gates change nothing, caches and batches change nothing, requests never meet."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import families
@@ -170,10 +171,20 @@ def test_right_padded_training_rows_are_each_row_alone(family):
     model = parts.shared(family)
     examples = [model.processor.encode(row, target="ok") for row in parts.prompts()]
     batch = model.processor.collate(examples, padding_side="right")
-    together = model(batch, [example.media for example in examples]).logits
+    media = [example.media for example in examples]
+    together = model(replace(batch, labels=None), media).logits
     for index, example in enumerate(examples):
-        alone = model(model.processor.collate([example]), [example.media]).logits[0]
+        alone = model(replace(model.processor.collate([example]), labels=None), [example.media]).logits[0]
         torch.testing.assert_close(together[index, : len(alone)], alone, rtol=1e-3, atol=2e-4)
+    labelled = model(batch, media)
+    foretold = [logits[:-1][labels[1:] >= 0] for logits, labels in zip(together, batch.labels, strict=True)]
+    torch.testing.assert_close(labelled.logits, torch.cat(foretold), rtol=1e-3, atol=2e-4)
+    by_hand = -sum(
+        logits.double().log_softmax(-1)[range(len(logits)), labels[labels >= 0]].sum()
+        for logits, labels in zip(foretold, batch.labels, strict=True)
+    )
+    assert labelled.num_tokens == sum(map(len, foretold))
+    assert float(labelled.loss) == pytest.approx(float(by_hand) / labelled.num_tokens, rel=1e-4)
 
 
 @EVERY_FAMILY

@@ -170,7 +170,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path):
     for pair in chosen:
         batch, media = examples.collate([pair])
         prompt = int((batch.labels == -100).sum())
-        log_probabilities = model(batch, media).logits.double().log_softmax(-1)
+        log_probabilities = model(replace(batch, labels=None), media).logits.double().log_softmax(-1)
         for position in range(prompt, batch.input_ids.shape[1]):
             total = total - log_probabilities[0, position - 1, batch.input_ids[0, position]]
             count += 1

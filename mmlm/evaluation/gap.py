@@ -107,9 +107,9 @@ def answer_losses(model: MultimodalLM, examples: Sequence, media: Sequence[list]
     batch = model.processor.collate(examples, padding_side="right")
     logits: Tensor = model(batch, media).logits
     labels = batch.labels[:, 1:].to(logits.device)
-    answer = labels != IGNORE_INDEX  # only these positions reach the softmax
+    answer = labels != IGNORE_INDEX
     loss = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
-    loss[answer] = cross_entropy(logits[:, :-1][answer].float(), labels[answer], reduction="none").double()
+    loss[answer] = cross_entropy(logits.float(), labels[answer], reduction="none").double()
     return loss.sum(dim=1).cpu().numpy(), answer.sum(dim=1).cpu().numpy()
 
 

@@ -212,22 +212,30 @@ def _encode(records: Sequence, codec: MediaCodec, path: Path, max_seconds: float
 def _loss(
     model: MultimodalLM, pairs: Sequence[Pair], config: WritingTrainConfig, draw: torch.Generator, training: bool = True
 ) -> Tensor:
-    """Mean loss in nats of what the pairs are to be written as; the texts before them are given."""
+    """Mean loss in nats of what the pairs are to be written as; the texts before them are given.
+
+    Rows with pictures, which are long, and those without go through the model apart: padding costs as much as codes.
+    """
     per_row = config.pairs_per_row if training else 1
-    examples = []
+    examples: dict[bool, list] = {True: [], False: []}
     for start in range(0, len(pairs), per_row):
+        row = pairs[start : start + per_row]
         parts: list[Any] = []
-        for number, pair in enumerate(pairs[start : start + per_row], start=1):
+        for number, pair in enumerate(row, start=1):
             text = pair.texts[int(torch.randint(len(pair.texts), (1,), generator=draw))]
             dropped = training and float(torch.rand(1, generator=draw)) < config.text_dropped
             parts += model.template.writing_prompt(pair.modality, "" if dropped else text)
-            if number == len(pairs[start : start + per_row]):
-                examples.append(model.processor.encode(parts, Codes(pair.modality, pair.codes)))
+            if number == len(row):
+                drawn = any(pair.modality == "image" for pair in row)
+                examples[drawn].append(model.processor.encode(parts, Codes(pair.modality, pair.codes)))
             parts += [Codes(pair.modality, pair.codes), END_OF_CHUNK]
-    batch = model.processor.collate(examples)
-    if per_row > 1:
-        _label_codes(model, batch)
-    return model(batch, [[] for _ in examples], codes=True).loss
+    outputs = []
+    for group in filter(None, examples.values()):
+        batch = model.processor.collate(group)
+        if per_row > 1:
+            _label_codes(model, batch)
+        outputs.append(model(batch, [[] for _ in group], codes=True))
+    return sum(output.loss * output.num_tokens for output in outputs) / sum(output.num_tokens for output in outputs)
 
 
 def _label_codes(model: MultimodalLM, batch: Any) -> None:

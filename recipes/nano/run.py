@@ -25,12 +25,12 @@ from pathlib import Path
 from recipes.nano import data
 from recipes.nano.voice import (
     Voice,
+    Writing,
     make_words,
     train_audio_codec,
     train_audio_codec_more,
     train_audio_decoder,
-    train_voice,
-    train_voice_more,
+    train_writing,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ class Scenes:
     unseen: int = 500
     contrastive: int = 60_000  # for the image encoder; half of them hold nine things
     text: int = 80_000  # scenes that are only written about
-    neat: int = 40_000  # with each thing in the middle of its cell, in its own colour, to learn drawing from
+    neat: int = 40_000  # with each thing in the middle of its cell, in exactly its colour, to learn drawing from
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Ears:
 
 @dataclass
 class Pencil:
-    """What draws: a codec of 8 × 8 places, its diffusion decoder, and the language model's rows and LoRA."""
+    """What draws: a codec of 8 × 8 places, and its diffusion decoder."""
 
     codec_steps: int = 3000
     codec_more_steps: int = 4000
@@ -124,10 +124,6 @@ class Pencil:
     decoder_steps: int = 3000
     decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
-    writing_steps: int = 4000
-    writing_batch_size: int = 16
-    writing_learning_rate: float = 3e-3  # Muon's, for LoRA
-    lora_rank: int = 32
 
 
 @dataclass
@@ -143,6 +139,7 @@ class Recipe:
     ears: Ears = field(default_factory=Ears)
     pencil: Pencil = field(default_factory=Pencil)
     voice: Voice = field(default_factory=Voice)
+    writing: Writing = field(default_factory=Writing)
 
 
 def draw_scenes(recipe: Recipe, output: Path) -> None:
@@ -155,7 +152,7 @@ def draw_scenes(recipe: Recipe, output: Path) -> None:
 
 def draw_neatly(recipe: Recipe, output: Path) -> None:
     counts = {"train": recipe.scenes.neat, "dev": recipe.scenes.dev}
-    data.write_scenes(output / "neat", counts, recipe.seed, settled=True, loose=0.1)
+    data.write_scenes(output / "neat", counts, recipe.seed, settled=True, loose=0)
     (output / "neat/done").touch()
 
 
@@ -389,8 +386,14 @@ def train_image_codec(recipe: Recipe, output: Path) -> None:
     quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks)
     codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, quantizer=quantizer))
     config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
-    sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    sources, held_out = coded_pictures(output)
     train_codec(codec, sources, output / "image_codec", held_out, config)
+
+
+def coded_pictures(output: Path) -> tuple[list[str], str]:
+    """What the codec learns from: scenes as they come, and neat ones, which are what is drawn later."""
+    sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    return [f"{output}/neat/train-*.tar", *sources], held_out
 
 
 def train_image_codec_more(recipe: Recipe, output: Path) -> None:
@@ -401,7 +404,7 @@ def train_image_codec_more(recipe: Recipe, output: Path) -> None:
 
     part = recipe.pencil
     config = CodecTrainConfig(part.codec_more_steps, learning_rate=1.5e-3, seed=recipe.seed + 1, device=recipe.device)
-    sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
+    sources, held_out = coded_pictures(output)
     judge = clip_judge(str(output / "frozen/image_encoder"), recipe.device)
     codec = load_codec(output / "image_codec/codec")
     train_codec(codec, sources, output / "image_codec_more", held_out, config, judge)
@@ -423,31 +426,6 @@ def train_image_decoder(recipe: Recipe, output: Path) -> None:
     train_decoder(decoder, sources, output / "image_decoder", held_out, config)
 
 
-def train_pencil(recipe: Recipe, output: Path) -> None:
-    """Rows and LoRA beside all that the model has: texts to the codes of pictures."""
-    import mmlm
-    from mmlm.assembly import extended
-    from mmlm.config import LoraConfig
-    from mmlm.training.writing import WritingTrainConfig, train_writing
-
-    part = recipe.pencil
-    model = extended(
-        mmlm.load(output / "ears_more/model", device=recipe.device),
-        image_codec=output / "image_codec_more/codec",
-        lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
-        seed=recipe.seed,
-    )
-    config = WritingTrainConfig(
-        part.writing_steps,
-        part.writing_batch_size,
-        part.writing_learning_rate,
-        optimizer="muon",
-        seed=recipe.seed,
-    )
-    pictures, held_out = data.drawing_sources(output / "settled", data.sets_folder())
-    train_writing(model, pictures, output / "pencil", held_out, config)
-
-
 def unpack(output: Path, package: Path) -> None:
     """The packaged weights, laid where stages look for what came before, to be trained on."""
     shutil.copytree(package / "language_model", output / "frozen/language_model")
@@ -455,7 +433,7 @@ def unpack(output: Path, package: Path) -> None:
     for name in ("audio_encoder", "audio_encoder_more"):
         (output / name).mkdir(parents=True)
         shutil.copy(package / "audio_encoder.pt", output / name / "whisper.pt")
-    for name in ("ears", "ears_more", "pencil", "voice", "voice_more"):
+    for name in ("ears", "ears_more", "writing"):
         (output / name / "model").mkdir(parents=True)
         for file in ("config.json", "model.safetensors"):
             shutil.copy(package / file, output / name / "model")
@@ -466,7 +444,7 @@ def unpack(output: Path, package: Path) -> None:
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
 
-    What was not trained yet is left out: a voice, a pencil. The diffusion decoders always are: of flat drawn scenes,
+    What was not trained yet is left out. The diffusion decoders always are: of flat drawn scenes,
     and of single words, the codecs' own decoding is judged right more often (docs/nano.md).
     """
     import torch
@@ -480,7 +458,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
     compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
-    stages = ("voice_more", "voice", "pencil", "ears_more")
+    stages = ("writing", "ears_more")
     trained = next(path for stage in stages if (path := output / stage / "model").exists())
     model = mmlm.load(trained)
     name = "preset:nano" if package == ROOT / "mmlm/nano" else str(package.resolve())
@@ -528,17 +506,15 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "ears": (train_ears, "ears/model/config.json"),
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
+    "neat": (draw_neatly, "neat/done"),
     "image_codec": (train_image_codec, "image_codec/codec/config.json"),
     "image_codec_more": (train_image_codec_more, "image_codec_more/codec/config.json"),
-    "pencil": (train_pencil, "pencil/model/config.json"),
     "image_decoder": (train_image_decoder, "image_decoder/decoder/config.json"),
-    "neat": (draw_neatly, "neat/done"),
-    "words": (make_words, "words/done"),
+    "words": (make_words, "own_words/done"),
     "audio_codec": (train_audio_codec, "audio_codec/codec/config.json"),
     "audio_codec_more": (train_audio_codec_more, "audio_codec_more/codec/config.json"),
     "audio_decoder": (train_audio_decoder, "audio_decoder/decoder/config.json"),
-    "voice": (train_voice, "voice/model/config.json"),
-    "voice_more": (train_voice_more, "voice_more/model/config.json"),
+    "writing": (train_writing, "writing/model/config.json"),
 }
 
 

@@ -10,7 +10,7 @@ import random
 import tarfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from recipes.nano.scenes import COLOURS, SHAPES, sample_scene
 from recipes.nano.scenes import draw as draw_scene
 from recipes.nano.wording import caption, questions
 from recipes.pretrain.whisper import Utterance
-from recipes.speech.espeak import SPEAKERS, UNHEARD_SPEAKERS, random_voice, speak
+from recipes.speech.espeak import SPEAKERS, UNHEARD_SPEAKERS, Voice, random_voice, speak
 from recipes.speech.room import Room, coloured_noise, recorded
 
 SHARD = 1000  # utterances a tar
@@ -35,8 +35,8 @@ ORDERS_SHARE = 0.2  # of spoken questions
 UNSAID = 10  # one sentence in so many, by its checksum, is never said in training
 CLEAN = Room(echoes_share=0.0, noise_share=0.0)
 SPLITS = {"train": (SPEAKERS, Room()), "dev": (UNHEARD_SPEAKERS, CLEAN)}
-# What nano learns to say beside digits, of which there are real recordings; in few voices, each often, and the same
-# words in other voices for the judge of what it says.
+# What nano learns to say beside digits, of which there are real recordings: its codec in few voices, each often, and
+# the same words in other voices for the judge of what it says.
 WORDS = (*COLOURS, *SHAPES, "yes", "no")
 WORD_SPLITS = {
     "train": ("m1", "m3", "f2", "f5", "Andy", "Annie", "linda", "max"),
@@ -44,6 +44,12 @@ WORD_SPLITS = {
     "judge": ("m2", "m4", "f1", "f3", "Alex", "Denis", "Gene", "Hugo", "Lee", "Michael", "anika", "belinda", "david"),
     "unheard": UNHEARD_SPEAKERS,
 }
+# Whom nano speaks like: espeak-ng's words in one voice, at nearly one speed, and the digits of one person of fsdd.
+OWN_VOICE = Voice("en-us", "max")
+OWN_RATES = (160, 180)  # words a minute
+OWN_PERSON = "george"
+OWN_ROOM = Room(peak=(0.6, 0.6), echoes_share=0.0, noise_share=0.0)
+OWN_SPLITS = ("train", "dev")
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,23 @@ def write_words(folder: Path, counts: dict[str, int], seed: int) -> None:
     _write(folder, counts, _word_files, seed, Phrases())
 
 
+def write_own_words(folder: Path, counts: dict[str, int], sets: Path | None, seed: int) -> None:
+    """Words and digits as nano is to say them, equally loud; `counts` of the words for each of `OWN_SPLITS`."""
+    _write(folder, counts, _own_word_files, seed, Phrases())
+    if sets is None:
+        return
+    for split in counts:
+        partial = folder / f"digits-{split}.partial"
+        with tarfile.open(partial, "w") as tar:
+            for index, (sound, record) in enumerate(read_tars(sets / "fsdd", split)):
+                if record["speaker"] == OWN_PERSON:
+                    samples = _int16(sound) / 2.0**15
+                    loud = recorded(samples, SAMPLE_RATE, OWN_ROOM, np.random.default_rng(seed))
+                    files = [("flac", _flac(loud)), ("json", json.dumps(record).encode())]
+                    _add(tar, f"digit{index:06d}", files)
+        os.replace(partial, folder / f"{split}-digits.tar")
+
+
 def _write(folder: Path, counts: dict[str, int], files: Callable[..., Files], seed: int, phrases: Phrases) -> None:
     """Each tar is spoken in a process of its own, from its first utterance on: the same whenever it is made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +135,15 @@ def _write_shard(
     partial = path.with_suffix(".partial")
     with tarfile.open(partial, "w") as tar:
         for index in range(start, end):
-            for suffix, content in files(split, index, seed, phrases):
-                member = tarfile.TarInfo(f"{split}{index:06d}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+            _add(tar, f"{split}{index:06d}", files(split, index, seed, phrases))
     os.replace(partial, path)
+
+
+def _add(tar: tarfile.TarFile, name: str, files: Files) -> None:
+    for suffix, content in files:
+        member = tarfile.TarInfo(f"{name}.{suffix}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
 
 
 def _utterance_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
@@ -175,6 +202,15 @@ def _flac(samples: np.ndarray) -> bytes:
     sound = io.BytesIO()
     soundfile.write(sound, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return sound.getvalue()
+
+def _own_word_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
+    rng = random.Random(f"{seed} own word {split} {index}")
+    text, voice = WORDS[index % len(WORDS)], replace(OWN_VOICE, rate=rng.randint(*OWN_RATES))
+    samples, rate = speak(text, voice, index)
+    samples = soxr.resample(samples, rate, SAMPLE_RATE)
+    samples = recorded(samples, SAMPLE_RATE, OWN_ROOM, np.random.default_rng(seed))
+    record = {"task": "transcribe", "text": text, "speaker": f"{voice.accent}+{voice.speaker}"}
+    return [("flac", _flac(samples)), ("json", json.dumps(record).encode())]
 
 
 def utterance(split: str, index: int, seed: int, phrases: Phrases = Phrases()) -> tuple[np.ndarray, dict]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from recipes.nano import data
 
 if TYPE_CHECKING:
-    from mmlm.model import MultimodalLM
     from recipes.nano.run import Recipe
 
 
@@ -30,18 +29,28 @@ class Voice:
     decoder_steps: int = 1500
     decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
-    writing_steps: int = 2000
-    writing_batch_size: int = 16
-    writing_learning_rate: float = 3e-3
-    more_writing_steps: int = 1500
-    more_writing_learning_rate: float = 2e-3
+
+
+@dataclass
+class Writing:
+    """What the language model gets to write codes with: their rows, and LoRA."""
+
+    words: int = 440  # in the voice that it is to have
+    dev_words: int = 88
+    word_passes: int = 20  # how often it sees each of them, and each digit, while it sees a scene once
+    steps: int = 5000
+    batch_size: int = 16
+    learning_rate: float = 3e-3  # Muon's, for LoRA
+    lora_rank: int = 32
 
 
 def make_words(recipe: Recipe, output: Path) -> None:
-    from recipes.nano.speech import WORD_SPLITS, write_words
+    from recipes.nano.speech import WORD_SPLITS, write_own_words, write_words
 
     write_words(output / "words", {split: getattr(recipe.voice, split) for split in WORD_SPLITS}, recipe.seed)
-    (output / "words/done").touch()
+    counts = {"train": recipe.writing.words, "dev": recipe.writing.dev_words}
+    write_own_words(output / "own_words", counts, data.sets_folder(), recipe.seed)
+    (output / "own_words/done").touch()
 
 
 def train_audio_codec(recipe: Recipe, output: Path) -> None:
@@ -93,50 +102,31 @@ def train_audio_decoder(recipe: Recipe, output: Path) -> None:
     train_decoder(decoder, sources, output / "audio_decoder", held_out, config)
 
 
-def train_voice(recipe: Recipe, output: Path) -> None:
-    """The model that draws, with rows for sound beside: words to their recordings, and neat pictures.
+def train_writing(recipe: Recipe, output: Path) -> None:
+    """Rows and LoRA beside all that the model has, for what follows from the text alone: neat pictures, one voice.
 
-    In those, what is drawn follows from the text alone. In all others most of what the codes hold is chance: where in
-    its cell a thing stands, and which shade it has; each patch has to agree with the last in all of that.
+    In any others most of what the codes hold is chance: where in its cell a thing stands and which shade it has, who
+    speaks and how fast; each code has to agree with the last in all of that.
     """
     import mmlm
     from mmlm.assembly import extended
-
-    part = recipe.voice
-    earlier = mmlm.load(output / "pencil/model", device=recipe.device)
-    model = extended(earlier, audio_codec=output / "audio_codec_more/codec", seed=recipe.seed)
-    write_on(model, recipe, output, "voice", part.writing_steps, part.writing_learning_rate, recordings=4, seed=1)
-
-
-def train_voice_more(recipe: Recipe, output: Path) -> None:
-    """The same model from there on, with more words among the pictures: they are what it lacks most."""
-    import mmlm
-
-    part = recipe.voice
-    model = mmlm.load(output / "voice/model", device=recipe.device)
-    rate = part.more_writing_learning_rate
-    write_on(model, recipe, output, "voice_more", part.more_writing_steps, rate, recordings=8, seed=2)
-
-
-def write_on(
-    model: MultimodalLM,
-    recipe: Recipe,
-    output: Path,
-    folder: str,
-    steps: int,
-    learning_rate: float,
-    recordings: int,
-    seed: int,
-) -> None:
-    """Train into `output/folder`; each recording is seen `recordings` times a pass, `seed` is added to the recipe's."""
+    from mmlm.config import LoraConfig
     from mmlm.training.writing import WritingTrainConfig, train_writing
 
-    config = WritingTrainConfig(
-        steps, recipe.voice.writing_batch_size, learning_rate, optimizer="muon", seed=recipe.seed + seed
-    )
+    part = recipe.writing
+    model = mmlm.load(output / "ears_more/model", device=recipe.device)
+    if not model.codecs:  # the packaged model has them, when it is trained on
+        model = extended(
+            model,
+            image_codec=output / "image_codec_more/codec",
+            audio_codec=output / "audio_codec_more/codec",
+            lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
+            seed=recipe.seed,
+        )
+    config = WritingTrainConfig(part.steps, part.batch_size, part.learning_rate, optimizer="muon", seed=recipe.seed)
     pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
-    words, held_out_words = spoken_sources(output)
-    train_writing(model, [*pictures, *words * recordings], output / folder, [held_out, *held_out_words], config)
+    words = [f"{output}/own_words/train-*.tar"] * part.word_passes
+    train_writing(model, [*pictures, *words], output / "writing", [held_out, f"{output}/own_words/dev-*.tar"], config)
 
 
 def spoken_sources(output: Path) -> tuple[list[str], list[str]]:
