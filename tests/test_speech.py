@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from encoders.sound import load_audio
-from recipes.nano.speech import write_speech
+from recipes.nano.speech import WORDS, write_own_words, write_speech
 from recipes.speech import room
 from recipes.speech.espeak import ACCENTS, SPEAKERS, UNHEARD_SPEAKERS, Voice, random_voice, speak
 
@@ -135,6 +135,16 @@ def test_tars_of_speech_are_the_same_whenever_made_and_their_voices_kept_apart(e
         assert len(said[split]) == len(sounds) == count and all(0.3 < sound.seconds < 15 for sound in sounds)
     train, dev = ({one.get("speaker", "+").split("+")[1] for one in said[split]} for split in ("train", "dev"))
     assert dev <= set(UNHEARD_SPEAKERS) and train <= {"", *SPEAKERS}
+
+
+def test_nano_learns_to_say_words_in_one_voice_and_equally_loud(espeak, tmp_path):
+    write_own_words(tmp_path, {"train": 5}, None, seed=0)
+    with tarfile.open(tmp_path / "train-000000.tar") as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}
+    said = [json.loads(data) for name, data in files.items() if name.endswith("json")]
+    sounds = [load_audio(data).waveform for name, data in files.items() if name.endswith("flac")]
+    assert [one["text"] for one in said] == list(WORDS[:5]) and len({one["speaker"] for one in said}) == 1
+    assert all(np.abs(sound).max() == pytest.approx(0.4, abs=1e-3) for sound in sounds)
 
 
 def test_voices_are_drawn_from_those_given(espeak):

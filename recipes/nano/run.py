@@ -393,7 +393,7 @@ def train_image_codec(recipe: Recipe, output: Path) -> None:
 def coded_pictures(output: Path) -> tuple[list[str], str]:
     """What the codec learns from: scenes as they come, and neat ones, which are what is drawn later."""
     sources, held_out = data.drawing_sources(output / "settled", data.sets_folder())
-    return [f"{output}/neat/train-*.tar", *sources], held_out
+    return [*[f"{output}/neat/train-*.tar"] * 3, *sources], held_out
 
 
 def train_image_codec_more(recipe: Recipe, output: Path) -> None:

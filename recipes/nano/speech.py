@@ -47,8 +47,8 @@ WORD_SPLITS = {
 # Whom nano speaks like: espeak-ng's words in one voice, at nearly one speed, and the digits of one person of fsdd.
 OWN_VOICE = Voice("en-us", "max")
 OWN_RATES = (160, 180)  # words a minute
-OWN_PERSON = "george"
-OWN_ROOM = Room(peak=(0.6, 0.6), echoes_share=0.0, noise_share=0.0)
+OWN_PERSON = "jackson"
+OWN_ROOM = Room(peak=(0.4, 0.4), echoes_share=0.0, noise_share=0.0)
 OWN_SPLITS = ("train", "dev")
 
 
