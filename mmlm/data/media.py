@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -64,28 +64,24 @@ def _suffix(path: Path) -> str:
 
 
 class Pictures:
-    """Pictures in memory at one size, [N, 3, size, size] uint8: the middle square of each."""
+    """Pictures in memory at one size, [3, size, size] uint8: the middle square of each.
+
+    One that is named several times, to be seen as often in each pass, is kept once; so are recordings.
+    """
 
     def __init__(self, places: Sequence[FileSlice | bytes], size: int, bad_limit: float = 0.01) -> None:
-        self.pixels = torch.empty(len(places), 3, size, size, dtype=torch.uint8)
-        kept, bad = 0, []
-        for index, place in enumerate(_bar(places, "pictures")):
-            try:
-                picture = ImageOps.fit(load_image(_bytes(place)), (size, size))
-            except (MediaError, OSError) as error:
-                bad.append(BadRecord(_name(place, index), str(error)))
-                continue
-            self.pixels[kept] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-            kept += 1
-        self.pixels = self.pixels[:kept]
-        _account(bad, len(places), bad_limit)
+        def read(place: FileSlice | bytes) -> Tensor:
+            picture = ImageOps.fit(load_image(_bytes(place)), (size, size))
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+        self.pixels = _read_all(places, read, "pictures", bad_limit)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def batch(self, indices: Sequence[int], draw: torch.Generator) -> Tensor:
         """Pictures [B, 3, size, size] in 0..1."""
-        return self.pixels[torch.as_tensor(indices)].float() / 255
+        return torch.stack([self.pixels[index] for index in torch.as_tensor(indices).tolist()]).float() / 255
 
 
 class Recordings:
@@ -94,17 +90,12 @@ class Recordings:
     def __init__(
         self, places: Sequence[FileSlice | bytes], sample_rate: int, samples: int, bad_limit: float = 0.01
     ) -> None:
+        def read(place: FileSlice | bytes) -> np.ndarray:
+            waveform = load_audio(_bytes(place), sample_rate=sample_rate).waveform
+            return (waveform.clip(-1, 1) * 32767).round().astype(np.int16)
+
         self.samples = samples
-        self.sounds: list[np.ndarray] = []
-        bad = []
-        for index, place in enumerate(_bar(places, "recordings")):
-            try:
-                waveform = load_audio(_bytes(place), sample_rate=sample_rate).waveform
-            except (MediaError, OSError) as error:
-                bad.append(BadRecord(_name(place, index), str(error)))
-                continue
-            self.sounds.append((waveform.clip(-1, 1) * 32767).round().astype(np.int16))
-        _account(bad, len(places), bad_limit)
+        self.sounds = _read_all(places, read, "recordings", bad_limit)
 
     def __len__(self) -> int:
         return len(self.sounds)
@@ -120,22 +111,34 @@ class Recordings:
         return torch.stack(rows).unsqueeze(1)
 
 
+Place = TypeVar("Place", FileSlice, bytes)
+Medium = TypeVar("Medium")
+
+
+def _read_all(places: Sequence[Place], read: Callable[[Place], Medium], what: str, limit: float) -> list[Medium]:
+    """The medium at each place, read once each; what cannot be used is left out.
+
+    BadRecordsError, with the first names, when that is more than a share `limit` of them.
+    """
+    found, bad = {}, []
+    for index, place in enumerate(tqdm(places, desc=f"reading {what}", mininterval=2, leave=False, disable=None)):
+        if place in found:
+            continue
+        try:
+            found[place] = read(place)
+        except (MediaError, OSError) as error:
+            bad.append(BadRecord(_name(place, index), str(error)))
+    if len(bad) > limit * len(places):
+        names = "\n".join(f"  {one.key}: {one.reason}" for one in bad[:20])
+        raise BadRecordsError(f"{len(bad)} of {len(places)} media cannot be used; repair or remove them:\n{names}", bad)
+    if bad:
+        log.warning("%d of %d media cannot be used and are left out; the first: %s", len(bad), len(places), bad[0])
+    return [found[place] for place in places if place in found]
+
+
 def _bytes(place: FileSlice | bytes) -> bytes:
     return place if isinstance(place, bytes) else place.read()
 
 
 def _name(place: FileSlice | bytes, index: int) -> str:
     return f"number {index + 1}" if isinstance(place, bytes) else f"{place.path} (number {index + 1})"
-
-
-def _bar(places: Sequence, what: str) -> tqdm:
-    return tqdm(places, desc=f"reading {what}", mininterval=2, leave=False, disable=None)
-
-
-def _account(bad: list[BadRecord], total: int, limit: float) -> None:
-    """Says how many cannot be used, and refuses to go on without more than a share `limit` of them."""
-    if len(bad) > limit * total:
-        names = "\n".join(f"  {one.key}: {one.reason}" for one in bad[:20])
-        raise BadRecordsError(f"{len(bad)} of {total} media cannot be used; repair or remove them:\n{names}", bad)
-    if bad:
-        log.warning("%d of %d media cannot be used and are left out; the first: %s", len(bad), total, bad[0])
