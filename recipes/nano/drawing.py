@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 import mmlm
-from decoders.base import MediaCodec
+from decoders.base import Encoding, MediaCodec
 from decoders.checkpoint import load_codec
 from decoders.diffusion import DiffusionDecoder
 from decoders.raw import PaletteCodec
@@ -72,6 +72,9 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
     for name, renders in renderers.items():
         found = share(read_right(as_pictures(coded(codec, stacked(pictures), renders)), scenes))
         row(f"real pictures through their codes, {name}", count, found, None, None)
+    everything = [picture for several in drawn for picture in several]
+    usage, _ = used(codec.encode(stacked(everything)))
+    print(f"\nThe {len(everything)} drawn pictures, encoded again, use {usage} of the codebooks.")
 
 
 def read_right(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> list[bool]:
@@ -116,10 +119,16 @@ def evaluate_codec(codec: MediaCodec, sets: Path | None, seed: int, count: int =
             told = [f"{share(read_right(as_pictures(one), scenes)):.1%}" for one in made]
             print(f"| read right by the judge, {name} | {len(pictures)} | {' | '.join(told)} |")
     encoded = codec.encode(torch.cat(list(held_out.values())))
-    usage, perplexity = ("/".join(f"{value:{form}}" for value in measured.tolist())
-                         for measured, form in ((encoded.usage, ".1%"), (encoded.perplexity, ".0f")))  # fmt: skip
+    usage, perplexity = used(encoded)
     print(f"\nThese pictures use {usage} of the codebooks, perplexity {perplexity}; of the real scenes the judge reads "
           f"{share(read_right(shown, scenes)):.1%} right.")  # fmt: skip
+
+
+def used(encoded: Encoding) -> tuple[str, str]:
+    """How much of each codebook codes use, and their perplexity, as text."""
+    columns = ((encoded.usage, ".1%"), (encoded.perplexity, ".0f"))
+    usage, perplexity = ("/".join(f"{value:{form}}" for value in column.tolist()) for column, form in columns)
+    return usage, perplexity
 
 
 def stacked(pictures: Iterable[Image.Image]) -> Tensor:

@@ -35,13 +35,13 @@ GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS
 def evaluate(model, sets: Path, folder: Path, times: int, seed: int = 0) -> None:
     """Print all tables; `times`: how often each word is said."""
     write_words(folder / "words", {"judge": 2200, "unheard": 440}, seed)
-    splits = (read_records(f"{folder}/words/{split}-*.tar") for split in ("judge", "unheard"))
-    digits = (read_records(sets / "fsdd" / f"{split}-*.tar") for split in ("train", "dev"))
+    splits = [read_records(f"{folder}/words/{split}-*.tar") for split in ("judge", "unheard")]
+    digits = [read_records(sets / "fsdd" / f"{split}-*.tar") for split in ("train", "dev")]
     for name, words, (learned, held_out) in (("digits", NUMBERS, digits), ("words", WORDS, splits)):
         sounds, said = recordings(learned)
         recogniser = trained(words, sounds, said, folder / f"recogniser_{name}", seed)
         evaluate_words(model, recogniser, held_out, {"digits": NUMBERS} if name == "digits" else GROUPS, times)
-    evaluate_decoding(model, {"fsdd dev": read_records(sets / "fsdd/dev-*.tar")})
+    evaluate_decoding(model, {"fsdd dev": digits[1], "words in unheard voices": splits[1]})
 
 
 def evaluate_words(
@@ -97,6 +97,7 @@ def evaluate_decoding(model, sets: dict[str, RecordSet], bands: int = 4) -> None
           f"{codec.frame_rate:g} steps a second\n")  # fmt: skip
     print(f"| log-mel distance, bels | n | {' | '.join(f'band {band + 1}' for band in range(bands))} |")
     print(f"| --- | --- |{' --- |' * bands}")
+    written = []
     for name, records in sets.items():
         sounds, _ = recordings(records)
         for way, made in through_codes(model, sounds).items():
@@ -106,9 +107,9 @@ def evaluate_decoding(model, sets: dict[str, RecordSet], bands: int = 4) -> None
                 for a, b in zip(made, sounds, strict=True)
             ]).mean(0)  # fmt: skip
             print(f"| {name} {way} | {len(sounds)} | {' | '.join(f'{value:.3f}' for value in apart.tolist())} |")
-        codes = torch.cat([codec.encode(sound[None, None]).codes[0] for sound in sounds], dim=1)
-        used = [f"{len(book.unique()) / codec.codebook_size:.1%}" for book in codes]
-        print(f"\n{name} uses {'/'.join(used)} of the codebooks.")
+        written += [codec.encode(sound[None, None]).codes[0] for sound in sounds]
+    used = [f"{len(book.unique()) / codec.codebook_size:.1%}" for book in torch.cat(written, dim=1)]
+    print(f"\nThese {len(written)} recordings use {'/'.join(used)} of the codebooks.")
 
 
 def recordings(records: RecordSet) -> tuple[list[Tensor], list[str]]:
