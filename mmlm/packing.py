@@ -96,7 +96,8 @@ class _PackedForward:
             return None
         rows = weight.contiguous() if isinstance(self.layer, nn.Linear) else weight.t().contiguous()  # [out, in]
         if not self.int8:
-            return torch.ops.mkldnn._reorder_linear_weight(rows, None)
+            computed = rows.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            return torch.ops.mkldnn._reorder_linear_weight(rows, None) if computed else None
         rows = rows.float()
         scales = (rows.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zeros = torch.zeros(len(rows), dtype=torch.long)

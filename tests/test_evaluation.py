@@ -198,7 +198,7 @@ class KnownModel:
                 # Logits of the right token against all others alike.
                 others = (1 - probability) / (size - 1)
                 logits[row, position - 1, batch.input_ids[row, position]] = math.log(probability / others)
-        return SimpleNamespace(logits=logits)
+        return SimpleNamespace(logits=logits[:, :-1][batch.labels[:, 1:] != -100])
 
     def caption(self, images, **options):
         return [f"{int(image.source.tokens.item())} is what it shows" for image in images]

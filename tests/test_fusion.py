@@ -192,7 +192,8 @@ def test_the_whole_forward_equals_the_reference(family, visibility, every):
     for index, case in enumerate(CASES):
         ids = batch.input_ids[index, : len(case.row)]
         expected = forward_by_hand(model, family, ids, media[index], getattr(case, visibility), every)
-        torch.testing.assert_close(double[index, : len(ids)], expected, rtol=0, atol=1e-9)
+        exact = 1e-6 if family == "gemma2" else 1e-9  # its attention's softmax is float32 whatever the weights
+        torch.testing.assert_close(double[index, : len(ids)], expected, rtol=0, atol=exact)
         torch.testing.assert_close(single[index, : len(ids)], expected, rtol=1e-5, atol=5e-5)
 
 

@@ -74,7 +74,8 @@ def test_training_does_not_notice():
     plain, packed = parts.build("gpt2"), parts.build("gpt2").pack()
     logits(packed)
     for one, other in zip(loss_and_gradients(plain), loss_and_gradients(packed), strict=True):
-        assert torch.equal(one, other)
+        # Frozen encoders need no gradients, and are computed on packed weights: their last bits may differ.
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert list(plain.state_dict()) == list(packed.state_dict())
 
 
