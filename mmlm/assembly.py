@@ -161,9 +161,12 @@ def extended(
 ) -> MultimodalLM:
     """A model of the same frozen parts, adapters, codecs and decoders, with these beside them or in their place.
 
-    What was trained stays, rows of codecs that stay and LoRA among it; what is new is drawn from `seed`, and to be
-    trained. A codec in place of another takes the other's diffusion decoder with it. lora: None for what the model has.
+    What was trained stays, LoRA and the rows of codecs that stay or are given again among it; what is new is drawn from
+    `seed`, and to be trained. A codec in place of another takes the other's diffusion decoder with it. lora: None for
+    what the model has.
     """
+    from decoders.checkpoint import codec_fingerprint
+
     host, old = model.language_model, dict(model.codecs.items())
     given = {"image": image_codec, "audio": audio_codec}
     rendered = {"image": image_decoder, "audio": audio_decoder}
@@ -196,7 +199,7 @@ def extended(
         if name in earlier and (not name.startswith("language_model.lora.") or lora == host.lora_config):
             parameter.copy_(earlier[name])
     for modality, codec in codecs.items():
-        if old.get(modality) is codec:
+        if modality in old and codec_fingerprint(old[modality]) == codec_fingerprint(codec):
             _copy_codes(host, writing, modality)
     return made
 

@@ -291,6 +291,14 @@ def test_what_was_trained_stays_when_more_is_added():
     assert set(both.codecs) == {"image", "audio"} and both.language_model.lora_config == LoraConfig(rank=2)
     own, same = (generate_parts(one, PROMPT, "image", options=GREEDY)[0][0].codes for one in (drawing, both))
     assert torch.equal(own, same)
+    again = extended(both, image_codec=image_codec(), audio_codec=audio_codec())
+    for one, other in zip(both.language_model.codes.parameters(), again.language_model.codes.parameters(), strict=True):
+        assert torch.equal(one, other)
+    changed = extended(both, image_codec=image_codec(seed=1)).language_model
+    span = changed.vocabulary.spans["image"]
+    first = span.begin - changed.vocabulary.code_offset
+    rows = slice(first, first + span.layout.rows)
+    assert not torch.equal(changed.codes.embedding[rows], both.language_model.codes.embedding[rows])
     rendered = extended(both, image_decoder=decoder_of(both.codecs["image"]))
     assert np.array_equal(rendered.draw("a ring", seed=4, steps=0), both.draw("a ring", seed=4))
     assert "image" in rendered.decoders and "image" not in both.decoders

@@ -111,11 +111,12 @@ class Recordings:
         return torch.stack(rows).unsqueeze(1)
 
 
-Place = TypeVar("Place", FileSlice, bytes)
 Medium = TypeVar("Medium")
 
 
-def _read_all(places: Sequence[Place], read: Callable[[Place], Medium], what: str, limit: float) -> list[Medium]:
+def _read_all(
+    places: Sequence[FileSlice | bytes], read: Callable[[FileSlice | bytes], Medium], what: str, limit: float
+) -> list[Medium]:
     """The medium at each place, read once each; what cannot be used is left out.
 
     BadRecordsError, with the first names, when that is more than a share `limit` of them.

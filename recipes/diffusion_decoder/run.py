@@ -33,7 +33,7 @@ from recipes.diffusion_decoder.measures import agreement, fine_power, patch_dist
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = (1, 2, 4, 8, 16)
 BATCH = 16  # pictures a training step
-CONSISTENCY = 4.0  # at 1 the samples were as near to real patches, but fewer of their codes stayed what they were
+CONSISTENCY = 4.0  # how much it counts in training that the codes stay what they are
 AT_ONCE = 50
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 95%, two-sided, by the number of seeds
 

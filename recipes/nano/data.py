@@ -70,8 +70,8 @@ def write_scenes(
                         record["captions"] = [listed(Scene.from_dict(record["scene"]))]
                     image = io.BytesIO()
                     picture.save(image, "PNG")
-                    _add(tar, f"{split}{index:06d}.png", image.getvalue())
-                    _add(tar, f"{split}{index:06d}.json", json.dumps(record).encode())
+                    add_file(tar, f"{split}{index:06d}.png", image.getvalue())
+                    add_file(tar, f"{split}{index:06d}.json", json.dumps(record).encode())
             os.replace(partial, path)
 
 
@@ -94,7 +94,7 @@ def scene_example(split: str, index: int, seed: int, loose: float = 1.0) -> tupl
     }
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

@@ -25,13 +25,12 @@ from pathlib import Path
 from recipes.nano import data
 from recipes.nano.voice import (
     Voice,
-    Writing,
     make_words,
     train_audio_codec,
     train_audio_codec_more,
     train_audio_decoder,
-    train_writing,
 )
+from recipes.nano.writing import Writing, train_writing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -444,8 +443,8 @@ def unpack(output: Path, package: Path) -> None:
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
 
-    What was not trained yet is left out. The diffusion decoders always are: of flat drawn scenes,
-    and of single words, the codecs' own decoding is judged right more often (docs/nano.md).
+    What was not trained yet is left out. The diffusion decoders always are: of flat drawn scenes, and of single words,
+    the codecs' own decoding is judged right more often (docs/nano.md).
     """
     import torch
     from safetensors import safe_open

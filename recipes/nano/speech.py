@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from encoders.sound import SAMPLE_RATE
 from recipes.nano.data import SPLITS as SCENES
-from recipes.nano.data import read_tars
+from recipes.nano.data import add_file, read_tars
 from recipes.nano.scenes import COLOURS, SHAPES, sample_scene
 from recipes.nano.scenes import draw as draw_scene
 from recipes.nano.wording import caption, questions
@@ -49,7 +49,6 @@ OWN_VOICE = Voice("en-us", "max")
 OWN_RATES = (160, 180)  # words a minute
 OWN_PERSON = "jackson"
 OWN_ROOM = Room(peak=(0.4, 0.4), echoes_share=0.0, noise_share=0.0)
-OWN_SPLITS = ("train", "dev")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,10 @@ def write_words(folder: Path, counts: dict[str, int], seed: int) -> None:
 
 
 def write_own_words(folder: Path, counts: dict[str, int], sets: Path | None, seed: int) -> None:
-    """Words and digits as nano is to say them, equally loud; `counts` of the words for each of `OWN_SPLITS`."""
+    """Words and digits as nano is to say them, equally loud; `counts[split]` words, of train and dev.
+
+    The digits are those of OWN_PERSON in `fsdd`, whose splits stay apart; without the sets there are none.
+    """
     _write(folder, counts, _own_word_files, seed, Phrases())
     if sets is None:
         return
@@ -107,8 +109,8 @@ def write_own_words(folder: Path, counts: dict[str, int], sets: Path | None, see
                 if record["speaker"] == OWN_PERSON:
                     samples = _int16(sound) / 2.0**15
                     loud = recorded(samples, SAMPLE_RATE, OWN_ROOM, np.random.default_rng(seed))
-                    files = [("flac", _flac(loud)), ("json", json.dumps(record).encode())]
-                    _add(tar, f"digit{index:06d}", files)
+                    add_file(tar, f"digit{index:06d}.flac", _flac(loud))
+                    add_file(tar, f"digit{index:06d}.json", json.dumps(record).encode())
         os.replace(partial, folder / f"{split}-digits.tar")
 
 
@@ -135,15 +137,9 @@ def _write_shard(
     partial = path.with_suffix(".partial")
     with tarfile.open(partial, "w") as tar:
         for index in range(start, end):
-            _add(tar, f"{split}{index:06d}", files(split, index, seed, phrases))
+            for suffix, content in files(split, index, seed, phrases):
+                add_file(tar, f"{split}{index:06d}.{suffix}", content)
     os.replace(partial, path)
-
-
-def _add(tar: tarfile.TarFile, name: str, files: Files) -> None:
-    for suffix, content in files:
-        member = tarfile.TarInfo(f"{name}.{suffix}")
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
 
 
 def _utterance_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
@@ -179,20 +175,26 @@ def _word_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
     rng = random.Random(f"{seed} word {split} {index}")
     draw = np.random.default_rng([seed, 4 + list(WORD_SPLITS).index(split), index])
     text = WORDS[index % len(WORDS)]
-    samples, voice = _spoken(text, WORD_SPLITS[split], CLEAN, index, rng, draw)
+    samples, voice = _spoken(text, random_voice(rng, WORD_SPLITS[split]), CLEAN, index, draw)
     record = {"task": "transcribe", "text": text, "speaker": voice}
+    return [("flac", _flac(samples)), ("json", json.dumps(record).encode())]
+
+
+def _own_word_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
+    rng = random.Random(f"{seed} own word {split} {index}")
+    text, voice = WORDS[index % len(WORDS)], replace(OWN_VOICE, rate=rng.randint(*OWN_RATES))
+    samples, name = _spoken(text, voice, OWN_ROOM, index, np.random.default_rng(seed))
+    record = {"task": "transcribe", "text": text, "speaker": name}
     return [("flac", _flac(samples)), ("json", json.dumps(record).encode())]
 
 
 def _said(text: str, split: str, index: int, rng: random.Random, draw: np.random.Generator) -> tuple[np.ndarray, str]:
     """A text in one of the split's voices and rooms: samples [T] at 16 kHz, and the voice's name."""
-    return _spoken(text, *SPLITS[split], index, rng, draw)
+    speakers, room = SPLITS[split]
+    return _spoken(text, random_voice(rng, speakers), room, index, draw)
 
 
-def _spoken(
-    text: str, speakers: tuple[str, ...], room: Room, index: int, rng: random.Random, draw: np.random.Generator
-) -> tuple[np.ndarray, str]:
-    voice = random_voice(rng, speakers)
+def _spoken(text: str, voice: Voice, room: Room, index: int, draw: np.random.Generator) -> tuple[np.ndarray, str]:
     samples, rate = speak(text, voice, index)
     samples = soxr.resample(samples, rate, SAMPLE_RATE)
     return recorded(samples, SAMPLE_RATE, room, draw), f"{voice.accent}+{voice.speaker}"
@@ -202,15 +204,6 @@ def _flac(samples: np.ndarray) -> bytes:
     sound = io.BytesIO()
     soundfile.write(sound, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return sound.getvalue()
-
-def _own_word_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:
-    rng = random.Random(f"{seed} own word {split} {index}")
-    text, voice = WORDS[index % len(WORDS)], replace(OWN_VOICE, rate=rng.randint(*OWN_RATES))
-    samples, rate = speak(text, voice, index)
-    samples = soxr.resample(samples, rate, SAMPLE_RATE)
-    samples = recorded(samples, SAMPLE_RATE, OWN_ROOM, np.random.default_rng(seed))
-    record = {"task": "transcribe", "text": text, "speaker": f"{voice.accent}+{voice.speaker}"}
-    return [("flac", _flac(samples)), ("json", json.dumps(record).encode())]
 
 
 def utterance(split: str, index: int, seed: int, phrases: Phrases = Phrases()) -> tuple[np.ndarray, dict]:

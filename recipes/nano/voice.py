@@ -1,4 +1,4 @@
-"""The stages of the nano recipe that teach it to say words: recordings, a codec, its diffusion decoder, the writing."""
+"""The stages of the nano recipe that make its voice: recordings of words, a codec, its diffusion decoder."""
 
 from __future__ import annotations
 
@@ -29,19 +29,6 @@ class Voice:
     decoder_steps: int = 1500
     decoder_batch_size: int = 16
     decoder_channels: tuple[int, ...] = (32, 48, 64)
-
-
-@dataclass
-class Writing:
-    """What the language model gets to write codes with: their rows, and LoRA."""
-
-    words: int = 440  # in the voice that it is to have
-    dev_words: int = 88
-    word_passes: int = 20  # how often it sees each of them, and each digit, while it sees a scene once
-    steps: int = 5000
-    batch_size: int = 16
-    learning_rate: float = 3e-3  # Muon's, for LoRA
-    lora_rank: int = 32
 
 
 def make_words(recipe: Recipe, output: Path) -> None:
@@ -100,33 +87,6 @@ def train_audio_decoder(recipe: Recipe, output: Path) -> None:
     )
     sources, held_out = spoken_sources(output)
     train_decoder(decoder, sources, output / "audio_decoder", held_out, config)
-
-
-def train_writing(recipe: Recipe, output: Path) -> None:
-    """Rows and LoRA beside all that the model has, for what follows from the text alone: neat pictures, one voice.
-
-    In any others most of what the codes hold is chance: where in its cell a thing stands and which shade it has, who
-    speaks and how fast; each code has to agree with the last in all of that.
-    """
-    import mmlm
-    from mmlm.assembly import extended
-    from mmlm.config import LoraConfig
-    from mmlm.training.writing import WritingTrainConfig, train_writing
-
-    part = recipe.writing
-    model = mmlm.load(output / "ears_more/model", device=recipe.device)
-    if not model.codecs:  # the packaged model has them, when it is trained on
-        model = extended(
-            model,
-            image_codec=output / "image_codec_more/codec",
-            audio_codec=output / "audio_codec_more/codec",
-            lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
-            seed=recipe.seed,
-        )
-    config = WritingTrainConfig(part.steps, part.batch_size, part.learning_rate, optimizer="muon", seed=recipe.seed)
-    pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
-    words = [f"{output}/own_words/train-*.tar"] * part.word_passes
-    train_writing(model, [*pictures, *words], output / "writing", [held_out, f"{output}/own_words/dev-*.tar"], config)
 
 
 def spoken_sources(output: Path) -> tuple[list[str], list[str]]:
