@@ -38,9 +38,9 @@ def body(dimensions: int, channels: int, blocks: int, kernel: int = 3) -> nn.Seq
     return nn.Sequential(*(ResidualBlock(dimensions, channels, kernel) for _ in range(blocks)))
 
 
-def down(dimensions: int, channels: int, out: int) -> nn.Module:
-    """Half as many steps along each dimension."""
-    return CONVOLUTION[dimensions](channels, out, 4, stride=2, padding=1)
+def down(dimensions: int, channels: int, out: int, overlap: int = 1) -> nn.Module:
+    """Half as many steps along each dimension, each of two and of `overlap` more at either side."""
+    return CONVOLUTION[dimensions](channels, out, 2 + 2 * overlap, stride=2, padding=overlap)
 
 
 def up(dimensions: int, channels: int, out: int) -> nn.Sequential:

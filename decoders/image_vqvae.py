@@ -15,7 +15,12 @@ from decoders.quantizer import Quantizer, QuantizerConfig
 
 @dataclass(frozen=True)
 class ImageVQVAEConfig:
-    """Sizes. The network begins with patches of `patch` pixels, which keeps it away from full resolution: fast."""
+    """Sizes. The network begins with patches of `patch` pixels, which keeps it away from full resolution: fast.
+
+    `local`: a code is of its own `downsample` × `downsample` pixels and of nothing else, so that what is the same gets
+    the same codes wherever it stands, and a language model has less to learn. Else codes tell of what is around, too:
+    fewer seams, for the same number of codes.
+    """
 
     size: int = 64  # pixels a side
     downsample: int = 8  # pixels a side that one code stands for; a power of two times `patch`
@@ -23,6 +28,7 @@ class ImageVQVAEConfig:
     width: int = 96  # channels; half as many again at the codes' own resolution
     blocks: int = 2  # residual blocks at each resolution
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    local: bool = False
 
     def __post_init__(self) -> None:
         levels = math.log2(self.downsample / self.patch) if self.patch > 0 and self.downsample > 0 else -1
@@ -51,11 +57,12 @@ class ImageVQVAE(MediaCodec):
         width, deep = config.width, config.width * 3 // 2
         widths = [width] + [deep] * config.levels
         patches = nn.Conv2d(3, width, config.patch, stride=config.patch)
-        self.encoder = nn.Sequential(patches, body(2, width, config.blocks))
+        kernel, overlap = (1, 0) if config.local else (3, 1)
+        self.encoder = nn.Sequential(patches, body(2, width, config.blocks, kernel))
         for level, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
-            # A code tells of its own place and what borders on it: at the codes' resolution places are no longer mixed.
-            kernel = 1 if level == config.levels else 3
-            self.encoder += nn.Sequential(down(2, before, after), body(2, after, config.blocks, kernel))
+            # At the codes' resolution places are not mixed: that is where the reach of a convolution is longest.
+            kernel = 1 if level == config.levels else kernel
+            self.encoder += nn.Sequential(down(2, before, after, overlap), body(2, after, config.blocks, kernel))
         self.encoder += nn.Sequential(head(2, widths[-1], self.latent_dim))
         self.quantizer = Quantizer(config.quantizer)
         stem = nn.Conv2d(self.latent_dim, widths[-1], 3, padding=1)

@@ -345,15 +345,20 @@ def test_what_follows_a_sound_changes_nothing_of_it():
     torch.testing.assert_close(made[..., :samples], whole[..., :samples], atol=1e-5, rtol=0)
 
 
-def test_a_corner_of_a_picture_has_no_say_in_the_codes_of_the_opposite_one():
-    """A code sees its own place and two and a half to each side: 20 pixels, which is five patches."""
+@pytest.mark.parametrize(("local", "reach"), [(False, 3), (True, 0)])
+def test_a_corner_of_a_picture_has_no_say_in_the_codes_of_the_opposite_one(local, reach):
+    """A code sees its own place and two and a half to each side: 20 pixels, which is five patches; or itself alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        codec = ImageVQVAE(ImageVQVAEConfig(size=96, width=16, quantizer=QuantizerConfig("fsq", 240))).eval()
+        config = ImageVQVAEConfig(size=96, width=16, quantizer=QuantizerConfig("fsq", 240), local=local)
+        codec = ImageVQVAE(config).eval()
     plain = media_for(codec, 1).mean() + torch.zeros(1, 3, 96, 96)
     marked = plain.clone()
     marked[..., :24, :24] = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(1))
     first, second = codec.encode(plain).codes[0, 0], codec.encode(marked).codes[0, 0]
     beyond = torch.ones_like(first, dtype=torch.bool)
-    beyond[:6, :6] = False
+    beyond[: 3 + reach, : 3 + reach] = False
     assert torch.equal(first[beyond], second[beyond]) and not torch.equal(first[:3, :3], second[:3, :3])
+    if local:  # the same wherever it stands
+        elsewhere = codec.encode(marked.roll((40, 64), dims=(2, 3))).codes[0, 0]
+        assert torch.equal(elsewhere, second.roll((5, 8), dims=(0, 1)))
