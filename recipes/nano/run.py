@@ -396,7 +396,7 @@ def coded_pictures(output: Path) -> tuple[list[str], str]:
 
 
 def train_image_codec_more(recipe: Recipe, output: Path) -> None:
-    """Its decoder alone, judged by the frozen CLIP as well: faint outlines are little to squares, and all to a shape."""
+    """Its decoder alone, judged by the frozen CLIP as well: faint outlines are little to squares, all to a shape."""
     from decoders.checkpoint import load_codec
     from mmlm.training.codec import CodecTrainConfig, train_codec
     from mmlm.training.codec_recipe import clip_judge

@@ -27,7 +27,7 @@ from recipes.nano.recogniser import BANDS, RATE, WINDOW, Recogniser, trained
 from recipes.nano.scenes import COLOURS
 from recipes.nano.speech import NUMBERS, WORDS, write_words
 
-TEMPERATURE, GUIDANCE = 0.3, 2.0
+TEMPERATURE = 0.3
 LONGEST = 1.2  # seconds: no word of the sets is longer
 GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS if word not in COLOURS)}
 
@@ -57,8 +57,7 @@ def evaluate_words(
             report(recogniser, told, heard, expected)
         wanted = [word for word in words for _ in range(times)]
         for told, options in renderers(model).items():
-            audio = model.speak(wanted, seed=0, temperature=TEMPERATURE, guidance_scale=GUIDANCE,
-                                max_seconds=LONGEST, **options)  # fmt: skip
+            audio = model.speak(wanted, seed=0, temperature=TEMPERATURE, max_seconds=LONGEST, **options)
             report(recogniser, f"said by nano, {told}", [torch.from_numpy(one.waveform) for one in audio], wanted)
 
 
