@@ -72,13 +72,26 @@ def load_decoder(folder: str | Path, codec: MediaCodec) -> nn.Module:
 
 def codec_fingerprint(codec: nn.Module) -> str:
     """16 hex characters that change with a codec's kind and sizes, and with any weight by more than float16 rounds."""
-    names = ("modality", "size", "downsample", "sample_rate", "codebook_size", "num_codebooks", "config")
-    told = [type(codec).__name__, *(getattr(codec, name, None) for name in names)]
+    names = ("modality", "size", "downsample", "sample_rate", "codebook_size", "num_codebooks")
+    told = [
+        type(codec).__name__,
+        *(getattr(codec, name, None) for name in names),
+        _chosen(getattr(codec, "config", None)),
+    ]
     digest = hashlib.sha256(repr(told).encode())
     for name, tensor in sorted(codec.state_dict().items()):
         kept = tensor.half() if tensor.is_floating_point() else tensor
         digest.update(f"{name} {list(kept.shape)};".encode() + kept.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _chosen(config: Any) -> Any:
+    """A config's fields that are not as they are by default: an option that comes later changes no fingerprint."""
+    if not dataclasses.is_dataclass(config):
+        return config
+    default = type(config)()
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: _chosen(getattr(config, name)) for name in names if getattr(config, name) != getattr(default, name)}
 
 
 def _write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> Path:

@@ -18,8 +18,7 @@ class ImageVQVAEConfig:
     """Sizes. The network begins with patches of `patch` pixels, which keeps it away from full resolution: fast.
 
     `local`: a code is of its own `downsample` × `downsample` pixels and of nothing else, so that what is the same gets
-    the same codes wherever it stands, and a language model has less to learn. Else codes tell of what is around, too:
-    fewer seams, for the same number of codes.
+    the same codes wherever it stands. Else a code tells of what lies around it, too.
     """
 
     size: int = 64  # pixels a side

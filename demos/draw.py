@@ -36,7 +36,7 @@ def main(texts: list[str]) -> None:
         print(f"  {text}: {OUTPUT / f'drawn-{index}.png'}")
         if index < SPOKEN:
             answer = model.answer(picture, questions[index])
-            sound = model.speak(answer, seed=index, temperature=0.3, guidance_scale=2.0, max_seconds=1.2)
+            sound = model.speak(answer, seed=index, temperature=0.3, max_seconds=1.2)
             soundfile.write(OUTPUT / f"said-{index}.wav", sound.waveform, sound.sample_rate)
             lines.append(f"{questions[index]} {answer}")
             print(f"      {lines[-1]}: {OUTPUT / f'said-{index}.wav'}, {sound.seconds:.1f} s")

@@ -174,19 +174,6 @@ def test_media_are_found_wherever_they_lie(folder, tmp_path):
         find_media(tmp_path / "nowhere", "image")
 
 
-def test_a_decoder_that_learns_alone_leaves_every_code(folder, tmp_path):
-    early = dataclasses.replace(CONFIG, steps=20, preview_every=20)
-    model = load_codec(train_codec(codec(), folder / "train", tmp_path / "both", config=early, progress=False))
-    real = Pictures(find_media(folder / "dev", "image"), 16).batch(range(32), torch.Generator())
-    codes, first = model.encode(real).codes, quality(model, model.decode(model.encode(real).codes), real)["psnr"]
-    alone = dataclasses.replace(CONFIG, tune="decoder", steps=60, preview_every=30)
-    later = load_codec(train_codec(model, folder / "train", tmp_path / "alone", config=alone, progress=False))
-    assert torch.equal(later.encode(real).codes, codes)
-    assert quality(later, later.decode(codes), real)["psnr"] > first + 1
-    with pytest.raises(ValueError, match='"all" or "decoder"'):
-        CodecTrainConfig(tune="encoder")
-
-
 def test_media_of_no_use_are_counted(folder, tmp_path, caplog):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     places = find_media([folder / "train", folder / "dev", tmp_path], "image")

@@ -1,5 +1,7 @@
 """Codecs (decoders/): what goes in comes out by codes alone, and what cannot be is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,21 @@ def test_neither_precision_nor_kind_of_integer_matters(codec):
 
 def test_fingerprints_tell_codecs_without_weights_apart():
     assert len({codec_fingerprint(MuLawCodec(rate, size)) for rate in (8000, 16000) for size in (64, 256)}) == 4
+
+
+def test_an_option_that_comes_later_changes_no_fingerprint_and_one_that_is_chosen_does():
+    @dataclasses.dataclass(frozen=True)
+    class Later(ImageVQVAEConfig):
+        option: int = 0
+
+    codec = image_codec()
+    before, sizes = codec_fingerprint(codec), vars(codec.config)
+    codec.config = Later(**sizes)
+    assert codec_fingerprint(codec) == before
+    codec.config = Later(**sizes, option=1)
+    assert codec_fingerprint(codec) != before
+    codec.config = Later(**sizes | {"quantizer": dataclasses.replace(sizes["quantizer"], decay=0.5)})
+    assert codec_fingerprint(codec) != before
 
 
 def test_what_is_decoded_lies_in_the_range(codec):

@@ -383,7 +383,7 @@ def train_image_codec(recipe: Recipe, output: Path) -> None:
     part = recipe.pencil
     torch.manual_seed(recipe.seed)
     quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks)
-    codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, local=True, quantizer=quantizer))
+    codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, quantizer=quantizer))
     config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
     sources, held_out = coded_pictures(output)
     train_codec(codec, sources, output / "image_codec", held_out, config)
@@ -396,15 +396,13 @@ def coded_pictures(output: Path) -> tuple[list[str], str]:
 
 
 def train_image_codec_more(recipe: Recipe, output: Path) -> None:
-    """Its decoder alone, judged by the frozen CLIP as well: faint outlines are little to squares, all to a shape."""
+    """The same codec, judged by the frozen CLIP as well: faint outlines are little to squares, and all to a shape."""
     from decoders.checkpoint import load_codec
     from mmlm.training.codec import CodecTrainConfig, train_codec
     from mmlm.training.codec_recipe import clip_judge
 
     part = recipe.pencil
-    config = CodecTrainConfig(
-        part.codec_more_steps, learning_rate=1.5e-3, tune="decoder", seed=recipe.seed + 1, device=recipe.device
-    )
+    config = CodecTrainConfig(part.codec_more_steps, learning_rate=1.5e-3, seed=recipe.seed + 1, device=recipe.device)
     sources, held_out = coded_pictures(output)
     judge = clip_judge(str(output / "frozen/image_encoder"), recipe.device)
     codec = load_codec(output / "image_codec/codec")
