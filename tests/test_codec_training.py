@@ -174,6 +174,19 @@ def test_media_are_found_wherever_they_lie(folder, tmp_path):
         find_media(tmp_path / "nowhere", "image")
 
 
+def test_a_decoder_that_learns_alone_leaves_every_code(folder, tmp_path):
+    early = dataclasses.replace(CONFIG, steps=20, preview_every=20)
+    model = load_codec(train_codec(codec(), folder / "train", tmp_path / "both", config=early, progress=False))
+    real = Pictures(find_media(folder / "dev", "image"), 16).batch(range(32), torch.Generator())
+    codes, first = model.encode(real).codes, quality(model, model.decode(model.encode(real).codes), real)["psnr"]
+    alone = dataclasses.replace(CONFIG, tune="decoder", steps=60, preview_every=30)
+    later = load_codec(train_codec(model, folder / "train", tmp_path / "alone", config=alone, progress=False))
+    assert torch.equal(later.encode(real).codes, codes)
+    assert quality(later, later.decode(codes), real)["psnr"] > first + 1
+    with pytest.raises(ValueError, match='"all" or "decoder"'):
+        CodecTrainConfig(tune="encoder")
+
+
 def test_media_of_no_use_are_counted(folder, tmp_path, caplog):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     places = find_media([folder / "train", folder / "dev", tmp_path], "image")
@@ -217,6 +230,20 @@ def test_recipes_train_both(folder, tmp_path):
     assert load_decoder(result.model, load_codec(tmp_path / "codec/codec")).config.channels == (16,)
 
 
+def test_a_recipe_goes_on_with_a_trained_codec(folder, tmp_path):
+    written = RECIPE.replace("DATA", str(folder)).replace("OUTPUT", str(tmp_path))
+    (tmp_path / "codec.yaml").write_text(written)
+    first = train_from_recipe(tmp_path / "codec.yaml", progress=False).model
+    more = [f"codec: {{trained: {first}}}", *written.splitlines()[3:]]
+    (tmp_path / "more.yaml").write_text("\n".join(more))
+    own = [f"output={tmp_path}/more", "tune=decoder", "steps=20"]
+    later = load_codec(train_from_recipe(tmp_path / "more.yaml", own, progress=False).model)
+    real = Pictures(find_media(folder / "dev", "image"), 16).batch(range(32), torch.Generator())
+    before = load_codec(first)
+    assert torch.equal(later.encode(real).codes, before.encode(real).codes)
+    assert not torch.equal(later.decode(later.encode(real).codes), before.decode(before.encode(real).codes))
+
+
 @pytest.mark.parametrize(
     "override, message",
     [
@@ -224,6 +251,8 @@ def test_recipes_train_both(folder, tmp_path):
         ("codec.image.size=20", "multiple of downsample"),
         ("codec.image.quantizer.kind=gumbel", "gumbel"),
         ("decoder.codec=x", "not both"),
+        ("codec.trained=x", "one of them"),
+        ("tune=decoder", "give codec.trained"),
         ("steps=0", "at least 1"),
         ("step=3", "unknown key 'step'"),
         ("learning_rate=-1", "above 0"),
@@ -276,3 +305,21 @@ def test_a_clip_judges_pictures_by_its_blocks(nano_folder):
     assert bool(made.grad.isfinite().all()) and float(made.grad.abs().sum()) > 0
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert float(distance(batch[:2], batch[:2])) == 0.0
+
+
+def test_faint_patches_count_as_much_as_strong_ones():
+    """By hand: a patch of two halves, c apart, has variance (c / 2)²; all its pixels are wrong by a tenth of c."""
+    from mmlm.training.perceptual import contrast_distance
+
+    distance = contrast_distance(patch=8, weight=1.0, floor=0.0)
+    found = []
+    for contrast in (0.8, 0.08):
+        real = torch.full((1, 3, 8, 8), 0.1)
+        real[..., :4] += contrast
+        found.append(float(distance(real + contrast / 10, real)))
+    assert found == pytest.approx([0.04, 0.04], rel=1e-3)
+    flat = torch.full((1, 3, 16, 8), 0.5)
+    made = flat.clone()
+    made[:, :, :8] += 0.1  # one of two patches, without contrast of its own
+    found = float(contrast_distance(weight=0.5, floor=0.01)(made, flat))
+    assert found == pytest.approx(0.5 * (0.01 / 0.01 + 0) / 2, rel=1e-3)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,9 @@ SHOWN = 16  # held-out media that are written to look at
 class CodecTrainConfig:
     """How to train a codec or a diffusion decoder. `seconds`: of sound, how long the stretches are that it learns from.
 
-    Of a codec: `adversarial_from`, the step from which a critic of patches judges as well (VQGAN); None, never. Of a
-    diffusion decoder: `corrupted`, the share of codes that are wrong in training, `dropped`, of rows without a
+    Of a codec: `tune`, all of it, or its "decoder" alone, so that codes, and all that was made of them, stay what they
+    are; `adversarial_from`, the step from which a critic of patches judges as well (VQGAN); None, never. Of a diffusion
+    decoder: `corrupted`, the share of codes that are wrong in training, `dropped`, of rows without a
     condition, `consistency`, how much it counts that the codes stay what they are (`DiffusionDecoder.loss`), and
     `ema_decay` of the average that is kept.
     """
@@ -41,6 +43,7 @@ class CodecTrainConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     seconds: float = 1.0
+    tune: Literal["all", "decoder"] = "all"
     adversarial_from: int | None = None
     corrupted: float = 0.03
     dropped: float = 0.1
@@ -52,6 +55,8 @@ class CodecTrainConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.tune not in ("all", "decoder"):
+            raise ValueError(f'tune is "all" or "decoder", not {self.tune!r}')
         for name in ("steps", "batch_size", "preview_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -89,9 +94,14 @@ def train_codec(
         dimensions = 2 if codec.modality == "image" else 1
         trained["critic"] = PatchCritic(codec.channels, dimensions)
     trained.requires_grad_(True).to(config.device)
+    if config.tune == "decoder":
+        codec.encoder.requires_grad_(False)
+        codec.quantizer.requires_grad_(False)
     order = Shuffle(len(media), config.batch_size, config.seed)
 
     def loss_at(step: int) -> Tensor:
+        if config.tune == "decoder":
+            codec.eval()  # a codebook in training moves with what it is shown
         draw = generator(config.seed, 1, step)
         real = media.batch(order.batch(step), draw).to(config.device)
         devices = [real.device] if real.device.type == "cuda" else []

@@ -2,6 +2,7 @@
 
     codec:
       image: {size: 64, downsample: 8, quantizer: {kind: vq, codebook_size: 512}}     # or audio: {...}
+      # trained: runs/earlier/codec               # or one that goes on learning; with `tune: decoder` its codes stay
     data: photos/                                 # a folder, files, tars, or paired data
     held_out: more-photos/
     perceptual: ViT-B-32/laion2b_s34b_b79k        # a frozen CLIP that judges pictures as well, or none
@@ -34,13 +35,20 @@ from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 from .codec import CodecTrainConfig, train_codec, train_decoder
 from .recipe import Trained, load_recipe
 
+JUDGES_PICTURES = "perceptual is for image codecs: a CLIP judges pictures"
+
 
 @dataclass(frozen=True)
 class CodecParts:
-    """The codec to train: one of them, with any of its sizes."""
+    """The codec to train: a new one with any of its sizes, or the folder of a `trained` one, which goes on learning."""
 
     image: ImageVQVAEConfig | None = None
     audio: AudioVQVAEConfig | None = None
+    trained: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.image, self.audio, self.trained)) != 1:
+            raise ValueError("codec needs image, audio or trained, one of them; {} takes all sizes as they are")
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,10 @@ class CodecRecipe(CodecTrainConfig):
         super().__post_init__()
         if (self.codec is None) == (self.decoder is None):
             raise ValueError("a recipe trains one thing: give codec or decoder, not both")
-        if self.codec is not None and (self.codec.image is None) == (self.codec.audio is None):
-            raise ValueError("codec needs either image or audio; {} takes all sizes as they are")
-        if self.perceptual is not None and (self.codec is None or self.codec.image is None):
-            raise ValueError("perceptual is for image codecs: a CLIP judges pictures")
+        if self.tune == "decoder" and (self.codec is None or self.codec.trained is None):
+            raise ValueError("tune: decoder leaves codes as they are: give codec.trained, whose codes mean something")
+        if self.perceptual is not None and (self.codec is None or self.codec.audio is not None):
+            raise ValueError(JUDGES_PICTURES)
 
 
 def train_codec_from_recipe(
@@ -83,6 +91,10 @@ def train_codec_from_recipe(
         if recipe.decoder is not None:
             sizes = {f.name: getattr(recipe.decoder, f.name) for f in fields(DiffusionDecoderConfig)}
             decoder = DiffusionDecoder(load_codec(recipe.decoder.codec), DiffusionDecoderConfig(**sizes))
+        elif recipe.codec.trained is not None:
+            codec = load_codec(recipe.codec.trained)
+            if recipe.perceptual is not None and codec.modality != "image":
+                raise ValueError(JUDGES_PICTURES)
         elif recipe.codec.image is not None:
             codec = ImageVQVAE(recipe.codec.image)
         else:

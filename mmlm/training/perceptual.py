@@ -1,4 +1,4 @@
-"""How far pictures are apart for a frozen CLIP, which weighs faint outlines as a plain distance does not."""
+"""How far pictures are apart where plain squares do not see it: in faint outlines, and for a frozen CLIP."""
 
 from __future__ import annotations
 
@@ -37,5 +37,20 @@ def clip_distance(encoder: ClipImageEncoder, weight: float = 0.1) -> Callable[[T
             wanted = tokens(real)
         pairs = zip(tokens(made), wanted, strict=True)
         return weight * torch.stack([F.mse_loss(own, other) for own, other in pairs]).mean()
+
+    return distance
+
+
+def contrast_distance(patch: int = 8, weight: float = 0.25, floor: float = 0.01) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss of made and real pictures [B, 3, H, W] in 0..1: mean squares of each patch beside its own variance.
+
+    An outline of a tenth of the contrast counts as much as a strong one, down to a variance of about `floor`, where
+    there is none to be seen.
+    """
+
+    def distance(made: Tensor, real: Tensor) -> Tensor:
+        variance = (F.avg_pool2d(real.square(), patch) - F.avg_pool2d(real, patch).square()).mean(1)
+        squares = F.avg_pool2d((made - real).square(), patch).mean(1)
+        return weight * (squares / (variance.clamp_min(0) + floor)).mean()
 
     return distance

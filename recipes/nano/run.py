@@ -115,8 +115,8 @@ class Ears:
 class Pencil:
     """What draws: a codec of 8 × 8 places, and its diffusion decoder."""
 
-    codec_steps: int = 3000
-    codec_more_steps: int = 4000
+    codec_steps: int = 9000
+    codec_decoder_steps: int = 1500  # of its decoder alone
     codec_width: int = 64
     codebook_size: int = 512
     num_codebooks: int = 2  # one alone blurs shapes: a patch has too many colours, grounds and outlines
@@ -379,14 +379,15 @@ def train_image_codec(recipe: Recipe, output: Path) -> None:
     from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
     from decoders.quantizer import QuantizerConfig
     from mmlm.training.codec import CodecTrainConfig, train_codec
+    from mmlm.training.perceptual import contrast_distance
 
     part = recipe.pencil
     torch.manual_seed(recipe.seed)
     quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks)
-    codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, quantizer=quantizer))
+    codec = ImageVQVAE(ImageVQVAEConfig(width=part.codec_width, quantizer=quantizer, local=True))
     config = CodecTrainConfig(part.codec_steps, learning_rate=2e-3, seed=recipe.seed, device=recipe.device)
     sources, held_out = coded_pictures(output)
-    train_codec(codec, sources, output / "image_codec", held_out, config)
+    train_codec(codec, sources, output / "image_codec", held_out, config, contrast_distance())
 
 
 def coded_pictures(output: Path) -> tuple[list[str], str]:
@@ -396,13 +397,15 @@ def coded_pictures(output: Path) -> tuple[list[str], str]:
 
 
 def train_image_codec_more(recipe: Recipe, output: Path) -> None:
-    """The same codec, judged by the frozen CLIP as well: faint outlines are little to squares, and all to a shape."""
+    """The same codes; the decoder alone goes on, judged by the frozen CLIP as well, to which a shape is all."""
     from decoders.checkpoint import load_codec
     from mmlm.training.codec import CodecTrainConfig, train_codec
     from mmlm.training.codec_recipe import clip_judge
 
     part = recipe.pencil
-    config = CodecTrainConfig(part.codec_more_steps, learning_rate=1.5e-3, seed=recipe.seed + 1, device=recipe.device)
+    config = CodecTrainConfig(
+        part.codec_decoder_steps, learning_rate=1.5e-3, tune="decoder", seed=recipe.seed + 1, device=recipe.device
+    )
     sources, held_out = coded_pictures(output)
     judge = clip_judge(str(output / "frozen/image_encoder"), recipe.device)
     codec = load_codec(output / "image_codec/codec")

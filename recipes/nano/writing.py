@@ -18,7 +18,8 @@ class Writing:
 
     words: int = 440  # in the voice that it is to have
     dev_words: int = 88
-    word_passes: int = 20  # how often it sees each of them, and each digit, while it sees a scene once
+    word_passes: int = 20  # how often it sees each of them while it sees a scene once
+    digit_passes: int = 60  # and each digit, which people say less alike than espeak-ng its words
     steps: int = 5000
     batch_size: int = 16
     learning_rate: float = 3e-3  # Muon's, for LoRA
@@ -46,5 +47,7 @@ def train_writing(recipe: Recipe, output: Path) -> None:
     )
     config = WritingTrainConfig(part.steps, part.batch_size, part.learning_rate, optimizer="muon", seed=recipe.seed)
     pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
-    words = [f"{output}/own_words/train-*.tar"] * part.word_passes
+    words = [f"{output}/own_words/train-0*.tar"] * part.word_passes
+    if (output / "own_words/train-digits.tar").exists():
+        words += [f"{output}/own_words/train-digits.tar"] * part.digit_passes
     train_writing(model, [*pictures, *words], output / "writing", [held_out, f"{output}/own_words/dev-*.tar"], config)
