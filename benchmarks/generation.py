@@ -1,4 +1,4 @@
-"""Decoding: plain and packed, in float32, bfloat16 and int8, beside the machine's limit.
+"""Decoding: plain and packed, in float32, bfloat16, int8 and int4, beside the machine's limit.
 
     python benchmarks/generation.py [--rounds 3] [--threads 2] [--only NAME ...]
 
@@ -15,6 +15,8 @@ import torch
 from parts import SIZES, bandwidth, build, bytes_read_a_token, generate, paired_ratio, prompts, seconds_in_turn
 
 from mmlm.model import MultimodalLM
+
+BYTES = {"int8 packed": 1.0, "int4 packed": 0.5 + 4 / 32}  # a weight, with the scale and the middle of its group
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def variants(size: str) -> dict[str, MultimodalLM]:
         "fp32 packed": build(size).pack(),
         "bf16": build(size, torch.bfloat16),
         "bf16 packed": build(size, torch.bfloat16).pack(),
-        "int8 packed": build(size).pack(int8=True),
+        "int8 packed": build(size).pack("int8"),
+        "int4 packed": build(size).pack("int4"),
     }
 
 
@@ -65,7 +68,7 @@ def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: in
         for name in models
     }
     for name, model in models.items():
-        limit, token = bytes_read_a_token(model, name.startswith("int8")) / speed, statistics.median(later[name])
+        limit, token = bytes_read_a_token(model, BYTES.get(name)) / speed, statistics.median(later[name])
         agree = (tokens[name] == tokens["fp32"]).float().mean()
         cells = (
             title,

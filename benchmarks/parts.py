@@ -114,12 +114,15 @@ def paired_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
-def bytes_read_a_token(model: MultimodalLM, int8: bool = False) -> int:
-    """Bytes of all weights that a step of decoding reads: blocks, head and gated blocks, but no media keys."""
+def bytes_read_a_token(model: MultimodalLM, each: float | None = None) -> float:
+    """Bytes of all weights that a step of decoding reads: blocks, head and gated blocks, but no media keys.
+
+    each: bytes of one weight, where they are not those of its dtype.
+    """
     host = model.language_model
     parts = [*host.blocks.parameters(), *host.model.get_output_embeddings().parameters()]
     parts += [tensor for name, tensor in model.fusion.named_parameters() if "to_kv" not in name]
-    return sum(tensor.numel() * (1 if int8 else tensor.element_size()) for tensor in parts)
+    return sum(tensor.numel() * (each or tensor.element_size()) for tensor in parts)
 
 
 def bandwidth() -> float:

@@ -306,9 +306,12 @@ def _dtype(args: argparse.Namespace) -> Any:
 
 def _load(args: argparse.Namespace) -> "MultimodalLM":
     device = _device(args)
+    if args.pack is not None and device.type != "cpu":
+        raise ValueError(f"--pack is for writing on a CPU, not on {device}: leave it out")
     from mmlm.assembly import load
 
-    return load(args.model, dtype=_dtype(args), device=device)
+    model = load(args.model, dtype=_dtype(args), device=device)
+    return model if args.pack is None else model.pack(args.pack)
 
 
 def _read_image(name: str) -> Any:
@@ -485,6 +488,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch-size", type=int, default=32, metavar="N")
     _add_device_option(verb)
     _add_dtype_option(verb)
+    _add_pack_option(verb)
     _add_generation_options(verb)
 
     verb = _verb(verbs, convert, "turn an OpenFlamingo checkpoint into a folder of safetensors, or back", """
@@ -495,7 +499,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("output", metavar="OUTPUT", help="a folder for model.safetensors and config.json, or NAME.pt")
     verb.add_argument("--language-model", metavar="NAME", help="hub id or folder: what the checkpoint file is of")
     verb.add_argument("--image-encoder", metavar="NAME", help="the same for its CLIP (default: ViT-L-14/openai)")
-    verb.set_defaults(device="cpu")
+    verb.set_defaults(device="cpu", pack=None)
     _add_dtype_option(verb)
     _add_json_option(verb)
 
@@ -543,6 +547,7 @@ def _add_model_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", default="nano", metavar="MODEL", help="preset, folder or hub id (default: nano)")
     _add_device_option(verb)
     _add_dtype_option(verb)
+    _add_pack_option(verb)
 
 
 def _add_device_option(verb: argparse.ArgumentParser) -> None:
@@ -555,6 +560,14 @@ def _add_dtype_option(verb: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         default="float32",
         help="of the language model and the image encoder (default: float32)",
+    )
+
+
+def _add_pack_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--pack",
+        choices=("exact", "int8", "int4"),
+        help="write faster on a CPU, on a copy of the weights: as they are, or rounded to so many bits",
     )
 
 

@@ -26,7 +26,7 @@ from mmlm.codes import CodeLayout
 from mmlm.config import CodecPart, FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.language_model import LanguageModel
-from mmlm.packing import available, pack, unpack, use_packed
+from mmlm.packing import Weights, available, pack, unpack, use_packed
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
 from mmlm.resampler import PerceiverResampler
 from mmlm.vocabulary import AUDIO
@@ -118,18 +118,19 @@ class MultimodalLM(nn.Module):
         frozen = ("encoders.", "codecs.", "decoders.", "language_model.model.")
         return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
 
-    def pack(self, int8: bool = False) -> "MultimodalLM":
+    def pack(self, weights: Weights = "exact") -> "MultimodalLM":
         """Makes generation on a CPU faster by `mmlm.packing`, for as much memory again as the weights take.
 
-        int8: the language model and the gated blocks compute on weights of 8 bits: faster still, and not exactly the
-        same. Training, and the language model outside of requests, stay as they are. `unpack` takes it back.
+        weights: with "int8" or "int4" the language model and the gated blocks compute on weights of so many bits, which
+        take a quarter or a sixth of the memory, and not exactly the same. Training, and the language model outside of
+        requests, stay as they are. `unpack` takes it back.
         """
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")
         for part in (self.encoders, self.resamplers):
             pack(part)
         for part in (self.fusion, self.language_model):
-            pack(part, int8)
+            pack(part, weights)
         return self
 
     def unpack(self) -> "MultimodalLM":

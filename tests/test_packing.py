@@ -52,9 +52,9 @@ def test_every_linear_layer_is_packed():
 
 
 @FEW_FAMILIES
-@pytest.mark.parametrize("int8", [False, True])
-def test_outside_of_requests_a_packed_model_is_what_it_was(family, int8):
-    model = parts.build(family).pack(int8)
+@pytest.mark.parametrize("weights", ["exact", "int8", "int4"])
+def test_outside_of_requests_a_packed_model_is_what_it_was(family, weights):
+    model = parts.build(family).pack(weights)
     ids = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         plain = families.language_model(family)(input_ids=ids).logits
@@ -150,11 +150,48 @@ def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer):
     a = (x.max() - x.min()).double() / (127 if REDUCE_RANGE else 255)
     b = rows.abs().amax(1) / 127
     bound = rows.abs().sum(1) * a / 2 + x.double().abs().sum(-1, keepdim=True) * b / 2 + 48 * a * b / 4
-    pack(layer, int8=True)
+    pack(layer, "int8")
     with torch.no_grad(), use_packed():
         error = (layer(x).double() - exact).abs()
     assert (error <= 1.5 * bound).all(), "a zero point that is rounded, too, shifts what is at the ends"
     assert error.max() > 0, "something was rounded"
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(96, 48), nn.Linear(96, 48, bias=False), Conv1D(48, 96)])
+@pytest.mark.parametrize("shape", [(96,), (5, 96), (3, 7, 96)])
+def test_int4_is_as_far_off_as_rounding_to_4_bits_may_be(layer, shape):
+    """Half a step of its 32 neighbours' range for each weight, and bfloat16's rounding of all that goes in and out."""
+    nn.init.normal_(layer.weight)
+    x = torch.randn(shape)
+    rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
+    bias = 0 if layer.bias is None else layer.bias.detach().double()
+    exact = x.double() @ rows.t() + bias
+    groups, tiny = rows.reshape(48, 3, 32), 2.0**-8
+    step = ((groups.amax(-1) - groups.amin(-1)) / 15).repeat_interleave(32, dim=1)
+    off = 0.5 * step + tiny * (8 * step + rows.abs().amax())
+    size = x.double().abs()
+    bound = size @ off.t() + tiny * (size @ (rows.abs() + off).t()) + tiny * (exact - bias).abs()
+    pack(layer, "int4")
+    with torch.no_grad(), use_packed():
+        error = (layer(x).double() - exact).abs()
+    assert (error <= bound).all()
+    assert error.norm() > 0.02 * exact.norm(), "to no more than 4 bits"
+
+
+@pytest.mark.parametrize("out, inputs", [(20, 64), (32, 48)])
+def test_a_layer_of_a_size_that_int4_does_not_take_is_int8(out, inputs):
+    layers = [nn.Linear(inputs, out) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(4, inputs)
+    for layer, weights in zip(layers, ("int4", "int8"), strict=True):
+        pack(layer, weights)
+    with torch.no_grad(), use_packed():
+        assert torch.equal(layers[0](x), layers[1](x))
+
+
+def test_weights_that_there_are_not():
+    with pytest.raises(ValueError, match="exact, int8, int4"):
+        pack(nn.Linear(3, 3), "int3")
 
 
 def test_a_forward_that_somebody_else_has_set_stays():
@@ -169,11 +206,12 @@ def test_a_forward_that_somebody_else_has_set_stays():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mixtral"])
-def test_int8_logits_are_near(family):
+@pytest.mark.parametrize("weights, limit", [("int8", 0.15), ("int4", 0.5)])
+def test_rounded_logits_are_near(family, weights, limit):
     model = parts.build(family)
     plain = logits(model)
     seen = plain.isfinite()
-    packed = logits(model.pack(int8=True))
+    packed = logits(model.pack(weights))
     off = (packed - plain)[seen].norm() / plain[seen].norm()
-    assert 0 < off < 0.15
+    assert 0 < off < limit
     assert torch.equal(logits(model.unpack()), plain)
