@@ -16,7 +16,8 @@ from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
 
 from encoders.sound import SAMPLE_RATE
-from mmlm.cli import build_parser, main
+from mmlm.arguments import build_parser
+from mmlm.cli import main
 
 VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
@@ -243,6 +244,19 @@ def test_answer(nano, pictures, capsys):
     assert main(["answer", pictures[1], question, "--json"]) == 0
     answer = nano.answer(pictures[1], question)
     assert json.loads(capsys.readouterr().out) == {"image": pictures[1], "question": question, "answer": answer}
+
+
+def test_packed_weights_write_the_same(nano, pictures, capsys, monkeypatch):
+    from mmlm.model import MultimodalLM
+
+    asked, pack = [], MultimodalLM.pack
+    monkeypatch.setattr(MultimodalLM, "pack", lambda model, weights: (asked.append(weights), pack(model, weights))[1])
+    expected = [nano.caption(name) for name in pictures]
+    for weights in ("exact", "int8"):
+        assert main(["caption", *pictures, "--pack", weights]) == 0
+        lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        assert lines == [[name, text] for name, text in zip(pictures, expected, strict=True)]
+    assert asked == ["exact", "int8"]
 
 
 def test_generate_writes_what_the_model_writes(nano, pictures, capsys):

@@ -98,10 +98,14 @@ def coded(codec: MediaCodec, pictures: Tensor, decoder: DiffusionDecoder | None 
 
 
 def evaluate_codec(codec: MediaCodec, sets: Path | None, seed: int, count: int = 500) -> None:
-    """The codec alone, beside palettes of as many colours as one of its codebooks has codes, learned from training."""
-    shown, records = zip(*(data.scene_example("dev", index, seed) for index in range(count)), strict=True)
-    scenes = [Scene.from_dict(record["scene"]) for record in records]
-    held_out = {"scenes of unseen layouts": stacked(shown)}
+    """The codec alone, beside palettes of as many colours as one of its codebooks has codes, learned from training.
+
+    Neat scenes are those that are drawn: each thing in the middle of its cell, in exactly its colour.
+    """
+    examples = [[data.scene_example("dev", index, seed, loose) for index in range(count)] for loose in (1.0, 0.0)]
+    scenes = [Scene.from_dict(record["scene"]) for _, record in examples[0]]
+    shown, neat = ([picture for picture, _ in own] for own in examples)
+    held_out = {"scenes of unseen layouts": stacked(shown), "scenes of unseen layouts, neat": stacked(neat)}
     training = [data.scene_example("train", index, seed)[0] for index in range(count)]
     if sets is not None:
         held_out["emoji dev"] = stacked(record.decode() for record in read_records(sets / "emoji/dev-*.tar"))
@@ -121,7 +125,7 @@ def evaluate_codec(codec: MediaCodec, sets: Path | None, seed: int, count: int =
     encoded = codec.encode(torch.cat(list(held_out.values())))
     usage, perplexity = used(encoded)
     print(f"\nThese pictures use {usage} of the codebooks, perplexity {perplexity}; of the real scenes the judge reads "
-          f"{share(read_right(shown, scenes)):.1%} right.")  # fmt: skip
+          f"{share(read_right([*shown, *neat], scenes * 2)):.1%} right.")  # fmt: skip
 
 
 def used(encoded: Encoding) -> tuple[str, str]:
