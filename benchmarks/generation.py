@@ -3,7 +3,7 @@
     python benchmarks/generation.py [--rounds 3] [--threads 2] [--only NAME ...]
 
 A token's time is that of a whole text less that of its first token, over the others; the first token's begins after the
-picture encoder, which benchmarks/encoders.py measures. The limit is the time to read once, at the bandwidth measured
+picture encoder, which benchmarks/encoding.py measures. The limit is the time to read once, at the bandwidth measured
 beside, all weights that a token needs; weights that fit the cache can pass it. Ratios are medians of paired ratios.
 """
 

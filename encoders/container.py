@@ -41,4 +41,5 @@ def open_container(file: BinaryIO, container: str, label: str) -> Any:
 
 
 def damaged(label: str, error: Exception) -> MediaError:
+    """What to raise where a container breaks off or does not decode."""
     return MediaError(f"{label}: truncated or damaged ({reason_of(error)}); get a whole copy")

@@ -139,11 +139,13 @@ def _fetch(url: str, label: str, max_bytes: int) -> bytes:
 
 
 def check_bytes(count: int, label: str, max_bytes: int) -> None:
+    """MediaError for a source of more bytes than are allowed."""
     if count > max_bytes:
         raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
 
 
 def reason_of(error: Exception) -> str:
+    """An error's own words, without the path that the message names already."""
     return str(getattr(error, "strerror", None) or error)  # an OSError's own text repeats the whole path
 
 

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def caption(args: argparse.Namespace) -> None:
+    """A caption of each picture, a line each; several pictures at once."""
     for name in args.images:
         if name != "-" and not Path(name).is_file():
             raise FileNotFoundError(f"{name}: no such file")
@@ -65,6 +66,7 @@ def caption(args: argparse.Namespace) -> None:
 
 
 def answer(args: argparse.Namespace) -> None:
+    """The answer to a question about one picture."""
     options, image = _generation(args), _read_image(args.image)
     model = _load(args)
     demonstrations = _demonstrations(args, model)
@@ -77,6 +79,7 @@ def answer(args: argparse.Namespace) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
+    """What follows pictures and text in the order they were given, written as it comes."""
     from mmlm.prompt import Image
 
     if not args.parts:
@@ -94,6 +97,7 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def transcribe(args: argparse.Namespace) -> None:
+    """What is said in recordings, on standard output or in openai-whisper's file formats."""
     for name in args.recordings:
         if name != "-" and not Path(name).is_file():
             raise FileNotFoundError(f"{name}: no such file")
@@ -129,6 +133,7 @@ def transcribe(args: argparse.Namespace) -> None:
 
 
 def ask(args: argparse.Namespace) -> None:
+    """The answer to what is asked in a recording, or about it."""
     if args.recording != "-" and not Path(args.recording).is_file():
         raise FileNotFoundError(f"{args.recording}: no such file")
     if args.show_transcript and args.mode == "features":
@@ -153,6 +158,7 @@ def ask(args: argparse.Namespace) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
+    """Pictures of a text, into files."""
     if args.rerank and args.num_images < 2:
         raise ValueError("--rerank chooses among several: give -n 4, say")
     if args.mask is not None and args.init_image is None:
@@ -171,6 +177,7 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def speak(args: argparse.Namespace) -> None:
+    """A text said aloud, into a file."""
     (path,) = _numbered(args.output, SOUNDS)
     model = _load(args)
     with _writing_bar() as progress:
@@ -183,6 +190,7 @@ def speak(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
+    """One run of a recipe; the folder of what it trained."""
     from mmlm.training import train_from_recipe
 
     result = train_from_recipe(args.recipe, args.overrides, progress=sys.stderr.isatty())
@@ -190,6 +198,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    """A model on records, beside the same model given wrong pictures."""
     options = _generation(args)
     from mmlm.data import read_records
     from mmlm.evaluation import evaluate as measure
@@ -200,6 +209,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
+    """An OpenFlamingo checkpoint as a folder of safetensors, or back."""
     output, parts = Path(args.output), (args.language_model, args.image_encoder)
     if output.exists() and output.is_dir() == (output.suffix == ".pt"):
         raise ValueError(f"{output} is in the way: NAME.pt becomes a file, any other name a folder")
@@ -223,6 +233,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def models(args: argparse.Namespace) -> None:
+    """What comes with mmlm, or is downloaded by name, with sizes."""
     from mmlm.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 
     for name, folder in PRESETS.items():

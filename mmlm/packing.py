@@ -103,7 +103,7 @@ class _PackedForward:
         else:
             rows = x.reshape(-1, x.shape[-1]).bfloat16()
             y = torch.ops.aten._weight_int4pack_mm_for_cpu.default(rows, self.packed[0], GROUP, self.packed[1])
-            y = y.to(x.dtype).unflatten(0, x.shape[:-1]) if x.dim() > 1 else y.to(x.dtype)[0]
+            y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias
 
     def _pack(self, weight: Tensor) -> Any:

@@ -1,6 +1,7 @@
 """A quick form of each benchmark, for what they assert: that all ways to compute give the same. Never for time."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,12 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def test_as_scripts_they_hide_no_package():
+    """Python puts a script's own folder first: a file there that is named as a package is what gets imported."""
+    shown = subprocess.run([sys.executable, FOLDER / "generation.py", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "usage: generation.py" in shown.stdout, shown.stderr
+
+
 QUICK = ["--rounds", "1", "--threads", "1", "--size", "quick"]
 
 
@@ -42,7 +49,7 @@ def test_generation(benchmark, capsys, monkeypatch):
 
 
 def test_encoders(benchmark, capsys):
-    benchmark("encoders").main([*QUICK, "--pictures", "1", "3"])
+    benchmark("encoding").main([*QUICK, "--pictures", "1", "3"])
     assert capsys.readouterr().out.count("fp32 packed") == 2
 
 

@@ -1,6 +1,6 @@
 """The picture encoder and the resampler: plain, packed, and packed in bfloat16.
 
-    python benchmarks/encoders.py [--rounds 3] [--threads 2] [--pictures 1 8 32]
+    python benchmarks/encoding.py [--rounds 3] [--threads 2] [--pictures 1 8 32]
 
 ViT-B-32 from pixels to patch tokens, then six layers of resampler to 64 latents. benchmarks/hearing.py is of Whisper's
 encoder. Ratios are medians of paired ratios.
