@@ -6,9 +6,11 @@ import torch
 from codec_parts import image_codec, media_for
 
 from decoders.diffusion import DiffusionDecoderConfig
-from recipes.diffusion_decoder.measures import PATCH, agreement, fine_power, patch_distance
-from recipes.diffusion_decoder.run import DeterministicDecoder
+from recipes.diffusion_decoder.decoders import DeterministicDecoder
+from recipes.diffusion_decoder.measures import PATCH, agreement, fine_power, frame_distance, patch_distance
+from recipes.diffusion_decoder.table import compare, interval
 from recipes.nano.recogniser import SAMPLES, placed, varied
+from recipes.nano.speaking import band_distances
 
 
 def pictures(count, seed, spread=0.3):
@@ -82,3 +84,40 @@ def test_a_word_is_heard_anywhere_in_its_second():
     first, same, other = (varied(sound, draw) for draw in draws)
     assert first.shape == (SAMPLES,) and torch.equal(first, same) and not torch.equal(first, other)
     assert varied(torch.ones(3 * SAMPLES), draws[0]).shape == (SAMPLES,)
+
+
+def test_the_frame_distance_of_shifted_and_of_scaled_frames():
+    frames = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    assert abs(frame_distance(frames, frames)) < 1e-9
+    assert frame_distance(frames, frames + 0.5) == pytest.approx(4 * 0.25, rel=1e-5)
+    centred = frames - frames.mean(0)  # twice as wide: tr(C + 4·C − 2·2·C) = tr C
+    assert frame_distance(centred, 2 * centred) == pytest.approx(float(centred.square().sum(1).mean()), rel=1e-5)
+
+
+def test_band_distances_by_hand():
+    time = torch.arange(8000) / 8000
+    low, high = (0.3 * torch.sin(2 * torch.pi * pitch * time) for pitch in (200, 3500))
+    apart = band_distances([low], [0.1 * low])  # ten times the amplitude: a bel where there is sound above the floor
+    assert 0.5 < apart[0] < 1.05 and float(apart[3]) < 0.2
+    assert int(band_distances([low + high], [low]).argmax()) == 3
+    assert float(band_distances([low], [low]).abs().max()) == 0
+
+
+def test_intervals_are_students():
+    # By hand: of 1, 2 and 3 the mean is 2, the deviation 1, and 4.303 / √3 = 2.48.
+    assert interval((1.0, 2.0, 3.0), 2) == "2.00 ± 2.48"
+    assert interval((1.0,), 1) == "1.0"
+
+
+def test_a_table_has_a_row_for_each_way_and_says_how_much_lower_four_steps_are(capsys):
+    figures = {"own": [(6.0, 1.0)], "control": [(3.0, 2.0), (5.0, 2.0)], "diffusion, 4 steps": [(2.0, 0.5), (2.0, 0.5)]}
+    ways = {name: [lambda codes, row=row: row for row in rows] for name, rows in figures.items()}
+    compare(ways, {"distance": 1, "kept": 2}, lambda decode: list(decode(None)), "distance")
+    lines = capsys.readouterr().out.splitlines()
+    # Of 3 and 5: 12.706 · √2 / √2.
+    assert lines[2:5] == [
+        "| own | 6.0 | 1.00 |",
+        "| control | 4.0 ± 12.7 | 2.00 ± 0.00 |",
+        "| diffusion, 4 steps | 2.0 ± 0.0 | 0.50 ± 0.00 |",
+    ]
+    assert lines[-1] == "Distance of four steps: 3.0 times lower than of own, 2.0 times lower than of control."

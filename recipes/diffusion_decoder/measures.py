@@ -1,6 +1,8 @@
-"""How near decoded pictures are to real ones: each to its own, and all of them as a crowd."""
+"""How near decoded media are to real ones, as a crowd; and how many codes they keep."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +14,34 @@ PATCH = 5  # pixels a side
 
 
 def patch_distance(made: Tensor, real: Tensor) -> float:
-    """Fréchet distance of the patches of PATCH × PATCH RGB pixels in two crowds of pictures [N, 3, H, W].
+    """Fréchet distance of the patches of PATCH × PATCH RGB pixels in two crowds of pictures [N, 3, H, W]."""
+    return _frechet(*(_moments(_patches(batch) for batch in pictures.split(50)) for pictures in (made, real)))
 
-    |m₁ − m₂|² + tr(C₁ + C₂ − 2·√(C₁C₂)) of the patches' means and covariances (Heusel et al. 2017, on pixels).
-    """
-    (mean, spread), (other_mean, other_spread) = (_moments(pictures) for pictures in (made, real))
+
+def frame_distance(made: Tensor, real: Tensor) -> float:
+    """Fréchet distance of two crowds of frames [N, D]."""
+    return _frechet(_moments([made]), _moments([real]))
+
+
+def _patches(pictures: Tensor) -> Tensor:
+    return F.unfold(pictures, PATCH).transpose(1, 2).flatten(0, 1)  # [N·places, 75]
+
+
+def _frechet(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
+    """|m₁ − m₂|² + tr(C₁ + C₂ − 2·√(C₁C₂)) of means and covariances (Heusel et al. 2017, there of features)."""
+    (mean, spread), (other_mean, other_spread) = first, second
     # The eigenvalues of a product of two covariances are real and not negative, but for rounding.
     roots = torch.linalg.eigvals(spread @ other_spread).real.clamp(min=0).sqrt().sum()
     return float((mean - other_mean).square().sum() + spread.trace() + other_spread.trace() - 2 * roots)
 
 
-def _moments(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance [D, D] of vectors that come in parts [N, D]."""
     count, total, products = 0, 0.0, 0.0
-    for batch in pictures.double().split(50):
-        patches = F.unfold(batch, PATCH).transpose(1, 2).flatten(0, 1)  # [N·places, 75]
-        count += len(patches)
-        total, products = total + patches.sum(0), products + patches.T @ patches
+    for part in parts:
+        part = part.double()
+        count += len(part)
+        total, products = total + part.sum(0), products + part.T @ part
     mean = total / count
     return mean, products / count - mean.outer(mean)
 
@@ -40,6 +54,6 @@ def fine_power(pictures: Tensor) -> float:
 
 
 def agreement(codec: MediaCodec, made: Tensor, codes: Tensor) -> float:
-    """The share of codes [N, K, h, w] that decoded pictures have when they are encoded again."""
+    """The share of codes [N, K, *grid] that decoded media have when they are encoded again."""
     again = torch.cat([codec.encode(batch).codes for batch in made.split(50)])
     return float((again == codes).double().mean())

@@ -100,15 +100,22 @@ def evaluate_decoding(model, sets: dict[str, RecordSet], bands: int = 4) -> None
     for name, records in sets.items():
         sounds, _ = recordings(records)
         for way, made in through_codes(model, sounds).items():
-            apart = torch.stack([
-                (log_mel(a[None], RATE, WINDOW, BANDS, floor=1e-3) - log_mel(b[None], RATE, WINDOW, BANDS, floor=1e-3))
-                .abs().mean((0, 2)).view(bands, -1).mean(1)
-                for a, b in zip(made, sounds, strict=True)
-            ]).mean(0)  # fmt: skip
+            apart = band_distances(made, sounds, bands)
             print(f"| {name} {way} | {len(sounds)} | {' | '.join(f'{value:.3f}' for value in apart.tolist())} |")
         written += [codec.encode(sound[None, None]).codes[0] for sound in sounds]
     used = [f"{len(book.unique()) / codec.codebook_size:.1%}" for book in torch.cat(written, dim=1)]
     print(f"\nThese {len(written)} recordings use {'/'.join(used)} of the codebooks.")
+
+
+def band_distances(made: Sequence[Tensor], real: Sequence[Tensor], bands: int = 4) -> Tensor:
+    """Mean difference of log-mel spectra of waveforms [T], in bels, in each of `bands` equal parts of the scale."""
+    apart = [(frames(a) - frames(b)).abs().mean(0) for a, b in zip(made, real, strict=True)]
+    return torch.stack(apart).mean(0).view(bands, -1).mean(1)
+
+
+def frames(sound: Tensor) -> Tensor:
+    """The log-mel spectrum [F, BANDS], as the recogniser has it, of a waveform [T] at 8 kHz."""
+    return log_mel(sound[None], RATE, WINDOW, BANDS, floor=1e-3)[0].T
 
 
 def recordings(records: RecordSet) -> tuple[list[Tensor], list[str]]:

@@ -1,0 +1,99 @@
+"""The study's pictures: nano's drawn scenes with its packaged codec, and photographs with a codec trained on them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from decoders.base import MediaCodec
+from decoders.checkpoint import load_codec
+from mmlm.training.codec import CodecTrainConfig, quality, train_codec
+from recipes.diffusion_decoder.decoders import Decode, trained
+from recipes.diffusion_decoder.measures import agreement, fine_power, patch_distance
+from recipes.diffusion_decoder.table import compare
+
+AT_ONCE = 50
+CROWD = {"patch distance": 3, "fine detail": 2, "codes kept": 3, "ms a picture": 1}  # columns, and their digits
+
+
+def study(name: str, codec: MediaCodec, training: list[str], real: Tensor, output: Path, seeds: int, steps: int):
+    """Train, and print the table of real pictures [N, 3, H, W] through their codes; gives the ways to decode."""
+    ways = trained(codec, training, output, seeds, steps)
+    codes = torch.cat([codec.encode(batch).codes for batch in real.split(AT_ONCE)])
+    print(f"\n### {name}: {len(real)} held-out pictures, decoders of {steps} steps, {seeds} seeds\n")
+    compare_pictures(codec, codes, real, ways, paired=True)
+    floor = patch_distance(*real.tensor_split(2))
+    print(f"\nReal against real: the patches of one half of the pictures are {floor:.3f} from those of the other.")
+    return ways
+
+
+@torch.no_grad()
+def compare_pictures(
+    codec: MediaCodec, codes: Tensor, real: Tensor, ways: dict[str, list[Decode]], paired: bool
+) -> None:
+    """Print the table of all ways to decode codes; `paired`: they are those of the real pictures, one by one."""
+    fine = fine_power(real)
+
+    def measure(decode: Decode) -> list[float]:
+        began = time.perf_counter()
+        made = torch.cat([decode(batch) for batch in codes.split(AT_ONCE)])
+        spent = 1000 * (time.perf_counter() - began) / len(codes)
+        own = [quality(codec, made, real)["psnr"]] if paired else []
+        return [*own, patch_distance(made, real), fine_power(made) / fine, agreement(codec, made, codes), spent]
+
+    compare(ways, {"PSNR, dB": 2, **CROWD} if paired else CROWD, measure, "patch distance")
+
+
+def nano(output: Path, count: int) -> tuple[MediaCodec, list[str], Tensor]:
+    """The packaged codec, drawn scenes with emoji to learn from, and scenes of unseen layouts."""
+    import mmlm
+    from recipes.nano import data
+    from recipes.nano.drawing import stacked
+
+    data.write_scenes(output / "scenes", {"train": 20_000}, seed=0, settled=True)
+    training, _ = data.drawing_sources(output / "scenes", data.sets_folder())
+    shown = stacked(data.scene_example("dev", index, 0)[0] for index in range(count))
+    return mmlm.load("nano").codecs["image"], training, shown
+
+
+def drawn_codes(count: int) -> Tensor:
+    """Codes [N, K, h, w] that nano writes for captions of unseen layouts."""
+    import mmlm
+    from mmlm.drawing import sampled
+    from mmlm.writing import generate_parts
+    from recipes.nano import data
+    from recipes.nano.drawing import GUIDANCE, TEMPERATURE
+    from recipes.nano.scenes import Scene
+    from recipes.nano.wording import listed
+
+    model = mmlm.load("nano")
+    found = []
+    for index in range(count):
+        text = listed(Scene.from_dict(data.scene_example("dev", index, 0)[1]["scene"]))
+        prompts = [model.template.writing_prompt("image", words) for words in (text, "")]
+        options = sampled(1, TEMPERATURE, None, None, index)
+        rows = generate_parts(
+            model, prompts[0], "image", options=options, guidance_scale=GUIDANCE, without=prompts[1]
+        )
+        found.append(rows[0][0].codes)
+    return torch.stack(found)
+
+
+def flickr8k(output: Path, sets: Path, count: int, codec_steps: int) -> tuple[MediaCodec, list[str], Tensor]:
+    """A codec of 64 × 64 photographs, 8 × 8 places with two codes of 512 each, trained here; its photographs."""
+    from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+    from decoders.quantizer import QuantizerConfig
+    from mmlm.data import read_records
+    from recipes.nano.drawing import stacked
+
+    training = [f"{sets}/train-*.tar"]
+    if not (output / "codec/codec/config.json").exists():
+        torch.manual_seed(0)
+        codec = ImageVQVAE(ImageVQVAEConfig(width=64, quantizer=QuantizerConfig("rvq", 512, 2)))
+        config = CodecTrainConfig(codec_steps, learning_rate=2e-3)
+        train_codec(codec, training, output / "codec", f"{sets}/dev-*.tar", config)
+    shown = stacked(record.decode() for record in read_records(f"{sets}/dev-*.tar")[:count])
+    return load_codec(output / "codec/codec"), training, shown
