@@ -29,8 +29,7 @@ def main(texts: list[str]) -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     drawn, sounds, told = [], [], []
     for index, text in enumerate(texts):
-        # Four drafts, of which CLIP chooses; guidance leads away from what would be drawn without the text.
-        picture = model.draw(text, 4, rerank=True, seed=index, temperature=0.3, guidance_scale=2.0)
+        picture = model.draw(text, 4, rerank=True, seed=index, temperature=0.2)  # four drafts, of which CLIP chooses
         picture.save(OUTPUT / f"drawn-{index}.png")
         lines, sound = [text], None
         print(f"  {text}: {OUTPUT / f'drawn-{index}.png'}")

@@ -65,7 +65,7 @@ def drawn_codes(count: int) -> Tensor:
     from mmlm.drawing import sampled
     from mmlm.writing import generate_parts
     from recipes.nano import data
-    from recipes.nano.drawing import GUIDANCE, TEMPERATURE
+    from recipes.nano.drawing import TEMPERATURE
     from recipes.nano.scenes import Scene
     from recipes.nano.wording import listed
 
@@ -73,12 +73,8 @@ def drawn_codes(count: int) -> Tensor:
     found = []
     for index in range(count):
         text = listed(Scene.from_dict(data.scene_example("dev", index, 0)[1]["scene"]))
-        prompts = [model.template.writing_prompt("image", words) for words in (text, "")]
-        options = sampled(1, TEMPERATURE, None, None, index)
-        rows = generate_parts(
-            model, prompts[0], "image", options=options, guidance_scale=GUIDANCE, without=prompts[1]
-        )
-        found.append(rows[0][0].codes)
+        prompt, options = model.template.writing_prompt("image", text), sampled(1, TEMPERATURE, None, None, index)
+        found.append(generate_parts(model, prompt, "image", options=options)[0][0].codes)
     return torch.stack(found)
 
 

@@ -36,7 +36,7 @@ from recipes.nano.sight import read_scene
 from recipes.nano.wording import NUMBERS, listed
 
 BEST_OF = 4
-TEMPERATURE, GUIDANCE = 0.3, 2.0
+TEMPERATURE = 0.2
 
 
 def evaluate(model, sets: Path | None, scenes: dict[str, int], seed: int = 0) -> None:
@@ -84,7 +84,7 @@ def read_right(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> list
 
 def draw(model, text: str, seed: int) -> list[Image.Image]:
     """Several pictures of a text, as the tables' figures have them drawn."""
-    return model.draw(text, BEST_OF, seed=seed, temperature=TEMPERATURE, guidance_scale=GUIDANCE)
+    return model.draw(text, BEST_OF, seed=seed, temperature=TEMPERATURE)
 
 
 @torch.no_grad()
