@@ -29,7 +29,7 @@ def main(texts: list[str]) -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     drawn, sounds, told = [], [], []
     for index, text in enumerate(texts):
-        picture = model.draw(text, 4, rerank=True, seed=index, temperature=0.2)  # four drafts, of which CLIP chooses
+        picture = model.draw(text, 4, rerank=True, seed=index, temperature=0.1)  # four drafts, of which CLIP chooses
         picture.save(OUTPUT / f"drawn-{index}.png")
         lines, sound = [text], None
         print(f"  {text}: {OUTPUT / f'drawn-{index}.png'}")

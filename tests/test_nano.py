@@ -228,7 +228,7 @@ def test_its_image_codec_keeps_what_a_scene_shows():
 def test_it_draws_what_a_text_says(nano):
     _, _, scenes = examples("dev", 24)
     drawn = [draw(nano, listed(scene), index)[0] for index, scene in enumerate(scenes)]
-    assert share(read_right(drawn, scenes)) >= 0.55 and share(read_right(drawn[1:], scenes[:-1])) <= 0.05
+    assert share(read_right(drawn, scenes)) >= 0.75 and share(read_right(drawn[1:], scenes[:-1])) <= 0.05
     assert len(set(map(Image.Image.tobytes, drawn))) == len(drawn)
 
 

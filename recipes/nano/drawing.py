@@ -36,7 +36,7 @@ from recipes.nano.sight import read_scene
 from recipes.nano.wording import NUMBERS, listed
 
 BEST_OF = 4
-TEMPERATURE = 0.2
+TEMPERATURE = 0.1
 
 
 def evaluate(model, sets: Path | None, scenes: dict[str, int], seed: int = 0) -> None:

@@ -20,7 +20,7 @@ class Writing:
     dev_words: int = 88
     word_passes: int = 20  # how often it sees each of them while it sees a scene once
     digit_passes: int = 60  # and each digit, which people say less alike than espeak-ng its words
-    steps: int = 5000
+    steps: int = 6000
     batch_size: int = 16
     learning_rate: float = 3e-3  # Muon's, for LoRA
     lora_rank: int = 32
