@@ -19,7 +19,22 @@ AT_ONCE = 50
 CROWD = {"patch distance": 3, "fine detail": 2, "codes kept": 3, "ms a picture": 1}  # columns, and their digits
 
 
-def study(name: str, codec: MediaCodec, training: list[str], real: Tensor, output: Path, seeds: int, steps: int):
+def study_drawings(output: Path, held_out: int, written: int, seeds: int, steps: int) -> None:
+    """Train on nano's codec; print the tables of scenes through their codes, and of pictures that nano draws."""
+    codec, training, real = nano(output, held_out)
+    ways = study("nano", codec, training, real, output, seeds, steps)
+    print(f"\n### nano: {written} pictures drawn by the language model for captions of held-out scenes\n")
+    compare_pictures(codec, drawn_codes(written), real, ways, paired=False)
+
+
+def study_photographs(output: Path, sets: Path, held_out: int, codec_steps: int, seeds: int, steps: int) -> None:
+    """Train a codec and the decoders; print the table of photographs through their codes."""
+    study("flickr8k", *flickr8k(output, sets, held_out, codec_steps), output, seeds, steps)
+
+
+def study(
+    name: str, codec: MediaCodec, training: list[str], real: Tensor, output: Path, seeds: int, steps: int
+) -> dict[str, list[Decode]]:
     """Train, and print the table of real pictures [N, 3, H, W] through their codes; gives the ways to decode."""
     ways = trained(codec, training, output, seeds, steps)
     codes = torch.cat([codec.encode(batch).codes for batch in real.split(AT_ONCE)])

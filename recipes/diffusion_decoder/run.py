@@ -33,23 +33,15 @@ def main() -> None:
     sets = Path(os.environ.get("MMLM_DATA", "../shared/data")) / arguments.set
     if arguments.set != "nano" and not sets.is_dir():
         parser.error(f"no media in {sets}: set MMLM_DATA to the folder that holds {arguments.set}")
+    seeds, steps = arguments.seeds, arguments.steps
+    from recipes.diffusion_decoder import pictures, sound
+
     if arguments.set == "fsdd":
-        from recipes.diffusion_decoder import sound
-
-        sound.study(sets, output, arguments.seeds, arguments.steps, max(1, arguments.written // 10))
-        return
-    from recipes.diffusion_decoder import pictures
-
-    if arguments.set == "nano":
-        found = pictures.nano(output, arguments.held_out)
+        sound.study(sets, output, seeds, steps, max(1, arguments.written // 10))
+    elif arguments.set == "nano":
+        pictures.study_drawings(output, arguments.held_out, arguments.written, seeds, steps)
     else:
-        found = pictures.flickr8k(output, sets, arguments.held_out, arguments.codec_steps)
-    ways = pictures.study(arguments.set, *found, output, arguments.seeds, arguments.steps)
-    if arguments.set == "nano":
-        codec, _, real = found
-        drawn = pictures.drawn_codes(arguments.written)
-        print(f"\n### nano: {len(drawn)} pictures drawn by the language model for captions of held-out scenes\n")
-        pictures.compare_pictures(codec, drawn, real, ways, paired=False)
+        pictures.study_photographs(output, sets, arguments.held_out, arguments.codec_steps, seeds, steps)
 
 
 if __name__ == "__main__":
