@@ -19,12 +19,18 @@ from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 # Without VNNI, sums of 8-bit products overflow 16 bits: then inputs get 7.
 REDUCE_RANGE = not torch.cpu._is_vnni_supported()
 GROUP = 32  # weights of a row that have one scale in int4
+# Whose `forward` is x·Wᵀ + b and no more, by name: to ask is no reason to import transformers or whisper.
+LINEAR = (
+    "torch.nn.modules.linear.Linear.forward",
+    "transformers.pytorch_utils.Conv1D.forward",
+    "whisper.model.Linear.forward",
+)
 
 Weights = Literal["exact", "int8", "int4"]
 
@@ -51,51 +57,113 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
 
     ValueError for weights that there are not. The layers stay the modules they are, with the weights they have, and
     compute as ever outside `use_packed`. A layer whose `forward` somebody else has set (accelerate does, to move
-    weights about) is left to them.
+    weights about) is left to them. Those inside of torch's own attention are always "exact".
     """
     if weights not in get_args(Weights):
         raise ValueError(f"packed weights are {', '.join(get_args(Weights))}, not {weights!r}")
     unpack(root)
     for module in root.modules():
-        if _packable(module):
-            module.forward = _PackedForward(module, weights)
+        if "forward" in vars(module):
+            continue
+        if _is_linear(module):
+            module.forward = _PackedLinear(module, weights)
+        elif _is_self_attention(module):
+            module.forward = _PackedAttention(module)
 
 
 def unpack(root: nn.Module) -> None:
     """Takes back what `pack` did, and the memory."""
     for module in root.modules():
-        if isinstance(vars(module).get("forward"), _PackedForward):
+        if isinstance(vars(module).get("forward"), (_PackedLinear, _PackedAttention)):
             del module.forward
 
 
-def _packable(module: nn.Module) -> bool:
-    linear = type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module)
+def _is_linear(module: nn.Module) -> bool:
+    forward = type(module).forward
     weight = module._parameters.get("weight")  # None where it is computed, as by torch's parametrizations
-    return linear and weight is not None and not weight.is_inference()  # whose changes nobody counts
+    plain = f"{forward.__module__}.{forward.__qualname__}" in LINEAR
+    return plain and weight is not None and not weight.is_inference()  # whose changes nobody counts
 
 
-class _PackedForward:
-    """In place of one layer's `forward`; an object and no closure, so that a deep copy of a model has its own."""
+def _is_self_attention(module: nn.Module) -> bool:
+    """Whether it is torch's attention, which computes its linear layers itself, as open_clip's towers use it."""
+    return (
+        type(module).forward is nn.MultiheadAttention.forward
+        and module.batch_first
+        and (weight := module._parameters.get("in_proj_weight")) is not None  # None where inputs differ in width
+        and not weight.is_inference()
+        and module.bias_k is None
+        and not module.add_zero_attn
+    )
+
+
+# What stands in place of a layer's `forward` is an object and no closure, so that a deep copy of a model has its own.
+
+
+class _PackedLinear:
+    """x·Wᵀ + b, by the packed weight where there is one."""
 
     def __init__(self, layer: nn.Module, weights: Weights):
-        self.layer, self.weights = layer, weights
-        if weights == "int4" and not _int4_takes(layer):
-            self.weights = "int8"
-        self.source: Tensor | None = None  # what the packed weight was made of, kept so that its address stays its own
+        self.layer = layer
+        self.transposed = not isinstance(layer, nn.Linear)  # Conv1D's weight is [in, out]
+        self.weight = _PackedWeight("int8" if weights == "int4" and not _int4_takes(layer) else weights)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight, bias = self.layer._parameters["weight"], self.layer._parameters["bias"]
+        y = self.weight.product(x, weight, bias, self.transposed)
+        return type(self.layer).forward(self.layer, x) if y is None else y
+
+
+class _PackedAttention:
+    """torch.nn.MultiheadAttention of one input with itself, without a mask; all else by its own forward."""
+
+    def __init__(self, layer: nn.MultiheadAttention):
+        self.layer = layer
+        self.inward, self.outward = _PackedWeight("exact"), _PackedWeight("exact")
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
+        need_weights: bool = True, attn_mask: Tensor | None = None, **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        y = None
+        if query is key is value and query.ndim == 3 and key_padding_mask is attn_mask is None and not need_weights:
+            y = self._attend(query)
+        if y is not None:
+            return y, None
+        return type(self.layer).forward(
+            self.layer, query, key, value, key_padding_mask, need_weights, attn_mask, **options
+        )
+
+    def _attend(self, x: Tensor) -> Tensor | None:
+        """Inputs [B, T, D] → [B, T, D]; None where a weight is not packed."""
+        layer = self.layer
+        projected = None if layer.training else self.inward.product(x, layer.in_proj_weight, layer.in_proj_bias)
+        if projected is None:
+            return None
+        query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D / H]
+        y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.outward.product(y, layer.out_proj.weight, layer.out_proj.bias)
+
+
+class _PackedWeight:
+    """A copy of a weight in its kernel's order, made when first needed, and anew when the weight has changed."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
+        self.source: Tensor | None = None  # what the copy was made of, kept so that its address stays its own
         self.version = -1
         self.packed: Any = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        layer = self.layer
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> Tensor | None:
+        """x·Wᵀ + b (x·W + b if `transposed`); None outside of `use_packed`, with gradients, or without a kernel."""
         if not _active.get() or torch.is_grad_enabled():
-            return type(layer).forward(layer, x)
-        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+            return None
         # Both, so that neither what writes into a weight nor what puts another in its place (`.to()`) is missed.
         if self.source is None or self.source.data_ptr() != weight.data_ptr() or self.version != weight._version:
-            self.packed = self._pack(weight.detach())
+            self.packed = self._pack(weight, transposed)
             self.source, self.version = weight.detach(), weight._version
         if self.packed is None or x.dtype != weight.dtype or not x.numel():
-            return type(layer).forward(layer, x)
+            return None
         if self.weights == "exact":
             return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, bias, "none", [], "")
         if self.weights == "int8":
@@ -106,12 +174,12 @@ class _PackedForward:
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias
 
-    def _pack(self, weight: Tensor) -> Any:
-        """The layer's weight in the order, or of the kind, that its kernel reads; None where there is none for it."""
-        plain = type(self.layer._parameters["weight"]) is nn.Parameter and weight.device.type == "cpu"
+    def _pack(self, weight: Tensor, transposed: bool) -> Any:
+        """The weight in the order, or of the kind, that its kernel reads; None where there is none for it."""
+        plain = type(weight) is nn.Parameter and weight.device.type == "cpu"
         if not plain or weight.dtype not in (torch.float32, torch.bfloat16):
             return None
-        rows = weight.contiguous() if isinstance(self.layer, nn.Linear) else weight.t().contiguous()  # [out, in]
+        rows = weight.detach().t().contiguous() if transposed else weight.detach().contiguous()  # [out, in]
         if self.weights == "exact":
             computed = rows.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
             return torch.ops.mkldnn._reorder_linear_weight(rows, None) if computed else None
@@ -124,7 +192,7 @@ class _PackedForward:
 
     def __getstate__(self) -> dict:
         # Packed weights can be neither copied nor saved: they are made anew.
-        return vars(_PackedForward(self.layer, self.weights))
+        return vars(_PackedWeight(self.weights))
 
 
 def _int4_takes(layer: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from encoders.sound import load_audio
 from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
+from mmlm.packing import use_packed
 from mmlm.prompt import CHAT, Image, Part, Sound, chat_prompt, demonstrations
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ def transcribe(model: "MultimodalLM", recordings: Any, **options: Any) -> Any:
     `options` and errors are those of `encoders.transcriber.Transcriber.stream`.
     """
     if isinstance(recordings, list):
-        return [model.transcriber.transcribe(recording, **options) for recording in recordings]
-    return model.transcriber.transcribe(recordings, **options)
+        return [transcribe(model, recording, **options) for recording in recordings]
+    with use_packed():
+        return model.transcriber.transcribe(recordings, **options)
 
 
 def ask(
@@ -155,7 +157,7 @@ def ask(
         if mode != "transcript" and hasattr(recording, "read"):
             recording = load_audio(recording)  # a stream is read once, and both ways hear it
         if said is None and mode != "features":
-            said = model.transcriber.transcribe(recording, language=language)
+            said = transcribe(model, recording, language=language)
         text = None if mode == "features" else getattr(said, "text", said)
         if text is not None and not text.strip() and asked is None:
             raise ValueError("nothing is said in the recording, so there is no question to answer: give one")

@@ -1,15 +1,20 @@
 """Packed linear layers: the same numbers within rounding, the same texts, and all else as it was, bit for bit."""
 
 import copy
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import families
+import hearing
 import parts
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from encoders.sound import SAMPLE_RATE, Audio
+from encoders.whisper import WhisperAudioEncoder
+from mmlm.assembly import assemble
 from mmlm.model import MultimodalLM
 from mmlm.packing import REDUCE_RANGE, available, pack, unpack, use_packed
 
@@ -40,15 +45,49 @@ def test_packed_logits_and_texts_are_the_plain_ones(family):
     assert torch.equal(logits(model.unpack()), plain), "off again, bit for bit"
 
 
+def products(run: Callable[[], object]) -> int:
+    """How many of oneDNN's packed products a run takes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return {event.key: event.count for event in profile.key_averages()}.get("mkldnn::_linear_pointwise", 0)
+
+
 def test_every_linear_layer_is_packed():
     """Whatever else a family computes, its linear layers and those of the gated blocks go to oneDNN."""
     model = parts.build("llama").pack()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        logits(model, steps=1)
-    counts = {event.key: event.count for event in profile.key_averages()}
     layers = [layer for layer in model.language_model.model.modules() if isinstance(layer, nn.Linear)]
     gated = 4 * len(model.fusion.layers)  # to_kv runs once, before
-    assert counts["mkldnn::_linear_pointwise"] >= 2 * (len(layers) + gated)
+    assert products(lambda: logits(model, steps=1)) >= 2 * (len(layers) + gated)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality, layers", [("image", 4), ("audio", 6)])
+def test_encoders_are_packed_with_their_attention(modality, layers):
+    """CLIP's blocks have four linear layers, two of them within torch's own attention; Whisper's have six."""
+    model = parts.build("gpt2", ears="latents")
+    media = [parts.picture(1), parts.picture(2)] if modality == "image" else [parts.sound(0.1), parts.sound(0.3)]
+    plain = model.encode_media(media)
+    model.pack()
+    with use_packed():
+        packed = model.encode_media(media)
+        count = products(lambda: model.encode_media(media[:1]))
+    for one, other in zip(packed, plain, strict=True):
+        torch.testing.assert_close(one.tokens, other.tokens, rtol=1e-4, atol=1e-5)
+    towers = {"image": "model.visual.transformer.resblocks", "audio": "model.encoder.blocks"}
+    assert count == layers * len(model.encoders[modality].get_submodule(towers[modality]))
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(model.encode_media(media), plain, strict=True))
+
+
+def test_a_packed_whisper_writes_down_the_same():
+    whisper = WhisperAudioEncoder(hearing.tiny_whisper(sharpness=0.3))
+    model = assemble(families.language_model("gpt2"), audio_encoder=whisper, tokenizer=families.tokenizer())
+    sound = Audio(hearing.noise(3.0), SAMPLE_RATE)
+    said = model.transcribe(sound, language="en", temperatures=(1.0,))
+    assert said.text
+    model.pack()
+    assert model.transcribe(sound, language="en", temperatures=(1.0,)).text == said.text
+    # Two blocks of the encoder with six linear layers, one of the decoder with ten.
+    assert products(lambda: model.transcribe(sound, language="en", temperatures=(1.0,))) > 2 * 6 + 10
 
 
 @FEW_FAMILIES
@@ -131,6 +170,52 @@ def test_a_layer_alone_by_float64(layer, shape):
     assert layer(x).requires_grad, "with gradients the layer's own forward runs"
     unpack(layer)
     assert "forward" not in vars(layer)
+
+
+def attention_by_float64(layer: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Vaswani et al. 2017, head by head."""
+    wide = x.double()
+    query, key, value = (wide @ layer.in_proj_weight.double().t() + layer.in_proj_bias.double()).chunk(3, dim=-1)
+    heads = []
+    for part in torch.arange(layer.embed_dim).chunk(layer.num_heads):
+        scores = query[..., part] @ key[..., part].transpose(1, 2) / len(part) ** 0.5
+        heads.append(scores.softmax(-1) @ value[..., part])
+    return torch.cat(heads, -1) @ layer.out_proj.weight.double().t() + layer.out_proj.bias.double()
+
+
+def test_torch_s_own_attention_by_float64():
+    layer = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    nn.init.normal_(layer.in_proj_bias)
+    nn.init.normal_(layer.out_proj.bias)
+    x = torch.randn(2, 5, 12)
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        assert products(lambda: layer(x, x, x, need_weights=False)) == 2
+        found, weights = layer(x, x, x, need_weights=False)
+    torch.testing.assert_close(found.double(), attention_by_float64(layer, x), rtol=1e-5, atol=1e-5)
+    assert weights is None
+    unpack(layer)
+    assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"need_weights": True},
+        {"need_weights": False, "attn_mask": torch.ones(5, 5).triu(1).bool()},
+        {"need_weights": False, "key_padding_mask": torch.arange(5).expand(2, 5) > 3},
+    ],
+)
+def test_attention_that_asks_for_more_is_torch_s_own(options):
+    layer = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    x = torch.randn(2, 5, 12)
+    with torch.no_grad():
+        expected = layer(x, x, x, **options)
+        across = layer(x, x + 1, x + 1, need_weights=False)[0]
+        pack(layer)
+        with use_packed():
+            torch.testing.assert_close(layer(x, x, x, **options), expected, rtol=0, atol=0)
+            assert torch.equal(layer(x, x + 1, x + 1, need_weights=False)[0], across)
 
 
 def test_a_layer_in_another_precision_than_its_input_computes_as_ever():
