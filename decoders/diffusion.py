@@ -44,8 +44,9 @@ class DiffusionDecoder(nn.Module):
     What is diffused is the detail: what the media have and the codec's plain reconstruction has not, divided by `scale`
     to about unit size, or few steps would drown all of it in their noise. The UNet sees the noisy detail, the codes'
     latents spread to its resolution (nearest neighbour) and the reconstruction, and predicts the detail itself ("x0")
-    on the straight path x_t = (1 − t)·x + t·noise. Sound is decoded as a compressed complex spectrum, at the
-    reconstruction's level, and keeps its energy in each band.
+    on the straight path x_t = (1 − t)·x + t·noise. Of sound it is the compressed magnitudes of a spectrum, at the
+    reconstruction's level, which keep its energy in each band and take their phases from it: codes do not tell phases,
+    and what is learned as the mean of all phases is silence.
 
     Sources: 4M's DiVAE (apple/ml-4m), OpenAI's consistency decoder for the condition; rectified flow (Liu et al. 2022);
     detail beside a reconstruction: Whang et al. 2022.
@@ -56,7 +57,7 @@ class DiffusionDecoder(nn.Module):
         self.config = config
         self.codec = codec.requires_grad_(False).eval()
         self.spectrum = Spectrum(config.window, config.hop)
-        media = (3 if codec.modality == "image" else 2) * config.patch**2
+        media = (3 if codec.modality == "image" else 1) * config.patch**2
         down, up = "DownBlock2D", "UpBlock2D"
         rows = -(-self.spectrum.bins // self._whole) * self._whole // config.patch if codec.modality == "audio" else 1
         self.register_buffer("scale", torch.ones(1, 1, rows, 1))  # of sound for each row: high bands hold little
@@ -191,14 +192,14 @@ class DiffusionDecoder(nn.Module):
         return torch.cat([spread, canvas, rows.expand(len(canvas), 1, -1, canvas.shape[3])], dim=1), canvas, level
 
     def level(self, plain: Tensor) -> Tensor:
-        """What a canvas is divided by, [B, 1, 1, 1]: 1 for pictures, of sound the spectrum's root mean square."""
+        """What a canvas is divided by, [B, 1, 1, 1]: 1 for pictures, of sound the magnitudes' root mean square."""
         if self.codec.modality == "image":
             return plain.new_ones(len(plain), 1, 1, 1)
-        return self._spectrum(plain).square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
+        return _magnitude(self._spectrum(plain)).square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
 
     def canvas(self, media: Tensor, level: Tensor) -> Tensor:
         """Media as the UNet sees them [B, C, H, W], about unit size, H and W whole multiples of its coarsest cells."""
-        values = media * 2 - 1 if self.codec.modality == "image" else self._spectrum(media) / level
+        values = media * 2 - 1 if self.codec.modality == "image" else _magnitude(self._spectrum(media)) / level
         padded = F.pad(values, (0, -values.shape[3] % self._whole, 0, -values.shape[2] % self._whole))
         return F.pixel_unshuffle(padded, self.config.patch)
 
@@ -207,18 +208,24 @@ class DiffusionDecoder(nn.Module):
         values = F.pixel_shuffle(canvas, self.config.patch)
         if self.codec.modality == "image":
             return (values[..., : plain.shape[2], : plain.shape[3]] * 0.5 + 0.5).clamp(0, 1)
-        own = self._spectrum(plain)
-        values = values[:, :, : own.shape[2], : own.shape[3]] * level
+        spectrum = self._spectrum(plain)
+        own = _magnitude(spectrum)
+        values = values[:, :, : own.shape[2], : own.shape[3]].clamp(min=0) * level
         values = values * (_band_level(own) / _band_level(values))
-        return self.spectrum.synthesise(values)[:, None, : plain.shape[-1]].clamp(-1, 1)
+        return self.spectrum.synthesise(spectrum * (values / own))[:, None, : plain.shape[-1]].clamp(-1, 1)
 
     def _spectrum(self, sound: Tensor) -> Tensor:
         return self.spectrum.analyse(F.pad(sound[:, 0], (0, -sound.shape[-1] % self.spectrum.hop)))
 
 
-def _band_level(spectrum: Tensor) -> Tensor:
-    """Root mean square of each bin's band [B, 1, bins, 1] of a spectrum [B, 2, bins, F]."""
-    power = spectrum.square().mean((1, 3))  # [B, bins]
+def _magnitude(spectrum: Tensor) -> Tensor:
+    """Of a complex spectrum [B, 2, bins, F]: [B, 1, bins, F]; never 0, which has no phase and no gradient."""
+    return (spectrum.square().sum(1, keepdim=True) + 1e-8).sqrt()
+
+
+def _band_level(magnitudes: Tensor) -> Tensor:
+    """Root mean square of each bin's band [B, 1, bins, 1] of magnitudes [B, 1, bins, F]."""
+    power = magnitudes.square().mean((1, 3))  # [B, bins]
     width = max(1, power.shape[1] // LEVEL_BANDS)
     bands = F.avg_pool1d(power.unsqueeze(1), width, width, ceil_mode=True, count_include_pad=False)
     return bands.repeat_interleave(width, dim=2)[:, :, : power.shape[1]].clamp(min=1e-8).sqrt().unsqueeze(-1)
