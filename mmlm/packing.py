@@ -57,7 +57,8 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
 
     ValueError for weights that there are not. The layers stay the modules they are, with the weights they have, and
     compute as ever outside `use_packed`. A layer whose `forward` somebody else has set (accelerate does, to move
-    weights about) is left to them. Those inside of torch's own attention are always "exact".
+    weights about) is left to them. Those inside of torch's own attention are always "exact". What is written into a
+    weight through `.data` is not noticed: pack again then.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"packed weights are {', '.join(get_args(Weights))}, not {weights!r}")
@@ -108,10 +109,12 @@ class _PackedLinear:
         self.transposed = not isinstance(layer, nn.Linear)  # Conv1D's weight is [in, out]
         self.weight = _PackedWeight("int8" if weights == "int4" and not _int4_takes(layer) else weights)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        weight, bias = self.layer._parameters["weight"], self.layer._parameters["bias"]
-        y = self.weight.product(x, weight, bias, self.transposed)
-        return type(self.layer).forward(self.layer, x) if y is None else y
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        own = self.layer._parameters
+        y = None
+        if len(args) == 1 and not kwargs and own.get("weight") is not None:  # pruning, for one, takes it away later
+            y = self.weight.product(*args, own["weight"], own["bias"], self.transposed)
+        return type(self.layer).forward(self.layer, *args, **kwargs) if y is None else y
 
 
 class _PackedAttention:
@@ -125,11 +128,11 @@ class _PackedAttention:
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
         need_weights: bool = True, attn_mask: Tensor | None = None, **options: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        y = None
-        if query is key is value and query.ndim == 3 and key_padding_mask is attn_mask is None and not need_weights:
+        unmasked = key_padding_mask is attn_mask is None and not options.get("is_causal")
+        if query is key is value and query.ndim == 3 and unmasked and not need_weights:
             y = self._attend(query)
-        if y is not None:
-            return y, None
+            if y is not None:
+                return y, None
         return type(self.layer).forward(
             self.layer, query, key, value, key_padding_mask, need_weights, attn_mask, **options
         )
@@ -156,23 +159,38 @@ class _PackedWeight:
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> Tensor | None:
         """x·Wᵀ + b (x·W + b if `transposed`); None outside of `use_packed`, with gradients, or without a kernel."""
-        if not _active.get() or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
+            if weight.requires_grad:  # what trains it may change it unseen, as fused optimizers do
+                self.source = self.packed = None
             return None
-        # Both, so that neither what writes into a weight nor what puts another in its place (`.to()`) is missed.
-        if self.source is None or self.source.data_ptr() != weight.data_ptr() or self.version != weight._version:
+        if not _active.get() or torch.is_autocast_enabled("cpu"):
+            return None
+        if not self._is_of(weight):
             self.packed = self._pack(weight, transposed)
             self.source, self.version = weight.detach(), weight._version
-        if self.packed is None or x.dtype != weight.dtype or not x.numel():
+        packed, inputs = self.packed, weight.shape[0 if transposed else 1]  # which another thread may be dropping
+        if packed is None or x.dtype != weight.dtype or not x.numel() or x.shape[-1] != inputs:
             return None
         if self.weights == "exact":
-            return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, bias, "none", [], "")
+            return torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
         if self.weights == "int8":
-            y = torch.ops.quantized.linear_dynamic.default(x.float(), self.packed, REDUCE_RANGE).to(x.dtype)
+            y = torch.ops.quantized.linear_dynamic.default(x.float(), packed, REDUCE_RANGE).to(x.dtype)
         else:
-            rows = x.reshape(-1, x.shape[-1]).bfloat16()
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu.default(rows, self.packed[0], GROUP, self.packed[1])
+            rows = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu.default(rows, packed[0], GROUP, packed[1])
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias
+
+    def _is_of(self, weight: Tensor) -> bool:
+        """Whether the copy is still that of the weight: neither written into nor exchanged, as `.to()` does."""
+        source = self.source
+        return (
+            source is not None
+            and source.data_ptr() == weight.data_ptr()
+            and self.version == weight._version
+            and source.shape == weight.shape
+            and source.stride() == weight.stride()
+        )
 
     def _pack(self, weight: Tensor, transposed: bool) -> Any:
         """The weight in the order, or of the kind, that its kernel reads; None where there is none for it."""

@@ -10,6 +10,7 @@ import parts
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from encoders.sound import SAMPLE_RATE, Audio
@@ -57,7 +58,10 @@ def test_every_linear_layer_is_packed():
     model = parts.build("llama").pack()
     layers = [layer for layer in model.language_model.model.modules() if isinstance(layer, nn.Linear)]
     gated = 4 * len(model.fusion.layers)  # to_kv runs once, before
-    assert products(lambda: logits(model, steps=1)) >= 2 * (len(layers) + gated)
+    with torch.no_grad():
+        run = parts.decoder(model, parts.prompts(), 1)
+        assert products(run.prefill) == len(layers) + gated
+        assert products(lambda: run.step(torch.tensor([65, 70, 75]))) == len(layers) + gated
 
 
 @torch.no_grad()
@@ -126,6 +130,30 @@ def test_weights_that_change_are_packed_anew():
     after = logits(model)
     assert not torch.allclose(after, before)
     torch.testing.assert_close(after, logits(model.unpack()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_that_are_trained_are_packed_anew(fused):
+    """Fused optimizers write into weights without counting it."""
+    model = parts.build("gpt2").pack()
+    before = logits(model)
+    trained = [tensor for _, tensor in model.added_parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=0.05, fused=fused)
+    loss_and_gradients(model)
+    optimizer.step()
+    after = logits(model)
+    assert not torch.allclose(after, before, atol=0.1)
+    torch.testing.assert_close(after, logits(model.unpack()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_of_another_shape_at_the_same_place_is_packed_anew():
+    layer, x = nn.Linear(6, 6), torch.randn(2, 6)
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        layer(x)
+        for weight, bias in ((layer.weight.data.t(), layer.bias.data), (layer.weight.data[:4], layer.bias.data[:4])):
+            layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+            torch.testing.assert_close(layer(x), x @ weight.t() + bias)
 
 
 def test_in_bfloat16():
@@ -203,6 +231,7 @@ def test_torch_s_own_attention_by_float64():
     [
         {"need_weights": True},
         {"need_weights": False, "attn_mask": torch.ones(5, 5).triu(1).bool()},
+        {"need_weights": False, "attn_mask": torch.ones(5, 5).triu(1).bool(), "is_causal": True},
         {"need_weights": False, "key_padding_mask": torch.arange(5).expand(2, 5) > 3},
     ],
 )
@@ -216,6 +245,20 @@ def test_attention_that_asks_for_more_is_torch_s_own(options):
         with use_packed():
             torch.testing.assert_close(layer(x, x, x, **options), expected, rtol=0, atol=0)
             assert torch.equal(layer(x, x + 1, x + 1, need_weights=False)[0], across)
+
+
+def test_what_a_packed_layer_cannot_take_goes_to_its_own_forward():
+    layer, x = nn.Linear(4, 3), torch.randn(2, 4)
+    expected = layer(x).detach()
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        assert torch.equal(layer(input=x), expected), "given by name"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            layer(torch.randn(2, 5))
+        prune.random_unstructured(layer, "weight", amount=1)
+        assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
 def test_a_layer_in_another_precision_than_its_input_computes_as_ever():
@@ -292,8 +335,9 @@ def test_a_forward_that_somebody_else_has_set_stays():
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mixtral"])
 @pytest.mark.parametrize("weights, limit", [("int8", 0.15), ("int4", 0.5)])
-def test_rounded_logits_are_near(family, weights, limit):
-    model = parts.build(family)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounded_logits_are_near(family, weights, limit, dtype):
+    model = parts.build(family).to(dtype)
     plain = logits(model)
     seen = plain.isfinite()
     packed = logits(model.pack(weights))
