@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import hearing
+import parts
 import pytest
+import soundfile
 import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -61,6 +64,36 @@ def test_training(benchmark, capsys):
 def test_decoding(benchmark, capsys):
     benchmark("decoding").main(["--rounds", "1", "--tokens", "4", "--sizes", "64x2"])
     assert "| 2 x 64 |" in capsys.readouterr().out
+
+
+def test_hearing(benchmark, capsys):
+    benchmark("hearing").main(["--model", "quick", "--rounds", "1", "--seconds", "1", "30"])
+    assert capsys.readouterr().out.count("x |") == 2
+
+
+def test_transcribing(benchmark, tmp_path):
+    recording = tmp_path / "noise.wav"
+    soundfile.write(recording, hearing.noise(2.0), 16000)
+    found = benchmark("transcribing").measure("quick", str(recording), tokens=4, rounds=1)
+    assert found["features"] == [1, 100, 64] and found["ratio"] > 0
+
+
+def test_precision(benchmark, capsys, tmp_path):
+    for name in ("1.png", "2.png"):
+        parts.picture(int(name[0])).save(tmp_path / name)
+    lines = [f'{{"image": "{name}.png", "caption": "a small red circle"}}\n' for name in (1, 2)]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    benchmark("precision").main([str(tmp_path / "pairs.jsonl")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[-1] for line in lines if "fp32" in line] == ["100.0% |", "100.0% |"]
+    assert sum("packed" in line for line in lines) == 4
+
+
+def test_startup(benchmark, capsys, monkeypatch):
+    module = benchmark("startup")
+    monkeypatch.setattr(module, "COMMANDS", {name: module.COMMANDS[name] for name in ("python -c pass", "mmlm --help")})
+    module.main(["--rounds", "1"])
+    assert capsys.readouterr().out.count("\n") == 4
 
 
 def test_the_bytes_of_a_token(benchmark):

@@ -1,12 +1,15 @@
 """The recipe of OpenFlamingo's published evaluation (recipes/openflamingo_eval)."""
 
+import json
+
+import parts
 import pytest
 
 import mmlm
 from mmlm.data import Record
 from mmlm.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DECODING
 from mmlm.prompt import PromptTemplate
-from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, questions_of, vqa_accuracy
+from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, main, questions_of, vqa_accuracy
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,23 @@ def test_the_right_pictures_are_worth_more_and_the_shots_are_shown(shots):
     model = Oracle({record.source: f" {record.qa[0][1]}, Question: no" for record in dev})
     right, wrong = evaluate_answers(model, train, dev, shots, seed=0, batch_size=2)
     assert (right, wrong) == (1.0, 0.0) and model.seen[0][1] == ANSWER_DECODING
+
+
+@pytest.mark.parametrize(
+    "dev, shots, reason",
+    [
+        (2, "4", "needs 4 records to show"),
+        (1, "2", "2 to measure; --train has 3, --dev 1"),
+        (0, "0", "no record of --dev"),
+    ],
+)
+def test_too_few_records_are_an_error(tmp_path, capsys, dev, shots, reason):
+    for name, count in (("train", 3), ("dev", dev)):
+        lines = [json.dumps({"image": "1.png", "caption": f"a {name}"}) for _ in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines or ['{"audio": "1.wav", "transcript": "a"}']))
+    parts.picture(1).save(tmp_path / "1.png")
+    (tmp_path / "1.wav").touch()
+    sources = ["--train", f"{tmp_path}/train.jsonl", "--dev", f"{tmp_path}/dev.jsonl"]
+    with pytest.raises(SystemExit):
+        main(["--model", "nano", *sources, "--shots", shots])
+    assert reason in capsys.readouterr().err

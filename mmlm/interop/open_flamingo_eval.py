@@ -43,7 +43,7 @@ def caption_of(text: str) -> str:
 
 
 def answer_of(text: str) -> str:
-    """The answer in what was written."""
+    """The answer in what was written. Of OK-VQA's, upstream takes the words' stems, which is left to the caller."""
     return re.split("Question|Answer|Short", text)[0].split(", ")[0]
 
 

@@ -88,7 +88,7 @@ def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
     return sum(min(1.0, own.count(given) / 3) for own in others) / len(said)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--train", required=True, nargs="+", help="where demonstrations come from")
@@ -97,19 +97,31 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="measure on the first so many records")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--seed", type=int, default=42)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     train, dev = (read_records(source) for source in (arguments.train, arguments.dev))
-    model = mmlm.load(arguments.model, device=arguments.device)
-    print("| figure | shots | n | right picture | wrong picture |\n| --- | --- | --- | --- | --- |")
+    figures = []
     for name, evaluate, wanted in (
         ("CIDEr", evaluate_captions, lambda record: record.captions),
         ("VQA accuracy", evaluate_answers, lambda record: record.qa),
     ):
         shown, pool = ([record for record in records if record.source and wanted(record)] for records in (dev, train))
-        shown = shown[: arguments.limit]
-        if not shown or not pool:
+        shown, needed = shown[: arguments.limit], max(ZERO_SHOT, *arguments.shots)
+        if not shown:
             continue
+        if len(shown) < 2 or len(pool) < needed:
+            parser.error(
+                f"{name} needs {needed} records to show and 2 to measure; --train has {len(pool)}, --dev {len(shown)}"
+            )
+        figures.append((name, evaluate, shown, pool))
+    if not figures:
+        parser.error("no record of --dev has a picture with captions or questions")
+    import torch
+
+    model = mmlm.load(arguments.model, device=arguments.device, dtype=getattr(torch, arguments.dtype))
+    print("| figure | shots | n | right picture | wrong picture |\n| --- | --- | --- | --- | --- |")
+    for name, evaluate, shown, pool in figures:
         for shots in arguments.shots:
             right, wrong = evaluate(model, pool, RecordSet(tuple(shown)), shots, arguments.seed, arguments.batch_size)
             print(f"| {name} | {shots} | {len(shown)} | {right:.3f} | {wrong:.3f} |", flush=True)
