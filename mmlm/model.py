@@ -122,8 +122,9 @@ class MultimodalLM(nn.Module):
         """Makes generation on a CPU faster by `mmlm.packing`, for as much memory again as the weights take.
 
         weights: with "int8" or "int4" the language model and the gated blocks compute on weights of so many bits, which
-        take a quarter or a sixth of the memory, and not exactly the same. Training (but for the rounding of the frozen
-        encoders' features) and the language model outside of requests stay as they are. `unpack` takes it back.
+        take a quarter or a sixth of the memory, and not exactly the same; losses without gradients, too. Steps of
+        training (but for the rounding of the frozen encoders' features) and the language model outside of requests stay
+        as they are. `unpack` takes it back.
         """
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")

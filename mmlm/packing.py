@@ -6,14 +6,14 @@ taken in another order, so the last bits of a result differ; the texts do not.
 
 In int8 the weights of a layer are a quarter of the bytes, each row with a scale of its own, and the inputs of each pass
 are rounded to 8 bits by one scale for all rows: torch's own dynamic quantisation. That changes results, by about 1% of
-a layer's output, and a row's text may depend on what else is in its batch.
+a layer's output, and a row's text may depend on what else is in its batch. Inputs have to be finite.
 
 In int4 they are a sixth, each 32 weights of a row with a scale and a middle of their own, and products are those of
 bfloat16: torch's own weight-only kernel. That changes a layer's output by some 8%. Layers whose sizes it does not take
 compute in int8.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
@@ -33,6 +33,7 @@ LINEAR = (
 )
 
 Weights = Literal["exact", "int8", "int4"]
+Product = Callable[[Tensor, Tensor | None], Tensor]  # of inputs [..., in] and a bias [out]: [..., out]
 
 _active: ContextVar[bool] = ContextVar("mmlm_packed", default=False)
 
@@ -57,8 +58,9 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
 
     ValueError for weights that there are not. The layers stay the modules they are, with the weights they have, and
     compute as ever outside `use_packed`. A layer whose `forward` somebody else has set (accelerate does, to move
-    weights about) is left to them. Those inside of torch's own attention are always "exact". What is written into a
-    weight through `.data` is not noticed: pack again then.
+    weights about) is left to them. Those inside of torch's own attention are always "exact". A weight that changes is
+    packed anew, but for changes that torch does not count: through `.data`, or by a fused optimizer that trains it as
+    part of another layer (an embedding that is tied to it). Pack again then.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"packed weights are {', '.join(get_args(Weights))}, not {weights!r}")
@@ -82,8 +84,7 @@ def unpack(root: nn.Module) -> None:
 def _is_linear(module: nn.Module) -> bool:
     forward = type(module).forward
     weight = module._parameters.get("weight")  # None where it is computed, as by torch's parametrizations
-    plain = f"{forward.__module__}.{forward.__qualname__}" in LINEAR
-    return plain and weight is not None and not weight.is_inference()  # whose changes nobody counts
+    return f"{forward.__module__}.{forward.__qualname__}" in LINEAR and weight is not None
 
 
 def _is_self_attention(module: nn.Module) -> bool:
@@ -91,8 +92,7 @@ def _is_self_attention(module: nn.Module) -> bool:
     return (
         type(module).forward is nn.MultiheadAttention.forward
         and module.batch_first
-        and (weight := module._parameters.get("in_proj_weight")) is not None  # None where inputs differ in width
-        and not weight.is_inference()
+        and module._parameters.get("in_proj_weight") is not None  # as where inputs differ in width
         and module.bias_k is None
         and not module.add_zero_attn
     )
@@ -106,14 +106,14 @@ class _PackedLinear:
 
     def __init__(self, layer: nn.Module, weights: Weights):
         self.layer = layer
-        self.transposed = not isinstance(layer, nn.Linear)  # Conv1D's weight is [in, out]
-        self.weight = _PackedWeight("int8" if weights == "int4" and not _int4_takes(layer) else weights)
+        self.weight = _PackedWeight(weights, transposed=not isinstance(layer, nn.Linear))  # Conv1D's is [in, out]
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         own = self.layer._parameters
         y = None
-        if len(args) == 1 and not kwargs and own.get("weight") is not None:  # pruning, for one, takes it away later
-            y = self.weight.product(*args, own["weight"], own["bias"], self.transposed)
+        # Pruning, for one, takes a parameter away later.
+        if len(args) == 1 and not kwargs and own.get("weight") is not None and "bias" in own:
+            y = self.weight.product(*args, own["weight"], own["bias"])
         return type(self.layer).forward(self.layer, *args, **kwargs) if y is None else y
 
 
@@ -128,19 +128,21 @@ class _PackedAttention:
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
         need_weights: bool = True, attn_mask: Tensor | None = None, **options: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        layer = self.layer
+        if torch.is_grad_enabled():
+            self.inward.forget(layer.in_proj_weight)
+            self.outward.forget(layer.out_proj.weight)
         unmasked = key_padding_mask is attn_mask is None and not options.get("is_causal")
-        if query is key is value and query.ndim == 3 and unmasked and not need_weights:
+        if query is key is value and query.ndim == 3 and unmasked and not need_weights and not layer.training:
             y = self._attend(query)
             if y is not None:
                 return y, None
-        return type(self.layer).forward(
-            self.layer, query, key, value, key_padding_mask, need_weights, attn_mask, **options
-        )
+        return type(layer).forward(layer, query, key, value, key_padding_mask, need_weights, attn_mask, **options)
 
     def _attend(self, x: Tensor) -> Tensor | None:
         """Inputs [B, T, D] → [B, T, D]; None where a weight is not packed."""
         layer = self.layer
-        projected = None if layer.training else self.inward.product(x, layer.in_proj_weight, layer.in_proj_bias)
+        projected = self.inward.product(x, layer.in_proj_weight, layer.in_proj_bias)
         if projected is None:
             return None
         query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D / H]
@@ -151,35 +153,33 @@ class _PackedAttention:
 class _PackedWeight:
     """A copy of a weight in its kernel's order, made when first needed, and anew when the weight has changed."""
 
-    def __init__(self, weights: Weights):
-        self.weights = weights
+    def __init__(self, weights: Weights, transposed: bool = False):
+        self.weights, self.transposed = weights, transposed
         self.source: Tensor | None = None  # what the copy was made of, kept so that its address stays its own
         self.version = -1
-        self.packed: Any = None
+        self.packed: Product | None = None
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> Tensor | None:
+    def forget(self, weight: Tensor) -> None:
+        """Drops the copy of a weight that is being trained: fused optimizers change it without counting that."""
+        if weight.requires_grad:
+            self.source = self.packed = None
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """x·Wᵀ + b (x·W + b if `transposed`); None outside of `use_packed`, with gradients, or without a kernel."""
         if torch.is_grad_enabled():
-            if weight.requires_grad:  # what trains it may change it unseen, as fused optimizers do
-                self.source = self.packed = None
+            self.forget(weight)
             return None
-        if not _active.get() or torch.is_autocast_enabled("cpu"):
+        counted = not weight.is_inference()  # torch counts no changes of what is made in that mode
+        if not _active.get() or torch.is_autocast_enabled("cpu") or not counted:
             return None
         if not self._is_of(weight):
-            self.packed = self._pack(weight, transposed)
+            self.packed = self._pack(weight)
             self.source, self.version = weight.detach(), weight._version
-        packed, inputs = self.packed, weight.shape[0 if transposed else 1]  # which another thread may be dropping
+        packed = self.packed  # which another thread may be dropping
+        inputs = weight.shape[0 if self.transposed else 1]
         if packed is None or x.dtype != weight.dtype or not x.numel() or x.shape[-1] != inputs:
             return None
-        if self.weights == "exact":
-            return torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
-        if self.weights == "int8":
-            y = torch.ops.quantized.linear_dynamic.default(x.float(), packed, REDUCE_RANGE).to(x.dtype)
-        else:
-            rows = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu.default(rows, packed[0], GROUP, packed[1])
-            y = y.to(x.dtype).view(*x.shape[:-1], -1)
-        return y if bias is None else y + bias
+        return packed(x, bias)
 
     def _is_of(self, weight: Tensor) -> bool:
         """Whether the copy is still that of the weight: neither written into nor exchanged, as `.to()` does."""
@@ -192,38 +192,58 @@ class _PackedWeight:
             and source.stride() == weight.stride()
         )
 
-    def _pack(self, weight: Tensor, transposed: bool) -> Any:
-        """The weight in the order, or of the kind, that its kernel reads; None where there is none for it."""
-        plain = type(weight) is nn.Parameter and weight.device.type == "cpu"
+    def _pack(self, weight: Tensor) -> Product | None:
+        """What multiplies by the weight on a copy in its kernel's order; None where there is no kernel for it."""
+        plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.numel()
         if not plain or weight.dtype not in (torch.float32, torch.bfloat16):
             return None
-        rows = weight.detach().t().contiguous() if transposed else weight.detach().contiguous()  # [out, in]
+        rows = (weight.detach().t() if self.transposed else weight.detach()).contiguous()  # [out, in]
         if self.weights == "exact":
-            computed = rows.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            return torch.ops.mkldnn._reorder_linear_weight(rows, None) if computed else None
-        rows = rows.float()
-        if self.weights == "int4":
-            return _int4(rows)
-        scales = (rows.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
-        zeros = torch.zeros(len(rows), dtype=torch.long)
-        return torch.ops.quantized.linear_prepack(torch.quantize_per_channel(rows, scales, zeros, 0, torch.qint8), None)
+            return _exact(rows)
+        takes_int4 = rows.shape[0] % 16 == 0 and rows.shape[1] % GROUP == 0
+        return _int4(rows.float()) if self.weights == "int4" and takes_int4 else _int8(rows.float())
 
     def __getstate__(self) -> dict:
         # Packed weights can be neither copied nor saved: they are made anew.
-        return vars(_PackedWeight(self.weights))
+        return vars(_PackedWeight(self.weights, self.transposed))
 
 
-def _int4_takes(layer: nn.Module) -> bool:
-    out, inputs = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.shape[::-1]
-    return out % 16 == 0 and inputs % GROUP == 0
+def _exact(rows: Tensor) -> Product | None:
+    """By weights [out, in] as they are."""
+    if rows.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    packed = torch.ops.mkldnn._reorder_linear_weight(rows, None)
+    return lambda x, bias: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
 
 
-def _int4(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [out, in] as the kernel's: packed, and [in / GROUP, out, 2] of scales and of what stands for an 8."""
+def _int8(rows: Tensor) -> Product:
+    """By weights [out, in] of 8 bits, each row with a scale."""
+    scales = (rows.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
+    zeros = torch.zeros(len(rows), dtype=torch.long)
+    rounded = torch.quantize_per_channel(rows, scales, zeros, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(rounded, None)
+
+    def product(x: Tensor, bias: Tensor | None) -> Tensor:
+        y = torch.ops.quantized.linear_dynamic.default(x.float(), packed, REDUCE_RANGE).to(x.dtype)
+        return y if bias is None else y + bias
+
+    return product
+
+
+def _int4(rows: Tensor) -> Product:
+    """By weights [out, in] of 4 bits, each GROUP of a row with a scale, and with what stands for an 8."""
     groups = rows.unflatten(1, (-1, GROUP))
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scales = ((high - low) / 15).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
     middles = (low + 8 * scales.float()).bfloat16()
     levels = ((groups - middles.float()) / scales.float() + 8).round().clamp(0, 15).flatten(1).int()
-    kept = torch.cat([scales, middles], dim=-1).transpose(0, 1).contiguous()
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), kept
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+    kept = torch.cat([scales, middles], dim=-1).transpose(0, 1).contiguous()  # [in / GROUP, out, 2]
+
+    def product(x: Tensor, bias: Tensor | None) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu.default(flat, packed, GROUP, kept)
+        y = y.to(x.dtype).view(*x.shape[:-1], -1)
+        return y if bias is None else y + bias
+
+    return product

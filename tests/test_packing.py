@@ -146,6 +146,24 @@ def test_weights_that_are_trained_are_packed_anew(fused):
     torch.testing.assert_close(after, logits(model.unpack()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("frozen", [(), ("in_proj_weight",)])
+def test_attention_that_is_trained_is_packed_anew(mode, frozen):
+    layer, x = nn.MultiheadAttention(12, 3, batch_first=True), torch.randn(2, 5, 12)
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        before = layer.eval()(x, x, x, need_weights=False)[0]
+    for name in frozen:
+        layer.get_parameter(name).requires_grad_(False)
+    optimizer = torch.optim.AdamW([weight for weight in layer.parameters() if weight.requires_grad], 0.1, fused=True)
+    layer.train(mode)(x, x, x, need_weights=False)[0].square().sum().backward()
+    optimizer.step()
+    with torch.no_grad(), use_packed():
+        after = layer.eval()(x, x, x, need_weights=False)[0]
+    assert not torch.allclose(after, before, atol=0.1)
+    torch.testing.assert_close(after.double(), attention_by_float64(layer, x), rtol=1e-5, atol=1e-5)
+
+
 def test_a_weight_of_another_shape_at_the_same_place_is_packed_anew():
     layer, x = nn.Linear(6, 6), torch.randn(2, 6)
     pack(layer)
@@ -257,8 +275,34 @@ def test_what_a_packed_layer_cannot_take_goes_to_its_own_forward():
             assert layer(x).dtype == torch.bfloat16
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             layer(torch.randn(2, 5))
-        prune.random_unstructured(layer, "weight", amount=1)
-        assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+        for name in ("bias", "weight"):
+            prune.random_unstructured(layer, name, amount=1)
+            assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+    empty = nn.Linear(4, 0)
+    pack(empty)
+    with torch.no_grad(), use_packed():
+        assert empty(x).shape == (2, 0)
+
+
+def test_a_weight_made_in_inference_mode_is_left_plain():
+    """Its changes are not counted."""
+    layer, x = nn.Linear(4, 3), torch.randn(2, 4)
+    pack(layer)
+    with torch.inference_mode(), use_packed():
+        layer.weight = nn.Parameter(torch.zeros(3, 4))
+        layer(x)
+        layer.weight.add_(1)
+        torch.testing.assert_close(layer(x), x.sum(-1, keepdim=True) + layer.bias)
+
+
+def test_a_weight_exchanged_for_one_that_int4_does_not_take_is_int8():
+    layers, x = [nn.Linear(64, 32), nn.Linear(48, 20)], torch.randn(4, 48)
+    for layer, weights in zip(layers, ("int4", "int8"), strict=True):
+        pack(layer, weights)
+    with torch.no_grad(), use_packed():
+        layers[0](torch.randn(4, 64))
+        layers[0].weight, layers[0].bias = layers[1].weight, layers[1].bias
+        assert torch.equal(layers[0](x), layers[1](x))
 
 
 def test_a_layer_in_another_precision_than_its_input_computes_as_ever():

@@ -173,12 +173,13 @@ def timed(model: MultimodalLM, inputs: dict[str, Tensor], new: int) -> tuple[flo
 
 @torch.no_grad()
 def compare(peer: Peer, folder: Path, model: MultimodalLM, name: str, work: Workload) -> None:
-    """Prints the largest difference of logits; AssertionError where tokens differ."""
+    """Prints the largest difference of logits; AssertionError where it is 1e-4 of the largest, or tokens differ."""
     inputs = write_inputs(folder / "inputs.pt", model, work)
     peer.ask(logits=folder / "inputs.pt", to=folder / "logits.pt")
     theirs = torch.load(folder / "logits.pt")
     ours = model(*prompt(inputs)).logits
     apart = (ours - theirs).abs().max() / theirs.abs().max()
+    assert apart < 1e-4, f"{name}: logits differ by {apart:.1e} of the largest"
     for beams, new in ((1, NEW), (3, 20)):
         reply = peer.ask(generate=folder / "inputs.pt", options={"max_new_tokens": new, "num_beams": beams})
         same = generate(model, inputs, new, beams).tolist() == reply["tokens"]
