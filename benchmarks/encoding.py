@@ -1,4 +1,4 @@
-"""The picture encoder and the resampler: plain, packed, and packed in bfloat16.
+"""The picture encoder and the resampler: plain, packed, packed in fp16, and in bfloat16.
 
     python benchmarks/encoding.py [--rounds 3] [--threads 2] [--pictures 1 8 32]
 
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     models = {
         "fp32": build(args.size),
         "fp32 packed": build(args.size).pack(),
+        "fp16 packed": build(args.size).pack("fp16"),
         "bf16 packed": build(args.size, torch.bfloat16).pack(),
     }
     print(f"{args.threads} threads; ms, ratios to fp32\n")

@@ -1,4 +1,4 @@
-"""Decoding: plain and packed, in float32, bfloat16, int8 and int4, beside the machine's limit.
+"""Decoding: plain and packed, in float32, bfloat16, fp16, int8 and int4, beside the machine's limit.
 
     python benchmarks/generation.py [--rounds 3] [--threads 2] [--only NAME ...]
 
@@ -16,7 +16,11 @@ from parts import SIZES, bandwidth, build, bytes_read_a_token, generate, paired_
 
 from mmlm.model import MultimodalLM
 
-BYTES = {"int8 packed": 1.0, "int4 packed": 0.5 + 4 / 32}  # a weight, with the scale and the middle of its group
+BYTES = {  # of a weight, with the scale and the middle of its group
+    "fp16 packed": 2.0,
+    "int8 packed": 1.0,
+    "int4 packed": 0.5 + 4 / 32,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def variants(size: str) -> dict[str, MultimodalLM]:
         "fp32 packed": build(size).pack(),
         "bf16": build(size, torch.bfloat16),
         "bf16 packed": build(size, torch.bfloat16).pack(),
+        "fp16 packed": build(size).pack("fp16"),
         "int8 packed": build(size).pack("int8"),
         "int4 packed": build(size).pack("int4"),
     }

@@ -1,4 +1,4 @@
-"""What faster weights cost in quality: a model on held-out records, plain, packed, in bfloat16, int8 and int4.
+"""What faster weights cost in quality: a model on held-out records, plain, packed, in bfloat16, fp16, int8 and int4.
 
     python benchmarks/precision.py DATA [--model nano] [--limit 200]
 
@@ -23,6 +23,7 @@ def variants(name: str) -> dict[str, MultimodalLM]:
         "fp32": mmlm.load(name),
         "fp32 packed": mmlm.load(name).pack(),
         "bf16 packed": mmlm.load(name).to(torch.bfloat16).pack(),
+        "fp16 packed": mmlm.load(name).pack("fp16"),
         "int8 packed": mmlm.load(name).pack("int8"),
         "int4 packed": mmlm.load(name).pack("int4"),
     }

@@ -207,7 +207,7 @@ def _add_dtype_option(verb: argparse.ArgumentParser) -> None:
 def _add_pack_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--pack",
-        choices=("exact", "int8", "int4"),
+        choices=("exact", "fp16", "int8", "int4"),
         help="write faster on a CPU, on a copy of the weights: as they are, or rounded to so many bits",
     )
 

@@ -121,15 +121,15 @@ class MultimodalLM(nn.Module):
     def pack(self, weights: Weights = "exact") -> "MultimodalLM":
         """Makes generation on a CPU faster by `mmlm.packing`, for as much memory again as the weights take.
 
-        weights: with "int8" or "int4" the language model and the gated blocks compute on weights of so many bits, which
-        take a quarter or a sixth of the memory, and not exactly the same; losses without gradients, too. Steps of
-        training (but for the rounding of the frozen encoders' features) and the language model outside of requests stay
-        as they are. `unpack` takes it back.
+        weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
+        bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
+        too. Encoders and resamplers then compute in "fp16". Steps of training (but for the rounding of the frozen
+        encoders' features) and the language model outside of requests stay as they are. `unpack` takes it back.
         """
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")
         for part in (self.encoders, self.resamplers):
-            pack(part)
+            pack(part, "exact" if weights == "exact" else "fp16")
         for part in (self.fusion, self.language_model):
             pack(part, weights)
         return self

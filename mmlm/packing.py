@@ -4,6 +4,10 @@ torch hands float32 products to MKL, which gives a matrix times a vector to one 
 slow for the thin matrices of a decode loop. oneDNN reads weights once, in an order made for it, on all cores. Sums are
 taken in another order, so the last bits of a result differ; the texts do not.
 
+In fp16 the weights are half the bytes, each to 11 bits; inputs and sums stay float32: FBGEMM's kernel, from torch's
+dynamic quantisation. That changes a layer's output by some 0.02%. It also computes, exactly, the layers of models in
+bfloat16 or float16 where the processor has no products of these.
+
 In int8 the weights of a layer are a quarter of the bytes, each row with a scale of its own, and the inputs of each pass
 are rounded to 8 bits by one scale for all rows: torch's own dynamic quantisation. That changes results, by about 1% of
 a layer's output, and a row's text may depend on what else is in its batch. Inputs have to be finite.
@@ -32,7 +36,7 @@ LINEAR = (
     "whisper.model.Linear.forward",
 )
 
-Weights = Literal["exact", "int8", "int4"]
+Weights = Literal["exact", "fp16", "int8", "int4"]
 Product = Callable[[Tensor, Tensor | None], Tensor]  # of inputs [..., in] and a bias [out]: [..., out]
 
 _active: ContextVar[bool] = ContextVar("mmlm_packed", default=False)
@@ -58,9 +62,9 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
 
     ValueError for weights that there are not. The layers stay the modules they are, with the weights they have, and
     compute as ever outside `use_packed`. A layer whose `forward` somebody else has set (accelerate does, to move
-    weights about) is left to them. Those inside of torch's own attention are always "exact". A weight that changes is
-    packed anew, but for changes that torch does not count: through `.data`, or by a fused optimizer that trains it as
-    part of another layer (an embedding that is tied to it). Pack again then.
+    weights about) is left to them. A weight that changes is packed anew, but for changes that torch does not count:
+    through `.data`, or by a fused optimizer that trains it as part of another layer (an embedding that is tied to it).
+    Pack again then.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"packed weights are {', '.join(get_args(Weights))}, not {weights!r}")
@@ -71,14 +75,23 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
         if _is_linear(module):
             module.forward = _PackedLinear(module, weights)
         elif _is_self_attention(module):
-            module.forward = _PackedAttention(module)
+            module.forward = _PackedAttention(module, weights)
+        elif type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward):
+            module.forward = _WideConvolution(module)
 
 
 def unpack(root: nn.Module) -> None:
     """Takes back what `pack` did, and the memory."""
     for module in root.modules():
-        if isinstance(vars(module).get("forward"), (_PackedLinear, _PackedAttention)):
+        if isinstance(vars(module).get("forward"), (_PackedLinear, _PackedAttention, _WideConvolution)):
             del module.forward
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether the processor has oneDNN's products of a type."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or (dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -120,9 +133,9 @@ class _PackedLinear:
 class _PackedAttention:
     """torch.nn.MultiheadAttention of one input with itself, without a mask; all else by its own forward."""
 
-    def __init__(self, layer: nn.MultiheadAttention):
+    def __init__(self, layer: nn.MultiheadAttention, weights: Weights):
         self.layer = layer
-        self.inward, self.outward = _PackedWeight("exact"), _PackedWeight("exact")
+        self.inward, self.outward = _PackedWeight(weights), _PackedWeight(weights)
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
@@ -148,6 +161,27 @@ class _PackedAttention:
         query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D / H]
         y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return self.outward.product(y, layer.out_proj.weight, layer.out_proj.bias)
+
+
+class _WideConvolution:
+    """A convolution in 16 bits by float32's kernel, where the processor multiplies no 16 bits; all else as ever.
+
+    Without oneDNN's kernels torch convolves in loops, and a picture's patches took most of its encoder's time.
+    """
+
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        if len(args) == 1 and not kwargs and self._widens(args[0]):
+            bias = None if self.layer.bias is None else self.layer.bias.float()
+            return self.layer._conv_forward(args[0].float(), self.layer.weight.float(), bias).to(args[0].dtype)
+        return type(self.layer).forward(self.layer, *args, **kwargs)
+
+    def _widens(self, x: Tensor) -> bool:
+        plain = _active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        halves = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and not _multiplies(x.dtype)
+        return plain and halves and x.dtype == self.layer.weight.dtype
 
 
 class _PackedWeight:
@@ -179,7 +213,7 @@ class _PackedWeight:
         inputs = weight.shape[0 if self.transposed else 1]
         if packed is None or x.dtype != weight.dtype or not x.numel() or x.shape[-1] != inputs:
             return None
-        return packed(x, bias)
+        return packed(x, bias) if x.ndim > 1 else packed(x.unsqueeze(0), bias).squeeze(0)
 
     def _is_of(self, weight: Tensor) -> bool:
         """Whether the copy is still that of the weight: neither written into nor exchanged, as `.to()` does."""
@@ -195,11 +229,13 @@ class _PackedWeight:
     def _pack(self, weight: Tensor) -> Product | None:
         """What multiplies by the weight on a copy in its kernel's order; None where there is no kernel for it."""
         plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.numel()
-        if not plain or weight.dtype not in (torch.float32, torch.bfloat16):
+        if not plain or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return None
         rows = (weight.detach().t() if self.transposed else weight.detach()).contiguous()  # [out, in]
         if self.weights == "exact":
             return _exact(rows)
+        if self.weights == "fp16":
+            return _fp16(rows) or _exact(rows)
         takes_int4 = rows.shape[0] % 16 == 0 and rows.shape[1] % GROUP == 0
         return _int4(rows.float()) if self.weights == "int4" and takes_int4 else _int8(rows.float())
 
@@ -210,10 +246,25 @@ class _PackedWeight:
 
 def _exact(rows: Tensor) -> Product | None:
     """By weights [out, in] as they are."""
-    if rows.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
+    if rows.dtype == torch.float16 or not _multiplies(rows.dtype):
+        return _fp16(rows)  # which holds all bits of bfloat16's weights, too, but for those under 2⁻¹⁷
     packed = torch.ops.mkldnn._reorder_linear_weight(rows, None)
     return lambda x, bias: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+
+
+def _fp16(rows: Tensor) -> Product | None:
+    """By weights [out, in] to 11 bits; None where one is beyond 65504, or torch has no kernel for it."""
+    fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
+    if not fbgemm or not rows.abs().amax() <= torch.finfo(torch.float16).max:
+        return None
+    packed = torch.ops.quantized.linear_prepack_fp16(rows.float(), None)
+
+    def product(x: Tensor, bias: Tensor | None) -> Tensor:
+        y = torch.ops.quantized.linear_dynamic_fp16.default(x.float(), packed)
+        y = y if bias is None else y + bias
+        return y.to(x.dtype)
+
+    return product
 
 
 def _int8(rows: Tensor) -> Product:

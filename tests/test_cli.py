@@ -246,7 +246,7 @@ def test_answer(nano, pictures, capsys):
     assert json.loads(capsys.readouterr().out) == {"image": pictures[1], "question": question, "answer": answer}
 
 
-@pytest.mark.parametrize("weights", ["exact", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["exact", "fp16", "int8", "int4"])
 def test_packed_weights_write_what_the_packed_model_writes(pictures, capsys, monkeypatch, weights):
     import mmlm
     from mmlm.model import MultimodalLM

@@ -95,7 +95,7 @@ def test_a_packed_whisper_writes_down_the_same():
 
 
 @FEW_FAMILIES
-@pytest.mark.parametrize("weights", ["exact", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["exact", "fp16", "int8", "int4"])
 def test_outside_of_requests_a_packed_model_is_what_it_was(family, weights):
     model = parts.build(family).pack(weights)
     ids = torch.arange(20).unsqueeze(0)
@@ -313,10 +313,69 @@ def test_a_layer_in_another_precision_than_its_input_computes_as_ever():
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(48, 20), nn.Linear(48, 20, bias=False), Conv1D(20, 48)])
-def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer):
+@pytest.mark.parametrize("shape", [(48,), (5, 48), (3, 7, 48)])
+def test_fp16_is_as_far_off_as_rounding_to_11_bits_may_be(layer, shape):
+    nn.init.normal_(layer.weight)
+    x = torch.randn(shape)
+    rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
+    exact = x.double() @ rows.t() + (0 if layer.bias is None else layer.bias.detach().double())
+    bound = 2.0**-11 * x.double().abs() @ rows.abs().t()
+    pack(layer, "fp16")
+    with torch.no_grad(), use_packed():
+        error = (layer(x).double() - exact).abs()
+    assert (error <= bound + 1e-5).all()
+    assert error.norm() > 1e-5 * exact.norm(), "something was rounded"
+
+
+def test_weights_beyond_fp16_stay_exact():
+    layers, x = [nn.Linear(8, 4) for _ in range(2)], torch.randn(3, 8)
+    layers[0].weight.data[0, 0] = 1e5
+    layers[1].load_state_dict(layers[0].state_dict())
+    for layer, weights in zip(layers, ("fp16", "exact"), strict=True):
+        pack(layer, weights)
+    with torch.no_grad(), use_packed():
+        assert torch.equal(layers[0](x), layers[1](x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
+    """A processor that multiplies no such numbers holds their weights whole, and sums in float32."""
+    monkeypatch.setattr("mmlm.packing._multiplies", lambda dtype: dtype == torch.float32)
+    layer, x = nn.Linear(48, 20).to(dtype), torch.randn(5, 48).to(dtype)
+    exact = x.double() @ layer.weight.detach().double().t() + layer.bias.detach().double()
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        y = layer(x)
+    assert y.dtype == dtype
+    assert ((y.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_halves_sums_in_float32(dtype, bias, monkeypatch):
+    monkeypatch.setattr("mmlm.packing._multiplies", lambda dtype: dtype == torch.float32)
+    layer = nn.Conv2d(3, 16, 4, stride=4, bias=bias).to(dtype)
+    x = torch.randn(2, 3, 16, 16).to(dtype)
+    exact = copy.deepcopy(layer).double()(x.double())
+    plain = layer(x)
+    pack(layer)
+    assert torch.equal(layer(x), plain), "with gradients, it computes as ever"
+    with torch.no_grad():
+        assert torch.equal(layer(x), plain), "outside of requests, too"
+        with use_packed():
+            y = layer(x)
+    assert y.dtype == dtype
+    assert ((y.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
+    unpack(layer)
+    assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(48, 20), nn.Linear(48, 20, bias=False), Conv1D(20, 48)])
+@pytest.mark.parametrize("shape", [(48,), (5, 48), (3, 7, 48)])
+def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer, shape):
     """|error| ≤ Σ|w|·a/2 + Σ|x|·b/2 + n·a·b/4 for steps a of the inputs and b of a row of weights."""
     nn.init.normal_(layer.weight)
-    x = torch.randn(3, 7, 48)
+    x = torch.randn(shape)
     rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
     exact = x.double() @ rows.t() + (0 if layer.bias is None else layer.bias.detach().double())
     a = (x.max() - x.min()).double() / (127 if REDUCE_RANGE else 255)
@@ -362,7 +421,7 @@ def test_a_layer_of_a_size_that_int4_does_not_take_is_int8(out, inputs):
 
 
 def test_weights_that_there_are_not():
-    with pytest.raises(ValueError, match="exact, int8, int4"):
+    with pytest.raises(ValueError, match="exact, fp16, int8, int4"):
         pack(nn.Linear(3, 3), "int3")
 
 
@@ -378,7 +437,7 @@ def test_a_forward_that_somebody_else_has_set_stays():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mixtral"])
-@pytest.mark.parametrize("weights, limit", [("int8", 0.15), ("int4", 0.5)])
+@pytest.mark.parametrize("weights, limit", [("fp16", 0.01), ("int8", 0.15), ("int4", 0.5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rounded_logits_are_near(family, weights, limit, dtype):
     model = parts.build(family).to(dtype)
@@ -386,5 +445,6 @@ def test_rounded_logits_are_near(family, weights, limit, dtype):
     seen = plain.isfinite()
     packed = logits(model.pack(weights))
     off = (packed - plain)[seen].norm() / plain[seen].norm()
-    assert 0 < off < limit
+    assert off < limit
+    assert off > 0 or (weights, dtype) == ("fp16", torch.bfloat16), "which holds all bits of these"
     assert torch.equal(logits(model.unpack()), plain)
