@@ -1,6 +1,6 @@
 """Decoding: plain and packed, in float32, bfloat16, fp16, int8 and int4, beside the machine's limit.
 
-    python benchmarks/generation.py [--rounds 3] [--threads 2] [--only NAME ...]
+    python benchmarks/generation.py [--rounds 3] [--threads 2] [--device cpu] [--only NAME ...]
 
 A token's time is that of a whole text less that of its first token, over the others; the first token's begins after the
 picture encoder, which benchmarks/encoding.py measures. The limit is the time to read once, at the bandwidth measured
@@ -12,7 +12,17 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from parts import SIZES, bandwidth, build, bytes_read_a_token, generate, paired_ratio, prompts, seconds_in_turn
+from parts import (
+    SIZES,
+    bandwidth,
+    build,
+    bytes_read_a_token,
+    generate,
+    machine,
+    paired_ratio,
+    prompts,
+    seconds_in_turn,
+)
 
 from mmlm.model import MultimodalLM
 
@@ -42,17 +52,15 @@ WORKLOADS = {
 }
 
 
-def variants(size: str) -> dict[str, MultimodalLM]:
+def variants(size: str, device: str) -> dict[str, MultimodalLM]:
     """The same weights in all ways of decoding."""
-    return {
-        "fp32": build(size),
-        "fp32 packed": build(size).pack(),
-        "bf16": build(size, torch.bfloat16),
-        "bf16 packed": build(size, torch.bfloat16).pack(),
-        "fp16 packed": build(size).pack("fp16"),
-        "int8 packed": build(size).pack("int8"),
-        "int4 packed": build(size).pack("int4"),
-    }
+    models = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        models[name] = build(size, dtype).to(device)
+        models[f"{name} packed"] = build(size, dtype).to(device).pack()
+    if device == "cpu":
+        models |= {f"{weights} packed": build(size).pack(weights) for weights in ("fp16", "int8", "int4")}
+    return models
 
 
 def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: int, rounds: int, speed: float) -> None:
@@ -78,9 +86,9 @@ def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: in
         cells = (
             title,
             name,
-            f"{1000 * token:.1f}",
+            f"{1000 * token:.2f}",
             f"{paired_ratio(later['fp32'], later[name]):.2f}x",
-            f"{1000 * limit:.1f}",
+            f"{1000 * limit:.2f}",
             f"{100 * limit / token:.0f}%",
             f"{1000 * statistics.median(first[name]):.0f}",
             f"{paired_ratio(first['fp32'], first[name]):.2f}x",
@@ -93,19 +101,20 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--new", type=int, default=64, help="tokens of a text")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--size", choices=SIZES, help="of all language models, in place of each workload's own")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    speed = bandwidth()
-    print(f"{args.threads} threads, {speed / 1e9:.1f} GB/s; times in ms, ratios to fp32\n")
+    speed = bandwidth(args.device)
+    print(f"{machine(args.device, args.threads)}, {speed / 1e9:.1f} GB/s; times in ms, ratios to fp32\n")
     print("| workload | weights | a token | ratio | limit | reached | first token | ratio | tokens as fp32 |")
     print("| --- " * 9 + "|")
     chosen = {name: WORKLOADS[name] for name in args.only}
     sizes = [args.size] if args.size else list(dict.fromkeys(work.size for work in chosen.values()))
     for size in sizes:
-        models = variants(size)
+        models = variants(size, args.device)
         for title, work in chosen.items():
             if size in (args.size, work.size):
                 measure(title, models, work, args.new, args.rounds, speed)

@@ -91,6 +91,7 @@ def prompts(model: MultimodalLM, batch: int, pictures: int, length: int = 32) ->
 @torch.no_grad()
 def generate(model: MultimodalLM, batch: Batch, media: Sequence[Sequence[Any]], new: int, beams: int = 1) -> Tensor:
     """New ids [B, new]; nothing ends a text."""
+    batch = batch.to(model.device)
     decoder = Decoder(model.language_model, model.media_context(batch, media), batch, new)
     options = GenerationOptions(max_new_tokens=new, num_beams=beams)
     if beams > 1:
@@ -105,6 +106,8 @@ def seconds_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> di
         for name, run in runs.items():
             start = time.perf_counter()
             run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # a GPU is asked, and answers later
             found[name].append(time.perf_counter() - start)
     return {name: own[1:] for name, own in found.items()}
 
@@ -125,7 +128,13 @@ def bytes_read_a_token(model: MultimodalLM, each: float | None = None) -> float:
     return sum(tensor.numel() * (each or tensor.element_size()) for tensor in parts)
 
 
-def bandwidth() -> float:
-    """Bytes a second at which all threads together read memory: the best of five sums over more than a cache holds."""
-    data = torch.ones(STREAMED // 4)
+def bandwidth(device: str = "cpu") -> float:
+    """Bytes a second at which memory is read, by all threads together: the best of five sums over more than a cache
+    holds."""
+    data = torch.ones(STREAMED // 4, device=device)
     return STREAMED / min(seconds_in_turn({"read": data.sum}, 5)["read"])
+
+
+def machine(device: str, threads: int) -> str:
+    """What computes, for a table's head."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads"

@@ -208,7 +208,7 @@ def _add_pack_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--pack",
         choices=("exact", "fp16", "int8", "int4"),
-        help="write faster on a CPU, on a copy of the weights: as they are, or rounded to so many bits",
+        help="write faster: exact on a GPU or a CPU, or on a CPU with weights rounded to so many bits",
     )
 
 

@@ -1,7 +1,7 @@
 """A self-attention cache that is allocated once: transformers' dynamic cache with room kept for what is to come."""
 
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -14,6 +14,7 @@ class PreallocatedLayer(DynamicLayer):
         super().__init__()
         self.capacity = capacity
         self.length = 0
+        self.place: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -21,8 +22,22 @@ class PreallocatedLayer(DynamicLayer):
         self._values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
+    def settle(self, place: Tensor) -> None:
+        """From here on each update is of one token, written at `place [1]`, and gives the whole buffer.
+
+        So the layer looks as long as its capacity, with this token the last; a mask has to hide what is not written.
+        """
+        self.place = place
+        for buffer in (self._keys, self._values):
+            buffer[:, :, self.length :] = 0  # a masked key counts nothing, but not where it is NaN
+        self.keys, self.values = self._keys, self._values
+
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Appends `[B, H, t, d]` keys and values; gives all so far. `RuntimeError` past the capacity."""
+        if self.place is not None:
+            self._keys.index_copy_(2, self.place, key_states)
+            self._values.index_copy_(2, self.place, value_states)
+            return self._keys, self._values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -38,7 +53,7 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        return self.length
+        return self.length if self.place is None else self.capacity - 1
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was; a longer `beam_idx` repeats rows into a new buffer."""
@@ -54,7 +69,15 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def preallocated_cache(config, capacity: int) -> DynamicCache:
-    """A cache for `capacity` positions; special layers (sliding window, convolution) stay transformers' own."""
+    """A cache for `capacity` positions; special layers (a sliding window that is shorter, convolution) stay
+    transformers' own."""
     cache = DynamicCache(config=config)
-    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer(capacity) if _keeps(layer, capacity) else layer for layer in cache.layers]
     return cache
+
+
+def _keeps(layer: CacheLayerMixin, capacity: int) -> bool:
+    """Whether a layer keeps so many keys and values, and does nothing else."""
+    if type(layer) is DynamicSlidingWindowLayer:
+        return layer.sliding_window >= capacity
+    return type(layer) is DynamicLayer

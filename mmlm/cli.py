@@ -332,8 +332,8 @@ def _dtype(args: argparse.Namespace) -> Any:
 
 def _load(args: argparse.Namespace) -> "MultimodalLM":
     device = _device(args)
-    if args.pack is not None and device.type != "cpu":
-        raise ValueError(f"--pack is for writing on a CPU, not on {device}: leave it out")
+    if args.pack not in (None, "exact") and device.type != "cpu":
+        raise ValueError(f"--pack {args.pack} is for writing on a CPU, not on {device}: take --pack exact")
     from mmlm.assembly import load
 
     model = load(args.model, dtype=_dtype(args), device=device)

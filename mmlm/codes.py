@@ -124,7 +124,10 @@ class CodePlaces:
         opened = torch.where(ids == self.span.begin, step, -1).cummax(1).values
         before = ids.new_full((len(ids),), self.span.layout.rows) if self._since is None else self._since
         since = torch.where(opened >= 0, step - opened, before.unsqueeze(1) + step + 1)
-        self._since = since[:, -1]
+        if self._since is None:
+            self._since = since[:, -1].clone()
+        else:
+            self._since.copy_(since[:, -1])  # where it lies, as a captured step needs
         inside = (ids >= self.span.begin) & (ids < self.span.begin + self.span.layout.rows) & (ids != self.span.end)
         return torch.where(inside, since, -1)
 

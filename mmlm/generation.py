@@ -14,12 +14,15 @@ from transformers.generation.logits_process import (
 )
 
 from mmlm.cache import preallocated_cache
+from mmlm.capture import CapturedStep, has_settling_layers
 from mmlm.fusion import MediaContext
 from mmlm.language_model import LanguageModel
 from mmlm.prompt import Batch
 
 # On a GPU, asking whether every row has ended costs a synchronisation; it is asked once in so many steps.
 STEPS_BETWEEN_CHECKS = 16
+SHORT = 8  # tokens, for which no step is captured
+PROBED = 8  # tokens, by which captured steps are compared
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,16 @@ class Decoder:
         self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
         # The ids so far, prompt included: [rows, length + max_new_tokens].
         self.ids = torch.cat([batch.input_ids, batch.input_ids.new_zeros(rows, max_new_tokens)], dim=1)
+        self.captures = host.captured and self.ids.is_cuda and max_new_tokens > SHORT and self.can_capture()
+        self.captured: CapturedStep | None = None
+
+    def can_capture(self) -> bool:
+        """Whether steps can be as `CapturedStep` has them; another thing is whether they give the same."""
+        return has_settling_layers(self.cache) and not torch.is_autocast_enabled("cuda")
 
     def prefill(self) -> Tensor:
         """Logits `[R, V]` after the prompt."""
-        logits = self._forward(self.ids[:, : self.length], 0, self.length)
+        logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
         self.context.begin_decoding()
         return logits
 
@@ -133,20 +142,28 @@ class Decoder:
         """Appends `tokens [R]` and gives the logits `[R, V]` that follow."""
         self.ids[:, self.length] = tokens
         start, self.length = self.length, self.length + 1
-        return self._forward(tokens.unsqueeze(1), start, self.length)
+        if self.captures:
+            if self.captured is None:
+                self.captured = CapturedStep(self.cache, self.mask, self.positions, start)
+            return self.captured(tokens, self._forward)
+        return self._forward(tokens.unsqueeze(1), self._seen(), self.positions[:, start : self.length])
 
     def reorder(self, index: Tensor) -> None:
         """Row i goes on from what row `index[i]` was; rows of one request share their media, so these stay."""
         self.ids = self.ids[index]
         self.cache.reorder_cache(index)
 
-    def _forward(self, ids: Tensor, start: int, end: int) -> Tensor:
+    def _seen(self) -> Tensor | None:
+        """What of the text so far is no padding; None where all is."""
+        return self.mask[:, : self.length] if self.padded else None
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
         with self.host.request(self.context, self.codes):
             output = self.host(
                 ids,
-                attention_mask=self.mask[:, :end] if self.padded else None,
-                position_ids=self.positions[:, start:end],
+                attention_mask=mask,
+                position_ids=positions,
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -155,6 +172,31 @@ class Decoder:
         vocabulary = self.host.vocabulary
         logits[:, vocabulary.end_of_chunk_id + 1 : vocabulary.code_offset] = -torch.inf  # placeholders, padding
         return logits
+
+
+@torch.no_grad()
+def captured_steps_agree(host: LanguageModel, context: Callable[[], MediaContext]) -> bool:
+    """Whether captured steps give the logits of plain ones, which the language model itself is asked.
+
+    They do not where a family tells positions from the length of its cache, and there are none where its pass needs the
+    processor's say, as some mixtures of experts do.
+    """
+    ids = torch.arange(PROBED, device=host.device).unsqueeze(0) % host.vocabulary.offset
+
+    def steps(captures: bool) -> Tensor:
+        decoder = Decoder(host, context(), Batch(ids, torch.ones_like(ids)), 8 * PROBED)
+        decoder.captures = captures and decoder.can_capture()
+        decoder.prefill()
+        return torch.stack([decoder.step(ids[:, place]) for place in range(PROBED)])
+
+    plain = steps(captures=False)
+    try:
+        captured = steps(captures=True)
+    except RuntimeError:
+        return False
+    seen = plain.isfinite()
+    tolerance = 1e-3 if host.dtype == torch.float32 else 0.03
+    return bool((captured - plain)[seen].norm() <= tolerance * plain[seen].norm())
 
 
 @torch.no_grad()

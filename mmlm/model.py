@@ -6,6 +6,7 @@ With codecs it writes pictures and sound as well, as codes between the words.
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 import tempfile
@@ -25,6 +26,7 @@ from mmlm import tasks
 from mmlm.codes import CodeLayout
 from mmlm.config import CodecPart, FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
+from mmlm.generation import captured_steps_agree
 from mmlm.language_model import LanguageModel
 from mmlm.packing import Weights, available, pack, unpack, use_packed
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
@@ -34,6 +36,7 @@ from mmlm.vocabulary import AUDIO
 if TYPE_CHECKING:
     from encoders.transcriber import Transcriber
 
+log = logging.getLogger(__name__)
 ENCODER_BATCH = 32
 REPLACED = "language_model.replaced."  # before the names of saved rows that stand in place of the language model's own
 
@@ -119,13 +122,25 @@ class MultimodalLM(nn.Module):
         return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
 
     def pack(self, weights: Weights = "exact") -> "MultimodalLM":
-        """Makes generation on a CPU faster by `mmlm.packing`, for as much memory again as the weights take.
+        """Makes generation faster; `unpack` takes it back.
+
+        On a GPU, steps of decoding are captured (`mmlm.capture`), where the language model lets them: pack it where it
+        shall compute. On a CPU, layers compute on packed copies of their weights (`mmlm.packing`), for as much memory
+        again as these take.
 
         weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
         bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
         too. Encoders and resamplers then compute in "fp16". Steps of training (but for the rounding of the frozen
-        encoders' features) and the language model outside of requests stay as they are. `unpack` takes it back.
+        encoders' features) and the language model outside of requests stay as they are. These are for a CPU alone.
         """
+        if self.device.type == "cuda":
+            if weights != "exact":
+                raise ValueError(f"packed weights of {weights} are for a CPU, and the model is on {self.device}")
+            host = self.language_model
+            host.captured = captured_steps_agree(host, lambda: MediaContext(self.fusion, None, None, None, 1))
+            if not host.captured:
+                log.warning("%s has no steps that can be captured: it decodes as ever", type(host.model).__name__)
+            return self
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")
         for part in (self.encoders, self.resamplers):
@@ -137,6 +152,7 @@ class MultimodalLM(nn.Module):
     def unpack(self) -> "MultimodalLM":
         """Takes back `pack`."""
         unpack(self)
+        self.language_model.captured = False
         return self
 
     # Media

@@ -44,7 +44,7 @@ QUICK = ["--rounds", "1", "--threads", "1", "--size", "quick"]
 
 def test_generation(benchmark, capsys, monkeypatch):
     module = benchmark("generation")
-    monkeypatch.setattr(module, "bandwidth", lambda: 1e9)
+    monkeypatch.setattr(module, "bandwidth", lambda device: 1e9)
     module.main([*QUICK, "--new", "6"])
     lines = capsys.readouterr().out.splitlines()
     titles = [line.split(" | ")[0].removeprefix("| ") for line in lines if "| fp32 packed |" in line]
@@ -53,7 +53,7 @@ def test_generation(benchmark, capsys, monkeypatch):
 
 def test_encoders(benchmark, capsys):
     benchmark("encoding").main([*QUICK, "--pictures", "1", "3"])
-    assert capsys.readouterr().out.count("fp32 packed") == 2
+    assert capsys.readouterr().out.count("exact packed") == 2
 
 
 def test_training(benchmark, capsys):
@@ -86,7 +86,7 @@ def test_precision(benchmark, capsys, tmp_path):
     benchmark("precision").main([str(tmp_path / "pairs.jsonl")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[-1] for line in lines if "fp32" in line] == ["100.0% |", "100.0% |"]
-    assert sum("packed" in line for line in lines) == 4
+    assert sum("packed" in line for line in lines) == 5
 
 
 def test_startup(benchmark, capsys, monkeypatch):

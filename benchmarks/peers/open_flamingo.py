@@ -1,13 +1,14 @@
 """mmlm beside OpenFlamingo's own package: the same checkpoint, the same tokens, and the time that each takes.
 
     python benchmarks/peers/setup.py                # once: the peer's environment
-    python benchmarks/peers/open_flamingo.py [--rounds 3] [--threads 2] [--only NAME ...] [--plain]
+    python benchmarks/peers/open_flamingo.py [--rounds 3] [--threads 2] [--device cpu] [--only NAME ...]
 
 Weights are random: one checkpoint in upstream's layout, of an OPT with ViT-B-32 and a gated block before every block,
 is read by both. First come logits and tokens, greedy and 3 beams, which must agree in float32, but for texts that are
 equally likely. Then both write the same texts in turn; a table shows medians of paired ratios. The time of a token is
-that of a whole text less that of its first token, over the others. mmlm's linear layers are packed, and in rows of
-their own rounded to fp16 and int8; `--plain` leaves them as they are.
+that of a whole text less that of its first token, over the others. On a CPU the peer computes in float32, and mmlm's
+linear layers are packed, also rounded to fp16 and int8; on a GPU both compute in float32, then both in bfloat16.
+`--plain` leaves mmlm unpacked.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_toke
 from mmlm.interop import open_flamingo
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
+from mmlm.packing import Weights
 from mmlm.prompt import Batch, Image
 
 PROMPT, NEW = 32, 64
@@ -76,15 +78,15 @@ WORKLOADS = {
 class Peer:
     """OpenFlamingo in a process of its own, which stays, since it needs another transformers."""
 
-    def __init__(self, python: Path, threads: int):
+    def __init__(self, python: Path, threads: int, device: str):
         if not python.exists():
             raise SystemExit(f"there is no {python}: run benchmarks/peers/setup.py first")
         self.log = open(python.parents[1] / "worker.log", "w")
         worker = Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
             # -I: nothing of this project on its path, where this file would hide the package of its name.
-            [python, "-I", worker, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-            text=True,
+            [python, "-I", worker, str(threads), device],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
         )  # fmt: skip
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -132,13 +134,24 @@ def eyes(folder: Path, dtype: torch.dtype = torch.float32) -> ClipImageEncoder:
     return ClipImageEncoder.load(f"ViT-B-32/{folder / 'clip.pt'}", final_norm=False, dtype=dtype)
 
 
-def read(folder: Path, dtype: torch.dtype) -> MultimodalLM:
-    """mmlm's model of the same files."""
+def read(folder: Path, dtype: torch.dtype, device: str, weights: Weights | None) -> MultimodalLM:
+    """mmlm's model of the same files, packed with such weights."""
     model = open_flamingo.load(
         folder / "checkpoint.pt", folder / "language_model", eyes(folder, dtype), dtype=dtype
     ).eval()
     model.encoders["image"].preprocess = lambda pixels: pixels.to(dtype)  # both sides start from the same pixels
-    return model
+    model.to(device)
+    return model.pack(weights) if weights else model
+
+
+def sides(folder: Path, device: str, weights: Weights | None) -> dict[str, dict[str, MultimodalLM]]:
+    """mmlm's models by the dtype that the peer has beside them, and by what they are called in the table."""
+    fp32 = {"fp32": read(folder, torch.float32, device, weights)}
+    bf16 = {"bf16": read(folder, torch.bfloat16, device, weights)}
+    if device == "cuda":
+        return {"float32": fp32, "bfloat16": bf16}
+    rounded = {name: read(folder, torch.float32, device, name) for name in ("fp16", "int8")} if weights else {}
+    return {"float32": fp32 | bf16 | rounded}
 
 
 def write_inputs(path: Path, model: MultimodalLM, work: Workload) -> dict[str, Tensor]:
@@ -161,11 +174,12 @@ def prompt(inputs: dict[str, Tensor]) -> tuple[Batch, list[list[Image]]]:
 def generate(model: MultimodalLM, inputs: dict[str, Tensor], new: int, beams: int = 1) -> Tensor:
     """New ids [B, new], from pixels on."""
     batch, media = prompt(inputs)
+    batch = batch.to(model.device)
     decoder = Decoder(model.language_model, model.media_context(batch, media), batch, new)
     options = GenerationOptions(max_new_tokens=new, num_beams=beams)
     if beams > 1:
-        return beam_search(decoder, options, NEVER)[:, 0]
-    return torch.stack(list(stream_tokens(decoder, options, NEVER, None)), dim=1)
+        return beam_search(decoder, options, NEVER)[:, 0].cpu()
+    return torch.stack(list(stream_tokens(decoder, options, NEVER, None)), dim=1).cpu()
 
 
 def timed(model: MultimodalLM, inputs: dict[str, Tensor], new: int) -> tuple[float, Tensor]:
@@ -181,7 +195,7 @@ def compare(peer: Peer, folder: Path, model: MultimodalLM, name: str, work: Work
     inputs = write_inputs(folder / "inputs.pt", model, work)
     peer.ask(logits=folder / "inputs.pt", to=folder / "logits.pt")
     theirs = torch.load(folder / "logits.pt")
-    ours = model(*prompt(inputs)).logits
+    ours = model(*prompt(inputs)).logits.cpu()
     apart = (ours - theirs).abs().max() / theirs.abs().max()
     assert apart < 1e-4, f"{name}: logits differ by {apart:.1e} of the largest"
     cells = []
@@ -199,7 +213,7 @@ def score(model: MultimodalLM, inputs: dict[str, Tensor], new: Tensor) -> Tensor
     """Log-probabilities [B] of the texts that new ids [B, n] make."""
     ids = torch.cat([inputs["ids"], new], dim=1)
     _, media = prompt(inputs)
-    logits = model(Batch(ids, torch.ones_like(ids)), media).logits[:, PROMPT - 1 : -1].double()
+    logits = model(Batch(ids, torch.ones_like(ids)), media).logits[:, PROMPT - 1 : -1].cpu().double()
     return logits.log_softmax(-1).gather(-1, new.unsqueeze(-1)).sum((1, 2))
 
 
@@ -240,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--python", type=Path, default=setup.python_of(setup.FOLDER))
@@ -250,29 +265,31 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
     chosen = {name: WORKLOADS[name] for name in args.only}
-    peer = Peer(args.python, args.threads)
+    if args.device == "cuda":  # the bars are a CPU's
+        chosen = {name: replace(work, bars={}, first_bars={}) for name, work in chosen.items()}
+    peer = Peer(args.python, args.threads, args.device)
     lines = []
     with tempfile.TemporaryDirectory() as temporary:
         print("| workload | logits differ by | greedy tokens | 3 beams |\n| --- | --- | --- | --- |")
         for size in dict.fromkeys(work.size for work in chosen.values()):
             folder = Path(temporary, size)
             write_parts(folder, SIZES[size])
-            peer.ask(load=folder)
-            mine = {"fp32": read(folder, torch.float32), "bf16": read(folder, torch.bfloat16)}
-            if not args.plain:
-                for model in mine.values():
-                    model.pack()
-                mine |= {weights: read(folder, torch.float32).pack(weights) for weights in ("fp16", "int8")}
-            for name, work in chosen.items():
-                if work.size != size:
-                    continue
-                compare(peer, folder, mine["fp32"], name, work)
-                seconds, tokens = measure(peer, folder, mine, work, args.rounds)
-                for weights, ids in tokens.items():
-                    agree = (ids == tokens["fp32"]).float().mean().item()
-                    lines.append(row(name, weights, seconds, work, agree))
+            works = {name: work for name, work in chosen.items() if work.size == size}
+            mine = sides(folder, args.device, None if args.plain else "exact")
+            agreed: dict[str, Tensor] = {}
+            for dtype, models in mine.items():
+                peer.ask(load=folder, dtype=dtype)
+                for name, work in works.items():
+                    if dtype == "float32":
+                        compare(peer, folder, models["fp32"], name, work)
+                    seconds, tokens = measure(peer, folder, models, work, args.rounds)
+                    agreed.setdefault(name, next(iter(tokens.values())))
+                    for weights, ids in tokens.items():
+                        agree = (ids == agreed[name]).float().mean().item()
+                        lines.append(row(name, weights, seconds, work, agree))
     peer.close()
-    print(f"\n{args.threads} threads; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
+    place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    print(f"\n{place}; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
     print("| workload | weights | peer, a token | mmlm | ratio | peer, first token | mmlm | ratio | tokens as fp32 |")
     print("| --- " * 9 + "|\n" + "\n".join(lines))
 

@@ -15,8 +15,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[2] / ".cache" / "peers"
 PACKAGES = (
     "open_flamingo==2.0.1",
-    "transformers==4.33.3",
-    "tokenizers==0.13.3",
+    "transformers==4.33.3; python_version < '3.12'",
+    "tokenizers==0.13.3; python_version < '3.12'",
+    "transformers==4.35.2; python_version >= '3.12'",  # the next, since tokenizers 0.13 was never built for it
+    "tokenizers==0.15.2; python_version >= '3.12'",
     "huggingface_hub==0.25.2",  # transformers 4.33 refuses 1.0 and later
     "einops_exts==0.0.4",
 )

@@ -1,0 +1,138 @@
+"""Steps of fixed shapes, as a CUDA graph needs them, give what plain steps give; on a GPU, so does the graph."""
+
+import families
+import parts
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmlm.capture import CapturedStep
+from mmlm.fusion import MediaContext
+from mmlm.generation import Decoder, captured_steps_agree
+from mmlm.model import MultimodalLM
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.fixture
+def fixed_shapes(monkeypatch):
+    """All steps are of fixed shapes, where the cache allows it, and on a GPU captured."""
+    init = Decoder.__init__
+
+    def captures(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.captures = self.can_capture()
+
+    return lambda: monkeypatch.setattr(Decoder, "__init__", captures)
+
+
+@torch.no_grad()
+def step_logits(model: MultimodalLM, captures: bool, steps: int = 5) -> Tensor:
+    run = parts.decoder(model, parts.prompts(), steps)
+    run.captures = captures and run.can_capture()
+    run.prefill()
+    return torch.stack([run.step(torch.tensor([65, 70 + place, 75], device=model.device)) for place in range(steps)])
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_steps_of_fixed_shapes_give_the_same_logits(family):
+    """Padded rows, two pictures, one, and none."""
+    model = parts.shared(family)
+    torch.testing.assert_close(step_logits(model, True), step_logits(model, False), rtol=1e-4, atol=1e-5)
+    context = lambda: MediaContext(model.fusion, None, None, None, 1)  # noqa: E731
+    assert captured_steps_agree(model.language_model, context)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mpt", "bloom", "qwen3"])
+@pytest.mark.parametrize("visibility", ["latest", "all"])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3, "num_return_sequences": 2, "top_k": 20}]
+)
+def test_texts_are_the_same(family, visibility, options, fixed_shapes):
+    model = parts.build(family, visibility=visibility)
+    expected = parts.token_ids(model, parts.prompts(), max_new_tokens=12, **options)
+    fixed_shapes()
+    assert parts.token_ids(model, parts.prompts(), max_new_tokens=12, **options) == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mpt", "falcon"])
+def test_nothing_moves_and_nothing_grows(family):
+    """What a graph has recorded are addresses: they stay, and so do the shapes that a block sees."""
+    model = parts.shared(family)
+    run = parts.decoder(model, parts.prompts(), 6)
+    run.captures = run.can_capture()
+    run.prefill()
+    seen = []
+    for place in range(5):
+        run.step(torch.tensor([65, 70 + place, 75]))
+        step, layers = run.captured, run.cache.layers
+        buffers = [step.ids, step.mask, step.positions, step.place]
+        buffers += [buffer for layer in layers for buffer in (layer.keys, layer.values)]
+        seen.append([(buffer.data_ptr(), buffer.shape) for buffer in buffers])
+    assert all(one == seen[0] for one in seen)
+    assert layers[0].keys.shape[2] == layers[0].capacity == run.ids.shape[1]
+
+
+@pytest.mark.parametrize("family, settles", [("mistral", True), ("gemma2", False), ("lfm2", False)])
+def test_a_window_that_is_too_short_and_convolutions_stay_plain(family, settles):
+    """Mistral's window is 4096 tokens, gemma2's is 8 here, and lfm2 has convolutions."""
+    assert parts.decoder(parts.shared(family), parts.prompts(), 4).can_capture() == settles
+
+
+def test_a_family_that_counts_its_cache_is_not_captured():
+    """Positions from the length of the cache would be those of its end."""
+    model = parts.build("llama")
+    inner = model.language_model.model.model
+
+    def counted(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        length = kwargs["past_key_values"].get_seq_length()
+        new = kwargs["input_ids"].shape[1]
+        return args, kwargs | {"position_ids": torch.arange(length, length + new).unsqueeze(0)}
+
+    context = lambda: MediaContext(model.fusion, None, None, None, 1)  # noqa: E731
+    assert captured_steps_agree(model.language_model, context)
+    inner.register_forward_pre_hook(counted, with_kwargs=True)
+    assert not captured_steps_agree(model.language_model, context)
+
+
+def test_a_family_whose_steps_fail_to_be_captured_is_not(monkeypatch):
+    model = parts.build("llama")
+
+    def refuse(self: CapturedStep, *args: Tensor) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(CapturedStep, "__call__", refuse)
+    assert not captured_steps_agree(model.language_model, lambda: MediaContext(model.fusion, None, None, None, 1))
+
+
+def test_on_a_cpu_nothing_is_captured():
+    model = parts.build("llama").pack()
+    assert not model.language_model.captured
+    assert not parts.decoder(model, parts.prompts(), 20).captures
+
+
+@ON_GPU
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_graph_gives_the_same_logits(family):
+    model = parts.build(family).to("cuda")
+    plain = step_logits(model, False, 12)
+    captured = model.pack().language_model.captured
+    torch.testing.assert_close(step_logits(model, captured, 12), plain, rtol=1e-3, atol=1e-4)
+
+
+@ON_GPU
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mpt", "bloom", "qwen3"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3, "num_return_sequences": 2}])
+def test_on_a_gpu_texts_are_the_same(family, options):
+    model = parts.build(family).to("cuda")
+    expected = model.generate(parts.prompts(), max_new_tokens=24, **options)
+    assert model.pack().language_model.captured
+    assert model.generate(parts.prompts(), max_new_tokens=24, **options) == expected
+    assert model.unpack().generate(parts.prompts(), max_new_tokens=24, **options) == expected
+
+
+@ON_GPU
+def test_rounded_weights_are_for_a_cpu():
+    with pytest.raises(ValueError, match="for a CPU"):
+        parts.build("gpt2").to("cuda").pack("int8")
