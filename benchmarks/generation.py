@@ -4,7 +4,8 @@
 
 A token's time is that of a whole text less that of its first token, over the others; the first token's begins after the
 picture encoder, which benchmarks/encoding.py measures. The limit is the time to read once, at the bandwidth measured
-beside, all weights that a token needs; weights that fit the cache can pass it. Ratios are medians of paired ratios.
+beside, all weights that a token needs; weights that fit the cache can pass it. That of a first token is the time of all
+products at the speed of a large one. Ratios are medians of paired ratios.
 """
 
 import argparse
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 import torch
 from parts import (
     SIZES,
+    arithmetic,
     bandwidth,
     build,
     bytes_read_a_token,
     generate,
     machine,
+    operations,
     paired_ratio,
     prompts,
     seconds_in_turn,
@@ -63,7 +66,17 @@ def variants(size: str, device: str) -> dict[str, MultimodalLM]:
     return models
 
 
-def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: int, rounds: int, speed: float) -> None:
+@dataclass(frozen=True)
+class Speeds:
+    """The machine's own: bytes a second, and floating point operations a second by dtype."""
+
+    reads: float
+    computes: dict[torch.dtype, float]
+
+
+def measure(
+    title: str, models: dict[str, MultimodalLM], work: Workload, new: int, rounds: int, speeds: Speeds
+) -> None:
     """Prints a line for each model; AssertionError where packing changes the tokens of float32."""
     tokens, runs = {}, {}
     for name, model in models.items():
@@ -80,8 +93,10 @@ def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: in
         name: [(whole - one) / (new - 1) for whole, one in zip(took[f"{name} {new}"], first[name], strict=True)]
         for name in models
     }
+    operated = operations(models["fp32"], runs["fp32 1"])
     for name, model in models.items():
-        limit, token = bytes_read_a_token(model, BYTES.get(name)) / speed, statistics.median(later[name])
+        limit, token = bytes_read_a_token(model, BYTES.get(name)) / speeds.reads, statistics.median(later[name])
+        first_limit = operated / speeds.computes[model.language_model.dtype]
         agree = (tokens[name] == tokens["fp32"]).float().mean()
         cells = (
             title,
@@ -92,6 +107,8 @@ def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: in
             f"{100 * limit / token:.0f}%",
             f"{1000 * statistics.median(first[name]):.0f}",
             f"{paired_ratio(first['fp32'], first[name]):.2f}x",
+            f"{1000 * first_limit:.0f}",
+            f"{100 * first_limit / statistics.median(first[name]):.0f}%",
             f"{100 * agree:.0f}%",
         )
         print(f"| {' | '.join(cells)} |", flush=True)
@@ -107,17 +124,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, help="of all language models, in place of each workload's own")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    speed = bandwidth(args.device)
-    print(f"{machine(args.device, args.threads)}, {speed / 1e9:.1f} GB/s; times in ms, ratios to fp32\n")
-    print("| workload | weights | a token | ratio | limit | reached | first token | ratio | tokens as fp32 |")
-    print("| --- " * 9 + "|")
+    dtypes = (torch.float32, torch.bfloat16)
+    speeds = Speeds(bandwidth(args.device), {dtype: arithmetic(dtype, args.device) for dtype in dtypes})
+    computes = ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {str(dtype)[6:]}" for dtype, speed in speeds.computes.items())
+    print(f"{machine(args.device, args.threads)}, {speeds.reads / 1e9:.1f} GB/s, {computes}")
+    print("Times in ms, ratios to fp32\n")
+    titles = "workload | weights | a token | ratio | limit | reached | first token | ratio | limit | reached | as fp32"
+    print(f"| {titles} |\n" + "| --- " * 11 + "|")
     chosen = {name: WORKLOADS[name] for name in args.only}
     sizes = [args.size] if args.size else list(dict.fromkeys(work.size for work in chosen.values()))
     for size in sizes:
         models = variants(size, args.device)
         for title, work in chosen.items():
             if size in (args.size, work.size):
-                measure(title, models, work, args.new, args.rounds, speed)
+                measure(title, models, work, args.new, args.rounds, speeds)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,18 @@ import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from encoders.clip import ClipImageEncoder
 from mmlm.assembly import assemble
 from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
+from mmlm.packing import pack, use_packed
 from mmlm.prompt import Batch, Image
 
 STREAMED = 512 * 2**20  # bytes; more than any cache holds
+LARGE = 2048  # rows and columns of a product that keeps all units busy
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,28 @@ def bandwidth(device: str = "cpu") -> float:
     holds."""
     data = torch.ones(STREAMED // 4, device=device)
     return STREAMED / min(seconds_in_turn({"read": data.sum}, 5)["read"])
+
+
+def arithmetic(dtype: torch.dtype, device: str = "cpu") -> float:
+    """Floating point operations a second in a large product, packed: the best of five."""
+    layer = nn.Linear(LARGE, LARGE, bias=False, dtype=dtype, device=device)
+    pack(layer)
+    x = torch.randn(LARGE, LARGE, device=device).to(dtype)
+    with torch.no_grad(), use_packed():
+        return 2 * LARGE**3 / min(seconds_in_turn({"multiply": lambda: layer(x)}, 5)["multiply"])
+
+
+def operations(model: nn.Module, run: Callable[[], object]) -> int:
+    """Floating point operations in the products of a run of a plain model, which is not trained any more."""
+    model.requires_grad_(False)  # the counter's hooks want gradients where they are asked for
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a kernel that the counter does not know
+    try:
+        with FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    return counter.get_total_flops()
 
 
 def machine(device: str, threads: int) -> str:

@@ -130,8 +130,8 @@ class MultimodalLM(nn.Module):
 
         weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
         bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
-        too. Encoders and resamplers then compute in "fp16". Steps of training (but for the rounding of the frozen
-        encoders' features) and the language model outside of requests stay as they are. These are for a CPU alone.
+        too. Encoders and resamplers stay "exact", and so do steps of training (but for the last bits of the frozen
+        encoders' features) and the language model outside of requests. Rounded weights are for a CPU alone.
         """
         if self.device.type == "cuda":
             if weights != "exact":
@@ -144,7 +144,7 @@ class MultimodalLM(nn.Module):
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")
         for part in (self.encoders, self.resamplers):
-            pack(part, "exact" if weights == "exact" else "fp16")
+            pack(part)
         for part in (self.fusion, self.language_model):
             pack(part, weights)
         return self

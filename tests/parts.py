@@ -144,6 +144,7 @@ def encoded(model: MultimodalLM, rows: Sequence[Sequence[Any]], side: str = "lef
 
 def decoder(model: MultimodalLM, rows: Sequence[Sequence[Any]], max_new_tokens: int) -> Decoder:
     batch, media = encoded(model, rows)
+    batch = batch.to(model.device)
     with torch.no_grad():
         return Decoder(model.language_model, model.media_context(batch, media), batch, max_new_tokens)
 

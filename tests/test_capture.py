@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from mmlm.capture import CapturedStep
-from mmlm.fusion import MediaContext
+from mmlm.codes import CodeLayout
+from mmlm.fusion import Fusion, MediaContext
 from mmlm.generation import Decoder, captured_steps_agree
+from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
+from mmlm.prompt import Batch
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -53,6 +56,33 @@ def test_texts_are_the_same(family, visibility, options, fixed_shapes):
     expected = parts.token_ids(model, parts.prompts(), max_new_tokens=12, **options)
     fixed_shapes()
     assert parts.token_ids(model, parts.prompts(), max_new_tokens=12, **options) == expected
+
+
+@torch.no_grad()
+def logits_of_codes(device: str, captures: bool) -> Tensor:
+    """Two rows write codes, one of them from a picture's beginning in the prompt on, the other from a later one."""
+    torch.manual_seed(0)
+    layout = CodeLayout("image", 8, 1, (3, 3))
+    host = LanguageModel(families.language_model("llama"), families.tokenizer(), layouts=(layout,)).to(device)
+    span = host.vocabulary.spans["image"]
+    ids = torch.tensor([[5, 6, span.begin], [7, 8, 9]], device=device)
+    context = MediaContext(Fusion(host, 16).to(device), None, None, None, 2)
+    run = Decoder(host, context, Batch(ids, torch.ones_like(ids)), 16, codes=True)
+    run.captures = captures
+    codes = span.ids_of(0)
+    run.prefill()
+    steps = [[codes[place % 8], [10, 11, span.begin, *codes][place]] for place in range(9)]
+    logits, places = [], set()
+    for step in steps:
+        logits.append(run.step(torch.tensor(step, device=device)))
+        places.add(run.codes._since.data_ptr())
+    assert len(places) == 1, "what a graph has recorded must stay where it is"
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_codes_know_their_places(device):
+    torch.testing.assert_close(logits_of_codes(device, True), logits_of_codes(device, False), rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

@@ -223,6 +223,7 @@ def measure(
     """Seconds of the first token and of a whole text, of "peer" and of each of `mine`, by round; tokens of each."""
     path = folder / "inputs.pt"
     inputs = write_inputs(path, next(iter(mine.values())), work)
+    inputs["pixels"] = inputs["pixels"].to(next(iter(mine.values())).device)  # where the peer has them, too
     found, tokens = [], {}
     for _ in range(rounds + 1):
         theirs = [peer.ask(generate=path, options={"max_new_tokens": new})["seconds"] for new in (1, NEW)]
