@@ -28,6 +28,7 @@ class PreallocatedLayer(DynamicLayer):
         So the layer looks as long as its capacity, with this token the last; a mask has to hide what is not written.
         """
         self.place = place
+        self.is_compileable = True  # so that transformers does not ask what the mask holds
         for buffer in (self._keys, self._values):
             buffer[:, :, self.length :] = 0  # a masked key counts nothing, but not where it is NaN
         self.keys, self.values = self._keys, self._values

@@ -1,8 +1,9 @@
-"""A step of decoding as one CUDA graph: to start its hundreds of kernels one by one takes longer than they run.
+"""A step of decoding, recorded once and repeated: on a GPU as a CUDA graph, on a CPU as a tape of torch functions.
 
-A graph repeats what was recorded once, on the same memory. So from the first step on all shapes stay: the cache hands
-out its whole buffers, a mask hides what is not written yet, and where the next token goes is a tensor. To a language
-model this looks like padding, which every family knows, and not like another kind of cache.
+Between the kernels of a step lies a language model's Python, hundreds of modules and calls, which on a GPU takes longer
+than the kernels. What is recorded goes the same way again, on the same memory. So from the first step on all shapes
+stay: the cache hands out its whole buffers, a mask hides what is not written yet, and where the next token goes is a
+tensor. To a language model this looks like padding, which every family knows, and not like another kind of cache.
 """
 
 from collections.abc import Callable
@@ -12,16 +13,14 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from mmlm.cache import PreallocatedLayer
+from mmlm.tape import Tape
 
 Pass = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Ids [R, 1], attention mask [R, capacity] and position ids [R, 1] → logits [R, V]."""
 
 
 class CapturedStep:
-    """Steps of one request, after its prompt: the first runs as ever, the second is recorded, all others repeat it.
-
-    Without a GPU all run as ever, on the same shapes.
-    """
+    """Steps of one request, after its prompt: the first runs as ever, the second is recorded, all others repeat it."""
 
     def __init__(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int):
         """`mask [R, capacity]` of the prompt, `length` long, and of what follows; `positions [R, capacity]`."""
@@ -30,30 +29,44 @@ class CapturedStep:
         self.mask[:, length:] = 0
         self.positions = positions[:, length : length + 1].clone()
         self.ids = torch.zeros_like(self.positions)
-        self.logits: Tensor | None = None
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.started = False
+        self.repeat: Callable[[], Tensor] | None = None
         for layer in cache.layers:
             layer.settle(self.place)
 
     def __call__(self, tokens: Tensor, run: Pass) -> Tensor:
         """Logits [R, V] after `tokens [R]`; the same `run` each time."""
         self.ids[:, 0] = tokens
-        if self.graph is None and self.logits is not None and self.ids.is_cuda:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
-                self._step(run)
-            self.graph = graph
-        if self.graph is None:
-            self._step(run)
-        else:
-            self.graph.replay()
-        return self.logits.clone()  # the next step writes over them
+        if self.repeat is not None:
+            return self.repeat()
+        if not self.started:
+            self.started = True
+            return self._step(run)
+        if self.ids.is_cuda:
+            self.repeat = self._graph(run)
+            return self.repeat()
+        with Tape() as tape:
+            logits = self._step(run)
+        self.repeat = tape.repeat(logits)
+        return logits
 
-    def _step(self, run: Pass) -> None:
+    def _graph(self, run: Pass) -> Callable[[], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
+            logits = self._step(run)
+
+        def repeat() -> Tensor:
+            graph.replay()
+            return logits.clone()  # the next step writes over them
+
+        return repeat
+
+    def _step(self, run: Pass) -> Tensor:
         self.mask.index_fill_(1, self.place, 1)
-        self.logits = run(self.ids, self.mask, self.positions)
+        logits = run(self.ids, self.mask, self.positions)
         self.place += 1
         self.positions += 1
+        return logits
 
 
 def has_settling_layers(cache: DynamicCache) -> bool:

@@ -21,8 +21,8 @@ from mmlm.prompt import Batch
 
 # On a GPU, asking whether every row has ended costs a synchronisation; it is asked once in so many steps.
 STEPS_BETWEEN_CHECKS = 16
-SHORT = 8  # tokens, for which no step is captured
-PROBED = 8  # tokens, by which captured steps are compared
+SHORT = 16  # tokens, for which no step is captured
+PROBED = 6  # tokens, by which captured steps are compared
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Decoder:
         self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
         # The ids so far, prompt included: [rows, length + max_new_tokens].
         self.ids = torch.cat([batch.input_ids, batch.input_ids.new_zeros(rows, max_new_tokens)], dim=1)
-        self.captures = host.captured and self.ids.is_cuda and max_new_tokens > SHORT and self.can_capture()
+        self.captures = host.captured == self.ids.device.type and max_new_tokens > SHORT and self.can_capture()
         self.captured: CapturedStep | None = None
 
     def can_capture(self) -> bool:
         """Whether steps can be as `CapturedStep` has them; another thing is whether they give the same."""
-        return has_settling_layers(self.cache) and not torch.is_autocast_enabled("cuda")
+        return has_settling_layers(self.cache) and not torch.is_autocast_enabled(self.ids.device.type)
 
     def prefill(self) -> Tensor:
         """Logits `[R, V]` after the prompt."""
@@ -178,8 +178,8 @@ class Decoder:
 def captured_steps_agree(host: LanguageModel, context: Callable[[], MediaContext]) -> bool:
     """Whether captured steps give the logits of plain ones, which the language model itself is asked.
 
-    They do not where a family tells positions from the length of its cache, and there are none where its pass needs the
-    processor's say, as some mixtures of experts do.
+    They do not where a family tells positions from the length of its cache, and there are none where a pass goes by the
+    values of a tensor, as those of some mixtures of experts do.
     """
     ids = torch.arange(PROBED, device=host.device).unsqueeze(0) % host.vocabulary.offset
 

@@ -6,7 +6,6 @@ With codecs it writes pictures and sound as well, as codes between the words.
 import dataclasses
 import functools
 import json
-import logging
 import math
 import os
 import tempfile
@@ -36,7 +35,6 @@ from mmlm.vocabulary import AUDIO
 if TYPE_CHECKING:
     from encoders.transcriber import Transcriber
 
-log = logging.getLogger(__name__)
 ENCODER_BATCH = 32
 REPLACED = "language_model.replaced."  # before the names of saved rows that stand in place of the language model's own
 
@@ -122,37 +120,38 @@ class MultimodalLM(nn.Module):
         return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
 
     def pack(self, weights: Weights = "exact") -> "MultimodalLM":
-        """Makes generation faster; `unpack` takes it back.
+        """Makes generation faster; `unpack` takes it back. The model stays on its device, and the same steps are taken.
 
-        On a GPU, steps of decoding are captured (`mmlm.capture`), where the language model lets them: pack it where it
-        shall compute. On a CPU, layers compute on packed copies of their weights (`mmlm.packing`), for as much memory
-        again as these take.
+        Steps of decoding are recorded and repeated (`mmlm.capture`), where the language model lets them, which some
+        passes of it find out. On a CPU, layers compute on packed copies of their weights (`mmlm.packing`), for up to
+        twice as much memory again as these take.
 
         weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
         bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
         too. Encoders and resamplers stay "exact", and so do steps of training (but for the last bits of the frozen
-        encoders' features) and the language model outside of requests. Rounded weights are for a CPU alone.
+        encoders' features) and the language model outside of requests. ValueError for rounded weights on a GPU.
         """
-        if self.device.type == "cuda":
-            if weights != "exact":
-                raise ValueError(f"packed weights of {weights} are for a CPU, and the model is on {self.device}")
-            host = self.language_model
-            host.captured = captured_steps_agree(host, lambda: MediaContext(self.fusion, None, None, None, 1))
-            if not host.captured:
-                log.warning("%s has no steps that can be captured: it decodes as ever", type(host.model).__name__)
-            return self
+        if self.device.type == "cpu":
+            self._pack_weights(weights)
+        elif weights != "exact":
+            raise ValueError(f"packed weights of {weights} are for a CPU, and the model is on {self.device}")
+        host = self.language_model
+        agree = captured_steps_agree(host, lambda: MediaContext(self.fusion, None, None, None, 1))
+        host.captured = self.device.type if agree else None
+        return self
+
+    def _pack_weights(self, weights: Weights) -> None:
         if not available():
             raise ValueError("this build of torch has no oneDNN: leave the model unpacked")
         for part in (self.encoders, self.resamplers):
             pack(part)
         for part in (self.fusion, self.language_model):
             pack(part, weights)
-        return self
 
     def unpack(self) -> "MultimodalLM":
         """Takes back `pack`."""
         unpack(self)
-        self.language_model.captured = False
+        self.language_model.captured = None
         return self
 
     # Media

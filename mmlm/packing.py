@@ -1,12 +1,16 @@
-"""Linear layers by oneDNN, on packed copies of their weights, while a request runs on a CPU.
+"""Linear layers on packed copies of their weights, for few inputs and for many, while a request runs on a CPU.
 
 torch hands float32 products to MKL, which gives a matrix times a vector to one core alone and, on AMD's processors, is
 slow for the thin matrices of a decode loop. oneDNN reads weights once, in an order made for it, on all cores. Sums are
 taken in another order, so the last bits of a result differ; the texts do not.
 
-In fp16 the weights are half the bytes, each to 11 bits; inputs and sums stay float32: FBGEMM's kernel, from torch's
-dynamic quantisation. That changes a layer's output by some 0.02%. It also computes, exactly, the layers of models in
-bfloat16 or float16 where the processor has no products of these.
+For a few inputs, as of a step of decoding, FBGEMM reads faster still: its weights are float16, its inputs and sums
+float32 (torch's own dynamic quantisation). A float32 weight is the sum of two such, to float32's last bit; one is
+enough for a layer whose weights were float16 before, and for bfloat16. So exact weights have two copies, one for few
+inputs and one for many, each made when first needed.
+
+In fp16 there is the first of the two alone, for few inputs and many: half the bytes, each to 11 bits. That changes a
+layer's output by some 0.02%.
 
 In int8 the weights of a layer are a quarter of the bytes, each row with a scale of its own, and the inputs of each pass
 are rounded to 8 bits by one scale for all rows: torch's own dynamic quantisation. That changes results, by about 1% of
@@ -29,6 +33,8 @@ from torch import Tensor, nn
 # Without VNNI, sums of 8-bit products overflow 16 bits: then inputs get 7.
 REDUCE_RANGE = not torch.cpu._is_vnni_supported()
 GROUP = 32  # weights of a row that have one scale in int4
+LOW = 2.0**11  # by which the second of two float16 is larger than what it stands for
+FEW = 4  # inputs at once, up to which two products in float16 take less time than oneDNN's one
 # Whose `forward` is x·Wᵀ + b and no more, by name: to ask is no reason to import transformers or whisper.
 LINEAR = (
     "torch.nn.modules.linear.Linear.forward",
@@ -185,18 +191,18 @@ class _WideConvolution:
 
 
 class _PackedWeight:
-    """A copy of a weight in its kernel's order, made when first needed, and anew when the weight has changed."""
+    """Copies of a weight in its kernels' order, made when first needed, and anew when the weight has changed."""
 
     def __init__(self, weights: Weights, transposed: bool = False):
         self.weights, self.transposed = weights, transposed
-        self.source: Tensor | None = None  # what the copy was made of, kept so that its address stays its own
+        self.source: Tensor | None = None  # what the copies were made of, kept so that its address stays its own
         self.version = -1
-        self.packed: Product | None = None
+        self.packed: dict[bool, Product | None] = {}  # for few inputs, and for many
 
     def forget(self, weight: Tensor) -> None:
-        """Drops the copy of a weight that is being trained: fused optimizers change it without counting that."""
+        """Drops the copies of a weight that is being trained: fused optimizers change it without counting that."""
         if weight.requires_grad:
-            self.source = self.packed = None
+            self.source, self.packed = None, {}
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """x·Wᵀ + b (x·W + b if `transposed`); None outside of `use_packed`, with gradients, or without a kernel."""
@@ -206,17 +212,22 @@ class _PackedWeight:
         counted = not weight.is_inference()  # torch counts no changes of what is made in that mode
         if not _active.get() or torch.is_autocast_enabled("cpu") or not counted:
             return None
-        if not self._is_of(weight):
-            self.packed = self._pack(weight)
-            self.source, self.version = weight.detach(), weight._version
-        packed = self.packed  # which another thread may be dropping
         inputs = weight.shape[0 if self.transposed else 1]
-        if packed is None or x.dtype != weight.dtype or not x.numel() or x.shape[-1] != inputs:
+        if x.dtype != weight.dtype or not x.numel() or x.shape[-1] != inputs:
             return None
-        return packed(x, bias) if x.ndim > 1 else packed(x.unsqueeze(0), bias).squeeze(0)
+        packed = self.packed  # which another thread may be dropping
+        if not self._is_of(weight):
+            packed = self.packed = {}
+            self.source, self.version = weight.detach(), weight._version
+        few = self.weights != "exact" or x.numel() <= FEW * inputs
+        if few not in packed:
+            packed[few] = self._pack(weight, few)
+        if (multiply := packed[few]) is None:
+            return None
+        return multiply(x, bias) if x.ndim > 1 else multiply(x.unsqueeze(0), bias).squeeze(0)
 
     def _is_of(self, weight: Tensor) -> bool:
-        """Whether the copy is still that of the weight: neither written into nor exchanged, as `.to()` does."""
+        """Whether the copies are still those of the weight: neither written into nor exchanged, as `.to()` does."""
         source = self.source
         return (
             source is not None
@@ -226,16 +237,16 @@ class _PackedWeight:
             and source.stride() == weight.stride()
         )
 
-    def _pack(self, weight: Tensor) -> Product | None:
-        """What multiplies by the weight on a copy in its kernel's order; None where there is no kernel for it."""
+    def _pack(self, weight: Tensor, few: bool) -> Product | None:
+        """What multiplies few inputs, or many, by a copy of the weight; None where there is no kernel for it."""
         plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.numel()
         if not plain or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return None
         rows = (weight.detach().t() if self.transposed else weight.detach()).contiguous()  # [out, in]
         if self.weights == "exact":
-            return _exact(rows)
+            return _exact(rows, few)
         if self.weights == "fp16":
-            return _fp16(rows) or _exact(rows)
+            return _fp16(rows) or _exact(rows, few=False)
         takes_int4 = rows.shape[0] % 16 == 0 and rows.shape[1] % GROUP == 0
         return _int4(rows.float()) if self.weights == "int4" and takes_int4 else _int8(rows.float())
 
@@ -244,23 +255,33 @@ class _PackedWeight:
         return vars(_PackedWeight(self.weights, self.transposed))
 
 
-def _exact(rows: Tensor) -> Product | None:
-    """By weights [out, in] as they are."""
-    if rows.dtype == torch.float16 or not _multiplies(rows.dtype):
-        return _fp16(rows)  # which holds all bits of bfloat16's weights, too, but for those under 2⁻¹⁷
+def _exact(rows: Tensor, few: bool) -> Product | None:
+    """By weights [out, in] as they are, to the last bit of float32 or all bits of bfloat16 that are not under 2⁻²⁴."""
+    native = rows.dtype != torch.float16 and _multiplies(rows.dtype)
+    if few or not native:
+        product = _fp16(rows, parts=2 if rows.dtype == torch.float32 else 1)
+        if product is not None or not native:
+            return product
     packed = torch.ops.mkldnn._reorder_linear_weight(rows, None)
     return lambda x, bias: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
 
 
-def _fp16(rows: Tensor) -> Product | None:
-    """By weights [out, in] to 11 bits; None where one is beyond 65504, or torch has no kernel for it."""
+def _fp16(rows: Tensor, parts: int = 1) -> Product | None:
+    """By weights [out, in] as sums of so many of 11 bits each; None beyond 65504, or where torch has no kernel."""
     fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
     if not fbgemm or not rows.abs().amax() <= torch.finfo(torch.float16).max:
         return None
-    packed = torch.ops.quantized.linear_prepack_fp16(rows.float(), None)
+    rows = rows.float()
+    high = rows.half().float()
+    low = (rows - high) * LOW
+    whole = parts == 1 or not bool(low.any())
+    packed = torch.ops.quantized.linear_prepack_fp16(high if whole else torch.cat([high, low]), None)
+    out = len(rows)
 
     def product(x: Tensor, bias: Tensor | None) -> Tensor:
         y = torch.ops.quantized.linear_dynamic_fp16.default(x.float(), packed)
+        if not whole:
+            y = torch.add(y[..., :out], y[..., out:], alpha=1 / LOW)
         y = y if bias is None else y + bias
         return y.to(x.dtype)
 

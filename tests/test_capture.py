@@ -1,4 +1,4 @@
-"""Steps of fixed shapes, as a CUDA graph needs them, give what plain steps give; on a GPU, so does the graph."""
+"""Recorded steps give what plain steps give, on a CPU as a tape, on a GPU as a graph."""
 
 import families
 import parts
@@ -136,10 +136,36 @@ def test_a_family_whose_steps_fail_to_be_captured_is_not(monkeypatch):
     assert not captured_steps_agree(model.language_model, lambda: MediaContext(model.fusion, None, None, None, 1))
 
 
-def test_on_a_cpu_nothing_is_captured():
+def test_a_family_that_goes_by_values_is_not_captured():
+    model = parts.build("llama")
+
+    def sums(module: nn.Module, args: tuple) -> None:
+        if args[0].sum() > 0:
+            module.seen = True
+
+    model.language_model.model.get_output_embeddings().register_forward_pre_hook(sums)
+    expected = model.generate(["x"], max_new_tokens=24)
+    assert model.pack().language_model.captured is None
+    assert model.generate(["x"], max_new_tokens=24) == expected
+
+
+def test_pack_captures_and_unpack_does_not():
     model = parts.build("llama").pack()
-    assert not model.language_model.captured
-    assert not parts.decoder(model, parts.prompts(), 20).captures
+    assert model.language_model.captured == "cpu"
+    assert parts.decoder(model, parts.prompts(), 20).captures
+    assert not parts.decoder(model, parts.prompts(), 4).captures, "too few tokens to be worth it"
+    assert not parts.decoder(model.unpack(), parts.prompts(), 20).captures
+
+
+@torch.no_grad()
+def test_a_repeated_step_runs_none_of_the_language_model_s_python():
+    model = parts.build("llama").pack()
+    run, calls = parts.decoder(model, parts.prompts(), 20), []
+    model.language_model.blocks[0].register_forward_pre_hook(lambda module, args: calls.append(1))
+    run.prefill()
+    for place in range(6):
+        run.step(torch.tensor([65, 70 + place, 75]))
+    assert len(calls) == 3, "the prompt, the first step, and the second, which is recorded"
 
 
 @ON_GPU
@@ -147,7 +173,7 @@ def test_on_a_cpu_nothing_is_captured():
 def test_a_graph_gives_the_same_logits(family):
     model = parts.build(family).to("cuda")
     plain = step_logits(model, False, 12)
-    captured = model.pack().language_model.captured
+    captured = model.pack().language_model.captured is not None
     torch.testing.assert_close(step_logits(model, captured, 12), plain, rtol=1e-3, atol=1e-4)
 
 
@@ -157,7 +183,7 @@ def test_a_graph_gives_the_same_logits(family):
 def test_on_a_gpu_texts_are_the_same(family, options):
     model = parts.build(family).to("cuda")
     expected = model.generate(parts.prompts(), max_new_tokens=24, **options)
-    assert model.pack().language_model.captured
+    assert model.pack().language_model.captured == "cuda"
     assert model.generate(parts.prompts(), max_new_tokens=24, **options) == expected
     assert model.unpack().generate(parts.prompts(), max_new_tokens=24, **options) == expected
 

@@ -47,10 +47,11 @@ def test_packed_logits_and_texts_are_the_plain_ones(family):
 
 
 def products(run: Callable[[], object]) -> int:
-    """How many of oneDNN's packed products a run takes."""
+    """How many of oneDNN's and FBGEMM's packed products a run takes."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         run()
-    return {event.key: event.count for event in profile.key_averages()}.get("mkldnn::_linear_pointwise", 0)
+    kernels = ("mkldnn::_linear_pointwise", "quantized::linear_dynamic_fp16")
+    return sum(event.count for event in profile.key_averages() if event.key in kernels)
 
 
 def test_every_linear_layer_is_packed():
@@ -335,6 +336,32 @@ def test_weights_beyond_fp16_stay_exact():
         pack(layer, weights)
     with torch.no_grad(), use_packed():
         assert torch.equal(layers[0](x), layers[1](x))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(768, 20), nn.Linear(768, 20, bias=False), Conv1D(20, 768)])
+@pytest.mark.parametrize("rows", [1, 4, 5, 40])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_exact_is_exact_for_few_inputs_and_for_many(layer, rows, size):
+    """No farther from float64 than float32's own product may be; weights of 11 bits alone are a hundred times off."""
+    nn.init.normal_(layer.weight, std=size)
+    x = torch.randn(rows, 768)
+    weight = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
+    exact = x.double() @ weight.t() + (0 if layer.bias is None else layer.bias.detach().double())
+    pack(layer)
+    with torch.no_grad(), use_packed():
+        error = (layer(x).double() - exact).norm() / exact.norm()
+    assert error < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weights, copies", [("exact", 2), ("fp16", 1), ("int8", 1), ("int4", 1)])
+def test_exact_weights_alone_have_two_copies(weights, copies):
+    layer = nn.Linear(64, 32)
+    pack(layer, weights)
+    with use_packed():
+        for rows in (1, 2, 100, 3, 200):
+            layer(torch.randn(rows, 64))
+    assert len(layer.forward.weight.packed) == copies
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

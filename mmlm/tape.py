@@ -1,0 +1,118 @@
+"""A run of torch functions, recorded once, and repeated without the Python that had called them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# What tells a tensor's values to Python, or gives a shape that depends on them: another run might go another way.
+VALUES = frozenset(
+    "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose argwhere bincount equal "
+    "is_nonzero item masked_select nonzero numpy tolist unique unique_consecutive".split()
+)
+
+
+class Tape(TorchFunctionMode):
+    """While open, in this thread, records which torch functions are called with what.
+
+    RuntimeError for a run that asks for the values of a tensor. Other Python, such as a counter, goes unnoticed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable, tuple, dict, Any]] = []  # function, arguments, and what it gave
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if _depends_on_values(function, args):
+            raise RuntimeError(f"a run that asks for the values of a tensor ({function.__name__}) cannot be recorded")
+        given = function(*args, **(kwargs or {}))
+        if given is None or any(isinstance(one, Tensor) for one in _listed(given)):
+            self.calls.append((function, args, kwargs or {}, given))
+        return given
+
+    def repeat(self, result: Tensor) -> Callable[[], Tensor]:
+        """What calls the same functions again, in turn, and gives anew what is `result` here.
+
+        Tensors that were not made by the run, weights and buffers, are those it had; what changes in them is seen.
+        """
+        source = _Source()
+        for call in self.calls:
+            source.add(*call)
+        return source.compiled(result)
+
+
+class _Source:
+    """The calls as lines of Python: nothing is looked up or unpacked when they run, and nothing is kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.names: dict[int, str] = {}  # of all tensors and functions, by their id: the tape keeps them alive
+        self.constants: dict[str, Any] = {}
+        self.last_use: dict[str, int] = {}  # of what the run makes: the line
+
+    def add(self, function: Callable, args: tuple, kwargs: dict, given: Any) -> None:
+        """One call."""
+        given_args = [self._text(value) for value in args]
+        given_args += [f"{name}={self._text(value)}" for name, value in kwargs.items()]
+        targets = [self._target(one) for one in _listed(given)]
+        # One more comma, where a sequence is given, so that a sequence of one is unpacked, too.
+        left = ", ".join(targets) + ("," if isinstance(given, (tuple, list)) else "")
+        self.lines.append(f"{left} = {self._named(function)}({', '.join(given_args)})")
+
+    def compiled(self, result: Tensor) -> Callable[[], Tensor]:
+        """A function of all lines, which lets go of what it needs no more."""
+        name = self.names[id(result)]
+        self.last_use.pop(name, None)
+        ends: dict[int, list[str]] = {}
+        for made, line in self.last_use.items():
+            ends.setdefault(line, []).append(made)
+        body = [f"{text}{'; del ' + ', '.join(ends[i]) if i in ends else ''}" for i, text in enumerate(self.lines)]
+        source = "def repeat():\n    " + "\n    ".join([*body, f"return {name}"])
+        exec(compile(source, "<tape>", "exec"), self.constants)
+        return self.constants["repeat"]
+
+    def _target(self, value: Any) -> str:
+        """What a result is called from here on; "_" for one that the run did not make, such as a buffer written to."""
+        if not isinstance(value, Tensor) or self.names.get(id(value)) in self.constants:
+            return "_"
+        return self._used(self.names.setdefault(id(value), f"t{len(self.names)}"))
+
+    def _text(self, value: Any) -> str:
+        """An argument."""
+        if type(value) is tuple:
+            return f"({''.join(f'{self._text(one)}, ' for one in value)})"
+        if type(value) is list:
+            return f"[{', '.join(map(self._text, value))}]"
+        if type(value) is slice:
+            return f"slice({', '.join(self._text(one) for one in (value.start, value.stop, value.step))})"
+        if value is None or type(value) in (bool, int):
+            return repr(value)
+        return self._named(value)
+
+    def _named(self, value: Any) -> str:
+        """What the run made, or else a global name for what it found."""
+        name = self.names.setdefault(id(value), f"c{len(self.names)}")
+        if name[0] == "t":
+            return self._used(name)
+        self.constants[name] = value
+        return name
+
+    def _used(self, name: str) -> str:
+        self.last_use[name] = len(self.lines)
+        return name
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (tuple, list)) else [given]
+
+
+def _depends_on_values(function: Callable, args: tuple) -> bool:
+    name = getattr(function, "__name__", "")
+    if name == "where":
+        return len(args) == 1
+    if name == "__getitem__":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in index)
+    return name in VALUES
