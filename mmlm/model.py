@@ -123,8 +123,8 @@ class MultimodalLM(nn.Module):
         """Makes generation faster; `unpack` takes it back. The model stays on its device, and the same steps are taken.
 
         Steps of decoding are recorded and repeated (`mmlm.capture`), where the language model lets them, which some
-        passes of it find out. On a CPU, layers compute on packed copies of their weights (`mmlm.packing`), for up to
-        twice as much memory again as these take.
+        passes of it find out; its Python, hooks as well, runs no more from a text's third token on. On a CPU, layers
+        compute on packed copies of their weights (`mmlm.packing`), for up to twice as much memory again as these take.
 
         weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
         bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
