@@ -22,23 +22,23 @@ class PreallocatedLayer(DynamicLayer):
         self._values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
-    def settle(self, place: Tensor) -> None:
-        """From here on each update is of one token, written at `place [1]`, and gives the whole buffer.
+    def settle(self, place: Tensor, length: int, end: int) -> None:
+        """From here on, `length` being written, each update is of one token at `place [1]` and gives `end` positions.
 
-        So the layer looks as long as its capacity, with this token the last; a mask has to hide what is not written.
+        So the layer looks as if that token were the last of so many; a mask has to hide those that are not written.
         """
-        self.place = place
+        self.place, self.length = place, length
         self.is_compileable = True  # so that transformers does not ask what the mask holds
-        for buffer in (self._keys, self._values):
-            buffer[:, :, self.length :] = 0  # a masked key counts nothing, but not where it is NaN
-        self.keys, self.values = self._keys, self._values
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        for buffer in (self.keys, self.values):
+            buffer[:, :, length:] = 0  # a masked key counts nothing, but not where it is NaN
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Appends `[B, H, t, d]` keys and values; gives all so far. `RuntimeError` past the capacity."""
         if self.place is not None:
-            self._keys.index_copy_(2, self.place, key_states)
-            self._values.index_copy_(2, self.place, value_states)
-            return self._keys, self._values
+            self.keys.index_copy_(2, self.place, key_states)
+            self.values.index_copy_(2, self.place, value_states)
+            return self.keys, self.values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -54,7 +54,7 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        return self.length if self.place is None else self.capacity - 1
+        return self.length if self.place is None else self.keys.shape[2] - 1
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was; a longer `beam_idx` repeats rows into a new buffer."""

@@ -6,6 +6,7 @@ stay: the cache hands out its whole buffers, a mask hides what is not written ye
 tensor. To a language model this looks like padding, which every family knows, and not like another kind of cache.
 """
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -13,26 +14,32 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from mmlm.cache import PreallocatedLayer
-from mmlm.tape import Tape
+from mmlm.tape import NoValues, Tape
 
 Pass = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Ids [R, 1], attention mask [R, capacity] and position ids [R, 1] → logits [R, V]."""
+"""Ids [R, 1], attention mask [R, M] and position ids [R, 1] → logits [R, V]."""
+
+_one_graph_at_a_time = threading.Lock()  # CUDA captures no two
 
 
 class CapturedStep:
-    """Steps of one request, after its prompt: the first runs as ever, the second is recorded, all others repeat it."""
+    """Steps of one request, after its prompt: the first runs as ever, the second is recorded, all others repeat it.
 
-    def __init__(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int):
-        """`mask [R, capacity]` of the prompt, `length` long, and of what follows; `positions [R, capacity]`."""
+    All look at `end` positions, of which as many are hidden as are not written.
+    """
+
+    def __init__(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int, end: int):
+        """`length` positions are written; `mask` and `positions [R, capacity]` of these and of all that may follow."""
+        self.end = end
         self.place = torch.tensor([length], device=mask.device)
-        self.mask = mask.clone()
+        self.mask = mask[:, : self.end].clone()
         self.mask[:, length:] = 0
         self.positions = positions[:, length : length + 1].clone()
         self.ids = torch.zeros_like(self.positions)
         self.started = False
         self.repeat: Callable[[], Tensor] | None = None
         for layer in cache.layers:
-            layer.settle(self.place)
+            layer.settle(self.place, length, self.end)
 
     def __call__(self, tokens: Tensor, run: Pass) -> Tensor:
         """Logits [R, V] after `tokens [R]`; the same `run` each time."""
@@ -52,7 +59,7 @@ class CapturedStep:
 
     def _graph(self, run: Pass) -> Callable[[], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
+        with _one_graph_at_a_time, torch.cuda.graph(graph, capture_error_mode="thread_local"), NoValues():
             logits = self._step(run)
 
         def repeat() -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -21,8 +22,10 @@ from mmlm.prompt import Batch
 
 # On a GPU, asking whether every row has ended costs a synchronisation; it is asked once in so many steps.
 STEPS_BETWEEN_CHECKS = 16
+ROOM = 128  # tokens, at least, for which steps are captured; then anew for twice as many positions as there are
 SHORT = 16  # tokens, for which no step is captured
 PROBED = 6  # tokens, by which captured steps are compared
+LONGEST = 2048  # positions of a text whose steps are captured
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,14 @@ class Decoder:
         self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
         # The ids so far, prompt included: [rows, length + max_new_tokens].
         self.ids = torch.cat([batch.input_ids, batch.input_ids.new_zeros(rows, max_new_tokens)], dim=1)
-        self.captures = host.captured == self.ids.device.type and max_new_tokens > SHORT and self.can_capture()
+        self.captures = host.captures_on == self.ids.device.type and max_new_tokens > SHORT and self.can_capture()
         self.captured: CapturedStep | None = None
+        self.room = ROOM
 
     def can_capture(self) -> bool:
         """Whether steps can be as `CapturedStep` has them; another thing is whether they give the same."""
-        return has_settling_layers(self.cache) and not torch.is_autocast_enabled(self.ids.device.type)
+        short = self.ids.shape[1] <= LONGEST
+        return short and has_settling_layers(self.cache) and not torch.is_autocast_enabled(self.ids.device.type)
 
     def prefill(self) -> Tensor:
         """Logits `[R, V]` after the prompt."""
@@ -143,8 +148,9 @@ class Decoder:
         self.ids[:, self.length] = tokens
         start, self.length = self.length, self.length + 1
         if self.captures:
-            if self.captured is None:
-                self.captured = CapturedStep(self.cache, self.mask, self.positions, start)
+            if self.captured is None or start == self.captured.end:
+                end = min(self.ids.shape[1], max(2 * start, start + self.room))
+                self.captured = CapturedStep(self.cache, self.mask, self.positions, start, end)
             return self.captured(tokens, self._forward)
         return self._forward(tokens.unsqueeze(1), self._seen(), self.positions[:, start : self.length])
 
@@ -175,28 +181,39 @@ class Decoder:
 
 
 @torch.no_grad()
-def captured_steps_agree(host: LanguageModel, context: Callable[[], MediaContext]) -> bool:
+def captured_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
     """Whether captured steps give the logits of plain ones, which the language model itself is asked.
 
     They do not where a family tells positions from the length of its cache, and there are none where a pass goes by the
-    values of a tensor, as those of some mixtures of experts do.
+    values of a tensor, as those of some mixtures of experts do. tolerance: of the logits' norm.
     """
+    if not host.accepts("past_key_values"):
+        return False
     ids = torch.arange(PROBED, device=host.device).unsqueeze(0) % host.vocabulary.offset
+    room = _longest_text(host) - PROBED
 
-    def steps(captures: bool) -> Tensor:
-        decoder = Decoder(host, context(), Batch(ids, torch.ones_like(ids)), 8 * PROBED)
-        decoder.captures = captures and decoder.can_capture()
+    def steps(captures: bool) -> Tensor | None:
+        decoder = Decoder(host, context(), Batch(ids, torch.ones_like(ids)), room)
+        decoder.captures, decoder.room = captures, room
+        if room < PROBED or not decoder.can_capture():
+            return None
         decoder.prefill()
         return torch.stack([decoder.step(ids[:, place]) for place in range(PROBED)])
 
-    plain = steps(captures=False)
+    if (plain := steps(captures=False)) is None:
+        return False
     try:
         captured = steps(captures=True)
-    except RuntimeError:
+    except Exception:  # whatever a family says: it cannot
         return False
     seen = plain.isfinite()
-    tolerance = 1e-3 if host.dtype == torch.float32 else 0.03
     return bool((captured - plain)[seen].norm() <= tolerance * plain[seen].norm())
+
+
+def _longest_text(host: LanguageModel) -> int:
+    """Positions of the longest text whose steps are captured, where a limit that the cache does not know would show."""
+    windows = [getattr(layer, "sliding_window", LONGEST) for layer in DynamicCache(config=host.model.config).layers]
+    return min(LONGEST, host.max_length or LONGEST, *windows)
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
-        self.captured: str | None = None  # on what kind of device steps are recorded: see `MultimodalLM.pack`
+        self.captures_on: str | None = None  # the kind of device where steps are captured: see `MultimodalLM.pack`
         self.config = model.config.get_text_config()
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if head is None:

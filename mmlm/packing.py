@@ -221,7 +221,8 @@ class _PackedWeight:
             self.source, self.version = weight.detach(), weight._version
         few = self.weights != "exact" or x.numel() <= FEW * inputs
         if few not in packed:
-            packed[few] = self._pack(weight, few)
+            with torch._C.DisableTorchFunction():  # no part of a step that is being recorded
+                packed[few] = self._pack(weight, few)
         if (multiply := packed[few]) is None:
             return None
         return multiply(x, bias) if x.ndim > 1 else multiply(x.unsqueeze(0), bias).squeeze(0)

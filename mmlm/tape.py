@@ -9,33 +9,43 @@ from torch.overrides import TorchFunctionMode
 
 # What tells a tensor's values to Python, or gives a shape that depends on them: another run might go another way.
 VALUES = frozenset(
-    "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose argwhere bincount equal "
-    "is_nonzero item masked_select nonzero numpy tolist unique unique_consecutive".split()
+    "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ _local_scalar_dense _unique2 allclose "
+    "argwhere bincount equal is_nonzero item masked_select nonzero numpy tolist unique unique_consecutive "
+    "unique_dim".split()
 )
+SIZED = frozenset(("arange", "repeat_interleave"))  # where a tensor among the arguments tells how much there will be
 
 
-class Tape(TorchFunctionMode):
-    """While open, in this thread, records which torch functions are called with what.
+class NoValues(TorchFunctionMode):
+    """While open, in this thread, a run that asks for the values of a tensor is a RuntimeError."""
 
-    RuntimeError for a run that asks for the values of a tensor. Other Python, such as a counter, goes unnoticed.
-    """
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if _asks_for_values(function, args, kwargs or {}):
+            raise RuntimeError(
+                f"steps that ask for the values of a tensor ({function.__name__}) cannot be captured: was the model "
+                "changed after pack()? Then pack it again"
+            )
+        return function(*args, **(kwargs or {}))
+
+
+class Tape(NoValues):
+    """Records, too, which torch functions are called with what. Other Python, such as a counter, goes unnoticed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Callable, tuple, dict, Any]] = []  # function, arguments, and what it gave
+        self.calls: list[tuple[Callable, list, dict, Any]] = []  # function, arguments, and what it gave
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if _depends_on_values(function, args):
-            raise RuntimeError(f"a run that asks for the values of a tensor ({function.__name__}) cannot be recorded")
-        given = function(*args, **(kwargs or {}))
+        kept = [list(value) if type(value) is list else value for value in args]  # the caller's may change
+        given = super().__torch_function__(function, types, args, kwargs)
         if given is None or any(isinstance(one, Tensor) for one in _listed(given)):
-            self.calls.append((function, args, kwargs or {}, given))
+            self.calls.append((function, kept, dict(kwargs or {}), given))
         return given
 
     def repeat(self, result: Tensor) -> Callable[[], Tensor]:
         """What calls the same functions again, in turn, and gives anew what is `result` here.
 
-        Tensors that were not made by the run, weights and buffers, are those it had; what changes in them is seen.
+        Tensors that were not made by the run, weights and buffers, are those it had; what is written into them is seen.
         """
         source = _Source()
         for call in self.calls:
@@ -52,7 +62,7 @@ class _Source:
         self.constants: dict[str, Any] = {}
         self.last_use: dict[str, int] = {}  # of what the run makes: the line
 
-    def add(self, function: Callable, args: tuple, kwargs: dict, given: Any) -> None:
+    def add(self, function: Callable, args: list, kwargs: dict, given: Any) -> None:
         """One call."""
         given_args = [self._text(value) for value in args]
         given_args += [f"{name}={self._text(value)}" for name, value in kwargs.items()]
@@ -71,7 +81,7 @@ class _Source:
         body = [f"{text}{'; del ' + ', '.join(ends[i]) if i in ends else ''}" for i, text in enumerate(self.lines)]
         source = "def repeat():\n    " + "\n    ".join([*body, f"return {name}"])
         exec(compile(source, "<tape>", "exec"), self.constants)
-        return self.constants["repeat"]
+        return self.constants.pop("repeat")  # which would hold itself, and all that it uses, for good
 
     def _target(self, value: Any) -> str:
         """What a result is called from here on; "_" for one that the run did not make, such as a buffer written to."""
@@ -81,7 +91,7 @@ class _Source:
 
     def _text(self, value: Any) -> str:
         """An argument."""
-        if type(value) is tuple:
+        if isinstance(value, tuple) and not isinstance(value, torch.Size):
             return f"({''.join(f'{self._text(one)}, ' for one in value)})"
         if type(value) is list:
             return f"[{', '.join(map(self._text, value))}]"
@@ -108,11 +118,14 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, (tuple, list)) else [given]
 
 
-def _depends_on_values(function: Callable, args: tuple) -> bool:
-    name = getattr(function, "__name__", "")
+def _asks_for_values(function: Callable, args: tuple, kwargs: dict) -> bool:
+    name = getattr(function, "__name__", "").split(".")[0]  # of aten's own functions without the overload
+    given = [*args, *kwargs.values()]
     if name == "where":
-        return len(args) == 1
+        return len(given) == 1
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in index)
+    if name in SIZED:
+        return any(isinstance(one, Tensor) for one in given[name == "repeat_interleave" :])
     return name in VALUES

@@ -35,6 +35,11 @@ FAMILIES = {
         "GPTNeoConfig",
         dict(_COMMON, num_layers=LAYERS, num_heads=4, attention_types=[[["global"], LAYERS]], window_size=64),
     ),
+    "gpt_neo_local": (
+        "GPTNeoConfig",
+        dict(_COMMON, num_layers=LAYERS, num_heads=4, attention_types=[[["global", "local"], 1], [["local"], 1]])
+        | dict(window_size=8),
+    ),
     "gpt_neox": ("GPTNeoXConfig", _COMMON),
     "gpt_bigcode": ("GPTBigCodeConfig", _GPT2),
     "opt": ("OPTConfig", dict(_COMMON, ffn_dim=48, word_embed_proj_dim=WIDTH, pad_token_id=1)),

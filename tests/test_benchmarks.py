@@ -46,7 +46,7 @@ def test_generation(benchmark, capsys, monkeypatch):
     module = benchmark("generation")
     monkeypatch.setattr(module, "bandwidth", lambda device: 1e9)
     monkeypatch.setattr(module, "arithmetic", lambda dtype, device: 1e11)
-    module.main([*QUICK, "--new", "6"])
+    module.main([*QUICK, "--new", "18"])
     lines = capsys.readouterr().out.splitlines()
     titles = [line.split(" | ")[0].removeprefix("| ") for line in lines if "| fp32 packed |" in line]
     assert titles == list(module.WORKLOADS)

@@ -1,5 +1,8 @@
 """Recorded steps give what plain steps give, on a CPU as a tape, on a GPU as a graph."""
 
+import gc
+import weakref
+
 import families
 import parts
 import pytest
@@ -19,7 +22,7 @@ ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 @pytest.fixture
 def fixed_shapes(monkeypatch):
-    """All steps are of fixed shapes, where the cache allows it, and on a GPU captured."""
+    """All steps are captured, where the cache allows it."""
     init = Decoder.__init__
 
     def captures(self, *args, **kwargs):
@@ -27,6 +30,12 @@ def fixed_shapes(monkeypatch):
         self.captures = self.can_capture()
 
     return lambda: monkeypatch.setattr(Decoder, "__init__", captures)
+
+
+def agree(model: MultimodalLM) -> bool:
+    return captured_steps_agree(
+        model.language_model, lambda: MediaContext(model.fusion, None, None, None, 1), tolerance=1e-3
+    )
 
 
 @torch.no_grad()
@@ -41,9 +50,9 @@ def step_logits(model: MultimodalLM, captures: bool, steps: int = 5) -> Tensor:
 def test_steps_of_fixed_shapes_give_the_same_logits(family):
     """Padded rows, two pictures, one, and none."""
     model = parts.shared(family)
-    torch.testing.assert_close(step_logits(model, True), step_logits(model, False), rtol=1e-4, atol=1e-5)
-    context = lambda: MediaContext(model.fusion, None, None, None, 1)  # noqa: E731
-    assert captured_steps_agree(model.language_model, context)
+    agreed = family not in ("gemma2", "gemma3", "lfm2", "gpt_neo_local")  # short windows, known to the cache or not
+    assert agree(model) == agreed
+    torch.testing.assert_close(step_logits(model, agreed), step_logits(model, False), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mpt", "bloom", "qwen3"])
@@ -66,6 +75,8 @@ def logits_of_codes(device: str, captures: bool) -> Tensor:
     host = LanguageModel(families.language_model("llama"), families.tokenizer(), layouts=(layout,)).to(device)
     span = host.vocabulary.spans["image"]
     ids = torch.tensor([[5, 6, span.begin], [7, 8, 9]], device=device)
+    for adapter in host.lora.parameters():
+        torch.nn.init.normal_(adapter, std=0.1)
     context = MediaContext(Fusion(host, 16).to(device), None, None, None, 2)
     run = Decoder(host, context, Batch(ids, torch.ones_like(ids)), 16, codes=True)
     run.captures = captures
@@ -86,6 +97,25 @@ def test_codes_know_their_places(device):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_long_text_is_captured_in_stages(beams):
+    """Beyond what was captured, steps are captured anew; all give what a plain decoder gives."""
+    model, logits = parts.shared("llama"), []
+    for captures in (False, True):
+        run = parts.decoder(model, parts.prompts()[:1], 40)
+        run.captures, run.room = captures, 4
+        run.prefill()
+        run.repeat(beams)
+        ends = []
+        for place in range(36):
+            logits.append(run.step(torch.arange(beams) + 60 + place))
+            run.reorder(torch.arange(beams).flip(0))
+            ends.append(run.captured and run.captured.end)
+    torch.testing.assert_close(torch.stack(logits[36:]), torch.stack(logits[:36]), rtol=1e-4, atol=1e-5)
+    assert len(set(ends)) > 1 and ends == sorted(ends), ends
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mpt", "falcon"])
 def test_nothing_moves_and_nothing_grows(family):
     """What a graph has recorded are addresses: they stay, and so do the shapes that a block sees."""
@@ -102,6 +132,13 @@ def test_nothing_moves_and_nothing_grows(family):
         seen.append([(buffer.data_ptr(), buffer.shape) for buffer in buffers])
     assert all(one == seen[0] for one in seen)
     assert layers[0].keys.shape[2] == layers[0].capacity == run.ids.shape[1]
+    held = weakref.ref(layers[0])
+    gc.disable()
+    try:
+        del run, step, layers, buffers
+        assert held() is None, "a text's keys and values go with it"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("family, settles", [("mistral", True), ("gemma2", False), ("lfm2", False)])
@@ -120,10 +157,9 @@ def test_a_family_that_counts_its_cache_is_not_captured():
         new = kwargs["input_ids"].shape[1]
         return args, kwargs | {"position_ids": torch.arange(length, length + new).unsqueeze(0)}
 
-    context = lambda: MediaContext(model.fusion, None, None, None, 1)  # noqa: E731
-    assert captured_steps_agree(model.language_model, context)
+    assert agree(model)
     inner.register_forward_pre_hook(counted, with_kwargs=True)
-    assert not captured_steps_agree(model.language_model, context)
+    assert not agree(model)
 
 
 def test_a_family_whose_steps_fail_to_be_captured_is_not(monkeypatch):
@@ -133,7 +169,7 @@ def test_a_family_whose_steps_fail_to_be_captured_is_not(monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(CapturedStep, "__call__", refuse)
-    assert not captured_steps_agree(model.language_model, lambda: MediaContext(model.fusion, None, None, None, 1))
+    assert not agree(model)
 
 
 def test_a_family_that_goes_by_values_is_not_captured():
@@ -145,13 +181,13 @@ def test_a_family_that_goes_by_values_is_not_captured():
 
     model.language_model.model.get_output_embeddings().register_forward_pre_hook(sums)
     expected = model.generate(["x"], max_new_tokens=24)
-    assert model.pack().language_model.captured is None
+    assert model.pack().language_model.captures_on is None
     assert model.generate(["x"], max_new_tokens=24) == expected
 
 
 def test_pack_captures_and_unpack_does_not():
     model = parts.build("llama").pack()
-    assert model.language_model.captured == "cpu"
+    assert model.language_model.captures_on == "cpu"
     assert parts.decoder(model, parts.prompts(), 20).captures
     assert not parts.decoder(model, parts.prompts(), 4).captures, "too few tokens to be worth it"
     assert not parts.decoder(model.unpack(), parts.prompts(), 20).captures
@@ -173,7 +209,7 @@ def test_a_repeated_step_runs_none_of_the_language_model_s_python():
 def test_a_graph_gives_the_same_logits(family):
     model = parts.build(family).to("cuda")
     plain = step_logits(model, False, 12)
-    captured = model.pack().language_model.captured is not None
+    captured = model.pack().language_model.captures_on is not None
     torch.testing.assert_close(step_logits(model, captured, 12), plain, rtol=1e-3, atol=1e-4)
 
 
@@ -183,9 +219,20 @@ def test_a_graph_gives_the_same_logits(family):
 def test_on_a_gpu_texts_are_the_same(family, options):
     model = parts.build(family).to("cuda")
     expected = model.generate(parts.prompts(), max_new_tokens=24, **options)
-    assert model.pack().language_model.captured == "cuda"
+    assert model.pack().language_model.captures_on == "cuda"
     assert model.generate(parts.prompts(), max_new_tokens=24, **options) == expected
     assert model.unpack().generate(parts.prompts(), max_new_tokens=24, **options) == expected
+
+
+@ON_GPU
+def test_a_capture_that_fails_leaves_the_gpu_as_it_was():
+    model = parts.build("llama").to("cuda")
+    stream = torch.cuda.current_stream()
+    model.language_model.blocks[0].register_forward_pre_hook(lambda module, args: args[0].sum().item())
+    expected = model.generate(["x"], max_new_tokens=24)
+    assert model.pack().language_model.captures_on is None
+    assert torch.cuda.current_stream() == stream
+    assert model.generate(["x"], max_new_tokens=24) == expected
 
 
 @ON_GPU

@@ -38,11 +38,11 @@ def logits(model: MultimodalLM, steps: int = 4) -> Tensor:
 def test_packed_logits_and_texts_are_the_plain_ones(family):
     model = parts.build(family)
     plain = logits(model)
-    texts = [parts.token_ids(model, parts.prompts(), max_new_tokens=8, num_beams=beams) for beams in (1, 3)]
+    texts = [parts.token_ids(model, parts.prompts(), max_new_tokens=20, num_beams=beams) for beams in (1, 3)]
     packed = logits(model.pack())
     seen = plain.isfinite()
     torch.testing.assert_close(packed[seen], plain[seen], rtol=1e-4, atol=1e-4)
-    assert texts == [parts.token_ids(model, parts.prompts(), max_new_tokens=8, num_beams=beams) for beams in (1, 3)]
+    assert texts == [parts.token_ids(model, parts.prompts(), max_new_tokens=20, num_beams=beams) for beams in (1, 3)]
     assert torch.equal(logits(model.unpack()), plain), "off again, bit for bit"
 
 
@@ -187,11 +187,11 @@ def test_in_bfloat16():
 
 def test_threads_that_pack_at_once_give_the_same():
     rows = [[parts.picture(seed), f"{seed} Output:"] for seed in range(4)]
-    alone = [parts.shared("llama").generate(row, max_new_tokens=12) for row in rows]
+    alone = [parts.shared("llama").generate(row, max_new_tokens=24) for row in rows]
     for _ in range(3):
         model = parts.build("llama").pack()
         with ThreadPoolExecutor(len(rows)) as pool:
-            assert list(pool.map(lambda row: model.generate(row, max_new_tokens=12), rows)) == alone
+            assert list(pool.map(lambda row: model.generate(row, max_new_tokens=24), rows)) == alone
 
 
 def test_a_copy_is_packed_on_its_own():
@@ -471,6 +471,7 @@ def test_rounded_logits_are_near(family, weights, limit, dtype):
     plain = logits(model)
     seen = plain.isfinite()
     packed = logits(model.pack(weights))
+    assert model.language_model.captures_on == ("cpu" if family != "gemma2" else None)
     off = (packed - plain)[seen].norm() / plain[seen].norm()
     assert off < limit
     assert off > 0 or (weights, dtype) == ("fp16", torch.bfloat16), "which holds all bits of these"

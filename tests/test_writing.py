@@ -91,6 +91,20 @@ def test_cached_and_guided_steps_are_whole_passes(model, mode, scale):
         assert int(mixed[own.start : own.stop].argmax()) == ids[place] - own.start, place
 
 
+@pytest.mark.parametrize("mode", ["image", "audio", "any"])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_captured_steps_write_the_same(mode, scale):
+    model = writing()
+    options = GenerationOptions(max_new_tokens=20, num_return_sequences=2, do_sample=True, seed=4)
+    more = dict(options=options, guidance_scale=scale, without=["Draw:"], max_seconds=1.0)
+    expected = generate_parts(model, PROMPT, mode, **more)
+    assert model.pack().language_model.captures_on == "cpu"
+    for row, same in zip(generate_parts(model, PROMPT, mode, **more), expected, strict=True):
+        assert len(row) == len(same)
+        for part, other in zip(row, same, strict=True):
+            assert part == other if isinstance(part, str) else torch.equal(part.codes, other.codes)
+
+
 def test_pictures_are_whole_and_seeds_tell_them_apart(model):
     first = model.draw("a red ring", 3, seed=1)
     assert [picture.size for picture in first] == [(16, 16)] * 3
