@@ -36,10 +36,12 @@ class Tape(NoValues):
         self.calls: list[tuple[Callable, list, dict, Any]] = []  # function, arguments, and what it gave
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kept = [list(value) if type(value) is list else value for value in args]  # the caller's may change
+        # Lists are copied: the caller's may change.
+        kept = [list(value) if type(value) is list else value for value in args]
+        named = {name: list(value) if type(value) is list else value for name, value in (kwargs or {}).items()}
         given = super().__torch_function__(function, types, args, kwargs)
         if given is None or any(isinstance(one, Tensor) for one in _listed(given)):
-            self.calls.append((function, kept, dict(kwargs or {}), given))
+            self.calls.append((function, kept, named, given))
         return given
 
     def repeat(self, result: Tensor) -> Callable[[], Tensor]:
