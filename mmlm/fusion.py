@@ -59,8 +59,8 @@ class GatedCrossAttentionBlock(nn.Module):
     def forward(self, x: Tensor, view: "MediaView", keys_values: tuple[Tensor, Tensor] | None) -> Tensor:
         """`x [B, T, D]` → `[B, T, D]`; without keys and values (a request without media) only the feed-forward acts."""
         if keys_values is not None:
-            x = x + self.attn(x, view, *keys_values) * self.attn_gate.tanh()
-        return x + self.ff(x) * self.ff_gate.tanh()
+            x = torch.addcmul(x, self.attn(x, view, *keys_values), self.attn_gate.to(x.dtype).tanh())
+        return torch.addcmul(x, self.ff(x), self.ff_gate.to(x.dtype).tanh())
 
 
 @dataclass
@@ -108,12 +108,15 @@ class MediaContext:
         item_slots: Tensor,
         rows: int,
         mask: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ):
         """`latents [N, L, V]` of all items; item i is number `item_slots[i]`, from 0, of row `item_rows[i]`.
 
-        `mask [N, L]`: True where a latent is real, at least one of each item; None where all are.
+        `mask [N, L]`: True where a latent is real, at least one of each item; None where all are. dtype: of what the
+        gated blocks compute; None for that of their weights.
         """
         self.fusion = fusion
+        self.dtype = dtype or fusion.layers[0].attn_gate.dtype
         self.rows = rows
         self.view = MediaView()
         self.real: Tensor | None = None
@@ -132,6 +135,7 @@ class MediaContext:
         if mask is not None and not bool(mask.all()):
             placed = mask.new_zeros(rows, self.num_items, self.num_latents).index_put((item_rows, item_slots), mask)
             self.real = placed.flatten(1)  # [R, M]
+        latents = latents.to(self.dtype)
         for index, layer in enumerate(fusion.layers):
             self.keys_values[index] = tuple(
                 self._arrange(part, item_rows, item_slots, dense) for part in layer.attn.keys_values(latents)
@@ -219,8 +223,7 @@ class MediaContext:
         layer = self.fusion.layer_before.get(index)
         if layer is None:
             return hidden
-        gated = self.fusion.layers[layer]
-        x = gated(hidden.to(gated.attn_gate.dtype), self.view, self.keys_values[layer])
+        x = self.fusion.layers[layer](hidden.to(self.dtype), self.view, self.keys_values[layer])
         return x.to(hidden.dtype)
 
 

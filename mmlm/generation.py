@@ -180,34 +180,55 @@ class Decoder:
         return logits
 
 
-@torch.no_grad()
 def captured_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
     """Whether captured steps give the logits of plain ones, which the language model itself is asked.
 
     They do not where a family tells positions from the length of its cache, and there are none where a pass goes by the
     values of a tensor, as those of some mixtures of experts do. tolerance: of the logits' norm.
     """
-    if not host.accepts("past_key_values"):
-        return False
-    ids = torch.arange(PROBED, device=host.device).unsqueeze(0) % host.vocabulary.offset
     room = _longest_text(host) - PROBED
+    plain = _probed_logits(host, context, room)
+    return _agrees(plain, lambda: _probed_logits(host, context, room, captures=True), tolerance)
 
-    def steps(captures: bool) -> Tensor | None:
-        decoder = Decoder(host, context(), Batch(ids, torch.ones_like(ids)), room)
-        decoder.captures, decoder.room = captures, room
-        if room < PROBED or not decoder.can_capture():
-            return None
-        decoder.prefill()
-        return torch.stack([decoder.step(ids[:, place]) for place in range(PROBED)])
 
-    if (plain := steps(captures=False)) is None:
-        return False
+def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
+    """Whether steps that are float32 between weights of 16 bits give the logits of plain ones, but for rounding.
+
+    A family may multiply by weights that are no layer's, and take inputs of 16 bits alone. tolerance: as above.
+    """
+    plain, before = _probed_logits(host, context, PROBED), host.widens
+    host.widens = True
     try:
-        captured = steps(captures=True)
+        return _agrees(plain, lambda: _probed_logits(host, context, PROBED), tolerance)
+    finally:
+        host.widens = before
+
+
+def _agrees(plain: Tensor | None, other: Callable[[], Tensor | None], tolerance: float) -> bool:
+    try:
+        found = None if plain is None else other()
     except Exception:  # whatever a family says: it cannot
         return False
+    if found is None:
+        return False
     seen = plain.isfinite()
-    return bool((captured - plain)[seen].norm() <= tolerance * plain[seen].norm())
+    return bool((found - plain)[seen].norm() <= tolerance * plain[seen].norm())
+
+
+@torch.no_grad()
+def _probed_logits(
+    host: LanguageModel, context: Callable[[], MediaContext], room: int, captures: bool = False
+) -> Tensor | None:
+    """Logits `[PROBED, 1, V]` of a few steps, with room for so many; None where there are no such steps."""
+    if room < PROBED or not host.accepts("past_key_values"):
+        return None
+    ids = torch.arange(PROBED, device=host.device).unsqueeze(0) % host.vocabulary.offset
+    decoder = Decoder(host, context(), Batch(ids, torch.ones_like(ids)), room)
+    if captures and not decoder.can_capture():
+        return None
+    decoder.captures, decoder.room = captures, room
+    decoder.prefill()
+    return torch.stack([decoder.step(ids[:, place]) for place in range(PROBED)])
 
 
 def _longest_text(host: LanguageModel) -> int:

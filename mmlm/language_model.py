@@ -102,6 +102,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.captures_on: str | None = None  # the kind of device where steps are captured: see `MultimodalLM.pack`
+        self.widens = False  # whether requests compute in float32 between weights of 16 bits: see there, too
         self.config = model.config.get_text_config()
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if head is None:
@@ -141,6 +142,12 @@ class LanguageModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a pass that runs now computes in float32 between its weights of 16 bits: see `MultimodalLM.pack`."""
+        plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or self.device.type != "cpu"
+        return self.widens and not plain
 
     @property
     def device(self) -> torch.device:
@@ -250,7 +257,7 @@ class LanguageModel(nn.Module):
                 moved = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
                 rows = rows + moved * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
-        return output
+        return output.float() if self.is_wide else output
 
     def _leave_out_unwanted(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self._active()

@@ -25,9 +25,9 @@ from mmlm import tasks
 from mmlm.codes import CodeLayout
 from mmlm.config import CodecPart, FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig, digest
 from mmlm.fusion import Fusion, MediaContext
-from mmlm.generation import captured_steps_agree
+from mmlm.generation import captured_steps_agree, wide_steps_agree
 from mmlm.language_model import LanguageModel
-from mmlm.packing import Weights, available, pack, unpack, use_packed
+from mmlm.packing import HALVES, Weights, available, pack, unpack, use_packed
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
 from mmlm.resampler import PerceiverResampler
 from mmlm.vocabulary import AUDIO
@@ -137,10 +137,19 @@ class MultimodalLM(nn.Module):
         elif weights != "exact":
             raise ValueError(f"packed weights of {weights} are for a CPU, and the model is on {self.device}")
         host = self.language_model
+
+        def context() -> MediaContext:
+            return MediaContext(self.fusion, None, None, None, 1, dtype=self._wide())
+
+        if self.device.type == "cpu" and host.dtype in HALVES:
+            host.widens = wide_steps_agree(host, context, tolerance=0.1)
         tolerance = 1e-3 if host.dtype == torch.float32 and weights in ("exact", "fp16") else 0.03
-        agree = captured_steps_agree(host, lambda: MediaContext(self.fusion, None, None, None, 1), tolerance)
+        agree = captured_steps_agree(host, context, tolerance)
         host.captures_on = self.device.type if agree else None
         return self
+
+    def _wide(self) -> torch.dtype | None:
+        return torch.float32 if self.language_model.is_wide else None
 
     def _pack_weights(self, weights: Weights) -> None:
         if not available():
@@ -153,7 +162,7 @@ class MultimodalLM(nn.Module):
     def unpack(self) -> "MultimodalLM":
         """Takes back `pack`."""
         unpack(self)
-        self.language_model.captures_on = None
+        self.language_model.captures_on, self.language_model.widens = None, False
         return self
 
     # Media
@@ -215,7 +224,7 @@ class MultimodalLM(nn.Module):
         index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
         with use_packed():
             latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
-            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask)
+            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, self._wide())
 
     def _resample(self, features: list[Features], modalities: list[str]) -> tuple[Tensor, Tensor | None]:
         """Features of N items → latents `[N, L, V]`, L of the longest, and which are real: `[N, L]`, None for all."""

@@ -21,6 +21,7 @@ bfloat16: torch's own weight-only kernel. That changes a layer's output by some 
 compute in int8.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,7 +34,8 @@ from torch import Tensor, nn
 # Without VNNI, sums of 8-bit products overflow 16 bits: then inputs get 7.
 REDUCE_RANGE = not torch.cpu._is_vnni_supported()
 GROUP = 32  # weights of a row that have one scale in int4
-LOW = 2.0**11  # by which the second of two float16 is larger than what it stands for
+HALVES = (torch.bfloat16, torch.float16)
+LARGEST = 15  # the power of two under which the weights lie that are sums of two float16
 FEW = 4  # inputs at once, up to which two products in float16 take less time than oneDNN's one
 # Whose `forward` is x·Wᵀ + b and no more, by name: to ask is no reason to import transformers or whisper.
 LINEAR = (
@@ -56,6 +58,12 @@ def use_packed() -> Iterator[None]:
         yield
     finally:
         _active.reset(token)
+
+
+def is_wide(x: Tensor, weight: Tensor) -> bool:
+    """Whether inputs are float32 and a weight has 16 bits, which layers take while `use_packed` is open."""
+    wide = x.dtype == torch.float32 and weight.dtype in HALVES
+    return wide and _active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def available() -> bool:
@@ -82,6 +90,8 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
             module.forward = _PackedLinear(module, weights)
         elif _is_self_attention(module):
             module.forward = _PackedAttention(module, weights)
+        elif type(module).forward is nn.LayerNorm.forward:
+            module.forward = _WideNorm(module)
         elif type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward):
             module.forward = _WideConvolution(module)
 
@@ -89,7 +99,7 @@ def pack(root: nn.Module, weights: Weights = "exact") -> None:
 def unpack(root: nn.Module) -> None:
     """Takes back what `pack` did, and the memory."""
     for module in root.modules():
-        if isinstance(vars(module).get("forward"), (_PackedLinear, _PackedAttention, _WideConvolution)):
+        if isinstance(vars(module).get("forward"), PACKED):
             del module.forward
 
 
@@ -128,12 +138,17 @@ class _PackedLinear:
         self.weight = _PackedWeight(weights, transposed=not isinstance(layer, nn.Linear))  # Conv1D's is [in, out]
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        own = self.layer._parameters
-        y = None
+        own, forward = self.layer._parameters, type(self.layer).forward
         # Pruning, for one, takes a parameter away later.
-        if len(args) == 1 and not kwargs and own.get("weight") is not None and "bias" in own:
-            y = self.weight.product(*args, own["weight"], own["bias"])
-        return type(self.layer).forward(self.layer, *args, **kwargs) if y is None else y
+        if len(args) != 1 or kwargs or own.get("weight") is None or "bias" not in own:
+            return forward(self.layer, *args, **kwargs)
+        x, weight = args[0], own["weight"]
+        y = self.weight.product(x, weight, own["bias"])
+        if y is not None:
+            return y
+        if is_wide(x, weight):
+            return forward(self.layer, x.to(weight.dtype)).to(x.dtype)
+        return forward(self.layer, x)
 
 
 class _PackedAttention:
@@ -149,8 +164,8 @@ class _PackedAttention:
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         layer = self.layer
         if torch.is_grad_enabled():
-            self.inward.forget(layer.in_proj_weight)
-            self.outward.forget(layer.out_proj.weight)
+            self.inward.forget(layer.in_proj_weight, layer.in_proj_bias)
+            self.outward.forget(layer.out_proj.weight, layer.out_proj.bias)
         unmasked = key_padding_mask is attn_mask is None and not options.get("is_causal")
         if query is key is value and query.ndim == 3 and unmasked and not need_weights and not layer.training:
             y = self._attend(query)
@@ -167,6 +182,25 @@ class _PackedAttention:
         query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D / H]
         y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return self.outward.product(y, layer.out_proj.weight, layer.out_proj.bias)
+
+
+class _WideNorm:
+    """torch.nn.LayerNorm of inputs that are wider than its weights, by copies as wide; all else by its own forward."""
+
+    def __init__(self, layer: nn.LayerNorm):
+        self.layer = layer
+        self.weight, self.bias = _Copies(), _Copies()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        parts = [(self.weight, layer.weight), (self.bias, layer.bias)]
+        if torch.is_grad_enabled():
+            for copies, own in parts:
+                copies.forget(own)
+        if layer.weight is None or not is_wide(x, layer.weight):
+            return type(layer).forward(layer, x)
+        weight, bias = (copies.widened(own) for copies, own in parts)
+        return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
 class _WideConvolution:
@@ -186,62 +220,89 @@ class _WideConvolution:
 
     def _widens(self, x: Tensor) -> bool:
         plain = _active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        halves = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and not _multiplies(x.dtype)
+        halves = x.device.type == "cpu" and x.dtype in HALVES and not _multiplies(x.dtype)
         return plain and halves and x.dtype == self.layer.weight.dtype
 
 
+class _Copies:
+    """What is made of a parameter, by key: made when first needed, and anew when the parameter has changed."""
+
+    def __init__(self) -> None:
+        self.source: Tensor | None = None  # what the copies were made of, kept so that its address stays its own
+        self.version = -1
+        self.made: dict[Any, Any] = {}
+
+    def forget(self, parameter: Tensor | None) -> None:
+        """Drops the copies of what is being trained: fused optimizers change it without counting that."""
+        if parameter is not None and parameter.requires_grad:
+            self.source, self.made = None, {}
+
+    def get(self, parameter: Tensor, key: Any, make: Callable[[Any], Any]) -> Any:
+        """`make(key)`, or what it gave when the parameter was what it is now."""
+        made = self.made  # which another thread may be dropping
+        if not self._are_of(parameter):
+            made = self.made = {}
+            self.source, self.version = parameter.detach(), parameter._version
+        if key not in made:
+            with torch._C.DisableTorchFunction():  # no part of a step that is being recorded
+                made[key] = make(key)
+        return made[key]
+
+    def widened(self, parameter: Tensor | None) -> Tensor | None:
+        """A copy in float32."""
+        return None if parameter is None else self.get(parameter, torch.float32, parameter.to)
+
+    def _are_of(self, parameter: Tensor) -> bool:
+        """Whether the parameter is still what it was: neither written into nor exchanged, as `.to()` does."""
+        source = self.source
+        return (
+            source is not None
+            and source.data_ptr() == parameter.data_ptr()
+            and self.version == parameter._version
+            and source.shape == parameter.shape
+            and source.stride() == parameter.stride()
+        )
+
+    def __getstate__(self) -> dict:
+        # Packed weights can be neither copied nor saved: they are made anew.
+        return vars(_Copies())
+
+
 class _PackedWeight:
-    """Copies of a weight in its kernels' order, made when first needed, and anew when the weight has changed."""
+    """Copies of a weight in its kernels' order."""
 
     def __init__(self, weights: Weights, transposed: bool = False):
         self.weights, self.transposed = weights, transposed
-        self.source: Tensor | None = None  # what the copies were made of, kept so that its address stays its own
-        self.version = -1
-        self.packed: dict[bool, Product | None] = {}  # for few inputs, and for many
+        self.copies = _Copies()  # for few inputs (True), and for many
+        self.biases = _Copies()
 
-    def forget(self, weight: Tensor) -> None:
-        """Drops the copies of a weight that is being trained: fused optimizers change it without counting that."""
-        if weight.requires_grad:
-            self.source, self.packed = None, {}
+    def forget(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Drops the copies of what is being trained."""
+        self.copies.forget(weight)
+        self.biases.forget(bias)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """x·Wᵀ + b (x·W + b if `transposed`); None outside of `use_packed`, with gradients, or without a kernel."""
         if torch.is_grad_enabled():
-            self.forget(weight)
+            self.forget(weight, bias)
             return None
         counted = not weight.is_inference()  # torch counts no changes of what is made in that mode
         if not _active.get() or torch.is_autocast_enabled("cpu") or not counted:
             return None
         inputs = weight.shape[0 if self.transposed else 1]
-        if x.dtype != weight.dtype or not x.numel() or x.shape[-1] != inputs:
+        wide = is_wide(x, weight)
+        if not (wide or x.dtype == weight.dtype) or not x.numel() or x.shape[-1] != inputs:
             return None
-        packed = self.packed  # which another thread may be dropping
-        if not self._is_of(weight):
-            packed = self.packed = {}
-            self.source, self.version = weight.detach(), weight._version
         few = self.weights != "exact" or x.numel() <= FEW * inputs
-        if few not in packed:
-            with torch._C.DisableTorchFunction():  # no part of a step that is being recorded
-                packed[few] = self._pack(weight, few)
-        if (multiply := packed[few]) is None:
+        if (multiply := self.copies.get(weight, few, lambda few: self._pack(weight, few))) is None:
             return None
+        bias = self.biases.widened(bias) if wide else bias
         return multiply(x, bias) if x.ndim > 1 else multiply(x.unsqueeze(0), bias).squeeze(0)
-
-    def _is_of(self, weight: Tensor) -> bool:
-        """Whether the copies are still those of the weight: neither written into nor exchanged, as `.to()` does."""
-        source = self.source
-        return (
-            source is not None
-            and source.data_ptr() == weight.data_ptr()
-            and self.version == weight._version
-            and source.shape == weight.shape
-            and source.stride() == weight.stride()
-        )
 
     def _pack(self, weight: Tensor, few: bool) -> Product | None:
         """What multiplies few inputs, or many, by a copy of the weight; None where there is no kernel for it."""
         plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.numel()
-        if not plain or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        if not plain or weight.dtype not in (torch.float32, *HALVES):
             return None
         rows = (weight.detach().t() if self.transposed else weight.detach()).contiguous()  # [out, in]
         if self.weights == "exact":
@@ -251,42 +312,62 @@ class _PackedWeight:
         takes_int4 = rows.shape[0] % 16 == 0 and rows.shape[1] % GROUP == 0
         return _int4(rows.float()) if self.weights == "int4" and takes_int4 else _int8(rows.float())
 
-    def __getstate__(self) -> dict:
-        # Packed weights can be neither copied nor saved: they are made anew.
-        return vars(_PackedWeight(self.weights, self.transposed))
+
+PACKED = (_PackedLinear, _PackedAttention, _WideNorm, _WideConvolution)
 
 
 def _exact(rows: Tensor, few: bool) -> Product | None:
     """By weights [out, in] as they are, to the last bit of float32 or all bits of bfloat16 that are not under 2⁻²⁴."""
     native = rows.dtype != torch.float16 and _multiplies(rows.dtype)
     if few or not native:
-        product = _fp16(rows, parts=2 if rows.dtype == torch.float32 else 1)
+        product = (_two_halves(rows) if rows.dtype == torch.float32 else None) or _fp16(rows)
         if product is not None or not native:
             return product
     packed = torch.ops.mkldnn._reorder_linear_weight(rows, None)
-    return lambda x, bias: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+
+    def product(x: Tensor, bias: Tensor | None) -> Tensor:
+        own = bias if bias is None else bias.to(packed.dtype)
+        y = torch.ops.mkldnn._linear_pointwise.default(x.to(packed.dtype), packed, own, "none", [], "")
+        return y.to(x.dtype)
+
+    return product
 
 
-def _fp16(rows: Tensor, parts: int = 1) -> Product | None:
-    """By weights [out, in] as sums of so many of 11 bits each; None beyond 65504, or where torch has no kernel."""
-    fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
-    if not fbgemm or not rows.abs().amax() <= torch.finfo(torch.float16).max:
+def _fp16(rows: Tensor) -> Product | None:
+    """By weights [out, in] of 11 bits each; None beyond 65504, or where torch has no kernel."""
+    if not _has_fbgemm() or not rows.abs().amax() <= torch.finfo(torch.float16).max:
         return None
-    rows = rows.float()
-    high = rows.half().float()
-    low = (rows - high) * LOW
-    whole = parts == 1 or not bool(low.any())
-    packed = torch.ops.quantized.linear_prepack_fp16(high if whole else torch.cat([high, low]), None)
-    out = len(rows)
+    packed = torch.ops.quantized.linear_prepack_fp16(rows.float(), None)
 
     def product(x: Tensor, bias: Tensor | None) -> Tensor:
         y = torch.ops.quantized.linear_dynamic_fp16.default(x.float(), packed)
-        if not whole:
-            y = torch.add(y[..., :out], y[..., out:], alpha=1 / LOW)
         y = y if bias is None else y + bias
         return y.to(x.dtype)
 
     return product
+
+
+def _two_halves(rows: Tensor) -> Product | None:
+    """By weights [out, in] as sums of two of 11 bits; None where one is the whole, or where torch has no kernel.
+
+    Scaled by a power of two, so that what the first leaves is not too small for float16.
+    """
+    most = float(rows.abs().amax())
+    if not _has_fbgemm() or not most < float("inf") or not bool((rows.half().float() != rows).any()):
+        return None
+    scale = 2.0 ** (LARGEST - math.frexp(most)[1])
+    high = (rows * scale).half().float()
+    packed = torch.ops.quantized.linear_prepack_fp16(torch.cat([high, rows * scale - high], dim=1), None)
+
+    def product(x: Tensor, bias: Tensor | None) -> Tensor:
+        y = torch.ops.quantized.linear_dynamic_fp16.default(torch.cat((x, x), dim=-1), packed)
+        return y * (1 / scale) if bias is None else torch.add(bias, y, alpha=1 / scale)
+
+    return product
+
+
+def _has_fbgemm() -> bool:
+    return torch.backends.quantized.engine in ("x86", "fbgemm")
 
 
 def _int8(rows: Tensor) -> Product:

@@ -39,8 +39,11 @@ class Tape(NoValues):
         # Lists are copied: the caller's may change.
         kept = [list(value) if type(value) is list else value for value in args]
         named = {name: list(value) if type(value) is list else value for name, value in (kwargs or {}).items()}
+        before = _version(args[0]) if args else None
         given = super().__torch_function__(function, types, args, kwargs)
-        if given is None or any(isinstance(one, Tensor) for one in _listed(given)):
+        # A call that gave back what it got, and wrote nothing into it, would again: `.to()` of what is there already.
+        idle = before is not None and given is args[0] and _version(given) == before
+        if not idle and (given is None or any(isinstance(one, Tensor) for one in _listed(given))):
             self.calls.append((function, kept, named, given))
         return given
 
@@ -114,6 +117,11 @@ class _Source:
     def _used(self, name: str) -> str:
         self.last_use[name] = len(self.lines)
         return name
+
+
+def _version(value: Any) -> int | None:
+    """How often a tensor was written to; None where torch does not count that."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
 def _listed(given: Any) -> list[Any]:

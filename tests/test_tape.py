@@ -105,6 +105,30 @@ def test_nothing_is_held_when_it_is_over():
 
 
 @torch.no_grad()
+def test_what_gives_back_what_it_got_is_left_out_and_what_writes_is_not():
+    x = torch.tensor([-1.0, 2.0])
+
+    def idle() -> Tensor:
+        y = F.dropout(x.to(torch.float32).contiguous().float().type_as(x), 0.5, training=False)
+        return y.cpu().expand(2) + 1
+
+    def writes() -> Tensor:
+        y = x.clone()
+        F.relu(y, inplace=True)
+        torch.add(y, 1, out=y)
+        y[0] = y[0] + 3
+        return y.clamp_(max=3.5).sub_(x)
+
+    for run, left in ((idle, ["expand", "add"]), (writes, None)):
+        with Tape() as tape:
+            result = run()
+        assert left is None or [call[0].__name__ for call in tape.calls] == left
+        repeat = tape.repeat(result)
+        x.mul_(-3)
+        assert torch.equal(repeat(), run())
+
+
+@torch.no_grad()
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(["add", "halve", "turn", "pair", "write", "new"]), min_size=1, max_size=25), st.data())
 def test_any_order_of_calls(steps, data):

@@ -7,8 +7,8 @@ Weights are random: one checkpoint in upstream's layout, of an OPT with ViT-B-32
 is read by both. First come logits and tokens, greedy and 3 beams, which must agree in float32, but for texts that are
 equally likely. Then both write the same texts in turn; a table shows medians of paired ratios. The time of a token is
 that of a whole text less that of its first token, over the others. On a CPU the peer computes in float32, and mmlm's
-linear layers are packed, also rounded to fp16 and int8; on a GPU both compute in float32, then both in bfloat16.
-`--plain` leaves mmlm unpacked.
+linear layers are packed, also rounded to fp16 and int8; on a GPU both compute in float32, then both in bfloat16. GB/s
+is the bandwidth of memory, measured in each round, which tells the hours apart. `--plain` leaves mmlm unpacked.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import logging
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -39,21 +40,12 @@ from mmlm.model import MultimodalLM
 from mmlm.packing import Weights
 from mmlm.prompt import Batch, Image
 
+sys.path.append(str(Path(__file__).parents[1]))
+from parts import SIZES, Size, bandwidth, causal_lm  # noqa: E402
+
 PROMPT, NEW = 32, 64
 TIE = 1e-3  # nats, between two texts of which rounding decides
 NEVER = [-1]  # no token ends a text
-
-
-@dataclass(frozen=True)
-class Size:
-    """A language model of OPT's make."""
-
-    width: int
-    layers: int
-    vocabulary: int
-
-
-SIZES = {"small": Size(768, 12, 50272), "tiny": Size(256, 4, 8192)}  # OPT-125m's; one whose weights fit the cache
 
 
 @dataclass(frozen=True)
@@ -107,11 +99,7 @@ def write_parts(folder: Path, size: Size) -> None:
     """A random language model with its tokenizer, a random CLIP, and a checkpoint of what joins them, open gates."""
     torch.manual_seed(0)
     language_model = folder / "language_model"
-    config = transformers.OPTConfig(
-        vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, ffn_dim=4 * size.width,
-        num_attention_heads=size.width // 64, word_embed_proj_dim=size.width, max_position_embeddings=2048,
-    )  # fmt: skip
-    transformers.OPTForCausalLM(config).save_pretrained(language_model)
+    causal_lm(size).save_pretrained(language_model)
     tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(size.vocabulary)}, "t0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(language_model / "tokenizer.json"))  # and a config that transformers of 2023 reads, too
@@ -140,7 +128,7 @@ def read(folder: Path, dtype: torch.dtype, device: str, weights: Weights | None)
         folder / "checkpoint.pt", folder / "language_model", eyes(folder, dtype), dtype=dtype
     ).eval()
     model.encoders["image"].preprocess = lambda pixels: pixels.to(dtype)  # both sides start from the same pixels
-    model.to(device)
+    model.to(device, dtype)  # all of it, as the peer's: adapters are loaded in float32
     return model.pack(weights) if weights else model
 
 
@@ -219,13 +207,15 @@ def score(model: MultimodalLM, inputs: dict[str, Tensor], new: Tensor) -> Tensor
 
 def measure(
     peer: Peer, folder: Path, mine: dict[str, MultimodalLM], work: Workload, rounds: int
-) -> tuple[list[dict[str, tuple[float, float]]], dict[str, Tensor]]:
-    """Seconds of the first token and of a whole text, of "peer" and of each of `mine`, by round; tokens of each."""
+) -> tuple[list[dict[str, tuple[float, float]]], dict[str, Tensor], float]:
+    """Seconds of the first token and of a whole text, of "peer" and of each of `mine`, by round; tokens of each; bytes
+    a second that were read from memory meanwhile."""
     path = folder / "inputs.pt"
     inputs = write_inputs(path, next(iter(mine.values())), work)
     inputs["pixels"] = inputs["pixels"].to(next(iter(mine.values())).device)  # where the peer has them, too
-    found, tokens = [], {}
+    found, tokens, read = [], {}, []
     for _ in range(rounds + 1):
+        read.append(bandwidth(str(inputs["pixels"].device)))
         theirs = [peer.ask(generate=path, options={"max_new_tokens": new})["seconds"] for new in (1, NEW)]
         seconds = {"peer": (theirs[0], theirs[1])}
         for name, model in mine.items():
@@ -233,7 +223,7 @@ def measure(
             whole, tokens[name] = timed(model, inputs, NEW)
             seconds[name] = first, whole
         found.append(seconds)
-    return found[1:], tokens  # the first round warms everything
+    return found[1:], tokens, statistics.median(read[1:])  # the first round warms everything
 
 
 def row(title: str, name: str, seconds: list[dict[str, tuple[float, float]]], work: Workload, agree: float) -> str:
@@ -283,16 +273,16 @@ def main() -> None:
                 for name, work in works.items():
                     if dtype == "float32":
                         compare(peer, folder, models["fp32"], name, work)
-                    seconds, tokens = measure(peer, folder, models, work, args.rounds)
+                    seconds, tokens, read = measure(peer, folder, models, work, args.rounds)
                     agreed.setdefault(name, next(iter(tokens.values())))
                     for weights, ids in tokens.items():
                         agree = (ids == agreed[name]).float().mean().item()
-                        lines.append(row(name, weights, seconds, work, agree))
+                        lines.append(row(f"{name} | {read / 1e9:.0f}", weights, seconds, work, agree))
     peer.close()
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     print(f"\n{place}; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
-    print("| workload | weights | peer, a token | mmlm | ratio | peer, first token | mmlm | ratio | tokens as fp32 |")
-    print("| --- " * 9 + "|\n" + "\n".join(lines))
+    print("| workload | GB/s | weights | peer, a token | mmlm | ratio | peer, first token | mmlm | ratio | as fp32 |")
+    print("| --- " * 10 + "|\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":
