@@ -228,7 +228,11 @@ def test_on_a_gpu_texts_are_the_same(family, options):
 def test_a_capture_that_fails_leaves_the_gpu_as_it_was():
     model = parts.build("llama").to("cuda")
     stream = torch.cuda.current_stream()
-    model.language_model.blocks[0].register_forward_pre_hook(lambda module, args: args[0].sum().item())
+
+    def sums(module: nn.Module, args: tuple) -> None:
+        args[0].sum().item()
+
+    model.language_model.blocks[0].register_forward_pre_hook(sums)
     expected = model.generate(["x"], max_new_tokens=24)
     assert model.pack().language_model.captures_on is None
     assert torch.cuda.current_stream() == stream
