@@ -113,10 +113,11 @@ class MediaContext:
         """`latents [N, L, V]` of all items; item i is number `item_slots[i]`, from 0, of row `item_rows[i]`.
 
         `mask [N, L]`: True where a latent is real, at least one of each item; None where all are. dtype: of what the
-        gated blocks compute; None for that of their weights.
+        gated blocks compute, where that is wider than their weights.
         """
         self.fusion = fusion
-        self.dtype = dtype or fusion.layers[0].attn_gate.dtype
+        own = fusion.layers[0].attn_gate.dtype
+        self.dtype = own if dtype is None else torch.promote_types(own, dtype)
         self.rows = rows
         self.view = MediaView()
         self.real: Tensor | None = None

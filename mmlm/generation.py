@@ -121,6 +121,7 @@ class Decoder:
         self.captures = host.captures_on == self.ids.device.type and max_new_tokens > SHORT and self.can_capture()
         self.captured: CapturedStep | None = None
         self.room = ROOM
+        self.wide: bool | None = None  # whether hidden states and cache are float32: as the prompt's pass finds it
 
     def can_capture(self) -> bool:
         """Whether steps can be as `CapturedStep` has them; another thing is whether they give the same."""
@@ -129,6 +130,7 @@ class Decoder:
 
     def prefill(self) -> Tensor:
         """Logits `[R, V]` after the prompt."""
+        self.wide = self.host.is_wide if self.wide is None else self.wide
         logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
         self.context.begin_decoding()
         return logits
@@ -164,8 +166,10 @@ class Decoder:
         return self.mask[:, : self.length] if self.padded else None
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        if self.wide and not self.host.widens:
+            raise RuntimeError("the model was unpacked while a text was being written: begin the text again")
         # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
-        with self.host.request(self.context, self.codes):
+        with self.host.request(self.context, self.codes, wide=bool(self.wide)):
             output = self.host(
                 ids,
                 attention_mask=mask,
@@ -187,8 +191,15 @@ def captured_steps_agree(host: LanguageModel, context: Callable[[], MediaContext
     values of a tensor, as those of some mixtures of experts do. tolerance: of the logits' norm.
     """
     room = _longest_text(host) - PROBED
-    plain = _probed_logits(host, context, room)
-    return _agrees(plain, lambda: _probed_logits(host, context, room, captures=True), tolerance)
+
+    def logits(captures: bool) -> Tensor | None:
+        decoder = Decoder(host, context(), _probe(host, rows=1), room) if room >= PROBED else None
+        if decoder is None or not decoder.can_capture():
+            return None
+        decoder.captures, decoder.room = captures, room
+        return _probed_logits(decoder)
+
+    return _agree(host, logits, tolerance)
 
 
 def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
@@ -196,39 +207,45 @@ def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], t
 
     A family may multiply by weights that are no layer's, and take inputs of 16 bits alone. tolerance: as above.
     """
-    plain, before = _probed_logits(host, context, PROBED), host.widens
-    host.widens = True
-    try:
-        return _agrees(plain, lambda: _probed_logits(host, context, PROBED), tolerance)
-    finally:
-        host.widens = before
+
+    def logits(wide: bool) -> Tensor:
+        decoder = Decoder(host, context(), _probe(host, rows=2), PROBED)
+        decoder.captures, decoder.wide = False, wide
+        return _probed_logits(decoder)
+
+    return _agree(host, logits, tolerance)
 
 
-def _agrees(plain: Tensor | None, other: Callable[[], Tensor | None], tolerance: float) -> bool:
-    try:
-        found = None if plain is None else other()
-    except Exception:  # whatever a family says: it cannot
-        return False
-    if found is None:
-        return False
-    seen = plain.isfinite()
-    return bool((found - plain)[seen].norm() <= tolerance * plain[seen].norm())
+def _probe(host: LanguageModel, rows: int) -> Batch:
+    """A prompt; the first of two rows is padded, as some families build another mask then."""
+    ids = torch.arange(PROBED, device=host.device).repeat(rows, 1) % host.vocabulary.offset
+    seen = torch.ones_like(ids)
+    seen[: rows - 1, 0] = 0
+    return Batch(ids, seen)
+
+
+def _probed_logits(decoder: Decoder) -> Tensor:
+    """Logits `[PROBED, R, V]` of steps that repeat the prompt."""
+    ids = decoder.ids[:, : decoder.length].clone()
+    decoder.prefill()
+    return torch.stack([decoder.step(tokens) for tokens in ids.unbind(1)])
 
 
 @torch.no_grad()
-def _probed_logits(
-    host: LanguageModel, context: Callable[[], MediaContext], room: int, captures: bool = False
-) -> Tensor | None:
-    """Logits `[PROBED, 1, V]` of a few steps, with room for so many; None where there are no such steps."""
-    if room < PROBED or not host.accepts("past_key_values"):
-        return None
-    ids = torch.arange(PROBED, device=host.device).unsqueeze(0) % host.vocabulary.offset
-    decoder = Decoder(host, context(), Batch(ids, torch.ones_like(ids)), room)
-    if captures and not decoder.can_capture():
-        return None
-    decoder.captures, decoder.room = captures, room
-    decoder.prefill()
-    return torch.stack([decoder.step(ids[:, place]) for place in range(PROBED)])
+def _agree(host: LanguageModel, logits: Callable[[bool], Tensor | None], tolerance: float) -> bool:
+    """Whether there are logits of one way, and those of the other are the same, wherever they are finite."""
+    if not host.accepts("past_key_values"):
+        return False
+    with torch.autocast(host.device.type, enabled=False):
+        try:
+            found = logits(True)
+        except Exception:  # whatever a family says: it cannot
+            return False
+        if found is None:
+            return False
+        plain = logits(False)
+    seen = plain.isfinite()
+    return bool(seen.any() and (found - plain)[seen].norm() <= tolerance * plain[seen].norm())
 
 
 def _longest_text(host: LanguageModel) -> int:

@@ -22,7 +22,7 @@ from encoders.base import fingerprint
 from mmlm.codes import CodeLayout, CodePlaces
 from mmlm.config import LoraConfig
 from mmlm.lora import LoraAdapters
-from mmlm.packing import use_packed
+from mmlm.packing import HALVES, use_packed
 from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 
@@ -42,6 +42,7 @@ class _Request:
     listener: Listener | None
     codes: CodePlaces | None = None
     wanted: Tensor | None = None
+    wide: bool = False
     ids: Tensor | None = None
 
 
@@ -102,7 +103,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.captures_on: str | None = None  # the kind of device where steps are captured: see `MultimodalLM.pack`
-        self.widens = False  # whether requests compute in float32 between weights of 16 bits: see there, too
+        self.widens = False  # whether requests can compute in float32 between weights of 16 bits: see there, too
         self.config = model.config.get_text_config()
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if head is None:
@@ -145,9 +146,9 @@ class LanguageModel(nn.Module):
 
     @property
     def is_wide(self) -> bool:
-        """Whether a pass that runs now computes in float32 between its weights of 16 bits: see `MultimodalLM.pack`."""
-        plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or self.device.type != "cpu"
-        return self.widens and not plain
+        """Whether a request that begins now computes in float32 between weights of 16 bits: see `MultimodalLM.pack`."""
+        halves = self.dtype in HALVES and self.device.type == "cpu"
+        return self.widens and halves and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
     @property
     def device(self) -> torch.device:
@@ -183,15 +184,20 @@ class LanguageModel(nn.Module):
 
     @contextmanager
     def request(
-        self, listener: Listener | None = None, codes: CodePlaces | None = None, wanted: Tensor | None = None
+        self,
+        listener: Listener | None = None,
+        codes: CodePlaces | None = None,
+        wanted: Tensor | None = None,
+        wide: bool = False,
     ) -> Iterator[None]:
         """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass.
 
         codes: what `code_places` gave, for the codes' ids and logits as well, after all others, and LoRA.
         wanted: bool `[B, T]`, the positions that reach the head, for logits `[N, V + added]` of them alone. In training
             few do, and the logits of all the others would be most of the memory.
+        wide: hidden states are float32, which a packed model may bear (`is_wide`).
         """
-        token = _request.set(_Request(self, listener, codes, wanted))
+        token = _request.set(_Request(self, listener, codes, wanted, wide))
         try:
             with use_packed():
                 yield
@@ -257,7 +263,7 @@ class LanguageModel(nn.Module):
                 moved = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
                 rows = rows + moved * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
-        return output.float() if self.is_wide else output
+        return output.float() if request.wide else output
 
     def _leave_out_unwanted(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self._active()

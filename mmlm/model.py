@@ -125,31 +125,30 @@ class MultimodalLM(nn.Module):
         Steps of texts that are not very short are recorded and repeated (`mmlm.capture`), where the language model lets
         them, which some passes of it find out. Then its Python, hooks as well, runs in some of the steps alone, and a
         weight that changes is seen by the next text. On a CPU, layers compute on packed copies of their weights
-        (`mmlm.packing`), for up to twice as much memory again as these take.
+        (`mmlm.packing`), for up to twice as much memory again as these take; and a language model of 16 bits computes
+        in float32 between its weights, cache included, where some tokens of it show that it can.
 
         weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
         bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
         too. Encoders and resamplers stay "exact", and so do steps of training (but for the last bits of the frozen
         encoders' features) and the language model outside of requests. ValueError for rounded weights on a GPU.
         """
+        host = self.language_model
+        host.captures_on, host.widens = None, False
         if self.device.type == "cpu":
             self._pack_weights(weights)
         elif weights != "exact":
             raise ValueError(f"packed weights of {weights} are for a CPU, and the model is on {self.device}")
-        host = self.language_model
 
         def context() -> MediaContext:
-            return MediaContext(self.fusion, None, None, None, 1, dtype=self._wide())
+            return MediaContext(self.fusion, None, None, None, 1)
 
-        if self.device.type == "cpu" and host.dtype in HALVES:
-            host.widens = wide_steps_agree(host, context, tolerance=0.1)
+        host.widens = self.device.type == "cpu" and host.dtype in HALVES
+        host.widens = host.widens and wide_steps_agree(host, context, tolerance=0.1)
         tolerance = 1e-3 if host.dtype == torch.float32 and weights in ("exact", "fp16") else 0.03
         agree = captured_steps_agree(host, context, tolerance)
         host.captures_on = self.device.type if agree else None
         return self
-
-    def _wide(self) -> torch.dtype | None:
-        return torch.float32 if self.language_model.is_wide else None
 
     def _pack_weights(self, weights: Weights) -> None:
         if not available():
@@ -224,7 +223,8 @@ class MultimodalLM(nn.Module):
         index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
         with use_packed():
             latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
-            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, self._wide())
+            wide = torch.float32 if self.language_model.is_wide else None
+            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, wide)
 
     def _resample(self, features: list[Features], modalities: list[str]) -> tuple[Tensor, Tensor | None]:
         """Features of N items → latents `[N, L, V]`, L of the longest, and which are real: `[N, L]`, None for all."""
@@ -266,7 +266,8 @@ class MultimodalLM(nn.Module):
             wanted = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
             if not bool(wanted.any()):
                 raise ValueError("no token of the batch carries a label: encode its rows with a target")
-        with self.language_model.request(self.media_context(batch, media), places, wanted):
+        wide = self.language_model.is_wide
+        with self.language_model.request(self.media_context(batch, media), places, wanted, wide):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,

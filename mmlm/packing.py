@@ -19,9 +19,11 @@ a layer's output, and a row's text may depend on what else is in its batch. Inpu
 In int4 they are a sixth, each 32 weights of a row with a scale and a middle of their own, and products are those of
 bfloat16: torch's own weight-only kernel. That changes a layer's output by some 8%. Layers whose sizes it does not take
 compute in int8.
+
+Layers with weights of 16 bits take float32 inputs, too, while a request runs. Layers of normalization do by copies of
+their weights, which is all that they are packed for.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,8 +37,8 @@ from torch import Tensor, nn
 REDUCE_RANGE = not torch.cpu._is_vnni_supported()
 GROUP = 32  # weights of a row that have one scale in int4
 HALVES = (torch.bfloat16, torch.float16)
-LARGEST = 15  # the power of two under which the weights lie that are sums of two float16
-FEW = 4  # inputs at once, up to which two products in float16 take less time than oneDNN's one
+LARGEST = 15  # the power of two under which a row's weights lie that are sums of two float16
+FEW = 4  # inputs at once, up to which a product of twice as many in float16 takes less time than oneDNN's
 # Whose `forward` is x·Wᵀ + b and no more, by name: to ask is no reason to import transformers or whisper.
 LINEAR = (
     "torch.nn.modules.linear.Linear.forward",
@@ -62,8 +64,7 @@ def use_packed() -> Iterator[None]:
 
 def is_wide(x: Tensor, weight: Tensor) -> bool:
     """Whether inputs are float32 and a weight has 16 bits, which layers take while `use_packed` is open."""
-    wide = x.dtype == torch.float32 and weight.dtype in HALVES
-    return wide and _active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return x.dtype == torch.float32 and weight.dtype in HALVES and _active.get()
 
 
 def available() -> bool:
@@ -138,17 +139,19 @@ class _PackedLinear:
         self.weight = _PackedWeight(weights, transposed=not isinstance(layer, nn.Linear))  # Conv1D's is [in, out]
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        own, forward = self.layer._parameters, type(self.layer).forward
+        own, y = self.layer._parameters, None
         # Pruning, for one, takes a parameter away later.
-        if len(args) != 1 or kwargs or own.get("weight") is None or "bias" not in own:
+        if len(args) == 1 and not kwargs and own.get("weight") is not None and "bias" in own:
+            y = self.weight.product(*args, own["weight"], own["bias"])
+        return self._plain(*args, **kwargs) if y is None else y
+
+    def _plain(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """By the layer's own forward, which takes wider inputs rounded."""
+        forward, weight = type(self.layer).forward, self.layer.weight
+        if not any(is_wide(x, weight) for x in (*args, *kwargs.values())):
             return forward(self.layer, *args, **kwargs)
-        x, weight = args[0], own["weight"]
-        y = self.weight.product(x, weight, own["bias"])
-        if y is not None:
-            return y
-        if is_wide(x, weight):
-            return forward(self.layer, x.to(weight.dtype)).to(x.dtype)
-        return forward(self.layer, x)
+        narrow = {name: x.to(weight.dtype) for name, x in kwargs.items()}
+        return forward(self.layer, *(x.to(weight.dtype) for x in args), **narrow).float()
 
 
 class _PackedAttention:
@@ -191,16 +194,15 @@ class _WideNorm:
         self.layer = layer
         self.weight, self.bias = _Copies(), _Copies()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         layer = self.layer
-        parts = [(self.weight, layer.weight), (self.bias, layer.bias)]
         if torch.is_grad_enabled():
-            for copies, own in parts:
-                copies.forget(own)
-        if layer.weight is None or not is_wide(x, layer.weight):
-            return type(layer).forward(layer, x)
-        weight, bias = (copies.widened(own) for copies, own in parts)
-        return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+            self.weight.forget(layer.weight)
+            self.bias.forget(layer.bias)
+        if layer.weight is None or len(args) != 1 or kwargs or not is_wide(args[0], layer.weight):
+            return type(layer).forward(layer, *args, **kwargs)
+        weight, bias = self.weight.widened(layer.weight), self.bias.widened(layer.bias)
+        return F.layer_norm(args[0], layer.normalized_shape, weight, bias, layer.eps)
 
 
 class _WideConvolution:
@@ -249,8 +251,12 @@ class _Copies:
         return made[key]
 
     def widened(self, parameter: Tensor | None) -> Tensor | None:
-        """A copy in float32."""
-        return None if parameter is None else self.get(parameter, torch.float32, parameter.to)
+        """A copy in float32, not kept where gradients may come or changes are not counted."""
+        if parameter is None:
+            return None
+        if torch.is_grad_enabled() or parameter.is_inference():
+            return parameter.float()
+        return self.get(parameter, torch.float32, parameter.to)
 
     def _are_of(self, parameter: Tensor) -> bool:
         """Whether the parameter is still what it was: neither written into nor exchanged, as `.to()` does."""
@@ -350,18 +356,18 @@ def _fp16(rows: Tensor) -> Product | None:
 def _two_halves(rows: Tensor) -> Product | None:
     """By weights [out, in] as sums of two of 11 bits; None where one is the whole, or where torch has no kernel.
 
-    Scaled by a power of two, so that what the first leaves is not too small for float16.
+    Each row is scaled by a power of two, so that what the first leaves is not too small for float16.
     """
-    most = float(rows.abs().amax())
-    if not _has_fbgemm() or not most < float("inf") or not bool((rows.half().float() != rows).any()):
+    if not _has_fbgemm() or not rows.isfinite().all() or torch.equal(rows.half().float(), rows):
         return None
-    scale = 2.0 ** (LARGEST - math.frexp(most)[1])
-    high = (rows * scale).half().float()
-    packed = torch.ops.quantized.linear_prepack_fp16(torch.cat([high, rows * scale - high], dim=1), None)
+    exponent = (LARGEST - torch.frexp(rows.abs().amax(1))[1]).clamp(max=126)  # of which float32 has the inverse, too
+    scaled, inverse = torch.ldexp(rows, exponent[:, None]), torch.ldexp(torch.ones(len(rows)), -exponent)
+    high = scaled.half().float()
+    packed = torch.ops.quantized.linear_prepack_fp16(torch.cat([high, scaled - high], dim=1), None)
 
     def product(x: Tensor, bias: Tensor | None) -> Tensor:
         y = torch.ops.quantized.linear_dynamic_fp16.default(torch.cat((x, x), dim=-1), packed)
-        return y * (1 / scale) if bias is None else torch.add(bias, y, alpha=1 / scale)
+        return y * inverse if bias is None else torch.addcmul(bias, y, inverse)
 
     return product
 

@@ -22,7 +22,7 @@ def feed_forward(dim: int, mult: int = 4) -> nn.Sequential:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`[B, T, H·d]` → `[B, H, T, d]`."""
-    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

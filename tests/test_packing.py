@@ -355,6 +355,20 @@ def test_exact_is_exact_for_few_inputs_and_for_many(layer, rows, size):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("largest", [1e-44, 1e-36, 1e-20, 1.0, 7e4, 1e12, 3e38])
+def test_exact_is_exact_row_by_row(largest):
+    """Rows of unequal size, one of nothing; weights too small for a float32 of their own are still not far off."""
+    layer, x = nn.Linear(64, 6, bias=False), torch.randn(2, 64) / 64
+    weight = torch.randn(6, 64) * torch.tensor([1.0, 1e-3, 1e-6, 0, 1e-12, 1])[:, None] * 0.2
+    layer.weight.copy_((weight.double() * largest).float().clamp(-3e38, 3e38))
+    rows = layer.weight.double()
+    pack(layer)
+    with use_packed():
+        error = (layer(x).double() - x.double() @ rows.t()).abs()
+    assert (error <= 4e-7 * x.double().abs() @ rows.abs().t() + 1e-37).all()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("weights, copies", [("exact", 2), ("fp16", 1), ("int8", 1), ("int4", 1)])
 def test_exact_weights_alone_have_two_copies(weights, copies):
     layer = nn.Linear(64, 32)

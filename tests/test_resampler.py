@@ -15,7 +15,7 @@ from mmlm.config import ResamplerConfig
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.prompt import Batch
-from mmlm.resampler import PerceiverResampler
+from mmlm.resampler import PerceiverResampler, split_heads
 
 HEADS, HEAD = 3, 5
 
@@ -205,3 +205,7 @@ def test_a_model_resamples_items_of_unequal_length_as_if_alone():
     together = logits(rows)
     for index, row in enumerate([rows[0], rows[1], rows[1]]):
         torch.testing.assert_close(together[index], logits([row])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_heads_of_nothing():
+    assert split_heads(torch.zeros(0, 5, 16), 2).shape == (0, 2, 5, 8)

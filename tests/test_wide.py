@@ -7,9 +7,14 @@ import parts
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
+from mmlm.codes import CodeLayout
+from mmlm.generation import Decoder
+from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
 from mmlm.packing import available, pack, use_packed
+from mmlm.prompt import Batch
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 
@@ -85,11 +90,124 @@ def test_a_family_that_multiplies_by_weights_of_its_own_is_not_widened():
     assert len(model.generate(parts.prompts(), max_new_tokens=20)) == len(expected)
 
 
-def test_a_widened_model_that_is_made_another_computes_as_that():
+def test_packing_again_asks_again():
+    """Not the model that was widened before, which would agree with itself."""
+    model = parts.build("llama").bfloat16().pack()
+    assert model.language_model.widens
+    own = nn.Parameter(torch.eye(families.WIDTH, dtype=torch.bfloat16))
+    model.language_model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0] @ own, *args[1:]))
+    with pytest.raises(RuntimeError, match="dtype"):
+        model.generate(parts.prompts(), max_new_tokens=4)
+    assert not model.pack().language_model.widens
+    assert len(model.generate(parts.prompts(), max_new_tokens=20)) == 3
+
+
+def test_packing_within_autocast_asks_without():
+    model, expected = parts.build("falcon").bfloat16(), [True, False]
+    for other, widens in zip((parts.build("llama").bfloat16(), model), expected, strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert other.pack().language_model.widens == widens
+        assert len(other.generate(parts.prompts(), max_new_tokens=20)) == 3
+
+
+def test_a_family_whose_padded_mask_is_narrow_is_not_widened():
+    model = parts.build("llama").bfloat16()
+
+    def masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if kwargs["attention_mask"] is not None and not bool(kwargs["attention_mask"].all()):
+            raise TypeError("only when padded")
+
+    model.language_model.model.model.register_forward_pre_hook(masks, with_kwargs=True)
+    assert not model.pack().language_model.widens
+
+
+@pytest.mark.parametrize("way", ["gradients", "autocast"])
+def test_a_request_that_began_wide_goes_on_otherwise(way):
+    """Each pass may be run in another mode than that in which the request was made."""
+    model = parts.build("opt").bfloat16().pack()
+    with torch.no_grad():
+        plain, run = step_logits(model), parts.decoder(model, parts.prompts(), 20)
+        run.captures = False
+        run.prefill()
+    mode = torch.enable_grad() if way == "gradients" else torch.autocast("cpu", torch.bfloat16)
+    with mode:
+        found = torch.stack([run.step(torch.tensor([65 + step, 70, 75])) for step in range(6)])
+    assert run.wide and off(found.detach(), plain) < 0.05
+
+
+@torch.no_grad()
+def test_a_text_that_is_unpacked_in_the_middle_says_so():
+    model = parts.build("llama").bfloat16().pack()
+    run = parts.decoder(model, parts.prompts(), 9)
+    run.prefill()
+    model.unpack()
+    with pytest.raises(RuntimeError, match="unpacked while"):
+        run.step(torch.tensor([65, 70, 75]))
+
+
+@torch.no_grad()
+def test_a_text_goes_on_when_its_model_is_packed():
+    model = parts.build("llama").bfloat16()
+    plain, run = step_logits(model), parts.decoder(model, parts.prompts(), 20)
+    run.prefill()
+    assert model.pack().language_model.widens
+    assert off(torch.stack([run.step(torch.tensor([65 + step, 70, 75])) for step in range(6)]), plain) < 0.05
+
+
+def test_codes_and_their_adapters_are_nearer_too():
+    def logits(pack: bool, dtype: torch.dtype) -> Tensor:
+        torch.manual_seed(0)
+        layout = CodeLayout("image", 8, 1, (3, 3))
+        host = LanguageModel(families.language_model("llama").bfloat16(), families.tokenizer(), layouts=(layout,))
+        for adapter in host.lora.parameters():
+            nn.init.normal_(adapter, std=0.1)
+        model = MultimodalLM(host, parts.image_encoder(), parts.RESAMPLER, parts.fusion()).bfloat16().to(dtype)
+        model = model.pack() if pack else model
+        ids = torch.tensor([[5, 6, host.vocabulary.spans["image"].begin], [7, 8, 9]])
+        batch = Batch(ids, torch.ones_like(ids))
+        with torch.no_grad():
+            run = Decoder(host, model.media_context(batch, [[], []]), batch, 20, codes=True)
+            run.prefill()
+            codes = host.vocabulary.spans["image"].ids_of(0)
+            return torch.stack([run.step(torch.tensor([codes[place], 9])) for place in (1, 4)])
+
+    exact = logits(False, torch.float32)
+    assert off(logits(True, torch.bfloat16), exact) < 0.8 * off(logits(False, torch.bfloat16), exact)
+
+
+def test_weights_of_float16():
+    model = parts.build("gpt2").half()
+    exact, plain = step_logits(copy.deepcopy(model).float()), step_logits(model)
+    packed = step_logits(model.pack())
+    assert model.language_model.widens and off(packed, exact) < 0.5 * off(plain, exact)
+    assert len(model.generate(parts.prompts(), max_new_tokens=20, num_beams=3)) == 3
+
+
+@pytest.mark.parametrize("gates", [torch.float32, torch.float64])
+def test_gated_blocks_may_be_wider(gates):
+    model = parts.build("llama").bfloat16()
+    model.fusion.to(gates), model.resamplers.to(gates), model.encoders.to(gates)
+    exact = step_logits(copy.deepcopy(model).float())
+    assert off(step_logits(model.pack()), exact) < 0.05
+
+
+def test_pruned_layers_take_rounded_inputs():
+    model = parts.build("llama").bfloat16().pack()
+    layer = model.language_model.blocks[0].mlp.up_proj
+    prune.random_unstructured(layer, "weight", amount=0.1)
+    exact = step_logits(copy.deepcopy(model).unpack().float())
+    assert off(step_logits(model), exact) < 0.05
+    x = torch.randn(2, families.WIDTH)
+    with torch.no_grad(), use_packed():
+        assert torch.equal(layer(input=x), layer(x.bfloat16()).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_widened_model_that_is_made_another_computes_as_that(dtype):
     model = parts.build("opt").bfloat16().pack()
     assert model.language_model.widens
-    exact = step_logits(copy.deepcopy(model).unpack().float())
-    torch.testing.assert_close(step_logits(model.float())[:, :, :256], exact[:, :, :256], rtol=1e-3, atol=1e-3)
+    exact = step_logits(copy.deepcopy(model).unpack().to(dtype))
+    assert off(step_logits(model.to(dtype)), exact) < 1e-4
 
 
 @torch.no_grad()
@@ -138,6 +256,8 @@ def test_a_norm_takes_wider_inputs(dtype, options):
         return y if layer.bias is None else y + layer.bias.detach().double()
 
     pack(layer)
+    with torch.no_grad():
+        assert torch.equal(layer(input=x.to(dtype)), narrow)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.5, fused=True) if layer.weight is not None else None
     for _ in range(2):
         with torch.no_grad(), use_packed():
@@ -148,3 +268,19 @@ def test_a_norm_takes_wider_inputs(dtype, options):
         layer(x.to(dtype)).square().sum().backward()
         optimizer.step()  # which writes without counting it
         narrow = layer(x.to(dtype)).detach()
+
+
+@torch.no_grad()
+def test_what_is_made_in_inference_mode_is_widened_each_time():
+    """Its changes are not counted."""
+    x = torch.randn(3, 8)
+    linear, norm = nn.Linear(8, 8).bfloat16(), nn.LayerNorm(8).bfloat16()
+    pack(nn.ModuleList([linear, norm]))
+    with torch.inference_mode():
+        linear.bias, norm.weight = nn.Parameter(torch.zeros(8).bfloat16()), nn.Parameter(torch.ones(8).bfloat16())
+        with use_packed():
+            before = linear(x), norm(x)
+            linear.bias.add_(1)
+            norm.weight.mul_(2)
+            torch.testing.assert_close(linear(x), before[0] + 1)
+            torch.testing.assert_close(norm(x), before[1] * 2)
