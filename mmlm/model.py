@@ -27,7 +27,7 @@ from mmlm.config import CodecPart, FrozenPart, FusionConfig, ImageEncoderPart, M
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.generation import captured_steps_agree, wide_steps_agree
 from mmlm.language_model import LanguageModel
-from mmlm.packing import HALVES, Weights, available, pack, unpack, use_packed
+from mmlm.packing import HALVES, Weights, available, has_fbgemm, pack, unpack, use_packed
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
 from mmlm.resampler import PerceiverResampler
 from mmlm.vocabulary import AUDIO
@@ -143,7 +143,7 @@ class MultimodalLM(nn.Module):
         def context() -> MediaContext:
             return MediaContext(self.fusion, None, None, None, 1)
 
-        host.widens = self.device.type == "cpu" and host.dtype in HALVES
+        host.widens = self.device.type == "cpu" and host.dtype in HALVES and has_fbgemm()  # or nothing is gained
         host.widens = host.widens and wide_steps_agree(host, context, tolerance=0.1)
         tolerance = 1e-3 if host.dtype == torch.float32 and weights in ("exact", "fp16") else 0.03
         agree = captured_steps_agree(host, context, tolerance)

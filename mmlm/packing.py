@@ -72,6 +72,11 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def has_fbgemm() -> bool:
+    """Whether torch multiplies by FBGEMM's kernels: not on an ARM processor."""
+    return torch.backends.quantized.engine in ("x86", "fbgemm")
+
+
 def pack(root: nn.Module, weights: Weights = "exact") -> None:
     """Lets every linear layer in `root` use a packed weight, which is made when first needed: a copy of its weights.
 
@@ -341,7 +346,7 @@ def _exact(rows: Tensor, few: bool) -> Product | None:
 
 def _fp16(rows: Tensor) -> Product | None:
     """By weights [out, in] of 11 bits each; None beyond 65504, or where torch has no kernel."""
-    if not _has_fbgemm() or not rows.abs().amax() <= torch.finfo(torch.float16).max:
+    if not has_fbgemm() or not rows.abs().amax() <= torch.finfo(torch.float16).max:
         return None
     packed = torch.ops.quantized.linear_prepack_fp16(rows.float(), None)
 
@@ -358,7 +363,7 @@ def _two_halves(rows: Tensor) -> Product | None:
 
     Each row is scaled by a power of two, so that what the first leaves is not too small for float16.
     """
-    if not _has_fbgemm() or not rows.isfinite().all() or torch.equal(rows.half().float(), rows):
+    if not has_fbgemm() or not rows.isfinite().all() or torch.equal(rows.half().float(), rows):
         return None
     exponent = (LARGEST - torch.frexp(rows.abs().amax(1))[1]).clamp(max=126)  # of which float32 has the inverse, too
     scaled, inverse = torch.ldexp(rows, exponent[:, None]), torch.ldexp(torch.ones(len(rows)), -exponent)
@@ -370,10 +375,6 @@ def _two_halves(rows: Tensor) -> Product | None:
         return y * inverse if bias is None else torch.addcmul(bias, y, inverse)
 
     return product
-
-
-def _has_fbgemm() -> bool:
-    return torch.backends.quantized.engine in ("x86", "fbgemm")
 
 
 def _int8(rows: Tensor) -> Product:

@@ -175,6 +175,16 @@ def test_codes_and_their_adapters_are_nearer_too():
     assert off(logits(True, torch.bfloat16), exact) < 0.8 * off(logits(False, torch.bfloat16), exact)
 
 
+def test_without_a_kernel_for_wide_inputs_nothing_is_widened(monkeypatch):
+    """As on ARM processors."""
+    monkeypatch.setattr("mmlm.packing.has_fbgemm", lambda: False)
+    monkeypatch.setattr("mmlm.model.has_fbgemm", lambda: False)
+    model = parts.build("gpt2").bfloat16()
+    plain = step_logits(model)
+    assert not model.pack().language_model.widens
+    assert off(step_logits(model), plain) < 0.05
+
+
 def test_weights_of_float16():
     model = parts.build("gpt2").half()
     exact, plain = step_logits(copy.deepcopy(model).float()), step_logits(model)
