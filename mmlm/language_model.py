@@ -22,7 +22,8 @@ from encoders.base import fingerprint
 from mmlm.codes import CodeLayout, CodePlaces
 from mmlm.config import LoraConfig
 from mmlm.lora import LoraAdapters
-from mmlm.packing import HALVES, use_packed
+from mmlm.packing import use_packed
+from mmlm.products import HALVES
 from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 

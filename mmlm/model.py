@@ -27,7 +27,8 @@ from mmlm.config import CodecPart, FrozenPart, FusionConfig, ImageEncoderPart, M
 from mmlm.fusion import Fusion, MediaContext
 from mmlm.generation import captured_steps_agree, wide_steps_agree
 from mmlm.language_model import LanguageModel
-from mmlm.packing import HALVES, Weights, available, has_fbgemm, pack, unpack, use_packed
+from mmlm.packing import pack, unpack, use_packed
+from mmlm.products import HALVES, Weights, available, has_fbgemm
 from mmlm.prompt import IGNORE_INDEX, Batch, Image, Part, Processor, PromptTemplate, Sound, as_part
 from mmlm.resampler import PerceiverResampler
 from mmlm.vocabulary import AUDIO

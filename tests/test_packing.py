@@ -17,7 +17,8 @@ from encoders.sound import SAMPLE_RATE, Audio
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly import assemble
 from mmlm.model import MultimodalLM
-from mmlm.packing import REDUCE_RANGE, available, pack, unpack, use_packed
+from mmlm.packing import pack, unpack, use_packed
+from mmlm.products import REDUCE_RANGE, available
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 
@@ -382,7 +383,7 @@ def test_exact_weights_alone_have_two_copies(weights, copies):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
     """A processor that multiplies no such numbers holds their weights whole, and sums in float32."""
-    monkeypatch.setattr("mmlm.packing._multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mmlm.products.multiplies", lambda dtype: dtype == torch.float32)
     layer, x = nn.Linear(48, 20).to(dtype), torch.randn(5, 48).to(dtype)
     exact = x.double() @ layer.weight.detach().double().t() + layer.bias.detach().double()
     pack(layer)
@@ -395,7 +396,7 @@ def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_convolution_of_halves_sums_in_float32(dtype, bias, monkeypatch):
-    monkeypatch.setattr("mmlm.packing._multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mmlm.products.multiplies", lambda dtype: dtype == torch.float32)
     layer = nn.Conv2d(3, 16, 4, stride=4, bias=bias).to(dtype)
     x = torch.randn(2, 3, 16, 16).to(dtype)
     exact = copy.deepcopy(layer).double()(x.double())

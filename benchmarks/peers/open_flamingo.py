@@ -37,7 +37,7 @@ from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_toke
 from mmlm.interop import open_flamingo
 from mmlm.language_model import LanguageModel
 from mmlm.model import MultimodalLM
-from mmlm.packing import Weights
+from mmlm.products import Weights
 from mmlm.prompt import Batch, Image
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -213,9 +213,9 @@ def measure(
     path = folder / "inputs.pt"
     inputs = write_inputs(path, next(iter(mine.values())), work)
     inputs["pixels"] = inputs["pixels"].to(next(iter(mine.values())).device)  # where the peer has them, too
-    found, tokens, read = [], {}, []
+    found, tokens, rates = [], {}, []
     for _ in range(rounds + 1):
-        read.append(bandwidth(str(inputs["pixels"].device)))
+        rates.append(bandwidth(str(inputs["pixels"].device)))
         theirs = [peer.ask(generate=path, options={"max_new_tokens": new})["seconds"] for new in (1, NEW)]
         seconds = {"peer": (theirs[0], theirs[1])}
         for name, model in mine.items():
@@ -223,11 +223,13 @@ def measure(
             whole, tokens[name] = timed(model, inputs, NEW)
             seconds[name] = first, whole
         found.append(seconds)
-    return found[1:], tokens, statistics.median(read[1:])  # the first round warms everything
+    return found[1:], tokens, statistics.median(rates[1:])  # the first round warms everything
 
 
-def row(title: str, name: str, seconds: list[dict[str, tuple[float, float]]], work: Workload, agree: float) -> str:
-    """One line of the table: the peer and one of ours."""
+def row(
+    title: str, rate: float, name: str, seconds: list[dict[str, tuple[float, float]]], work: Workload, agree: float
+) -> str:
+    """One line of the table: the peer and one of ours; rate: bytes a second that memory gave meanwhile."""
     pairs = [(took["peer"], took[name]) for took in seconds]
     tokens = [tuple((whole - first) / (NEW - 1) for first, whole in pair) for pair in pairs]
     firsts = [tuple(first for first, _ in pair) for pair in pairs]
@@ -238,7 +240,8 @@ def row(title: str, name: str, seconds: list[dict[str, tuple[float, float]]], wo
         return f"{theirs:.1f} | {ours:.1f} | {ratio:.2f}x" + ("" if bar is None else f" (bar {bar:g}x)")
 
     bar, first_bar = work.bars.get(name), work.first_bars.get(name)
-    return f"| {title} | {name} | {cells(tokens, bar)} | {cells(firsts, first_bar)} | {100 * agree:.0f}% |"
+    head = f"| {title} | {rate / 1e9:.0f} | {name}"
+    return f"{head} | {cells(tokens, bar)} | {cells(firsts, first_bar)} | {100 * agree:.0f}% |"
 
 
 def main() -> None:
@@ -273,11 +276,11 @@ def main() -> None:
                 for name, work in works.items():
                     if dtype == "float32":
                         compare(peer, folder, models["fp32"], name, work)
-                    seconds, tokens, read = measure(peer, folder, models, work, args.rounds)
+                    seconds, tokens, rate = measure(peer, folder, models, work, args.rounds)
                     agreed.setdefault(name, next(iter(tokens.values())))
                     for weights, ids in tokens.items():
                         agree = (ids == agreed[name]).float().mean().item()
-                        lines.append(row(f"{name} | {read / 1e9:.0f}", weights, seconds, work, agree))
+                        lines.append(row(name, rate, weights, seconds, work, agree))
     peer.close()
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     print(f"\n{place}; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
