@@ -176,25 +176,13 @@ class ClipImageEncoder(FrozenEncoder):
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
     def fingerprint(self) -> str:
-        """16 hex characters of the weights, the activation and head count, the preprocessing and `final_norm`.
-
-        The preprocessing enters by what it does to a fixed picture, so that any callable will do.
-        """
+        """16 hex characters of the weights, the activation and head count, the preprocessing and `final_norm`."""
         # What weights do not tell: how many heads share them, and the activations (GELU and QuickGELU, for one).
         modules = list(self.model.visual.modules())
         heads = [module.num_heads for module in modules if hasattr(module, "num_heads")]
         activations = sorted({type(module).__name__ for module in modules if not list(module.parameters())})
-        row, column, channel = np.mgrid[:192, :256, :3]
-        pattern = (row * (3 + channel) + column * (5 - channel) + row * column // 7) % 256
-        probe = Image.fromarray(pattern.astype(np.uint8))
-        parts = [
-            fingerprint(self.model),
-            fingerprint({"probe": self.transform(probe)}),
-            str(activations),
-            str(heads),
-            str(self.final_norm),
-        ]
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+        parts = (fingerprint(self.model), preprocessing_settings(self.transform), activations, heads, self.final_norm)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _check(self, batch: Tensor) -> None:
         if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, *self.image_size):
@@ -202,6 +190,26 @@ class ClipImageEncoder(FrozenEncoder):
                 f"expected preprocessed pictures [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
                 f"got {list(batch.shape)}; use preprocess() and torch.stack"
             )
+
+
+def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[str]:
+    """What identifies a transform: the steps of a torchvision `Compose` with their settings.
+
+    Any other callable is known by what it makes of a fixed picture, to within bfloat16.
+    """
+    steps = getattr(transform, "transforms", None)
+    if steps is None:
+        row, column, channel = np.mgrid[:192, :256, :3]
+        pattern = (row * (3 + channel) + column * (5 - channel) + row * column // 7) % 256
+        return [fingerprint({"picture": transform(Image.fromarray(pattern.astype(np.uint8)))})]
+    found = []
+    for step in steps:
+        plain = {
+            name: str(value) for name, value in sorted(getattr(step, "__dict__", {}).items())
+            if not name.startswith("_") and name != "training"
+        }  # fmt: skip
+        found.append(f"{getattr(step, '__name__', type(step).__name__)} {plain}")
+    return found
 
 
 def _token_width(visual: nn.Module | None) -> int | None:

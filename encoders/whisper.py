@@ -127,14 +127,14 @@ class WhisperAudioEncoder(FrozenEncoder):
         return torch.arange(count) // window * (self.window * HOP_LENGTH / SAMPLE_RATE)
 
     def fingerprint(self) -> str:
-        """16 hex characters of the encoder's weights, its head count, and what preprocessing does to a chirp."""
-        chirp = torch.sin(torch.arange(SAMPLE_RATE // 2) ** 2 * 1e-4)
-        parts = [
-            fingerprint(self.model.encoder),
-            str(self.model.dims.n_audio_head),
-            fingerprint({"mel": log_mel(chirp, self.model.dims.n_mels)}),
-        ]
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+        """16 hex characters of the encoder's weights, its head count, and the settings of its spectrogram.
+
+        Settings, not a computed spectrogram: processors round that differently.
+        """
+        dims = self.model.dims
+        spectrogram = (SAMPLE_RATE, N_FFT, HOP_LENGTH, dims.n_mels, DYNAMIC_RANGE, STRIDE)
+        parts = f"{fingerprint(self.model.encoder)}|{dims.n_audio_head}|{spectrogram}"
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def _check(self, mel: Tensor) -> Tensor:
         n_mels = self.model.dims.n_mels

@@ -98,6 +98,10 @@ def test_fingerprints_tell_weights_apart_and_precisions_not():
     encoder = WhisperAudioEncoder(tiny_whisper())
     assert encoder.fingerprint() == WhisperAudioEncoder(tiny_whisper()).fingerprint()
     assert encoder.fingerprint() != WhisperAudioEncoder(tiny_whisper(1)).fingerprint()
+    heads, mels = tiny_whisper(), tiny_whisper()
+    heads.dims.n_audio_head, mels.dims.n_mels = 4, 128  # settings that no weight of these tells
+    prints = {WhisperAudioEncoder(own).fingerprint() for own in (tiny_whisper(), heads, mels)}
+    assert len(prints) == 3
 
 
 def test_loading_by_file_and_by_name(tmp_path):

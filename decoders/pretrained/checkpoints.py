@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from decoders.pretrained.vqgan import VQGAN, VQGANConfig
@@ -63,14 +62,13 @@ def vqgan_from_weights(weights: Mapping[str, Tensor]) -> VQGAN:
     levels = len({name.split(".")[2] for name in kept if re.match(r"encoder\.(down|conv_blocks)\.", name)})
     renamed = {own_name(name, levels): tensor.float() for name, tensor in kept.items()}
     try:
-        network = VQGAN(sizes(renamed, levels))
+        # LlamaGen compares and decodes entries by their direction (`codebook_l2_norm`, on in all releases).
+        network = VQGAN(sizes(renamed, levels, unit_entries=from_llamagen))
         network.load_state_dict(renamed)
     except KeyError as error:
         raise ValueError(f"no weights of taming's or LlamaGen's VQGAN: {error.args[0]!r} is missing") from error
     except RuntimeError as error:
         raise ValueError(f"weights that are not those of taming's or LlamaGen's VQGAN: {error}") from error
-    if from_llamagen:  # it compares and decodes entries by their direction (`codebook_l2_norm`, on in all releases)
-        network.codebook.data = F.normalize(network.codebook.data, dim=-1)
     return network
 
 
@@ -85,7 +83,7 @@ def own_name(name: str, levels: int) -> str:
     return re.sub(r"\.(down|up)sample\.conv\.", ".resample.1.", name.replace(".res.", ".block."))
 
 
-def sizes(weights: Mapping[str, Tensor], levels: int) -> VQGANConfig:
+def sizes(weights: Mapping[str, Tensor], levels: int, unit_entries: bool) -> VQGANConfig:
     """The sizes that weights under their own names have; KeyError names the first that is missing."""
     outermost = {name.split(".")[4] for name in weights if name.startswith("encoder.levels.0.block.")}
     codebook_size, codebook_dim = weights["codebook"].shape
@@ -97,4 +95,5 @@ def sizes(weights: Mapping[str, Tensor], levels: int) -> VQGANConfig:
         latent_channels=len(weights["encoder.conv_out.weight"]),
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
+        unit_entries=unit_entries,
     )

@@ -113,7 +113,9 @@ class VQGANCodec(PictureCodec):
     """taming-transformers' or LlamaGen's VQGAN, as `decoders.pretrained.vqgan` reads it."""
 
     def __init__(self, network: VQGAN) -> None:
-        super().__init__(network, network.codebook, 2 ** (len(network.config.widths) - 1))
+        # Normed here and not in the network: a fingerprint hashes weights, never what a processor made of them.
+        codebook = F.normalize(network.codebook, dim=-1) if network.config.unit_entries else network.codebook
+        super().__init__(network, codebook, 2 ** (len(network.config.widths) - 1))
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class VQGANConfig:
     latent_channels: int
     codebook_size: int
     codebook_dim: int
+    unit_entries: bool = False  # whether entries of the codebook count by their direction alone
 
 
 class VQGAN(nn.Module):
