@@ -15,11 +15,13 @@ import transformers
 from tokenizers import Tokenizer, models
 
 from encoders.base import Features, FrozenEncoder
-from mmlm.config import FusionConfig, ResamplerConfig
-from mmlm.generation import Decoder, GenerationOptions, stream_tokens
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.decoder import Decoder
+from mmlm.generation.loop import stream_tokens
+from mmlm.generation.options import GenerationOptions
+from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.processor import Batch
 
 
 class GivenFeatures(FrozenEncoder):

@@ -14,8 +14,8 @@ import torch
 from parts import SIZES, arithmetic, build, machine, operations, paired_ratio, prompts, seconds_in_turn
 from torch import Tensor
 
-from mmlm.model import MultimodalLM
-from mmlm.packing import use_packed
+from mmlm.acceleration.packing import use_packed
+from mmlm.assembly.multimodal_lm import MultimodalLM
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from parts import (
     seconds_in_turn,
 )
 
-from mmlm.model import MultimodalLM
+from mmlm.assembly.multimodal_lm import MultimodalLM
 
 BYTES = {  # of a weight, with the scale and the middle of its group
     "fp16 packed": 2.0,

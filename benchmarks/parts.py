@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders.clip import ClipImageEncoder
-from mmlm.assembly import assemble
-from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.packing import pack, use_packed
-from mmlm.prompt import Batch, Image
+from mmlm.acceleration.packing import pack_layers, use_packed
+from mmlm.assembly.assemble import assemble
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.beams import beam_search
+from mmlm.generation.decoder import Decoder
+from mmlm.generation.loop import stream_tokens
+from mmlm.generation.options import GenerationOptions
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.parts import Image
+from mmlm.prompting.processor import Batch
 
 STREAMED = 512 * 2**20  # bytes; more than any cache holds
 LARGE = 2048  # rows and columns of a product that keeps all units busy
@@ -141,7 +145,7 @@ def bandwidth(device: str = "cpu") -> float:
 def arithmetic(dtype: torch.dtype, device: str = "cpu") -> float:
     """Floating point operations a second in a large product, packed: the best of five."""
     layer = nn.Linear(LARGE, LARGE, bias=False, dtype=dtype, device=device)
-    pack(layer)
+    pack_layers(layer)
     x = torch.randn(LARGE, LARGE, device=device).to(dtype)
     with torch.no_grad(), use_packed():
         return 2 * LARGE**3 / min(seconds_in_turn({"multiply": lambda: layer(x)}, 5)["multiply"])

@@ -11,10 +11,10 @@ import argparse
 import torch
 
 import mmlm
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import read_records
 from mmlm.evaluation.gap import encode_pictures, picture_gap
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Image
+from mmlm.prompting.parts import Image
 
 
 def variants(name: str) -> dict[str, MultimodalLM]:

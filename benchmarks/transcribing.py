@@ -23,10 +23,10 @@ def measure(name: str, recording: str, tokens: int, rounds: int) -> dict:
     import torch
     import whisper
 
-    from encoders.sound import load_audio
-    from encoders.transcriber import Transcriber
+    from encoders.media.sound import load_audio
+    from encoders.transcription.transcriber import Transcriber
     from encoders.whisper import WhisperAudioEncoder
-    from mmlm.packing import pack, use_packed
+    from mmlm.acceleration.packing import pack_layers, use_packed
 
     torch.manual_seed(0)
     width, heads, layers = SIZES[name]
@@ -49,7 +49,7 @@ def measure(name: str, recording: str, tokens: int, rounds: int) -> dict:
 
     _, said = transcribe()
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    pack(model)
+    pack_layers(model)
     with use_packed():
         assert transcribe()[1] == said, "packed weights write down something else"
     pairs = []

@@ -1,7 +1,7 @@
 """Any open_clip vision transformer as a frozen encoder of patch tokens, with its text tower for retrieval."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoders.base import Features, FrozenEncoder, fingerprint
-from encoders.media import load_image
-from encoders.video import is_video, load_video
+from encoders.media.image import load_image
 
 SCHEMAS = ("local-dir:", "hf-hub:")
 
@@ -125,20 +124,6 @@ class ClipImageEncoder(FrozenEncoder):
     def preprocess(self, media: Any) -> Tensor:
         """Any image source that `encoders.media.load_image` accepts → [3, H, W] float32, as the model expects it."""
         return self.transform(load_image(media))
-
-    def features(self, sources: Sequence[Any]) -> list[Features]:
-        """Pictures and videos → Features of one item each; a video's are its frames' in turn, with their times."""
-        found: list[Features | None] = [None] * len(sources)
-        stills = [index for index, source in enumerate(sources) if not is_video(source)]
-        if stills:
-            for index, own in zip(stills, super().features([sources[i] for i in stills]), strict=True):
-                found[index] = own
-        for index in sorted(set(range(len(sources))) - set(stills)):
-            video = load_video(sources[index])
-            tokens = self.encode(torch.stack([self.preprocess(frame) for frame in video.frames])).tokens  # [F, S, D]
-            times = torch.tensor(video.times, device=tokens.device).repeat_interleave(tokens.shape[1])
-            found[index] = Features(tokens.flatten(0, 1)[None], None, times[None])
-        return found
 
     @torch.no_grad()
     def encode(self, batch: Tensor) -> Features:

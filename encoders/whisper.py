@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 
 from encoders.base import Features, FrozenEncoder, fingerprint
-from encoders.sound import SAMPLE_RATE, load_audio
+from encoders.media.sound import SAMPLE_RATE, load_audio
 
 STRIDE = 2  # mel frames a token: the second convolution's
 DYNAMIC_RANGE = 8.0  # in powers of ten below the loudest; what is fainter is cut off
@@ -85,7 +85,7 @@ class WhisperAudioEncoder(FrozenEncoder):
         return self.model.encoder.conv1.weight.device
 
     def preprocess(self, media: Any) -> Tensor:
-        """Any sound source that `encoders.sound.open_audio` accepts → its log-mel spectrogram [n_mels, T].
+        """Any sound source that `encoders.media.open_audio` accepts → its log-mel spectrogram [n_mels, T].
 
         There are 100 frames a second. T is even, so a part of the last 20 ms may be rounded away; to less than 25 ms of
         sound, silence is appended.

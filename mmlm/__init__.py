@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from encoders.sound import Audio
-    from mmlm.assembly import assemble, load
-    from mmlm.config import FusionConfig, ResamplerConfig
-    from mmlm.generation import GenerationOptions
-    from mmlm.model import MultimodalLM
-    from mmlm.prompt import END_OF_CHUNK, Image, PromptTemplate, Sound
-    from mmlm.rices import Rices
-    from mmlm.sheet import contact_sheet
+    from encoders.media.sound import Audio
+    from mmlm.assembly.assemble import assemble
+    from mmlm.assembly.load import load
+    from mmlm.assembly.multimodal_lm import MultimodalLM
+    from mmlm.evaluation.contact_sheet import contact_sheet
+    from mmlm.generation.options import GenerationOptions
+    from mmlm.model.config import FusionConfig, ResamplerConfig
+    from mmlm.prompting.parts import END_OF_CHUNK, Image, Sound
+    from mmlm.prompting.templates import PromptTemplate
+    from mmlm.retrieval.rices import Rices
     from mmlm.training import TrainConfig, train
 
 __version__ = "0.1.0"
@@ -37,20 +39,20 @@ __all__ = [
 ]
 
 _HOME = {
-    "END_OF_CHUNK": "mmlm.prompt",
-    "Audio": "encoders.sound",
-    "FusionConfig": "mmlm.config",
-    "GenerationOptions": "mmlm.generation",
-    "Image": "mmlm.prompt",
-    "MultimodalLM": "mmlm.model",
-    "PromptTemplate": "mmlm.prompt",
-    "ResamplerConfig": "mmlm.config",
-    "Rices": "mmlm.rices",
-    "Sound": "mmlm.prompt",
+    "END_OF_CHUNK": "mmlm.prompting.parts",
+    "Audio": "encoders.media.sound",
+    "FusionConfig": "mmlm.model.config",
+    "GenerationOptions": "mmlm.generation.options",
+    "Image": "mmlm.prompting.parts",
+    "MultimodalLM": "mmlm.assembly.multimodal_lm",
+    "PromptTemplate": "mmlm.prompting.templates",
+    "ResamplerConfig": "mmlm.model.config",
+    "Rices": "mmlm.retrieval.rices",
+    "Sound": "mmlm.prompting.parts",
     "TrainConfig": "mmlm.training",
-    "assemble": "mmlm.assembly",
-    "contact_sheet": "mmlm.sheet",
-    "load": "mmlm.assembly",
+    "assemble": "mmlm.assembly.assemble",
+    "contact_sheet": "mmlm.evaluation.contact_sheet",
+    "load": "mmlm.assembly.load",
     "train": "mmlm.training",
 }
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
-from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
-from decoders.quantizer import QuantizerConfig
-from decoders.raw import MuLawCodec, PaletteCodec
+from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.codecs.quantizer import QuantizerConfig
+from decoders.codecs.raw import MuLawCodec, PaletteCodec
 
 QUANTIZERS = {
     "vq": QuantizerConfig("vq", 32, dim=6),

@@ -34,7 +34,7 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def nano_folder() -> Path:
     """The weights that come with the package."""
-    from mmlm.assembly import PRESETS
+    from mmlm.assembly.load import PRESETS
 
     folder = PRESETS["nano"]
     assert (folder / "model.safetensors").is_file(), f"{folder} has no weights: rebuild them with recipes/nano"

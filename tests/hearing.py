@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import whisper
 
-from encoders.sound import SAMPLE_RATE
+from encoders.media.sound import SAMPLE_RATE
 
 MULTILINGUAL, ENGLISH = 51865, 51864
 

@@ -14,14 +14,18 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
-from encoders.sound import SAMPLE_RATE, Audio
+from encoders.media.sound import SAMPLE_RATE, Audio
 from encoders.whisper import WhisperAudioEncoder
-from mmlm.config import FusionConfig, ResamplerConfig
-from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch, Sound
-from mmlm.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.beams import beam_search
+from mmlm.generation.decoder import Decoder
+from mmlm.generation.loop import stream_tokens
+from mmlm.generation.options import GenerationOptions, sampler
+from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.parts import Sound
+from mmlm.prompting.processor import Batch
+from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
 RESAMPLER = ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8, ff_mult=2)
 VISION = dict(image_size=32, layers=2, width=24, head_width=8, patch_size=8)

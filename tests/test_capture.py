@@ -1,5 +1,6 @@
 """Recorded steps give what plain steps give, on a CPU as a tape, on a GPU as a graph."""
 
+import functools
 import gc
 import weakref
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlm.capture import CapturedStep
-from mmlm.codes import CodeLayout
-from mmlm.fusion import Fusion, MediaContext
-from mmlm.generation import Decoder, captured_steps_agree
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch
+from mmlm.acceleration.probes import recorded_steps_agree
+from mmlm.acceleration.recorded_step import RecordedStep, RecordedSteps, can_record
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.decoder import Decoder
+from mmlm.model.fusion.cross_attention import Fusion
+from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.code_layout import CodeLayout
+from mmlm.prompting.processor import Batch
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -27,13 +30,13 @@ def fixed_shapes(monkeypatch):
 
     def captures(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self.captures = self.can_capture()
+        self.record = RecordedSteps if can_record(self.cache, self.mask) else None
 
     return lambda: monkeypatch.setattr(Decoder, "__init__", captures)
 
 
 def agree(model: MultimodalLM) -> bool:
-    return captured_steps_agree(
+    return recorded_steps_agree(
         model.language_model, lambda: MediaContext(model.fusion, None, None, None, 1), tolerance=1e-3
     )
 
@@ -41,7 +44,7 @@ def agree(model: MultimodalLM) -> bool:
 @torch.no_grad()
 def step_logits(model: MultimodalLM, captures: bool, steps: int = 5) -> Tensor:
     run = parts.decoder(model, parts.prompts(), steps)
-    run.captures = captures and run.can_capture()
+    run.record = RecordedSteps if captures and can_record(run.cache, run.mask) else None
     run.prefill()
     return torch.stack([run.step(torch.tensor([65, 70 + place, 75], device=model.device)) for place in range(steps)])
 
@@ -79,7 +82,7 @@ def logits_of_codes(device: str, captures: bool) -> Tensor:
         torch.nn.init.normal_(adapter, std=0.1)
     context = MediaContext(Fusion(host, 16).to(device), None, None, None, 2)
     run = Decoder(host, context, Batch(ids, torch.ones_like(ids)), 16, codes=True)
-    run.captures = captures
+    run.record = RecordedSteps if captures else None
     codes = span.ids_of(0)
     run.prefill()
     steps = [[codes[place % 8], [10, 11, span.begin, *codes][place]] for place in range(9)]
@@ -103,14 +106,14 @@ def test_a_long_text_is_captured_in_stages(beams):
     model, logits = parts.shared("llama"), []
     for captures in (False, True):
         run = parts.decoder(model, parts.prompts()[:1], 40)
-        run.captures, run.room = captures, 4
+        run.record = functools.partial(RecordedSteps, room=4) if captures else None
         run.prefill()
         run.repeat(beams)
         ends = []
         for place in range(36):
             logits.append(run.step(torch.arange(beams) + 60 + place))
             run.reorder(torch.arange(beams).flip(0))
-            ends.append(run.captured and run.captured.end)
+            ends.append(run.recorded and run.recorded.stage.end)
     torch.testing.assert_close(torch.stack(logits[36:]), torch.stack(logits[:36]), rtol=1e-4, atol=1e-5)
     assert len(set(ends)) > 1 and ends == sorted(ends), ends
 
@@ -121,12 +124,12 @@ def test_nothing_moves_and_nothing_grows(family):
     """What a graph has recorded are addresses: they stay, and so do the shapes that a block sees."""
     model = parts.shared(family)
     run = parts.decoder(model, parts.prompts(), 6)
-    run.captures = run.can_capture()
+    run.record = RecordedSteps if can_record(run.cache, run.mask) else None
     run.prefill()
     seen = []
     for place in range(5):
         run.step(torch.tensor([65, 70 + place, 75]))
-        step, layers = run.captured, run.cache.layers
+        step, layers = run.recorded.stage, run.cache.layers
         buffers = [step.ids, step.mask, step.positions, step.place]
         buffers += [buffer for layer in layers for buffer in (layer.keys, layer.values)]
         seen.append([(buffer.data_ptr(), buffer.shape) for buffer in buffers])
@@ -144,7 +147,8 @@ def test_nothing_moves_and_nothing_grows(family):
 @pytest.mark.parametrize("family, settles", [("mistral", True), ("gemma2", False), ("lfm2", False)])
 def test_a_window_that_is_too_short_and_convolutions_stay_plain(family, settles):
     """Mistral's window is 4096 tokens, gemma2's is 8 here, and lfm2 has convolutions."""
-    assert parts.decoder(parts.shared(family), parts.prompts(), 4).can_capture() == settles
+    run = parts.decoder(parts.shared(family), parts.prompts(), 4)
+    assert can_record(run.cache, run.mask) == settles
 
 
 def test_a_family_that_counts_its_cache_is_not_captured():
@@ -165,10 +169,10 @@ def test_a_family_that_counts_its_cache_is_not_captured():
 def test_a_family_whose_steps_fail_to_be_captured_is_not(monkeypatch):
     model = parts.build("llama")
 
-    def refuse(self: CapturedStep, *args: Tensor) -> None:
+    def refuse(self: RecordedStep, *args: Tensor) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(CapturedStep, "__call__", refuse)
+    monkeypatch.setattr(RecordedStep, "__call__", refuse)
     assert not agree(model)
 
 
@@ -181,16 +185,23 @@ def test_a_family_that_goes_by_values_is_not_captured():
 
     model.language_model.model.get_output_embeddings().register_forward_pre_hook(sums)
     expected = model.generate(["x"], max_new_tokens=24)
-    assert model.pack().language_model.captures_on is None
+    assert model.pack().language_model.acceleration.records_on is None
     assert model.generate(["x"], max_new_tokens=24) == expected
 
 
 def test_pack_captures_and_unpack_does_not():
     model = parts.build("llama").pack()
-    assert model.language_model.captures_on == "cpu"
-    assert parts.decoder(model, parts.prompts(), 20).captures
-    assert not parts.decoder(model, parts.prompts(), 4).captures, "too few tokens to be worth it"
-    assert not parts.decoder(model.unpack(), parts.prompts(), 20).captures
+    assert model.language_model.acceleration.records_on == "cpu"
+
+    def records(max_new_tokens: int) -> bool:
+        run = parts.decoder(model, parts.prompts(), max_new_tokens)
+        run.prefill()
+        run.step(torch.tensor([65, 70, 75]))
+        return run.recorded is not None
+
+    assert records(20) and not records(4), "4 tokens are too few to be worth it"
+    model.unpack()
+    assert not records(20)
 
 
 @torch.no_grad()
@@ -209,7 +220,7 @@ def test_a_repeated_step_runs_none_of_the_language_model_s_python():
 def test_a_graph_gives_the_same_logits(family):
     model = parts.build(family).to("cuda")
     plain = step_logits(model, False, 12)
-    captured = model.pack().language_model.captures_on is not None
+    captured = model.pack().language_model.acceleration.records_on is not None
     torch.testing.assert_close(step_logits(model, captured, 12), plain, rtol=1e-3, atol=1e-4)
 
 
@@ -219,7 +230,7 @@ def test_a_graph_gives_the_same_logits(family):
 def test_on_a_gpu_texts_are_the_same(family, options):
     model = parts.build(family).to("cuda")
     expected = model.generate(parts.prompts(), max_new_tokens=24, **options)
-    assert model.pack().language_model.captures_on == "cuda"
+    assert model.pack().language_model.acceleration.records_on == "cuda"
     assert model.generate(parts.prompts(), max_new_tokens=24, **options) == expected
     assert model.unpack().generate(parts.prompts(), max_new_tokens=24, **options) == expected
 
@@ -234,7 +245,7 @@ def test_a_capture_that_fails_leaves_the_gpu_as_it_was():
 
     model.language_model.blocks[0].register_forward_pre_hook(sums)
     expected = model.generate(["x"], max_new_tokens=24)
-    assert model.pack().language_model.captures_on is None
+    assert model.pack().language_model.acceleration.records_on is None
     assert torch.cuda.current_stream() == stream
     assert model.generate(["x"], max_new_tokens=24) == expected
 

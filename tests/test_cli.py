@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
 
-from encoders.sound import SAMPLE_RATE
-from mmlm.arguments import build_parser
+from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import main
+from mmlm.cli.parser import build_parser
 
 VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
@@ -249,7 +249,7 @@ def test_answer(nano, pictures, capsys):
 @pytest.mark.parametrize("weights", ["exact", "fp16", "int8", "int4"])
 def test_packed_weights_write_what_the_packed_model_writes(pictures, capsys, monkeypatch, weights):
     import mmlm
-    from mmlm.model import MultimodalLM
+    from mmlm.assembly.multimodal_lm import MultimodalLM
 
     expected = mmlm.load("nano").pack(weights).caption(pictures)
     asked, pack = [], MultimodalLM.pack

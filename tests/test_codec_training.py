@@ -11,12 +11,13 @@ import torch
 from codec_parts import QUANTIZERS, media_for
 from PIL import Image
 
-from decoders.adversarial import PatchCritic, adversarial_losses
-from decoders.checkpoint import load_codec, load_decoder
-from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
-from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
-from decoders.quantizer import QuantizerConfig
-from decoders.raw import PaletteCodec
+from decoders.codecs.adversarial import PatchCritic, adversarial_losses
+from decoders.codecs.checkpoint import load_codec
+from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.codecs.quantizer import QuantizerConfig
+from decoders.codecs.raw import PaletteCodec
+from decoders.diffusion.checkpoint import load_decoder
+from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from mmlm.data.media import Pictures, Recordings, find_media
 from mmlm.data.records import BadRecordsError
 from mmlm.training import train_from_recipe

@@ -10,12 +10,12 @@ from codec_parts import CODECS, QUANTIZERS, audio_codec, image_codec, media_for,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoders.base import agreement, codebook_statistics
-from decoders.checkpoint import codec_fingerprint, load_codec, save_codec
-from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
-from decoders.quantizer import FSQ_LEVELS, Quantizer, QuantizerConfig
-from decoders.raw import MuLawCodec, PaletteCodec
-from decoders.spectrum import COMPRESSION, Spectrum, log_mel, mel_bands
+from decoders.codecs.base import agreement, codebook_statistics
+from decoders.codecs.checkpoint import codec_fingerprint, load_codec, save_codec
+from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.codecs.quantizer import FSQ_LEVELS, Quantizer, QuantizerConfig
+from decoders.codecs.raw import MuLawCodec, PaletteCodec
+from decoders.codecs.spectrum import COMPRESSION, Spectrum, log_mel, mel_bands
 
 
 @pytest.fixture(scope="module", params=CODECS)

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlm.codes import CodeLayout, CodePlaces, CodeSpan, CodeWriter
-from mmlm.vocabulary import ADDED_TOKENS, MediaVocabulary
+from mmlm.generation.constraints.codes import CodeWriter
+from mmlm.model.code_places import CodePlaces
+from mmlm.prompting.code_layout import CodeLayout, CodeSpan
+from mmlm.prompting.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 PICTURE = CodeLayout("image", 10, 1, (2, 3))
 SOUND = CodeLayout("audio", 10, 3, max_steps=6)

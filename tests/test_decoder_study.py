@@ -5,7 +5,7 @@ import pytest
 import torch
 from codec_parts import image_codec, media_for
 
-from decoders.diffusion import DiffusionDecoderConfig
+from decoders.diffusion.decoder import DiffusionDecoderConfig
 from recipes.diffusion_decoder.decoders import DeterministicDecoder
 from recipes.diffusion_decoder.measures import PATCH, agreement, fine_power, frame_distance, patch_distance
 from recipes.diffusion_decoder.table import compare, interval

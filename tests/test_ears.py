@@ -11,15 +11,18 @@ import torch
 from hearing import tiny_whisper
 
 from encoders.base import Features
-from encoders.sound import SAMPLE_RATE, Audio
-from encoders.transcriber import Transcript
+from encoders.media.sound import SAMPLE_RATE, Audio
+from encoders.transcription.transcript import Transcript
 from encoders.whisper import WhisperAudioEncoder
-from mmlm.assembly import assemble, load
+from mmlm.assembly.assemble import assemble
+from mmlm.assembly.load import load
 from mmlm.data import read_records
-from mmlm.fusion import MediaContext
-from mmlm.prompt import Batch, Image, Markup, PromptTemplate, Sound, chat_prompt
-from mmlm.resampler import TIME_FEATURES, PerceiverResampler
-from mmlm.tasks import EXAMPLES
+from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.resampler import TIME_FEATURES, PerceiverResampler
+from mmlm.prompting.parts import Image, Markup, Sound
+from mmlm.prompting.processor import Batch
+from mmlm.prompting.templates import PromptTemplate, chat_prompt
+from mmlm.tasks.ask import EXAMPLES
 from mmlm.training.examples import Examples
 
 FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mpt", "gemma2"])
@@ -410,7 +413,7 @@ def test_a_model_transcribes_with_the_whisper_it_hears_with(tmp_path):
 
 
 def test_images_of_paths_and_sounds_of_paths(tmp_path):
-    from mmlm.prompt import as_part
+    from mmlm.prompting.parts import as_part
 
     assert as_part(tmp_path / "a.FLAC") == Sound(tmp_path / "a.FLAC")
     assert as_part(tmp_path / "a.png") == Image(tmp_path / "a.png")
@@ -421,7 +424,7 @@ def test_the_preset_for_a_network_is_assembled_from_its_parts(tmp_path, monkeypa
     """With parts of the upstream formats in the places of those that are downloaded."""
     from hearing import save_whisper
 
-    from mmlm.presets import ASSEMBLED
+    from mmlm.assembly.presets import ASSEMBLED
 
     tokenizer = chatting().processor.tokenizer
     families.language_model("qwen2").save_pretrained(tmp_path / "lm")

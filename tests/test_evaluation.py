@@ -12,16 +12,18 @@ import torch
 from PIL import Image as PILImage
 
 from encoders.base import Features, FrozenEncoder
-from encoders.media import load_image
-from mmlm.assembly import assemble
-from mmlm.config import ResamplerConfig
+from encoders.media.image import load_image
+from mmlm.assembly.assemble import assemble
 from mmlm.data import BadRecord, Record, RecordSet
 from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions, word_error_rate
 from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval, derangement
 from mmlm.evaluation.report import normalize_answer
-from mmlm.prompt import Image, Processor, PromptTemplate
-from mmlm.vocabulary import MediaVocabulary
+from mmlm.model.config import ResamplerConfig
+from mmlm.prompting.parts import Image
+from mmlm.prompting.processor import Processor
+from mmlm.prompting.templates import PromptTemplate
+from mmlm.prompting.vocabulary import MediaVocabulary
 from tests.families import VOCAB, language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
 from encoders.base import Features
-from mmlm.fusion import GatedCrossAttentionBlock
-from mmlm.generation import Decoder
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.decoder import Decoder
+from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
+from mmlm.prompting.processor import Batch
 
 TEXT = ord("t")
 

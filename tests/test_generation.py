@@ -21,12 +21,15 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-import mmlm.generation
-from mmlm.cache import PreallocatedLayer, preallocated_cache
-from mmlm.generation import Decoder, GenerationOptions, beam_search, sampler, stream_tokens
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.prompt import END_OF_CHUNK
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation import decoder
+from mmlm.generation.beams import beam_search
+from mmlm.generation.cache import PreallocatedLayer, preallocated_cache
+from mmlm.generation.decoder import Decoder
+from mmlm.generation.loop import stream_tokens
+from mmlm.generation.options import GenerationOptions, sampler
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.parts import END_OF_CHUNK
 
 CHI_SQUARE_LIMIT = 3.0  # times the degrees of freedom: far out in the tail for 20 of them and more
 
@@ -395,7 +398,7 @@ def test_demonstrations_make_the_prompt_that_one_would_write():
 def test_the_preallocated_cache_is_transformers_token_for_token(family, options, monkeypatch):
     model = parts.shared(family)
     ours = parts.token_ids(model, parts.prompts(), max_new_tokens=10, **options)
-    monkeypatch.setattr(mmlm.generation, "preallocated_cache", lambda config, capacity: DynamicCache(config=config))
+    monkeypatch.setattr(decoder, "preallocated_cache", lambda config, capacity: DynamicCache(config=config))
     assert parts.token_ids(model, parts.prompts(), max_new_tokens=10, **options) == ours
 
 

@@ -10,7 +10,8 @@ import transformers
 from torch import nn
 
 from encoders.base import fingerprint
-from mmlm.language_model import LanguageModel, find_blocks
+from mmlm.model.blocks import find_blocks
+from mmlm.model.language_model import LanguageModel
 
 
 def host(family: str = "llama") -> LanguageModel:

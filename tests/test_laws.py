@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from encoders.base import Features
-from mmlm.fusion import MaskedCrossAttention
-from mmlm.generation import Decoder
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch, Image
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.decoder import Decoder
+from mmlm.model.fusion.cross_attention import MaskedCrossAttention
+from mmlm.prompting.parts import Image
+from mmlm.prompting.processor import Batch
 
 EVERY_FAMILY = pytest.mark.parametrize("family", list(families.FAMILIES))
 FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "gemma2", "lfm2"])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from encoders.media import MediaError, MissingMediaError, content_key, load_image
+from encoders.media.image import MediaError, MissingMediaError, content_key, load_image
 
 quick = settings(max_examples=60, deadline=None)
 pictures = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -618,7 +618,7 @@ def test_fetching_is_limited(server, monkeypatch):
         load_image(server.url + "/gone", allow_url=True)
     with pytest.raises(MediaError, match="cannot be fetched|truncated|damaged"):
         load_image(server.url + "/short", allow_url=True)
-    monkeypatch.setattr("encoders.source._FETCH_SECONDS", 0.2)
+    monkeypatch.setattr("encoders.media.source._FETCH_SECONDS", 0.2)
     with pytest.raises(MediaError, match="longer than"):
         load_image(server.url + "/drip", allow_url=True)
     server.shutdown()

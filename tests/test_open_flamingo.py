@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
-from mmlm.assembly import load
+from mmlm.assembly.interop import download, open_flamingo, open_flamingo_eval
+from mmlm.assembly.load import load
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.cli import main
-from mmlm.interop import download, open_flamingo, open_flamingo_eval
-from mmlm.model import MultimodalLM
 
 BASE = 257  # tokens of the tokenizer; the language models have 272 rows, as MPT has more than its tokenizer
 END, IMAGE = BASE + upstream.END, BASE + upstream.IMAGE

@@ -6,9 +6,9 @@ import parts
 import pytest
 
 import mmlm
+from mmlm.assembly.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DECODING
 from mmlm.data import Record
-from mmlm.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DECODING
-from mmlm.prompt import PromptTemplate
+from mmlm.prompting.templates import PromptTemplate
 from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, main, questions_of, vqa_accuracy
 
 

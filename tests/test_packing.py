@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
-from encoders.sound import SAMPLE_RATE, Audio
+from encoders.media.sound import SAMPLE_RATE, Audio
 from encoders.whisper import WhisperAudioEncoder
-from mmlm.assembly import assemble
-from mmlm.model import MultimodalLM
-from mmlm.packing import pack, unpack, use_packed
-from mmlm.products import REDUCE_RANGE, available
+from mmlm.acceleration.kernels import REDUCE_RANGE, available
+from mmlm.acceleration.packing import pack_layers, unpack_layers, use_packed
+from mmlm.assembly.assemble import assemble
+from mmlm.assembly.multimodal_lm import MultimodalLM
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 
@@ -152,7 +152,7 @@ def test_weights_that_are_trained_are_packed_anew(fused):
 @pytest.mark.parametrize("frozen", [(), ("in_proj_weight",)])
 def test_attention_that_is_trained_is_packed_anew(mode, frozen):
     layer, x = nn.MultiheadAttention(12, 3, batch_first=True), torch.randn(2, 5, 12)
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         before = layer.eval()(x, x, x, need_weights=False)[0]
     for name in frozen:
@@ -168,7 +168,7 @@ def test_attention_that_is_trained_is_packed_anew(mode, frozen):
 
 def test_a_weight_of_another_shape_at_the_same_place_is_packed_anew():
     layer, x = nn.Linear(6, 6), torch.randn(2, 6)
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         layer(x)
         for weight, bias in ((layer.weight.data.t(), layer.bias.data), (layer.weight.data[:4], layer.bias.data[:4])):
@@ -212,11 +212,11 @@ def test_a_layer_alone_by_float64(layer, shape):
     x = torch.randn(shape)
     weight = layer.weight.double().t() if isinstance(layer, nn.Linear) else layer.weight.double()
     expected = x.double() @ weight + (0 if layer.bias is None else layer.bias.double())
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
     assert layer(x).requires_grad, "with gradients the layer's own forward runs"
-    unpack(layer)
+    unpack_layers(layer)
     assert "forward" not in vars(layer)
 
 
@@ -236,13 +236,13 @@ def test_torch_s_own_attention_by_float64():
     nn.init.normal_(layer.in_proj_bias)
     nn.init.normal_(layer.out_proj.bias)
     x = torch.randn(2, 5, 12)
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         assert products(lambda: layer(x, x, x, need_weights=False)) == 2
         found, weights = layer(x, x, x, need_weights=False)
     torch.testing.assert_close(found.double(), attention_by_float64(layer, x), rtol=1e-5, atol=1e-5)
     assert weights is None
-    unpack(layer)
+    unpack_layers(layer)
     assert "forward" not in vars(layer)
 
 
@@ -261,7 +261,7 @@ def test_attention_that_asks_for_more_is_torch_s_own(options):
     with torch.no_grad():
         expected = layer(x, x, x, **options)
         across = layer(x, x + 1, x + 1, need_weights=False)[0]
-        pack(layer)
+        pack_layers(layer)
         with use_packed():
             torch.testing.assert_close(layer(x, x, x, **options), expected, rtol=0, atol=0)
             assert torch.equal(layer(x, x + 1, x + 1, need_weights=False)[0], across)
@@ -270,7 +270,7 @@ def test_attention_that_asks_for_more_is_torch_s_own(options):
 def test_what_a_packed_layer_cannot_take_goes_to_its_own_forward():
     layer, x = nn.Linear(4, 3), torch.randn(2, 4)
     expected = layer(x).detach()
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         assert torch.equal(layer(input=x), expected), "given by name"
         with torch.autocast("cpu", torch.bfloat16):
@@ -281,7 +281,7 @@ def test_what_a_packed_layer_cannot_take_goes_to_its_own_forward():
             prune.random_unstructured(layer, name, amount=1)
             assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
     empty = nn.Linear(4, 0)
-    pack(empty)
+    pack_layers(empty)
     with torch.no_grad(), use_packed():
         assert empty(x).shape == (2, 0)
 
@@ -289,7 +289,7 @@ def test_what_a_packed_layer_cannot_take_goes_to_its_own_forward():
 def test_a_weight_made_in_inference_mode_is_left_plain():
     """Its changes are not counted."""
     layer, x = nn.Linear(4, 3), torch.randn(2, 4)
-    pack(layer)
+    pack_layers(layer)
     with torch.inference_mode(), use_packed():
         layer.weight = nn.Parameter(torch.zeros(3, 4))
         layer(x)
@@ -300,7 +300,7 @@ def test_a_weight_made_in_inference_mode_is_left_plain():
 def test_a_weight_exchanged_for_one_that_int4_does_not_take_is_int8():
     layers, x = [nn.Linear(64, 32), nn.Linear(48, 20)], torch.randn(4, 48)
     for layer, weights in zip(layers, ("int4", "int8"), strict=True):
-        pack(layer, weights)
+        pack_layers(layer, weights)
     with torch.no_grad(), use_packed():
         layers[0](torch.randn(4, 64))
         layers[0].weight, layers[0].bias = layers[1].weight, layers[1].bias
@@ -309,7 +309,7 @@ def test_a_weight_exchanged_for_one_that_int4_does_not_take_is_int8():
 
 def test_a_layer_in_another_precision_than_its_input_computes_as_ever():
     layer = nn.Linear(4, 4)
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed(), pytest.raises(RuntimeError, match="dtype"):
         layer(torch.randn(2, 4, dtype=torch.bfloat16))
 
@@ -322,7 +322,7 @@ def test_fp16_is_as_far_off_as_rounding_to_11_bits_may_be(layer, shape):
     rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
     exact = x.double() @ rows.t() + (0 if layer.bias is None else layer.bias.detach().double())
     bound = 2.0**-11 * x.double().abs() @ rows.abs().t()
-    pack(layer, "fp16")
+    pack_layers(layer, "fp16")
     with torch.no_grad(), use_packed():
         error = (layer(x).double() - exact).abs()
     assert (error <= bound + 1e-5).all()
@@ -335,7 +335,7 @@ def test_weights_beyond_fp16_stay_exact():
     exact = layer.double()(x.double()).detach()
     layer.float()
     for weights in ("fp16", "exact"):
-        pack(layer, weights)
+        pack_layers(layer, weights)
         with torch.no_grad(), use_packed():
             torch.testing.assert_close(layer(x).double(), exact, rtol=1e-6, atol=1e-6)
 
@@ -349,7 +349,7 @@ def test_exact_is_exact_for_few_inputs_and_for_many(layer, rows, size):
     x = torch.randn(rows, 768)
     weight = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
     exact = x.double() @ weight.t() + (0 if layer.bias is None else layer.bias.detach().double())
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         error = (layer(x).double() - exact).norm() / exact.norm()
     assert error < 1e-6
@@ -363,7 +363,7 @@ def test_exact_is_exact_row_by_row(largest):
     weight = torch.randn(6, 64) * torch.tensor([1.0, 1e-3, 1e-6, 0, 1e-12, 1])[:, None] * 0.2
     layer.weight.copy_((weight.double() * largest).float().clamp(-3e38, 3e38))
     rows = layer.weight.double()
-    pack(layer)
+    pack_layers(layer)
     with use_packed():
         error = (layer(x).double() - x.double() @ rows.t()).abs()
     assert (error <= 4e-7 * x.double().abs() @ rows.abs().t() + 1e-37).all()
@@ -373,7 +373,7 @@ def test_exact_is_exact_row_by_row(largest):
 @pytest.mark.parametrize("weights, copies", [("exact", 2), ("fp16", 1), ("int8", 1), ("int4", 1)])
 def test_exact_weights_alone_have_two_copies(weights, copies):
     layer = nn.Linear(64, 32)
-    pack(layer, weights)
+    pack_layers(layer, weights)
     with use_packed():
         for rows in (1, 2, 100, 3, 200):
             layer(torch.randn(rows, 64))
@@ -383,10 +383,10 @@ def test_exact_weights_alone_have_two_copies(weights, copies):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
     """A processor that multiplies no such numbers holds their weights whole, and sums in float32."""
-    monkeypatch.setattr("mmlm.products.multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mmlm.acceleration.kernels.multiplies", lambda dtype: dtype == torch.float32)
     layer, x = nn.Linear(48, 20).to(dtype), torch.randn(5, 48).to(dtype)
     exact = x.double() @ layer.weight.detach().double().t() + layer.bias.detach().double()
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad(), use_packed():
         y = layer(x)
     assert y.dtype == dtype
@@ -396,12 +396,12 @@ def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_convolution_of_halves_sums_in_float32(dtype, bias, monkeypatch):
-    monkeypatch.setattr("mmlm.products.multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mmlm.acceleration.kernels.multiplies", lambda dtype: dtype == torch.float32)
     layer = nn.Conv2d(3, 16, 4, stride=4, bias=bias).to(dtype)
     x = torch.randn(2, 3, 16, 16).to(dtype)
     exact = copy.deepcopy(layer).double()(x.double())
     plain = layer(x)
-    pack(layer)
+    pack_layers(layer)
     assert torch.equal(layer(x), plain), "with gradients, it computes as ever"
     with torch.no_grad():
         assert torch.equal(layer(x), plain), "outside of requests, too"
@@ -409,7 +409,7 @@ def test_a_convolution_of_halves_sums_in_float32(dtype, bias, monkeypatch):
             y = layer(x)
     assert y.dtype == dtype
     assert ((y.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
-    unpack(layer)
+    unpack_layers(layer)
     assert "forward" not in vars(layer)
 
 
@@ -424,7 +424,7 @@ def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer, shape):
     a = (x.max() - x.min()).double() / (127 if REDUCE_RANGE else 255)
     b = rows.abs().amax(1) / 127
     bound = rows.abs().sum(1) * a / 2 + x.double().abs().sum(-1, keepdim=True) * b / 2 + 48 * a * b / 4
-    pack(layer, "int8")
+    pack_layers(layer, "int8")
     with torch.no_grad(), use_packed():
         error = (layer(x).double() - exact).abs()
     assert (error <= 1.5 * bound).all(), "a zero point that is rounded, too, shifts what is at the ends"
@@ -445,7 +445,7 @@ def test_int4_is_as_far_off_as_rounding_to_4_bits_may_be(layer, shape):
     off = 0.5 * step + tiny * (8 * step + rows.abs().amax())
     size = x.double().abs()
     bound = size @ off.t() + tiny * (size @ (rows.abs() + off).t()) + tiny * (exact - bias).abs()
-    pack(layer, "int4")
+    pack_layers(layer, "int4")
     with torch.no_grad(), use_packed():
         error = (layer(x).double() - exact).abs()
     assert (error <= bound).all()
@@ -458,24 +458,24 @@ def test_a_layer_of_a_size_that_int4_does_not_take_is_int8(out, inputs):
     layers[1].load_state_dict(layers[0].state_dict())
     x = torch.randn(4, inputs)
     for layer, weights in zip(layers, ("int4", "int8"), strict=True):
-        pack(layer, weights)
+        pack_layers(layer, weights)
     with torch.no_grad(), use_packed():
         assert torch.equal(layers[0](x), layers[1](x))
 
 
 def test_weights_that_there_are_not():
     with pytest.raises(ValueError, match="exact, fp16, int8, int4"):
-        pack(nn.Linear(3, 3), "int3")
+        pack_layers(nn.Linear(3, 3), "int3")
 
 
 def test_a_forward_that_somebody_else_has_set_stays():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[0].forward = torch.neg
-    pack(model)
+    pack_layers(model)
     x = torch.randn(2, 3)
     with torch.no_grad(), use_packed():
         torch.testing.assert_close(model(x), torch.nn.functional.linear(-x, model[1].weight, model[1].bias))
-    unpack(model)
+    unpack_layers(model)
     assert model[0].forward is torch.neg
 
 
@@ -487,7 +487,7 @@ def test_rounded_logits_are_near(family, weights, limit, dtype):
     plain = logits(model)
     seen = plain.isfinite()
     packed = logits(model.pack(weights))
-    assert model.language_model.captures_on == ("cpu" if family != "gemma2" else None)
+    assert model.language_model.acceleration.records_on == ("cpu" if family != "gemma2" else None)
     off = (packed - plain)[seen].norm() / plain[seen].norm()
     assert off < limit
     assert off > 0 or (weights, dtype) == ("fp16", torch.bfloat16), "which holds all bits of these"

@@ -8,8 +8,8 @@ import pytest
 import torch
 import whisper
 
-from encoders.sound import SAMPLE_RATE
-from encoders.transcriber import Transcriber
+from encoders.media.sound import SAMPLE_RATE
+from encoders.transcription.transcriber import Transcriber
 from encoders.whisper import load_whisper
 from recipes.pretrain.whisper import (
     FULL_VOCABULARY,

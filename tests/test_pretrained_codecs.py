@@ -28,13 +28,13 @@ from upstream_codecs import UPSTREAM, network_of
 from vqgan_reference import Layout, random_weights, reference_codes, reference_media
 
 import mmlm
-from decoders.base import MediaCodec
-from decoders.pretrained import load_pretrained
-from decoders.pretrained.checkpoints import vqgan_from_weights
-from decoders.pretrained.pictures import nearest
-from decoders.pretrained.vqgan import VQGAN, VQGANConfig
-from mmlm.assembly import extended
-from mmlm.config import LoraConfig
+from decoders.codecs.base import MediaCodec
+from decoders.codecs.pretrained import load_pretrained
+from decoders.codecs.pretrained.checkpoints import vqgan_from_weights
+from decoders.codecs.pretrained.pictures import nearest
+from decoders.codecs.pretrained.vqgan import VQGAN, VQGANConfig
+from mmlm.assembly.extend import extended
+from mmlm.model.config import LoraConfig
 
 LAYOUTS = {
     "llamagen": Layout("llamagen"),

@@ -13,8 +13,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from encoders.base import Features
-from mmlm.prompt import END_OF_CHUNK, Batch, Example, Image, Processor, PromptTemplate, as_part, demonstrations
-from mmlm.vocabulary import MediaVocabulary
+from mmlm.prompting.parts import END_OF_CHUNK, Image, as_part
+from mmlm.prompting.processor import Batch, Example, Processor
+from mmlm.prompting.templates import PromptTemplate, demonstrations
+from mmlm.prompting.vocabulary import MediaVocabulary
 
 END, IMAGE, PAD = families.VOCAB, families.VOCAB + 1, families.VOCAB + 2
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import mmlm
-from encoders.sound import load_audio
+from encoders.media.sound import load_audio
 from mmlm.cli import main
 
 

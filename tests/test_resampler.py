@@ -11,11 +11,11 @@ from torch import Tensor
 
 import mmlm
 from encoders.base import Features
-from mmlm.config import ResamplerConfig
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.prompt import Batch
-from mmlm.resampler import PerceiverResampler, split_heads
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.model.config import ResamplerConfig
+from mmlm.model.language_model import LanguageModel
+from mmlm.model.resampler import PerceiverResampler, split_heads
+from mmlm.prompting.processor import Batch
 
 HEADS, HEAD = 3, 5
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image as PILImage
 
 from encoders.clip import ClipImageEncoder
-from mmlm.assembly import assemble
-from mmlm.config import ResamplerConfig
+from mmlm.assembly.assemble import assemble
 from mmlm.data import Record
-from mmlm.prompt import END_OF_CHUNK, Image, PromptTemplate
-from mmlm.rices import Rices
+from mmlm.model.config import ResamplerConfig
+from mmlm.prompting.parts import END_OF_CHUNK, Image
+from mmlm.prompting.templates import PromptTemplate
+from mmlm.retrieval.rices import Rices
 from tests.families import language_model, tokenizer
 
 

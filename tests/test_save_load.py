@@ -11,11 +11,14 @@ import torch
 from safetensors import safe_open
 from test_laws import expected_names
 
-import mmlm
-from mmlm.assembly import assemble, load, load_added
-from mmlm.config import FORMAT_VERSION, FrozenPart, FusionConfig, ImageEncoderPart, ModelConfig, ResamplerConfig
-from mmlm.model import MultimodalLM
-from mmlm.prompt import PromptTemplate
+from mmlm.assembly.assemble import assemble
+from mmlm.assembly.config import FORMAT_VERSION, FrozenPart, ImageEncoderPart, ModelConfig
+from mmlm.assembly.load import load
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.assembly.save import load_added
+from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.templates import PromptTemplate
 
 
 def ready(family: str = "llama", seed: int = 0) -> dict:
@@ -125,7 +128,7 @@ def test_other_frozen_weights_are_a_warning_with_both_fingerprints(tmp_path):
         load(tmp_path, **{**given, "language_model": other["language_model"]})
     text = str(caught[0].message)
     assert model.config().language_model.fingerprint in text
-    assert mmlm.model.LanguageModel(other["language_model"], other["tokenizer"]).fingerprint() in text
+    assert LanguageModel(other["language_model"], other["tokenizer"]).fingerprint() in text
     with pytest.warns(UserWarning, match="image encoder has other weights") as caught:
         load(tmp_path, **{**ready(), "image_encoder": other["image_encoder"]})
     text = str(caught[0].message)
@@ -185,7 +188,7 @@ def test_an_interrupted_save_leaves_the_old_model_loadable(at, tmp_path, monkeyp
         raise Interrupted
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("mmlm.model.save_file" if at == "save_file" else f"mmlm.model.os.{at}", interrupted)
+        patch.setattr("mmlm.assembly.save." + ("save_file" if at == "save_file" else f"os.{at}"), interrupted)
         model.save(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"], "and nothing beside it"
     assert torch.equal(logits(load(tmp_path, **ready())), expected)

@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from encoders.sound import Audio
-from mmlm.sheet import BACKGROUND, CELL, FONT_SIZE, INK, MARGIN, WAVE, WAVE_HEIGHT, contact_sheet, wrap
+from encoders.media.sound import Audio
+from mmlm.evaluation.contact_sheet import (
+    BACKGROUND,
+    CELL,
+    FONT_SIZE,
+    INK,
+    MARGIN,
+    WAVE,
+    WAVE_HEIGHT,
+    contact_sheet,
+    wrap,
+)
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 150, 0), (0, 0, 220)
 

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.media import MediaError, MissingMediaError
-from encoders.sound import SAMPLE_RATE, Audio, audio_key, load_audio, open_audio
+from encoders.media.image import MediaError, MissingMediaError
+from encoders.media.sound import SAMPLE_RATE, Audio, audio_key, load_audio, open_audio
 
 soundfile = pytest.importorskip("soundfile")
 

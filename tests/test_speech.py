@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.sound import load_audio
+from encoders.media.sound import load_audio
 from recipes.nano.speech import WORDS, write_own_words, write_speech
 from recipes.speech import room
 from recipes.speech.espeak import ACCENTS, SPEAKERS, UNHEARD_SPEAKERS, Voice, random_voice, speak

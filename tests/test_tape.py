@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmlm.tape import Tape
+from mmlm.acceleration.tape import Tape
 
 
 def record(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 import mmlm
 from encoders.clip import ClipImageEncoder
-from mmlm.config import FusionConfig, ResamplerConfig
 from mmlm.data import BadRecordsError, Record, RecordSet, read_records
 from mmlm.data.sampling import ExampleStream
+from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.training import NonFiniteLossError, TrainConfig, load_recipe, loop, precision, train, train_from_recipe
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.examples import Examples, split

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import mmlm
-from encoders.sound import MediaError
-from encoders.video import Video, is_video, load_video
-from mmlm.config import ResamplerConfig
+from encoders.media.sound import MediaError
+from encoders.media.video import Video, is_video, load_video
+from mmlm.model.config import ResamplerConfig
 
 av = pytest.importorskip("av", reason="videos are read by PyAV: pip install -e .[media]")
 

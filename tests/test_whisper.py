@@ -14,11 +14,12 @@ from hearing import ENGLISH, noise, save_whisper, tiny_whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import transcriber
 from encoders.base import Features
-from encoders.media import MediaError
-from encoders.sound import SAMPLE_RATE, SoundStream
-from encoders.transcriber import Transcriber, Windows
+from encoders.media.image import MediaError
+from encoders.media.sound import SAMPLE_RATE, SoundStream
+from encoders.transcription import transcriber
+from encoders.transcription.transcriber import Transcriber
+from encoders.transcription.windows import Windows
 from encoders.whisper import WhisperAudioEncoder, load_whisper
 
 # ---- the encoder
@@ -385,10 +386,10 @@ def test_what_is_invented_while_nobody_speaks_is_left_out(monkeypatch):
 
 
 def test_without_the_extra_it_is_named(monkeypatch):
-    import encoders.voice
+    import encoders.transcription.voice_activity
 
-    encoders.voice._silero.cache_clear()
+    encoders.transcription.voice_activity._silero.cache_clear()
     monkeypatch.setitem(sys.modules, "silero_vad", None)
     with pytest.raises(ImportError, match=r"pip install 'mmlm\[vad\]'"):
         Transcriber(tiny_whisper()).stream((noise(1.0), SAMPLE_RATE), vad=True)
-    encoders.voice._silero.cache_clear()
+    encoders.transcription.voice_activity._silero.cache_clear()

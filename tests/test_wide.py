@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from mmlm.codes import CodeLayout
-from mmlm.generation import Decoder
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.packing import pack, use_packed
-from mmlm.products import available
-from mmlm.prompt import Batch
+from mmlm.acceleration.kernels import available
+from mmlm.acceleration.packing import pack_layers, use_packed
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.decoder import Decoder
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.code_layout import CodeLayout
+from mmlm.prompting.processor import Batch
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 
@@ -42,8 +42,8 @@ def test_logits_are_nearer_to_the_weights_own(family):
     model = parts.build(family).bfloat16()
     exact, plain = step_logits(copy.deepcopy(model).float()), step_logits(model)
     packed = step_logits(model.pack())
-    assert model.language_model.widens == (family not in OWN_WEIGHTS)
-    if model.language_model.widens:
+    assert model.language_model.acceleration.widens == (family not in OWN_WEIGHTS)
+    if model.language_model.acceleration.widens:
         assert off(packed, exact) < 0.8 * off(plain, exact)
     assert off(packed, exact) < 0.05
     assert torch.equal(step_logits(model.unpack()), plain), "off again, bit for bit"
@@ -56,7 +56,7 @@ def test_outside_of_requests_a_packed_model_is_what_it_was(family, weights):
     ids = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         plain = model.language_model.model(input_ids=ids).logits
-        assert model.pack(weights).language_model.widens
+        assert model.pack(weights).language_model.acceleration.widens
         step_logits(model)
         again = model.language_model.model(input_ids=ids).logits
     assert again.dtype == torch.bfloat16 and torch.equal(again, plain)
@@ -86,20 +86,20 @@ def test_a_family_that_multiplies_by_weights_of_its_own_is_not_widened():
     own = nn.Parameter(torch.eye(families.WIDTH, dtype=torch.bfloat16))
     model.language_model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0] @ own, *args[1:]))
     plain = step_logits(model)
-    assert not model.pack().language_model.widens
-    assert model.language_model.captures_on == "cpu"
+    assert not model.pack().language_model.acceleration.widens
+    assert model.language_model.acceleration.records_on == "cpu"
     assert off(step_logits(model), plain) < 0.05
 
 
 def test_packing_again_asks_again():
     """Not the model that was widened before, which would agree with itself."""
     model = parts.build("llama").bfloat16().pack()
-    assert model.language_model.widens
+    assert model.language_model.acceleration.widens
     own = nn.Parameter(torch.eye(families.WIDTH, dtype=torch.bfloat16))
     model.language_model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0] @ own, *args[1:]))
     with pytest.raises(RuntimeError, match="dtype"):
         step_logits(model)
-    assert not model.pack().language_model.widens
+    assert not model.pack().language_model.acceleration.widens
     packed = step_logits(model)
     assert off(packed, step_logits(model.unpack())) < 0.05
 
@@ -109,7 +109,7 @@ def test_packing_within_autocast_asks_without(family, widens):
     model = parts.build(family).bfloat16()
     plain = step_logits(model)
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.pack().language_model.widens == widens
+        assert model.pack().language_model.acceleration.widens == widens
     assert off(step_logits(model), plain) < 0.05
 
 
@@ -121,7 +121,7 @@ def test_a_family_whose_padded_mask_is_narrow_is_not_widened():
             raise TypeError("the mask is bfloat16")
 
     model.language_model.blocks[0].register_forward_pre_hook(narrow, with_kwargs=True)
-    assert not model.pack().language_model.widens
+    assert not model.pack().language_model.acceleration.widens
 
 
 @pytest.mark.parametrize("way", ["gradients", "autocast"])
@@ -130,7 +130,7 @@ def test_a_request_that_began_wide_goes_on_otherwise(way):
     model = parts.build("opt").bfloat16().pack()
     with torch.no_grad():
         plain, run = step_logits(model), parts.decoder(model, parts.prompts(), 20)
-        run.captures = False
+        run.record = None
         run.prefill()
     mode = torch.enable_grad() if way == "gradients" else torch.autocast("cpu", torch.bfloat16)
     with mode:
@@ -153,7 +153,7 @@ def test_a_text_goes_on_when_its_model_is_packed():
     model = parts.build("llama").bfloat16()
     plain, run = step_logits(model), parts.decoder(model, parts.prompts(), 20)
     run.prefill()
-    assert model.pack().language_model.widens
+    assert model.pack().language_model.acceleration.widens
     assert off(torch.stack([run.step(torch.tensor([65 + step, 70, 75])) for step in range(6)]), plain) < 0.05
 
 
@@ -180,11 +180,11 @@ def test_codes_and_their_adapters_are_nearer_too():
 
 def test_without_a_kernel_for_wide_inputs_nothing_is_widened(monkeypatch):
     """As on ARM processors."""
-    monkeypatch.setattr("mmlm.products.has_fbgemm", lambda: False)
-    monkeypatch.setattr("mmlm.model.has_fbgemm", lambda: False)
+    monkeypatch.setattr("mmlm.acceleration.kernels.has_fbgemm", lambda: False)
+    monkeypatch.setattr("mmlm.acceleration.pack.has_fbgemm", lambda: False)
     model = parts.build("gpt2").bfloat16()
     plain = step_logits(model)
-    assert not model.pack().language_model.widens
+    assert not model.pack().language_model.acceleration.widens
     assert off(step_logits(model), plain) < 0.05
 
 
@@ -192,7 +192,7 @@ def test_weights_of_float16():
     model = parts.build("gpt2").half()
     exact, plain = step_logits(copy.deepcopy(model).float()), step_logits(model)
     packed = step_logits(model.pack())
-    assert model.language_model.widens and off(packed, exact) < 0.5 * off(plain, exact)
+    assert model.language_model.acceleration.widens and off(packed, exact) < 0.5 * off(plain, exact)
     assert len(model.generate(parts.prompts(), max_new_tokens=20, num_beams=3)) == 3
 
 
@@ -218,7 +218,7 @@ def test_pruned_layers_take_rounded_inputs():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_widened_model_that_is_made_another_computes_as_that(dtype):
     model = parts.build("opt").bfloat16().pack()
-    assert model.language_model.widens
+    assert model.language_model.acceleration.widens
     exact = step_logits(copy.deepcopy(model).unpack().to(dtype))
     assert off(step_logits(model.to(dtype)), exact) < 1e-4
 
@@ -230,7 +230,7 @@ def test_a_widened_model_that_is_made_another_computes_as_that(dtype):
 def test_a_linear_layer_takes_wider_inputs(dtype, weights, bound, rows):
     """By its weights as they are; many inputs may be rounded as the layer's own would be."""
     layer, x = nn.Linear(64, 32).to(dtype), torch.randn(rows, 64)
-    pack(layer, weights)
+    pack_layers(layer, weights)
     rounding = torch.finfo(dtype).eps if rows > 4 and weights == "exact" else 1e-6
     with use_packed():
         for _ in range(2):
@@ -246,9 +246,9 @@ def test_a_linear_layer_takes_wider_inputs(dtype, weights, bound, rows):
 @torch.no_grad()
 @HALVES
 def test_without_a_kernel_inputs_are_rounded(dtype, monkeypatch):
-    monkeypatch.setattr("mmlm.products._exact", lambda rows, few: None)
+    monkeypatch.setattr("mmlm.acceleration.kernels._exact", lambda rows, few: None)
     layer, x = nn.Linear(16, 8).to(dtype), torch.randn(3, 16)
-    pack(layer)
+    pack_layers(layer)
     with use_packed():
         y = layer(x)
     assert y.dtype == torch.float32 and torch.equal(y, layer(x.to(dtype)).float())
@@ -268,7 +268,7 @@ def test_a_norm_takes_wider_inputs(dtype, options):
         y = y if layer.weight is None else y * layer.weight.detach().double()
         return y if layer.bias is None else y + layer.bias.detach().double()
 
-    pack(layer)
+    pack_layers(layer)
     with torch.no_grad():
         assert torch.equal(layer(input=x.to(dtype)), narrow)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.5, fused=True) if layer.weight is not None else None
@@ -288,7 +288,7 @@ def test_what_is_made_in_inference_mode_is_widened_each_time():
     """Its changes are not counted."""
     x = torch.randn(3, 8)
     linear, norm = nn.Linear(8, 8).bfloat16(), nn.LayerNorm(8).bfloat16()
-    pack(nn.ModuleList([linear, norm]))
+    pack_layers(nn.ModuleList([linear, norm]))
     with torch.inference_mode():
         linear.bias, norm.weight = nn.Parameter(torch.zeros(8).bfloat16()), nn.Parameter(torch.ones(8).bfloat16())
         with use_packed():

@@ -13,17 +13,18 @@ from codec_parts import audio_codec, image_codec
 from PIL import Image
 
 import mmlm
-from decoders.checkpoint import save_codec, save_decoder
-from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
-from encoders.sound import Audio
-from mmlm.assembly import extended
-from mmlm.config import LoraConfig
-from mmlm.drawing import picture_tensor
-from mmlm.generation import GenerationOptions
-from mmlm.prompt import Codes
+from decoders.codecs.checkpoint import save_codec
+from decoders.diffusion.checkpoint import save_decoder
+from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
+from encoders.media.sound import Audio
+from mmlm.assembly.extend import extended
+from mmlm.generation.options import GenerationOptions
+from mmlm.generation.writing import RowWriter, generate_parts, render
+from mmlm.model.config import LoraConfig
+from mmlm.prompting.parts import Codes
+from mmlm.tasks.draw import kept_codes, picture_tensor
 from mmlm.training.fit import Schedule, make_optimizers
 from mmlm.training.writing import WritingTrainConfig, read_pairs, train_writing
-from mmlm.writing import RowWriter, generate_parts, render
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
 
@@ -98,7 +99,7 @@ def test_captured_steps_write_the_same(mode, scale):
     options = GenerationOptions(max_new_tokens=20, num_return_sequences=2, do_sample=True, seed=4)
     more = dict(options=options, guidance_scale=scale, without=["Draw:"], max_seconds=1.0)
     expected = generate_parts(model, PROMPT, mode, **more)
-    assert model.pack().language_model.captures_on == "cpu"
+    assert model.pack().language_model.acceleration.records_on == "cpu"
     for row, same in zip(generate_parts(model, PROMPT, mode, **more), expected, strict=True):
         assert len(row) == len(same)
         for part, other in zip(row, same, strict=True):
@@ -151,10 +152,10 @@ def test_a_picture_goes_on_from_another():
     for seed in range(5):
         drawn = generate_parts(
             model, PROMPT, "image", options=GenerationOptions(do_sample=True, seed=seed),
-            fixed=mmlm.drawing.kept_codes(model, start, half, 0.5, 0),
+            fixed=kept_codes(model, start, half, 0.5, 0),
         )[0][0].codes  # fmt: skip
         assert torch.equal(drawn.flatten()[:3], codes.flatten()[:3])
-    assert len(mmlm.drawing.kept_codes(model, start, None, 0.25, 0)) == 3
+    assert len(kept_codes(model, start, None, 0.25, 0)) == 3
     assert model.draw("a ring", init_image=start, strength=0.0, steps=0).tobytes() == plain.tobytes()
     with pytest.raises(ValueError, match="strength"):
         model.draw("a ring", init_image=start, strength=1.5)
@@ -174,7 +175,7 @@ def test_text_and_media_in_one_stream():
 
 def _bent(model, wanted):
     """Parts written when text takes these ids in turn; inside media the model chooses."""
-    import mmlm.writing as module
+    import mmlm.generation.writing as module
 
     queue = list(wanted)
     allowed = module.RowWriter.allowed
@@ -323,8 +324,8 @@ def test_a_mask_lies_on_the_picture_as_that_is_cut():
     wide = np.zeros((16, 64, 3), np.uint8)
     outside, inside = np.zeros((16, 64), bool), np.zeros((16, 64), bool)
     outside[:, :20], inside[2, 30] = True, True  # the middle square is columns 24 to 39
-    assert len(mmlm.drawing.kept_codes(model, wide, outside, 0.5, 0)) == 4
-    assert sorted(mmlm.drawing.kept_codes(model, wide, inside, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+    assert len(kept_codes(model, wide, outside, 0.5, 0)) == 4
+    assert sorted(kept_codes(model, wide, inside, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
 
 
 def test_media_are_begun_only_where_they_have_room(model):

@@ -32,13 +32,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
-from mmlm.assembly import assemble
-from mmlm.generation import Decoder, GenerationOptions, beam_search, stream_tokens
-from mmlm.interop import open_flamingo
-from mmlm.language_model import LanguageModel
-from mmlm.model import MultimodalLM
-from mmlm.products import Weights
-from mmlm.prompt import Batch, Image
+from mmlm.acceleration.kernels import Weights
+from mmlm.assembly.assemble import assemble
+from mmlm.assembly.interop import open_flamingo
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.generation.beams import beam_search
+from mmlm.generation.decoder import Decoder
+from mmlm.generation.loop import stream_tokens
+from mmlm.generation.options import GenerationOptions
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.parts import Image
+from mmlm.prompting.processor import Batch
 
 sys.path.append(str(Path(__file__).parents[1]))
 from parts import SIZES, Size, bandwidth, causal_lm  # noqa: E402

@@ -1,6 +1,6 @@
 """Paired data: pictures with captions, and with questions and answers."""
 
-from .readers import read_records
-from .records import BadRecord, BadRecordsError, FileSlice, Record, RecordSet
+from mmlm.data.readers import read_records
+from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, RecordSet
 
 __all__ = ["BadRecord", "BadRecordsError", "FileSlice", "Record", "RecordSet", "read_records"]

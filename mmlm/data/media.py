@@ -15,12 +15,11 @@ from PIL import ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from encoders.media import load_image
-from encoders.sound import load_audio
-from encoders.source import MediaError
-
-from .readers import IMAGE_SUFFIXES, SOUND_SUFFIXES, expand, index_tar, read_records
-from .records import BadRecord, BadRecordsError, FileSlice
+from encoders.media.image import load_image
+from encoders.media.sound import load_audio
+from encoders.media.source import MediaError
+from mmlm.data.readers import IMAGE_SUFFIXES, SOUND_SUFFIXES, expand, index_tar, read_records
+from mmlm.data.records import BadRecord, BadRecordsError, FileSlice
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from encoders.sound import SUFFIXES
-
-from .records import BadRecord, FileSlice, Record, RecordSet
+from encoders.media.sound import SUFFIXES
+from mmlm.data.records import BadRecord, FileSlice, Record, RecordSet
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 SOUND_SUFFIXES = (*SUFFIXES, "webm", "mp4")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from PIL import Image
 
-from encoders.media import load_image
+from encoders.media.image import load_image
 
 
 @dataclass(frozen=True)

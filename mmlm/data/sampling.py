@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .records import RecordSet
+from mmlm.data.records import RecordSet
 
 _ORDER, _DRAW, _STEPS = range(3)  # one stream of random numbers for each purpose
 

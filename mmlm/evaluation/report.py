@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import Record, read_records
-from ..prompt import Image
-from .captions import CaptionScores, score_captions, scorers
-from .gap import PictureGap, derangement, encode_pictures, picture_gap
+from mmlm.data import Record, read_records
+from mmlm.evaluation.captions import CaptionScores, score_captions, scorers
+from mmlm.evaluation.gap import PictureGap, derangement, encode_pictures, picture_gap
+from mmlm.prompting.parts import Image
 
 if TYPE_CHECKING:
     from encoders.base import Features
-
-    from ..model import MultimodalLM
+    from mmlm.assembly.multimodal_lm import MultimodalLM
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def evaluate(
     Captions are scored only where there are two captioned pictures or more, since CIDEr needs them.
     """
     if isinstance(model, (str, Path)):
-        from ..assembly import load
+        from mmlm.assembly.load import load
 
         model = load(model)
     if limit is not None and limit < 2:

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from .config import TrainConfig
+from mmlm.training.config import TrainConfig
 
 __all__ = ["TrainConfig", "TrainResult", "NonFiniteLossError", "train", "train_from_recipe", "load_recipe"]
 _HOMES = {

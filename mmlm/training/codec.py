@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from decoders.adversarial import PatchCritic, adversarial_losses
-from decoders.audio_vqvae import AudioVQVAE, sound_loss
-from decoders.base import MediaCodec
-from decoders.checkpoint import codec_fingerprint, save_codec, save_decoder
-from decoders.image_vqvae import ImageVQVAE, picture_loss
-from decoders.spectrum import spectral_distance
+from decoders.codecs.adversarial import PatchCritic, adversarial_losses
+from decoders.codecs.audio_vqvae import AudioVQVAE, sound_loss
+from decoders.codecs.base import MediaCodec
+from decoders.codecs.checkpoint import codec_fingerprint, save_codec
+from decoders.codecs.image_vqvae import ImageVQVAE, picture_loss
+from decoders.codecs.spectrum import spectral_distance
+from decoders.diffusion.checkpoint import save_decoder
 from mmlm.data.media import Pictures, Recordings, find_media
-
-from .fit import Schedule, Shuffle, fit, generator
-from .previews import write_previews
+from mmlm.training.fit import Schedule, Shuffle, fit, generator
+from mmlm.training.previews import write_previews
 
 SHOWN = 16  # held-out media that are written to look at
 
@@ -147,7 +147,7 @@ def train_decoder(
 
     `previews/` shows held-out media, the codec's plain reconstruction, and what 1, 4 and 8 steps make of its codes.
     """
-    from decoders.diffusion import corrupted
+    from decoders.diffusion.decoder import corrupted
 
     output, codec = Path(output), decoder.codec
     media, shown = _media(codec, data, held_out, config)

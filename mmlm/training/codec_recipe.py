@@ -27,13 +27,12 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
-from decoders.checkpoint import load_codec
-from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
-from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
-
-from .codec import CodecTrainConfig, train_codec, train_decoder
-from .recipe import Trained, load_recipe
+from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+from decoders.codecs.checkpoint import load_codec
+from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
+from mmlm.training.codec import CodecTrainConfig, train_codec, train_decoder
+from mmlm.training.recipe import Trained, load_recipe
 
 JUDGES_PICTURES = "perceptual is for image codecs: a CLIP judges pictures"
 
@@ -109,8 +108,7 @@ def train_codec_from_recipe(
 
 def clip_judge(name: str, device: str = "cpu"):
     """The distance of pictures for a CLIP by its name."""
-    from mmlm.frozen import image_encoder_of
-
-    from .perceptual import clip_distance
+    from mmlm.assembly.frozen import image_encoder_of
+    from mmlm.training.perceptual import clip_distance
 
     return clip_distance(image_encoder_of(name, True, torch.float32).to(device))

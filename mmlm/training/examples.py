@@ -13,13 +13,14 @@ from types import MappingProxyType
 from typing import Any
 
 from encoders.base import Features
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
-from mmlm.model import MultimodalLM, modality_of
-from mmlm.prompt import Batch, Example, Image, Media, Processor, PromptTemplate, Sound
-
-from .config import TrainConfig
-from .features import cached_features
+from mmlm.prompting.parts import Image, Media, Sound, modality_of
+from mmlm.prompting.processor import Batch, Example, Processor
+from mmlm.prompting.templates import PromptTemplate
+from mmlm.training.config import TrainConfig
+from mmlm.training.features import cached_features
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 

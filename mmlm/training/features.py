@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from encoders.base import Features, FrozenEncoder
-from encoders.media import content_key
-from encoders.sound import audio_key
+from encoders.media.image import content_key
+from encoders.media.sound import audio_key
 from mmlm.data.records import RecordSet
 
 SHARD_SIZE = 512  # pictures a shard; what an interruption can lose

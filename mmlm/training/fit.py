@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from mmlm.lora import LowRank
-
-from .metrics import keep_lines
-from .optimizer import muon
-from .precision import computing
+from mmlm.model.lora import LowRank
+from mmlm.training.metrics import keep_lines
+from mmlm.training.optimizer import muon
+from mmlm.training.precision import computing
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mmlm.model import MultimodalLM
-
-from .checkpoint import Checkpoint
-from .config import TrainConfig
-from .examples import Examples
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.training.checkpoint import Checkpoint
+from mmlm.training.config import TrainConfig
+from mmlm.training.examples import Examples
 
 
 def identify(model: MultimodalLM, examples: Examples, config: TrainConfig, steps: int) -> dict:

@@ -19,11 +19,10 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
 from mmlm.data.sampling import ExampleStream
-from mmlm.model import MultimodalLM
-
-from .checkpoint import (
+from mmlm.training.checkpoint import (
     Checkpoint,
     generator_tensors,
     latest_checkpoint,
@@ -32,13 +31,13 @@ from .checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from .config import TrainConfig
-from .examples import Examples, prepare, split, write_bad_records
-from .identity import check_identity, identify
-from .metrics import keep_lines, plot_losses
-from .optimizer import learning_rate, make_optimizers
-from .precision import computing, resolve
-from .stopping import stop_requests
+from mmlm.training.config import TrainConfig
+from mmlm.training.examples import Examples, prepare, split, write_bad_records
+from mmlm.training.identity import check_identity, identify
+from mmlm.training.metrics import keep_lines, plot_losses
+from mmlm.training.optimizer import learning_rate, make_optimizers
+from mmlm.training.precision import computing, resolve
+from mmlm.training.stopping import stop_requests
 
 
 class NonFiniteLossError(ValueError):

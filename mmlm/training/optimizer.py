@@ -7,7 +7,7 @@ import math
 from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
 
-from .config import TrainConfig
+from mmlm.training.config import TrainConfig
 
 
 def make_optimizers(parameters: dict[str, Parameter], config: TrainConfig) -> list[Optimizer]:

@@ -42,7 +42,7 @@ def write_previews(folder: Path, step: int, rows: Sequence[Tensor], sample_rate:
 
 def _spectrograms(sounds: Tensor, sample_rate: int) -> Tensor:
     """Pictures [B, 1, 64, F] of sounds [B, T]: 80 dB of range, the loudest of each white."""
-    from decoders.spectrum import log_mel
+    from decoders.codecs.spectrum import log_mel
 
     spectra = log_mel(sounds, sample_rate, 256, 64)
     spectra = spectra - spectra.amax((1, 2), keepdim=True)

@@ -23,10 +23,9 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from mmlm.config import FusionConfig, ResamplerConfig
-from mmlm.prompt import PromptTemplate
-
-from .config import TrainConfig
+from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.prompting.templates import PromptTemplate
+from mmlm.training.config import TrainConfig
 
 
 @dataclass
@@ -129,11 +128,11 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
     """
     keys = merged(path, overrides).keys()
     if "write" in keys:
-        from .writing_recipe import train_writing_from_recipe
+        from mmlm.training.writing_recipe import train_writing_from_recipe
 
         return train_writing_from_recipe(path, overrides, progress=progress)
     if {"codec", "decoder"} & keys:
-        from .codec_recipe import train_codec_from_recipe
+        from mmlm.training.codec_recipe import train_codec_from_recipe
 
         return train_codec_from_recipe(path, overrides, progress=progress)
     recipe = load_recipe(path, overrides)
@@ -141,8 +140,7 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
     import torch
 
     import mmlm
-
-    from .loop import train
+    from mmlm.training.loop import train
 
     part = recipe.model
     placed = {"dtype": getattr(torch, part.dtype), "device": part.device}

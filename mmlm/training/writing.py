@@ -16,16 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from decoders.base import MediaCodec
-from decoders.checkpoint import codec_fingerprint
-from encoders.sound import load_audio
+from decoders.codecs.base import MediaCodec
+from decoders.codecs.checkpoint import codec_fingerprint
+from encoders.media.sound import load_audio
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.readers import read_records
 from mmlm.data.records import RecordSet
-from mmlm.drawing import picture_tensor
-from mmlm.model import MultimodalLM
-from mmlm.prompt import END_OF_CHUNK, Codes
-
-from .fit import Schedule, Shuffle, fit, generator
+from mmlm.prompting.parts import END_OF_CHUNK, Codes
+from mmlm.tasks.draw import picture_tensor
+from mmlm.training.fit import Schedule, Shuffle, fit, generator
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mmlm.config import LoraConfig
-
-from .recipe import Trained, load_recipe
-from .writing import WritingTrainConfig, train_writing
+from mmlm.model.config import LoraConfig
+from mmlm.training.recipe import Trained, load_recipe
+from mmlm.training.writing import WritingTrainConfig, train_writing
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def train_writing_from_recipe(
     """Runs such a recipe. It goes on where a run in the same `output` stopped."""
     recipe: WritingRecipe = load_recipe(path, overrides, WritingRecipe)
     import mmlm
-    from mmlm.assembly import extended
+    from mmlm.assembly.extend import extended
 
     part = recipe.model
     model = mmlm.load(part.load, device=part.device)
@@ -74,7 +73,7 @@ def _codec_of(value: Any) -> Any:
     """A published codec where its options are given; a name as it is. ValueError for an unknown option."""
     if not isinstance(value, dict):
         return value
-    from decoders.pretrained import load_pretrained
+    from decoders.codecs.pretrained import load_pretrained
 
     options = {**value}
     try:

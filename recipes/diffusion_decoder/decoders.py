@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decoders.base import MediaCodec
-from decoders.checkpoint import load_decoder
-from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+from decoders.codecs.base import MediaCodec
+from decoders.diffusion.checkpoint import load_decoder
+from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from mmlm.training.codec import CodecTrainConfig, train_decoder
 
 STEPS = (1, 2, 4, 8, 16)

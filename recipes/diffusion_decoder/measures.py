@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decoders.base import MediaCodec
+from decoders.codecs.base import MediaCodec
 
 PATCH = 5  # pixels a side
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decoders.base import MediaCodec
-from decoders.checkpoint import load_codec
+from decoders.codecs.base import MediaCodec
+from decoders.codecs.checkpoint import load_codec
 from mmlm.training.codec import CodecTrainConfig, quality, train_codec
 from recipes.diffusion_decoder.decoders import Decode, trained
 from recipes.diffusion_decoder.measures import agreement, fine_power, patch_distance
@@ -77,8 +77,8 @@ def nano(output: Path, count: int) -> tuple[MediaCodec, list[str], Tensor]:
 def drawn_codes(count: int) -> Tensor:
     """Codes [N, K, h, w] that nano writes for captions of unseen layouts."""
     import mmlm
-    from mmlm.drawing import sampled
-    from mmlm.writing import generate_parts
+    from mmlm.generation.writing import generate_parts
+    from mmlm.tasks.draw import sampled
     from recipes.nano import data
     from recipes.nano.drawing import TEMPERATURE
     from recipes.nano.scenes import Scene
@@ -95,8 +95,8 @@ def drawn_codes(count: int) -> Tensor:
 
 def flickr8k(output: Path, sets: Path, count: int, codec_steps: int) -> tuple[MediaCodec, list[str], Tensor]:
     """A codec of 64 × 64 photographs, 8 × 8 places with two codes of 512 each, trained here; its photographs."""
-    from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
-    from decoders.quantizer import QuantizerConfig
+    from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+    from decoders.codecs.quantizer import QuantizerConfig
     from mmlm.data import read_records
     from recipes.nano.drawing import stacked
 

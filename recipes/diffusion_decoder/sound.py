@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import mmlm
-from decoders.base import MediaCodec
+from decoders.codecs.base import MediaCodec
 from mmlm.data import read_records
-from mmlm.drawing import sampled
-from mmlm.writing import generate_parts
+from mmlm.generation.writing import generate_parts
+from mmlm.tasks.draw import sampled
 from recipes.diffusion_decoder.decoders import Decode, trained
 from recipes.diffusion_decoder.measures import agreement, frame_distance
 from recipes.diffusion_decoder.table import compare

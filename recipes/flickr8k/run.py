@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from encoders.clip import ClipImageEncoder
-from encoders.media import load_image
+from encoders.media.image import load_image
 from mmlm import assemble, load, train
-from mmlm.config import FusionConfig, ResamplerConfig
 from mmlm.data import RecordSet, read_records
 from mmlm.evaluation import RetrievalScores, evaluate, retrieval_recall
-from mmlm.sheet import contact_sheet
+from mmlm.evaluation.contact_sheet import contact_sheet
+from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.training import TrainConfig
 from recipes.pretrain.clip import ClipTrainConfig, train_clip
 from recipes.pretrain.lm import LanguageModelTrainConfig, train_language_model

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoders.spectrum import log_mel
+from decoders.codecs.spectrum import log_mel
 from mmlm.training.fit import Schedule, fit, generator
 
 RATE = 8000

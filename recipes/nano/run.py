@@ -262,7 +262,7 @@ def freeze(recipe: Recipe, output: Path) -> None:
 
 def train_adapters(recipe: Recipe, output: Path) -> None:
     import mmlm
-    from mmlm.config import FusionConfig, ResamplerConfig
+    from mmlm.model.config import FusionConfig, ResamplerConfig
 
     part = recipe.adapters
     model = mmlm.assemble(
@@ -306,7 +306,7 @@ def hearing(recipe: Recipe, output: Path, start: Path, audio_encoder: Path):
     import torch
 
     import mmlm
-    from mmlm.config import FusionConfig, ResamplerConfig
+    from mmlm.model.config import FusionConfig, ResamplerConfig
 
     earlier = mmlm.load(start)
     model = mmlm.assemble(
@@ -376,8 +376,8 @@ def fit(
 def train_image_codec(recipe: Recipe, output: Path) -> None:
     import torch
 
-    from decoders.image_vqvae import ImageVQVAE, ImageVQVAEConfig
-    from decoders.quantizer import QuantizerConfig
+    from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+    from decoders.codecs.quantizer import QuantizerConfig
     from mmlm.training.codec import CodecTrainConfig, train_codec
     from mmlm.training.perceptual import contrast_distance
 
@@ -398,7 +398,7 @@ def coded_pictures(output: Path) -> tuple[list[str], str]:
 
 def train_image_codec_more(recipe: Recipe, output: Path) -> None:
     """The same codes; the decoder alone goes on, judged by the frozen CLIP as well, to which a shape is all."""
-    from decoders.checkpoint import load_codec
+    from decoders.codecs.checkpoint import load_codec
     from mmlm.training.codec import CodecTrainConfig, train_codec
     from mmlm.training.codec_recipe import clip_judge
 
@@ -415,8 +415,8 @@ def train_image_codec_more(recipe: Recipe, output: Path) -> None:
 def train_image_decoder(recipe: Recipe, output: Path) -> None:
     import torch
 
-    from decoders.checkpoint import load_codec
-    from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+    from decoders.codecs.checkpoint import load_codec
+    from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
     from mmlm.training.codec import CodecTrainConfig, train_decoder
 
     part = recipe.pencil
@@ -454,7 +454,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     import mmlm
-    from decoders.checkpoint import save_codec
+    from decoders.codecs.checkpoint import save_codec
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

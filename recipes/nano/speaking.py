@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 import mmlm
-from decoders.spectrum import log_mel
-from encoders.sound import load_audio
+from decoders.codecs.spectrum import log_mel
+from encoders.media.sound import load_audio
 from mmlm.data import RecordSet, read_records
 from recipes.nano.evaluate import row, share, title
 from recipes.nano.recogniser import BANDS, RATE, WINDOW, Recogniser, trained

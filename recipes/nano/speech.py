@@ -18,7 +18,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from encoders.sound import SAMPLE_RATE
+from encoders.media.sound import SAMPLE_RATE
 from recipes.nano.data import SPLITS as SCENES
 from recipes.nano.data import add_file, read_tars
 from recipes.nano.scenes import COLOURS, SHAPES, sample_scene

@@ -43,8 +43,8 @@ def make_words(recipe: Recipe, output: Path) -> None:
 def train_audio_codec(recipe: Recipe, output: Path) -> None:
     import torch
 
-    from decoders.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
-    from decoders.quantizer import QuantizerConfig
+    from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
+    from decoders.codecs.quantizer import QuantizerConfig
     from mmlm.training.codec import CodecTrainConfig, train_codec
 
     part = recipe.voice
@@ -60,7 +60,7 @@ def train_audio_codec(recipe: Recipe, output: Path) -> None:
 
 def train_audio_codec_more(recipe: Recipe, output: Path) -> None:
     """The same codec from there on, at a lower rate."""
-    from decoders.checkpoint import load_codec
+    from decoders.codecs.checkpoint import load_codec
     from mmlm.training.codec import CodecTrainConfig, train_codec
 
     part = recipe.voice
@@ -74,8 +74,8 @@ def train_audio_codec_more(recipe: Recipe, output: Path) -> None:
 def train_audio_decoder(recipe: Recipe, output: Path) -> None:
     import torch
 
-    from decoders.checkpoint import load_codec
-    from decoders.diffusion import DiffusionDecoder, DiffusionDecoderConfig
+    from decoders.codecs.checkpoint import load_codec
+    from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
     from mmlm.training.codec import CodecTrainConfig, train_decoder
 
     part = recipe.voice

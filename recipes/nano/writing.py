@@ -33,8 +33,8 @@ def train_writing(recipe: Recipe, output: Path) -> None:
     speaks and how fast; each code has to agree with the last in all of that.
     """
     import mmlm
-    from mmlm.assembly import extended
-    from mmlm.config import LoraConfig
+    from mmlm.assembly.extend import extended
+    from mmlm.model.config import LoraConfig
     from mmlm.training.writing import WritingTrainConfig, train_writing
 
     part = recipe.writing

@@ -4,9 +4,9 @@
     python -m recipes.openflamingo_eval.run --model nano --train ../shared/data/emoji/train-*.tar \\
         --dev ../shared/data/emoji/dev-*.tar --limit 8 --shots 0 2
 
-Prompts, decoding and the cutting of answers are that project's (`mmlm/interop/open_flamingo_eval.py`); demonstrations
-are drawn from `--train` at random by `--seed`, anew for each picture, as there. A wrong picture is the next one's. For
-VQA accuracy a record says each person's answer as a `qa` entry of its own.
+Prompts, decoding and the cutting of answers are that project's (`mmlm.assembly.interop.open_flamingo_eval`);
+demonstrations are drawn from `--train` at random by `--seed`, anew for each picture, as there. A wrong picture is the
+next one's. For VQA accuracy a record says each person's answer as a `qa` entry of its own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import random
 from collections.abc import Sequence
 
 import mmlm
-from mmlm.data import Record, RecordSet, read_records
-from mmlm.evaluation.captions import score_captions
-from mmlm.evaluation.report import normalize_answer
-from mmlm.interop.open_flamingo_eval import (
+from mmlm.assembly.interop.open_flamingo_eval import (
     ANSWER_DECODING,
     CAPTION_DECODING,
     ZERO_SHOT,
@@ -28,6 +25,9 @@ from mmlm.interop.open_flamingo_eval import (
     caption_prompt,
     question_prompt,
 )
+from mmlm.data import Record, RecordSet, read_records
+from mmlm.evaluation.captions import score_captions
+from mmlm.evaluation.report import normalize_answer
 
 
 def evaluate_captions(

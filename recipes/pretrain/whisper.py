@@ -16,7 +16,7 @@ from torch import Tensor
 from whisper.audio import HOP_LENGTH, N_FRAMES
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from encoders.sound import SAMPLE_RATE
+from encoders.media.sound import SAMPLE_RATE
 from encoders.whisper import encode_window, log_mel
 from mmlm.training.fit import Schedule, fit, generator
 

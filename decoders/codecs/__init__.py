@@ -1,0 +1,1 @@
+"""Codecs: media to discrete codes and back."""

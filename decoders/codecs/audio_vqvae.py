@@ -1,0 +1,100 @@
+"""A VQ-VAE for sound: spectra in, residual codes between, spectra out, so that nothing runs at the rate of samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoders.codecs.base import MediaCodec
+from decoders.codecs.blocks import body, down, head, up
+from decoders.codecs.quantizer import Quantizer, QuantizerConfig
+from decoders.codecs.spectrum import Spectrum, spectral_distance
+
+
+@dataclass(frozen=True)
+class AudioVQVAEConfig:
+    """Sizes. One step of codes stands for `downsample` samples: `hop`, the spectra's, times a power of two."""
+
+    sample_rate: int = 8000  # Hz
+    downsample: int = 320
+    window: int = 256
+    hop: int = 80
+    width: int = 192  # channels
+    blocks: int = 2  # residual blocks at each rate
+    quantizer: QuantizerConfig = field(
+        default_factory=lambda: QuantizerConfig("rvq", codebook_size=256, num_codebooks=4, dim=32)
+    )
+
+    def __post_init__(self) -> None:
+        levels = math.log2(self.downsample / self.hop) if self.hop > 0 and self.downsample > 0 else -1
+        if levels < 0 or levels != int(levels):
+            raise ValueError(f"downsample ({self.downsample}) must be hop ({self.hop}) times a power of two")
+        if self.sample_rate < 1 or not self.hop <= self.window // 2:
+            raise ValueError("sample_rate must be above 0, and hop at most half a window, so that windows overlap")
+
+    @property
+    def levels(self) -> int:
+        """How often the rate of the spectra is halved."""
+        return int(math.log2(self.downsample // self.hop))
+
+
+class AudioVQVAE(MediaCodec):
+    """Sound [B, 1, T] in −1..1 ↔ codes [B, K, T/downsample].
+
+    The decoder puts out the magnitude and the phase of each bin (Siuzdak 2023, "Vocos"), which windows then join.
+    """
+
+    modality = "audio"
+
+    def __init__(self, config: AudioVQVAEConfig = AudioVQVAEConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.sample_rate, self.downsample = config.sample_rate, config.downsample
+        self.codebook_size, self.num_codebooks = config.quantizer.codebook_size, config.quantizer.num_codebooks
+        self.latent_dim = config.quantizer.latent_dim
+        self.spectrum = Spectrum(config.window, config.hop)
+        width, values = config.width, 2 * self.spectrum.bins
+        self.encoder = nn.Sequential(nn.Conv1d(values, width, 1), body(1, width, config.blocks))
+        for _ in range(config.levels):
+            self.encoder += nn.Sequential(down(1, width, width), body(1, width, config.blocks))
+        self.encoder += nn.Sequential(head(1, width, self.latent_dim))
+        self.quantizer = Quantizer(config.quantizer)
+        self.decoder = nn.Sequential(nn.Conv1d(self.latent_dim, width, 3, padding=1), body(1, width, config.blocks))
+        for _ in range(config.levels):
+            self.decoder += nn.Sequential(up(1, width, width), body(1, width, config.blocks))
+        self.decoder += nn.Sequential(head(1, width, 3 * self.spectrum.bins))
+
+    def reconstruct(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """For training: the sound again, not clamped, its codes, and the quantiser's loss; gradients pass through."""
+        codes, latents, loss = self._encode(media)
+        return self._decode(latents)[..., : media.shape[-1]], codes, loss
+
+    def project(self, media: Tensor) -> Tensor | None:
+        return self._seen(media) if self.quantizer.nearest else None
+
+    def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.quantizer(self._seen(media))
+
+    def _seen(self, media: Tensor) -> Tensor:
+        whole = F.pad(media[:, 0], (0, -media.shape[-1] % self.downsample))
+        return self.encoder(self.spectrum.analyse(whole).flatten(1, 2))
+
+    def _latents(self, codes: Tensor) -> Tensor:
+        return self.quantizer.latents(codes)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        loudness, real, imaginary = self.decoder(latents).float().unflatten(1, (3, self.spectrum.bins)).unbind(1)
+        direction = torch.stack([real, imaginary], dim=1)
+        direction = direction / (direction.square().sum(1, keepdim=True) + 1e-6).sqrt()
+        return self.spectrum.synthesise(F.softplus(loudness - 2.0).unsqueeze(1) * direction).unsqueeze(1)
+
+
+def sound_loss(made: Tensor, real: Tensor, spectrum: Spectrum, rate: int) -> Tensor:
+    """How far sounds [B, 1, T] are from what they should be: by log-mel spectra, and complex ones for the phase."""
+    short = real.shape[-1] - real.shape[-1] % spectrum.hop
+    pairs = [spectrum.analyse(sound[:, 0, :short]) for sound in (made, real)]
+    return spectral_distance(made[:, 0], real[:, 0], rate) + F.l1_loss(*pairs)

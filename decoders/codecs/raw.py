@@ -1,0 +1,93 @@
+"""The early way to make media discrete, by no network at all: the baseline that learned codebooks must beat."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoders.codecs.base import MediaCodec
+
+
+class PaletteCodec(MediaCodec):
+    """Pictures as indices of a palette on a small grid (Chen et al. 2020, "ImageGPT": 512 colours by k-means).
+
+    Each code is the colour nearest to the mean of its `downsample` × `downsample` pixels.
+    """
+
+    modality = "image"
+    num_codebooks = 1
+    latent_dim = 3
+
+    def __init__(self, palette: Tensor, size: int = 64, downsample: int = 8) -> None:
+        """palette: colours [codebook_size, 3] in 0..1."""
+        super().__init__()
+        if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < 2:
+            raise ValueError(f"a palette is [colours, 3] with two colours at least, not {list(palette.shape)}")
+        if size < downsample or size % downsample:
+            raise ValueError(f"size ({size}) must be a multiple of downsample ({downsample})")
+        self.register_buffer("palette", palette.float())
+        self.size, self.downsample, self.codebook_size = size, downsample, len(palette)
+
+    @classmethod
+    def learn(
+        cls, pictures: Tensor, codebook_size: int = 512, downsample: int = 8, seed: int = 0, rounds: int = 20
+    ) -> PaletteCodec:
+        """A palette for square pictures [N, 3, size, size] by k-means over their cells, from cells drawn by `seed`."""
+        colours = F.avg_pool2d(pictures, downsample).permute(0, 2, 3, 1).reshape(-1, 3)
+        different = colours.unique(dim=0)
+        if len(different) < codebook_size:
+            raise ValueError(f"the pictures have {len(different)} different cells, fewer than {codebook_size} colours")
+        chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:codebook_size]
+        palette = different[chosen]
+        for _ in range(rounds):
+            nearest = torch.cdist(colours, palette).argmin(1)
+            counts = torch.bincount(nearest, minlength=codebook_size).unsqueeze(1)
+            sums = torch.zeros_like(palette).index_add_(0, nearest, colours)
+            palette = torch.where(counts > 0, sums / counts.clamp(min=1), palette)
+        return cls(palette, pictures.shape[-1], downsample)
+
+    def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, None]:
+        cells = F.avg_pool2d(media.float(), self.downsample)  # [B, 3, h, w]
+        codes = torch.cdist(cells.flatten(2).transpose(1, 2), self.palette[None]).argmin(2)
+        codes = codes.view(len(media), 1, *cells.shape[2:])
+        return codes, self._latents(codes), None
+
+    def _latents(self, codes: Tensor) -> Tensor:
+        return self.palette[codes[:, 0]].permute(0, 3, 1, 2)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents, scale_factor=self.downsample, mode="nearest")
+
+
+class MuLawCodec(MediaCodec):
+    """Sound as its samples' own amplitudes in `codebook_size` steps, finer where it is quiet (µ-law, ITU-T G.711;
+    van den Oord et al. 2016, "WaveNet")."""
+
+    modality = "audio"
+    num_codebooks = 1
+    latent_dim = 1
+    downsample = 1
+
+    def __init__(self, sample_rate: int = 8000, codebook_size: int = 256) -> None:
+        super().__init__()
+        if codebook_size < 3 or sample_rate < 1:
+            raise ValueError("codebook_size must be at least 3, and sample_rate above 0")
+        self.sample_rate, self.codebook_size = sample_rate, codebook_size
+
+    def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, None]:
+        most = self.codebook_size - 1
+        samples = media.float().clamp(-1, 1)
+        loudness = samples.sign() * torch.log1p(most * samples.abs()) / math.log1p(most)
+        codes = ((loudness + 1) / 2 * most + 0.5).long()
+        return codes, self._latents(codes), None
+
+    def _latents(self, codes: Tensor) -> Tensor:
+        most = self.codebook_size - 1
+        loudness = codes.float() / most * 2 - 1
+        return loudness.sign() * torch.expm1(loudness.abs() * math.log1p(most)) / most
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return latents

@@ -1,0 +1,70 @@
+"""Whisper's input windows of a recording that is read as it is needed, in flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from whisper.audio import HOP_LENGTH, N_FFT, N_FRAMES
+
+from encoders.whisper import log_power, scale
+
+
+@dataclass(frozen=True)
+class Window:
+    """`mel [n_mels, 3000]`, of which `frames` are of the recording, and the samples behind these."""
+
+    mel: Tensor
+    frames: int
+    samples: Tensor
+
+
+class Windows:
+    """Whisper's input windows of a recording that is read as it is needed; only what may be asked for again is kept."""
+
+    def __init__(self, blocks: Iterator[np.ndarray], n_mels: int) -> None:
+        self.blocks, self.n_mels = blocks, n_mels
+        self.samples = np.zeros(0, np.float32)
+        self.start = 0  # place in the recording of the first sample kept
+        self.ended = False
+        self.loudest = -np.inf
+
+    @property
+    def frames(self) -> int:
+        """How many frames have been read: all of the recording's, once it has ended."""
+        return (self.start + len(self.samples)) // HOP_LENGTH
+
+    def at(self, seek: int) -> Window | None:
+        """The window that begins at frame `seek`, at or after the one before; None past the end."""
+        margin = N_FFT // 2
+        first, last = seek * HOP_LENGTH - margin, (seek + N_FRAMES) * HOP_LENGTH + margin
+        self._read(first, last)
+        frames = min(N_FRAMES, self.frames - seek)
+        if frames <= 0:
+            return None
+        here = self.samples[max(0, first) - self.start :][: last - max(0, first)]
+        here = torch.from_numpy(here[: frames * HOP_LENGTH + 2 * margin - max(0, -first)])
+        if first < 0:  # mirrored at the very beginning, and silence after the end, as openai-whisper has it
+            here = torch.cat([F.pad(here, (0, max(0, margin + 1 - len(here))))[1 : margin + 1].flip(0), here])
+        here = F.pad(here, (0, frames * HOP_LENGTH + 2 * margin - len(here)))
+        power = log_power(here, self.n_mels)
+        self.loudest = max(self.loudest, float(power.max()))
+        mel = F.pad(scale(power, self.loudest), (0, N_FRAMES - frames))
+        return Window(mel, frames, here[margin:-margin])
+
+    def _read(self, first: int, last: int) -> None:
+        kept, count = [self.samples[max(0, first - self.start) :]], len(self.samples)
+        self.start = max(self.start, min(first, self.start + count), 0)
+        held = len(kept[0])
+        while not self.ended and self.start + held < last:
+            block = next(self.blocks, None)
+            if block is None:
+                self.ended = True
+            else:
+                kept.append(block)
+                held += len(block)
+        self.samples = np.concatenate(kept)

@@ -1,0 +1,1 @@
+"""How a model is put together, kept and found."""

@@ -1,0 +1,1 @@
+"""What a row may write next."""

@@ -1,0 +1,94 @@
+"""A language model over a prompt once, then token by token."""
+
+import torch
+from torch import Tensor
+
+from mmlm.generation.cache import preallocated_cache
+from mmlm.model.acceleration import RecordedSteps
+from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.processor import Batch
+
+
+class Decoder:
+    """Runs the language model over a prompt once, then token by token, with everything a step needs made beforehand."""
+
+    def __init__(
+        self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False
+    ):
+        """`codes`: logits of all codes come last, and what may follow what is the caller's to see to."""
+        if not host.accepts("past_key_values"):
+            raise ValueError(
+                f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
+                "text at each step; choose a language model that does"
+            )
+        host.check_codes(batch.input_ids, codes)
+        self.host, self.context = host, context
+        self.codes = host.code_places() if codes else None
+        rows, length = batch.input_ids.shape
+        self.length = length
+        self.cache = preallocated_cache(host.model.config, length + max_new_tokens)
+        self.padded = not bool(batch.attention_mask.all())
+        self.mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(rows, max_new_tokens)], dim=1)
+        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        # The ids so far, prompt included: [rows, length + max_new_tokens].
+        self.ids = torch.cat([batch.input_ids, batch.input_ids.new_zeros(rows, max_new_tokens)], dim=1)
+        self.record = None if host.acceleration is None else host.acceleration.recorded
+        self.recorded: RecordedSteps | None = None
+        self.started = False
+        self.wide: bool | None = None  # whether hidden states and cache are float32: as the prompt's pass finds it
+
+    def prefill(self) -> Tensor:
+        """Logits `[R, V]` after the prompt."""
+        self.wide = self.host.is_wide if self.wide is None else self.wide
+        logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
+        self.context.begin_decoding()
+        return logits
+
+    def repeat(self, times: int) -> None:
+        """From here on each row comes `times` times, one after the other."""
+        if times > 1:
+            index = torch.arange(self.ids.shape[0], device=self.ids.device).repeat_interleave(times)
+            self.mask, self.positions, self.ids = self.mask[index], self.positions[index], self.ids[index]
+            self.cache.reorder_cache(index)
+            self.context.repeat(times)
+            if self.codes is not None:
+                self.codes.repeat(times)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Appends `tokens [R]` and gives the logits `[R, V]` that follow."""
+        self.ids[:, self.length] = tokens
+        start, self.length = self.length, self.length + 1
+        if not self.started and self.record is not None:  # only now: rows may have been repeated since the prompt
+            self.recorded = self.record(self.cache, self.mask, self.positions, start)
+        self.started = True
+        if self.recorded is not None:
+            return self.recorded(tokens, self._forward)
+        return self._forward(tokens.unsqueeze(1), self._seen(), self.positions[:, start : self.length])
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i goes on from what row `index[i]` was; rows of one request share their media, so these stay."""
+        self.ids = self.ids[index]
+        self.cache.reorder_cache(index)
+
+    def _seen(self) -> Tensor | None:
+        """What of the text so far is no padding; None where all is."""
+        return self.mask[:, : self.length] if self.padded else None
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        if self.wide and self.host.acceleration is None:
+            raise RuntimeError("the model was unpacked while a text was being written: begin the text again")
+        # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
+        with self.host.request(self.context, self.codes, wide=bool(self.wide)):
+            output = self.host(
+                ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        logits = output.logits[:, -1].float()
+        vocabulary = self.host.vocabulary
+        logits[:, vocabulary.end_of_chunk_id + 1 : vocabulary.code_offset] = -torch.inf  # placeholders, padding
+        return logits

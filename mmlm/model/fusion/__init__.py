@@ -1,0 +1,1 @@
+"""How media reach the language model."""

@@ -1,0 +1,92 @@
+"""Flamingo's gated cross-attention: the blocks that are put before a language model's own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlm.model.fusion.visibility import MediaView, Visibility
+from mmlm.model.language_model import LanguageModel
+from mmlm.model.resampler import feed_forward, merge_heads, split_heads
+
+
+class MaskedCrossAttention(nn.Module):
+    """Text queries over media keys and values; names and shapes are OpenFlamingo's (open_flamingo/src/helpers.py)."""
+
+    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64):
+        super().__init__()
+        inner = heads * dim_head
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(media_dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+
+    def keys_values(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents `[..., L, media_dim]` → keys and values `[..., L, H, d]`."""
+        keys, values = self.to_kv(latents).chunk(2, dim=-1)
+        return keys.unflatten(-1, (self.heads, -1)), values.unflatten(-1, (self.heads, -1))
+
+    def forward(self, x: Tensor, view: "MediaView", keys: Tensor, values: Tensor) -> Tensor:
+        """`x [R·n, T, D]` over keys and values `[R, H, M, d]`; the n rows that share media (beams) share them here."""
+        rows, length = keys.shape[0], x.shape[1]
+        queries = self.to_q(self.norm(x))
+        if x.shape[0] != rows:  # fold the beams of a request into its query axis: nothing is copied
+            queries = queries.reshape(rows, -1, queries.shape[-1])
+        attended = F.scaled_dot_product_attention(split_heads(queries, self.heads), keys, values, attn_mask=view.mask)
+        attended = merge_heads(attended).reshape(x.shape[0], length, -1)
+        if view.blind is not None:
+            attended = attended.masked_fill(view.blind, 0.0)
+        return self.to_out(attended)
+
+
+class GatedCrossAttentionBlock(nn.Module):
+    """`x + tanh(attn_gate)·attn(x)`, then `+ tanh(ff_gate)·ff(x)`; both gates start at zero, so `x` passes unchanged.
+
+    Alayrac et al. 2022, section 3.1.2; names of open_flamingo/src/helpers.py.
+    """
+
+    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64, ff_mult: int = 4):
+        super().__init__()
+        self.attn = MaskedCrossAttention(dim, media_dim, heads, dim_head)
+        self.attn_gate = nn.Parameter(torch.zeros(1))
+        self.ff = feed_forward(dim, ff_mult)
+        self.ff_gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, view: "MediaView", keys_values: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`x [B, T, D]` → `[B, T, D]`; without keys and values (a request without media) only the feed-forward acts."""
+        if keys_values is not None:
+            x = torch.addcmul(x, self.attn(x, view, *keys_values), self.attn_gate.to(x.dtype).tanh())
+        return torch.addcmul(x, self.ff(x), self.ff_gate.to(x.dtype).tanh())
+
+
+class Fusion(nn.Module):
+    """The gated blocks of a language model: one before every `cross_attention_every`-th block.
+
+    As in OpenFlamingo, block i is preceded by one when `(i + 1) % cross_attention_every == 0`.
+    """
+
+    def __init__(
+        self,
+        host: LanguageModel,
+        media_dim: int,
+        cross_attention_every: int = 1,
+        visibility: Visibility = "latest",
+        heads: int = 8,
+        dim_head: int = 64,
+        ff_mult: int = 4,
+    ):
+        super().__init__()
+        blocks = len(host.blocks)
+        if not 1 <= cross_attention_every <= blocks:
+            raise ValueError(
+                f"cross_attention_every must be 1..{blocks} for this language model, not {cross_attention_every}"
+            )
+        if visibility not in ("latest", "group", "all"):
+            raise ValueError(f"visibility is 'latest', 'group' or 'all', not {visibility!r}")
+        places = range(cross_attention_every - 1, blocks, cross_attention_every)
+        self.layer_before = {block: layer for layer, block in enumerate(places)}
+        self.visibility: Visibility = visibility
+        self.media_ids = torch.tensor(list(host.vocabulary.media_ids))
+        self.layers = nn.ModuleList(
+            GatedCrossAttentionBlock(host.hidden_size, media_dim, heads, dim_head, ff_mult) for _ in places
+        )

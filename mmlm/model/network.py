@@ -1,0 +1,244 @@
+"""MultimodalNetwork: frozen encoders and a frozen language model, joined by a resampler and gated cross-attention.
+
+With codecs it writes pictures and sound as well, as codes between the words.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoders.codecs.base import MediaCodec
+from encoders.base import Features, FrozenEncoder
+from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.features import encode_media, stack_features
+from mmlm.model.fusion.cross_attention import Fusion
+from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.language_model import LanguageModel
+from mmlm.model.output import Output
+from mmlm.model.resampler import PerceiverResampler
+from mmlm.prompting.code_layout import CodeLayout
+from mmlm.prompting.parts import as_part, modality_of
+from mmlm.prompting.processor import IGNORE_INDEX, Batch, Processor
+from mmlm.prompting.templates import PromptTemplate
+from mmlm.prompting.vocabulary import AUDIO
+
+if TYPE_CHECKING:
+    from encoders.transcription.transcriber import Transcriber
+
+
+class MultimodalNetwork(nn.Module):
+    """Any frozen CLIP, any frozen Whisper and any frozen causal language model, with what joins them.
+
+    Only the resamplers, the gated blocks, the rows of the added tokens and LoRA train and are saved:
+    `added_parameters()`. At least one encoder; the latents of both are as wide as the image encoder's tokens, or the
+    audio encoder's if it is alone.
+
+    codecs: by "image" and "audio", what turns the codes that the language model writes into media; it must have been
+    built with `layouts_of` them. decoders: diffusion decoders of these codecs, where there are any.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        image_encoder: FrozenEncoder | None,
+        resampler: ResamplerConfig | None = None,
+        fusion: FusionConfig | None = None,
+        template: PromptTemplate | None = None,
+        *,
+        audio_encoder: FrozenEncoder | None = None,
+        audio_resampler: ResamplerConfig | None = None,
+        codecs: Mapping[str, MediaCodec] | None = None,
+        decoders: Mapping[str, nn.Module] | None = None,
+    ):
+        super().__init__()
+        given = {"image": image_encoder, "audio": audio_encoder}
+        self.encoders = nn.ModuleDict({name: encoder for name, encoder in given.items() if encoder is not None})
+        if not self.encoders:
+            raise ValueError("a model needs an image encoder, an audio encoder, or both")
+        if audio_encoder is not None and AUDIO not in language_model.vocabulary.tokens:
+            raise ValueError(
+                "the language model has no row for <audio>: build it with added_tokens=ADDED_TOKENS_WITH_AUDIO"
+            )
+        self.codecs, self.decoders = nn.ModuleDict(codecs or {}), nn.ModuleDict(decoders or {})
+        _check_writing(self.codecs, self.decoders, language_model)
+        self.resampler_config = resampler or ResamplerConfig()
+        self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
+        self.fusion_config = fusion or FusionConfig()
+        self.template = template or PromptTemplate()
+        self.language_model = language_model
+        media_dim = next(iter(self.encoders.values())).dim
+        sizes = {"image": self.resampler_config, "audio": self.audio_resampler_config}
+        self.resamplers = nn.ModuleDict(
+            {
+                name: PerceiverResampler(media_dim, encoder.dim, **dataclasses.asdict(sizes[name]))
+                for name, encoder in self.encoders.items()
+            }
+        )
+        self.fusion = Fusion(language_model, media_dim, **dataclasses.asdict(self.fusion_config))
+        self.codecs.requires_grad_(False)
+        self.decoders.requires_grad_(False)
+        self.processor = Processor(language_model.tokenizer, language_model.vocabulary, language_model.max_length)
+        self.train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.device
+
+    def train(self, mode: bool = True) -> "MultimodalNetwork":
+        """Sets the mode of what was added; frozen parts stay in eval mode, codecs too, which would go on learning."""
+        super().train(mode)
+        self.codecs.eval()
+        self.decoders.eval()
+        return self
+
+    def added_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and tensors of all that was added to the frozen parts: exactly what trains and what is saved."""
+        frozen = ("encoders.", "codecs.", "decoders.", "language_model.model.")
+        return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
+
+    # Media
+
+    def encode_media(self, items: Sequence[Any]) -> list[Features]:
+        """Each item through the frozen encoder of its kind: one Features with tokens `[1, S, D]` per item.
+
+        Items are parts, or what `as_part` turns into parts; Features pass through unchanged. An item that occurs
+        several times (a demonstration in each row of a batch) is encoded once. ValueError where the model has no
+        encoder for an item's modality.
+        """
+        return encode_media(self.encoders, items)
+
+    def media_context(self, batch: Batch, media: Sequence[Sequence[Any]]) -> MediaContext:
+        """What the batch's text may look at and listen to: `media[b]` holds the items of row b, in order.
+
+        `ValueError` when a row's items are not as many, and of the kinds, that its `<image>` and `<audio>` tokens say;
+        it is raised before anything is encoded.
+        """
+        rows = batch.input_ids.shape[0]
+        if len(media) != rows:
+            raise ValueError(f"the batch has {rows} rows, but media are given for {len(media)}")
+        kinds = self.language_model.vocabulary.media_ids
+        modalities: list[str] = []
+        ids = batch.input_ids.cpu()
+        marked = torch.isin(ids, self.fusion.media_ids)
+        for row, items in enumerate(media):
+            places = [kinds[token] for token in ids[row, marked[row]].tolist()]
+            given = [  # ready-made features are of the kind that their place says
+                (places[slot] if slot < len(places) else "image")
+                if isinstance(item, Features)
+                else modality_of(as_part(item))
+                for slot, item in enumerate(items)
+            ]
+            for name, things in (("image", "images"), ("audio", "sounds")):
+                if places.count(name) != given.count(name):
+                    raise ValueError(
+                        f"row {row} has {places.count(name)} <{name}> tokens but {given.count(name)} {things}"
+                    )
+            if places != given:
+                raise ValueError(f"row {row} has places for {places}, in this order, but its media are {given}")
+            modalities += places
+        flat = [item for items in media for item in items]
+        row_of = [row for row, items in enumerate(media) for _ in items]
+        slot_of = [slot for items in media for slot in range(len(items))]
+        index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
+        with self.language_model.accelerated():
+            latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
+            wide = torch.float32 if self.language_model.is_wide else None
+            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, wide)
+
+    def _resample(self, features: list[Features], modalities: list[str]) -> tuple[Tensor, Tensor | None]:
+        """Features of N items → latents `[N, L, V]`, L of the longest, and which are real: `[N, L]`, None for all."""
+        placed: list[tuple[list[int], Tensor, Tensor | None]] = []
+        for modality, resampler in self.resamplers.items():
+            own = [index for index, found in enumerate(modalities) if found == modality]
+            if not own:
+                continue
+            tokens, mask, times = stack_features([features[index] for index in own], self.device)
+            latents = resampler(tokens, mask, times)
+            placed.append((own, latents, resampler.latent_mask(mask)))
+        if len(placed) == 1:
+            return placed[0][1:]
+        longest = max(latents.shape[1] for _, latents, _ in placed)
+        masks = [
+            F.pad(
+                torch.ones(latents.shape[:2], dtype=torch.bool, device=self.device) if mask is None else mask,
+                (0, longest - latents.shape[1]),
+            )
+            for _, latents, mask in placed
+        ]
+        padded = torch.cat([F.pad(latents, (0, 0, 0, longest - latents.shape[1])) for _, latents, _ in placed])
+        order = torch.tensor([index for own, _, _ in placed for index in own], device=self.device).argsort()
+        return padded[order], torch.cat(masks)[order]
+
+    # Forward
+
+    def forward(self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False) -> Output:
+        """Logits of a whole batch, and its loss when it carries labels; `media` as in `media_context`.
+
+        codes: the batch holds codes, whose logits come last.
+        """
+        batch = batch.to(self.device)
+        padded = not bool(batch.attention_mask.all())
+        self.language_model.check_codes(batch.input_ids, codes)
+        places = self.language_model.code_places() if codes else None
+        wanted = None
+        if batch.labels is not None:
+            wanted = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
+            if not bool(wanted.any()):
+                raise ValueError("no token of the batch carries a label: encode its rows with a target")
+        wide = self.language_model.is_wide
+        with self.language_model.request(self.media_context(batch, media), places, wanted, wide):
+            logits = self.language_model(
+                batch.input_ids,
+                attention_mask=batch.attention_mask if padded else None,
+                position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+            ).logits
+        if wanted is None:
+            return Output(logits)
+        labels = batch.labels[:, 1:][wanted[:, :-1]]
+        return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
+
+    @functools.cached_property
+    def transcriber(self) -> "Transcriber":
+        """Whisper whole, with its own decoder; ValueError where the model has no Whisper."""
+        whisper = getattr(self.encoders["audio"], "model", None) if "audio" in self.encoders else None
+        if whisper is None or not hasattr(whisper, "decode"):
+            raise ValueError("the model has no Whisper to write down what is said: assemble it with an audio_encoder")
+        from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
+
+        return Transcriber(whisper)
+
+
+def layouts_of(codecs: Mapping[str, MediaCodec], max_seconds: float = 10.0) -> tuple[CodeLayout, ...]:
+    """What the codecs' codes look like to a language model; sound is written for `max_seconds` at most."""
+    found = []
+    for modality in ("image", "audio"):
+        if (codec := codecs.get(modality)) is not None:
+            steps = CodeLayout.max_steps if codec.frame_rate is None else math.ceil(codec.frame_rate * max_seconds)
+            found.append(CodeLayout(modality, codec.codebook_size, codec.num_codebooks, codec.grid, steps))
+    return tuple(found)
+
+
+def _check_writing(codecs: nn.ModuleDict, decoders: nn.ModuleDict, language_model: LanguageModel) -> None:
+    for modality, codec in codecs.items():
+        if codec.modality != modality:
+            raise ValueError(f"the {modality} codec is of the kind {codec.modality!r}")
+        if modality == "image" and codec.grid is None:
+            raise ValueError("the image codec has no size of its own: give it one, so that its grid is known")
+    for modality, decoder in decoders.items():
+        if modality not in codecs or decoder.codec is not codecs[modality]:
+            raise ValueError(f"the {modality} decoder is not of the model's {modality} codec")
+    spans = language_model.vocabulary.spans
+    for layout in layouts_of(dict(codecs.items())):
+        own = spans.get(layout.modality)
+        if own is None or dataclasses.replace(own.layout, max_steps=layout.max_steps) != layout:
+            raise ValueError(
+                f"the language model has no rows for the codes of the {layout.modality} codec: build it with "
+                "layouts=layouts_of(codecs)"
+            )

@@ -1,0 +1,114 @@
+"""RICES: retrieval of few-shot demonstrations by CLIP similarity (Yang et al. 2022, arXiv 2109.05014)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from encoders.clip import ClipImageEncoder
+from mmlm.data import Record, read_records
+from mmlm.prompting.parts import Part
+from mmlm.prompting.templates import PromptTemplate, demonstrations
+
+
+class Rices:
+    """Captioned or questioned pictures, from which the ones most like a given picture become its demonstrations.
+
+    source: what `mmlm.data.read_records` takes: a folder with metadata.jsonl, a manifest, tars, or records.
+    cache: a folder that keeps the embeddings between runs, one file an encoder fingerprint, looked up by the content of
+        each picture's file: new pictures are embedded when first seen, moved or renamed ones are not embedded again.
+    """
+
+    def __init__(
+        self,
+        encoder: ClipImageEncoder,
+        source: str | Path | Sequence[Record],
+        *,
+        cache: str | Path | None = None,
+        batch_size: int = 64,
+    ):
+        self.encoder = encoder
+        self.records = read_records(source)
+        self.embeddings = _embed_records(encoder, self.records, cache, batch_size)  # [N, E], unit norm
+
+    def nearest(self, image: Any, k: int) -> list[Record]:
+        """The `k` records (fewer if there are no more) whose pictures are most like `image`, the most similar last.
+
+        Equal similarities keep the order of the records, so that the answer does not depend on the machine.
+        """
+        if k < 0:
+            raise ValueError(f"k is how many demonstrations to take, not {k}")
+        query = self.encoder.embed_images(self.encoder.preprocess(image)[None]).cpu()
+        order = (self.embeddings @ query[0]).sort(descending=True, stable=True).indices[:k]
+        return [self.records[index] for index in reversed(order.tolist())]
+
+    def caption_prompt(self, image: Any, k: int = 4, template: PromptTemplate = PromptTemplate()) -> list[Part]:
+        """Parts for `model.generate`: `k` captioned pictures, the most similar last, then `image`."""
+        pairs = []
+        for record in self.nearest(image, k):
+            if not record.captions:
+                raise ValueError(f"record {record.key!r} has no caption to demonstrate")
+            pairs.append((template.caption_prompt(record.image), record.captions[0]))
+        return [*demonstrations(pairs), *template.caption_prompt(image)]
+
+    def question_prompt(
+        self, image: Any, question: str, k: int = 4, template: PromptTemplate = PromptTemplate()
+    ) -> list[Part]:
+        """Parts for `model.generate`: `k` answered questions, the most similar picture last, then `question`."""
+        pairs = []
+        for record in self.nearest(image, k):
+            if not record.qa:
+                raise ValueError(f"record {record.key!r} has no question and answer to demonstrate")
+            asked, answer = record.qa[0]
+            pairs.append((template.question_prompt(record.image, asked), answer))
+        return [*demonstrations(pairs), *template.question_prompt(image, question)]
+
+
+def _embed_records(
+    encoder: ClipImageEncoder, records: Sequence[Record], cache: str | Path | None, batch_size: int
+) -> Tensor:
+    """Unit-norm embeddings `[N, E]` of the records' pictures, on the CPU."""
+    path = None if cache is None else Path(cache) / f"rices-{encoder.fingerprint()}.safetensors"
+    known = {} if path is None else _read_cache(path)
+    digests = [hashlib.sha256(record.image).hexdigest()[:32] for record in records]
+    missing = {digest: index for index, digest in enumerate(digests) if digest not in known}
+    for chunk in _chunks(list(missing.items()), batch_size):
+        pictures = torch.stack([encoder.preprocess(records[index].decode()) for _, index in chunk])
+        embeddings = encoder.embed_images(pictures).cpu()
+        known |= {digest: embedding for (digest, _), embedding in zip(chunk, embeddings, strict=True)}
+    if path is not None and missing:
+        _write_cache(path, known)
+    return torch.stack([known[digest] for digest in digests])
+
+
+def _chunks(items: list, size: int) -> Iterator[list]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _read_cache(path: Path) -> dict[str, Tensor]:
+    """Embeddings by content digest; a file that is absent or cannot be read is an empty cache."""
+    try:
+        stored = load_file(path)
+        digests = [bytes(row).hex() for row in stored["digests"].numpy()]
+        return dict(zip(digests, stored["embeddings"], strict=True))
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
+        return {}
+
+
+def _write_cache(path: Path, known: dict[str, Tensor]) -> None:
+    digests = torch.tensor([list(bytes.fromhex(digest)) for digest in known], dtype=torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, so that two runs that fill the same cache at once do not write into one file.
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(handle)
+    save_file({"digests": digests, "embeddings": torch.stack(list(known.values()))}, unfinished)
+    os.replace(unfinished, path)
