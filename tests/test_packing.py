@@ -396,7 +396,7 @@ def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_convolution_of_halves_sums_in_float32(dtype, bias, monkeypatch):
-    monkeypatch.setattr("mmlm.acceleration.kernels.multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mmlm.acceleration.packing.multiplies", lambda dtype: dtype == torch.float32)
     layer = nn.Conv2d(3, 16, 4, stride=4, bias=bias).to(dtype)
     x = torch.randn(2, 3, 16, 16).to(dtype)
     exact = copy.deepcopy(layer).double()(x.double())

@@ -249,14 +249,14 @@ def test_bfloat16_keeps_float32_weights(tmp_path):
 
 @pytest.mark.parametrize("native", [False, True])
 def test_automatic_precision_is_the_hardwares(tmp_path, monkeypatch, native):
-    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: native)
+    monkeypatch.setattr(precision, "multiplies", lambda dtype, device: native)
     chosen, automatic = tiny_model(), tiny_model()
     name = "bfloat16" if native else "float32"
     run(chosen, tmp_path / "chosen", precision=name)
     run(automatic, tmp_path / "automatic", precision="auto")
     assert_equal(added(automatic), added(chosen))
     # A run goes on in the precision it began with, or not at all.
-    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: not native)
+    monkeypatch.setattr(precision, "multiplies", lambda dtype, device: not native)
     with pytest.raises(ValueError, match=f"precision was '{name}'"):
         run(tiny_model(), tmp_path / "automatic", precision="auto")
 

@@ -25,6 +25,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmlm.acceleration.hardware import multiplies
+
 # Without VNNI, sums of 8-bit products overflow 16 bits: then inputs get 7.
 REDUCE_RANGE = not torch.cpu._is_vnni_supported()
 GROUP = 32  # weights of a row that have one scale in int4
@@ -43,13 +45,6 @@ def available() -> bool:
 def has_fbgemm() -> bool:
     """Whether torch multiplies by FBGEMM's kernels: not on an ARM processor."""
     return torch.backends.quantized.engine in ("x86", "fbgemm")
-
-
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether the processor has oneDNN's products of a type."""
-    if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype == torch.float32 or (dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def packed_product(rows: Tensor, weights: Weights, few: bool) -> Product | None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlm.acceleration import kernels as products
+from mmlm.acceleration.hardware import multiplies
 from mmlm.acceleration.kernels import HALVES, Product, Weights, packed_product
 
 FEW = 4  # inputs at once, up to which a product of twice as many in float16 takes less time than oneDNN's
@@ -189,7 +189,7 @@ class _WideConvolution:
 
     def _widens(self, x: Tensor) -> bool:
         plain = _active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        halves = x.device.type == "cpu" and x.dtype in HALVES and not products.multiplies(x.dtype)
+        halves = x.device.type == "cpu" and x.dtype in HALVES and not multiplies(x.dtype)
         return plain and halves and x.dtype == self.layer.weight.dtype
 
 

@@ -8,19 +8,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-
-def multiplies_bfloat16(device: torch.device | str) -> bool:
-    """Whether the hardware multiplies bfloat16 itself; where it does not, autocast is slower than float32."""
-    kind = torch.device(device).type
-    if kind == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+from mmlm.acceleration.hardware import multiplies
 
 
 def resolve(precision: str, device: torch.device | str) -> str:
     """ "auto" as "bfloat16" where the hardware multiplies it, else "float32"; the others as they are."""
     if precision == "auto":
-        return "bfloat16" if multiplies_bfloat16(device) else "float32"
+        return "bfloat16" if multiplies(torch.bfloat16, device) else "float32"
     return precision
 
 

@@ -1,0 +1,27 @@
+"""What the hardware computes itself, and what it only emulates."""
+
+import platform
+
+import torch
+
+X86 = ("x86_64", "amd64", "i686")
+
+
+def multiplies(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
+    """Whether the hardware multiplies matrices of this type itself.
+
+    Where it does not, a library may still accept the type: it converts each number, which is slower than float32.
+    oneDNN, for one, takes bfloat16 on every processor with AVX-512, and few of these multiply it.
+    """
+    kind = torch.device(device).type
+    if dtype == torch.float32:
+        return True
+    if kind == "cuda":
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu":
+        return False
+    if dtype == torch.float16:
+        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    if platform.machine().lower() in X86:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
