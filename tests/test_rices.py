@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import open_clip
+import parts
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -160,7 +161,7 @@ def test_prompt_is_what_caption_makes_of_the_same_examples(encoder):
     query, records = png(9), [record(seed) for seed in range(4)]
     index = Rices(encoder, records)
     examples = [(r.image, r.captions[0]) for r in index.nearest(query, 2)]
-    written = model.generate(index.caption_prompt(query, 2), max_new_tokens=6)
+    written = parts.texts(model, index.caption_prompt(query, 2), max_new_tokens=6)
     assert written.strip() == model.caption(query, examples=examples, max_new_tokens=6)
 
 

@@ -177,10 +177,13 @@ class MultimodalNetwork(nn.Module):
 
     # Forward
 
-    def forward(self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False, lora: bool | None = None
+    ) -> Output:
         """Logits of a whole batch, and its loss when it carries labels; `media` as in `media_context`.
 
-        codes: the batch holds codes, whose logits come last.
+        codes: the batch holds codes, whose logits come last. lora: whether the low-rank adapters act; None for batches
+        with codes alone.
         """
         batch = batch.to(self.device)
         padded = not bool(batch.attention_mask.all())
@@ -192,7 +195,7 @@ class MultimodalNetwork(nn.Module):
             if not bool(wanted.any()):
                 raise ValueError("no token of the batch carries a label: encode its rows with a target")
         wide = self.language_model.is_wide
-        with self.language_model.request(self.media_context(batch, media), places, wanted, wide):
+        with self.language_model.request(self.media_context(batch, media), places, wanted, wide, lora):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,
