@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_text_and_another_another():
     state = torch.get_rng_state()
     parts.texts(model, parts.prompts(), seed=1, **options)
     assert torch.equal(torch.get_rng_state(), state)
-    assert "".join(model.stream(parts.prompts()[0], seed=3, **options)) == parts.texts(model, 
+    assert "".join(model.stream(parts.prompts()[0], seed=3, **options)) == parts.texts(model,
         parts.prompts()[0], seed=3, **options
     )
 
@@ -301,7 +301,8 @@ def test_a_sentencepiece_stream_keeps_its_spaces():
     ids = [token for token in ids if token < families.VOCAB]
     model = parts.build("llama", tokenizer=tokenizer)
     texts = []
-    for run in (functools.partial(parts.texts, model), lambda *args, **options: "".join(model.stream(*args, **options))):
+    whole, streamed = functools.partial(parts.texts, model), lambda *args, **more: "".join(model.stream(*args, **more))
+    for run in (whole, streamed):
         hook = model.language_model.model.register_forward_hook(Script(ids))
         texts.append(run(["/"], max_new_tokens=40))
         hook.remove()
@@ -389,7 +390,8 @@ def test_demonstrations_make_the_prompt_that_one_would_write():
         parts.picture(3), "Output:",
     ]  # fmt: skip
     options = dict(max_new_tokens=6)
-    assert model.caption(parts.picture(3), examples=examples, **options) == parts.texts(model, by_hand, **options).strip()
+    expected = parts.texts(model, by_hand, **options).strip()
+    assert model.caption(parts.picture(3), examples=examples, **options) == expected
 
 
 # The cache

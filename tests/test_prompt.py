@@ -190,7 +190,8 @@ def test_what_is_no_part_is_a_clear_error(value):
     with pytest.raises(TypeError, match=type(value).__name__):
         as_part(value)
     with pytest.raises(TypeError):
-        parts.texts(parts.shared("llama"), value if isinstance(value, dict | int | float | type(None)) else ["a", value])
+        prompt = value if isinstance(value, dict | int | float | type(None)) else ["a", value]
+        parts.shared("llama").generate(prompt)
 
 
 def test_pictures_of_any_kind_become_image_parts():

@@ -38,6 +38,7 @@ from mmlm.assembly.interop import open_flamingo
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.beams import beam_search
 from mmlm.generation.decoder import Decoder
+from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Image
