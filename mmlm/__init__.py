@@ -3,12 +3,14 @@
 Names are imported when first used, so that `import mmlm` (and `mmlm --help`) loads nothing heavy.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mmlm._lazy import lazy_names
 
 if TYPE_CHECKING:
     from encoders.media.sound import Audio
     from mmlm.assembly.assemble import assemble
+    from mmlm.assembly.codecs import Codecs
     from mmlm.assembly.load import load
     from mmlm.assembly.multimodal_lm import MultimodalLM
     from mmlm.evaluation.contact_sheet import contact_sheet
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "END_OF_CHUNK",
     "Audio",
+    "Codecs",
     "FusionConfig",
     "GenerationOptions",
     "GenerationResult",
@@ -43,6 +46,7 @@ __all__ = [
 _HOME = {
     "END_OF_CHUNK": "mmlm.prompting.parts",
     "Audio": "encoders.media.sound",
+    "Codecs": "mmlm.assembly.codecs",
     "FusionConfig": "mmlm.model.config",
     "GenerationOptions": "mmlm.generation.options",
     "GenerationResult": "mmlm.generation.result",
@@ -60,12 +64,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

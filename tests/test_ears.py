@@ -407,7 +407,7 @@ def test_a_model_transcribes_with_the_whisper_it_hears_with(tmp_path):
     said = model.transcribe(loud)
     assert said == model.transcribe([loud])[0] and said.seconds == pytest.approx(1.0)
     known = Transcript("what?", (), "en", 1.0)
-    model.transcriber.transcribe = lambda source, language=None: known
+    model.transcriber.transcribe = lambda source, **options: known
     asked = model.ask(loud, max_new_tokens=4)
     assert asked == parts.texts(model, ["Question:what? Short answer:"], max_new_tokens=4).strip()
 

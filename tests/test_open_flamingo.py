@@ -341,7 +341,7 @@ def test_convert_writes_a_folder_and_back(file, folders, photo, tmp_path, capsys
         (["nano", "out", "--language-model", "x"], "are for checkpoint files"),
         (["nano", "{folder}.pt"], "is in the way"),
         (["nano", "{file}-not", "--dtype", "bfloat16", "--language-model", "x"], "are for checkpoint files"),
-        (["{file}", "out", "--language-model", "/no/such/model", "--image-encoder", "{clip}"], "is not there"),
+        (["{file}", "out", "--language-model", "/no/such/model", "--image-encoder", "{clip}"], "does not exist"),
     ],
 )
 def test_convert_says_what_it_lacks(arguments, message, file, tmp_path, capsys):

@@ -33,7 +33,7 @@ from decoders.codecs.pretrained import load_pretrained
 from decoders.codecs.pretrained.checkpoints import vqgan_from_weights
 from decoders.codecs.pretrained.pictures import nearest
 from decoders.codecs.pretrained.vqgan import VQGAN, VQGANConfig
-from mmlm.assembly.extend import extended
+from mmlm.assembly import Codecs, extended
 from mmlm.model.config import LoraConfig
 
 LAYOUTS = {
@@ -194,7 +194,7 @@ def test_a_model_with_published_codecs_is_saved_by_their_names_and_options(tmp_p
     pictures = load_pretrained(tmp_path / "pipeline", subfolder="vqvae", size=16)
     sound = load_pretrained(tmp_path / "encodec", num_codebooks=2)
     bare = parts.build()
-    model = extended(bare, image_codec=pictures, audio_codec=sound, lora=LoraConfig(rank=2))
+    model = extended(bare, Codecs(image=pictures, audio=sound), lora=LoraConfig(rank=2))
     model.save(tmp_path / "model")
     frozen = dict(language_model=parts.build().language_model.model, tokenizer=bare.language_model.tokenizer,
                   image_encoder=parts.image_encoder())  # fmt: skip
@@ -205,7 +205,7 @@ def test_a_model_with_published_codecs_is_saved_by_their_names_and_options(tmp_p
     assert np.array_equal(model.draw("a ring", seed=1), again.draw("a ring", seed=1))
     # Read with a range of pixels of one's own, no name tells all of it.
     own = load_pretrained(tmp_path / "pipeline", subfolder="vqvae", size=16, pixels=(0.0, 1.0))
-    extended(parts.build(), image_codec=own).save(tmp_path / "own")
+    extended(parts.build(), Codecs(image=own)).save(tmp_path / "own")
     with pytest.raises(ValueError, match="ready-made image_codec"):
         mmlm.load(tmp_path / "own", **frozen)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmlm
-from mmlm.assembly.extend import extended
+from mmlm.assembly import Codecs, extended
 from mmlm.generation.beams import beam_search
 from mmlm.generation.constraints.base import Allowed
 from mmlm.generation.loop import NonFiniteLogitsError, decode
@@ -88,7 +88,7 @@ def test_log_probs_of_texts_are_the_loss_of_training():
 def test_log_probs_have_gradients_and_lora_can_be_left_out():
     from codec_parts import image_codec
 
-    model = extended(parts.build("llama"), image_codec=image_codec(), lora=LoraConfig(rank=2), seed=0)
+    model = extended(parts.build("llama"), Codecs(image=image_codec()), lora=LoraConfig(rank=2), seed=0)
     with torch.no_grad():
         for adapter in model.language_model.lora.parameters():
             adapter.normal_(std=0.3)
@@ -106,7 +106,7 @@ def test_log_probs_have_gradients_and_lora_can_be_left_out():
 def test_codes_have_log_probabilities_too():
     from codec_parts import audio_codec, image_codec
 
-    model = extended(parts.build("llama"), image_codec=image_codec(), audio_codec=audio_codec(), seed=0)
+    model = extended(parts.build("llama"), Codecs(image=image_codec(), audio=audio_codec()), seed=0)
     for mode in ("image", "any"):
         result = model.generate(["Draw:a ring"], generation_mode=mode, max_new_tokens=6, do_sample=True, seed=2)
         close(result.log_probs, uncached(model, ["Draw:a ring"], result.token_ids, codes=True))
@@ -222,7 +222,7 @@ def test_more_beams_than_a_constraint_allows_are_empty():
 def test_beams_write_whole_media():
     from codec_parts import image_codec
 
-    model = extended(parts.build("llama"), image_codec=image_codec(), seed=0)
+    model = extended(parts.build("llama"), Codecs(image=image_codec()), seed=0)
     results = model.generate(["Draw:a"], generation_mode="image", num_beams=3, num_return_sequences=2)
     assert all(result.finish_reason == "stop" and result.media[0].size == (16, 16) for result in results)
     assert results[0].score > results[1].score

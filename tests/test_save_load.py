@@ -210,7 +210,7 @@ def test_a_frozen_part_may_move(tmp_path):
     model = assemble(tmp_path / "lm", made["image_encoder"], resampler=parts.RESAMPLER, fusion=parts.fusion())
     model.save(tmp_path / "saved")
     os.rename(tmp_path / "lm", tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match="lm is not there.*language_model="):
+    with pytest.raises(FileNotFoundError, match="lm does not exist.*language_model="):
         load(tmp_path / "saved", image_encoder=parts.image_encoder())
     config = tmp_path / "saved/config.json"
     config.write_text(config.read_text().replace(str(tmp_path / "lm"), str(tmp_path / "moved")))
@@ -291,7 +291,7 @@ def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn, 
 def test_parts_that_cannot_be_found_are_clear_errors(tmp_path):
     with pytest.raises(ValueError, match="pass tokenizer="):
         assemble(families.language_model("llama"), parts.image_encoder())
-    with pytest.raises(FileNotFoundError, match="language model.*absent is not there"):
+    with pytest.raises(FileNotFoundError, match="language model.*absent does not exist"):
         assemble(str(tmp_path / "absent"), parts.image_encoder())
 
 

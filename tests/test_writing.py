@@ -17,7 +17,7 @@ from decoders.codecs.checkpoint import save_codec
 from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.media.sound import Audio
-from mmlm.assembly.extend import extended
+from mmlm.assembly import Codecs, extended
 from mmlm.generation.constraints.codes import MediaGrammar
 from mmlm.generation.media import media_spans, picture_tensor, render
 from mmlm.generation.options import GenerationOptions
@@ -33,8 +33,8 @@ FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
 
 def writing(family="llama", seed=0, lora=LoraConfig(rank=2), loud=True, **more):
     """A tiny model that draws 16 × 16 pictures of 2 × 2 codes, and speaks; its LoRA is not zero."""
-    codecs = dict(image_codec=image_codec(), audio_codec=audio_codec())
-    made = extended(parts.build(family), **codecs, lora=lora, seed=seed, **more)
+    codecs = Codecs(image_codec(), audio_codec())
+    made = extended(parts.build(family), codecs, lora=lora, seed=seed, **more)
     if loud:
         draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -266,8 +266,8 @@ def test_saved_and_loaded_it_draws_the_same(tmp_path):
         save_decoder(decoder_of(codec), tmp_path / f"{name}-decoder")
     bare = parts.build()
     model = extended(
-        bare, image_codec=tmp_path / "image", audio_codec=tmp_path / "audio",
-        image_decoder=tmp_path / "image-decoder", audio_decoder=tmp_path / "audio-decoder", lora=LoraConfig(rank=3),
+        bare, Codecs(*(tmp_path / name for name in ("image", "audio", "image-decoder", "audio-decoder"))),
+        lora=LoraConfig(rank=3),
     )  # fmt: skip
     model.save(tmp_path / "model")
     frozen = dict(language_model=parts.build().language_model.model, tokenizer=bare.language_model.tokenizer,
@@ -304,24 +304,24 @@ def test_a_copy_of_a_model_writes_by_its_own_adapters():
 
 
 def test_what_was_trained_stays_when_more_is_added():
-    drawing = extended(parts.build(), image_codec=image_codec(), lora=LoraConfig(rank=2))
+    drawing = extended(parts.build(), Codecs(image=image_codec()), lora=LoraConfig(rank=2))
     with torch.no_grad():
         for name, tensor in drawing.added_parameters():
             if ".codes." in name or ".lora." in name:
                 tensor.normal_(std=0.3)
-    both = extended(drawing, audio_codec=audio_codec())
+    both = extended(drawing, Codecs(audio=audio_codec()))
     assert set(both.codecs) == {"image", "audio"} and both.language_model.lora_config == LoraConfig(rank=2)
     own, same = (generate_parts(one, PROMPT, "image", options=GREEDY)[0][0].codes for one in (drawing, both))
     assert torch.equal(own, same)
-    again = extended(both, image_codec=image_codec(), audio_codec=audio_codec())
+    again = extended(both, Codecs(image_codec(), audio_codec()))
     for one, other in zip(both.language_model.codes.parameters(), again.language_model.codes.parameters(), strict=True):
         assert torch.equal(one, other)
-    changed = extended(both, image_codec=image_codec(seed=1)).language_model
+    changed = extended(both, Codecs(image=image_codec(seed=1))).language_model
     span = changed.vocabulary.spans["image"]
     first = span.begin - changed.vocabulary.code_offset
     rows = slice(first, first + span.layout.rows)
     assert not torch.equal(changed.codes.embedding[rows], both.language_model.codes.embedding[rows])
-    rendered = extended(both, image_decoder=decoder_of(both.codecs["image"]))
+    rendered = extended(both, Codecs(image_decoder=decoder_of(both.codecs["image"])))
     assert np.array_equal(rendered.draw("a ring", seed=4, steps=0), both.draw("a ring", seed=4))
     assert "image" in rendered.decoders and "image" not in both.decoders
 
@@ -395,7 +395,7 @@ def test_what_is_tuned_and_what_is_not(tune, pairs, tmp_path):
     expected = {"language_model.codes"} | ({"language_model.lora"} if tune != "rows" else set())
     assert kinds == expected | ({"language_model.model"} if tune == "full" else set())
     again = mmlm.load(
-        tmp_path / "model", image_encoder=parts.image_encoder(), image_codec=image_codec(), audio_codec=audio_codec(),
+        tmp_path / "model", image_encoder=parts.image_encoder(), codecs=Codecs(image_codec(), audio_codec()),
         language_model=None if tune == "full" else parts.build().language_model.model,
         tokenizer=model.language_model.tokenizer,
     )  # fmt: skip

@@ -100,7 +100,7 @@ def _required(f: dataclasses.Field) -> bool:
 
 def _check(hint: Any, value: Any, where: str) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    part = next((kind for kind in allowed if dataclasses.is_dataclass(kind)), None)
+    part = next((kind for kind in allowed if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
     if part is not None and (value is not None or type(None) not in allowed):
         return _build(part, value, where)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):

@@ -1,56 +1,62 @@
-"""The frozen parts of a model, by their names or ready-made: language models, encoders, codecs and their decoders."""
+"""The frozen parts of a model, by name or ready-made: language models and encoders."""
 
-import json
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from decoders.codecs.base import MediaCodec
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
-from mmlm.assembly.config import CodecPart
+from mmlm.assembly.config import FrozenPart
 from mmlm.assembly.presets import PRESET, preset_path
 from mmlm.model.config import LoraConfig
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+T = TypeVar("T")
+
 
 def language_model_of(
     source: str | Path | nn.Module,
     tokenizer: Any,
     dtype: torch.dtype,
-    ears: bool,
-    rows: dict | None = None,
+    with_audio: bool,
+    rows: dict[str, torch.Tensor] | None = None,
     layouts: tuple[CodeLayout, ...] = (),
     lora: LoraConfig = LoraConfig(),
 ) -> LanguageModel:
-    """A language model with rows for media, with or without ears, or the ready-made one."""
+    """A language model with rows for media, and for sound where the model has an audio encoder; or the ready-made one.
+
+    rows: embedding (and head) rows that a saved model has in place of the language model's own.
+    """
     if isinstance(source, LanguageModel):
         if rows and not source.replaced:
             raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
         return source
     model, tokenizer, name = causal_model(source, tokenizer, dtype)
-    added = ADDED_TOKENS_WITH_AUDIO if ears else ADDED_TOKENS
+    added = ADDED_TOKENS_WITH_AUDIO if with_audio else ADDED_TOKENS
     return LanguageModel(model, tokenizer, name, added, rows, layouts, lora)
 
 
 def causal_model(
     source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
-) -> tuple[nn.Module, Any, str | None]:
+) -> tuple[PreTrainedModel, Any, str | None]:
     """A bare language model with its tokenizer and lasting name, from a hub id, a folder or a ready-made model."""
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
-        return source, tokenizer, None
+        return source, tokenizer, None  # pyright: ignore[reportReturnType]  # any module with a causal LM's interface
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = _language_model_path(source)
-    # A path is kept from the root, so that it means the same from any folder.
-    name = str(Path(source).resolve()) if Path(source).exists() else str(source)
     try:
         if _is_mosaic_gpt(path):
             from mmlm.assembly.interop.mosaic_gpt import MosaicGpt, mpt_config
@@ -59,12 +65,12 @@ def causal_model(
         else:
             config, kind = None, AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(path, config=config) if tokenizer is None else tokenizer
-        return kind.from_pretrained(path, config=config, dtype=dtype), tokenizer, name
+        return kind.from_pretrained(path, config=config, dtype=dtype), tokenizer, lasting_name(source)
     except OSError as error:
         raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
 
 
-def language_model_config(source: str | Path) -> Any:
+def language_model_config(source: str | Path) -> PreTrainedConfig:
     """The text config of a language model by name, without its weights."""
     from transformers import AutoConfig
 
@@ -80,7 +86,7 @@ def language_model_config(source: str | Path) -> Any:
 
 
 def _is_mosaic_gpt(path: str) -> bool:
-    """Whether a language model is of the one kind whose own code is needed no more: see interop/mosaic_gpt.py."""
+    """Whether it is MPT-1B, whose own code no longer runs: see interop/mosaic_gpt.py."""
     from transformers import PreTrainedConfig
 
     return PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "mosaic_gpt"
@@ -89,7 +95,7 @@ def _is_mosaic_gpt(path: str) -> bool:
 def _language_model_path(source: str | Path) -> str:
     path = preset_path(source)
     if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
-        raise FileNotFoundError(f"the language model {path} is not there (any more): pass language_model= to say where")
+        raise FileNotFoundError(f"the language model {path} does not exist (any more): pass language_model= instead")
     return path
 
 
@@ -98,7 +104,7 @@ def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype
     if isinstance(source, FrozenEncoder):
         return source
     encoder = ClipImageEncoder.load(preset_path(source), final_norm=final_norm, dtype=dtype)
-    if str(source).startswith(PRESET):  # the preset's name, wherever the package lies
+    if str(source).startswith(PRESET):  # the preset's name, wherever the package is installed
         encoder.name = str(source)
     return encoder
 
@@ -115,47 +121,28 @@ def audio_encoder_of(source: str | Path | FrozenEncoder) -> FrozenEncoder:
     return encoder
 
 
-def codec_of(source: str | Path | MediaCodec, part: CodecPart | None = None) -> MediaCodec:
-    """A codec by the name that `assemble` takes, or the ready-made one; `part`: how it was loaded when it was saved."""
-    if isinstance(source, MediaCodec):
-        return source
-    from decoders.codecs.checkpoint import (
-        load_codec,  # the quantisers take a second to import, and not every model writes
-    )
-
-    path = Path(preset_path(source))
-    config = path / "config.json"
-    if config.is_file() and "kind" in json.loads(config.read_text()):
-        codec = load_codec(path)
-    else:
-        from decoders.codecs.pretrained import load_pretrained
-
-        names = ("subfolder", "size", "num_codebooks")
-        known = {} if part is None else {name: value for name in names if (value := getattr(part, name))}
-        return load_pretrained(str(path), **known)
-    codec.name = lasting_name(source)
-    return codec
-
-
-def decoder_of(source: str | Path, codec: MediaCodec) -> nn.Module:
-    """The diffusion decoder of a codec, by its folder's name."""
-    from decoders.diffusion.checkpoint import load_decoder
-
-    decoder = load_decoder(preset_path(source), codec)
-    decoder.name = lasting_name(source)
-    return decoder
-
-
 def lasting_name(source: str | Path) -> str:
-    """A path from the root, so that it means the same from any folder; other names as they are."""
+    """A path from the root, so that it means the same in any folder; other names as they are."""
     return str(Path(source).resolve()) if Path(source).exists() else str(source)
 
 
-def compare(part: str, expected: str, found: str) -> None:
-    """A warning where a frozen part is not the one that a model was trained with."""
-    if expected != found:
+def given_or_named(part: T | None, name: str | None, what: str, argument: str | None = None) -> T | str:
+    """The part that was given, or else its saved name; ValueError without either.
+
+    what: how the message names the part; argument: how it is given, where that is another name.
+    """
+    if part is not None:
+        return part
+    if name is None:
+        raise ValueError(f"this model was saved with a ready-made {what}: pass {argument or what}= to load it")
+    return name
+
+
+def check_fingerprint(what: str, expected: FrozenPart | None, found: str) -> None:
+    """Warns where a frozen part is not the one that the adapters were trained with."""
+    if expected is not None and expected.fingerprint != found:
         warnings.warn(
-            f"the {part} has other weights than the one these adapters were trained with: fingerprint {found}, "
-            f"expected {expected}. Results will differ",
+            f"the {what} has other weights than the one these adapters were trained with: fingerprint {found}, "
+            f"expected {expected.fingerprint}. Results will differ",
             stacklevel=3,
         )

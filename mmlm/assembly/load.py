@@ -1,4 +1,6 @@
-"""Loading a saved model: from a preset, a folder, the hub."""
+"""Loading a saved model: from a preset, a folder, or the hub."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -6,13 +8,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from decoders.codecs.base import MediaCodec
 from encoders.base import FrozenEncoder
-from mmlm.assembly.assemble import _writing_parts, assemble
-from mmlm.assembly.config import FrozenPart, ModelConfig, digest
-from mmlm.assembly.frozen import audio_encoder_of, codec_of, compare, image_encoder_of, language_model_of
+from mmlm.assembly.assemble import assemble
+from mmlm.assembly.codecs import Codecs, load_saved_codecs
+from mmlm.assembly.config import ModelConfig, digest
+from mmlm.assembly.frozen import (
+    audio_encoder_of,
+    check_fingerprint,
+    given_or_named,
+    image_encoder_of,
+    language_model_of,
+)
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
@@ -26,36 +34,57 @@ def load(
     tokenizer: Any = None,
     image_encoder: FrozenEncoder | None = None,
     audio_encoder: FrozenEncoder | None = None,
-    image_codec: MediaCodec | None = None,
-    audio_codec: MediaCodec | None = None,
-    image_decoder: nn.Module | None = None,
-    audio_decoder: nn.Module | None = None,
+    codecs: Codecs = Codecs(),
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
-    """A saved model: a preset ("nano"), a folder written by `save`, or a hub id; or one of `presets.ASSEMBLED` or
-    `presets.OPEN_FLAMINGO`, whose parts are downloaded once.
+    """A saved model: a preset ("nano"), a folder that `save` wrote, or a hub id; or a model of `mmlm models`.
 
-    Parts that were ready-made when it was saved are given here again. A frozen part with other weights than those it
-    was trained with is a warning with both fingerprints. Errors: no such model, a part that cannot be found, weights
+    Parts that were ready-made when the model was saved are given here again; other parts may be given in place of those
+    it names. A frozen part with other weights than those the adapters were trained with is a warning with both
+    fingerprints. dtype: of the language model and the image encoder.
+    Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
     that do not fit the config.
     """
     if str(name) in ASSEMBLED:
-        parts = {**ASSEMBLED[str(name)], "tokenizer": tokenizer}
-        given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
-        given |= {"image_codec": image_codec, "audio_codec": audio_codec}
-        given |= {"image_decoder": image_decoder, "audio_decoder": audio_decoder}
-        parts |= {part: value for part, value in given.items() if value is not None}
-        return assemble(**parts, dtype=dtype, device=device)
+        parts = ASSEMBLED[str(name)]
+        return assemble(
+            language_model or parts["language_model"], image_encoder or parts["image_encoder"],
+            audio_encoder=audio_encoder or parts["audio_encoder"], tokenizer=tokenizer, codecs=codecs, dtype=dtype,
+            device=device,
+        )  # fmt: skip
     if str(name) in OPEN_FLAMINGO:
         from mmlm.assembly.interop.open_flamingo import load_released
 
-        if audio_encoder is not None:
-            raise ValueError(f"{name} has no audio encoder")
-        if any(part is not None for part in (image_codec, audio_codec, image_decoder, audio_decoder)):
-            raise ValueError(f"{name} has no codecs: give it some with mmlm.assembly.extended")
+        if audio_encoder is not None or codecs:
+            raise ValueError(f"{name} has no audio encoder and no codecs: add codecs with mmlm.assembly.extended")
         return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
-    folder = _folder(str(name))
+    config, tensors = read_saved(model_folder(str(name)))
+    rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
+    loaded = load_saved_codecs(config, codecs)
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced
+        named = given_or_named(language_model, config.language_model.name, "language_model")
+        with_audio = config.audio_encoder is not None
+        host = language_model_of(named, tokenizer, dtype, with_audio, rows, layouts_of(loaded.codecs), config.lora)
+        check_fingerprint("language model", config.language_model, host.fingerprint())
+        images = audio = None
+        if (part := config.image_encoder) is not None:
+            source = given_or_named(image_encoder, part.name, "image_encoder")
+            images = image_encoder_of(source, part.final_norm, dtype)
+            check_fingerprint("image encoder", part, images.fingerprint())
+        if (part := config.audio_encoder) is not None:
+            audio = audio_encoder_of(given_or_named(audio_encoder, part.name, "audio_encoder"))
+            check_fingerprint("audio encoder", part, audio.fingerprint())
+        model = MultimodalLM(
+            host, images, config.resampler, config.fusion, config.template, audio_encoder=audio,
+            audio_resampler=config.audio_resampler, codecs=loaded.codecs, decoders=loaded.decoders,
+        )  # fmt: skip
+    load_added(model, tensors)
+    return model.to(device)
+
+
+def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The config and the tensors of a saved model, checked to belong together."""
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
     try:
@@ -68,40 +97,11 @@ def load(
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
-    named = _given(language_model, config.language_model.name, "language_model")
-    rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
-    codecs, decoders = _saved_writing_parts(
-        config, {"image": image_codec, "audio": audio_codec}, {"image": image_decoder, "audio": audio_decoder}
-    )
-    with torch.random.fork_rng(devices=[]):  # starting weights are drawn, then replaced
-        host = language_model_of(
-            named, tokenizer, dtype, config.audio_encoder is not None, rows, layouts_of(codecs), config.lora
-        )
-    compare("language model", config.language_model.fingerprint, host.fingerprint())
-    eyes = ears = None
-    if (part := config.image_encoder) is not None:
-        eyes = image_encoder_of(_given(image_encoder, part.name, "image_encoder"), part.final_norm, dtype)
-        compare("image encoder", part.fingerprint, eyes.fingerprint())
-    if (part := config.audio_encoder) is not None:
-        ears = audio_encoder_of(_given(audio_encoder, part.name, "audio_encoder"))
-        compare("audio encoder", part.fingerprint, ears.fingerprint())
-    with torch.random.fork_rng(devices=[]):
-        model = MultimodalLM(
-            host,
-            eyes,
-            config.resampler,
-            config.fusion,
-            config.template,
-            audio_encoder=ears,
-            audio_resampler=config.audio_resampler,
-            codecs=codecs,
-            decoders=decoders,
-        )
-    load_added(model, tensors)
-    return model.to(device)
+    return config, tensors
 
 
-def _folder(name: str) -> Path:
+def model_folder(name: str) -> Path:
+    """The folder of a preset, a path or a hub id; FileNotFoundError where there is none."""
     if name in PRESETS:
         return PRESETS[name]
     if Path(name).exists():
@@ -117,40 +117,3 @@ def _folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except Exception as error:
         raise FileNotFoundError(f"no folder {name!r}, and it could not be fetched from the hub: {error}") from error
-
-
-def _given(part: Any, name: str | None, argument: str) -> Any:
-    if part is None and name is None:
-        raise ValueError(f"this model was saved with a ready-made {argument}: pass {argument}= to load it")
-    return part if part is not None else name
-
-
-def _saved_writing_parts(
-    config: ModelConfig, codecs: dict[str, MediaCodec | None], decoders: dict[str, nn.Module | None]
-) -> tuple[dict[str, MediaCodec], dict[str, nn.Module]]:
-    """The same for a saved model: what is given goes before what the config names."""
-    parts: dict[str, dict[str, FrozenPart | None]] = {
-        "codec": {"image": config.image_codec, "audio": config.audio_codec},
-        "decoder": {"image": config.image_decoder, "audio": config.audio_decoder},
-    }
-    named: dict[str, dict[str, Any]] = {"codec": {}, "decoder": {}}
-    for kind, given in (("codec", codecs), ("decoder", decoders)):
-        for modality, part in parts[kind].items():
-            if part is not None:
-                source = _given(given[modality], part.name, f"{modality}_{kind}")
-                named[kind][modality] = codec_of(source, part) if kind == "codec" else source
-            elif given[modality] is not None and kind == "decoder":
-                named[kind][modality] = given[modality]
-            elif given[modality] is not None:
-                raise ValueError(f"the model has no {modality} codec: give it one with mmlm.assembly.extended")
-    made = _writing_parts(named["codec"], named["decoder"])
-    if not made[0]:
-        return made
-    from decoders.codecs.checkpoint import codec_fingerprint
-
-    for kind, found in zip(("codec", "decoder"), made, strict=True):
-        for modality, module in found.items():
-            if parts[kind][modality] is None:
-                continue
-            compare(f"{modality} {kind}", parts[kind][modality].fingerprint, codec_fingerprint(module))
-    return made

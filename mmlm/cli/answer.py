@@ -25,12 +25,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """The answer, in one line."""
     options, image = generation_options(args), read_image(args.image)
+    from mmlm.tasks.rows import one_result
+
     model = load_model(args)
     examples = examples_of(args, model)
     if examples is None:
         prompt = model.template.question_prompt(image, args.question)
     else:
         prompt = examples.question_prompt(image, args.question, args.shots, model.template)
-    result = model.generate(prompt, **options)
+    result = one_result(model.generate(prompt, **options))
     text = one_line(result.text)
     print_result(args, {"image": args.image, "question": args.question, "answer": text}, text, result)

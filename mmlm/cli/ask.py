@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from mmlm.cli.loading import check_files, load_model, read_image, source_of
 from mmlm.cli.options import add_generation_options, add_model_options, generation_options
@@ -47,14 +48,16 @@ def run(args: argparse.Namespace) -> None:
     sound = load_audio(source_of(args.recording), pcm_rate=args.pcm_rate)
     model = load_model(args)
     from mmlm.tasks.ask import EXAMPLES as FEW_SHOT
+    from mmlm.tasks.rows import one_result
 
-    said = None if args.mode == "features" else model.transcribe(sound, language=args.language)
+    said: Any = None if args.mode == "features" else model.transcribe(sound, language=args.language)
     if args.show_transcript:
         print(f"transcript: {said.text}", file=sys.stderr if args.json else sys.stdout, flush=True)
-    result = model.ask(
+    answered = model.ask(
         sound, args.question, image, mode=args.mode, transcript=said, examples=FEW_SHOT if args.few_shot else (),
         details=True, **options,
     )  # fmt: skip
+    result = one_result(answered)
     text = one_line(result.text)
     record = {"audio": args.recording, "question": args.question, "image": args.image, "mode": args.mode}
     print_result(args, {**record, "answer": text, "transcript": said and said.to_dict()}, text, result)

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
     """A caption of each picture, a line each; several pictures at once."""
     check_files(args.images)
     options, model, examples = generation_options(args), None, None
+    from mmlm.tasks.rows import results_of
+
     for start in range(0, len(args.images), BATCH):
         names = args.images[start : start + BATCH]
         images = [read_image(name) for name in names]
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             prompts = [examples.caption_prompt(image, args.shots, model.template) for image in images]
         drawn = {**options, "seed": options["seed"] + start} if "seed" in options else options
-        for name, result in zip(names, model.generate(prompts, **drawn), strict=True):
+        for name, result in zip(names, results_of(model.generate(prompts, **drawn)), strict=True):
             text = one_line(result.text)
             line = text if len(args.images) == 1 else f"{name}\t{text}"
             print_result(args, {"image": name, "caption": text}, line, result)

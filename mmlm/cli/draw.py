@@ -38,13 +38,18 @@ def run(args: argparse.Namespace) -> None:
     paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
     start, mask = (None if name is None else read_image(name) for name in (args.init_image, args.mask))
     model = load_model(args)
+    from PIL import Image
+
+    from mmlm.tasks.rows import results_of
+
     with progress_bar() as progress:
-        results = model.draw(
+        drawn = model.draw(
             args.text, args.num_images, rerank=args.rerank, init_image=start, mask=mask, strength=args.strength,
             details=True, progress=progress, **media_options(args),
         )  # fmt: skip
-    for path, result in zip(paths, results if isinstance(results, list) else [results], strict=True):
+    for path, result in zip(paths, results_of(drawn), strict=True):
         picture = result.media[0]
+        assert isinstance(picture, Image.Image), "drawings are pictures"
         picture.save(path)
         record = {"prompt": args.text, "image": str(path), "size": list(picture.size)}
         print_result(args, record, str(path), result)

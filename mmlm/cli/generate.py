@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> None:
     from mmlm.prompting.parts import Image
 
     parts = [Image(read_image(value)) if kind == "image" else value for kind, value in args.parts]
+    from mmlm.tasks.rows import one_result
+
     model = load_model(args)
     if args.json or options.get("num_beams", 1) > 1:
-        result = model.generate(parts, **options)
+        result = one_result(model.generate(parts, **options))
         print_result(args, {}, result.text, result)
         return
     stream = model.stream(parts, **options)

@@ -79,6 +79,10 @@ def examples_of(args: argparse.Namespace, model: MultimodalLM) -> Any:
     """The pictures of `--examples`, indexed by similarity; None without it."""
     if args.examples is None:
         return None
+    from encoders.clip import ClipImageEncoder
     from mmlm.retrieval.rices import Rices
 
-    return Rices(model.encoders["image"], args.examples)
+    encoder = model.encoders.get("image")
+    if not isinstance(encoder, ClipImageEncoder):
+        raise ValueError("--examples are chosen by CLIP, and this model has none")
+    return Rices(encoder, args.examples)

@@ -27,13 +27,18 @@ def run(args: argparse.Namespace) -> None:
     """A sound, into a file."""
     (path,) = output_paths(args.output, SUFFIXES)
     model = load_model(args)
-    with progress_bar() as progress:
-        result = model.speak(
-            args.text, max_seconds=args.max_seconds, details=True, progress=progress, **media_options(args)
-        )
     import soundfile
 
+    from encoders.media.sound import Audio
+    from mmlm.tasks.rows import one_result
+
+    with progress_bar() as progress:
+        spoken = model.speak(
+            args.text, max_seconds=args.max_seconds, details=True, progress=progress, **media_options(args)
+        )
+    result = one_result(spoken)
     sound = result.media[0]
+    assert isinstance(sound, Audio), "speech is sound"
     soundfile.write(path, sound.waveform, sound.sample_rate)
     record = {"prompt": args.text, "audio": str(path), "seconds": round(sound.seconds, 3), "rate": sound.sample_rate}
     print_result(args, record, str(path), result)

@@ -74,7 +74,8 @@ def write(args: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
     elif args.json:
         print(json.dumps({"audio": name, **result}, ensure_ascii=False), flush=True)
     elif args.format is not None:
-        get_writer(args.format, ".").write_result(result, sys.stdout, {})
+        writer: Any = get_writer(args.format, ".")  # upstream annotates the file as its name
+        writer.write_result(result, sys.stdout, {})
 
 
 def with_bar(running: Any, name: str) -> Iterator[Any]:

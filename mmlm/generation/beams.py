@@ -94,6 +94,7 @@ def beam_search(
 ) -> list[list[Beam]]:
     """The `num_return_sequences` best hypotheses of each row, best first.
 
+    (Long because it is one loop: what a step needs is made before it, and each line of it uses what the last one made.)
     The score of a hypothesis is its log-probability divided by `length ** length_penalty`, the ending token counted.
     The search ends when no running beam can beat the worst kept hypothesis (transformers' `early_stopping=False`).
     constraints: the state of each row at its start. guidance_scale, errors: as in `mmlm.generation.loop.decode`.
@@ -117,31 +118,31 @@ def beam_search(
 
     for length in range(1, last + 1):
         plain = logits[: rows * beams]
-        norm = plain.logsumexp(-1)
         scores = guided(logits, states, guidance_scale)
+        norm = plain.logsumexp(-1)
         decoder.hide_placeholders(scores)
         scores = scores.log_softmax(-1)
         if states is not None:
             scores = masks.apply(states, scores)
         if processors:
-            scores = processors(decoder.ids[: rows * beams, : decoder.length], scores)
+            scores = processors(decoder.ids[: rows * beams, : decoder.length], scores)  # pyright: ignore[reportArgumentType]
         totals, choice = (running.view(-1, 1) + scores).view(rows, -1).topk(candidates)
         source, tokens = first_beam + choice // vocabulary, choice % vocabulary
         tokens = torch.where(totals > -torch.inf, tokens, stops[0])  # where a constraint leaves too few to choose from
         log_probs = plain.view(-1)[source * vocabulary + tokens] - norm[source]
-        ended = torch.isin(tokens, stops)
-        following: list[list[Constraint]] | None = None
+        ended, following = torch.isin(tokens, stops), None
         if states is not None:
             following, finished = advanced(states, source, tokens, totals)
             ended = ended | finished
+        done = length == last
         # Only an ending within the best `beams` is kept, and only for rows whose search is still open.
-        kept = (ended | (length == last)) & within & open_rows & (totals > -torch.inf)
+        kept = (ended | done) & within & open_rows & (totals > -torch.inf)
         info = torch.stack([torch.full_like(tokens, length), source, tokens, ended.long()], dim=-1)
         search.keep((totals / length**options.length_penalty).masked_fill(~kept, -torch.inf), info, log_probs)
         running, order = totals.masked_fill(ended, -torch.inf).topk(beams)
         best_possible = running[:, :1] / length**options.length_penalty
         open_rows = open_rows & (best_possible > search.kept.min(dim=1, keepdim=True).values)
-        if (length == last or length % every == 0) and (all_ended(~open_rows, norm, decoder, length) or length == last):
+        if (done or length % every == 0) and (all_ended(~open_rows, norm, decoder, length) or done):
             break
         source, tokens, log_probs = (part.gather(1, order).flatten() for part in (source, tokens, log_probs))
         search.go_on(source, tokens, log_probs)

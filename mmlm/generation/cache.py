@@ -1,47 +1,53 @@
-"""A self-attention cache that is allocated once: transformers' dynamic cache with room kept for what is to come."""
+"""A self-attention cache that is allocated once: transformers' dynamic cache with room for what is to come."""
 
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class PreallocatedLayer(DynamicLayer):
     """A DynamicLayer that writes into one buffer `[B, H, capacity, d]` instead of concatenating at each token.
 
-    It looks exactly as long as what was written, so no family needs another mask than with transformers' own cache.
+    It appears exactly as long as what was written, so no family needs another mask than with transformers' own cache.
     """
 
-    def __init__(self, capacity: int):
+    _keys: Tensor
+    _values: Tensor
+
+    def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity = capacity
         self.length = 0
         self.place: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocates the buffers for keys and values of this shape and type."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self._keys = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[-1])
         self._values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def settle(self, place: Tensor, length: int, end: int) -> None:
-        """From here on, `length` being written, each update is of one token at `place [1]` and gives `end` positions.
+        """Fixes the shapes: from now on each update writes one token at `place [1]` and returns `end` positions.
 
-        So the layer looks as if that token were the last of so many; a mask has to hide those that are not written.
+        `length` positions are written so far. The layer then looks as if that token were the last of `end`; a mask has
+        to hide the positions that are not written.
         """
         self.place, self.length = place, length
-        self.is_compileable = True  # so that transformers does not ask what the mask holds
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
-        for buffer in (self.keys, self.values):
-            buffer[:, :, length:] = 0  # a masked key counts nothing, but not where it is NaN
+        self.is_compileable = True  # so that transformers does not read the mask's values
+        keys, values = self._view(end)
+        for buffer in (keys, values):
+            buffer[:, :, length:] = 0  # a masked key has no weight, but NaN times zero is NaN
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends `[B, H, t, d]` keys and values; gives all so far. `RuntimeError` past the capacity."""
+        """Appends `[B, H, t, d]` keys and values; returns all so far. `RuntimeError` past the capacity."""
         if self.place is not None:
-            self.keys.index_copy_(2, self.place, key_states)
-            self.values.index_copy_(2, self.place, value_states)
-            return self.keys, self.values
+            keys, values = self._written()
+            keys.index_copy_(2, self.place, key_states)
+            values.index_copy_(2, self.place, value_states)
+            return keys, values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -50,14 +56,20 @@ class PreallocatedLayer(DynamicLayer):
         self._keys[:, :, self.length : end] = key_states
         self._values[:, :, self.length : end] = value_states
         self.length = end
-        return self._view()
+        return self._view(end)
 
-    def _view(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+    def _view(self, end: int) -> tuple[Tensor, Tensor]:
+        """Shows the first `end` positions as the layer's keys and values."""
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self._written()
+
+    def _written(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None, "something has been written"
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        return self.length if self.place is None else self.keys.shape[2] - 1
+        """Positions that the layer appears to hold before the next token."""
+        return self.length if self.place is None else self._written()[0].shape[2] - 1
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was; a longer `beam_idx` repeats rows into a new buffer."""
@@ -65,23 +77,22 @@ class PreallocatedLayer(DynamicLayer):
             return
         index = beam_idx.to(self.device)
         if len(index) == self._keys.shape[0]:
-            self.keys.copy_(self.keys.index_select(0, index))
-            self.values.copy_(self.values.index_select(0, index))
+            for part in self._written():
+                part.copy_(part.index_select(0, index))
         else:
             self._keys, self._values = self._keys.index_select(0, index), self._values.index_select(0, index)
-            self._view()
+            self._view(self.length)
 
 
 def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
-    """A cache for `capacity` positions; special layers (a sliding window that is shorter, convolution) stay
-    transformers' own."""
+    """A cache for `capacity` positions; special layers (short sliding windows, convolutions) stay transformers' own."""
     cache = DynamicCache(config=config)
     cache.layers = [PreallocatedLayer(capacity) if _keeps(layer, capacity) else layer for layer in cache.layers]
     return cache
 
 
-def _keeps(layer: CacheLayerMixin, capacity: int) -> bool:
-    """Whether a layer keeps so many keys and values, and does nothing else."""
+def _keeps(layer: object, capacity: int) -> bool:
+    """Whether a layer keeps that many keys and values, and does nothing else."""
     if type(layer) is DynamicSlidingWindowLayer:
         return layer.sliding_window >= capacity
     return type(layer) is DynamicLayer

@@ -50,7 +50,7 @@ class Decoder:
         if times > 1:
             index = torch.arange(self.ids.shape[0], device=self.ids.device).repeat_interleave(times)
             self.mask, self.positions, self.ids = self.mask[index], self.positions[index], self.ids[index]
-            self.cache.reorder_cache(index)
+            self._reorder_cache(index)
             self.context.repeat(times)
             if self.codes is not None:
                 self.codes.repeat(times)
@@ -73,9 +73,12 @@ class Decoder:
         """
         if ids:
             self.ids = self.ids[index]
-        self.cache.reorder_cache(index)
+        self._reorder_cache(index)
         if self.codes is not None:
             self.codes.reorder(index)
+
+    def _reorder_cache(self, index: Tensor) -> None:
+        self.cache.reorder_cache(index)  # pyright: ignore[reportArgumentType]  # annotated as the old LongTensor
 
     def _seen(self) -> Tensor | None:
         """What of the text so far is no padding; None where all is."""

@@ -54,8 +54,7 @@ def _example(model: MultimodalNetwork, prompt: Any, answer: Answer) -> Example:
     parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
     if isinstance(answer, GenerationResult):
         answer = answer.token_ids
-    exact = not isinstance(answer, (str, Codes)) and all(isinstance(token, int) for token in answer)
-    if not exact:
+    if isinstance(answer, (str, Codes)) or not all(isinstance(token, int) for token in answer):
         return model.processor.encode(parts, answer)
     if not answer:
         raise ValueError("an answer holds no tokens")
@@ -69,6 +68,7 @@ def _batch_log_probs(
 ) -> Sequence[Tensor]:
     batch = model.processor.collate(examples, padding_side="right")
     output = model(batch, [example.media for example in examples], codes=codes, lora=lora)
+    assert batch.labels is not None, "examples carry labels"
     labels = batch.labels[:, 1:].to(output.logits.device)
     wanted = labels != IGNORE_INDEX
     values = output.logits.float().log_softmax(-1).gather(1, labels[wanted].unsqueeze(1)).squeeze(1)

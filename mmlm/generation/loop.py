@@ -70,7 +70,7 @@ def decode(
         if constraints is not None:
             scores = masks.apply(constraints, scores)
         if processors:
-            scores = processors(decoder.ids[:rows, : decoder.length], scores)
+            scores = processors(decoder.ids[:rows, : decoder.length], scores)  # pyright: ignore[reportArgumentType]
         tokens = torch.where(ended, stops[0], choose(scores, norm, generator))
         before, ended = ended, ended | torch.isin(tokens, stops)
         if constraints is not None:

@@ -39,7 +39,7 @@ def media_spans(model: MultimodalNetwork, mode: GenerationMode, max_seconds: flo
         if max_seconds <= 0:
             raise ValueError(f"max_seconds must be above 0, not {max_seconds}")
         span = wanted["audio"]
-        steps = max(1, min(span.layout.max_steps, round(max_seconds * model.codecs["audio"].frame_rate)))
+        steps = max(1, min(span.layout.max_steps, round(max_seconds * (model.codecs["audio"].frame_rate or 0.0))))
         wanted = {**wanted, "audio": CodeSpan(dataclasses.replace(span.layout, max_steps=steps), span.begin)}
     return wanted
 
@@ -83,16 +83,19 @@ def render(
             media = model.codecs[modality].decode(batch)
         else:
             callback = None if preview is None else shown
-            media = model.decoders[modality].decode(batch, steps, seed + first, callback=callback)
+            decoder: Any = model.decoders[modality]  # a DiffusionDecoder, which takes seconds to import
+            media = decoder.decode(batch, steps, seed + first, callback=callback)
         found += as_media(model, modality, media)
     return found
 
 
 def as_media(model: MultimodalNetwork, modality: str, media: Tensor) -> list[Medium]:
     """Tensors of a codec `[B, C, *size]` as pictures or recordings."""
-    if modality == "audio":
-        return [Audio(row[0].float().cpu().numpy(), model.codecs["audio"].sample_rate) for row in media]
-    return list(as_pictures(media))
+    if modality == "image":
+        return list(as_pictures(media))
+    rate = model.codecs["audio"].sample_rate
+    assert rate is not None, "codecs of sound have a rate"
+    return [Audio(row[0].float().cpu().numpy(), rate) for row in media]
 
 
 def as_pictures(pixels: Tensor) -> list[Image.Image]:

@@ -73,9 +73,9 @@ class Request:
                 self.writing.mode, self.writing.spans, range(vocabulary.end_of_chunk_id + 1), frozenset(self.stop_ids),
                 self.options.max_new_tokens, self.room, self.writing.fixed or {},
             )  # fmt: skip
-            return [state] * rows
+            return list[Constraint]([state] * rows)
         if self.options.stop_strings:
-            return [StopStrings.begin(self.options.stop_strings, self.model.processor.decode)] * rows
+            return list[Constraint]([StopStrings.begin(self.options.stop_strings, self.model.processor.decode)] * rows)
         return None
 
     def steps(self, generator: torch.Generator | None, constraints: list[Constraint] | None) -> Iterator[Step]:

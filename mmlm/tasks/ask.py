@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack, get_args
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Image, Part, Sound
+from mmlm.prompting.parts import Image, Media, Part, Sound
 from mmlm.prompting.templates import CHAT, chat_prompt
 from mmlm.tasks.generate import generate
 from mmlm.tasks.rows import Answers, answers_of, as_rows
@@ -89,7 +89,7 @@ def _prompt(
     text = None if mode == "features" else getattr(said, "text", said)
     if text is not None and not text.strip() and question is None:
         raise ValueError("nothing is said in the recording, so there is no question to answer: give one")
-    media = [] if picture is None else [Image(picture)]
+    media: list[Media] = [] if picture is None else [Image(picture)]
     if mode != "transcript":
         media.append(Sound(recording))
     return (CHAT if chat else model.template).spoken_prompt(media, text, question)

@@ -69,7 +69,7 @@ def draw(
         if encoder is not None:
             pictures = [result.media[0] for result in results]
             results = [results[best(encoder, pictures, text)]]
-        found = [result if details else result.media[0] for result in results]
+        found: list[Drawn] = [result if details else medium_of(result) for result in results]
         drawn.append(found[0] if len(found) == 1 else found)
     return drawn if isinstance(texts, list) else drawn[0]
 
@@ -110,6 +110,13 @@ def rendered(
     return [replace(result, parts=(medium,)) for result, medium in zip(results, media, strict=True)]
 
 
+def medium_of(result: GenerationResult) -> Medium:
+    """The one picture or sound of a result."""
+    (medium,) = result.media
+    assert not isinstance(medium, Codes), "its codes have been rendered"
+    return medium
+
+
 def sampled(count: int, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> GenerationOptions:
     """Options for codes. They are sampled: the most likely codes make an average of all pictures."""
     return GenerationOptions(
@@ -126,10 +133,11 @@ def text_of(text: str) -> str:
 
 def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: float, seed: int) -> dict[Place, int]:
     """Codes of a picture that stay, by (codebook, step): those whose pixels all lie where the mask is 0."""
-    codec = dict(model.codecs.items()).get("image")
-    if codec is None:
+    codec = model.codecs.get("image")
+    if codec is None or codec.size is None:
         raise ValueError("the model draws no pictures: assemble it with an image codec")
-    codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0].flatten(1)  # [K, h·w]
+    codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0]  # [K, h, w]
+    codes_grid, codes = codes.shape[1:], codes.flatten(1)
     steps = codes.shape[1]
     if mask is None:
         if not 0 <= strength <= 1:
@@ -139,16 +147,16 @@ def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: floa
     else:
         if getattr(mask, "dtype", None) in (np.dtype(bool), torch.bool):
             mask = np.asarray(mask).astype(np.uint8) * 255
-        black = load_image(mask).convert("L").point(lambda value: 255 * (value > 127))
+        black = load_image(mask).convert("L").point([255 * (value > 127) for value in range(256)])
         square = ImageOps.fit(black, (codec.size, codec.size), Image.Resampling.BOX)  # as the picture is cut
         pixels = torch.from_numpy(np.asarray(square, dtype=np.float32).copy())
-        anew = F.adaptive_max_pool2d(pixels[None], codec.grid)[0].flatten()
+        anew = F.adaptive_max_pool2d(pixels[None], list(codes_grid))[0].flatten()
         kept = (anew == 0).nonzero().flatten().tolist()
     return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
 
 
 def _reranker(model: MultimodalNetwork) -> ClipImageEncoder:
-    encoder = dict(model.encoders.items()).get("image")
+    encoder = model.encoders.get("image")
     if not isinstance(encoder, ClipImageEncoder):
         raise ValueError("rerank needs an image encoder that embeds texts as well: a CLIP")
     return encoder

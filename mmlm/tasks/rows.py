@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -41,11 +40,23 @@ def is_batch(prompt: Any) -> bool:
     raise TypeError(f"a prompt is a list of parts (text, images), not {type(prompt).__name__}")
 
 
+def one_result(found: object) -> GenerationResult:
+    """The result of one prompt; TypeError for several."""
+    if not isinstance(found, GenerationResult):
+        raise TypeError("several results where one was expected: leave num_return_sequences at 1")
+    return found
+
+
+def results_of(found: object) -> list[GenerationResult]:
+    """The results of a batch, or the one of a single prompt."""
+    return [one_result(result) for result in found] if isinstance(found, list) else [one_result(found)]
+
+
 def answers_of(results: GenerationResult | Results, batch: bool, details: bool) -> Answers:
     """What a short verb returns: texts without the spaces around them, or with `details` the results themselves."""
     assert isinstance(results, list), "a batch of prompts gives a list"
-    given: Sequence[Any] = results if details else [_text(result) for result in results]
-    return list(given) if batch else given[0]
+    given: list[Any] = list(results) if details else [_text(result) for result in results]
+    return given if batch else given[0]
 
 
 def _text(result: GenerationResult | list[GenerationResult]) -> str | list[str]:

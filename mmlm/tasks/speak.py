@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmlm.generation.media import check_steps
 from mmlm.generation.request import Progress
 from mmlm.model.network import MultimodalNetwork
-from mmlm.tasks.draw import Drawn, rendered, sampled, written_codes
+from mmlm.tasks.draw import Drawn, medium_of, rendered, sampled, written_codes
 
 
 def speak(
@@ -29,5 +29,5 @@ def speak(
         options = sampled(1, temperature, top_k, top_p, seed + index)
         codes = written_codes(model, "audio", text, options, guidance_scale, progress, max_seconds=max_seconds)
         (result,) = rendered(model, codes, steps, seed + index, progress)
-        spoken.append(result if details else result.media[0])
+        spoken.append(result if details else medium_of(result))
     return spoken if isinstance(texts, list) else spoken[0]

@@ -57,14 +57,15 @@ def train_writing_from_recipe(
     """Runs such a recipe. It goes on where a run in the same `output` stopped."""
     recipe: WritingRecipe = load_recipe(path, overrides, WritingRecipe)
     import mmlm
-    from mmlm.assembly.extend import extended
+    from mmlm.assembly import Codecs, extended
 
     part = recipe.model
     model = mmlm.load(part.load, device=part.device)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
     given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
     if given or part.lora is not None:
-        model = extended(model, **given, lora=part.lora, seed=part.seed)
+        codecs = Codecs(*(given.get(name) for name in names))
+        model = extended(model, codecs, lora=part.lora, seed=part.seed)
     folder = train_writing(model, recipe.data, Path(recipe.output), recipe.held_out, recipe.write, progress)
     return Trained(folder, recipe.write.steps)
 

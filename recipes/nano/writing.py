@@ -33,15 +33,14 @@ def train_writing(recipe: Recipe, output: Path) -> None:
     speaks and how fast; each code has to agree with the last in all of that.
     """
     import mmlm
-    from mmlm.assembly.extend import extended
+    from mmlm.assembly import Codecs, extended
     from mmlm.model.config import LoraConfig
     from mmlm.training.writing import WritingTrainConfig, train_writing
 
     part = recipe.writing
     model = extended(
         mmlm.load(output / "ears_more/model", device=recipe.device),
-        image_codec=output / "image_codec_more/codec",
-        audio_codec=output / "audio_codec_more/codec",
+        Codecs(output / "image_codec_more/codec", output / "audio_codec_more/codec"),
         lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
         seed=recipe.seed,
     )
