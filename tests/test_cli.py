@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from hearing import noise, save_whisper, tiny_whisper
 from PIL import Image, ImageDraw
 from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
@@ -18,6 +17,7 @@ from whisper.tokenizer import get_tokenizer
 from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import main
 from mmlm.cli.parser import build_parser
+from support.hearing import noise, save_whisper, tiny_whisper
 
 VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")

@@ -24,7 +24,7 @@ from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.prompting.vocabulary import MediaVocabulary
-from tests.families import VOCAB, language_model, tokenizer
+from support.families import VOCAB, language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from mmlm.model.config import ResamplerConfig
 from mmlm.prompting.parts import END_OF_CHUNK, Image
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.retrieval.rices import Rices
-from tests.families import language_model, tokenizer
+from support.families import language_model, tokenizer
 
 
 class CountingEncoder(ClipImageEncoder):
