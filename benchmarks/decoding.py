@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import stream_tokens
+from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.language_model import LanguageModel
@@ -58,7 +58,7 @@ def build(hidden: int, layers: int) -> MultimodalLM:
 def ours(model: MultimodalLM, batch: Batch, media: list, tokens: int) -> torch.Tensor:
     """The library's greedy loop."""
     decoder = Decoder(model.language_model, model.media_context(batch, media), batch, tokens)
-    return torch.stack(list(stream_tokens(decoder, GenerationOptions(max_new_tokens=tokens), [-1], None)), dim=1)
+    return torch.stack([step.tokens for step in decode(decoder, GenerationOptions(max_new_tokens=tokens), [-1])], dim=1)
 
 
 def theirs(model: MultimodalLM, batch: Batch, media: list, tokens: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from mmlm.assembly.assemble import assemble
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.beams import beam_search
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import stream_tokens
+from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Image
@@ -102,8 +102,8 @@ def generate(model: MultimodalLM, batch: Batch, media: Sequence[Sequence[Any]], 
     decoder = Decoder(model.language_model, model.media_context(batch, media), batch, new)
     options = GenerationOptions(max_new_tokens=new, num_beams=beams)
     if beams > 1:
-        return beam_search(decoder, options, [-1])[:, 0]
-    return torch.stack(list(stream_tokens(decoder, options, [-1], None)), dim=1)
+        return torch.tensor([beams[0].ids for beams in beam_search(decoder, options, [-1])])
+    return torch.stack([step.tokens for step in decode(decoder, options, [-1])], dim=1)
 
 
 def seconds_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

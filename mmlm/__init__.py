@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmlm.assembly.multimodal_lm import MultimodalLM
     from mmlm.evaluation.contact_sheet import contact_sheet
     from mmlm.generation.options import GenerationOptions
+    from mmlm.generation.result import GenerationResult
     from mmlm.model.config import FusionConfig, ResamplerConfig
     from mmlm.prompting.parts import END_OF_CHUNK, Image, Sound
     from mmlm.prompting.templates import PromptTemplate
@@ -25,6 +26,7 @@ __all__ = [
     "Audio",
     "FusionConfig",
     "GenerationOptions",
+    "GenerationResult",
     "Image",
     "MultimodalLM",
     "PromptTemplate",
@@ -43,6 +45,7 @@ _HOME = {
     "Audio": "encoders.media.sound",
     "FusionConfig": "mmlm.model.config",
     "GenerationOptions": "mmlm.generation.options",
+    "GenerationResult": "mmlm.generation.result",
     "Image": "mmlm.prompting.parts",
     "MultimodalLM": "mmlm.assembly.multimodal_lm",
     "PromptTemplate": "mmlm.prompting.templates",
@@ -57,7 +60,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

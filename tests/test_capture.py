@@ -183,9 +183,9 @@ def test_a_family_that_goes_by_values_is_not_captured():
             module.seen = True
 
     model.language_model.model.get_output_embeddings().register_forward_pre_hook(sums)
-    expected = model.generate(["x"], max_new_tokens=24)
+    expected = parts.texts(model, ["x"], max_new_tokens=24)
     assert model.pack().language_model.acceleration.records_on is None
-    assert model.generate(["x"], max_new_tokens=24) == expected
+    assert parts.texts(model, ["x"], max_new_tokens=24) == expected
 
 
 def test_pack_captures_and_unpack_does_not():
@@ -228,10 +228,10 @@ def test_a_graph_gives_the_same_logits(family):
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3, "num_return_sequences": 2}])
 def test_on_a_gpu_texts_are_the_same(family, options):
     model = parts.build(family).to("cuda")
-    expected = model.generate(parts.prompts(), max_new_tokens=24, **options)
+    expected = parts.texts(model, parts.prompts(), max_new_tokens=24, **options)
     assert model.pack().language_model.acceleration.records_on == "cuda"
-    assert model.generate(parts.prompts(), max_new_tokens=24, **options) == expected
-    assert model.unpack().generate(parts.prompts(), max_new_tokens=24, **options) == expected
+    assert parts.texts(model, parts.prompts(), max_new_tokens=24, **options) == expected
+    assert parts.texts(model.unpack(), parts.prompts(), max_new_tokens=24, **options) == expected
 
 
 @ON_GPU
@@ -243,10 +243,10 @@ def test_a_capture_that_fails_leaves_the_gpu_as_it_was():
         args[0].sum().item()
 
     model.language_model.blocks[0].register_forward_pre_hook(sums)
-    expected = model.generate(["x"], max_new_tokens=24)
+    expected = parts.texts(model, ["x"], max_new_tokens=24)
     assert model.pack().language_model.acceleration.records_on is None
     assert torch.cuda.current_stream() == stream
-    assert model.generate(["x"], max_new_tokens=24) == expected
+    assert parts.texts(model, ["x"], max_new_tokens=24) == expected
 
 
 @ON_GPU

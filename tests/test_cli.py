@@ -15,8 +15,8 @@ from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
-from mmlm.cli import main
-from mmlm.cli.parser import build_parser
+from mmlm.cli import build_parser, main
+from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
 
 VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
@@ -229,7 +229,12 @@ def test_json_is_one_object_a_line(nano, pictures, capsys):
     assert main(["caption", *pictures, "--json", "--num-beams", "3", "--max-new-tokens", "12"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = [nano.caption(name, num_beams=3, max_new_tokens=12) for name in pictures]
-    assert records == [{"image": i, "caption": c} for i, c in zip(pictures, expected, strict=True)]
+    shown = [(record["image"], record["caption"]) for record in records]
+    assert shown == list(zip(pictures, expected, strict=True))
+    results = nano.caption(pictures, num_beams=3, max_new_tokens=12, details=True)
+    for record, result in zip(records, results, strict=True):
+        assert record["token_ids"] == list(result.token_ids) and record["usage"] == vars(result.usage)
+        assert record["log_probs"] == pytest.approx(result.log_probs, abs=1e-3) and record["score"] is not None
 
 
 def test_a_picture_from_standard_input(nano, pictures, capsys, monkeypatch):
@@ -243,7 +248,13 @@ def test_answer(nano, pictures, capsys):
     question = "what color is the circle?"
     assert main(["answer", pictures[1], question, "--json"]) == 0
     answer = nano.answer(pictures[1], question)
-    assert json.loads(capsys.readouterr().out) == {"image": pictures[1], "question": question, "answer": answer}
+    record = json.loads(capsys.readouterr().out)
+    assert (record["image"], record["question"], record["answer"]) == (pictures[1], question, answer)
+    assert main(["answer", pictures[1], question, "--details"]) == 0
+    line, details = capsys.readouterr().out.splitlines()
+    result = nano.answer(pictures[1], question, details=True)
+    assert line == answer and f"ended by {result.finish_reason}" in details
+    assert f"{len(result.token_ids)} tokens after {result.usage.prompt_tokens}" in details
 
 
 @pytest.mark.parametrize("weights", ["exact", "fp16", "int8", "int4"])
@@ -265,9 +276,9 @@ def test_generate_writes_what_the_model_writes(nano, pictures, capsys):
     prompt = [mmlm.Image(pictures[0]), "Output:a red circle", mmlm.Image(pictures[1]), "Output:"]
     arguments = ["generate", "--image", pictures[0], "--text", "Output:a red circle", "--image", pictures[1]]
     assert main([*arguments, "--text", "Output:"]) == 0
-    assert capsys.readouterr().out == nano.generate(prompt) + "\n"
+    assert capsys.readouterr().out == parts.texts(nano, prompt) + "\n"
     assert main([*arguments, "--text", "Output:", "--num-beams", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"text": nano.generate(prompt, num_beams=2)}
+    assert json.loads(capsys.readouterr().out)["text"] == parts.texts(nano, prompt, num_beams=2)
 
 
 def test_sampling_follows_its_seed(nano, pictures, capsys):
@@ -286,7 +297,7 @@ def test_few_shot_examples_come_before_the_picture(nano, pictures, pairs, capsys
     rices = mmlm.Rices(nano.encoders["image"], pairs)
     prompt = rices.caption_prompt(pictures[0], 2, nano.template)
     assert sum(isinstance(part, mmlm.Image) for part in prompt) == 3
-    assert capsys.readouterr().out == " ".join(nano.generate(prompt).split()) + "\n"
+    assert capsys.readouterr().out == " ".join(parts.texts(nano, prompt).split()) + "\n"
 
 
 def test_models_lists_nano_with_its_size(nano_folder, capsys):

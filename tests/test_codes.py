@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlm.generation.constraints.codes import CodeWriter
+from mmlm.generation.constraints.codes import CodeGrammar
 from mmlm.model.code_places import CodePlaces
 from mmlm.prompting.code_layout import CodeLayout, CodeSpan
 from mmlm.prompting.vocabulary import ADDED_TOKENS, MediaVocabulary
@@ -59,42 +59,44 @@ def test_whatever_may_be_written_is_a_whole_medium(books, most, seed):
     draw = random.Random(seed)
     for layout in (CodeLayout("audio", 4, books, max_steps=most), CodeLayout("image", 4, books, (most, 2))):
         span = CodeSpan(layout, 9)
-        writer = CodeWriter(span)
-        while not writer.done:
-            writer.write(draw.choice([token for ids in writer.allowed() for token in ids]))
-        assert writer.allowed() == ()
-        codes = span.to_codes(writer.ids)
+        state, ids = CodeGrammar.begin(span), [span.begin]
+        while not state.closed:
+            ids.append(draw.choice([token for allowed in state.allowed() for token in allowed]))
+            state = state.advance(ids[-1])
+        assert state.allowed() == ()
+        codes = span.to_codes(ids)
         assert codes.shape[0] == books and (layout.grid or codes.shape[1] <= most)
-        again = CodeWriter(span)
+        again = CodeGrammar.begin(span)
         for token in span.to_ids(codes)[1:]:
-            again.write(token)
-        assert again.done and again.ids == writer.ids
+            again = again.advance(token)
+        assert again.closed and span.to_ids(codes) == ids
 
 
 def test_what_may_not_follow_is_refused():
     span = VOCABULARY.spans["audio"]
-    writer = CodeWriter(span)
+    state = CodeGrammar.begin(span)
     for wrong in (span.end, span.begin, 127, 5, 200):
         with pytest.raises(ValueError, match="may not follow"):
-            writer.write(wrong)
-    writer.write(117)
-    assert writer.allowed() == (span.ids_of(0), span.ids_of(1))  # one step more, or the last of the second codebook
-    writer.write(127)
-    assert writer.allowed() == (span.ids_of(2),)
-    writer.write(137)
-    assert writer.allowed() == (range(116, 117),)
+            state.advance(wrong)
+    state = state.advance(117)
+    assert state.allowed() == (span.ids_of(0), span.ids_of(1))  # one step more, or the last of the second codebook
+    state = state.advance(127)
+    assert state.allowed() == (span.ids_of(2),)
+    state = state.advance(137)
+    assert state.allowed() == (range(116, 117),)
 
 
 def test_fixed_codes_leave_no_choice():
     span = VOCABULARY.spans["image"]
-    writer = CodeWriter(span, {(0, 1): 7, (0, 5): 2})
+    state, written = CodeGrammar.begin(span, {(0, 1): 7, (0, 5): 2}), [span.begin]
     seen = []
-    while not writer.done:
-        (ids,) = writer.allowed()
+    while not state.closed:
+        (ids,) = state.allowed()
         seen.append(len(ids))
-        writer.write(ids[-1])
+        written.append(ids[-1])
+        state = state.advance(ids[-1])
     assert seen == [10, 1, 10, 10, 10, 1, 1]
-    assert span.to_codes(writer.ids).flatten().tolist() == [9, 7, 9, 9, 9, 2]
+    assert span.to_codes(written).flatten().tolist() == [9, 7, 9, 9, 9, 2]
 
 
 def test_places_by_hand_in_one_pass_and_in_several():

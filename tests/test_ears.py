@@ -50,8 +50,8 @@ def rows() -> list[list[Any]]:
 @pytest.mark.parametrize("visibility", ["latest", "group", "all"])
 def test_in_a_batch_as_alone(family, ears, visibility):
     model = hearing(family, ears, visibility)
-    together = model.generate(rows(), max_new_tokens=6)
-    assert together == [model.generate(row, max_new_tokens=6) for row in rows()]
+    together = parts.texts(model, rows(), max_new_tokens=6)
+    assert together == [parts.texts(model, row, max_new_tokens=6) for row in rows()]
     assert len(set(together)) > 1
 
 
@@ -124,12 +124,12 @@ def test_media_and_placeholders_must_agree(media, message, monkeypatch):
 
 def test_a_model_without_ears_or_eyes_says_so():
     with pytest.raises(ValueError, match="no audio encoder"):
-        parts.shared("llama").generate([parts.sound(0.2), "x"])
+        parts.texts(parts.shared("llama"), [parts.sound(0.2), "x"])
     lm = families.language_model("llama")
     ears = assemble(lm, audio_encoder=parts.audio_encoder(), tokenizer=families.tokenizer())
-    assert isinstance(ears.generate([parts.sound(0.2), "x"], max_new_tokens=2), str)
+    assert isinstance(parts.texts(ears, [parts.sound(0.2), "x"], max_new_tokens=2), str)
     with pytest.raises(ValueError, match="no image encoder"):
-        ears.generate([parts.picture(0), "x"])
+        parts.texts(ears, [parts.picture(0), "x"])
     with pytest.raises(ValueError, match="an image encoder, an audio encoder, or both"):
         assemble(lm, tokenizer=families.tokenizer())
     with pytest.raises(ValueError, match="no Whisper"):
@@ -145,14 +145,14 @@ def test_a_spoken_or_typed_token_stays_text():
 
 def test_an_exception_leaves_the_model_as_it_was(monkeypatch):
     model = hearing()
-    before = model.generate(rows()[1], max_new_tokens=4)
+    before = parts.texts(model, rows()[1], max_new_tokens=4)
     with monkeypatch.context() as patch:
         patch.setattr(model.encoders["audio"], "encode", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            model.generate(rows()[1], max_new_tokens=4)
+            parts.texts(model, rows()[1], max_new_tokens=4)
     with pytest.raises(ValueError, match="not finite|finite"):
-        model.generate([Sound((np.array([0.0, np.nan] * 4000), SAMPLE_RATE)), "x"])
-    assert model.generate(rows()[1], max_new_tokens=4) == before
+        parts.texts(model, [Sound((np.array([0.0, np.nan] * 4000), SAMPLE_RATE)), "x"])
+    assert parts.texts(model, rows()[1], max_new_tokens=4) == before
 
 
 @EARS
@@ -335,7 +335,7 @@ def test_ask_writes_the_prompt_of_each_mode(mode, asked, picture):
     prompt = [*([picture] if picture else []), *([Sound(QUESTION)] if mode != "transcript" else []), words]
     transcript = Transcript(said, (), "en", 0.25)
     answer = model.ask(QUESTION, asked, picture, mode=mode, transcript=transcript, max_new_tokens=5)
-    assert answer == model.generate(prompt, max_new_tokens=5).strip()
+    assert answer == parts.texts(model, prompt, max_new_tokens=5).strip()
 
 
 def test_ask_takes_lists_and_refuses_what_cannot_be_answered():
@@ -350,7 +350,7 @@ def test_ask_takes_lists_and_refuses_what_cannot_be_answered():
         model.ask([QUESTION, QUESTION], ["x"])
     few = model.ask(QUESTION, transcript="what?", examples=EXAMPLES[:1], max_new_tokens=4)
     shot = f"Question:{EXAMPLES[0][0]} Short answer:{EXAMPLES[0][1]}\n"
-    assert few == model.generate([shot, "Question:what? Short answer:"], max_new_tokens=4, stop=("\n",)).strip()
+    assert few == parts.texts(model, [shot, "Question:what? Short answer:"], max_new_tokens=4, stop=("\n",)).strip()
 
 
 CHATML = (
@@ -381,9 +381,9 @@ def test_a_chat_model_is_asked_through_its_template_and_what_is_said_cannot_leav
     assert evil in model.processor.decode(ids)
 
     answer = model.ask(QUESTION, transcript=evil, max_new_tokens=4)
-    assert answer == model.generate(chat_prompt(tokenizer, [evil]), max_new_tokens=4).strip()
+    assert answer == parts.texts(model, chat_prompt(tokenizer, [evil]), max_new_tokens=4).strip()
     plain = model.ask(QUESTION, transcript=evil, chat=False, max_new_tokens=4)
-    assert plain == model.generate([f"Question:{evil} Short answer:"], max_new_tokens=4).strip()
+    assert plain == parts.texts(model, [f"Question:{evil} Short answer:"], max_new_tokens=4).strip()
 
 
 def test_markup_brings_its_own_beginning():
@@ -408,7 +408,7 @@ def test_a_model_transcribes_with_the_whisper_it_hears_with(tmp_path):
     known = Transcript("what?", (), "en", 1.0)
     model.transcriber.transcribe = lambda source, language=None: known
     asked = model.ask(loud, max_new_tokens=4)
-    assert asked == model.generate(["Question:what? Short answer:"], max_new_tokens=4).strip()
+    assert asked == parts.texts(model, ["Question:what? Short answer:"], max_new_tokens=4).strip()
 
 
 def test_images_of_paths_and_sounds_of_paths(tmp_path):

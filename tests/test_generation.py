@@ -21,8 +21,8 @@ from mmlm.generation import decoder
 from mmlm.generation.beams import beam_search
 from mmlm.generation.cache import PreallocatedLayer, preallocated_cache
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import stream_tokens
-from mmlm.generation.options import GenerationOptions, sampler
+from mmlm.generation.loop import decode
+from mmlm.generation.options import GenerationOptions
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import END_OF_CHUNK
 from support import families, parts
@@ -90,20 +90,20 @@ def spelled(model: MultimodalLM, text: str | bytes) -> list[int]:
         (dict(do_sample=True, num_beams=2), "beams or sampling"),
         (dict(num_return_sequences=2), "needs do_sample=True or as many beams"),
         (dict(num_beams=2, num_return_sequences=3), "num_beams is 2"),
-        (dict(stop=""), "stop string is empty"),
-        (dict(stop=("a", "")), "stop string is empty"),
+        (dict(stop=""), "stop must not hold an empty string"),
+        (dict(stop=("a", "")), "stop must not hold an empty string"),
     ],
 )
 def test_options_that_make_no_sense_are_clear_errors(options, message):
     with pytest.raises(ValueError, match=message):
         GenerationOptions(**options)
     with pytest.raises(ValueError, match=message):
-        parts.shared("llama").generate([parts.picture(0), "a"], **options)
+        parts.texts(parts.shared("llama"), [parts.picture(0), "a"], **options)
 
 
 def test_an_unknown_option_is_an_error():
-    with pytest.raises(TypeError, match="max_length"):
-        parts.shared("llama").generate(["a"], max_length=3)
+    with pytest.raises(TypeError, match="unknown option 'max_length'; did you mean"):
+        parts.texts(parts.shared("llama"), ["a"], max_length=3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mpt"])
@@ -116,11 +116,11 @@ def test_more_tokens_than_positions_are_an_error_before_anything_is_encoded(fami
     monkeypatch.setattr(model.encoders["image"], "encode", never)
     monkeypatch.setattr(model.encoders["image"], "preprocess", never)
     with pytest.raises(ValueError, match="256 positions"):
-        model.generate([parts.picture(0), "abc"], max_new_tokens=253)
+        parts.texts(model, [parts.picture(0), "abc"], max_new_tokens=253)
     with pytest.raises(ValueError, match="256 positions"):
         model.stream([parts.picture(0), "abc"], max_new_tokens=253)  # at the call, not at the first piece
     with pytest.raises(ValueError, match="positions"):
-        model.generate([parts.picture(0), "a" * 300], max_new_tokens=1)
+        parts.texts(model, [parts.picture(0), "a" * 300], max_new_tokens=1)
     model.language_model.check_length(256)
 
 
@@ -130,14 +130,14 @@ def test_more_tokens_than_positions_are_an_error_before_anything_is_encoded(fami
 def test_the_same_seed_gives_the_same_text_and_another_another():
     model = parts.shared("llama")
     options = dict(max_new_tokens=12, do_sample=True)
-    texts = [model.generate(parts.prompts(), seed=seed, **options) for seed in (5, 5, 6)]
+    texts = [parts.texts(model, parts.prompts(), seed=seed, **options) for seed in (5, 5, 6)]
     assert texts[0] == texts[1] != texts[2]
-    fresh = [model.generate(parts.prompts(), **options) for _ in range(2)]
+    fresh = [parts.texts(model, parts.prompts(), **options) for _ in range(2)]
     assert fresh[0] != fresh[1]
     state = torch.get_rng_state()
-    model.generate(parts.prompts(), seed=1, **options)
+    parts.texts(model, parts.prompts(), seed=1, **options)
     assert torch.equal(torch.get_rng_state(), state)
-    assert "".join(model.stream(parts.prompts()[0], seed=3, **options)) == model.generate(
+    assert "".join(model.stream(parts.prompts()[0], seed=3, **options)) == parts.texts(model,
         parts.prompts()[0], seed=3, **options
     )
 
@@ -166,8 +166,10 @@ def test_sampled_frequencies_are_those_of_upstreams_distribution(options, upstre
     rows, samples = [[parts.picture(1), "Output:"]], 4000
     run = parts.decoder(model, rows, 1)
     chosen = GenerationOptions(max_new_tokens=1, do_sample=True, num_return_sequences=samples, seed=11, **options)
-    drawn = next(stream_tokens(run, chosen, model.language_model.stop_ids, sampler(chosen, model.device)))
-    scores = parts.decoder(model, rows, 1).prefill().detach()
+    drawn = next(decode(run, chosen, model.language_model.stop_ids, chosen.sampler(model.device))).tokens
+    plain = parts.decoder(model, rows, 1)
+    scores = plain.prefill().detach()
+    plain.hide_placeholders(scores)
     for processor in upstream:
         scores = processor(run.ids[:1, : run.length], scores)
     expected = scores.softmax(-1)[0].double() * samples
@@ -204,7 +206,7 @@ def test_placeholders_are_never_written():
 
 
 def test_the_script_writes_what_it_is_told():
-    assert says("hello wörld").generate(["x"], max_new_tokens=40) == "hello wörld"
+    assert parts.texts(says("hello wörld"), ["x"], max_new_tokens=40) == "hello wörld"
 
 
 @pytest.mark.parametrize("stop_id", [families.VOCAB, 256, 12])
@@ -213,7 +215,7 @@ def test_every_stop_token_ends_a_text(stop_id):
     model.language_model.model.register_forward_hook(Script([70, 71, stop_id, 72, 73]))
     model.language_model.model.generation_config.eos_token_id = [256, 12]
     alone = model.processor.decode([70, 71])
-    assert model.generate(["x"], max_new_tokens=20) == alone
+    assert parts.texts(model, ["x"], max_new_tokens=20) == alone
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_every_stop_token_ends_a_text(stop_id):
     ],
 )
 def test_stop_strings_end_a_text_across_tokens(text, stop, expected):
-    assert says(text).generate(["x"], max_new_tokens=60, stop=stop) == expected
+    assert parts.texts(says(text), ["x"], max_new_tokens=60, stop=stop) == expected
     pieces = list(says(text).stream(["x"], max_new_tokens=60, stop=stop))
     assert "".join(pieces) == expected
     assert all(pieces), "no empty pieces"
@@ -241,16 +243,16 @@ def test_a_stop_string_ends_the_work_too():
     model = says("one. two. three. four. five.")
     passes = []
     hook = model.language_model.model.register_forward_hook(lambda *args: passes.append(1))
-    assert model.generate(["x"], max_new_tokens=28, stop=".") == "one"
+    assert parts.texts(model, ["x"], max_new_tokens=28, stop=".") == "one"
     hook.remove()
     assert len(passes) == 4
 
 
 def test_beams_keep_to_stop_strings():
     model = parts.shared("llama")
-    whole = model.generate(parts.prompts(), max_new_tokens=10, num_beams=3)
+    whole = parts.texts(model, parts.prompts(), max_new_tokens=10, num_beams=3)
     letter = next(c for c in whole[0][2:] if c.isascii())
-    for row in model.generate(parts.prompts(), max_new_tokens=10, num_beams=3, num_return_sequences=3, stop=letter):
+    for row in parts.texts(model, parts.prompts(), max_new_tokens=10, num_beams=3, num_return_sequences=3, stop=letter):
         assert len(row) == 3
         assert all(letter not in text for text in row)
 
@@ -270,7 +272,7 @@ def test_rows_that_ended_do_not_change_the_others():
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(min_size=1, max_size=8), stop=st.lists(st.text(min_size=1, max_size=3), max_size=2).map(tuple))
 def test_the_pieces_of_a_stream_make_what_generate_gives(text, stop):
-    whole = says(text).generate(["x"], max_new_tokens=40, stop=stop)
+    whole = parts.texts(says(text), ["x"], max_new_tokens=40, stop=stop)
     assert "".join(says(text).stream(["x"], max_new_tokens=40, stop=stop)) == whole
     if not any(string in text for string in stop):
         assert whole == text
@@ -279,7 +281,7 @@ def test_the_pieces_of_a_stream_make_what_generate_gives(text, stop):
 @settings(max_examples=25, deadline=None)
 @given(raw=st.binary(min_size=1, max_size=10))
 def test_bytes_that_are_no_text_stream_as_they_are_generated(raw):
-    whole = says(raw).generate(["x"], max_new_tokens=40)
+    whole = parts.texts(says(raw), ["x"], max_new_tokens=40)
     assert "".join(says(raw).stream(["x"], max_new_tokens=40)) == whole == raw.decode(errors="replace")
 
 
@@ -298,7 +300,8 @@ def test_a_sentencepiece_stream_keeps_its_spaces():
     ids = [token for token in ids if token < families.VOCAB]
     model = parts.build("llama", tokenizer=tokenizer)
     texts = []
-    for run in (model.generate, lambda *args, **options: "".join(model.stream(*args, **options))):
+    whole, streamed = functools.partial(parts.texts, model), lambda *args, **more: "".join(model.stream(*args, **more))
+    for run in (whole, streamed):
         hook = model.language_model.model.register_forward_hook(Script(ids))
         texts.append(run(["/"], max_new_tokens=40))
         hook.remove()
@@ -324,7 +327,7 @@ def test_a_stream_is_one_text():
 @pytest.mark.parametrize("beams", [1, 2])
 def test_tokens_of_the_callers_choice_end_a_text_and_are_left_out(beams):
     options = dict(max_new_tokens=20, stop_token_ids=tuple(spelled(says(""), ",")))
-    assert says("one, two, three").generate(["x"], num_beams=beams, **options) == "one"
+    assert parts.texts(says("one, two, three"), ["x"], num_beams=beams, **options) == "one"
     assert "".join(says("one, two, three").stream(["x"], **options)) == "one"
 
 
@@ -334,21 +337,21 @@ def test_a_language_model_that_remembers_nothing_is_refused():
     host = LanguageModel(transformers.OpenAIGPTLMHeadModel(config), families.tokenizer())
     model = MultimodalLM(host, parts.image_encoder(), parts.RESAMPLER, parts.fusion())
     with pytest.raises(ValueError, match="OpenAIGPTLMHeadModel keeps no keys and values"):
-        model.generate(["x"], max_new_tokens=3)
+        parts.texts(model, ["x"], max_new_tokens=3)
 
 
 def test_every_batch_of_a_request_draws_anew():
     model = parts.shared("llama")
     options = dict(max_new_tokens=8, do_sample=True, seed=3)
-    texts = model.generate([["x"]] * 6, batch_size=2, **options)
+    texts = parts.texts(model, [["x"]] * 6, batch_size=2, **options)
     assert len(set(texts)) == 6
-    assert texts == model.generate([["x"]] * 6, batch_size=2, **options)
+    assert texts == parts.texts(model, [["x"]] * 6, batch_size=2, **options)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_holds_something(batch_size):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        parts.shared("llama").generate([["a"], ["b"]], batch_size=batch_size)
+        parts.texts(parts.shared("llama"), [["a"], ["b"]], batch_size=batch_size)
 
 
 def test_lists_in_lists_out():
@@ -368,14 +371,14 @@ def test_lists_in_lists_out():
     with pytest.raises(ValueError, match="3 pictures but 2 questions"):
         model.answer(pictures, ["a", "b"])
     with pytest.raises(TypeError, match="mixed"):
-        model.generate([["a"], "b"])
+        parts.texts(model, [["a"], "b"])
 
 
 def test_batches_of_any_size_give_the_same():
     model = parts.shared("llama")
     rows = parts.prompts() * 2
-    whole = model.generate(rows, max_new_tokens=5)
-    assert [model.generate(rows, max_new_tokens=5, batch_size=size) for size in (1, 2, 4)] == [whole] * 3
+    whole = parts.texts(model, rows, max_new_tokens=5)
+    assert [parts.texts(model, rows, max_new_tokens=5, batch_size=size) for size in (1, 2, 4)] == [whole] * 3
 
 
 def test_demonstrations_make_the_prompt_that_one_would_write():
@@ -386,7 +389,8 @@ def test_demonstrations_make_the_prompt_that_one_would_write():
         parts.picture(3), "Output:",
     ]  # fmt: skip
     options = dict(max_new_tokens=6)
-    assert model.caption(parts.picture(3), examples=examples, **options) == model.generate(by_hand, **options).strip()
+    expected = parts.texts(model, by_hand, **options).strip()
+    assert model.caption(parts.picture(3), examples=examples, **options) == expected
 
 
 # The cache
@@ -458,7 +462,7 @@ def test_the_decoder_asks_the_host_for_nothing_between_steps():
     model = parts.shared("llama")
     run: Decoder = parts.decoder(model, parts.prompts()[:1], 8)
     with Watch() as watch:
-        steps = list(stream_tokens(run, GenerationOptions(max_new_tokens=8), model.language_model.stop_ids, None))
+        steps = list(decode(run, GenerationOptions(max_new_tokens=8), model.language_model.stop_ids))
     prefill = parts.decoder(model, parts.prompts()[:1], 8)
     with Watch() as before:
         prefill.prefill()
@@ -469,13 +473,14 @@ def test_the_decoder_asks_the_host_for_nothing_between_steps():
 def test_beam_search_gives_the_best_first_and_as_many_as_asked():
     model = parts.shared("llama")
     run = parts.decoder(model, parts.prompts(), 6)
-    ids = beam_search(
+    found = beam_search(
         run, GenerationOptions(max_new_tokens=6, num_beams=4, num_return_sequences=3), model.language_model.stop_ids
     )
-    assert ids.shape == (3, 3, 6)
-    for row, prompt in zip(ids.tolist(), parts.prompts(), strict=True):
-        scores = [log_probability(model, prompt, hypothesis) for hypothesis in row]
+    assert [len(row) for row in found] == [3, 3, 3]
+    for row, prompt in zip(found, parts.prompts(), strict=True):
+        scores = [log_probability(model, prompt, hypothesis.ids) for hypothesis in row]
         assert scores == sorted(scores, reverse=True)
+        assert [hypothesis.score for hypothesis in row] == pytest.approx(scores, abs=1e-4)
 
 
 @torch.no_grad()

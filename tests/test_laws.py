@@ -206,10 +206,10 @@ def test_beams_that_end_early_are_those_of_transformers(num_beams, length_penalt
 def test_more_return_sequences_with_more_rows():
     model = parts.shared("llama")
     rows = parts.prompts()
-    sampled = model.generate(rows, max_new_tokens=5, do_sample=True, num_return_sequences=3, seed=1)
+    sampled = parts.texts(model, rows, max_new_tokens=5, do_sample=True, num_return_sequences=3, seed=1)
     assert [len(texts) for texts in sampled] == [3, 3, 3]
-    beams = model.generate(rows, max_new_tokens=5, num_beams=3, num_return_sequences=2)
-    assert [texts[0] for texts in beams] == model.generate(rows, max_new_tokens=5, num_beams=3)
+    beams = parts.texts(model, rows, max_new_tokens=5, num_beams=3, num_return_sequences=2)
+    assert [texts[0] for texts in beams] == parts.texts(model, rows, max_new_tokens=5, num_beams=3)
     assert all(first != second for first, second in beams)
 
 
@@ -232,7 +232,7 @@ def test_encoder_resampler_and_media_keys_run_once_a_request(options, visibility
     for module in model.modules():
         if isinstance(module, MaskedCrossAttention):
             module.to_kv.register_forward_hook(lambda m, args, out: keys.append(len(out)))
-    model.generate(parts.prompts(), max_new_tokens=6, **options)
+    parts.texts(model, parts.prompts(), max_new_tokens=6, **options)
     assert pictures == [3], "three pictures in one batch, whatever the beams and samples"
     assert resampled == [3]
     assert keys == [3, 3, 3], "once for each of the three gated blocks"
@@ -284,10 +284,10 @@ def test_pictures_and_placeholders_must_agree_row_by_row(pictures, placeholders,
 
 def test_a_prompt_of_text_alone_needs_no_picture():
     model = parts.shared("llama")
-    with_others = model.generate(parts.prompts(), max_new_tokens=6)[1]
-    assert model.generate(parts.prompts()[1], max_new_tokens=6) == with_others
-    assert model.generate([parts.prompts()[1]], max_new_tokens=6) == [with_others]
-    assert model.generate("".join(parts.prompts()[1]), max_new_tokens=6) == with_others
+    with_others = parts.texts(model, parts.prompts(), max_new_tokens=6)[1]
+    assert parts.texts(model, parts.prompts()[1], max_new_tokens=6) == with_others
+    assert parts.texts(model, [parts.prompts()[1]], max_new_tokens=6) == [with_others]
+    assert parts.texts(model, "".join(parts.prompts()[1]), max_new_tokens=6) == with_others
 
 
 # Nothing left behind
@@ -303,28 +303,28 @@ def check_unchanged(model: MultimodalLM, family: str, expected: list[str]) -> No
         assert torch.equal(
             model.language_model.model(input_ids=ids).logits, families.language_model(family)(input_ids=ids).logits
         )
-    assert model.generate(parts.prompts(), max_new_tokens=6) == expected
+    assert parts.texts(model, parts.prompts(), max_new_tokens=6) == expected
 
 
 @FEW_FAMILIES
 def test_an_exception_anywhere_leaves_the_model_as_it_was(family, monkeypatch):
     model = parts.build(family)
-    expected = model.generate(parts.prompts(), max_new_tokens=6)
+    expected = parts.texts(model, parts.prompts(), max_new_tokens=6)
 
     with monkeypatch.context() as patch, pytest.raises(Broken):
         patch.setattr(model.encoders["image"], "encode", raising_at(0))
-        model.generate(parts.prompts(), max_new_tokens=6)
+        parts.texts(model, parts.prompts(), max_new_tokens=6)
     check_unchanged(model, family, expected)
 
     for call in (0, 1, 3):  # in the prompt, in the first step, later
         hook = model.language_model.blocks[-1].register_forward_pre_hook(raising_at(call))
         with pytest.raises(Broken):
-            model.generate(parts.prompts(), max_new_tokens=6)
+            parts.texts(model, parts.prompts(), max_new_tokens=6)
         hook.remove()
         check_unchanged(model, family, expected)
 
     with pytest.raises(ValueError):
-        model.generate([parts.picture(0), "text"], max_new_tokens=10_000)
+        parts.texts(model, [parts.picture(0), "text"], max_new_tokens=10_000)
     check_unchanged(model, family, expected)
 
 
@@ -341,7 +341,7 @@ def raising_at(call: int):
 @FEW_FAMILIES
 def test_an_abandoned_stream_leaves_the_model_as_it_was(family):
     model = parts.build(family)
-    expected = model.generate(parts.prompts(), max_new_tokens=6)
+    expected = parts.texts(model, parts.prompts(), max_new_tokens=6)
     pieces = model.stream(parts.prompts()[0], max_new_tokens=20)
     next(pieces)
     check_unchanged(model, family, expected)  # while it is open
@@ -351,8 +351,8 @@ def test_an_abandoned_stream_leaves_the_model_as_it_was(family):
 
 def test_between_the_pieces_of_a_stream_the_thread_is_the_callers_own():
     model = parts.build("llama")
-    whole = model.generate(parts.prompts()[0], max_new_tokens=12)
-    other = model.generate(parts.prompts()[2], max_new_tokens=12)
+    whole = parts.texts(model, parts.prompts()[0], max_new_tokens=12)
+    other = parts.texts(model, parts.prompts()[2], max_new_tokens=12)
     ids = torch.arange(20).unsqueeze(0)
     plain = families.language_model("llama")(input_ids=ids).logits
     pieces = []
@@ -361,7 +361,7 @@ def test_between_the_pieces_of_a_stream_the_thread_is_the_callers_own():
         assert torch.is_grad_enabled()
         assert torch.equal(model.language_model.model(input_ids=ids).logits, plain)
         if count == 1:
-            assert model.generate(parts.prompts()[2], max_new_tokens=12) == other
+            assert parts.texts(model, parts.prompts()[2], max_new_tokens=12) == other
     assert len(pieces) > 2
     assert "".join(pieces) == whole
 
@@ -378,7 +378,7 @@ def test_threads_that_generate_at_once_do_not_meet():
     model = parts.shared("llama")
     rows = [[parts.picture(seed), f"{seed} Output:"] for seed in range(4)]
     options = [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}, {}]
-    alone = [model.generate(row, max_new_tokens=16, **o) for row, o in zip(rows, options, strict=True)]
+    alone = [parts.texts(model, row, max_new_tokens=16, **o) for row, o in zip(rows, options, strict=True)]
     assert len(set(alone)) == 4
     results: dict[int, list[str]] = {}
     failures: list[BaseException] = []
@@ -387,7 +387,7 @@ def test_threads_that_generate_at_once_do_not_meet():
     def work(index: int) -> None:
         try:
             start.wait()
-            results[index] = [model.generate(rows[index], max_new_tokens=16, **options[index]) for _ in range(3)]
+            results[index] = [parts.texts(model, rows[index], max_new_tokens=16, **options[index]) for _ in range(3)]
         except BaseException as error:
             failures.append(error)
 
@@ -415,7 +415,7 @@ def test_image_parts_and_features_say_the_same():
     features = model.encode_media([Image(picture)])[0]
     assert features.tokens.shape == (1, 16, 24)
     texts = [
-        model.generate([item, "Output:"], max_new_tokens=8)
+        parts.texts(model, [item, "Output:"], max_new_tokens=8)
         for item in (picture, Image(picture), features, Image(features))
     ]
     assert len(set(texts)) == 1

@@ -16,7 +16,7 @@ from decoders.codecs.checkpoint import load_codec
 from decoders.codecs.raw import PaletteCodec
 from mmlm.data import read_records
 from mmlm.evaluation import word_error_rate
-from mmlm.generation.writing import as_pictures
+from mmlm.generation.media import as_pictures
 from recipes.nano.data import scene_example
 from recipes.nano.drawing import draw, read_right, stacked
 from recipes.nano.evaluate import word_f1

@@ -186,11 +186,11 @@ def test_in_bfloat16():
 
 def test_threads_that_pack_at_once_give_the_same():
     rows = [[parts.picture(seed), f"{seed} Output:"] for seed in range(4)]
-    alone = [parts.shared("llama").generate(row, max_new_tokens=24) for row in rows]
+    alone = [parts.texts(parts.shared("llama"), row, max_new_tokens=24) for row in rows]
     for _ in range(3):
         model = parts.build("llama").pack()
         with ThreadPoolExecutor(len(rows)) as pool:
-            assert list(pool.map(lambda row: model.generate(row, max_new_tokens=24), rows)) == alone
+            assert list(pool.map(lambda row: parts.texts(model, row, max_new_tokens=24), rows)) == alone
 
 
 def test_a_copy_is_packed_on_its_own():

@@ -147,7 +147,7 @@ def test_ids_stay_integers_whatever_the_precision():
     model.to(torch.bfloat16)
     batch, media = parts.encoded(model, parts.prompts())
     assert batch.input_ids.dtype == torch.int64
-    text = model.generate(parts.prompts(), max_new_tokens=3)
+    text = parts.texts(model, parts.prompts(), max_new_tokens=3)
     assert len(text) == 3
 
 
@@ -166,7 +166,8 @@ def test_what_is_no_part_is_a_clear_error(value):
     with pytest.raises(TypeError, match=type(value).__name__):
         as_part(value)
     with pytest.raises(TypeError):
-        parts.shared("llama").generate(value if isinstance(value, dict | int | float | type(None)) else ["a", value])
+        prompt = value if isinstance(value, dict | int | float | type(None)) else ["a", value]
+        parts.shared("llama").generate(prompt)
 
 
 def test_pictures_of_any_kind_become_image_parts():

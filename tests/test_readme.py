@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlm.cli.parser import build_parser
+from mmlm.cli import build_parser
 from mmlm.training import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -135,8 +135,8 @@ def test_a_model_without_latents_keeps_the_laws(tmp_path):
     )
     parts.open_gates(model)
     rows = [[parts.picture(1), "one. ", parts.picture(2), "Output:"], ["only text"], ["see: ", parts.picture(3), "x"]]
-    together = model.generate(rows, max_new_tokens=12)
-    assert together == [model.generate(row, max_new_tokens=12) for row in rows]
+    together = parts.texts(model, rows, max_new_tokens=12)
+    assert together == [parts.texts(model, row, max_new_tokens=12) for row in rows]
     batch, media = parts.encoded(model, rows[:1])
     decoder = parts.decoder(model, rows[:1], 4)
     decoder.prefill()
@@ -150,7 +150,7 @@ def test_a_model_without_latents_keeps_the_laws(tmp_path):
     model.save(tmp_path)
     again = mmlm.load(tmp_path, language_model=families.language_model("llama"), tokenizer=families.tokenizer(),
                       image_encoder=parts.image_encoder())  # fmt: skip
-    assert again.generate(rows, max_new_tokens=12) == together
+    assert parts.texts(again, rows, max_new_tokens=12) == together
 
 
 def test_every_parameter_gets_a_gradient():

@@ -16,6 +16,7 @@ from mmlm.model.config import ResamplerConfig
 from mmlm.prompting.parts import END_OF_CHUNK, Image
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.retrieval.rices import Rices
+from support import parts
 from support.families import language_model, tokenizer
 
 
@@ -160,7 +161,7 @@ def test_prompt_is_what_caption_makes_of_the_same_examples(encoder):
     query, records = png(9), [record(seed) for seed in range(4)]
     index = Rices(encoder, records)
     examples = [(r.image, r.captions[0]) for r in index.nearest(query, 2)]
-    written = model.generate(index.caption_prompt(query, 2), max_new_tokens=6)
+    written = parts.texts(model, index.caption_prompt(query, 2), max_new_tokens=6)
     assert written.strip() == model.caption(query, examples=examples, max_new_tokens=6)
 
 

@@ -192,7 +192,7 @@ def test_weights_of_float16():
     exact, plain = step_logits(copy.deepcopy(model).float()), step_logits(model)
     packed = step_logits(model.pack())
     assert model.language_model.acceleration.widens and off(packed, exact) < 0.5 * off(plain, exact)
-    assert len(model.generate(parts.prompts(), max_new_tokens=20, num_beams=3)) == 3
+    assert len(parts.texts(model, parts.prompts(), max_new_tokens=20, num_beams=3)) == 3
 
 
 @pytest.mark.parametrize("gates", [torch.float32, torch.float64])

@@ -16,11 +16,13 @@ from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.media.sound import Audio
 from mmlm.assembly.extend import extended
+from mmlm.generation.constraints.codes import MediaGrammar
+from mmlm.generation.media import media_spans, picture_tensor, render
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.writing import RowWriter, generate_parts, render
+from mmlm.generation.request import Writing, request
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.parts import Codes
-from mmlm.tasks.draw import kept_codes, picture_tensor
+from mmlm.tasks.draw import kept_codes
 from mmlm.training.fit import Schedule, make_optimizers
 from mmlm.training.writing import WritingTrainConfig, read_pairs, train_writing
 from support import parts
@@ -47,6 +49,13 @@ def model(request):
     return writing(request.param)
 
 
+def generate_parts(model, prompt, mode, *, options, guidance_scale=1.0, without=None, fixed=None, max_seconds=4.0):
+    """Parts of each sequence that follows a prompt, with codes as they are."""
+    writing = Writing(mode, media_spans(model, mode, max_seconds), fixed, guidance_scale, without)
+    rows = request(model, [prompt], options, writing).results(options.sampler(model.device))[0]
+    return [list(row.parts) for row in rows]
+
+
 PROMPT = ["Draw:a red ring"]
 GREEDY = GenerationOptions()
 
@@ -64,7 +73,7 @@ def test_to_text_nothing_has_changed(model):
     assert torch.equal(model(batch, [[]]).logits, bare(batch, [[]]).logits)
     assert not torch.equal(model(batch, [[]], codes=True).logits[..., : bare(batch, [[]]).logits.shape[-1]],
                            bare(batch, [[]]).logits)  # fmt: skip
-    assert model.generate("a red ring", max_new_tokens=8) == bare.generate("a red ring", max_new_tokens=8)
+    assert parts.texts(model, "a red ring", max_new_tokens=8) == parts.texts(bare, "a red ring", max_new_tokens=8)
 
 
 @pytest.mark.parametrize("mode", ["image", "audio"])
@@ -175,10 +184,8 @@ def test_text_and_media_in_one_stream():
 
 def _bent(model, wanted):
     """Parts written when text takes these ids in turn; inside media the model chooses."""
-    import mmlm.generation.writing as module
-
     queue = list(wanted)
-    allowed = module.RowWriter.allowed
+    allowed = MediaGrammar.allowed
 
     def bent(self):
         ranges = allowed(self)
@@ -189,17 +196,17 @@ def _bent(model, wanted):
         return (range(token, token + 1),)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.RowWriter, "allowed", bent)
+        patch.setattr(MediaGrammar, "allowed", bent)
         return generate_parts(model, ["Draw:"], "any", options=GenerationOptions(max_new_tokens=9), max_seconds=0.1)
 
 
 def test_any_mode_ends_within_its_words(model):
     few = dict(max_new_tokens=5, max_seconds=0.1, do_sample=True, seed=0)
-    found = model.generate("a red ring", generation_mode="any", **few)
+    found = model.generate("a red ring", generation_mode="any", **few).parts
     assert all(isinstance(part, (str, Image.Image, Audio)) for part in found)
     words = sum(len(model.processor.text_ids(part)) for part in found if isinstance(part, str))
     assert words <= 8  # five tokens, which other pieces may spell
-    (picture,) = model.generate(["a ring"], generation_mode="image")
+    (picture,) = model.generate(["a ring"], generation_mode="image").media
     assert isinstance(picture, Image.Image)
 
 
@@ -220,16 +227,16 @@ def test_what_a_model_cannot_write_is_said():
     for call, message in (
         (lambda: bare.draw("a ring"), "writes no pictures"),
         (lambda: bare.speak("a ring"), "writes no sound"),
-        (lambda: bare.generate("a", generation_mode="any"), "neither pictures nor sound"),
-        (lambda: bare.generate("a", generation_mode="video"), "generation_mode"),
+        (lambda: parts.texts(bare, "a", generation_mode="any"), "neither pictures nor sound"),
+        (lambda: parts.texts(bare, "a", generation_mode="video"), "generation_mode"),
         (lambda: bare.processor.encode([Codes("image", torch.zeros(1, 2, 2).long())]), "writes no image codes"),
         (lambda: writing().draw("  "), "is a text"),
         (lambda: writing().draw("a", 0), "num_images"),
         (lambda: writing().draw("a", steps=4), "no diffusion decoder"),
         (lambda: extended(bare), "nothing is given"),
         (lambda: writing().draw("a", mask=np.zeros((4, 4), np.uint8)), "init_image"),
-        (lambda: writing().generate("a", generation_mode="any", stop=("x",)), "stop"),
-        (lambda: writing().generate(["a", Codes("image", torch.zeros(1, 2, 2).long())]), "holds codes"),
+        (lambda: parts.texts(writing(), "a", generation_mode="any", stop=("x",)), "stop"),
+        (lambda: parts.texts(writing(), ["a", Codes("image", torch.zeros(1, 2, 2).long())]), "holds codes"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -330,13 +337,14 @@ def test_a_mask_lies_on_the_picture_as_that_is_cut():
 
 def test_media_are_begun_only_where_they_have_room(model):
     spans = model.language_model.vocabulary.spans
-    row = RowWriter("any", spans, range(100), frozenset(), 9, {}, room=6)
+    row = MediaGrammar("any", spans, range(100), frozenset(), max_text=9, room=6)
     assert row.allowed() == (range(100), range(spans["image"].begin, spans["image"].begin + 1))  # six ids
-    row.write(5)
+    row = row.advance(5)
     assert row.allowed() == (range(100),)
     for _ in range(5):
-        row.write(5)
-    assert row.done
+        assert row.finished is None
+        row = row.advance(5)
+    assert row.finished == "length"
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ from mmlm.assembly.interop import open_flamingo
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.beams import beam_search
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import stream_tokens
+from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Image
@@ -170,8 +170,8 @@ def generate(model: MultimodalLM, inputs: dict[str, Tensor], new: int, beams: in
     decoder = Decoder(model.language_model, model.media_context(batch, media), batch, new)
     options = GenerationOptions(max_new_tokens=new, num_beams=beams)
     if beams > 1:
-        return beam_search(decoder, options, NEVER)[:, 0].cpu()
-    return torch.stack(list(stream_tokens(decoder, options, NEVER, None)), dim=1).cpu()
+        return torch.tensor([beams[0].ids for beams in beam_search(decoder, options, NEVER)])
+    return torch.stack([step.tokens for step in decode(decoder, options, NEVER)], dim=1).cpu()
 
 
 def timed(model: MultimodalLM, inputs: dict[str, Tensor], new: int) -> tuple[float, Tensor]:

@@ -6,6 +6,7 @@ from mmlm.acceleration.kernels import Weights
 from mmlm.acceleration.pack import pack, unpack
 from mmlm.assembly.config import ModelConfig
 from mmlm.assembly.save import config_of, push_to_hub, save
+from mmlm.generation.log_probs import log_probs
 from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.answer import answer
 from mmlm.tasks.ask import ask
@@ -31,6 +32,7 @@ class MultimodalLM(MultimodalNetwork):
     draw = draw
     speak = speak
 
+    log_probs = log_probs
     push_to_hub = push_to_hub
 
     def save(self, folder: str | Path) -> Path:

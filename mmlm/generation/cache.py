@@ -1,6 +1,9 @@
 """A self-attention cache that is allocated once: transformers' dynamic cache with room kept for what is to come."""
 
+from typing import Any
+
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 
@@ -33,7 +36,7 @@ class PreallocatedLayer(DynamicLayer):
         for buffer in (self.keys, self.values):
             buffer[:, :, length:] = 0  # a masked key counts nothing, but not where it is NaN
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Appends `[B, H, t, d]` keys and values; gives all so far. `RuntimeError` past the capacity."""
         if self.place is not None:
             self.keys.index_copy_(2, self.place, key_states)
@@ -69,7 +72,7 @@ class PreallocatedLayer(DynamicLayer):
             self._view()
 
 
-def preallocated_cache(config, capacity: int) -> DynamicCache:
+def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
     """A cache for `capacity` positions; special layers (a sliding window that is shorter, convolution) stay
     transformers' own."""
     cache = DynamicCache(config=config)

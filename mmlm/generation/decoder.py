@@ -66,10 +66,16 @@ class Decoder:
             return self.recorded(tokens, self._forward)
         return self._forward(tokens.unsqueeze(1), self._seen(), self.positions[:, start : self.length])
 
-    def reorder(self, index: Tensor) -> None:
-        """Row i goes on from what row `index[i]` was; rows of one request share their media, so these stay."""
-        self.ids = self.ids[index]
+    def reorder(self, index: Tensor, ids: bool = True) -> None:
+        """Row i goes on from what row `index[i]` was; rows of one request share their media, so these stay.
+
+        ids: whether `self.ids` is reordered as well, which only logits processors read.
+        """
+        if ids:
+            self.ids = self.ids[index]
         self.cache.reorder_cache(index)
+        if self.codes is not None:
+            self.codes.reorder(index)
 
     def _seen(self) -> Tensor | None:
         """What of the text so far is no padding; None where all is."""
@@ -88,7 +94,9 @@ class Decoder:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        logits = output.logits[:, -1].float()
+        return output.logits[:, -1].float()
+
+    def hide_placeholders(self, scores: Tensor) -> None:
+        """Sets scores `[R, V]` of the tokens that are never written, placeholders of media and padding, to −inf."""
         vocabulary = self.host.vocabulary
-        logits[:, vocabulary.end_of_chunk_id + 1 : vocabulary.code_offset] = -torch.inf  # placeholders, padding
-        return logits
+        scores[:, vocabulary.end_of_chunk_id + 1 : vocabulary.code_offset] = -torch.inf

@@ -1,10 +1,14 @@
-"""The decode loop: prefill once, then one token a step; greedy or sampled."""
+"""The decode loop: the prompt in one pass, then one token a step; greedy or sampled, constrained, guided."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mmlm.generation.constraints.base import Constraint, Masks
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.options import GenerationOptions
 
@@ -12,38 +16,115 @@ from mmlm.generation.options import GenerationOptions
 STEPS_BETWEEN_CHECKS = 16
 
 
-@torch.no_grad()
-def stream_tokens(
-    decoder: Decoder, options: GenerationOptions, stop_ids: list[int], generator: torch.Generator | None
-) -> Iterator[Tensor]:
-    """Greedy tokens, or with a generator sampled ones, a step at a time: `[B·num_return_sequences]`.
+class NonFiniteLogitsError(ValueError):
+    """The language model computed NaN or infinite logits."""
 
-    Rows that have ended repeat `stop_ids[0]`.
-    A caller that knows of another reason to stop just stops iterating.
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all rows: `tokens [R]`, and their log-probabilities `[R]` under the model's plain distribution.
+
+    ended `[R]`: rows that had ended before; their tokens count for nothing.
     """
-    processors = options.processors()
+
+    tokens: Tensor
+    log_probs: Tensor
+    ended: Tensor
+
+
+@torch.no_grad()
+def decode(
+    decoder: Decoder,
+    options: GenerationOptions,
+    stop_ids: Sequence[int],
+    generator: torch.Generator | None = None,
+    constraints: list[Constraint] | None = None,
+    guidance_scale: float = 1.0,
+    max_steps: int | None = None,
+) -> Iterator[Step]:
+    """Steps of `num_return_sequences` rows per prompt, one after the other; at most `max_steps` (`max_new_tokens`).
+
+    generator: to sample from; None takes the most likely token. A row that has ended repeats `stop_ids[0]`.
+    constraints: the state of each row, kept up to date in this list; a row ends when its constraint has finished.
+    guidance_scale: with a scale other than 1 the decoder holds each row twice, the second half without what guides it.
+        Where a constraint is guided, logits are `u + scale · (c − u)` (Ho and Salimans 2022).
+    NonFiniteLogitsError where logits are NaN or infinite. A caller that wants no more steps stops iterating.
+    """
     logits = decoder.prefill()
-    if options.num_return_sequences > 1:
-        decoder.repeat(options.num_return_sequences)
-        logits = logits.repeat_interleave(options.num_return_sequences, dim=0)
+    prompt_length, copies = decoder.length, options.num_return_sequences
+    decoder.repeat(copies)
+    logits = logits.repeat_interleave(copies, dim=0) if copies > 1 else logits
     device = logits.device
-    stops = torch.tensor(stop_ids, device=device)
-    ended = torch.zeros(logits.shape[0], dtype=torch.bool, device=device)
-    check_every = _steps_between_checks(device)
-    for step in range(1, options.max_new_tokens + 1):
+    rows = len(logits) // (1 if guidance_scale == 1.0 else 2)
+    processors = options.processors(prompt_length, stop_ids, device)
+    masks = Masks(logits.shape[1], device)
+    stops = torch.tensor(list(stop_ids), device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    every = steps_between_checks(device)
+    last = options.max_new_tokens if max_steps is None else max_steps
+    for step in range(1, last + 1):
+        plain = logits[:rows]
+        norm = plain.logsumexp(-1)
+        scores = guided(logits, constraints, guidance_scale)
+        decoder.hide_placeholders(scores)
+        if constraints is not None:
+            scores = masks.apply(constraints, scores)
         if processors:
-            logits = processors(decoder.ids[:, : decoder.length], logits)
-        if generator is None:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-        tokens = torch.where(ended, stops[0], tokens)
-        yield tokens
-        ended = ended | torch.isin(tokens, stops)
-        if step == options.max_new_tokens or (step % check_every == 0 and bool(ended.all())):
+            scores = processors(decoder.ids[:rows, : decoder.length], scores)
+        tokens = torch.where(ended, stops[0], choose(scores, norm, generator))
+        before, ended = ended, ended | torch.isin(tokens, stops)
+        if constraints is not None:
+            advance(constraints, tokens.tolist())
+            ended = ended | torch.tensor([state.finished is not None for state in constraints], device=device)
+        done = step == last
+        if done or step % every == 0:
+            done |= all_ended(ended, norm, decoder, step)
+        yield Step(tokens, plain.gather(1, tokens.unsqueeze(1)).squeeze(1) - norm, before)
+        if done:
             return
-        logits = decoder.step(tokens)
+        logits = decoder.step(tokens if guidance_scale == 1.0 else torch.cat([tokens, tokens]))
 
 
-def _steps_between_checks(device: torch.device) -> int:
+def guided(logits: Tensor, constraints: Sequence[Constraint] | None, scale: float) -> Tensor:
+    """Scores `[R, V]` of logits `[R, V]`, or of `[2·R, V]` where guidance leads away from the second half."""
+    if scale == 1.0:
+        return logits
+    own, free = logits.chunk(2)
+    acts = torch.tensor([state.guided for state in constraints or ()], device=logits.device).unsqueeze(1)
+    return torch.where(acts, free + scale * (own - free), own)
+
+
+def choose(scores: Tensor, norm: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Tokens `[R]` of scores `[R, V]`; `norm [R]` is finite where the logits of a row are."""
+    if generator is None:
+        return scores.argmax(-1)
+    # Drawing from NaN would end a GPU's whole context; the error comes with the next check.
+    weights = torch.where(norm.isfinite().unsqueeze(1), scores.softmax(-1), 1.0)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def advance(constraints: list[Constraint], tokens: Sequence[int]) -> None:
+    """Brings the state of each row that has not finished up to date."""
+    for row, (state, token) in enumerate(zip(constraints, tokens, strict=True)):
+        if state.finished is None:
+            constraints[row] = state.advance(token)
+
+
+def all_ended(ended: Tensor, norm: Tensor, decoder: Decoder, step: int) -> bool:
+    """Whether all rows have ended, bool `[...]`: the one question that is asked of the device.
+
+    NonFiniteLogitsError where the log-normaliser `[R]` of a row is NaN or infinite.
+    """
+    finite, done = torch.stack([norm.sum().isfinite(), ended.all()]).tolist()
+    if not finite:
+        raise NonFiniteLogitsError(
+            f"the logits are not finite at generated token {step}: the language model computes in "
+            f"{str(decoder.host.dtype).removeprefix('torch.')}. Load it with dtype=torch.float32 (or torch.bfloat16 "
+            "instead of torch.float16); if it is float32 already, its weights or the media's features are damaged"
+        )
+    return done
+
+
+def steps_between_checks(device: torch.device) -> int:
+    """How many steps pass between two questions to the device."""
     return 1 if device.type == "cpu" else STEPS_BETWEEN_CHECKS

@@ -1,55 +1,99 @@
-"""How to decode: the options of a generation."""
+"""How to decode: the options of a generation, as a checked dataclass and as keywords."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import torch
+from torch import Tensor
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+"""Ids so far `[R, T]`, prompt included, and scores `[R, V]` → scores `[R, V]`: transformers' interface."""
+
+
+class GenerationKeywords(TypedDict, total=False):
+    """The fields of `GenerationOptions` as keywords; every verb takes them."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    bad_words_ids: Sequence[Sequence[int]]
+    num_beams: int
+    length_penalty: float
+    num_return_sequences: int
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
+    logits_processor: Sequence[LogitsProcessor]
+    seed: int | None
+
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to decode; names and meanings are transformers'.
+    """How to decode. Names and meanings are those of transformers' `GenerationConfig`.
 
-    `temperature`, `top_k`, `top_p` act with `do_sample=True`; `length_penalty` acts with `num_beams > 1`. `stop`
-    strings and `stop_token_ids` end a text, beside the language model's own end tokens, and are left out of it.
-    Sampling draws from `seed`; None takes a fresh one.
+    max_new_tokens, min_new_tokens: how many tokens are written, at most and at least.
+    do_sample: sample instead of taking the most likely token; `temperature`, `top_k` and `top_p` act only then.
+    repetition_penalty, no_repeat_ngram_size, bad_words_ids, logits_processor: transformers' logits processors.
+    num_beams, length_penalty: beam search; a hypothesis is scored by its log-probability / length ** length_penalty.
+    num_return_sequences: texts per prompt: samples, or the best of the beams.
+    stop, stop_token_ids: strings and tokens that end a text, besides the language model's own end tokens. They are
+        left out of it.
+    seed: of the samples; None takes a new one each time.
     """
 
     max_new_tokens: int = 64
+    min_new_tokens: int = 0
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] = ()
     num_beams: int = 1
     length_penalty: float = 1.0
     num_return_sequences: int = 1
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    logits_processor: Sequence[LogitsProcessor] = ()
     seed: int | None = None
 
-    def __post_init__(self):
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+    def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "num_return_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.temperature <= 0:
-            raise ValueError(
-                f"temperature must be above 0, not {self.temperature}; for no randomness leave do_sample off"
-            )
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+            self._check(name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("min_new_tokens", "no_repeat_ngram_size"):
+            self._check(name, getattr(self, name) >= 0, "must not be negative")
+        self._check("min_new_tokens", self.min_new_tokens <= self.max_new_tokens, "must not exceed max_new_tokens")
+        self._check("temperature", self.temperature > 0, "must be above 0 (to decode greedily, leave do_sample off)")
+        self._check("repetition_penalty", self.repetition_penalty > 0, "must be above 0")
+        self._check("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1")
+        self._check("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be in (0, 1]")
+        self._check("stop", all(self.stop_strings), "must not hold an empty string")
+        self._check("stop_token_ids", all(token >= 0 for token in self.stop_token_ids), "must not hold a negative id")
+        self._check("bad_words_ids", all(self.bad_words_ids), "must not hold an empty sequence")
         if not self.do_sample and (self.temperature != 1.0 or self.top_k is not None or self.top_p is not None):
             raise ValueError("temperature, top_k and top_p act only when sampling: pass do_sample=True")
         if self.do_sample and self.num_beams > 1:
@@ -59,16 +103,32 @@ class GenerationOptions:
                 f"num_return_sequences={self.num_return_sequences} needs do_sample=True or as many beams; "
                 f"num_beams is {self.num_beams}"
             )
-        if any(not text for text in self.stop):
-            raise ValueError("a stop string is empty")
-        if any(token < 0 for token in self.stop_token_ids):
-            raise ValueError(f"stop_token_ids holds a negative id: {self.stop_token_ids}")
 
-    def processors(self) -> LogitsProcessorList:
-        """transformers' logits processors for these options, in its order."""
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> GenerationOptions:
+        """Options from keywords; TypeError that names the nearest option for an unknown one."""
+        refuse_unknown(keywords, [field.name for field in fields(cls)])
+        return cls(**keywords)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The strings that end a text."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def processors(self, prompt_length: int, stop_ids: Sequence[int], device: torch.device) -> LogitsProcessorList:
+        """transformers' logits processors for these options, in its order; a prompt has `prompt_length` positions."""
         chain = LogitsProcessorList()
+        ends = list(stop_ids)
         if self.repetition_penalty != 1.0:
             chain.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.no_repeat_ngram_size:
+            chain.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
+        if self.bad_words_ids:
+            chain.append(NoBadWordsLogitsProcessor([list(word) for word in self.bad_words_ids], eos_token_id=ends))
+        if self.min_new_tokens:
+            device_name = str(device)
+            chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, self.min_new_tokens, ends, device_name))
+        chain.extend(self.logits_processor)
         if self.do_sample:
             if self.temperature != 1.0:
                 chain.append(TemperatureLogitsWarper(self.temperature))
@@ -78,14 +138,50 @@ class GenerationOptions:
                 chain.append(TopPLogitsWarper(self.top_p))
         return chain
 
+    def sampler(self, device: torch.device) -> torch.Generator | None:
+        """What all batches of a request draw from; None where nothing is drawn."""
+        if not self.do_sample:
+            return None
+        generator = torch.Generator(device)
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return generator
 
-def sampler(options: GenerationOptions, device: torch.device) -> torch.Generator | None:
-    """What sampling draws from, for all batches of a request; None where nothing is drawn."""
-    if not options.do_sample:
-        return None
-    generator = torch.Generator(device)
-    if options.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(options.seed)
-    return generator
+    def _check(self, name: str, good: bool, rule: str) -> None:
+        if not good:
+            raise ValueError(f"{name} {rule}, not {getattr(self, name)!r}")
+
+
+def takes_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function that ends in `**options: Unpack[GenerationKeywords]`.
+
+    Its signature then shows every option with its type and default, and an unknown keyword is a TypeError that names
+    the nearest known one.
+    """
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(GenerationOptions)
+        if field.name not in signature.parameters
+    ]
+    known = [parameter.name for parameter in (*own, *options)]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_unknown(kwargs, known)
+        return function(*args, **kwargs)
+
+    checked.__signature__ = signature.replace(parameters=[*own, *options])  # pyright: ignore[reportAttributeAccessIssue]
+    return checked
+
+
+def refuse_unknown(keywords: Iterable[str], known: Sequence[str]) -> None:
+    """TypeError for a keyword that is not known, with the nearest known one."""
+    for name in keywords:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise TypeError(f"unknown option {name!r}; {hint}")

@@ -34,3 +34,8 @@ class CodePlaces:
         """From here on each row comes `times` times, one after the other."""
         if self._since is not None:
             self._since = self._since.repeat_interleave(times)
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i goes on from what row `index[i]` was."""
+        if self._since is not None:
+            self._since.copy_(self._since[index])  # where it is, as a recorded step needs

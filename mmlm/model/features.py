@@ -1,6 +1,6 @@
 """Media through the frozen encoders: each item once, in batches, videos frame by frame."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from encoders.base import Features, FrozenEncoder
 from encoders.media.video import Video, is_video, load_video
+from mmlm.model.modules import ModuleMap
 from mmlm.prompting.parts import as_part, modality_of
 
 ENCODER_BATCH = 32
 
 
-def encode_media(encoders: Mapping[str, FrozenEncoder], items: Sequence[Any]) -> list[Features]:
+def encode_media(encoders: ModuleMap[FrozenEncoder], items: Sequence[Any]) -> list[Features]:
     """Each item through the encoder of its modality: one Features with tokens `[1, S, D]` per item.
 
     See `MultimodalNetwork.encode_media`.

@@ -46,6 +46,7 @@ class _Request:
     codes: CodePlaces | None = None
     wanted: Tensor | None = None
     wide: bool = False
+    lora: bool = False
     ids: Tensor | None = None
 
 
@@ -113,7 +114,7 @@ class LanguageModel(nn.Module):
             rows = _scattered(_mean_rows(embedding, head, self.vocabulary.code_rows), embedding, head)
             self.codes = CodeRows(*rows, 1 + drawn.layout.codes if drawn else 0)
             if lora.rank:
-                self.lora = LoraAdapters(self.blocks, lora.rank, lora.alpha, self._writes_codes)
+                self.lora = LoraAdapters(self.blocks, lora.rank, lora.alpha, self._adapts)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -172,6 +173,7 @@ class LanguageModel(nn.Module):
         codes: CodePlaces | None = None,
         wanted: Tensor | None = None,
         wide: bool = False,
+        lora: bool | None = None,
     ) -> Iterator[None]:
         """While open, in this thread: added ids go in, added logits come out, and `listener` hears every pass.
 
@@ -179,8 +181,10 @@ class LanguageModel(nn.Module):
         wanted: bool `[B, T]`, the positions that reach the head, for logits `[N, V + added]` of them alone. In training
             few do, and the logits of all the others would be most of the memory.
         wide: hidden states are float32, which a packed model may bear (`is_wide`).
+        lora: whether the low-rank adapters act; None for requests with codes alone.
         """
-        token = _request.set(_Request(self, listener, codes, wanted, wide))
+        lora = codes is not None if lora is None else lora
+        token = _request.set(_Request(self, listener, codes, wanted, wide, lora))
         try:
             with self.accelerated():
                 yield
@@ -217,9 +221,9 @@ class LanguageModel(nn.Module):
         request = _request.get()
         return request if request is not None and request.host is self else None
 
-    def _writes_codes(self) -> bool:
+    def _adapts(self) -> bool:
         request = self._active()
-        return request is not None and request.codes is not None
+        return request is not None and request.lora
 
     def _hide_added_ids(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self._active()

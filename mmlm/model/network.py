@@ -20,6 +20,7 @@ from mmlm.model.features import encode_media, stack_features
 from mmlm.model.fusion.cross_attention import Fusion
 from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
+from mmlm.model.modules import ModuleMap
 from mmlm.model.output import Output
 from mmlm.model.resampler import PerceiverResampler
 from mmlm.prompting.code_layout import CodeLayout
@@ -58,14 +59,15 @@ class MultimodalNetwork(nn.Module):
     ):
         super().__init__()
         given = {"image": image_encoder, "audio": audio_encoder}
-        self.encoders = nn.ModuleDict({name: encoder for name, encoder in given.items() if encoder is not None})
+        self.encoders = ModuleMap[FrozenEncoder]({name: part for name, part in given.items() if part is not None})
         if not self.encoders:
             raise ValueError("a model needs an image encoder, an audio encoder, or both")
         if audio_encoder is not None and AUDIO not in language_model.vocabulary.tokens:
             raise ValueError(
                 "the language model has no row for <audio>: build it with added_tokens=ADDED_TOKENS_WITH_AUDIO"
             )
-        self.codecs, self.decoders = nn.ModuleDict(codecs or {}), nn.ModuleDict(decoders or {})
+        self.codecs = ModuleMap[MediaCodec](codecs)
+        self.decoders = ModuleMap[nn.Module](decoders)
         _check_writing(self.codecs, self.decoders, language_model)
         self.resampler_config = resampler or ResamplerConfig()
         self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
@@ -74,7 +76,7 @@ class MultimodalNetwork(nn.Module):
         self.language_model = language_model
         media_dim = next(iter(self.encoders.values())).dim
         sizes = {"image": self.resampler_config, "audio": self.audio_resampler_config}
-        self.resamplers = nn.ModuleDict(
+        self.resamplers = ModuleMap[PerceiverResampler](
             {
                 name: PerceiverResampler(media_dim, encoder.dim, **dataclasses.asdict(sizes[name]))
                 for name, encoder in self.encoders.items()
@@ -177,10 +179,13 @@ class MultimodalNetwork(nn.Module):
 
     # Forward
 
-    def forward(self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False, lora: bool | None = None
+    ) -> Output:
         """Logits of a whole batch, and its loss when it carries labels; `media` as in `media_context`.
 
-        codes: the batch holds codes, whose logits come last.
+        codes: the batch holds codes, whose logits come last. lora: whether the low-rank adapters act; None for batches
+        with codes alone.
         """
         batch = batch.to(self.device)
         padded = not bool(batch.attention_mask.all())
@@ -192,7 +197,7 @@ class MultimodalNetwork(nn.Module):
             if not bool(wanted.any()):
                 raise ValueError("no token of the batch carries a label: encode its rows with a target")
         wide = self.language_model.is_wide
-        with self.language_model.request(self.media_context(batch, media), places, wanted, wide):
+        with self.language_model.request(self.media_context(batch, media), places, wanted, wide, lora):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,
@@ -215,7 +220,7 @@ class MultimodalNetwork(nn.Module):
         return Transcriber(whisper)
 
 
-def layouts_of(codecs: Mapping[str, MediaCodec], max_seconds: float = 10.0) -> tuple[CodeLayout, ...]:
+def layouts_of(codecs: Mapping[str, MediaCodec] | ModuleMap[MediaCodec], max_seconds: float = 10.0) -> tuple[CodeLayout, ...]:
     """What the codecs' codes look like to a language model; sound is written for `max_seconds` at most."""
     found = []
     for modality in ("image", "audio"):
@@ -225,7 +230,7 @@ def layouts_of(codecs: Mapping[str, MediaCodec], max_seconds: float = 10.0) -> t
     return tuple(found)
 
 
-def _check_writing(codecs: nn.ModuleDict, decoders: nn.ModuleDict, language_model: LanguageModel) -> None:
+def _check_writing(codecs: ModuleMap[MediaCodec], decoders: ModuleMap[nn.Module], language_model: LanguageModel) -> None:
     for modality, codec in codecs.items():
         if codec.modality != modality:
             raise ValueError(f"the {modality} codec is of the kind {codec.modality!r}")
@@ -235,7 +240,7 @@ def _check_writing(codecs: nn.ModuleDict, decoders: nn.ModuleDict, language_mode
         if modality not in codecs or decoder.codec is not codecs[modality]:
             raise ValueError(f"the {modality} decoder is not of the model's {modality} codec")
     spans = language_model.vocabulary.spans
-    for layout in layouts_of(dict(codecs.items())):
+    for layout in layouts_of(codecs):
         own = spans.get(layout.modality)
         if own is None or dataclasses.replace(own.layout, max_steps=layout.max_steps) != layout:
             raise ValueError(

@@ -1,29 +1,35 @@
 """Answers to questions about pictures."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
+from mmlm.generation.options import GenerationKeywords, takes_options
+from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.templates import demonstrations
-
-if TYPE_CHECKING:
-    from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.generate import generate
-from mmlm.tasks.rows import _rows, _stripped
+from mmlm.tasks.rows import Answers, answers_of, as_rows
 
 
+@takes_options
 def answer(
-    model: "MultimodalNetwork",
+    model: MultimodalNetwork,
     images: Any,
-    questions: Any,
+    questions: str | Sequence[str],
     examples: Sequence[tuple[Any, str, str]] = (),
-    **options: Any,
-) -> Any:
-    """The answer to a question about a picture; lists of pictures and questions (or one of either) give a list.
+    *,
+    details: bool = False,
+    batch_size: int = 32,
+    **options: Unpack[GenerationKeywords],
+) -> Answers:
+    """The answer to a question about a picture; lists of pictures and questions (or of one of them) give a list.
 
-    `examples` are (picture, question, answer) demonstrations.
+    examples: (picture, question, answer) demonstrations for a few-shot prompt, the most similar last.
+    details: return a `GenerationResult` in place of each text.
     """
     shots = demonstrations([(model.template.question_prompt(image, q), text) for image, q, text in examples])
     listed = [list(values) if isinstance(values, tuple) else values for values in (images, questions)]
-    pairs, batch = _rows(pictures=listed[0], questions=listed[1])
+    pairs, batch = as_rows(pictures=listed[0], questions=listed[1])
     prompts = [[*shots, *model.template.question_prompt(image, question)] for image, question in pairs]
-    return _stripped(generate(model, prompts, **options), batch)
+    return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)

@@ -1,22 +1,33 @@
-"""Captions of pictures."""
+"""Captions of pictures, videos and sounds."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
+from mmlm.generation.options import GenerationKeywords, takes_options
+from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.templates import demonstrations
-
-if TYPE_CHECKING:
-    from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.generate import generate
-from mmlm.tasks.rows import _stripped
+from mmlm.tasks.rows import Answers, answers_of
 
 
-def caption(model: "MultimodalNetwork", images: Any, examples: Sequence[tuple[Any, str]] = (), **options: Any) -> Any:
-    """A caption of a picture (path, bytes, PIL, array), or of each of a list.
+@takes_options
+def caption(
+    model: MultimodalNetwork,
+    images: Any,
+    examples: Sequence[tuple[Any, str]] = (),
+    *,
+    details: bool = False,
+    batch_size: int = 32,
+    **options: Unpack[GenerationKeywords],
+) -> Answers:
+    """A caption of a picture (path, bytes, PIL image, array), a video or a sound; a list gives a list.
 
-    `examples` are (picture, caption) demonstrations for few-shot prompts, most similar last.
+    examples: (picture, caption) pairs for a few-shot prompt, the most similar last.
+    details: return a `GenerationResult` in place of each text.
     """
     shots = demonstrations([(model.template.caption_prompt(image), text) for image, text in examples])
     batch = isinstance(images, (list, tuple))
     prompts = [[*shots, *model.template.caption_prompt(image)] for image in (images if batch else [images])]
-    return _stripped(generate(model, prompts, **options), batch)
+    return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)

@@ -1,22 +1,27 @@
-"""Pictures of texts."""
+"""Pictures of texts: drawn from nothing, from another picture, or the best of several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torch import Tensor
 
+from encoders.clip import ClipImageEncoder
 from encoders.media.image import load_image
+from mmlm.generation.constraints.codes import Place
+from mmlm.generation.media import Medium, check_steps, media_spans, picture_tensor, render
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.writing import Progress, check_steps, generate_parts, render
+from mmlm.generation.request import Progress, Writing, request
+from mmlm.generation.result import GenerationResult
+from mmlm.model.network import MultimodalNetwork
+from mmlm.prompting.parts import Codes
 
-if TYPE_CHECKING:
-    from mmlm.model.network import MultimodalNetwork
+Drawn = Medium | GenerationResult
 
 
 def draw(
@@ -34,65 +39,94 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    details: bool = False,
     progress: Progress | None = None,
-) -> Any:
+) -> Drawn | list[Drawn] | list[Drawn | list[Drawn]]:
     """A picture of what a text says; with `num_images` above 1 a list; a list of texts gives a list of these.
 
-    rerank: of `num_images`, the one that the frozen CLIP finds nearest to the text, alone.
+    rerank: of `num_images`, only the one that the frozen CLIP finds most similar to the text.
     init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions,
-        black or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes, drawn by
+        black or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes, chosen by
         `seed`.
-    steps: of the diffusion decoder; 0 takes the codec's own decoding, None 4 where there is one.
+    steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
     guidance_scale: `u + s·(c − u)` in the choice of codes, away from what is drawn without a text; 1 is off.
+    details: return a `GenerationResult` in place of each picture, with the picture in its `media`.
+    progress: called with "codes" or "decoding", how far it is, and how far it goes.
+    ValueError for a model that draws nothing, and for options that contradict each other.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, not {num_images}")
-    if isinstance(texts, list):
-        own = dict(rerank=rerank, init_image=init_image, mask=mask, strength=strength, steps=steps)
-        own |= dict(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, progress=progress)
-        return [draw(model, text, num_images, seed=seed + index, **own) for index, text in enumerate(texts)]
-    if rerank and ("image" not in model.encoders or not hasattr(model.encoders["image"], "embed_texts")):
-        raise ValueError("rerank needs an image encoder that embeds texts as well: a CLIP")
+    encoder = _reranker(model) if rerank else None
     if mask is not None and init_image is None:
         raise ValueError("a mask says what of init_image stays: give that too")
     check_steps(model, "image", steps)
-    fixed = None if init_image is None else kept_codes(model, init_image, mask, strength, seed)
-    parts = generate_parts(
-        model,
-        model.template.writing_prompt("image", text_of(texts)),
-        "image",
-        options=sampled(num_images, temperature, top_k, top_p, seed),
-        guidance_scale=guidance_scale,
-        without=model.template.writing_prompt("image", ""),
-        fixed=fixed,
-        progress=progress,
-    )
-    preview = progress and (lambda step, of, media: progress("decoding", step, of))
-    pictures = render(model, [row[0] for row in parts], steps, seed, preview)
-    if rerank:
-        return pictures[best(model, pictures, texts)]
-    return pictures[0] if num_images == 1 else pictures
+    drawn: list[Drawn | list[Drawn]] = []
+    for index, text in enumerate(texts if isinstance(texts, list) else [texts]):
+        fixed = None if init_image is None else kept_codes(model, init_image, mask, strength, seed + index)
+        options = sampled(num_images, temperature, top_k, top_p, seed + index)
+        results = written_codes(model, "image", text, options, guidance_scale, progress, fixed=fixed)
+        results = rendered(model, results, steps, seed + index, progress)
+        if encoder is not None:
+            pictures = [result.media[0] for result in results]
+            results = [results[best(encoder, pictures, text)]]
+        found = [result if details else result.media[0] for result in results]
+        drawn.append(found[0] if len(found) == 1 else found)
+    return drawn if isinstance(texts, list) else drawn[0]
+
+
+def written_codes(
+    model: MultimodalNetwork,
+    modality: Literal["image", "audio"],
+    text: str,
+    options: GenerationOptions,
+    guidance_scale: float = 1.0,
+    progress: Progress | None = None,
+    *,
+    fixed: dict[Place, int] | None = None,
+    max_seconds: float = 4.0,
+) -> list[GenerationResult]:
+    """The codes of what a text says, `options.num_return_sequences` times: one picture or sound in each result."""
+    prompt = model.template.writing_prompt(modality, text_of(text))
+    without = model.template.writing_prompt(modality, "")
+    writing = Writing(modality, media_spans(model, modality, max_seconds), fixed, guidance_scale, without)
+    return request(model, [prompt], options, writing).results(options.sampler(model.device), progress)[0]
+
+
+def rendered(
+    model: MultimodalNetwork,
+    results: Sequence[GenerationResult],
+    steps: int | None,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[GenerationResult]:
+    """Results of `written_codes` with media in place of their codes."""
+
+    def preview(step: int, of: int, media: list[Medium]) -> None:
+        if progress is not None:
+            progress("decoding", step, of)
+
+    codes = [part for result in results for part in result.parts if isinstance(part, Codes)]
+    media = render(model, codes, steps, seed, None if progress is None else preview)
+    return [replace(result, parts=(medium,)) for result, medium in zip(results, media, strict=True)]
 
 
 def sampled(count: int, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> GenerationOptions:
-    """Options of codes: sampled, which pictures need to be more than their average."""
+    """Options for codes. They are sampled: the most likely codes make an average of all pictures."""
     return GenerationOptions(
         do_sample=True, num_return_sequences=count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
 
 
 def text_of(text: str) -> str:
-    """The text, if there is one."""
+    """The text without the spaces around it; ValueError where there is none."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"what is to be drawn or said is a text, not {text!r}")
     return text.strip()
 
 
-def kept_codes(
-    model: MultimodalNetwork, picture: Any, mask: Any, strength: float, seed: int
-) -> dict[tuple[int, int], int]:
+def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: float, seed: int) -> dict[Place, int]:
     """Codes of a picture that stay, by (codebook, step): those whose pixels all lie where the mask is 0."""
-    codec = model.codecs["image"] if "image" in model.codecs else None
+    codec = dict(model.codecs.items()).get("image")
     if codec is None:
         raise ValueError("the model draws no pictures: assemble it with an image codec")
     codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0].flatten(1)  # [K, h·w]
@@ -113,15 +147,15 @@ def kept_codes(
     return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
 
 
-def picture_tensor(picture: Any, size: int) -> Tensor:
-    """A picture, its middle square, as a codec takes it: [1, 3, size, size] in 0..1."""
-    pixels = np.array(ImageOps.fit(load_image(picture), (size, size)))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+def _reranker(model: MultimodalNetwork) -> ClipImageEncoder:
+    encoder = dict(model.encoders.items()).get("image")
+    if not isinstance(encoder, ClipImageEncoder):
+        raise ValueError("rerank needs an image encoder that embeds texts as well: a CLIP")
+    return encoder
 
 
 @torch.no_grad()
-def best(model: MultimodalNetwork, pictures: Sequence[Any], text: str) -> int:
-    """Which picture the frozen CLIP finds nearest to a text."""
-    eyes = model.encoders["image"]
-    seen = eyes.embed_images(torch.stack([eyes.preprocess(picture) for picture in pictures]))
-    return int((seen @ eyes.embed_texts([text]).T).argmax())
+def best(encoder: ClipImageEncoder, pictures: Sequence[Any], text: str) -> int:
+    """Which picture CLIP finds most similar to a text."""
+    seen = encoder.embed_images(torch.stack([encoder.preprocess(picture) for picture in pictures]))
+    return int((seen @ encoder.embed_texts([text]).T).argmax())

@@ -1,155 +1,153 @@
-"""Text that follows a prompt, at once or piece by piece."""
+"""What follows a prompt of text, pictures and sounds: at once, or piece by piece."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import Any, Literal, Unpack
 
 import torch
-from torch import Tensor
 
-from mmlm.generation.beams import beam_search
-from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import stream_tokens
-from mmlm.generation.options import GenerationOptions, sampler
-from mmlm.prompting.parts import Part
+from mmlm.generation.constraints.codes import GenerationMode
+from mmlm.generation.media import check_steps, media_spans, render
+from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
+from mmlm.generation.request import Progress, Request, Writing, request
+from mmlm.generation.result import GenerationResult
+from mmlm.generation.text import PartialText, cut_at, held_back
+from mmlm.model.network import MultimodalNetwork
+from mmlm.prompting.parts import Codes
+from mmlm.tasks.rows import Results, is_batch
 
-if TYPE_CHECKING:
-    from mmlm.model.network import MultimodalNetwork
-from mmlm.tasks.rows import _is_batch
 
-
+@takes_options
 def generate(
-    model: "MultimodalNetwork", prompt: Any, batch_size: int = 32, generation_mode: str = "text", **options: Any
-) -> Any:
-    """Text that follows `prompt`, a list of parts; a list of such lists gives a list, decoded in batches.
+    model: MultimodalNetwork,
+    prompt: Any,
+    *,
+    batch_size: int = 32,
+    generation_mode: Literal["text"] | GenerationMode = "text",
+    steps: int | None = None,
+    max_seconds: float = 4.0,
+    progress: Progress | None = None,
+    **options: Unpack[GenerationKeywords],
+) -> GenerationResult | Results:
+    """What follows `prompt`, a list of parts, as a `GenerationResult`; a list of such lists gives a list of results.
 
-    Options are the fields of `GenerationOptions`. With `num_return_sequences` above 1 each prompt gives a list.
-    generation_mode: "image", "audio", or "any" for text with either in it, as the model goes: then what follows is a
-    list of text, pictures and `Audio` in turn, and the options are those of `mmlm.tasks.mixed.generate_media`.
+    With `num_return_sequences` above 1 each prompt gives a list. Prompts are decoded `batch_size` at a time.
+    generation_mode: "text"; "image" or "audio", one such medium; or "any", text with media wherever the model begins
+        one. Then `result.parts` holds text, pictures and `Audio` in order, `max_new_tokens` counts the text, and there
+        is one prompt.
+    steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
+    max_seconds: the longest sound. progress: called with "codes", how many are written, and how many may be.
+    ValueError for a prompt that is too long, for media that do not fit the model, and for options that contradict.
     """
-    if generation_mode != "text":
-        from mmlm.tasks.mixed import generate_media
-
-        return generate_media(model, prompt, generation_mode, **options)
-    options = GenerationOptions(**options)
+    settings = GenerationOptions.of(options)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    single = not _is_batch(prompt)
+    if generation_mode != "text":
+        found = _with_media(model, prompt, generation_mode, settings, steps, max_seconds, progress)
+        return found[0] if settings.num_return_sequences == 1 else found
+    single = not is_batch(prompt)
     prompts = [prompt] if single else list(prompt)
-    texts, generator = [], sampler(options, model.device)  # one for all batches: each draws what the last left
+    generator = settings.sampler(model.device)  # one for all batches: each draws what the last one left
+    results: list[list[GenerationResult]] = []
     for start in range(0, len(prompts), batch_size):
-        texts += _generate_batch(model, prompts[start : start + batch_size], options, generator)
-    if options.num_return_sequences == 1:
-        texts = [row[0] for row in texts]
-    return texts[0] if single else texts
+        results += request(model, prompts[start : start + batch_size], settings).results(generator, progress)
+    found = [row[0] for row in results] if settings.num_return_sequences == 1 else results
+    return found[0] if single else found
 
 
-def stream(model: "MultimodalNetwork", prompt: Sequence[Any], **options: Any) -> Iterator[str]:
-    """Pieces of the text that follows one prompt, as they are written; joined, they are what `generate` gives."""
-    options = GenerationOptions(**options)
-    if options.num_beams > 1 or options.num_return_sequences > 1:
+@takes_options
+def stream(model: MultimodalNetwork, prompt: Any, **options: Unpack[GenerationKeywords]) -> TextStream:
+    """The text that follows one prompt, piece by piece as it is written; joined, the pieces are `generate`'s text.
+
+    Everything that can be wrong is found at the call, not at the first piece.
+    """
+    settings = GenerationOptions.of(options)
+    if settings.num_beams > 1 or settings.num_return_sequences > 1:
         raise ValueError("a stream is one text: use neither beams nor num_return_sequences")
-    if _is_batch(prompt):
+    if is_batch(prompt):
         raise ValueError("a stream takes one prompt, not a batch")
-    # Everything that can be wrong is found here, at the call, and not at the first piece.
-    return _pieces(model, _decoder(model, [prompt], options), options)
+    return TextStream(request(model, [prompt], settings))
 
 
-def _pieces(model: "MultimodalNetwork", decoder: Decoder, options: GenerationOptions) -> Iterator[str]:
-    stop_ids = _stop_ids(model, options)
-    ids: list[int] = []
-    written = ""
-    for tokens in stream_tokens(decoder, options, stop_ids, sampler(options, model.device)):
-        token = int(tokens[0])
-        if token in stop_ids:
-            break
-        ids.append(token)
-        text = model.processor.decode(ids)
-        cut, stopped = _cut(text, options.stop)
-        # A character may still be incomplete, and an ending may be the start of a stop string: hold those back.
-        safe = cut if stopped else text[: len(text) - _held_back(text, options.stop)]
-        if len(safe) > len(written):
-            yield safe[len(written) :]
-            written = safe
-        if stopped:
-            return
-    rest = _cut(model.processor.decode(ids), options.stop)[0]
-    if len(rest) > len(written):
-        yield rest[len(written) :]
+class TextStream(Iterator[str]):
+    """Pieces of a text while it is written; `result` holds the `GenerationResult` once they have all been read."""
+
+    def __init__(self, running: Request) -> None:
+        self._running = running
+        self._pieces = self._read()
+        self._result: GenerationResult | None = None
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the text where it is."""
+        self._pieces.close()
+
+    @property
+    def result(self) -> GenerationResult:
+        """The whole result; RuntimeError while the text is still being written."""
+        if self._result is None:
+            raise RuntimeError("the text is not finished: read all of the stream's pieces first")
+        return self._result
+
+    def _read(self) -> Generator[str]:
+        running, options = self._running, self._running.options
+        stop, constraints = options.stop_strings, running.constraints()
+        text, waiting = PartialText(running.model.processor.decode), ""
+        ids: list[int] = []
+        log_probs: list[float] = []
+        stopped = False
+        for step in running.steps(options.sampler(running.model.device), constraints):
+            token = int(step.tokens[0])
+            ids.append(token)
+            log_probs.append(float(step.log_probs[0]))
+            if token in running.stop_ids:
+                break
+            text, piece = text.push(token)
+            waiting, stopped = cut_at(waiting + piece, stop)
+            kept = 0 if stopped else held_back(waiting, stop)  # what may be the beginning of a stop string
+            if ready := waiting[: len(waiting) - kept]:
+                yield ready
+            waiting = waiting[len(waiting) - kept :]
+            if stopped:
+                break
+        if not stopped and (rest := cut_at(waiting + text.rest(), stop)[0]):
+            yield rest
+        self._result = running.result(0, ids, log_probs, constraints[0].finished if constraints else None)
 
 
-def _decoder(model: "MultimodalNetwork", prompts: Sequence[Sequence[Part]], options: GenerationOptions) -> Decoder:
-    examples = [model.processor.encode(prompt if isinstance(prompt, (list, tuple)) else [prompt]) for prompt in prompts]
-    batch = model.processor.collate(examples, padding_side="left")
-    batch.labels = None
-    batch = batch.to(model.device)
-    model.language_model.check_length(batch.input_ids.shape[1] + options.max_new_tokens)
-    with torch.no_grad():
-        context = model.media_context(batch, [example.media for example in examples])
-    return Decoder(model.language_model, context, batch, options.max_new_tokens)
-
-
-def _stop_ids(model: "MultimodalNetwork", options: GenerationOptions) -> list[int]:
-    return [*model.language_model.stop_ids, *options.stop_token_ids]
-
-
-def _generate_batch(
-    model: "MultimodalNetwork", prompts: Sequence[Any], options: GenerationOptions, generator: torch.Generator | None
-) -> list[list[str]]:
-    """Texts `[prompt][return sequence]`."""
-    stop_ids = _stop_ids(model, options)
-    decoder = _decoder(model, prompts, options)
-    if options.num_beams > 1:
-        stopped = _stop_test(model, options.stop, stop_ids) if options.stop else None
-        rows = beam_search(decoder, options, stop_ids, stopped).flatten(0, 1)
-    else:
-        rows = _decode_rows(model, decoder, options, stop_ids, generator)
-    texts = [_cut(model.processor.decode(_until(row, stop_ids)), options.stop)[0] for row in rows.tolist()]
-    count = options.num_return_sequences
-    return [texts[start : start + count] for start in range(0, len(texts), count)]
-
-
-def _decode_rows(
-    model: "MultimodalNetwork",
-    decoder: Decoder,
+def _with_media(
+    model: MultimodalNetwork,
+    prompt: Any,
+    mode: GenerationMode,
     options: GenerationOptions,
-    stop_ids: list[int],
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Ids `[rows, t]` of greedy or sampled decoding, which stop strings may end early."""
-    steps: list[Tensor] = []
-    stopped = _stop_test(model, options.stop, stop_ids) if options.stop else None
-    for tokens in stream_tokens(decoder, options, stop_ids, generator):
-        steps.append(tokens)
-        if stopped is not None and all(stopped(torch.stack(steps, dim=1)).tolist()):
-            break
-    return torch.stack(steps, dim=1)
+    steps: int | None,
+    max_seconds: float,
+    progress: Progress | None,
+) -> list[GenerationResult]:
+    spans = media_spans(model, mode, max_seconds)
+    for modality in spans:
+        check_steps(model, modality, steps)
+    parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+    running = request(model, [parts], options, Writing(mode, spans))
+    (rows,) = running.results(options.sampler(model.device), progress)
+    return [with_media(model, row, steps, options.seed or 0) for row in rows]
 
 
-def _stop_test(model: "MultimodalNetwork", stop: tuple[str, ...], stop_ids: list[int]):
-    def stopped(ids: Tensor) -> Tensor:
-        """New ids `[n, t]` → bool `[n]`: the text holds a stop string, or has ended by a stop token."""
-        ends = []
-        for row in ids.tolist():
-            own = _until(row, stop_ids)
-            ends.append(len(own) < len(row) or _cut(model.processor.decode(own), stop)[1])
-        return torch.tensor(ends, device=ids.device)
-
-    return stopped
-
-
-def _until(ids: list[int], stop_ids: list[int]) -> list[int]:
-    """Ids before the first stop token."""
-    return ids[: next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))]
-
-
-def _cut(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
-    """Text before the first stop string, and whether there was one."""
-    places = [place for place in (text.find(string) for string in stop) if place >= 0]
-    return (text[: min(places)], True) if places else (text, False)
-
-
-def _held_back(text: str, stop: tuple[str, ...]) -> int:
-    """Characters at the end that may still change: an incomplete character, or the beginning of a stop string."""
-    complete = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    starts = [n for string in stop for n in range(1, len(string)) if complete.endswith(string[:n])]
-    return len(text) - len(complete) + max(starts, default=0)
+@torch.no_grad()
+def with_media(model: MultimodalNetwork, result: GenerationResult, steps: int | None, seed: int) -> GenerationResult:
+    """The result with its codes turned into pictures and sounds."""
+    media = {
+        modality: iter(
+            render(
+                model, [part for part in result.parts if isinstance(part, Codes) and part.modality == modality],
+                steps if modality in model.decoders else None, seed,
+            )
+        )
+        for modality in ("image", "audio")
+    }  # fmt: skip
+    parts = tuple(next(media[part.modality]) if isinstance(part, Codes) else part for part in result.parts)
+    return replace(result, parts=parts)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from mmlm.generation.writing import Progress, check_steps, generate_parts, render
-
-if TYPE_CHECKING:
-    from mmlm.model.network import MultimodalNetwork
-from mmlm.tasks.draw import sampled, text_of
+from mmlm.generation.media import check_steps
+from mmlm.generation.request import Progress
+from mmlm.model.network import MultimodalNetwork
+from mmlm.tasks.draw import Drawn, rendered, sampled, written_codes
 
 
 def speak(
@@ -22,23 +19,15 @@ def speak(
     top_p: float | None = None,
     max_seconds: float = 4.0,
     seed: int = 0,
+    details: bool = False,
     progress: Progress | None = None,
-) -> Any:
-    """A text as speech, `Audio`; a list gives a list. Options are those of `draw`; `max_seconds` is its longest."""
-    if isinstance(texts, list):
-        own = dict(steps=steps, guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
-        own |= dict(max_seconds=max_seconds, progress=progress)
-        return [speak(model, text, seed=seed + index, **own) for index, text in enumerate(texts)]
+) -> Drawn | list[Drawn]:
+    """A text as speech, an `Audio`; a list gives a list. Options are those of `draw`; `max_seconds` is the longest."""
     check_steps(model, "audio", steps)
-    parts = generate_parts(
-        model,
-        model.template.writing_prompt("audio", text_of(texts)),
-        "audio",
-        options=sampled(1, temperature, top_k, top_p, seed),
-        guidance_scale=guidance_scale,
-        without=model.template.writing_prompt("audio", ""),
-        max_seconds=max_seconds,
-        progress=progress,
-    )
-    preview = progress and (lambda step, of, media: progress("decoding", step, of))
-    return render(model, [parts[0][0]], steps, seed, preview)[0]
+    spoken: list[Drawn] = []
+    for index, text in enumerate(texts if isinstance(texts, list) else [texts]):
+        options = sampled(1, temperature, top_k, top_p, seed + index)
+        codes = written_codes(model, "audio", text, options, guidance_scale, progress, max_seconds=max_seconds)
+        (result,) = rendered(model, codes, steps, seed + index, progress)
+        spoken.append(result if details else result.media[0])
+    return spoken if isinstance(texts, list) else spoken[0]

@@ -22,8 +22,8 @@ from encoders.media.sound import load_audio
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.readers import read_records
 from mmlm.data.records import RecordSet
+from mmlm.generation.media import picture_tensor
 from mmlm.prompting.parts import END_OF_CHUNK, Codes
-from mmlm.tasks.draw import picture_tensor
 from mmlm.training.fit import Schedule, Shuffle, fit, generator
 
 log = logging.getLogger(__name__)

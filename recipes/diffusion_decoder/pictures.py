@@ -77,8 +77,7 @@ def nano(output: Path, count: int) -> tuple[MediaCodec, list[str], Tensor]:
 def drawn_codes(count: int) -> Tensor:
     """Codes [N, K, h, w] that nano writes for captions of unseen layouts."""
     import mmlm
-    from mmlm.generation.writing import generate_parts
-    from mmlm.tasks.draw import sampled
+    from mmlm.tasks.draw import sampled, written_codes
     from recipes.nano import data
     from recipes.nano.drawing import TEMPERATURE
     from recipes.nano.scenes import Scene
@@ -88,8 +87,8 @@ def drawn_codes(count: int) -> Tensor:
     found = []
     for index in range(count):
         text = listed(Scene.from_dict(data.scene_example("dev", index, 0)[1]["scene"]))
-        prompt, options = model.template.writing_prompt("image", text), sampled(1, TEMPERATURE, None, None, index)
-        found.append(generate_parts(model, prompt, "image", options=options)[0][0].codes)
+        (result,) = written_codes(model, "image", text, sampled(1, TEMPERATURE, None, None, index))
+        found.append(result.media[0].codes)
     return torch.stack(found)
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 import mmlm
 from decoders.codecs.base import MediaCodec
 from mmlm.data import read_records
-from mmlm.generation.writing import generate_parts
-from mmlm.tasks.draw import sampled
+from mmlm.tasks.draw import sampled, written_codes
 from recipes.diffusion_decoder.decoders import Decode, trained
 from recipes.diffusion_decoder.measures import agreement, frame_distance
 from recipes.diffusion_decoder.table import compare
@@ -86,5 +85,6 @@ def wrong(judge: recogniser.Recogniser, sounds: Sequence[Tensor], words: Sequenc
 
 def said_codes(model, word: str, seed: int) -> Tensor:
     """Codes [1, K, T] that nano writes to say a word."""
-    prompt, options = model.template.writing_prompt("audio", word), sampled(1, TEMPERATURE, None, None, seed)
-    return generate_parts(model, prompt, "audio", options=options, max_seconds=LONGEST)[0][0].codes[None]
+    options = sampled(1, TEMPERATURE, None, None, seed)
+    (result,) = written_codes(model, "audio", word, options, max_seconds=LONGEST)
+    return result.media[0].codes[None]

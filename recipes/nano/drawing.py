@@ -25,9 +25,8 @@ from decoders.codecs.checkpoint import load_codec
 from decoders.codecs.raw import PaletteCodec
 from decoders.diffusion.decoder import DiffusionDecoder
 from mmlm.data import read_records
-from mmlm.generation.writing import as_pictures
+from mmlm.generation.media import as_pictures, picture_tensor
 from mmlm.tasks.draw import best as best_of
-from mmlm.tasks.draw import picture_tensor
 from mmlm.training.codec import quality
 from recipes.nano import data
 from recipes.nano.evaluate import TITLES, rolled, row, share, title
@@ -60,7 +59,7 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
         chosen = [index for index, scene in enumerate(scenes) if len(scene.things) == things]
         right, wrong = (share(column[index] for index in chosen) for column in (own, other))
         row(f"drawn: {NUMBERS[things]} thing{'s' * (things > 1)}", len(chosen), right, None, wrong)
-    best = [several[best_of(model, several, text)] for several, text in zip(drawn, texts, strict=True)]
+    best = [several[best_of(model.encoders["image"], several, text)] for several, text in zip(drawn, texts, strict=True)]
     row(f"best of {BEST_OF} by CLIP", count, share(read_right(best, scenes)), None, None)
     told = model.caption(first)
     said, missaid = (

@@ -69,7 +69,7 @@ def evaluate_digits(model, train: RecordSet, records: RecordSet) -> None:
     row("digits right", len(records), own, common, other)
     features = model.encode_media([mmlm.Sound(record.audio) for record in records])
     prompts = [[mmlm.Sound(item), model.template.transcript] for item in features]
-    heard = model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)
+    heard = [str(result) for result in model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)]
     right = share(digit(a) == b for a, b in zip(heard, expected, strict=True))
     row("digits right, by the adapters' hearing", len(records), right, common, None)
     seen = pooled(model.encode_media([mmlm.Sound(record.audio) for record in train]))
@@ -118,7 +118,7 @@ def reply(model, pictures: Sequence, heard: Sequence, said: Sequence[str], mode:
     for picture, sound, text in zip(pictures, heard, said, strict=True):
         media = [picture] if mode in ("transcript", "the true words") else [picture, sound]
         prompts.append(model.template.spoken_prompt(media, None if mode == "features" else text or "?"))
-    return [text.strip() for text in model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)]
+    return [result.text.strip() for result in model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)]
 
 
 def evaluate_orders(model, train: RecordSet, dev: RecordSet) -> None:

@@ -18,8 +18,8 @@ from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.beams import beam_search
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import stream_tokens
-from mmlm.generation.options import GenerationOptions, sampler
+from mmlm.generation.loop import decode
+from mmlm.generation.options import GenerationOptions
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Sound
@@ -169,10 +169,18 @@ def token_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: Any
     stops = model.language_model.stop_ids
     run = decoder(model, rows, chosen.max_new_tokens)
     if chosen.num_beams > 1:
-        ids = beam_search(run, chosen, stops).flatten(0, 1)
-    else:
-        ids = torch.stack(list(stream_tokens(run, chosen, stops, sampler(chosen, run.ids.device))), dim=1)
+        return [beam.ids for beams in beam_search(run, chosen, stops) for beam in beams]
+    ids = torch.stack([step.tokens for step in decode(run, chosen, stops, chosen.sampler(run.ids.device))], dim=1)
     return [until_stop(row, stops) for row in ids.tolist()]
+
+
+def texts(model: MultimodalLM, prompt: Any, **options: Any) -> Any:
+    """What `generate` writes, as text alone."""
+
+    def text(found: Any) -> Any:
+        return [text(one) for one in found] if isinstance(found, list) else found.text
+
+    return text(model.generate(prompt, **options))
 
 
 def until_stop(ids: list[int], stops: list[int]) -> list[int]:

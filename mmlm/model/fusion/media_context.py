@@ -37,8 +37,11 @@ class MediaContext:
         self.real: Tensor | None = None
         self.keys_values: list[tuple[Tensor, Tensor] | None] = [None] * len(fusion.layers)
         self._decoding = False
+        self._items: tuple[Tensor, Tensor] | None = None  # the row of each item, and how many latents it has
         if latents is None:
             return
+        counts = torch.full_like(item_rows, latents.shape[1]) if mask is None else mask.sum(1)
+        self._items = item_rows, counts
         self.num_items = int(item_slots.max()) + 1
         self.num_latents = latents.shape[1]
         self.device = latents.device
@@ -64,6 +67,13 @@ class MediaContext:
             placed = part.new_zeros(self.rows, self.num_items, *part.shape[1:])
             placed = placed.index_put((item_rows, item_slots), part)
         return placed.reshape(self.rows, self.num_items * self.num_latents, *part.shape[2:]).transpose(1, 2)
+
+    def latents_per_row(self) -> list[int]:
+        """How many latents the media of each row have in all."""
+        if self._items is None:
+            return [0] * self.rows
+        rows, counts = (part.tolist() for part in self._items)
+        return [sum(count for row, count in zip(rows, counts, strict=True) if row == own) for own in range(self.rows)]
 
     def on_ids(self, ids: Tensor) -> None:
         """Follows the text: updates what the ids `[R·n, T]` of this pass may see."""

@@ -1,0 +1,50 @@
+"""Draw what a text says."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmlm.cli.loading import load_model, output_paths, read_image
+from mmlm.cli.options import add_media_options, add_model_options, media_options
+from mmlm.cli.output import print_result, progress_bar
+
+EXAMPLES = """\
+  mmlm draw "in the middle a large red circle, on a white background" -o out.png
+  mmlm draw "a small blue star" -o star.png -n 4 --seed 1
+  mmlm draw "a small blue star" -o best.png -n 4 --rerank --guidance-scale 2
+  mmlm draw "a small blue star" -o more.png --init-image out.png --mask mask.png"""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    verb.add_argument("text", metavar="TEXT")
+    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a picture file; several are numbered")
+    verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="how many at once")
+    verb.add_argument("--rerank", action="store_true", help="keep the one that CLIP finds most similar to the text")
+    verb.add_argument("--init-image", metavar="IMAGE", help="begin with this picture")
+    verb.add_argument("--mask", metavar="IMAGE", help="what of it is drawn anew: black stays")
+    verb.add_argument("--strength", type=float, default=0.5, metavar="S", help="without a mask, the share drawn anew")
+    add_model_options(verb)
+    add_media_options(verb)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Pictures, into files."""
+    if args.rerank and args.num_images < 2:
+        raise ValueError("--rerank chooses among several: give -n 4, for example")
+    if args.mask is not None and args.init_image is None:
+        raise ValueError("--mask says what of --init-image stays: give that too")
+    paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
+    start, mask = (None if name is None else read_image(name) for name in (args.init_image, args.mask))
+    model = load_model(args)
+    with progress_bar() as progress:
+        results = model.draw(
+            args.text, args.num_images, rerank=args.rerank, init_image=start, mask=mask, strength=args.strength,
+            details=True, progress=progress, **media_options(args),
+        )  # fmt: skip
+    for path, result in zip(paths, results if isinstance(results, list) else [results], strict=True):
+        picture = result.media[0]
+        picture.save(path)
+        record = {"prompt": args.text, "image": str(path), "size": list(picture.size)}
+        print_result(args, record, str(path), result)

@@ -1,0 +1,132 @@
+"""Options that several verbs share: each stands once, and is read back by the name under which it was added."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a generation: `--the-name`, for the keyword `the_name`."""
+
+    name: str
+    type: type
+    metavar: str
+    help: str | None = None
+
+
+GENERATION = (
+    Option("max_new_tokens", int, "N", "at most so many tokens"),
+    Option("min_new_tokens", int, "N", "at least so many tokens"),
+    Option("num_beams", int, "N", "search with so many beams"),
+    Option("length_penalty", float, "X", "above 1 favours long texts (with beams)"),
+    Option("repetition_penalty", float, "X", "above 1 avoids repetition"),
+    Option("no_repeat_ngram_size", int, "N", "no sequence of N tokens occurs twice"),
+    Option("seed", int, "N", "of sampling; the same seed gives the same text"),
+)
+SAMPLING = (
+    Option("temperature", float, "X", "sample at this temperature"),
+    Option("top_k", int, "K", "sample among the K most likely tokens"),
+    Option("top_p", float, "P", "sample among the most likely tokens that make up P"),
+)
+MEDIA = (
+    Option("steps", int, "N", "of the diffusion decoder; 0: the codec alone (default: 4)"),
+    Option("guidance_scale", float, "S", "towards the text; 1 is off (default: 1)"),
+    *SAMPLING,
+    Option("seed", int, "N", "the same seed gives the same result (default: 0)"),
+)
+
+
+def add_generation_options(verb: argparse.ArgumentParser) -> None:
+    """How a text is decoded, and how it is printed."""
+    group = verb.add_argument_group("generation", "greedy unless beams or a sampling option are asked for")
+    _add(group, (*GENERATION, *SAMPLING))
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end the text there; may be given several times")
+    add_output_options(verb)
+
+
+def generation_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of a generation, checked before any weights are read."""
+    options = _given(args, (*GENERATION, *SAMPLING))
+    if any(option.name in options for option in SAMPLING):
+        options["do_sample"] = True
+    if args.stop:
+        options["stop"] = tuple(args.stop)
+    from mmlm.generation.options import GenerationOptions
+
+    GenerationOptions.of(options)
+    return options
+
+
+def add_media_options(verb: argparse.ArgumentParser) -> None:
+    """How codes are written, and how they become media."""
+    _add(verb.add_argument_group("drawing and speaking"), MEDIA)
+    add_output_options(verb)
+
+
+def media_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `draw` and `speak` that were given."""
+    return _given(args, MEDIA)
+
+
+def add_output_options(verb: argparse.ArgumentParser) -> None:
+    """How a result is printed."""
+    verb.add_argument("--details", action="store_true", help="add why it ended, what it used and how likely it is")
+    add_json_option(verb)
+
+
+def add_model_options(verb: argparse.ArgumentParser) -> None:
+    """Which model, where, and in which precision."""
+    verb.add_argument("--model", default="nano", metavar="MODEL", help="preset, folder or hub id (default: nano)")
+    add_device_option(verb)
+    add_dtype_option(verb)
+    add_pack_option(verb)
+
+
+def add_device_option(verb: argparse.ArgumentParser) -> None:
+    """Where the model runs."""
+    verb.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def add_dtype_option(verb: argparse.ArgumentParser) -> None:
+    """The precision of the frozen parts."""
+    verb.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the language model and the image encoder (default: float32)",
+    )
+
+
+def add_pack_option(verb: argparse.ArgumentParser) -> None:
+    """Faster generation."""
+    verb.add_argument(
+        "--pack",
+        choices=("exact", "fp16", "int8", "int4"),
+        help="generate faster: exact on a GPU or a CPU; on a CPU also with weights rounded to 16, 8 or 4 bits",
+    )
+
+
+def add_json_option(verb: argparse.ArgumentParser) -> None:
+    """Output for programs."""
+    verb.add_argument("--json", action="store_true", help="print the whole result, one JSON object a line")
+
+
+def add_example_options(verb: argparse.ArgumentParser) -> None:
+    """Few-shot examples, chosen by similarity."""
+    group = verb.add_argument_group("few-shot", "show the model the examples whose pictures are most like this one")
+    group.add_argument("--examples", metavar="DATA", help="folder with metadata.jsonl, or any data that train reads")
+    group.add_argument("--shots", type=int, default=4, metavar="K", help="how many of them (default: 4)")
+
+
+def _add(group: Any, options: tuple[Option, ...]) -> None:
+    for option in options:
+        flag = f"--{option.name.replace('_', '-')}"
+        group.add_argument(flag, type=option.type, metavar=option.metavar, help=option.help)
+
+
+def _given(args: argparse.Namespace, options: tuple[Option, ...]) -> dict[str, Any]:
+    values = {option.name: getattr(args, option.name) for option in options}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,57 @@
+"""What verbs print: a line for people, or the whole result as JSON; bars on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmlm.generation.result import GenerationResult
+
+
+def print_record(args: argparse.Namespace, record: dict[str, Any], line: str) -> None:
+    """The record as JSON with `--json`, else the line."""
+    print(json.dumps(record, ensure_ascii=False) if args.json else line, flush=True)
+
+
+def print_result(args: argparse.Namespace, record: dict[str, Any], line: str, result: GenerationResult) -> None:
+    """The same for a generation: JSON holds all of the result, and `--details` adds a line about it."""
+    print_record(args, record | result.to_dict(), line)
+    if args.details and not args.json:
+        print(f"  {described(result)}", flush=True)
+
+
+def described(result: GenerationResult) -> str:
+    """A result's end, usage and likelihood in one line."""
+    usage, count = result.usage, len(result.log_probs)
+    parts = [
+        f"ended by {result.finish_reason}",
+        f"{usage.generated_tokens} tokens after {usage.prompt_tokens} of the prompt",
+        f"{usage.media_items} media in {usage.media_latents} latents",
+        f"mean log-probability {sum(result.log_probs) / max(1, count):.3f}",
+    ]
+    return "; ".join([*parts, *([] if result.score is None else [f"score {result.score:.3f}"])])
+
+
+def one_line(text: str) -> str:
+    """A text with its line breaks and repeated spaces as one space each."""
+    return " ".join(text.split())
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on the terminal, over codes and then over the decoder's steps; nothing elsewhere."""
+    from tqdm import tqdm
+
+    with tqdm(disable=not sys.stderr.isatty()) as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show

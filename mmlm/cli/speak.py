@@ -1,0 +1,39 @@
+"""Say a text aloud, into a file."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmlm.cli.loading import load_model, output_paths
+from mmlm.cli.options import add_media_options, add_model_options, media_options
+from mmlm.cli.output import print_result, progress_bar
+
+EXAMPLES = """\
+  mmlm speak "seven" -o seven.wav --model my-model
+  mmlm speak "seven" -o seven.flac --model my-model --seed 2 --temperature 0.7"""
+SUFFIXES = (".wav", ".flac", ".ogg")
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    verb.add_argument("text", metavar="TEXT")
+    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a sound file: wav, flac, ogg")
+    verb.add_argument("--max-seconds", type=float, default=4.0, metavar="S", help="it ends by then (default: 4)")
+    add_model_options(verb)
+    add_media_options(verb)
+
+
+def run(args: argparse.Namespace) -> None:
+    """A sound, into a file."""
+    (path,) = output_paths(args.output, SUFFIXES)
+    model = load_model(args)
+    with progress_bar() as progress:
+        result = model.speak(
+            args.text, max_seconds=args.max_seconds, details=True, progress=progress, **media_options(args)
+        )
+    import soundfile
+
+    sound = result.media[0]
+    soundfile.write(path, sound.waveform, sound.sample_rate)
+    record = {"prompt": args.text, "audio": str(path), "seconds": round(sound.seconds, 3), "rate": sound.sample_rate}
+    print_result(args, record, str(path), result)

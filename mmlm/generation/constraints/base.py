@@ -1,0 +1,63 @@
+"""The joint between the decode loop and whatever restricts a row: grammars, stop strings, choices, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from mmlm.generation.result import FinishReason
+
+Allowed = tuple[range, ...]
+"""A set of token ids, as ranges; a single id is a range of one."""
+
+
+class Constraint(Protocol):
+    """The state of one row: which ids may come next, and whether the row has ended.
+
+    A state never changes: `advance` gives the next one, so that beams may share and copy states freely. An id that must
+    come next is the only one allowed.
+    """
+
+    @property
+    def finished(self) -> FinishReason | None:
+        """Why the row has ended; None while it goes on."""
+        ...
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance acts on the next token."""
+        ...
+
+    def allowed(self) -> Allowed | None:
+        """Ids that may come next; None for all."""
+        ...
+
+    def advance(self, token: int) -> Self:
+        """The state after one more token."""
+        ...
+
+
+class Masks:
+    """What constraints allow, as masks of the vocabulary; each different set is made into a tensor once."""
+
+    def __init__(self, vocabulary: int, device: torch.device) -> None:
+        self.vocabulary, self.device = vocabulary, device
+        self._known: dict[Allowed | None, Tensor] = {}
+
+    def apply(self, constraints: Sequence[Constraint], scores: Tensor) -> Tensor:
+        """Scores `[R, V]` with −inf where the row's constraint does not allow an id."""
+        allowed = [None if state.finished else state.allowed() for state in constraints]
+        if all(ids is None for ids in allowed):
+            return scores
+        return scores.masked_fill(torch.stack([self._forbidden(ids) for ids in allowed]), -torch.inf)
+
+    def _forbidden(self, allowed: Allowed | None) -> Tensor:
+        if allowed not in self._known:
+            mask = torch.full((self.vocabulary,), allowed is not None, device=self.device)
+            for ids in allowed or ():
+                mask[ids.start : ids.stop] = False
+            self._known[allowed] = mask
+        return self._known[allowed]

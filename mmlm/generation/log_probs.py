@@ -1,0 +1,75 @@
+"""Log-probabilities of given answers: what ranking, preference tuning and evaluation stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmlm.generation.result import GenerationResult
+from mmlm.model.network import MultimodalNetwork
+from mmlm.prompting.parts import Codes
+from mmlm.prompting.processor import IGNORE_INDEX, Example
+
+Answer = str | Codes | GenerationResult | Sequence[Any]
+"""Text, codes or both in turn, which `<|endofchunk|>` closes; or exact ids, or a result, whose ids are taken."""
+
+
+def log_probs(
+    model: MultimodalNetwork,
+    prompts: Sequence[Any],
+    answers: Sequence[Answer],
+    *,
+    codes: bool | None = None,
+    lora: bool | None = None,
+    batch_size: int = 32,
+) -> list[Tensor]:
+    """Log-probability of each token of each answer after its prompt: one `[n]` float32 per row, in nats.
+
+    prompts: lists of parts, one per answer. Media are encoded once per batch; gradients pass, where they are enabled.
+    codes: whether codes are among the tokens that may come next, as in requests that write media; None for rows whose
+        answer holds codes. lora: whether the low-rank adapters act; None for rows with codes alone.
+    ValueError for lists of unequal lengths, and for an answer without a token.
+    """
+    if len(prompts) != len(answers):
+        raise ValueError(f"{len(prompts)} prompts but {len(answers)} answers")
+    examples = [_example(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    first_code = model.language_model.vocabulary.code_offset
+    with_codes = [max(row.input_ids) >= first_code if codes is None else codes for row in examples]
+    found: list[Tensor | None] = [None] * len(examples)
+    for kind in (False, True):
+        own = [index for index, has in enumerate(with_codes) if has == kind]
+        for start in range(0, len(own), batch_size):
+            chunk = own[start : start + batch_size]
+            rows = _batch_log_probs(model, [examples[index] for index in chunk], kind, lora)
+            for index, values in zip(chunk, rows, strict=True):
+                found[index] = values
+    return [values for values in found if values is not None]
+
+
+def _example(model: MultimodalNetwork, prompt: Any, answer: Answer) -> Example:
+    """A prompt with its answer; labels are the answer's ids."""
+    parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+    if isinstance(answer, GenerationResult):
+        answer = answer.token_ids
+    exact = not isinstance(answer, (str, Codes)) and all(isinstance(token, int) for token in answer)
+    if not exact:
+        return model.processor.encode(parts, answer)
+    if not answer:
+        raise ValueError("an answer holds no tokens")
+    before = model.processor.encode(parts)
+    ids = [*before.input_ids, *answer]
+    return Example(ids, [IGNORE_INDEX] * len(before.input_ids) + list(answer), before.media)
+
+
+def _batch_log_probs(
+    model: MultimodalNetwork, examples: Sequence[Example], codes: bool, lora: bool | None
+) -> Sequence[Tensor]:
+    batch = model.processor.collate(examples, padding_side="right")
+    output = model(batch, [example.media for example in examples], codes=codes, lora=lora)
+    labels = batch.labels[:, 1:].to(output.logits.device)
+    wanted = labels != IGNORE_INDEX
+    values = output.logits.float().log_softmax(-1).gather(1, labels[wanted].unsqueeze(1)).squeeze(1)
+    return torch.split(values, wanted.sum(1).tolist())
