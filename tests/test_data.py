@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
-from mmlm.data.readers import expand_braces
+from mmlm.data.readers.paths import expand_braces
 from mmlm.data.sampling import ExampleStream
 
 DATA = Path(os.environ.get("MMLM_DATA", Path(__file__).parents[1] / "../shared/data"))
