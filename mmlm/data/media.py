@@ -21,41 +21,42 @@ from encoders.media.source import MediaError
 from mmlm.data.readers import expand, read_records
 from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.readers.tar import index_tar
-from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, RecordSource
+from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, RecordSource
 
 log = logging.getLogger(__name__)
 
 
 def find_media(source: RecordSource, modality: Literal["image", "audio"]) -> list[FileSlice | bytes]:
-    """Where the media of one modality lie. ValueError where there are none.
+    """Where the media of one modality lie. ValueError for a path that has none.
 
     source: one of the following, or a list of them: a folder (all files of the modality under it, sorted by name), a
     file or a pattern of files, tars (every member of the modality), or what `read_records` reads.
     """
+    if isinstance(source, Record):
+        return _of_records([source], modality)
     if not isinstance(source, (str, os.PathLike)):
-        return [found for part in source for found in find_media(part, modality)]
-    suffixes = IMAGE_SUFFIXES if modality == "image" else SOUND_SUFFIXES
-    found: list[FileSlice | bytes] = []
-    for path in expand(os.fspath(source)):
-        if path.is_dir() and not (path / "metadata.jsonl").is_file():
-            found += [FileSlice(file) for file in sorted(path.rglob("*")) if _suffix(file) in suffixes]
-        elif path.suffix == ".tar":
-            found += [
-                place
-                for members in index_tar(path).values()
-                for suffix, places in members.items()
-                if suffix in suffixes
-                for place in places
-            ]
-        elif _suffix(path) in suffixes:
-            found.append(FileSlice(path))
-        else:
-            records = read_records(path).records
-            own = [record.source if modality == "image" else record.sound for record in records]
-            found += [place for place in own if place is not None]
+        return [place for part in source for place in find_media(part, modality)]
+    found = [place for path in expand(os.fspath(source)) for place in _of_path(path, modality)]
     if not found:
         raise ValueError(f"no {'pictures' if modality == 'image' else 'recordings'} in {source}")
     return found
+
+
+def _of_path(path: Path, modality: str) -> Sequence[FileSlice | bytes]:
+    suffixes = IMAGE_SUFFIXES if modality == "image" else SOUND_SUFFIXES
+    if path.is_dir() and not (path / "metadata.jsonl").is_file():
+        return [FileSlice(file) for file in sorted(path.rglob("*")) if _suffix(file) in suffixes]
+    if path.suffix == ".tar":
+        members = (member for members in index_tar(path).values() for member in members.items())
+        return [place for suffix, places in members if suffix in suffixes for place in places]
+    if _suffix(path) in suffixes:
+        return [FileSlice(path)]
+    return _of_records(read_records(path), modality)
+
+
+def _of_records(records: Sequence[Record], modality: str) -> list[FileSlice | bytes]:
+    places = (record.source if modality == "image" else record.sound for record in records)
+    return [place for place in places if place is not None]
 
 
 def _suffix(path: Path) -> str:
