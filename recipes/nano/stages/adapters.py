@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes.nano import data
 from recipes.nano.settings import Recipe
+
+if TYPE_CHECKING:
+    from mmlm import MultimodalLM
 
 
 def train_adapters(recipe: Recipe, output: Path) -> None:
@@ -39,7 +43,7 @@ def picture_data(output: Path, scenes: str) -> tuple[list[str], Path]:
 
 
 def fit(
-    model,
+    model: MultimodalLM,
     recipe: Recipe,
     output: Path,
     folder: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from recipes.nano import data
 from recipes.nano.settings import Recipe
@@ -38,7 +39,7 @@ def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
     )
 
 
-def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings) -> None:
+def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings: Any) -> None:
     """Train Whisper into `output/folder`, from `start` on if it is given."""
     from recipes.nano.speech import utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes.nano import data
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import fit, picture_data
+
+if TYPE_CHECKING:
+    from mmlm import MultimodalLM
 
 
 def train_ears(recipe: Recipe, output: Path) -> None:
@@ -25,7 +29,7 @@ def train_ears_more(recipe: Recipe, output: Path) -> None:
     fit(model, recipe, output, "ears_more", sources, part.more_steps, part.learning_rate, part.batch_size, seed=3)
 
 
-def hearing(recipe: Recipe, output: Path, start: Path, audio_encoder: Path):
+def hearing(recipe: Recipe, output: Path, start: Path, audio_encoder: Path) -> MultimodalLM:
     """The frozen parts with this audio encoder, and the adapters of the model at `start`, new where it has none."""
     import torch
 
