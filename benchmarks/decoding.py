@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         own, ratios, limits = [], [], []
         for _ in range(args.rounds):
             times = []
-            for run in (ours, theirs, lambda *a: bare(*a, known)):
+            for run in (ours, theirs, lambda *a, known=known: bare(*a, known)):
                 start = time.perf_counter()
                 run(model, batch, media, args.tokens)
                 times.append((time.perf_counter() - start) / args.tokens * 1000)

@@ -4,9 +4,15 @@
     python demos/caption.py one.png two.jpg  your own (nano knows drawn shapes, not photographs)
 """
 
+from __future__ import annotations
+
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmlm import MultimodalLM
 
 OUTPUT = Path("runs/demo/captions.png")
 
@@ -26,7 +32,7 @@ def main(paths: list[str]) -> None:
     print(f"Loaded nano and described {len(images)} pictures in {time.perf_counter() - start:.1f} s: {OUTPUT}")
 
 
-def caption_drawn_scenes(model) -> tuple[list, list[str]]:
+def caption_drawn_scenes(model: MultimodalLM) -> tuple[list, list[str]]:
     """The pictures, and for each its caption and an answered question, judged by what was drawn."""
     from pictures import held_out_samples, is_right
 

@@ -7,9 +7,17 @@
 nano draws such scenes, described in these words, and says single words: digits, colours, shapes, yes and no.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from recipes.nano.scenes import Scene
 
 OUTPUT = Path("runs/demo")
 COUNT, SPOKEN = 4, 2
@@ -66,7 +74,7 @@ def unseen_layouts() -> tuple[list[str], list[str], list]:
     )
 
 
-def verdict(picture, scene) -> str:
+def verdict(picture: Image, scene: Scene) -> str:
     """Whether a program that reads the pixels finds exactly this scene in the picture."""
     from recipes.nano.sight import read_scene
 

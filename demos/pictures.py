@@ -12,8 +12,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # recipes/ lies beside demos/ and is not installed
 
 from recipes.nano.judge import judge_caption  # noqa: E402
+from recipes.nano.questions import Question, questions  # noqa: E402
 from recipes.nano.scenes import Scene, draw, sample_scene, training_scene, unseen_layout  # noqa: E402
-from recipes.nano.wording import Question, describe, questions  # noqa: E402
+from recipes.nano.wording import describe  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import hearing
-import parts
 import pytest
 import soundfile
 import torch
+
+from support import hearing, parts
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -19,8 +19,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 def benchmark(monkeypatch):
     """A benchmark's module by its name, run as a script is: its own folder first on the path."""
     threads = torch.get_num_threads()
-    monkeypatch.setitem(sys.modules, "parts", load("parts"))  # the tests have parts of their own
-
+    monkeypatch.setitem(sys.modules, "parts", load("parts"))  # a script finds it in its own folder
     yield load
     torch.set_num_threads(threads)
 

@@ -4,8 +4,6 @@ import functools
 import gc
 import weakref
 
-import families
-import parts
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.processor import Batch
+from support import families, parts
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -8,16 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import parts
 import pytest
 import soundfile
-from hearing import noise, save_whisper, tiny_whisper
 from PIL import Image, ImageDraw
 from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import build_parser, main
+from support import parts
+from support.hearing import noise, save_whisper, tiny_whisper
 
 VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codec_parts import QUANTIZERS, media_for
 from PIL import Image
 
 from decoders.codecs.adversarial import PatchCritic, adversarial_losses
@@ -22,6 +21,7 @@ from mmlm.data.media import Pictures, Recordings, find_media
 from mmlm.data.records import BadRecordsError
 from mmlm.training import train_from_recipe
 from mmlm.training.codec import CodecTrainConfig, quality, train_codec, train_decoder
+from support.codec_parts import QUANTIZERS, media_for
 
 COLOURS = np.array([[250, 250, 240], [200, 30, 40], [20, 60, 200], [30, 30, 30]], dtype=np.uint8)
 

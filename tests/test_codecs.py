@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
-from codec_parts import CODECS, QUANTIZERS, audio_codec, image_codec, media_for, palette_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 from decoders.codecs.quantizer import FSQ_LEVELS, Quantizer, QuantizerConfig
 from decoders.codecs.raw import MuLawCodec, PaletteCodec
 from decoders.codecs.spectrum import COMPRESSION, Spectrum, log_mel, mel_bands
+from support.codec_parts import CODECS, QUANTIZERS, audio_codec, image_codec, media_for, palette_codec
 
 
 @pytest.fixture(scope="module", params=CODECS)

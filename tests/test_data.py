@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
-from mmlm.data.readers import expand_braces
+from mmlm.data.readers.paths import expand_braces
 from mmlm.data.sampling import ExampleStream
 
 DATA = Path(os.environ.get("MMLM_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -335,3 +335,11 @@ def test_records_of_one_kind_ignore_the_share(share):
         assert 0 <= text < (3 if record < 5 else 4)
     both = ExampleStream(some_records(50), 50, caption_share=share).step(0)
     assert all((text < 3) == (share == 1.0) for _, text in both)
+
+
+def test_media_of_records_lie_where_their_records_say():
+    from mmlm.data.media import find_media
+
+    seen, both = Record("a", b"picture", captions=("x",)), Record("b", b"other", captions=("y",), sound=b"sound")
+    assert find_media(RecordSet((seen, both)), "image") == [b"picture", b"other"]
+    assert find_media([seen, both], "audio") == [b"sound"]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from codec_parts import image_codec, media_for
 
 from decoders.diffusion.decoder import DiffusionDecoderConfig
 from recipes.diffusion_decoder.decoders import DeterministicDecoder
@@ -11,6 +10,7 @@ from recipes.diffusion_decoder.measures import PATCH, agreement, fine_power, fra
 from recipes.diffusion_decoder.table import compare, interval
 from recipes.nano.recogniser import SAMPLES, placed, varied
 from recipes.nano.speaking import band_distances
+from support.codec_parts import image_codec, media_for
 
 
 def pictures(count, seed, spread=0.3):

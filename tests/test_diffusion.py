@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from codec_parts import audio_codec, image_codec, media_for
 
 from decoders.codecs.checkpoint import codec_fingerprint
 from decoders.codecs.spectrum import spectral_distance
 from decoders.diffusion.checkpoint import load_decoder, save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig, corrupted
+from support.codec_parts import audio_codec, image_codec, media_for
 
 SMALL = DiffusionDecoderConfig(channels=(16, 32), patch=2, window=64, hop=40)
 

@@ -3,12 +3,9 @@
 import json
 from typing import Any
 
-import families
 import numpy as np
-import parts
 import pytest
 import torch
-from hearing import tiny_whisper
 
 from encoders.base import Features
 from encoders.media.sound import SAMPLE_RATE, Audio
@@ -24,6 +21,8 @@ from mmlm.prompting.processor import Batch
 from mmlm.prompting.templates import PromptTemplate, chat_prompt
 from mmlm.tasks.ask import EXAMPLES
 from mmlm.training.examples import Examples
+from support import families, parts
+from support.hearing import tiny_whisper
 
 FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mpt", "gemma2"])
 EARS = pytest.mark.parametrize("ears", ["latents", "tokens"])
@@ -422,9 +421,8 @@ def test_images_of_paths_and_sounds_of_paths(tmp_path):
 
 def test_the_preset_for_a_network_is_assembled_from_its_parts(tmp_path, monkeypatch):
     """With parts of the upstream formats in the places of those that are downloaded."""
-    from hearing import save_whisper
-
     from mmlm.assembly.presets import ASSEMBLED
+    from support.hearing import save_whisper
 
     tokenizer = chatting().processor.tokenizer
     families.language_model("qwen2").save_pretrained(tmp_path / "lm")

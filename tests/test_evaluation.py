@@ -24,7 +24,7 @@ from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.prompting.vocabulary import MediaVocabulary
-from tests.families import VOCAB, language_model, tokenizer
+from support.families import VOCAB, language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------
 
@@ -353,6 +353,10 @@ def test_records_left_out_are_counted():
     assert "2 more records could not be read" in str(report)
     with pytest.raises(ValueError, match="batch_size"):
         evaluate(KnownModel(), records, batch_size=0)
+    with pytest.raises(ValueError, match="num_return_sequences must be 1"):
+        evaluate(KnownModel(), records, num_return_sequences=2)
+    with pytest.raises(TypeError, match="did you mean 'num_beams'"):
+        evaluate(KnownModel(), records, num_beam=2)
 
 
 def test_evaluate_captions_or_questions_alone():

@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass
 
-import families
 import numpy as np
-import parts
 import pytest
 import torch
-from test_resampler import attention, gelu, layer_norm, numpy_weights
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
 from encoders.base import Features
@@ -17,6 +13,9 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder
 from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
 from mmlm.prompting.processor import Batch
+from support import families, parts
+from support.references import attention, gelu, layer_norm, numpy_weights
+from support.watch import Watch
 
 TEXT = ord("t")
 
@@ -251,22 +250,6 @@ def test_what_one_row_sees_does_not_reach_another():
 
 
 # Decoding steps
-
-
-class Watch(TorchDispatchMode):
-    """Notes every operation; `reads` are those that bring a value back to the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def reads(self) -> int:
-        return sum("_local_scalar_dense" in name or "nonzero" in name for name in self.names)
 
 
 @pytest.mark.parametrize("visibility", ["latest", "group", "all"])

@@ -2,16 +2,11 @@
 
 import functools
 
-import families
-import parts
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fusion import Watch
-from test_laws import likely_end
-from test_prompt import sentencepiece_bpe
 from transformers.cache_utils import DynamicCache
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.generation.logits_process import (
@@ -30,6 +25,10 @@ from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import END_OF_CHUNK
+from support import families, parts
+from support.families import sentencepiece_bpe
+from support.parts import likely_end
+from support.watch import Watch
 
 CHI_SQUARE_LIMIT = 3.0  # times the degrees of freedom: far out in the tail for 20 of them and more
 

@@ -2,8 +2,6 @@
 
 from types import SimpleNamespace
 
-import families
-import parts
 import pytest
 import torch
 import transformers
@@ -12,6 +10,7 @@ from torch import nn
 from encoders.base import fingerprint
 from mmlm.model.blocks import find_blocks
 from mmlm.model.language_model import LanguageModel
+from support import families, parts
 
 
 def host(family: str = "llama") -> LanguageModel:

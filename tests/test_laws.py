@@ -4,8 +4,6 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-import families
-import parts
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +15,8 @@ from mmlm.generation.decoder import Decoder
 from mmlm.model.fusion.cross_attention import MaskedCrossAttention
 from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Batch
+from support import families, parts
+from support.parts import expected_names, likely_end
 
 EVERY_FAMILY = pytest.mark.parametrize("family", list(families.FAMILIES))
 FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "gemma2", "lfm2"])
@@ -94,28 +94,6 @@ def test_shut_gates_leave_every_logit_as_it_was_with_cache(family):
     assert torch.equal(run.prefill()[:, :V], plain(ids))
     for tokens in steps:
         assert torch.equal(run.step(tokens)[:, :V], plain(tokens.unsqueeze(1)))
-
-
-def expected_names() -> set[str]:
-    """What trains, written out: three gated blocks, a resampler of one layer, rows for the added tokens."""
-    names = {"language_model.added.embedding", "language_model.added.head"}
-    names |= {
-        f"resamplers.image.{name}"
-        for name in (
-            "latents layers.0.0.norm_media.weight layers.0.0.norm_media.bias layers.0.0.norm_latents.weight "
-            "layers.0.0.norm_latents.bias layers.0.0.to_q.weight layers.0.0.to_kv.weight layers.0.0.to_out.weight "
-            "layers.0.1.0.weight layers.0.1.0.bias layers.0.1.1.weight layers.0.1.3.weight norm.weight norm.bias"
-        ).split()
-    }
-    names |= {
-        f"fusion.layers.{index}.{name}"
-        for index in (0, 1, 2)
-        for name in (
-            "attn_gate ff_gate attn.norm.weight attn.norm.bias attn.to_q.weight attn.to_kv.weight attn.to_out.weight "
-            "ff.0.weight ff.0.bias ff.1.weight ff.3.weight"
-        ).split()
-    }
-    return names
 
 
 @FEW_FAMILIES
@@ -210,16 +188,6 @@ def test_beams_of_wider_visibility_are_those_of_transformers(visibility):
     rows = [*parts.prompts(), [parts.picture(5), parts.picture(6), "both: ", parts.picture(7), parts.picture(8), "?"]]
     options = dict(num_beams=3, max_new_tokens=9)
     assert parts.token_ids(model, rows, **options) == parts.upstream_ids(model, rows, **options)
-
-
-def likely_end(visibility: str = "latest") -> MultimodalLM:
-    """A model that ends a text every few tokens, by either of its two stop tokens."""
-    model = parts.build("llama", own_end=True, visibility=visibility)
-    with torch.no_grad():
-        head = model.language_model.model.get_output_embeddings().weight
-        head[256] *= 2.5
-        model.language_model.added.head[0].normal_(std=0.4, generator=torch.Generator().manual_seed(8))
-    return model
 
 
 @pytest.mark.parametrize("length_penalty", [-2.0, 0.0, 0.6, 1.0, 2.0])

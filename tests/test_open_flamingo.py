@@ -6,12 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import families
-import flamingo_reference as upstream
-import parts
 import pytest
 import torch
-from flamingo_reference import LAYOUTS, Reference
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,6 +16,9 @@ from mmlm.assembly.interop import download, open_flamingo, open_flamingo_eval
 from mmlm.assembly.load import load
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.cli import main
+from support import families, parts
+from support import flamingo_reference as upstream
+from support.flamingo_reference import LAYOUTS, Reference
 
 BASE = 257  # tokens of the tokenizer; the language models have 272 rows, as MPT has more than its tokenizer
 END, IMAGE = BASE + upstream.END, BASE + upstream.IMAGE

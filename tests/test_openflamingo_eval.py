@@ -2,7 +2,6 @@
 
 import json
 
-import parts
 import pytest
 
 import mmlm
@@ -10,6 +9,7 @@ from mmlm.assembly.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DE
 from mmlm.data import Record
 from mmlm.prompting.templates import PromptTemplate
 from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, main, questions_of, vqa_accuracy
+from support import parts
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,6 @@ import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import families
-import hearing
-import parts
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +16,7 @@ from mmlm.acceleration.kernels import REDUCE_RANGE, available
 from mmlm.acceleration.packing import pack_layers, unpack_layers, use_packed
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from support import families, hearing, parts
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 

@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import parts
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,6 @@ from transformers import (
     MimiModel,
 )
 from transformers.utils import logging
-from upstream_codecs import UPSTREAM, network_of
-from vqgan_reference import Layout, random_weights, reference_codes, reference_media
 
 import mmlm
 from decoders.codecs.base import MediaCodec
@@ -35,6 +32,9 @@ from decoders.codecs.pretrained.pictures import nearest
 from decoders.codecs.pretrained.vqgan import VQGAN, VQGANConfig
 from mmlm.assembly import Codecs, extended
 from mmlm.model.config import LoraConfig
+from support import parts
+from support.upstream_codecs import UPSTREAM, network_of
+from support.vqgan_reference import Layout, random_weights, reference_codes, reference_media
 
 LAYOUTS = {
     "llamagen": Layout("llamagen"),

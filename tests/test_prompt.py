@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import families
 import numpy as np
-import parts
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from encoders.base import Features
@@ -17,6 +15,8 @@ from mmlm.prompting.parts import END_OF_CHUNK, Image, as_part
 from mmlm.prompting.processor import Batch, Example, Processor
 from mmlm.prompting.templates import PromptTemplate, demonstrations
 from mmlm.prompting.vocabulary import MediaVocabulary
+from support import families, parts
+from support.families import sentencepiece_bpe
 
 END, IMAGE, PAD = families.VOCAB, families.VOCAB + 1, families.VOCAB + 2
 
@@ -28,30 +28,6 @@ def byte_level() -> PreTrainedTokenizerFast:
     tokenizer.add_tokens(["<|fim_prefix|>", "<｜User｜>", "llama"])  # control tokens that are not called so; a word
     tokenizer.bos_token = "<|im_start|>"
     return tokenizer
-
-
-def sentencepiece_bpe(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokenizerFast:
-    """Llama's kind: `▁` for spaces, bytes for what has no piece, `<s>` and `</s>` among the pieces."""
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        *"▁<>/|sabcdeilmnoz",
-        "</",
-        "s>",
-        "<s",
-    ]
-    core = Tokenizer(
-        models.BPE(
-            {p: i for i, p in enumerate(pieces)}, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True
-        )
-    )
-    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def spelling_bpe() -> PreTrainedTokenizerFast:

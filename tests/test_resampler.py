@@ -1,10 +1,6 @@
 """The Perceiver resampler against a float64 reference written from the paper's formulas, and its masks."""
 
-import math
-
-import families
 import numpy as np
-import parts
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +12,8 @@ from mmlm.model.config import ResamplerConfig
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.resampler import PerceiverResampler, split_heads
 from mmlm.prompting.processor import Batch
+from support import families, parts
+from support.references import attention, gelu, layer_norm, numpy_weights
 
 HEADS, HEAD = 3, 5
 
@@ -29,28 +27,6 @@ def resampler(dim: int = 12, input_dim: int | None = None, depth: int = 2, dtype
 
 
 # The reference: one item at a time, numpy in float64, every sum written out.
-
-
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
-def attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, heads: int) -> np.ndarray:
-    """One query row after the other over all keys, head by head, scale 1/sqrt(d)."""
-    size = queries.shape[1] // heads
-    out = np.zeros((len(queries), heads * size))
-    for head in range(heads):
-        span = slice(head * size, (head + 1) * size)
-        for row, query in enumerate(queries[:, span]):
-            scores = np.array([query @ key for key in keys[:, span]]) / math.sqrt(size)
-            weights = np.exp(scores - scores.max())
-            out[row, span] = (weights / weights.sum()) @ values[:, span]
-    return out
 
 
 def reference(weights: dict[str, np.ndarray], features: np.ndarray, depth: int) -> np.ndarray:
@@ -72,10 +48,6 @@ def reference(weights: dict[str, np.ndarray], features: np.ndarray, depth: int) 
         hidden = gelu(layer_norm(latents, w[p + "0.weight"], w[p + "0.bias"]) @ w[p + "1.weight"].T)
         latents = latents + hidden @ w[p + "3.weight"].T
     return layer_norm(latents, w["norm.weight"], w["norm.bias"])
-
-
-def numpy_weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
 
 
 @pytest.mark.parametrize("input_dim", [None, 12, 7])

@@ -4,8 +4,6 @@ import dataclasses
 import inspect
 import math
 
-import families
-import parts
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +18,7 @@ from mmlm.generation.options import GenerationKeywords, GenerationOptions
 from mmlm.generation.text import PartialText
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.parts import Codes
+from support import families, parts
 
 
 @torch.no_grad()
@@ -86,7 +85,7 @@ def test_log_probs_of_texts_are_the_loss_of_training():
 
 
 def test_log_probs_have_gradients_and_lora_can_be_left_out():
-    from codec_parts import image_codec
+    from support.codec_parts import image_codec
 
     model = extended(parts.build("llama"), Codecs(image=image_codec()), lora=LoraConfig(rank=2), seed=0)
     with torch.no_grad():
@@ -104,7 +103,7 @@ def test_log_probs_have_gradients_and_lora_can_be_left_out():
 
 
 def test_codes_have_log_probabilities_too():
-    from codec_parts import audio_codec, image_codec
+    from support.codec_parts import audio_codec, image_codec
 
     model = extended(parts.build("llama"), Codecs(image=image_codec(), audio=audio_codec()), seed=0)
     for mode in ("image", "any"):
@@ -220,7 +219,7 @@ def test_more_beams_than_a_constraint_allows_are_empty():
 
 
 def test_beams_write_whole_media():
-    from codec_parts import image_codec
+    from support.codec_parts import image_codec
 
     model = extended(parts.build("llama"), Codecs(image=image_codec()), seed=0)
     results = model.generate(["Draw:a"], generation_mode="image", num_beams=3, num_return_sequences=2)

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import open_clip
-import parts
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -17,7 +16,8 @@ from mmlm.model.config import ResamplerConfig
 from mmlm.prompting.parts import END_OF_CHUNK, Image
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.retrieval.rices import Rices
-from tests.families import language_model, tokenizer
+from support import parts
+from support.families import language_model, tokenizer
 
 
 class CountingEncoder(ClipImageEncoder):

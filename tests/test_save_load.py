@@ -4,12 +4,9 @@ import dataclasses
 import json
 import os
 
-import families
-import parts
 import pytest
 import torch
 from safetensors import safe_open
-from test_laws import expected_names
 
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.config import FORMAT_VERSION, FrozenPart, ImageEncoderPart, ModelConfig
@@ -19,6 +16,8 @@ from mmlm.assembly.save import load_added
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.templates import PromptTemplate
+from support import families, parts
+from support.parts import expected_names
 
 
 def ready(family: str = "llama", seed: int = 0) -> dict:

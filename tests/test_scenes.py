@@ -9,6 +9,7 @@ from PIL import Image
 
 from recipes.nano.data import read_tars, write_scenes
 from recipes.nano.judge import judge_caption
+from recipes.nano.questions import questions
 from recipes.nano.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -26,7 +27,7 @@ from recipes.nano.scenes import (
     unseen_layout,
     unseen_pair,
 )
-from recipes.nano.wording import caption, phrases, placed_caption, questions
+from recipes.nano.wording import caption, phrases, placed_caption
 
 
 def scene(background, *things):

@@ -14,7 +14,6 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from families import language_model, tokenizer
 from open_clip.transform import image_transform
 from PIL import Image as PilImage
 from safetensors.torch import load_file
@@ -29,6 +28,7 @@ from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.examples import Examples, split
 from mmlm.training.features import cached_features
 from mmlm.training.optimizer import learning_rate, make_optimizers
+from support.families import language_model, tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 

@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import parts
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +12,7 @@ import mmlm
 from encoders.media.sound import MediaError
 from encoders.media.video import Video, is_video, load_video
 from mmlm.model.config import ResamplerConfig
+from support import parts
 
 av = pytest.importorskip("av", reason="videos are read by PyAV: pip install -e .[media]")
 

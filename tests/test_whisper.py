@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import whisper
-from hearing import ENGLISH, noise, save_whisper, tiny_whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from encoders.transcription import transcriber
 from encoders.transcription.transcriber import Transcriber
 from encoders.transcription.windows import Windows
 from encoders.whisper import WhisperAudioEncoder, load_whisper
+from support.hearing import ENGLISH, noise, save_whisper, tiny_whisper
 
 # ---- the encoder
 

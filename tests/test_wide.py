@@ -2,8 +2,6 @@
 
 import copy
 
-import families
-import parts
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from mmlm.generation.decoder import Decoder
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.processor import Batch
+from support import families, parts
 
 pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
 

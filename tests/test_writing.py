@@ -5,11 +5,9 @@ import functools
 import json
 
 import numpy as np
-import parts
 import pytest
 import soundfile
 import torch
-from codec_parts import audio_codec, image_codec
 from PIL import Image
 
 import mmlm
@@ -27,6 +25,8 @@ from mmlm.prompting.parts import Codes
 from mmlm.tasks.draw import kept_codes
 from mmlm.training.fit import Schedule, make_optimizers
 from mmlm.training.writing import WritingTrainConfig, read_pairs, train_writing
+from support import parts
+from support.codec_parts import audio_codec, image_codec
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
 

@@ -77,7 +77,7 @@ class Peer:
     def __init__(self, python: Path, threads: int, device: str):
         if not python.exists():
             raise SystemExit(f"there is no {python}: run benchmarks/peers/setup.py first")
-        self.log = open(python.parents[1] / "worker.log", "w")
+        self.log = (python.parents[1] / "worker.log").open("w")
         worker = Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
             # -I: nothing of this project on its path, where this file would hide the package of its name.

@@ -1,4 +1,4 @@
-"""Media without texts: every picture, or every recording, of folders, files, tars and paired data, for codecs."""
+"""Media without texts, for codecs: all pictures or all recordings of folders, files, tars and paired data."""
 
 from __future__ import annotations
 
@@ -18,44 +18,45 @@ from tqdm import tqdm
 from encoders.media.image import load_image
 from encoders.media.sound import load_audio
 from encoders.media.source import MediaError
-from mmlm.data.readers import IMAGE_SUFFIXES, SOUND_SUFFIXES, expand, index_tar, read_records
-from mmlm.data.records import BadRecord, BadRecordsError, FileSlice
+from mmlm.data.readers import expand, read_records
+from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
+from mmlm.data.readers.tar import index_tar
+from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, RecordSource
 
 log = logging.getLogger(__name__)
 
 
-def find_media(
-    source: str | os.PathLike | Sequence, modality: Literal["image", "audio"]
-) -> list[FileSlice | bytes]:
-    """Where the media lie. ValueError where there are none.
+def find_media(source: RecordSource, modality: Literal["image", "audio"]) -> list[FileSlice | bytes]:
+    """Where the media of one modality lie. ValueError for a path that has none.
 
-    source: one of, or a list of: a folder (all files of that kind under it, in the order of their names), files or a
-    pattern of them, tars (every member of that kind), or paired data as `read_records` has them.
+    source: one of the following, or a list of them: a folder (all files of the modality under it, sorted by name), a
+    file or a pattern of files, tars (every member of the modality), or what `read_records` reads.
     """
+    if isinstance(source, Record):
+        return _of_records([source], modality)
     if not isinstance(source, (str, os.PathLike)):
-        return [found for part in source for found in find_media(part, modality)]
-    suffixes = IMAGE_SUFFIXES if modality == "image" else SOUND_SUFFIXES
-    found: list[FileSlice | bytes] = []
-    for path in expand(os.fspath(source)):
-        if path.is_dir() and not (path / "metadata.jsonl").is_file():
-            found += [FileSlice(file) for file in sorted(path.rglob("*")) if _suffix(file) in suffixes]
-        elif path.suffix == ".tar":
-            found += [
-                place
-                for members in index_tar(path).values()
-                for suffix, places in members.items()
-                if suffix in suffixes
-                for place in places
-            ]
-        elif _suffix(path) in suffixes:
-            found.append(FileSlice(path))
-        else:
-            records = read_records(path).records
-            own = [record.source if modality == "image" else record.sound for record in records]
-            found += [place for place in own if place is not None]
+        return [place for part in source for place in find_media(part, modality)]
+    found = [place for path in expand(os.fspath(source)) for place in _of_path(path, modality)]
     if not found:
         raise ValueError(f"no {'pictures' if modality == 'image' else 'recordings'} in {source}")
     return found
+
+
+def _of_path(path: Path, modality: str) -> Sequence[FileSlice | bytes]:
+    suffixes = IMAGE_SUFFIXES if modality == "image" else SOUND_SUFFIXES
+    if path.is_dir() and not (path / "metadata.jsonl").is_file():
+        return [FileSlice(file) for file in sorted(path.rglob("*")) if _suffix(file) in suffixes]
+    if path.suffix == ".tar":
+        members = (member for members in index_tar(path).values() for member in members.items())
+        return [place for suffix, places in members if suffix in suffixes for place in places]
+    if _suffix(path) in suffixes:
+        return [FileSlice(path)]
+    return _of_records(read_records(path), modality)
+
+
+def _of_records(records: Sequence[Record], modality: str) -> list[FileSlice | bytes]:
+    places = (record.source if modality == "image" else record.sound for record in records)
+    return [place for place in places if place is not None]
 
 
 def _suffix(path: Path) -> str:
@@ -63,9 +64,9 @@ def _suffix(path: Path) -> str:
 
 
 class Pictures:
-    """Pictures in memory at one size, [3, size, size] uint8: the middle square of each.
+    """Pictures in memory, `[3, size, size]` uint8: the middle square of each, scaled.
 
-    One that is named several times, to be seen as often in each pass, is kept once; so are recordings.
+    A picture that is listed several times comes that often in each pass, and is kept in memory once.
     """
 
     def __init__(self, places: Sequence[FileSlice | bytes], size: int, bad_limit: float = 0.01) -> None:
@@ -79,12 +80,12 @@ class Pictures:
         return len(self.pixels)
 
     def batch(self, indices: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Pictures [B, 3, size, size] in 0..1."""
+        """Pictures `[B, 3, size, size]` in 0..1. `draw` is not used: each picture is whole."""
         return torch.stack([self.pixels[index] for index in torch.as_tensor(indices).tolist()]).float() / 255
 
 
 class Recordings:
-    """Recordings in memory at one rate, int16; a batch takes a stretch of `samples` of each, from anywhere in it."""
+    """Recordings in memory at one sample rate, int16. A batch takes `samples` of each, from a random start."""
 
     def __init__(
         self, places: Sequence[FileSlice | bytes], sample_rate: int, samples: int, bad_limit: float = 0.01
@@ -100,7 +101,7 @@ class Recordings:
         return len(self.sounds)
 
     def batch(self, indices: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Sound [B, 1, samples] in −1..1; silence follows a recording that is shorter."""
+        """Sound `[B, 1, samples]` in −1..1. Shorter recordings are padded with silence."""
         rows = []
         for index in torch.as_tensor(indices).tolist():
             sound = self.sounds[index]
@@ -116,9 +117,9 @@ Medium = TypeVar("Medium")
 def _read_all(
     places: Sequence[FileSlice | bytes], read: Callable[[FileSlice | bytes], Medium], what: str, limit: float
 ) -> list[Medium]:
-    """The medium at each place, read once each; what cannot be used is left out.
+    """The medium at each place. Each place is read once, and media that cannot be used are left out.
 
-    BadRecordsError, with the first names, when that is more than a share `limit` of them.
+    BadRecordsError, with the first of their names, when more than the share `limit` cannot be used.
     """
     found, bad = {}, []
     for index, place in enumerate(tqdm(places, desc=f"reading {what}", mininterval=2, leave=False, disable=None)):

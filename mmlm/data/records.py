@@ -1,13 +1,14 @@
-"""Records: a picture or a recording with what people wrote about it, and the account of those that are of no use."""
+"""Records: a picture, a recording or both with texts about them; and the records that cannot be used, with reasons."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias, overload
 
 from PIL import Image
 
@@ -16,7 +17,7 @@ from encoders.media.image import load_image
 
 @dataclass(frozen=True)
 class FileSlice:
-    """Where bytes lie on disk: a whole file, or `size` bytes from `offset` (a member of a tar)."""
+    """A place on disk: a whole file, or `size` bytes from `offset` on (a member of a tar)."""
 
     path: Path
     offset: int = 0
@@ -33,10 +34,11 @@ class FileSlice:
 
 @dataclass(frozen=True)
 class Text:
-    """One thing to learn from a record: its `answer`, to what is asked in this way.
+    """One training target of a record, `answer`, with what the prompt gives.
 
-    kind: "caption" and "transcript" are written of what is seen and heard; "question" answers a question in words,
-    "reply" what is asked in the recording itself. hears: the recording is given; reads: what was said in it is.
+    kind: "caption" describes the picture and "transcript" the recording; "question" answers `question`, which is text;
+        "reply" answers the question that is asked in the recording.
+    hears: the prompt holds the recording. reads: the prompt holds the transcript of the recording.
     """
 
     kind: Literal["caption", "transcript", "question", "reply"]
@@ -47,7 +49,7 @@ class Text:
 
     @property
     def asked(self) -> bool:
-        """Whether it answers something, rather than describes."""
+        """Whether it answers a question. The others describe."""
         return self.kind in ("question", "reply")
 
 
@@ -55,8 +57,9 @@ class Text:
 class Record:
     """A picture (`source`), a recording (`sound`) or both, and at least one text about them.
 
-    captions; qa: questions with their answers; transcript: what is said in the recording, "" where nobody speaks;
-    reply: the answer to what is asked in the recording.
+    key: its name, for messages. captions: of the picture. qa: questions with their answers. transcript: what is said
+    in the recording, "" where nobody speaks. reply: the answer to the question that is asked in the recording.
+    ValueError where there is no medium, no text, or an empty text.
     """
 
     key: str
@@ -80,8 +83,11 @@ class Record:
 
     @functools.cached_property
     def texts(self) -> tuple[Text, ...]:
-        """All that can be learned from it. Where the words of a recording are known, what is asked is asked thrice:
-        by the recording alone, with its words beside it, and by its words alone, so that each way works by itself."""
+        """All training targets of the record.
+
+        Where a recording has a transcript, each question comes three times: with the recording, with the recording and
+        the transcript, and with the transcript alone. So the model learns each way by itself.
+        """
         found = [Text("caption", caption) for caption in self.captions]
         found += [] if self.transcript is None else [Text("transcript", self.transcript)]
         ways = ((True, False), (True, True), (False, True)) if self.transcript else ((True, False),)
@@ -92,16 +98,16 @@ class Record:
 
     @property
     def image(self) -> bytes:
-        """The encoded picture (JPEG, PNG, …), read from disk each time it is asked for."""
+        """The encoded picture (JPEG, PNG, …), read from disk at each access."""
         return _read(self.source, self.key, "picture")
 
     @property
     def audio(self) -> bytes:
-        """The encoded recording (FLAC, WAV, …), read from disk each time it is asked for."""
+        """The encoded recording (FLAC, WAV, …), read from disk at each access."""
         return _read(self.sound, self.key, "recording")
 
     def decode(self) -> Image.Image:
-        """The picture itself; ValueError that names the record where it cannot be read or decoded."""
+        """The decoded picture. ValueError, with the record's key, where it cannot be read or decoded."""
         try:
             return load_image(self.image)
         except (OSError, ValueError) as error:
@@ -123,7 +129,7 @@ class BadRecord:
 
 
 class BadRecordsError(ValueError):
-    """More records are bad than the limit allows; `bad` holds all of them."""
+    """Too many records are bad; `bad` holds all of them."""
 
     def __init__(self, message: str, bad: Sequence[BadRecord] = ()) -> None:
         super().__init__(message)
@@ -132,7 +138,7 @@ class BadRecordsError(ValueError):
 
 @dataclass(frozen=True)
 class RecordSet(Sequence[Record]):
-    """Usable records in a fixed order, and the bad ones beside them: `total` counts both, so nothing is lost unseen."""
+    """Usable records in a fixed order, and the bad ones beside them. `total` counts both, so no loss goes unnoticed."""
 
     records: tuple[Record, ...]
     bad: tuple[BadRecord, ...] = field(default=())
@@ -140,7 +146,11 @@ class RecordSet(Sequence[Record]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
         return self.records[index]
 
     def __iter__(self) -> Iterator[Record]:
@@ -151,15 +161,16 @@ class RecordSet(Sequence[Record]):
         return len(self.records) + len(self.bad)
 
     def without(self, bad: dict[int, str]) -> RecordSet:
-        """The set with the records at these indices moved to the bad ones; values are the reasons."""
+        """The same set with the records at these indices moved to the bad ones. `bad` maps indices to reasons."""
         good = tuple(record for i, record in enumerate(self.records) if i not in bad)
         found = tuple(BadRecord(self.records[i].key, reason) for i, reason in bad.items())
         return RecordSet(good, self.bad + found)
 
     def check(self, limit: float, shown: int = 20) -> RecordSet:
-        """Return the set itself, or raise BadRecordsError, with a list, if more than `limit` (a share, 0–1) are bad.
+        """The set itself. BadRecordsError if more than `limit` of its records (a share, 0–1) are bad, or none is good.
 
-        An empty set is an error whatever the limit."""
+        The message lists the first `shown` bad records.
+        """
         if len(self.bad) > limit * self.total:
             names = "\n".join(f"  {bad.key}: {bad.reason}" for bad in self.bad[:shown])
             rest = f"\n  … and {len(self.bad) - shown} more" if len(self.bad) > shown else ""
@@ -173,13 +184,17 @@ class RecordSet(Sequence[Record]):
         return self
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when a key, a text or the order changes. Pictures are not read."""
+        """16 hex digits that change with the keys, the texts and their order. Media are not read."""
         digest = hashlib.sha256()
         for record in self.records:
             digest.update(repr((record.key, record.texts)).encode())
         return digest.hexdigest()[:16]
 
 
-def as_record_set(data) -> RecordSet:
+def as_record_set(data: Sequence[Record]) -> RecordSet:
     """A RecordSet from a RecordSet or a sequence of Records."""
     return data if isinstance(data, RecordSet) else RecordSet(tuple(data))
+
+
+RecordSource: TypeAlias = "str | os.PathLike[str] | Record | RecordSet | Sequence[RecordSource]"
+"""What `mmlm.data.read_records` reads."""

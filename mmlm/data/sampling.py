@@ -1,8 +1,8 @@
-"""Which examples make up step s: a pure function of the seed, so that a resumed run sees what it would have seen.
+"""The examples of each training step, as a pure function of the seed, so that a resumed run sees the same ones.
 
-The examples form one endless stream, epoch after epoch, each epoch a permutation of the records with one text drawn
-for each. A step takes the next `size` of them, across the border of an epoch if need be, so that every step is full
-and no record is left out. Within a window of steps the examples are sorted by length, which saves padding.
+The examples form one endless stream, epoch after epoch. Each epoch is a permutation of the records, with one text drawn
+for each. A step takes the next `size` examples, across the end of an epoch where needed, so that every step is full and
+no record is left out. Within a window of steps the examples are sorted by length, which saves padding.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ _ORDER, _DRAW, _STEPS = range(3)  # one stream of random numbers for each purpos
 
 
 class ExampleStream:
-    """Examples (record, text): `text` counts the record's texts; what describes comes before what answers.
+    """Examples (record, text): the index of a record, and the index of one of its `texts`,
+    in which descriptions come before answers.
 
-    size: examples a step. caption_share: probability of a caption where a record has captions and questions.
-    length: of an example, in any unit, for sorting. window: steps that are sorted together; 1 keeps the plain shuffle.
+    size: examples per step. caption_share: probability of a caption where a record has captions and questions.
+    length: (record, text) → the length of an example in any unit, for sorting; None does not sort.
+    window: how many steps are sorted together; 1 keeps the plain shuffle.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class ExampleStream:
         caption_share: float = 0.5,
         length: Callable[[int, int], int] | None = None,
         window: int = 16,
-    ):
+    ) -> None:
         self.size, self.seed, self.caption_share = size, seed, caption_share
         self.window = window if length is not None else 1
         self.length = length
@@ -65,7 +67,8 @@ class ExampleStream:
             record = int(order[place])
             examples.append((record, int(text[record])))
         steps = np.arange(self.window)
-        if self.window > 1:
-            examples.sort(key=lambda example: self.length(*example))  # stable: equal lengths keep the shuffled order
+        if self.length is not None and self.window > 1:
+            length = self.length
+            examples.sort(key=lambda example: length(*example))  # stable: equal lengths keep the shuffled order
             steps = np.random.default_rng([self.seed, window, _STEPS]).permutation(self.window)
         return [examples[i * self.size : (i + 1) * self.size] for i in steps]

@@ -1,4 +1,4 @@
-"""Caption scores: CIDEr, BLEU-4 and ROUGE-L by pycocoevalcap's modules that need no Java, with a tokeniser here."""
+"""Caption scores: CIDEr, BLEU-4 and ROUGE-L by pycocoevalcap's modules without Java, with a tokeniser of our own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# A number with its points or commas, a word with its inner hyphens and apostrophes, or a sign that stands for a word.
+# A number with its points or commas, a word with its inner hyphens and apostrophes, or a sign that means a word.
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:[-'][^\W_]+)*|[&%$£€@#+=]")
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))$")
 
@@ -23,7 +23,7 @@ class CaptionScores:
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words as the Penn Treebank tokeniser leaves them without punctuation, as COCO's evaluation does.
+    """Lower-case words without punctuation, as COCO's evaluation gets them from the Penn Treebank tokeniser.
 
     Hyphenated words stay whole, contractions are split ("don't" → "do", "n't"; "dog's" → "dog", "'s"), and numbers keep
     their points and commas. The Java PTBTokenizer differs on rare cases (abbreviations with points, brackets).
@@ -33,16 +33,16 @@ def tokenize(caption: str) -> list[str]:
 
 
 def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
-    """Score one caption a picture against that picture's references.
+    """Score one caption per picture against the references of that picture.
 
-    CIDEr is CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726): its word weights are document frequencies over the
-    `references` given here, so scores over different sets do not compare, and over one picture there is none.
-    BLEU is of the whole corpus with the closest reference length; ROUGE-L is the mean over pictures with beta 1.2.
+    CIDEr is CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726). Its word weights are document frequencies over the given
+    `references`, so scores on different sets cannot be compared, and there is no score for a single picture.
+    BLEU is that of the whole corpus, with the closest reference length. ROUGE-L is the mean over pictures, beta 1.2.
 
-    Raises `ValueError` where the lists do not fit together, `ImportError` where the `eval` extra is not installed.
+    Raises `ValueError` where the lists do not match, `ImportError` where the `eval` extra is not installed.
     """
     if len(candidates) != len(references):
-        raise ValueError(f"{len(candidates)} captions for {len(references)} sets of references: one of each a picture")
+        raise ValueError(f"{len(candidates)} captions for {len(references)} references: give one of each per picture")
     if len(candidates) < 2:
         raise ValueError("CIDEr weighs words by how many pictures they describe: score at least two pictures together")
     for index, captions in enumerate(references):
@@ -60,7 +60,7 @@ def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]
 
 
 def scorers() -> tuple[Any, Any, Any]:
-    """pycocoevalcap's BLEU, CIDEr and ROUGE; `ImportError` that names the extra where they are not installed."""
+    """pycocoevalcap's BLEU, CIDEr and ROUGE. `ImportError`, with the extra to install, where it is missing."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider

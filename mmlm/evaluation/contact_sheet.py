@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in a grid with their sounds and texts under them, as one PNG."""
+"""A contact sheet: a grid of pictures with their sounds and texts under them, as one PNG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
     from encoders.media.sound import Audio
 
@@ -30,18 +30,19 @@ def contact_sheet(
     columns: int = 4,
     sounds: Sequence[Audio | None] | None = None,
 ) -> Path:
-    """Draw `images` (whatever `encoders.media.load_image` takes) with `texts` wrapped under them, as a PNG at `path`.
+    """Draw `images` (anything that `encoders.media.load_image` takes) with `texts` under them, as a PNG at `path`.
 
-    A picture is fitted into a square of 256 pixels, scaled up as well as down; a newline in a text starts a new line.
-    sounds: a recording for each picture, or None, whose waveform stands between picture and text, full scale in full
+    A picture is scaled up or down to fit a square of 256 pixels. Texts are wrapped; a newline starts a new line.
+    sounds: a recording or None for each picture. Its waveform is drawn between picture and text; full scale fills the
     height. The same pictures, sounds and texts give the same pixels. Returns the path.
+    ValueError where the lists differ in length or are empty.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     from encoders.media.image import load_image
 
     if len(images) != len(texts):
-        raise ValueError(f"{len(images)} pictures and {len(texts)} texts: give one text a picture")
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts: give one text per picture")
     if sounds is not None and len(sounds) != len(images):
         raise ValueError(f"{len(images)} pictures and {len(sounds)} sounds: give a sound or None for each picture")
     if not images or columns < 1:
@@ -65,8 +66,8 @@ def contact_sheet(
             left = MARGIN + column * (CELL + MARGIN)
             picture = ImageOps.contain(load_image(images[index]), (CELL, CELL), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
-            if sounds and sounds[index] is not None:
-                _draw_wave(draw, sounds[index], left, top + CELL + wave // 2)
+            if sounds and (sound := sounds[index]) is not None:
+                _draw_wave(draw, sound, left, top + CELL + wave // 2)
             for number, line in enumerate(wrapped[index]):
                 draw.text((left, top + CELL + wave + 8 + number * LINE_HEIGHT), line, fill=INK, font=font)
         top += height
@@ -80,7 +81,7 @@ def contact_sheet(
 
 
 def _draw_wave(draw: ImageDraw, sound: Audio, left: int, middle: int) -> None:
-    """A column of pixels for each 256th part of the recording, from its least to its greatest value."""
+    """A column of pixels for each 256th of the recording, from its lowest to its highest value."""
     import numpy as np
 
     reach = WAVE_HEIGHT // 2 - 4
@@ -90,9 +91,9 @@ def _draw_wave(draw: ImageDraw, sound: Audio, left: int, middle: int) -> None:
         draw.line([(left + column, top), (left + column, bottom)], fill=WAVE)
 
 
-def wrap(text: str, font: FreeTypeFont, width: int) -> list[str]:
-    """Break `text` into lines at most `width` pixels wide, inside a word only where the word alone is wider."""
-    # Pillow's own font draws unaccented Latin alone.
+def wrap(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
+    """Break `text` into lines of at most `width` pixels. A word is broken only where it alone is wider."""
+    # Pillow's own font draws only Latin letters without accents.
     text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     lines = []
     for paragraph in text.splitlines() or [""]:

@@ -1,4 +1,4 @@
-"""How much the picture helps: the loss of the right words with the right picture, with a wrong one, and with none."""
+"""How much the picture helps: the loss of the right text with the right picture, with a wrong one, and without."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def picture_gap(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> PictureGap:
-    """Measure the gap over every caption and every answer of `records`.
+    """Measure the gap over all captions and answers of `records`, at least two.
 
     The end-of-chunk token counts as an answer token, as in training. The wrong pictures are a derangement of the
-    records drawn from `seed`; a picture that occurs in several records may meet its own text there, which makes the gap
-    smaller, never larger. The interval is a paired percentile bootstrap over records (not texts: the captions of one
-    picture are not independent), drawn from `seed`.
+    records. A picture that occurs in several records may get its own text there, which makes the gap smaller, never
+    larger. The interval is a paired percentile bootstrap over records, not texts, because the captions of one picture
+    are not independent. `seed` draws both.
 
-    features: each record's picture as `encode_pictures` gives it, `[1, S, D]`; encoded here, once each, if not given.
+    features: each record's picture as `encode_pictures` gives it, `[1, S, D]`. By default they are encoded here.
+    ValueError where there are fewer than two records, or none has a text.
     """
     if len(records) < 2:
         raise ValueError(f"a wrong picture needs at least two records, got {len(records)}")
@@ -59,7 +60,7 @@ def picture_gap(
     features = encode_pictures(model, records, batch_size) if features is None else features
     wrong = derangement(len(records), seed)
 
-    # Texts of like length share a batch, so that little of it is padding.
+    # Texts of similar length share a batch, so that little of it is padding.
     texts.sort(key=lambda text: (len(text[2]), text[0]))
     sums = np.zeros((3, len(records)))
     counts = np.zeros(len(records))
@@ -90,22 +91,23 @@ def picture_gap(
 
 
 def prompts(model: MultimodalLM, record: Record) -> list[tuple[list[Part], str]]:
-    """Every (prompt, answer) of a record: its captions, then its questions. `Image(None)` stands for the picture."""
+    """The (prompt, answer) pairs of a record: its captions, then its questions. `Image(None)` marks the picture."""
     picture = Image(None)
     found = [(model.template.caption_prompt(picture), caption) for caption in record.captions]
     return found + [(model.template.question_prompt(picture, question), answer) for question, answer in record.qa]
 
 
 def without_pictures(parts: Sequence[Part]) -> list[Part]:
-    """The same prompt with its pictures, and so their tokens, left out."""
+    """The same prompt without its pictures and their tokens."""
     return [part for part in parts if not isinstance(part, Image)]
 
 
 @torch.no_grad()
 def answer_losses(model: MultimodalLM, examples: Sequence, media: Sequence[list]) -> tuple[np.ndarray, np.ndarray]:
-    """Summed negative log-likelihood `[B]` in nats of each example's labels, and how many labels it has `[B]`."""
+    """Each example's summed negative log-likelihood of its labels in nats, `[B]`, and its number of labels, `[B]`."""
     batch = model.processor.collate(examples, padding_side="right")
     logits: Tensor = model(batch, media).logits
+    assert batch.labels is not None, "collated examples have labels"
     labels = batch.labels[:, 1:].to(logits.device)
     answer = labels != IGNORE_INDEX
     loss = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
@@ -122,7 +124,7 @@ def encode_pictures(model: MultimodalLM, records: Sequence[Record], batch_size: 
 
 
 def derangement(count: int, seed: int) -> list[int]:
-    """A permutation of `range(count)` that leaves nothing in its place: one random cycle through all of it."""
+    """A permutation of `range(count)` without a fixed point: one random cycle through all of it."""
     order = np.random.default_rng(seed).permutation(count)
     wrong = np.empty(count, dtype=int)
     wrong[order] = np.roll(order, -1)

@@ -1,17 +1,18 @@
-"""`mmlm eval`: every figure of a model on a set of records, beside its control."""
+"""`mmlm eval`: the figures of a model on a set of records, each beside that of a control."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from mmlm.data import Record, read_records
+from mmlm.data import Record, RecordSource, read_records
 from mmlm.evaluation.captions import CaptionScores, score_captions, scorers
 from mmlm.evaluation.gap import PictureGap, derangement, encode_pictures, picture_gap
+from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.prompting.parts import Image
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """Exact match, 0 to 1: with the right picture, with another record's, and of always giving the commonest answer."""
+    """Exact match, 0 to 1: with the right picture, with another record's, and of always giving the commonest answer.
+
+    `majority` is the last of the three.
+    """
 
     right: float
     shuffled: float
@@ -32,7 +36,7 @@ class AnswerScores:
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` found; `print` it for the table."""
+    """What `evaluate` measured. `print` shows it as a table."""
 
     loss: PictureGap
     answers: AnswerScores | None = None  # None where the data has no questions
@@ -41,7 +45,7 @@ class Report:
     bad_records: int = 0  # left out because they could not be read
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts, for JSON."""
+        """Numbers and texts alone, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -73,84 +77,86 @@ class Report:
         return "\n".join(lines)
 
 
+@takes_options
 def evaluate(
     model: MultimodalLM | str | Path,
-    data: str | Path | Sequence[Record],
+    data: RecordSource,
     *,
     limit: int | None = None,
     batch_size: int = 32,
-    seed: int = 0,
-    **generation: Any,
+    **generation: Unpack[GenerationKeywords],
 ) -> Report:
-    """Measure `model` on `data`, each figure beside the same model given wrong pictures.
+    """Measure `model` on `data`, each figure beside that of the same model with wrong pictures.
 
     model: a model, or what `mmlm.load` takes. data: records, or what `mmlm.data.read_records` takes.
-    limit: only the first so many records. generation: fields of `GenerationOptions` for the captions and answers.
-    Captions are scored only where there are two captioned pictures or more, since CIDEr needs them.
+    limit: use only the first `limit` records, at least 2.
+    generation: options of the captions and answers, by the names of `GenerationOptions`. `seed` also draws the wrong
+        pictures and the interval; it is 0 by default.
+    Captions are scored only where two or more pictures have captions, because CIDEr needs them.
     """
-    if isinstance(model, (str, Path)):
-        from mmlm.assembly.load import load
-
-        model = load(model)
     if limit is not None and limit < 2:
         raise ValueError(f"limit must leave at least two records to compare, not {limit}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if generation.get("num_return_sequences", 1) != 1:
+        raise ValueError("num_return_sequences must be 1: one text per picture is scored")
+    seed = generation.get("seed") or 0
+    generation["seed"] = seed
+    if isinstance(model, (str, Path)):
+        from mmlm.assembly.load import load
+
+        model = load(model)
     everything = read_records(data)
     records = everything[:limit]
     captioned = [number for number, record in enumerate(records) if record.captions]
     if len(captioned) > 1:
-        scorers()  # a missing extra is known now, not after the work
+        scorers()  # fails now if pycocoevalcap is missing, not after the work
     features = encode_pictures(model, records, batch_size)
     loss = picture_gap(model, records, features=features, batch_size=batch_size, seed=seed)
     right, wrong = None, None
     if len(captioned) > 1:
-        right, wrong = caption_scores(
-            model, [records[i] for i in captioned], [features[i] for i in captioned], batch_size, seed, generation
-        )
+        pictures: list[Any] = [Image(features[number]) for number in captioned]
+        captions = cast("list[str]", model.caption(pictures, batch_size=batch_size, **generation))
+        right, wrong = caption_scores(captions, [records[number].captions for number in captioned], seed)
     answers = None
     if any(record.qa for record in records):
-        answers = answer_scores(model, records, features, batch_size, seed, generation)
+
+        def answer(pictures: list[Any], questions: list[str]) -> list[str]:
+            return cast("list[str]", model.answer(pictures, questions, batch_size=batch_size, **generation))
+
+        answers = answer_scores(answer, records, features, seed)
     return Report(loss, answers, right, wrong, len(everything.bad))
 
 
 def caption_scores(
-    model: MultimodalLM,
-    records: Sequence[Record],
-    features: Sequence[Features],
-    batch_size: int,
-    seed: int,
-    generation: dict[str, Any],
+    captions: Sequence[str], references: Sequence[Sequence[str]], seed: int
 ) -> tuple[CaptionScores, CaptionScores]:
-    """Scores of the captions against their own picture's references, and against another picture's."""
-    captions = model.caption([Image(item) for item in features], batch_size=batch_size, **generation)
-    references = [record.captions for record in records]
-    wrong = derangement(len(records), seed)
-    return score_captions(captions, references), score_captions(captions, [references[i] for i in wrong])
+    """Scores of the captions against the references of their own pictures, and against those of other pictures."""
+    wrong = derangement(len(references), seed)
+    return score_captions(captions, references), score_captions(captions, [references[number] for number in wrong])
 
 
 def answer_scores(
-    model: MultimodalLM,
+    answer: Callable[[list[Any], list[str]], list[str]],
     records: Sequence[Record],
     features: Sequence[Features],
-    batch_size: int,
     seed: int,
-    generation: dict[str, Any],
 ) -> AnswerScores:
-    """Exact match over every question of the records, after `normalize_answer` on both sides."""
+    """Exact match over all questions of the records. `normalize_answer` is applied to both sides.
+
+    answer: (pictures, questions) → answers. features: of each record's picture.
+    """
     asked = [(number, *pair) for number, record in enumerate(records) for pair in record.qa]
-    wrong = derangement(len(records), seed)
-    expected = [normalize_answer(answer) for _, _, answer in asked]
+    questions = [question for _, question, _ in asked]
+    expected = [normalize_answer(text) for _, _, text in asked]
     matched = []
-    for picture_of in (range(len(records)), wrong):
-        pictures = [Image(features[picture_of[number]]) for number, _, _ in asked]
-        questions = [question for _, question, _ in asked]
-        given = model.answer(pictures, questions, batch_size=batch_size, **generation)
+    for picture_of in (range(len(records)), derangement(len(records), seed)):
+        given = answer([Image(features[picture_of[number]]) for number, _, _ in asked], questions)
         matched.append(sum(normalize_answer(a) == b for a, b in zip(given, expected, strict=True)) / len(asked))
-    answer, count = Counter(expected).most_common(1)[0]
-    return AnswerScores(matched[0], matched[1], count / len(asked), answer, len(asked))
+    commonest, count = Counter(expected).most_common(1)[0]
+    return AnswerScores(matched[0], matched[1], count / len(asked), commonest, len(asked))
 
 
 def normalize_answer(answer: str) -> str:
-    """Lower case, without punctuation at the edges of words, spaces collapsed: "A red  circle." → "a red circle"."""
+    """In lower case, no punctuation at the edges of words, single spaces: "A red  circle." → "a red circle"."""
     return " ".join(word for word in (re.sub(r"^\W+|\W+$", "", word) for word in answer.lower().split()) if word)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Recall at k, each 0 to 1: the share of queries with a right answer among the k nearest."""
+    """Recall at k, 0 to 1: the share of queries with a right answer among the k nearest."""
 
     image_to_text: dict[int, float]
     text_to_image: dict[int, float]
@@ -22,11 +22,12 @@ class RetrievalScores:
 def retrieval_recall(
     image_embeddings: Tensor, text_embeddings: Tensor, image_of_text: Sequence[int], ks: Sequence[int] = (1, 5, 10)
 ) -> RetrievalScores:
-    """Recall at k both ways over pictures with one or more captions each (Karpathy and Fei-Fei 2015).
+    """Recall at k in both directions over pictures with one or more captions each (Karpathy and Fei-Fei 2015).
 
-    image_embeddings: `[N, E]`; text_embeddings: `[M, E]`; image_of_text: for each caption, the row of its picture.
-    Similarity is the dot product, so give unit-norm rows. A picture's rank is that of its best caption among those of
-    other pictures. Ties count against the query: embeddings that are all alike score zero, not one.
+    image_embeddings: `[N, E]`. text_embeddings: `[M, E]`. image_of_text: for each caption, the row of its picture.
+    Similarity is the dot product, so give rows of unit norm. A picture's rank is that of its best caption among the
+    captions of other pictures. Ties count against the query, so equal embeddings score zero, not one.
+    ValueError where a caption has no picture, or a picture no caption.
     """
     owner = torch.as_tensor(image_of_text, device=image_embeddings.device)
     images, texts = len(image_embeddings), len(text_embeddings)

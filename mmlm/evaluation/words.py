@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whisper.normalizers import EnglishTextNormalizer
 
 
 def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
-    """Words to insert, delete or replace, over the words expected, all transcripts together.
+    """Inserted, deleted and replaced words divided by expected words, over all transcripts.
 
-    Both sides go through openai-whisper's English normalisation: case, punctuation, spelling and numerals do not count.
-    ValueError where no word is expected, or the lists differ in length.
+    Both sides are normalised by openai-whisper's English normaliser, so case, punctuation, British spelling and
+    numerals do not count. ValueError where no word is expected, or the lists differ in length.
     """
     from torchaudio.functional import edit_distance
 
@@ -23,7 +27,7 @@ def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
 
 
 @cache
-def _normaliser():
+def _normaliser() -> EnglishTextNormalizer:
     from whisper.normalizers import EnglishTextNormalizer
 
     return EnglishTextNormalizer()

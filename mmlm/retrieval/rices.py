@@ -15,44 +15,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
-from mmlm.data import Record, read_records
+from mmlm.data import Record, RecordSource, read_records
 from mmlm.prompting.parts import Part
 from mmlm.prompting.templates import PromptTemplate, demonstrations
 
 
 class Rices:
-    """Captioned or questioned pictures, from which the ones most like a given picture become its demonstrations.
+    """Pictures with captions or questions. Those most similar to a given picture become its demonstrations.
 
     source: what `mmlm.data.read_records` takes: a folder with metadata.jsonl, a manifest, tars, or records.
-    cache: a folder that keeps the embeddings between runs, one file an encoder fingerprint, looked up by the content of
-        each picture's file: new pictures are embedded when first seen, moved or renamed ones are not embedded again.
+    cache: a folder that keeps the embeddings between runs, in one file per encoder fingerprint. They are looked up by
+        the content of each picture's file: new pictures are embedded, moved or renamed ones are not embedded again.
+    batch_size: pictures that are embedded at once.
     """
 
     def __init__(
         self,
         encoder: ClipImageEncoder,
-        source: str | Path | Sequence[Record],
+        source: RecordSource,
         *,
         cache: str | Path | None = None,
         batch_size: int = 64,
-    ):
+    ) -> None:
         self.encoder = encoder
         self.records = read_records(source)
         self.embeddings = _embed_records(encoder, self.records, cache, batch_size)  # [N, E], unit norm
 
     def nearest(self, image: Any, k: int) -> list[Record]:
-        """The `k` records (fewer if there are no more) whose pictures are most like `image`, the most similar last.
+        """The `k` records (or all, if there are fewer) whose pictures are most similar to `image`, the nearest last.
 
-        Equal similarities keep the order of the records, so that the answer does not depend on the machine.
+        Records of equal similarity keep their order, so that the result does not depend on the machine.
         """
         if k < 0:
-            raise ValueError(f"k is how many demonstrations to take, not {k}")
+            raise ValueError(f"k is the number of demonstrations, 0 or more, not {k}")
         query = self.encoder.embed_images(self.encoder.preprocess(image)[None]).cpu()
         order = (self.embeddings @ query[0]).sort(descending=True, stable=True).indices[:k]
         return [self.records[index] for index in reversed(order.tolist())]
 
-    def caption_prompt(self, image: Any, k: int = 4, template: PromptTemplate = PromptTemplate()) -> list[Part]:
-        """Parts for `model.generate`: `k` captioned pictures, the most similar last, then `image`."""
+    def caption_prompt(self, image: Any, k: int = 4, template: PromptTemplate | None = None) -> list[Part]:
+        """A prompt for `model.generate`: `k` pictures with captions, the most similar last, then `image`.
+
+        template: by default `PromptTemplate()`; give `model.template` where the model has its own.
+        ValueError where a retrieved record has no caption.
+        """
+        template = template or PromptTemplate()
         pairs = []
         for record in self.nearest(image, k):
             if not record.captions:
@@ -61,9 +67,13 @@ class Rices:
         return [*demonstrations(pairs), *template.caption_prompt(image)]
 
     def question_prompt(
-        self, image: Any, question: str, k: int = 4, template: PromptTemplate = PromptTemplate()
+        self, image: Any, question: str, k: int = 4, template: PromptTemplate | None = None
     ) -> list[Part]:
-        """Parts for `model.generate`: `k` answered questions, the most similar picture last, then `question`."""
+        """A prompt for `model.generate`: `k` answered questions, the most similar picture last, then `question`.
+
+        ValueError where a retrieved record has no question.
+        """
+        template = template or PromptTemplate()
         pairs = []
         for record in self.nearest(image, k):
             if not record.qa:
@@ -95,7 +105,7 @@ def _chunks(items: list, size: int) -> Iterator[list]:
 
 
 def _read_cache(path: Path) -> dict[str, Tensor]:
-    """Embeddings by content digest; a file that is absent or cannot be read is an empty cache."""
+    """Embeddings by content digest. A file that is missing or unreadable counts as an empty cache."""
     try:
         stored = load_file(path)
         digests = [bytes(row).hex() for row in stored["digests"].numpy()]
@@ -107,7 +117,7 @@ def _read_cache(path: Path) -> dict[str, Tensor]:
 def _write_cache(path: Path, known: dict[str, Tensor]) -> None:
     digests = torch.tensor([list(bytes.fromhex(digest)) for digest in known], dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, so that two runs that fill the same cache at once do not write into one file.
+    # A unique name, so that two runs that fill the same cache at once do not write to the same file.
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     os.close(handle)
     save_file({"digests": digests, "embeddings": torch.stack(list(known.values()))}, unfinished)

@@ -83,7 +83,7 @@ def wrong(judge: recogniser.Recogniser, sounds: Sequence[Tensor], words: Sequenc
     return 100 * statistics.mean(heard != word for heard, word in zip(judge.recognise(sounds), words, strict=True))
 
 
-def said_codes(model, word: str, seed: int) -> Tensor:
+def said_codes(model: mmlm.MultimodalLM, word: str, seed: int) -> Tensor:
     """Codes [1, K, T] that nano writes to say a word."""
     options = sampled(1, TEMPERATURE, None, None, seed)
     (result,) = written_codes(model, "audio", word, options, max_seconds=LONGEST)

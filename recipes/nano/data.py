@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from recipes.nano.questions import questions
 from recipes.nano.scenes import (
     GRID,
     SHAPES,
@@ -29,7 +30,7 @@ from recipes.nano.scenes import (
     unseen_layout,
     unseen_pair,
 )
-from recipes.nano.wording import caption, listed, phrases, placed_caption, questions, thing_by_thing
+from recipes.nano.wording import caption, listed, phrases, placed_caption, thing_by_thing
 from recipes.pretrain.clip import Region
 
 log = logging.getLogger(__name__)

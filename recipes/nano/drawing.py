@@ -39,14 +39,14 @@ BEST_OF = 4
 TEMPERATURE = 0.1
 
 
-def evaluate(model, sets: Path | None, scenes: dict[str, int], seed: int = 0) -> None:
+def evaluate(model: mmlm.MultimodalLM, sets: Path | None, scenes: dict[str, int], seed: int = 0) -> None:
     """Print all tables."""
     for split, count in scenes.items():
         evaluate_scenes(model, split, count, seed)
     evaluate_codec(model.codecs["image"], sets, seed)
 
 
-def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
+def evaluate_scenes(model: mmlm.MultimodalLM, split: str, count: int, seed: int) -> None:
     pictures, records = zip(*(data.scene_example(split, index, seed) for index in range(count)), strict=True)
     scenes = [Scene.from_dict(record["scene"]) for record in records]
     texts = [listed(scene) for scene in scenes]
@@ -59,7 +59,8 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
         chosen = [index for index, scene in enumerate(scenes) if len(scene.things) == things]
         right, wrong = (share(column[index] for index in chosen) for column in (own, other))
         row(f"drawn: {NUMBERS[things]} thing{'s' * (things > 1)}", len(chosen), right, None, wrong)
-    best = [several[best_of(model.encoders["image"], several, text)] for several, text in zip(drawn, texts, strict=True)]
+    clip = model.encoders["image"]
+    best = [several[best_of(clip, several, text)] for several, text in zip(drawn, texts, strict=True)]
     row(f"best of {BEST_OF} by CLIP", count, share(read_right(best, scenes)), None, None)
     told = model.caption(first)
     said, missaid = (
@@ -82,7 +83,7 @@ def read_right(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> list
     return [read_scene(picture) == scene for picture, scene in zip(pictures, scenes, strict=True)]
 
 
-def draw(model, text: str, seed: int) -> list[Image.Image]:
+def draw(model: mmlm.MultimodalLM, text: str, seed: int) -> list[Image.Image]:
     """Several pictures of a text, as the tables' figures have them drawn."""
     return model.draw(text, BEST_OF, seed=seed, temperature=TEMPERATURE)
 
@@ -140,7 +141,7 @@ def stacked(pictures: Iterable[Image.Image]) -> Tensor:
     return torch.cat([picture_tensor(picture, SIDE) for picture in pictures])
 
 
-def sheet(model, sets: Path | None, path: Path, seed: int = 0) -> None:
+def sheet(model: mmlm.MultimodalLM, sets: Path | None, path: Path, seed: int = 0) -> None:
     """Eight scenes and, from names never seen, eight emoji, each as it was drawn first."""
     texts = [listed(Scene.from_dict(data.scene_example("dev", index, seed)[1]["scene"])) for index in range(8)]
     if sets is not None:

@@ -21,6 +21,7 @@ import torch
 import mmlm
 from mmlm.data import RecordSet, read_records
 from mmlm.evaluation.gap import picture_gap
+from mmlm.model.language_model import LanguageModel
 from recipes.nano import data
 from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import Scene, box
@@ -42,7 +43,7 @@ class Asked:
     answer: str
 
 
-def evaluate(model, sets: Path | None, scenes: dict[str, int] = SCENES, seed: int = 0) -> None:
+def evaluate(model: mmlm.MultimodalLM, sets: Path | None, scenes: dict[str, int] = SCENES, seed: int = 0) -> None:
     """Print all tables. `scenes`: how many of each held-out split."""
     for split, count in scenes.items():
         evaluate_scenes(model, split, count, seed)
@@ -56,7 +57,7 @@ def evaluate(model, sets: Path | None, scenes: dict[str, int] = SCENES, seed: in
     evaluate_names(model, read_records(sets / "emoji/dev-*.tar"))
 
 
-def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
+def evaluate_scenes(model: mmlm.MultimodalLM, split: str, count: int, seed: int) -> None:
     pictures, records = zip(*(data.scene_example(split, index, seed) for index in range(count)), strict=True)
     features = model.encode_media(pictures)
     scenes = [Scene.from_dict(record["scene"]) for record in records]
@@ -82,7 +83,7 @@ def evaluate_scenes(model, split: str, count: int, seed: int) -> None:
     print_answers(model, features, asked, [commonest[one.topic] for one in asked], "all questions")
 
 
-def evaluate_questions(model, name: str, train: RecordSet, dev: RecordSet) -> None:
+def evaluate_questions(model: mmlm.MultimodalLM, name: str, train: RecordSet, dev: RecordSet) -> None:
     """Answers of a set; the commonest answer is the one that training gives to the very question, else to all."""
     features = model.encode_media([record.image for record in dev])
     known, overall = defaultdict(Counter), Counter()
@@ -100,7 +101,9 @@ def evaluate_questions(model, name: str, train: RecordSet, dev: RecordSet) -> No
     print_answers(model, features, asked, majority, f"all questions of {name}")
 
 
-def print_answers(model, features: Sequence, asked: list[Asked], majority: list[str], total: str) -> None:
+def print_answers(
+    model: mmlm.MultimodalLM, features: Sequence, asked: list[Asked], majority: list[str], total: str
+) -> None:
     questions = [one.question for one in asked]
     own = reply(model, [features[one.picture] for one in asked], questions)
     wrong = rolled(features)
@@ -114,7 +117,7 @@ def print_answers(model, features: Sequence, asked: list[Asked], majority: list[
         row(f"questions: {topic}" if topic else total, len(chosen), right, common, blind)
 
 
-def evaluate_eyes(model, scenes: dict[str, int], seed: int) -> None:
+def evaluate_eyes(model: mmlm.MultimodalLM, scenes: dict[str, int], seed: int) -> None:
     """The CLIP alone: what it says of each thing from the patch tokens of its cell, by its own text tower."""
     encoder = model.encoders["image"]
     title("the image encoder alone, each thing by its cell's patch tokens, without training")
@@ -138,7 +141,7 @@ def evaluate_eyes(model, scenes: dict[str, int], seed: int) -> None:
             row(f"{TITLES[split]}: {name}, of {len(choices)}", len(things), share(own), None, share(other))
 
 
-def evaluate_reading(model, scenes: dict[str, int], seed: int) -> None:
+def evaluate_reading(model: mmlm.MultimodalLM, scenes: dict[str, int], seed: int) -> None:
     """The language model alone: the questions of the first table, asked after the scene has been told in words."""
     count = min(300, scenes["dev"])
     records = [data.scene_example("dev", index, seed)[1] for index in range(count)]
@@ -163,7 +166,7 @@ def evaluate_reading(model, scenes: dict[str, int], seed: int) -> None:
 
 
 @torch.no_grad()
-def read(host, told: Sequence[str], questions: Sequence[str], batch_size: int = 64) -> list[str]:
+def read(host: LanguageModel, told: Sequence[str], questions: Sequence[str], batch_size: int = 64) -> list[str]:
     """Answers of the bare language model, greedy, to questions about what it has just been told."""
     tokenizer, end = host.tokenizer, host.tokenizer.eos_token
     texts = [
@@ -184,7 +187,7 @@ def read(host, told: Sequence[str], questions: Sequence[str], batch_size: int = 
     return answers
 
 
-def evaluate_names(model, dev: RecordSet) -> None:
+def evaluate_names(model: mmlm.MultimodalLM, dev: RecordSet) -> None:
     """Emoji names: exact, by words, and how much more likely the right picture makes them."""
     features = model.encode_media([record.image for record in dev])
     names = [record.captions[0] for record in dev]
@@ -200,11 +203,11 @@ def evaluate_names(model, dev: RecordSet) -> None:
     )
 
 
-def write(model, features: Sequence) -> list[str]:
+def write(model: mmlm.MultimodalLM, features: Sequence) -> list[str]:
     return model.caption(list(features), batch_size=64, max_new_tokens=LONGEST)
 
 
-def reply(model, features: Sequence, questions: list[str]) -> list[str]:
+def reply(model: mmlm.MultimodalLM, features: Sequence, questions: list[str]) -> list[str]:
     """Answers in the order of the questions; asked by length, so that batches hold little padding."""
     order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
     answers = model.answer(

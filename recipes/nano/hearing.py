@@ -29,7 +29,9 @@ from recipes.nano.speech import NUMBERS, Phrases, write_speech, write_spoken_que
 MODES = ("transcript", "both", "features")
 
 
-def evaluate(model, sets: Path | None, sentences: int = 500, questions: int = 600, seed: int = 0) -> None:
+def evaluate(
+    model: mmlm.MultimodalLM, sets: Path | None, sentences: int = 500, questions: int = 600, seed: int = 0
+) -> None:
     """Print all tables."""
     with tempfile.TemporaryDirectory() as folder:
         write_speech(Path(folder, "speech"), {"dev": sentences}, seed)
@@ -46,7 +48,7 @@ def evaluate(model, sets: Path | None, sentences: int = 500, questions: int = 60
     evaluate_sounds(model, *(read_records(sets / "esc10" / f"{split}-*.tar") for split in ("train", "dev")))
 
 
-def evaluate_words(model, name: str, records: RecordSet) -> list[str]:
+def evaluate_words(model: mmlm.MultimodalLM, name: str, records: RecordSet) -> list[str]:
     """Word error rate by Whisper's own decoding, and against the next recording's words."""
     said = [model.transcribe(record.audio).text for record in records]
     expected = [record.transcript for record in records]
@@ -58,7 +60,7 @@ def evaluate_words(model, name: str, records: RecordSet) -> list[str]:
     return said
 
 
-def evaluate_digits(model, train: RecordSet, records: RecordSet) -> None:
+def evaluate_digits(model: mmlm.MultimodalLM, train: RecordSet, records: RecordSet) -> None:
     """By Whisper's own decoding, by the adapters, and by a linear reading of what Whisper's encoder tells of them."""
     said = [model.transcribe(record.audio).text for record in records]
     title(f"fsdd dev ({len(records)} digits)", "recording")
@@ -98,7 +100,7 @@ def digit(text: str) -> str:
     return NUMBERS[int(word)] if word.isdigit() and int(word) < 10 else word
 
 
-def evaluate_spoken_questions(model, records: RecordSet) -> None:
+def evaluate_spoken_questions(model: mmlm.MultimodalLM, records: RecordSet) -> None:
     """What is asked aloud about a picture, in each mode: with its own picture, and with the next one."""
     title(f"spoken questions about new scenes, unheard voices ({len(records)})")
     pictures = [mmlm.Image(item) for item in model.encode_media([record.image for record in records])]
@@ -113,7 +115,7 @@ def evaluate_spoken_questions(model, records: RecordSet) -> None:
         row(f"answers right, {mode}", len(records), own, None, other)
 
 
-def reply(model, pictures: Sequence, heard: Sequence, said: Sequence[str], mode: str) -> list[str]:
+def reply(model: mmlm.MultimodalLM, pictures: Sequence, heard: Sequence, said: Sequence[str], mode: str) -> list[str]:
     prompts = []
     for picture, sound, text in zip(pictures, heard, said, strict=True):
         media = [picture] if mode in ("transcript", "the true words") else [picture, sound]
@@ -121,7 +123,7 @@ def reply(model, pictures: Sequence, heard: Sequence, said: Sequence[str], mode:
     return [result.text.strip() for result in model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)]
 
 
-def evaluate_orders(model, train: RecordSet, dev: RecordSet) -> None:
+def evaluate_orders(model: mmlm.MultimodalLM, train: RecordSet, dev: RecordSet) -> None:
     """Questions about real recordings whose words nobody wrote down, by the adapters' hearing alone."""
     common = defaultdict(Counter)
     for record in train:
@@ -142,7 +144,7 @@ def evaluate_orders(model, train: RecordSet, dev: RecordSet) -> None:
         row(question or "all questions", len(chosen), own, majority, other)
 
 
-def evaluate_sounds(model, train: RecordSet, dev: RecordSet) -> None:
+def evaluate_sounds(model: mmlm.MultimodalLM, train: RecordSet, dev: RecordSet) -> None:
     labels = sorted({record.captions[0] for record in train})
     title(f"esc10 dev ({len(dev)} recordings), captions by the adapters; chance is 1 in {len(labels)}", "recording")
     features = model.encode_media([mmlm.Sound(record.audio) for record in dev])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipes.nano.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, holds
@@ -13,7 +14,7 @@ _SINGULAR = {form: shape for shape in SHAPES for form in (shape, plural_of(shape
 _COUNTS = {"a": 1, "an": 1, **{word: number for number, word in enumerate(NUMBERS) if number}}
 
 
-def _any(words) -> str:
+def _any(words: Iterable[str]) -> str:
     return "(?:" + "|".join(words) + ")"
 
 

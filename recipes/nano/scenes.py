@@ -222,7 +222,7 @@ def draw_shape(
     x: float,
     y: float,
     d: float,
-    fill,
+    fill: Colour,
     rng: random.Random,
     loose: float = 1.0,
 ) -> None:

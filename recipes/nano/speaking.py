@@ -32,7 +32,7 @@ LONGEST = 1.2  # seconds: no word of the sets is longer
 GROUPS = {"colours": tuple(COLOURS), "other words": tuple(word for word in WORDS if word not in COLOURS)}
 
 
-def evaluate(model, sets: Path, folder: Path, times: int, seed: int = 0) -> None:
+def evaluate(model: mmlm.MultimodalLM, sets: Path, folder: Path, times: int, seed: int = 0) -> None:
     """Print all tables; `times`: how often each word is said."""
     write_words(folder / "words", {"judge": 2200, "unheard": 440}, seed)
     splits = [read_records(f"{folder}/words/{split}-*.tar") for split in ("judge", "unheard")]
@@ -45,7 +45,7 @@ def evaluate(model, sets: Path, folder: Path, times: int, seed: int = 0) -> None
 
 
 def evaluate_words(
-    model, recogniser: Recogniser, held_out: RecordSet, groups: dict[str, Sequence[str]], times: int
+    model: mmlm.MultimodalLM, recogniser: Recogniser, held_out: RecordSet, groups: dict[str, Sequence[str]], times: int
 ) -> None:
     """What the recogniser makes of real recordings, of the same through their codes, and of what the model says."""
     sounds, said = recordings(held_out)
@@ -70,14 +70,14 @@ def report(recogniser: Recogniser, name: str, sounds: Sequence[Tensor], expected
     row(name, len(sounds), right, None, wrong)
 
 
-def renderers(model) -> dict[str, dict]:
+def renderers(model: mmlm.MultimodalLM) -> dict[str, dict]:
     """The ways in which codes become sound, as options of `speak`."""
     found = {"the codec's own decoding": {"steps": 0}}
     return found | ({"the diffusion decoder, 4 steps": {"steps": 4}} if "audio" in model.decoders else {})
 
 
 @torch.no_grad()
-def through_codes(model, sounds: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+def through_codes(model: mmlm.MultimodalLM, sounds: Sequence[Tensor]) -> dict[str, list[Tensor]]:
     """Recordings [T] as their codes give them back, by each way of decoding."""
     codec, found = model.codecs["audio"], {}
     for name, options in renderers(model).items():
@@ -89,7 +89,7 @@ def through_codes(model, sounds: Sequence[Tensor]) -> dict[str, list[Tensor]]:
     return found
 
 
-def evaluate_decoding(model, sets: dict[str, RecordSet], bands: int = 4) -> None:
+def evaluate_decoding(model: mmlm.MultimodalLM, sets: dict[str, RecordSet], bands: int = 4) -> None:
     """How far decoded recordings are from the real ones, in quarters of the mel scale, and the codebooks' use."""
     codec = model.codecs["audio"]
     print(f"\n### the audio codec: {codec.num_codebooks} codebooks of {codec.codebook_size}, "

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from encoders.media.sound import SAMPLE_RATE
 from recipes.nano.data import SPLITS as SCENES
 from recipes.nano.data import add_file, read_tars
+from recipes.nano.questions import questions
 from recipes.nano.scenes import COLOURS, SHAPES, sample_scene
 from recipes.nano.scenes import draw as draw_scene
-from recipes.nano.wording import caption, questions
+from recipes.nano.wording import caption
 from recipes.pretrain.whisper import Utterance
 from recipes.speech.espeak import SPEAKERS, UNHEARD_SPEAKERS, Voice, random_voice, speak
 from recipes.speech.room import Room, coloured_noise, recorded

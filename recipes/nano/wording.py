@@ -1,25 +1,15 @@
-"""What can be said and asked about a scene, in varied wording."""
+"""What can be said about a scene, in varied wording."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recipes.nano.scenes import COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, Thing, holds
+from recipes.nano.scenes import PLACES, Kind, Scene, Thing, holds
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("above", "below", "left of", "right of")
-COLOUR_WORDS = ("color", "color", "colour")  # the sets spell it the first way, people both ways
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a scene; `topic` groups questions in the tables."""
-
-    topic: str
-    question: str
-    answer: str
+NOTHING = "nothing"  # what an empty cell holds
 
 
 @dataclass(frozen=True)
@@ -59,9 +49,6 @@ def describe(kind: Kind) -> Description:
 
 def join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-# ---------------------------------------------------------------------------------------------------------- captions
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
@@ -140,9 +127,6 @@ def placed_caption(scene: Scene, rng: random.Random, colour: bool = True) -> str
     return rng.choice((text, text, f"{text} on {scene.background}"))
 
 
-NOTHING = "nothing"
-
-
 def phrases(kind: Kind | None, cell: int, colour: bool = True) -> tuple[str | None, ...]:
     """What fills a cell, by its shape, size, colour, all three, and the cell's place; None where nothing is said.
 
@@ -156,196 +140,3 @@ def phrases(kind: Kind | None, cell: int, colour: bool = True) -> tuple[str | No
         for names in sorts
     )
     return *said, PLACES[cell]
-
-
-# --------------------------------------------------------------------------------------------------------- questions
-
-
-def questions(scene: Scene, rng: random.Random) -> list[Question]:
-    """One question of every topic that the scene allows; yes and no come equally often where both can."""
-    topics = (_colour, _shape, _size, _count, _presence, _absence, _relation, _background, _place, _statement)
-    found = (topic(scene, rng) for topic in topics)
-    return [question for question in found if question is not None]
-
-
-def _colour(scene: Scene, rng: random.Random) -> Question | None:
-    word = rng.choice(COLOUR_WORDS)
-    if len(scene.things) == 1 and rng.random() < 0.3:
-        return Question("colour", f"what is the {word} of the shape?", scene.things[0].kind.colour)
-    found = _common(scene, rng, "colour", [("shape",), ("size", "shape")])
-    if found is None:
-        return None
-    description, things = found
-    if len(things) > 1:
-        return Question("colour", f"what {word} are the {description.noun(True)}?", things[0].kind.colour)
-    form = rng.choice(("what {word} is the {noun}?", "what is the {word} of the {noun}?"))
-    return Question("colour", form.format(word=word, noun=description.noun()), things[0].kind.colour)
-
-
-def _shape(scene: Scene, rng: random.Random) -> Question | None:
-    if len(scene.things) == 1 and rng.random() < 0.3:
-        form = rng.choice(
-            ("what shape is in the image?", "what shape is present?", "what shape does the image contain?")
-        )
-        return Question("shape", form, scene.things[0].kind.shape)
-    found = _common(scene, rng, "shape", [("colour",), ("size", "colour")])
-    if found is None or len(found[1]) > 1:
-        return None
-    description, things = found
-    form = rng.choice(("what shape is the {thing}?", "what is the {shape}?"))
-    text = form.format(thing=description.noun(blank="thing"), shape=description.noun())
-    return Question("shape", text, things[0].kind.shape)
-
-
-def _size(scene: Scene, rng: random.Random) -> Question | None:
-    found = _common(scene, rng, "size", [("colour", "shape"), ("colour", "shape"), ("shape",)])
-    if found is None or len(found[1]) > 1:
-        return None
-    description, things = found
-    form = rng.choice(("what size is the {noun}?", "is the {noun} small or large?"))
-    return Question("size", form.format(noun=description.noun()), things[0].kind.size)
-
-
-def _count(scene: Scene, rng: random.Random) -> Question:
-    description = rng.choice((_present, _present, _present, _absent))(scene, rng)
-    if rng.random() < 0.2:
-        description = Description()
-    form = rng.choice((
-        "how many {nouns} are there?",
-        "how many {nouns} are in the picture?",
-        "how many {nouns} can you see?",
-    ))
-    count = sum(description.fits(thing) for thing in scene.things)
-    return Question("count", form.format(nouns=description.noun(True)), NUMBERS[count])
-
-
-def _presence(scene: Scene, rng: random.Random) -> Question:
-    form = rng.choice((
-        "is there {a_noun}?",
-        "is there {a_noun} in the image?",
-        "is {a_noun} present?",
-        "does the image contain {a_noun}?",
-    ))
-    present = rng.random() < 0.5
-    description = (_present if present else _absent)(scene, rng)
-    return Question("presence", form.format(a_noun=description.counted(1)), "yes" if present else "no")
-
-
-def _absence(scene: Scene, rng: random.Random) -> Question:
-    form = rng.choice((
-        "is there not {a_noun}?",
-        "is there not {a_noun} in the image?",
-        "is no {noun} present?",
-        "does the image not contain {a_noun}?",
-    ))
-    present = rng.random() < 0.5
-    description = (_present if present else _absent)(scene, rng)
-    text = form.format(a_noun=description.counted(1), noun=description.noun())
-    return Question("absence", text, "no" if present else "yes")
-
-
-def _relation(scene: Scene, rng: random.Random) -> Question | None:
-    single = [things[0] for things in scene.kinds().values() if len(things) == 1]
-    if len(single) < 2:
-        return None
-    a, b = rng.sample(single, 2)
-    first, second = _unique(scene, rng, a), _unique(scene, rng, b)
-    truth = rng.random() < 0.5
-    relation = rng.choice([relation for relation in RELATIONS if holds(relation, a, b) == truth])
-    return Question(
-        "relation", f"is the {first.noun()} {relation} the {second.noun()}?", "yes" if truth else "no"
-    )
-
-
-def _background(scene: Scene, rng: random.Random) -> Question:
-    word = rng.choice(COLOUR_WORDS)
-    form = rng.choice(("what {word} is the background?", "what is the background {word}?"))
-    return Question("background", form.format(word=word), scene.background)
-
-
-def _place(scene: Scene, rng: random.Random) -> Question:
-    by_cell = {thing.cell: thing for thing in scene.things}
-    cell = rng.choice(tuple(by_cell)) if rng.random() < 0.8 else rng.randrange(len(PLACES))
-    answer = describe(by_cell[cell].kind).counted(1) if cell in by_cell else NOTHING
-    return Question("place", f"what is {PLACES[cell]}?", answer)
-
-
-def _statement(scene: Scene, rng: random.Random) -> Question:
-    truth = rng.random() < 0.5
-    kind = rng.random()
-    if kind < 0.4 and len(scene.things) > 1:
-        a, b = rng.sample(scene.things, 2)
-        first, second = _part(rng, a.kind), _part(rng, b.kind)
-        true = [
-            relation
-            for relation in RELATIONS
-            if any(
-                holds(relation, x, y)
-                for x in scene.things
-                for y in scene.things
-                if first.fits(x) and second.fits(y)
-            )
-        ]
-        options = [relation for relation in RELATIONS if (relation in true) == truth]
-        if not options:
-            options, truth = true, True
-        text = f"There is {first.counted(1)} {rng.choice(options)} {second.counted(1)}."
-    elif kind < 0.7:
-        description = _present(scene, rng)
-        count = sum(description.fits(thing) for thing in scene.things)
-        said = count if truth else rng.choice([n for n in (1, 2, 3, 4) if n != count])
-        text = f"There {'are' if said > 1 else 'is'} exactly {description.counted(said, one='one')}."
-    else:
-        text = f"There is {(_present if truth else _absent)(scene, rng).counted(1)}."
-    return Question("statement", f"Is this statement true? {text}", "yes" if truth else "no")
-
-
-def _part(rng: random.Random, kind: Kind) -> Description:
-    names = rng.choice((("shape",), ("colour",), ("colour", "shape"), ("colour", "shape"), ("size", "colour", "shape")))
-    return Description(**{name: getattr(kind, name) for name in names})
-
-
-def _present(scene: Scene, rng: random.Random) -> Description:
-    return _part(rng, rng.choice(scene.things).kind)
-
-
-def _absent(scene: Scene, rng: random.Random) -> Description:
-    """A description that fits nothing here; half of the time made by changing one word of one that does."""
-    while True:
-        colours = [colour for colour in COLOURS if colour != scene.background]
-        other = Kind(rng.choice(tuple(SIZES)), rng.choice(colours), rng.choice(SHAPES))
-        kind = rng.choice(scene.things).kind
-        if rng.random() < 0.5:
-            changed = rng.choice(("size", "colour", "shape", "colour", "shape"))
-            values = {name: getattr(kind, name) for name in ("size", "colour", "shape")}
-            kind = Kind(**{**values, changed: getattr(other, changed)})
-        else:
-            kind = other
-        description = _part(rng, kind)
-        if not any(description.fits(thing) for thing in scene.things):
-            return description
-
-
-def _unique(scene: Scene, rng: random.Random, thing: Thing) -> Description:
-    """A description of `thing`, the only one of its kind, that fits nothing else here."""
-    while True:
-        description = _part(rng, thing.kind)
-        if sum(description.fits(other) for other in scene.things) == 1:
-            return description
-
-
-def _common(
-    scene: Scene, rng: random.Random, asked: str, options: Iterable[tuple[str, ...]]
-) -> tuple[Description, list[Thing]] | None:
-    """A description without `asked` that fits only things with the same `asked`, and those things."""
-    kind = rng.choice(scene.things).kind
-    options = list(options)
-    rng.shuffle(options)
-    for names in options:
-        description = Description(**{name: getattr(kind, name) for name in names})
-        things = [thing for thing in scene.things if description.fits(thing)]
-        if len({getattr(thing.kind, asked) for thing in things}) == 1:
-            return description, things
-    return None
-
-

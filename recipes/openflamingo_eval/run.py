@@ -31,7 +31,7 @@ from mmlm.evaluation.report import normalize_answer
 
 
 def evaluate_captions(
-    model, train: Sequence[Record], dev: Sequence[Record], shots: int, seed: int, batch_size: int
+    model: mmlm.MultimodalLM, train: Sequence[Record], dev: Sequence[Record], shots: int, seed: int, batch_size: int
 ) -> tuple[float, float]:
     """CIDEr of the captions of `dev` with the right pictures and with wrong ones."""
     scores = []
@@ -48,7 +48,7 @@ def evaluate_captions(
 
 
 def evaluate_answers(
-    model, train: Sequence[Record], dev: Sequence[Record], shots: int, seed: int, batch_size: int
+    model: mmlm.MultimodalLM, train: Sequence[Record], dev: Sequence[Record], shots: int, seed: int, batch_size: int
 ) -> tuple[float, float]:
     """VQA accuracy of the answers about `dev` with the right pictures and with wrong ones."""
     asked = [(number, *pair) for number, record in enumerate(dev) for pair in questions_of(record)]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor
 
 from mmlm.training.fit import Schedule, Shuffle, fit, generator
 from recipes.pretrain.tokenizer import add_end_of_text
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+    from transformers import PreTrainedTokenizerFast
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -42,7 +47,7 @@ class ClipTrainConfig:
     seed: int = 0
     device: str = "cpu"
 
-    def model_config(self, tokenizer) -> dict:
+    def model_config(self, tokenizer: PreTrainedTokenizerFast) -> dict:
         """The same as open_clip's `open_clip_config.json`, so that open_clip itself can load what is trained here."""
         return {
             "model_cfg": {
@@ -94,7 +99,7 @@ def train_clip(
     tokenizer_folder: str | Path,
     output: str | Path,
     regions: Sequence[Sequence[Region]] | None = None,
-):
+) -> CLIP:
     """Train on pictures (PIL or uint8 arrays [H, W, 3]) and the captions of each; save to the folder `output`.
 
     Every step draws one caption a picture. `regions`, some for each picture or none, add a second contrast: the mean of
@@ -153,7 +158,9 @@ def train_clip(
 class GroundedPhrases:
     """The regions of a set of pictures as patch weights and phrase numbers, and their contrast."""
 
-    def __init__(self, config: ClipTrainConfig, tokenizer, regions: Sequence[Sequence[Region]]):
+    def __init__(
+        self, config: ClipTrainConfig, tokenizer: PreTrainedTokenizerFast, regions: Sequence[Sequence[Region]]
+    ) -> None:
         if config.augment or config.patch_dropout:
             raise ValueError("regions belong to whole pictures: they do not go with augment or patch_dropout")
         flat = [region for own in regions for region in own]
@@ -169,7 +176,7 @@ class GroundedPhrases:
             self.of_picture[picture] = list(range(place, place + len(own)))
             place += len(own)
 
-    def loss(self, model, patches: Tensor, index: Tensor) -> Tensor:
+    def loss(self, model: CLIP, patches: Tensor, index: Tensor) -> Tensor:
         """Cross-entropy of each region over the distinct phrases, added up over sorts; `patches [B, S, width]`."""
         pairs = [(row, region) for row, picture in enumerate(index.tolist()) for region in self.of_picture[picture]]
         rows, chosen = (torch.tensor(part) for part in zip(*pairs, strict=True))
@@ -197,7 +204,7 @@ def patch_weights(boxes: Tensor, grid: int) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def encode_text(model, tokens: Tensor) -> Tensor:
+def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
     """What open_clip's `encode_text(tokens, normalize=True)` gives, without computing the padding all texts share."""
     length = int(tokens.argmax(dim=1).max()) + 1  # up to the last end of text, which has the highest id
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
@@ -234,6 +241,6 @@ def crop_and_mirror(batch: Tensor, size: int, rng: torch.Generator) -> Tensor:
     return torch.stack([window.flip(1) if flip else window for window, flip in zip(windows, mirrored, strict=True)])
 
 
-def _tokenize(tokenizer, texts: list[str], length: int) -> Tensor:
+def _tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str], length: int) -> Tensor:
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)["input_ids"]
     return torch.tensor(encoded, dtype=torch.int32)

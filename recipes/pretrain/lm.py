@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmlm.training.fit import Schedule, Shuffle, fit
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def train_language_model(
     documents: Sequence[Sequence[str]],
     tokenizer_folder: str | Path,
     output: str | Path,
-):
+) -> LlamaForCausalLM:
     """Train on documents, lists of texts of which each ends with the end of text; save to the folder `output`.
 
     Documents are shuffled and packed end to end into rows of `sequence_length` tokens. Resumes from
@@ -76,7 +80,9 @@ def train_language_model(
     return model
 
 
-def pack(tokenizer, documents: Sequence[Sequence[str]], length: int, seed: int) -> Tensor:
+def pack(
+    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[str]], length: int, seed: int
+) -> Tensor:
     """Documents in random order, each text with its end of text, cut into rows [N, length] of ids (int16 or int32)."""
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
     dtype = torch.int16 if len(tokenizer) < 2**15 else torch.int32

@@ -1,14 +1,18 @@
-"""A byte-level BPE tokenizer from nothing but texts."""
+"""A byte-level BPE tokenizer, trained on texts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, output: str | Path):
+def train_tokenizer(texts: Iterable[str], vocab_size: int, output: str | Path) -> PreTrainedTokenizerFast:
     """Train byte-level BPE on `texts` and save it to the folder `output`; returns it as a transformers fast tokenizer.
 
     Every byte has its own token, so any text can be written whatever the training texts were. `<|endoftext|>` ends a
@@ -39,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, output: str | Path):
     return fast
 
 
-def add_end_of_text(tokenizer) -> None:
+def add_end_of_text(tokenizer: PreTrainedTokenizerFast) -> None:
     """Make the tokenizer close every text with `<|endoftext|>`, where a contrastive text tower reads its summary."""
     from tokenizers import processors
 

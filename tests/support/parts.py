@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import families
 import numpy as np
 import open_clip
 import torch
@@ -26,6 +25,7 @@ from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Sound
 from mmlm.prompting.processor import Batch
 from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
+from support import families
 
 RESAMPLER = ResamplerConfig(depth=1, num_latents=4, heads=2, dim_head=8, ff_mult=2)
 VISION = dict(image_size=32, layers=2, width=24, head_width=8, patch_size=8)
@@ -37,7 +37,7 @@ def image_encoder(seed: int = 0, final_norm: bool = True) -> ClipImageEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = open_clip.CLIP(embed_dim=16, vision_cfg=VISION, text_cfg=TEXT)
-        for name, parameter in model.visual.named_parameters():
+        for parameter in model.visual.parameters():
             if parameter.ndim > 1:  # large enough that two pictures differ clearly in what the text sees
                 torch.nn.init.normal_(parameter, std=0.3)
     return ClipImageEncoder(model, image_transform_v2(PreprocessCfg(size=32), is_train=False), final_norm=final_norm)
@@ -108,6 +108,16 @@ def build(
 
 shared = functools.cache(build)
 """The same models, made once: for tests that leave them as they are."""
+
+
+def likely_end(visibility: str = "latest") -> MultimodalLM:
+    """A model that ends a text every few tokens, by either of its two stop tokens."""
+    model = build("llama", own_end=True, visibility=visibility)
+    with torch.no_grad():
+        head = model.language_model.model.get_output_embeddings().weight
+        head[256] *= 2.5
+        model.language_model.added.head[0].normal_(std=0.4, generator=torch.Generator().manual_seed(8))
+    return model
 
 
 @torch.no_grad()
@@ -203,3 +213,19 @@ def upstream_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: 
     finally:
         hook.remove()
     return [until_stop(row, host.stop_ids) for row in ids[:, batch.input_ids.shape[1] :].tolist()]
+
+
+def expected_names() -> set[str]:
+    """What trains, written out: three gated blocks, a resampler of one layer, rows for the added tokens."""
+    resampler = """
+        latents layers.0.0.norm_media.weight layers.0.0.norm_media.bias layers.0.0.norm_latents.weight
+        layers.0.0.norm_latents.bias layers.0.0.to_q.weight layers.0.0.to_kv.weight layers.0.0.to_out.weight
+        layers.0.1.0.weight layers.0.1.0.bias layers.0.1.1.weight layers.0.1.3.weight norm.weight norm.bias
+    """
+    block = """
+        attn_gate ff_gate attn.norm.weight attn.norm.bias attn.to_q.weight attn.to_kv.weight attn.to_out.weight
+        ff.0.weight ff.0.bias ff.1.weight ff.3.weight
+    """
+    names = {"language_model.added.embedding", "language_model.added.head"}
+    names |= {f"resamplers.image.{name}" for name in resampler.split()}
+    return names | {f"fusion.layers.{index}.{name}" for index in (0, 1, 2) for name in block.split()}

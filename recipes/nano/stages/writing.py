@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipes.nano import data
-
-if TYPE_CHECKING:
-    from recipes.nano.run import Recipe
-
-
-@dataclass
-class Writing:
-    """What the language model gets to write codes with: their rows, and LoRA."""
-
-    words: int = 440  # in the voice that it is to have
-    dev_words: int = 88
-    word_passes: int = 20  # how often it sees each of them while it sees a scene once
-    digit_passes: int = 60  # and each digit, which people say less alike than espeak-ng its words
-    steps: int = 6000
-    batch_size: int = 16
-    learning_rate: float = 3e-3  # Muon's, for LoRA
-    lora_rank: int = 32
+from recipes.nano.settings import Recipe
 
 
 def train_writing(recipe: Recipe, output: Path) -> None:

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipes.nano import data
-
-if TYPE_CHECKING:
-    from recipes.nano.run import Recipe
-
-
-@dataclass
-class Voice:
-    """Digits as people said them, and other words as espeak-ng did, at 8 kHz and 25 steps of codes a second."""
-
-    train: int = 2200  # words
-    dev: int = 220
-    judge: int = 2200  # in other voices, for the recogniser that judges
-    unheard: int = 440  # in voices that nothing learned from
-    seconds: float = 0.5  # that a codec and its decoder learn from at once: words are about so long
-    codec_steps: int = 3000
-    codec_more_steps: int = 4000
-    codec_width: int = 96
-    codebook_size: int = 256
-    num_codebooks: int = 4
-    decoder_steps: int = 1500
-    decoder_batch_size: int = 16
-    decoder_channels: tuple[int, ...] = (32, 48, 64)
+from recipes.nano.settings import Recipe
 
 
 def make_words(recipe: Recipe, output: Path) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 VOCAB = 272  # 256 bytes, 16 spare rows
@@ -94,3 +94,27 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>")
+
+
+def sentencepiece_bpe(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokenizerFast:
+    """Llama's kind: `▁` for spaces, bytes for what has no piece, `<s>` and `</s>` among the pieces."""
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *"▁<>/|sabcdeilmnoz",
+        "</",
+        "s>",
+        "<s",
+    ]
+    core = Tokenizer(
+        models.BPE(
+            {p: i for i, p in enumerate(pieces)}, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
+    )
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")

@@ -1,0 +1,82 @@
+"""A record from the fields of a JSON object, checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmlm.data.records import FileSlice, Record
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The object that `text` holds. ValueError where it holds anything else."""
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"unreadable JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"the JSON is a {type(fields).__name__}, not an object")
+    return fields
+
+
+def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice:
+    """The file `name` in `folder`. ValueError where there is none."""
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a {medium} is {name!r}")
+    path = folder / name
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name too long for any file: a data: URL, for one
+        raise ValueError(f"no {medium} at {str(path)[:80]}… ({error.strerror})") from error
+    if not found:
+        raise ValueError(f"no {medium} at {path}")
+    return FileSlice(path)
+
+
+def record_of(
+    key: str, picture: FileSlice | None, fields: dict[str, Any], sound: FileSlice | None = None
+) -> Record:
+    """A record from its media and the fields that `read_records` describes. ValueError where a field is no good."""
+    transcript, reply = fields.get("transcript"), None
+    described = ("caption", "text")
+    if picture is None and transcript is None:
+        transcript, described = fields.get("text"), ("caption",)
+    captions = [fields[name] for name in described if name in fields]
+    captions += _list(fields, "captions")
+    pairs = [
+        (item.get("question"), item.get("answer", item.get("answers"))) if isinstance(item, dict) else item
+        for item in _list(fields, "qa")
+    ]
+    if sound is not None and "question" not in fields and "answer" in fields:
+        reply = _text(fields["answer"], "answer")
+    elif "question" in fields or "answer" in fields or "answers" in fields:
+        pairs.append((fields.get("question"), fields.get("answer", fields.get("answers"))))
+    qa = []
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ValueError('an entry of "qa" is neither {"question", "answer"} nor a pair')
+        question, answer = pair
+        # A list of answers is one answer that names all of them: "book, scissors".
+        answers = answer if isinstance(answer, list) and answer else [answer]
+        qa.append((_text(question, "question"), ", ".join(_text(one, "answer") for one in answers)))
+    transcript = None if transcript is None else _text(transcript, "transcript")
+    texts = tuple(_text(caption, "caption") for caption in captions)
+    return Record(key, picture, texts, tuple(qa), sound, transcript, reply)
+
+
+def _list(fields: dict[str, Any], name: str) -> list:
+    value = fields.get(name, [])
+    if not isinstance(value, list):
+        raise ValueError(f'"{name}" is not a list')
+    return value
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"a {what} that is not text" if value is not None else f"a {what} is missing")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a {what} that is not valid Unicode") from error
+    return value.strip()

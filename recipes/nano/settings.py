@@ -1,0 +1,142 @@
+"""The settings of the nano recipe: what each stage makes, how much of it, and for how long it trains."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Scenes:
+    """How many pictures to draw; about 1,000 a second."""
+
+    train: int = 60_000
+    dev: int = 1000
+    unseen: int = 500
+    contrastive: int = 60_000  # for the image encoder; half of them hold nine things
+    text: int = 80_000  # scenes that are only written about
+    neat: int = 40_000  # with each thing in the middle of its cell, in exactly its colour, to learn drawing from
+
+
+@dataclass
+class ImageEncoder:
+    steps: int = 2500
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    width: int = 128
+    layers: int = 4
+
+
+@dataclass
+class LanguageModel:
+    vocabulary: int = 2048
+    steps: int = 2400
+    hidden_size: int = 192
+    layers: int = 6  # to look up, to compare and to count takes several steps
+    heads: int = 6
+
+
+@dataclass
+class Speech:
+    """How much is said by espeak-ng; about 60 utterances a second."""
+
+    train: int = 24_000
+    dev: int = 500
+    questions: int = 16_000  # said of pictures, and orders
+    dev_questions: int = 600
+
+
+@dataclass
+class AudioEncoder:
+    steps: int = 4700
+    learning_rate: float = 2.5e-3  # Muon's
+    batch_size: int = 32
+    width: int = 128
+    audio_layers: int = 4
+    text_layers: int = 3
+    more_steps: int = 4000  # from there on, with windows from the start
+    more_learning_rate: float = 2e-3
+
+
+@dataclass
+class Adapters:
+    steps: int = 7000
+    learning_rate: float = 4.5e-3  # Muon's
+    gate_learning_rate_scale: float = 3.0
+    settling_steps: int = 1500  # in which every scene's caption has the wording that is to be written
+    settling_rate: float = 1.5e-3
+    batch_size: int = 64
+    caption_share: float = 0.3  # questions have few tokens to learn from
+    heads: int = 8  # how many things a word can look for at once
+    dim_head: int = 32
+
+
+@dataclass
+class Ears:
+    """The same adapters, when they learn to listen as well."""
+
+    steps: int = 2500
+    more_steps: int = 2000
+    learning_rate: float = 3e-3  # Muon's
+    batch_size: int = 48
+    stack: int = 4  # of Whisper's 50 tokens a second
+
+
+@dataclass
+class Pencil:
+    """What draws: a codec of 8 × 8 places, and its diffusion decoder."""
+
+    codec_steps: int = 9000
+    codec_decoder_steps: int = 1500  # of its decoder alone
+    codec_width: int = 64
+    codebook_size: int = 512
+    num_codebooks: int = 2  # one alone blurs shapes: a patch has too many colours, grounds and outlines
+    decoder_steps: int = 3000
+    decoder_batch_size: int = 16
+    decoder_channels: tuple[int, ...] = (32, 48, 64)
+
+
+@dataclass
+class Voice:
+    """Digits as people said them, and other words as espeak-ng did, at 8 kHz and 25 steps of codes a second."""
+
+    train: int = 2200  # words
+    dev: int = 220
+    judge: int = 2200  # in other voices, for the recogniser that judges
+    unheard: int = 440  # in voices that nothing learned from
+    seconds: float = 0.5  # that a codec and its decoder learn from at once: words are about so long
+    codec_steps: int = 3000
+    codec_more_steps: int = 4000
+    codec_width: int = 96
+    codebook_size: int = 256
+    num_codebooks: int = 4
+    decoder_steps: int = 1500
+    decoder_batch_size: int = 16
+    decoder_channels: tuple[int, ...] = (32, 48, 64)
+
+
+@dataclass
+class Writing:
+    """What the language model gets to write codes with: their rows, and LoRA."""
+
+    words: int = 440  # in the voice that it is to have
+    dev_words: int = 88
+    word_passes: int = 20  # how often it sees each of them while it sees a scene once
+    digit_passes: int = 60  # and each digit, which people say less alike than espeak-ng its words
+    steps: int = 6000
+    batch_size: int = 16
+    learning_rate: float = 3e-3  # Muon's, for LoRA
+    lora_rank: int = 32
+
+
+@dataclass
+class Recipe:
+    seed: int = 0
+    device: str = "cpu"
+    scenes: Scenes = field(default_factory=Scenes)
+    image_encoder: ImageEncoder = field(default_factory=ImageEncoder)
+    speech: Speech = field(default_factory=Speech)
+    audio_encoder: AudioEncoder = field(default_factory=AudioEncoder)
+    language_model: LanguageModel = field(default_factory=LanguageModel)
+    adapters: Adapters = field(default_factory=Adapters)
+    ears: Ears = field(default_factory=Ears)
+    pencil: Pencil = field(default_factory=Pencil)
+    voice: Voice = field(default_factory=Voice)
+    writing: Writing = field(default_factory=Writing)

@@ -1,0 +1,52 @@
+"""The audio encoder: recordings by espeak-ng, and a Whisper trained on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recipes.nano import data
+from recipes.nano.settings import Recipe
+
+
+def make_speech(recipe: Recipe, output: Path) -> None:
+    from recipes.nano.speech import Phrases, write_speech, write_spoken_questions
+
+    part, phrases = recipe.speech, Phrases.of(data.sets_folder())
+    write_speech(output / "speech", {"dev": part.dev, "train": part.train}, recipe.seed, phrases)
+    counts = {"dev": part.dev_questions, "train": part.questions}
+    write_spoken_questions(output / "spoken", counts, recipe.seed, phrases)
+    (output / "spoken/done").touch()
+
+
+def train_audio_encoder(recipe: Recipe, output: Path) -> None:
+    part = recipe.audio_encoder
+    listen(recipe, output, "audio_encoder", steps=part.steps, learning_rate=part.learning_rate)
+
+
+def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
+    part = recipe.audio_encoder
+    listen(
+        recipe,
+        output,
+        "audio_encoder_more",
+        start=output / "audio_encoder/whisper.pt",
+        steps=part.more_steps,
+        learning_rate=part.more_learning_rate,
+        window_every=3,
+        settling=0.5,
+        seed=recipe.seed + 1,
+    )
+
+
+def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings: Any) -> None:
+    """Train Whisper into `output/folder`, from `start` on if it is given."""
+    from recipes.nano.speech import utterances
+    from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
+
+    part = recipe.audio_encoder
+    sizes = {"width": part.width, "audio_layers": part.audio_layers, "text_layers": part.text_layers}
+    own = {"batch_size": part.batch_size, "seed": recipe.seed, "device": recipe.device}
+    config = WhisperTrainConfig(**{**sizes, **own, **settings})
+    heard = utterances(output / "speech", output / "spoken", data.sets_folder())
+    train_whisper(config, heard, output / folder, start)

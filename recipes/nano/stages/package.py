@@ -1,0 +1,97 @@
+"""The weights as they ship: frozen parts in float16, everything packed, and unpacked again to train on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+from recipes.nano.settings import Recipe
+
+PACKAGE = Path(__file__).resolve().parents[3] / "mmlm/nano"
+
+
+def freeze(recipe: Recipe, output: Path) -> None:
+    """Round both frozen parts to the float16 in which they ship, so that the adapters meet exactly those weights."""
+    from safetensors.torch import load_file, save_file
+
+    partial = output / "frozen.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    ignored = shutil.ignore_patterns("checkpoint.*", "metrics.jsonl")
+    for part in ("image_encoder", "language_model"):
+        shutil.copytree(output / part, partial / part, ignore=ignored)
+        for weights in (partial / part).glob("*.safetensors"):
+            tensors = {name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}
+            save_file(tensors, weights, metadata={"format": "pt"})
+    config = partial / "language_model/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}, indent=2) + "\n")
+    os.replace(partial, output / "frozen")
+
+
+def unpack(output: Path, package: Path) -> None:
+    """The packaged weights, laid where stages look for what came before, to be trained on."""
+    shutil.copytree(package / "language_model", output / "frozen/language_model")
+    shutil.copytree(package / "image_encoder", output / "frozen/image_encoder")
+    for name in ("audio_encoder", "audio_encoder_more"):
+        (output / name).mkdir(parents=True)
+        shutil.copy(package / "audio_encoder.pt", output / name / "whisper.pt")
+    for name in ("ears", "ears_more", "writing"):
+        (output / name / "model").mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(package / file, output / name / "model")
+    for packed, name in (("image_codec", "image_codec_more/codec"), ("audio_codec", "audio_codec_more/codec")):
+        shutil.copytree(package / packed, output / name)
+
+
+def pack(recipe: Recipe, output: Path, package: Path) -> None:
+    """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
+
+    What was not trained yet is left out. The diffusion decoders always are: of flat drawn scenes, and of single words,
+    the codecs' own decoding is judged right more often (docs/nano.md).
+    """
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    import mmlm
+    from decoders.codecs.checkpoint import save_codec
+
+    partial = package.with_name(package.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(output / "frozen", partial)
+    compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
+    stages = ("writing", "ears_more")
+    trained = next(path for stage in stages if (path := output / stage / "model").exists())
+    model = mmlm.load(trained)
+    name = "preset:nano" if package == PACKAGE else str(package.resolve())
+    model.language_model.name = f"{name}/language_model"
+    model.encoders["image"].name = f"{name}/image_encoder"
+    model.encoders["audio"].name = f"{name}/audio_encoder.pt"
+    for modality, codec in model.codecs.items():
+        save_codec(codec, partial / f"{modality}_codec", torch.float16)
+        codec.name = f"{name}/{modality}_codec"
+    model.save(partial)
+    with safe_open(partial / "model.safetensors", "pt") as weights:
+        metadata = weights.metadata()
+    tensors = {name: tensor.half() for name, tensor in load_file(partial / "model.safetensors").items()}
+    save_file(tensors, partial / "model.safetensors", metadata=metadata)
+    for kept in package.glob("*.md"):
+        shutil.copy(kept, partial)
+    for file in partial.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for its owner alone
+    shutil.rmtree(package, ignore_errors=True)
+    os.replace(partial, package)
+    size = sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
+    print(f"{package}: {size / 1e6:.1f} MB")
+
+
+def compress(checkpoint: Path, packed: Path) -> None:
+    """A checkpoint of torch.save with its entries deflated: torch.load reads it as it is.
+
+    Nine in ten of Whisper's token rows are one and the same, and take no room then.
+    """
+    with zipfile.ZipFile(checkpoint) as whole, zipfile.ZipFile(packed, "w") as small:
+        for entry in whole.infolist():
+            small.writestr(zipfile.ZipInfo(entry.filename), whole.read(entry), zipfile.ZIP_DEFLATED, 9)

@@ -1,0 +1,211 @@
+"""The house: which module may import which, what stays off the command line, how long files and functions may be."""
+
+import ast
+import graphlib
+import io
+import json
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Rooms from the ground up. A room may import those before it; rooms that share a line may not import each other.
+ORDER = {
+    "mmlm": [
+        ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["tasks"], ["assembly"], ["retrieval"],
+        ["training"], ["evaluation"], ["cli"],
+    ],
+    "encoders": [["media"], ["base"], ["clip", "whisper"], ["transcription"]],
+    "decoders": [["codecs"], ["diffusion"]],
+}  # fmt: skip
+USES = {"mmlm": {"encoders", "decoders"}, "encoders": set(), "decoders": set()}  # packages that a package may import
+DOORS = {"mmlm", "mmlm.__main__"}  # they hand names on, from any room
+HEAVY = {
+    "PIL", "av", "diffusers", "huggingface_hub", "matplotlib", "numpy", "omegaconf", "open_clip", "safetensors",
+    "soundfile", "soxr", "tokenizers", "torch", "torchaudio", "transformers", "whisper",
+}  # fmt: skip
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 60
+
+Graph = dict[str, set[str]]
+
+
+def modules(root: Path, packages: Iterable[str]) -> dict[str, Path]:
+    """Module name → file."""
+    files = (file for package in packages for file in sorted((root / package).rglob("*.py")))
+    named = {".".join(file.relative_to(root).with_suffix("").parts): file for file in files}
+    return {name.removesuffix(".__init__"): file for name, file in named.items()}
+
+
+def imported(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
+    """The modules among `known` that a file imports anywhere: in functions and for type checkers too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in names if node.module in known)
+
+
+def graph(root: Path, packages: Iterable[str]) -> Graph:
+    files = modules(root, packages)
+    drawn = {name: set(imported(ast.parse(file.read_text()), files)) for name, file in files.items()}
+    return {name: targets - {name} for name, targets in drawn.items()} | {door: set() for door in DOORS & drawn.keys()}
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def between_rooms(arrows: Graph) -> Graph:
+    rooms: Graph = {}
+    for source, targets in arrows.items():
+        rooms.setdefault(room(source), set()).update({room(target) for target in targets} - {room(source)})
+    return rooms
+
+
+def circles(arrows: Graph) -> list[str]:
+    """Circles, one shown for each arrow that must go, until none is left."""
+    arrows, found = {name: set(targets) for name, targets in arrows.items()}, []
+    while True:
+        try:
+            graphlib.TopologicalSorter(arrows).prepare()
+            return found
+        except graphlib.CycleError as error:
+            circle = error.args[1][::-1]  # graphlib names the imported before the importer
+            found.append(" imports ".join(circle))
+            arrows[circle[0]].discard(circle[1])
+
+
+def upwards(arrows: Graph) -> list[str]:
+    """Imports of a room that is not before the importer's, or of a package that its package may not import."""
+    faults = []
+    for source, target in [(source, target) for source, targets in arrows.items() for target in sorted(targets)]:
+        package, other = source.split(".")[0], target.split(".")[0]
+        if package != other:
+            allowed = other in USES[package]
+        else:
+            allowed = room(source) == room(target) or target in DOORS or floor(target) < floor(source)
+        if not allowed:
+            faults.append(f"{source} imports {target}")
+    return faults
+
+
+def floor(module: str) -> int:
+    package, name = room(module).split(".")
+    places = [place for place, names in enumerate(ORDER[package]) if name in names]
+    assert places, f"{module}: say in ORDER where {package}.{name} stands"
+    return places[0]
+
+
+def too_long(file: Path) -> list[str]:
+    """Of a file and its functions those over the limits, unless a comment with "long because" in it says why."""
+    source = file.read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    reasons = [token.start[0] for token in tokens if token.type == tokenize.COMMENT and "long because" in token.string]
+    faults = []
+    lines = len(source.splitlines())
+    if lines > MOST_LINES and not reasons:
+        faults.append(f"{file}: {lines} lines")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if lines > MOST_LINES_OF_A_FUNCTION and not any(node.lineno <= at <= node.end_lineno for at in reasons):
+                faults.append(f"{file}:{node.lineno} {node.name}: {lines} lines")
+    return faults
+
+
+# The drawing itself, on a house drawn by hand
+
+
+@pytest.fixture
+def house(tmp_path) -> Path:
+    files = {
+        "mmlm/__init__.py": "from mmlm.cli import main",
+        "mmlm/cli/__init__.py": "from mmlm import main\nfrom mmlm.data import Record",
+        "mmlm/data/__init__.py": "from mmlm.data.records import Record",
+        "mmlm/data/mixing.py": "import mmlm.model.config, encoders.clip",
+        "mmlm/data/records.py": "import os\ndef late():\n    from mmlm.model import network",
+        "mmlm/model/__init__.py": "",
+        "mmlm/model/config.py": "",
+        "mmlm/model/network.py": "if TYPE_CHECKING:\n    from mmlm.data.records import Record",
+        "encoders/clip.py": "from encoders.whisper import load",
+        "encoders/whisper.py": "import mmlm.model.config",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_every_import_is_an_arrow(house):
+    assert graph(house, ["mmlm", "encoders"]) == {
+        "mmlm": set(),
+        "mmlm.cli": {"mmlm", "mmlm.data"},
+        "mmlm.data": {"mmlm.data.records"},
+        "mmlm.data.mixing": {"mmlm.model.config", "encoders.clip"},
+        "mmlm.data.records": {"mmlm.model.network"},
+        "mmlm.model": set(),
+        "mmlm.model.config": set(),
+        "mmlm.model.network": {"mmlm.data.records"},
+        "encoders.clip": {"encoders.whisper"},
+        "encoders.whisper": {"mmlm.model.config"},
+    }
+
+
+def test_faults_are_found_and_named(house):
+    arrows = graph(house, ["mmlm", "encoders"])
+    assert upwards(arrows) == [
+        "mmlm.data.mixing imports mmlm.model.config",
+        "mmlm.data.records imports mmlm.model.network",
+        "encoders.clip imports encoders.whisper",
+        "encoders.whisper imports mmlm.model.config",
+    ]
+    found = circles(arrows)
+    assert len(found) == 1 and set(found[0].split(" imports ")) == {"mmlm.data.records", "mmlm.model.network"}
+    arrows["mmlm.data.records"].clear()
+    assert not circles(arrows)
+    assert "mmlm.data imports mmlm.model imports mmlm.data" in circles(between_rooms(arrows))
+
+
+def test_a_reason_makes_room(tmp_path):
+    body = "    x = 1\n" * 60
+    file = tmp_path / "a.py"
+    file.write_text(f"def short():\n{body[:-10]}\ndef long():\n{body}")
+    assert [fault.split(" ", 1)[1] for fault in too_long(file)] == ["long: 61 lines"]
+    file.write_text(f"def long():\n    # long because it is a table\n{body}")
+    assert not too_long(file)
+    file.write_text("x = 1\n" * 301)
+    assert len(too_long(file)) == 1
+
+
+# The house as it stands
+
+
+@pytest.mark.parametrize("packages", [["mmlm", "encoders", "decoders"], ["recipes"]], ids=["packages", "recipes"])
+def test_no_module_and_no_room_imports_itself_in_a_circle(packages):
+    arrows = graph(ROOT, packages)
+    found = circles(arrows) + circles(between_rooms(arrows))
+    assert not found, "circles:\n" + "\n".join(found)
+
+
+def test_imports_run_one_way():
+    found = upwards(graph(ROOT, ORDER))
+    assert not found, "against the order of rooms:\n" + "\n".join(found)
+
+
+def test_the_command_line_opens_without_a_heavy_import():
+    code = "import json, sys, mmlm, mmlm.cli; mmlm.cli.build_parser(); "
+    code += "print(json.dumps(sorted(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not HEAVY & set(json.loads(shown))
+
+
+def test_files_and_functions_are_short_or_say_why(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = [fault for file in modules(ROOT, ORDER).values() for fault in too_long(file.relative_to(ROOT))]
+    assert not found, "too long:\n" + "\n".join(found)
