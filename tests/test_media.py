@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from encoders.media.image import MediaError, MissingMediaError, content_key, load_image
+from encoders.media import MediaError, MissingMediaError, content_key, load_image
 
 quick = settings(max_examples=60, deadline=None)
 pictures = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -445,7 +445,7 @@ def test_a_program_in_postscript_is_no_image():
         (np.zeros((2, 2, 2), np.uint8), "H, W"),
         (np.zeros((1, 2, 2, 3), np.uint8), "H, W"),
         (np.zeros((5, 5, 7), np.uint8), "H, W"),
-        (np.zeros((0, 5, 3), np.uint8), "nothing to see"),
+        (np.zeros((0, 5, 3), np.uint8), "the image is empty"),
         (np.zeros((2, 2), np.int64), "int64"),
         (np.zeros((2, 2), bool), "bool"),
         (np.zeros((2, 2), complex), "complex"),
@@ -457,7 +457,7 @@ def test_a_program_in_postscript_is_no_image():
         (np.array([[-0.1, 0]]), "0..1"),
         (torch.full((3, 2, 2), float("nan")), "0..1"),
         (torch.zeros(3, 2, 2, dtype=torch.int32), "int32"),
-        (Image.new("RGB", (0, 3)), "nothing to see"),
+        (Image.new("RGB", (0, 3)), "the image is empty"),
         (Image.fromarray(np.array([[0, 70000]], np.int32)), "0..65535"),
     ],
 )
