@@ -78,8 +78,8 @@ class WhisperAudioEncoder(FrozenEncoder):
     def load(cls, name: str | Path, *, device: str | torch.device = "cpu") -> WhisperAudioEncoder:
         """Load the encoder that `name` describes, see `load_whisper`."""
         model = load_whisper(name, device)
-        lasting = Path(name).resolve() if Path(name).is_file() else name
-        return cls(model, name=str(lasting))
+        absolute = Path(name).resolve() if Path(name).is_file() else name
+        return cls(model, name=str(absolute))
 
     @property
     def device(self) -> torch.device:

@@ -55,9 +55,9 @@ def head(dimensions: int, channels: int, out: int) -> nn.Sequential:
 
 
 def halvings(downsample: int, name: str, unit: int) -> int:
-    """How often steps of `unit` are halved in number to give steps of `downsample`.
+    """The number n with downsample = unit · 2^n: how often the resolution is halved.
 
-    ValueError unless `downsample` is `unit` times a power of two; `name` is what the message calls `unit`.
+    ValueError if there is none; the message calls `unit` by this `name`.
     """
     ratio, rest = divmod(downsample, unit) if unit > 0 and downsample > 0 else (0, 0)
     if rest or ratio < 1 or ratio & (ratio - 1):

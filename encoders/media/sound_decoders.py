@@ -33,7 +33,7 @@ class Decoder:
 
 
 def decode_file(file: BinaryIO, label: str, allow_truncated: bool) -> Decoder:
-    """Decode an audio file with libsndfile, or a container with PyAV, told apart by the first bytes."""
+    """Decode an audio file with libsndfile, or a container with PyAV, as its first bytes require."""
     start = file.read(32)
     file.seek(0)
     if not start:

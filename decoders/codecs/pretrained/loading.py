@@ -50,9 +50,9 @@ def load_pretrained(
 
     source: one of
         - a folder or hub id of diffusers' VQModel (aMUSEd, latent diffusion, Kandinsky's MoVQ) or of transformers'
-          JanusVQVAE, Emu3VQVAE, EnCodec, DAC or Mimi, told apart by config.json. A whole Janus or Emu3 model works too:
+          JanusVQVAE, Emu3VQVAE, EnCodec, DAC or Mimi, recognised by config.json. A whole Janus or Emu3 model works too:
           only its codec is loaded.
-        - a checkpoint file of LlamaGen (.pt) or taming-transformers (.ckpt), told apart by the names of the weights.
+        - a checkpoint file of LlamaGen (.pt) or taming-transformers (.ckpt), recognised by the names of the weights.
         - a module of any of these classes. Upstream modules are used as they are and frozen; LlamaGen's and taming's
           weights are copied.
     subfolder: where in the folder or hub id the codec is, such as "vqvae" or "movq" in a diffusers pipeline.

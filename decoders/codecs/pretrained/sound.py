@@ -67,7 +67,10 @@ class EncodecCodec(SoundCodec):
     def __init__(self, network: Any, num_codebooks: int | None = None) -> None:
         config = network.config
         if config.normalize or config.chunk_length_s is not None:
-            raise ValueError("this EnCodec stores the loudness of each chunk beside the codes, which is not supported")
+            raise ValueError(
+                "this EnCodec stores the loudness of each chunk in addition to codes, which is not supported; use a "
+                "model without normalisation and chunks, such as facebook/encodec_24khz"
+            )
         super().__init__(network, num_codebooks, config.num_quantizers, config.hop_length, config.hidden_size)
 
     def _codes(self, sound: Tensor) -> Tensor:
