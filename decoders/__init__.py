@@ -1,1 +1,2 @@
-"""Media out: codecs between media and discrete codes, and the diffusion decoder."""
+"""Decoders of media: `decoders.codecs` turns images and audio into discrete codes and back; `decoders.diffusion`
+reconstructs finer media from the same codes. Nothing here imports `mmlm`."""

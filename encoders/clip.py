@@ -1,4 +1,4 @@
-"""Any open_clip vision transformer as a frozen encoder of patch tokens, with its text tower for retrieval."""
+"""Any open_clip vision transformer as a frozen encoder: patch tokens, and CLIP embeddings for retrieval."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,18 +23,19 @@ SCHEMAS = ("local-dir:", "hf-hub:")
 
 
 class ClipImageEncoder(FrozenEncoder):
-    """Pictures → the patch tokens of an open_clip vision transformer (https://github.com/mlfoundations/open_clip).
+    """Images → the patch tokens of an open_clip vision transformer (https://github.com/mlfoundations/open_clip).
 
-    model: an open_clip model with a vision transformer as its tower, its own or timm's (SigLIP, EVA), ready made. It is
-        frozen and put into eval mode, and left as it is otherwise. Towers without patch tokens (ResNets) are refused.
-    preprocess: its eval transform, PIL RGB → [3, H, W]; None takes the one that open_clip noted on the model.
-    name: what `load` would rebuild it from, if anything does.
-    tokenizer: list[str] → ids [N, L] for `embed_texts`; None gets the one that belongs to `name` when first needed.
+    model: an open_clip model whose image tower is a vision transformer of open_clip or timm (SigLIP, EVA). It is
+        frozen and put into eval mode, and not changed otherwise. ValueError for towers without patch tokens (ResNets).
+    preprocess: its eval transform, PIL RGB → [3, H, W]; None for the one that open_clip stored on the model.
+    name: the name from which `load` would build this encoder; None if there is none.
+    tokenizer: list[str] → ids [N, L] for `embed_texts`; None for the one that belongs to `name`, loaded when needed.
     final_norm: whether tokens pass the tower's last LayerNorm (`ln_post`). OpenFlamingo's released checkpoints were
         trained on tokens without it.
     """
 
     modality = "image"
+    model: Any  # an open_clip model; its classes share these methods, but no base class
 
     def __init__(
         self,
@@ -46,30 +47,31 @@ class ClipImageEncoder(FrozenEncoder):
         final_norm: bool = True,
     ) -> None:
         super().__init__()
+        self.model = model
         visual = getattr(model, "visual", None)
         width = _token_width(visual)
         if width is None:
             kind = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
             raise ValueError(
-                f"the image tower of {name or type(model).__name__} is a {kind}, which gives no patch tokens; choose "
+                f"the image tower of {name or type(model).__name__} is a {kind}, which has no patch tokens; choose "
                 "a model with a vision transformer, such as ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP"
             )
         if final_norm and isinstance(visual, VisionTransformer) and visual.attn_pool is not None:
             raise ValueError(
-                f"the last norm of {name or 'this model'} comes after its attention pooling, so patch tokens have "
-                "none; pass final_norm=False"
+                f"{name or 'this model'} applies its last norm after attention pooling, so patch tokens have no last "
+                "norm; pass final_norm=False"
             )
-        if preprocess is None:
+        transform: Any = preprocess
+        if transform is None:
             if not hasattr(visual, "preprocess_cfg"):
-                raise ValueError("this model carries no preprocessing of its own; pass preprocess=")
-            preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
-        self.model = model
-        self.transform = preprocess
+                raise ValueError("this model has no preprocessing of its own; pass preprocess=")
+            transform = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+        self.transform: Callable[[Image.Image], Tensor] = transform
         self.tokenizer = tokenizer
         self.name = name
-        self._source = name  # where a tokenizer is found, whatever name the encoder is given later
+        self._source = name  # where the tokenizer is found, even if the encoder is renamed later
         self.final_norm = final_norm
-        self.image_size: tuple[int, int] = tuple(visual.image_size)  # height, width
+        self.image_size: tuple[int, int] = tuple(self.model.visual.image_size)  # height, width
         self.dim: int = width
         self.freeze()
 
@@ -82,20 +84,20 @@ class ClipImageEncoder(FrozenEncoder):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "ClipImageEncoder":
-        """Build the encoder that `name` describes; its tokens come out in `dtype`.
+        """Load the encoder that `name` describes; weights and tokens are of type `dtype`.
 
         name: "ViT-B-32/laion2b_s34b_b79k" (architecture and pretrained tag), "ViT-B-32/path/to/file.safetensors" (or
             .pt: tensors only, pickled code is refused), or a folder with open_clip_config.json, weights and tokenizer.
-            A bare file says nothing about its training: it gets the architecture's default preprocessing, and weights
-            trained with QuickGELU need the "-quickgelu" architecture. A tag or a folder brings both along.
-        Raises ValueError for an unknown name, FileNotFoundError for weights that are absent and cannot be fetched.
+            A file contains no settings: it gets the default preprocessing of the architecture, and weights trained
+            with QuickGELU need the "-quickgelu" architecture. A tag or a folder determines both.
+        ValueError for an unknown name, FileNotFoundError for weights that are missing and cannot be fetched.
         """
         name = str(name)
         model_name, pretrained = _parse(name)
-        # open_clip 3 builds e.g. "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.
+        # open_clip 3 builds, for example, "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.
         tag = get_pretrained_cfg(model_name, pretrained) if pretrained else {}
         try:
-            model, preprocess = open_clip.create_model_from_pretrained(
+            loaded: Any = open_clip.create_model_from_pretrained(
                 model_name, pretrained, force_quick_gelu=tag.get("quick_gelu", False)
             )
         except Exception as error:
@@ -108,17 +110,18 @@ class ClipImageEncoder(FrozenEncoder):
                 f"cannot load CLIP weights from {name!r}: {error}. They must be tensors (.safetensors, or a .pt state "
                 "dict) that fit the architecture; a TorchScript archive or other pickled code is not loaded"
             ) from error
+        model, preprocess = loaded
         model = model.to(device=device, dtype=dtype)
-        return cls(model, preprocess, name=_lasting(name), final_norm=final_norm)
+        return cls(model, preprocess, name=_absolute(name), final_norm=final_norm)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.visual.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights, hence of the tokens."""
+        """The type of the weights and of the tokens."""
         return next(self.model.visual.parameters()).dtype
 
     def preprocess(self, media: Any) -> Tensor:
@@ -127,11 +130,11 @@ class ClipImageEncoder(FrozenEncoder):
 
     @torch.no_grad()
     def encode(self, batch: Tensor) -> Features:
-        """Preprocessed pictures [N, 3, H, W] → patch tokens [N, S, D]: no class token, no projection, row by row."""
+        """Preprocessed images [N, 3, H, W] → patch tokens [N, S, D], row by row: not projected, no class token."""
         self._check(batch)
-        # The tower's forward() with output_tokens gives raw or normed tokens by a flag on the model
-        # (`final_ln_after_pool`), with a default that changed in open_clip 2.23. Asking for the last block's output
-        # gives either, and the model is left as it was.
+        # The tower's forward() with output_tokens gives tokens before or after the last norm, depending on a flag of
+        # the model (`final_ln_after_pool`) whose default changed in open_clip 2.23. The output of the last block can be
+        # had either way, without changing the model.
         output = self.model.visual.forward_intermediates(
             batch.to(self.device, self.dtype),
             indices=1,
@@ -143,10 +146,10 @@ class ClipImageEncoder(FrozenEncoder):
 
     @torch.no_grad()
     def embed_images(self, batch: Tensor) -> Tensor:
-        """Preprocessed pictures [N, 3, H, W] → CLIP embeddings [N, E], float32, of unit length."""
+        """Preprocessed images [N, 3, H, W] → CLIP embeddings [N, E], float32, of unit length."""
         self._check(batch)
         embedding = self.model.encode_image(batch.to(self.device, self.dtype))
-        if isinstance(embedding, tuple):  # a model built with output_tokens
+        if isinstance(embedding, tuple):  # from a model built with output_tokens
             embedding = embedding[0]
         return F.normalize(embedding.float(), dim=-1)
 
@@ -155,14 +158,14 @@ class ClipImageEncoder(FrozenEncoder):
         """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`."""
         if self.tokenizer is None:
             if self._source is None:
-                raise ValueError("a ready-made model needs its tokenizer to embed texts: pass tokenizer=")
+                raise ValueError("a model passed without a name needs its tokenizer to embed texts: pass tokenizer=")
             self.tokenizer = open_clip.get_tokenizer(_parse(self._source)[0])
         tokens = self.tokenizer(list(texts)).to(self.device)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
     def fingerprint(self) -> str:
-        """16 hex characters of the weights, the activation and head count, the preprocessing and `final_norm`."""
-        # What weights do not tell: how many heads share them, and the activations (GELU and QuickGELU, for one).
+        """16 hex characters of the weights, activations, numbers of heads, preprocessing and `final_norm`."""
+        # Weights do not show the number of heads, nor the activation (GELU or QuickGELU, for example).
         modules = list(self.model.visual.modules())
         heads = [module.num_heads for module in modules if hasattr(module, "num_heads")]
         activations = sorted({type(module).__name__ for module in modules if not list(module.parameters())})
@@ -172,15 +175,15 @@ class ClipImageEncoder(FrozenEncoder):
     def _check(self, batch: Tensor) -> None:
         if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, *self.image_size):
             raise ValueError(
-                f"expected preprocessed pictures [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
+                f"expected preprocessed images [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
                 f"got {list(batch.shape)}; use preprocess() and torch.stack"
             )
 
 
 def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[str]:
-    """What identifies a transform: the steps of a torchvision `Compose` with their settings.
+    """What identifies a transform in a fingerprint: the steps of a torchvision `Compose` with their settings.
 
-    Any other callable is known by what it makes of a fixed picture, to within bfloat16.
+    Any other callable is identified by its output for a fixed image, rounded to bfloat16.
     """
     steps = getattr(transform, "transforms", None)
     if steps is None:
@@ -189,25 +192,26 @@ def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[s
         return [fingerprint({"picture": transform(Image.fromarray(pattern.astype(np.uint8)))})]
     found = []
     for step in steps:
-        plain = {
+        settings = {
             name: str(value) for name, value in sorted(getattr(step, "__dict__", {}).items())
             if not name.startswith("_") and name != "training"
         }  # fmt: skip
-        found.append(f"{getattr(step, '__name__', type(step).__name__)} {plain}")
+        found.append(f"{getattr(step, '__name__', type(step).__name__)} {settings}")
     return found
 
 
 def _token_width(visual: nn.Module | None) -> int | None:
-    """Width of a tower's patch tokens; None where it has none."""
+    """Width of a tower's patch tokens; None if it has none."""
     if isinstance(visual, VisionTransformer):
         return visual.positional_embedding.shape[1]
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "patch_embed") and hasattr(visual.trunk, "blocks"):
-        return visual.trunk.num_features
+        trunk: Any = visual.trunk
+        return trunk.num_features
     return None
 
 
-def _lasting(name: str) -> str:
-    """The name with its file or folder written from the root, so that it means the same from any folder."""
+def _absolute(name: str) -> str:
+    """The name with its file or folder as an absolute path, so that it means the same in any working directory."""
     if Path(name).is_dir():
         return str(Path(name).resolve())
     architecture, _, file = name.partition("/")
@@ -215,18 +219,18 @@ def _lasting(name: str) -> str:
 
 
 def _parse(name: str) -> tuple[str, str | None]:
-    """A name for `load` → the (model_name, pretrained) that open_clip understands."""
+    """A name for `load` → the (model_name, pretrained) that open_clip expects."""
     if name.startswith(SCHEMAS):
         return name, None
     if Path(name).is_dir():
         if not (Path(name) / "open_clip_config.json").is_file():
-            raise FileNotFoundError(f"the folder {name!r} has no open_clip_config.json, so it is no open_clip model")
+            raise FileNotFoundError(f"the folder {name!r} is not an open_clip model: it has no open_clip_config.json")
         return f"local-dir:{name}", None
     architecture, _, pretrained = name.partition("/")
     if architecture not in open_clip.list_models():
         raise ValueError(
             f"{name!r} is neither a folder nor ARCHITECTURE/TAG with an architecture that open_clip knows "
-            "(open_clip.list_models() lists them, ViT-B-32 for one)"
+            "(open_clip.list_models() lists them; ViT-B-32, for example)"
         )
     if not get_pretrained_cfg(architecture, pretrained) and not Path(pretrained).is_file():
         tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"

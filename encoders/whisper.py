@@ -1,4 +1,4 @@
-"""openai-whisper, frozen: its encoder's features at a recording's true length, and what loads either from a name."""
+"""openai-whisper, frozen: its encoder as features of recordings at their true length; loading models by name."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import torch.nn.functional as F
 import whisper
 from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
+from whisper.model import AudioEncoder
 
 from encoders.base import Features, FrozenEncoder, fingerprint
 from encoders.media.sound import SAMPLE_RATE, load_audio
 
-STRIDE = 2  # mel frames a token: the second convolution's
-DYNAMIC_RANGE = 8.0  # in powers of ten below the loudest; what is fainter is cut off
+STRIDE = 2  # mel frames per token, the stride of the second convolution
+DYNAMIC_RANGE = 8.0  # powers of ten below the loudest value, where log-power is clipped
 MIN_SAMPLES = N_FFT  # 25 ms: one frame
 
 
 def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whisper.Whisper:
-    """The model that `name` describes, frozen, in eval mode.
+    """Load the openai-whisper model that `name` describes, frozen and in eval mode.
 
     name: one of openai-whisper's own ("tiny", "small", "large-v3", …; "whisper/tiny" is the same), which is downloaded
-        once, or a checkpoint file in its layout: tensors and dimensions only, pickled code is refused.
-    Raises ValueError for an unknown name or a file that holds no such model, FileNotFoundError where the weights cannot
-    be fetched.
+        once; or a checkpoint file in its layout: tensors and dimensions only, pickled code is refused.
+    ValueError for an unknown name or a file that is not such a checkpoint; FileNotFoundError if the weights cannot be
+    fetched.
     """
     short = str(name).removeprefix("whisper/")
     known = whisper.available_models()
@@ -42,7 +43,7 @@ def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whispe
     elif path.is_file():
         try:
             model = whisper.load_model(str(path), device=device)
-        except Exception as error:  # torch, pickle and zip raise many types on what is no checkpoint
+        except Exception as error:  # torch, pickle and zip raise many types for other files
             raise ValueError(
                 f"cannot load a Whisper model from {str(name)!r}: {error}. It must be a file as openai-whisper writes "
                 'them: torch.save({"dims": …, "model_state_dict": …})'
@@ -53,16 +54,17 @@ def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whispe
 
 
 class WhisperAudioEncoder(FrozenEncoder):
-    """Recordings → the tokens of a Whisper encoder, 50 a second, at their true length.
+    """Recordings → the tokens of a Whisper encoder, 50 per second, at their true length.
 
-    Whisper itself pads every recording to 30 s; here a shorter one costs what it is long, its positions being the first
-    of the table. Longer ones are encoded in windows of 30 s, one after the other, and nothing is cut off.
+    Whisper itself pads every recording to 30 s. Here a shorter one is not padded: it takes the first positions of the
+    table, and less compute. A longer one is encoded in windows of 30 s, one after the other; nothing is cut off.
 
-    model: an openai-whisper model, ready made. It is frozen and put into eval mode, and left as it is otherwise.
-    name: what `load` would rebuild it from, if anything does.
+    model: an openai-whisper model. It is frozen and put into eval mode, and not changed otherwise.
+    name: the name from which `load` would build this encoder; None if there is none.
     """
 
     modality = "audio"
+    model: whisper.Whisper
 
     def __init__(self, model: whisper.Whisper, *, name: str | None = None) -> None:
         super().__init__()
@@ -74,21 +76,21 @@ class WhisperAudioEncoder(FrozenEncoder):
 
     @classmethod
     def load(cls, name: str | Path, *, device: str | torch.device = "cpu") -> WhisperAudioEncoder:
-        """Build the encoder that `name` describes, see `load_whisper`."""
+        """Load the encoder that `name` describes, see `load_whisper`."""
         model = load_whisper(name, device)
-        lasting = Path(name).resolve() if Path(name).is_file() else name
-        return cls(model, name=str(lasting))
+        absolute = Path(name).resolve() if Path(name).is_file() else name
+        return cls(model, name=str(absolute))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.encoder.conv1.weight.device
 
     def preprocess(self, media: Any) -> Tensor:
-        """Any sound source that `encoders.media.open_audio` accepts → its log-mel spectrogram [n_mels, T].
+        """Any audio source that `encoders.media.open_audio` accepts → its log-mel spectrogram [n_mels, T].
 
-        There are 100 frames a second. T is even, so a part of the last 20 ms may be rounded away; to less than 25 ms of
-        sound, silence is appended.
+        There are 100 frames per second. T is even, so that up to 20 ms at the end may be dropped. Audio of less than
+        25 ms is padded with silence.
         """
         samples = torch.from_numpy(load_audio(media, sample_rate=SAMPLE_RATE).waveform)
         samples = F.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
@@ -97,14 +99,14 @@ class WhisperAudioEncoder(FrozenEncoder):
 
     @torch.no_grad()
     def encode(self, batch: Sequence[Tensor] | Tensor) -> Features:
-        """Spectrograms [n_mels, T] of N recordings, of any lengths → tokens [N, S, D], S = longest T / 2, and a mask.
+        """Spectrograms [n_mels, T] of N recordings of any lengths → tokens [N, S, D], S = longest T / 2, and a mask.
 
-        Windows of equal length go through the encoder together and never see each other or any padding, so a recording
-        has the same tokens in a batch as alone.
+        Windows of equal length go through the encoder as one batch, without padding, so a recording has the same tokens
+        in a batch as alone.
         """
         rows = [self._check(mel) for mel in batch]
         windows = [(row, part) for row, mel in enumerate(rows) for part in mel.split(self.window, dim=1)]
-        encoded: list[Tensor | None] = [None] * len(windows)
+        encoded: dict[int, Tensor] = {}  # by the index of the window
         for length in sorted({part.shape[1] for _, part in windows}):
             chosen = [index for index, (_, part) in enumerate(windows) if part.shape[1] == length]
             stacked = torch.stack([windows[index][1] for index in chosen])
@@ -112,7 +114,7 @@ class WhisperAudioEncoder(FrozenEncoder):
             for index, token in zip(chosen, tokens, strict=True):
                 encoded[index] = token
         joined = [
-            torch.cat([token for token, (owner, _) in zip(encoded, windows, strict=True) if owner == row])
+            torch.cat([encoded[index] for index, (owner, _) in enumerate(windows) if owner == row])
             for row in range(len(rows))
         ]
         lengths = torch.tensor([len(tokens) for tokens in joined], device=self.device)
@@ -122,14 +124,14 @@ class WhisperAudioEncoder(FrozenEncoder):
         return Features(tokens, None if bool(mask.all()) else mask, times)
 
     def token_times(self, count: int) -> Tensor:
-        """When the window of each of `count` tokens began: [S] in seconds."""
+        """The start of the window of each of `count` tokens: [S], in seconds."""
         window = self.window // STRIDE
         return torch.arange(count) // window * (self.window * HOP_LENGTH / SAMPLE_RATE)
 
     def fingerprint(self) -> str:
-        """16 hex characters of the encoder's weights, its head count, and the settings of its spectrogram.
+        """16 hex characters of the encoder's weights, its number of heads, and the settings of its spectrogram.
 
-        Settings, not a computed spectrogram: processors round that differently.
+        Settings are hashed and not a computed spectrogram, which processors round differently.
         """
         dims = self.model.dims
         spectrogram = (SAMPLE_RATE, N_FFT, HOP_LENGTH, dims.n_mels, DYNAMIC_RANGE, STRIDE)
@@ -143,22 +145,23 @@ class WhisperAudioEncoder(FrozenEncoder):
         return mel
 
 
-def encode_window(encoder: nn.Module, mel: Tensor) -> Tensor:
-    """Windows [N, n_mels, T] → [N, T / 2, D]: whisper.model.AudioEncoder.forward, with the positions that T needs."""
+def encode_window(encoder: AudioEncoder, mel: Tensor) -> Tensor:
+    """Windows [N, n_mels, T] → tokens [N, T / 2, D]: AudioEncoder.forward of whisper/model.py, for any T up to 3000."""
     x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
-    x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
+    positions: Any = encoder.positional_embedding  # a buffer
+    x = (x + positions[: x.shape[1]]).to(x.dtype)
     for block in encoder.blocks:
         x = block(x)
     return encoder.ln_post(x)
 
 
 def log_mel(samples: Tensor, n_mels: int) -> Tensor:
-    """Samples [T] at 16 kHz → [n_mels, T // 160], as `whisper.log_mel_spectrogram` has it."""
+    """Samples [T] at 16 kHz → [n_mels, T // 160], equal to `whisper.log_mel_spectrogram`."""
     return scale(log_power(F.pad(samples[None], (N_FFT // 2, N_FFT // 2), "reflect")[0], n_mels))
 
 
 def log_power(samples: Tensor, n_mels: int) -> Tensor:
-    """Log-power of the frames that lie whole within `samples`, one every 10 ms, the last left out: [n_mels, T]."""
+    """Samples at 16 kHz → log10 power [n_mels, T] of the frames that lie within them, every 10 ms, without the last."""
     spectrum = torch.stft(
         samples, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), center=False, return_complex=True
     )
@@ -167,6 +170,6 @@ def log_power(samples: Tensor, n_mels: int) -> Tensor:
 
 
 def scale(power: Tensor, loudest: float | None = None) -> Tensor:
-    """Log-power → Whisper's input range; `loudest`, by default the maximum, is where the dynamic range hangs from."""
+    """Log-power → Whisper's input range. `loudest`: the top of the dynamic range; None for the maximum of `power`."""
     top = power.max() if loudest is None else torch.tensor(loudest)
     return (torch.maximum(power, top - DYNAMIC_RANGE) + 4.0) / 4.0

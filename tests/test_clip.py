@@ -16,7 +16,7 @@ from torch import nn
 
 from encoders.base import Features, fingerprint
 from encoders.clip import ClipImageEncoder
-from encoders.media.image import MediaError
+from encoders.media import MediaError
 
 CONFIG = {
     "embed_dim": 24,

@@ -15,7 +15,16 @@ from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 from decoders.codecs.quantizer import FSQ_LEVELS, Quantizer, QuantizerConfig
 from decoders.codecs.raw import MuLawCodec, PaletteCodec
 from decoders.codecs.spectrum import COMPRESSION, Spectrum, log_mel, mel_bands
-from support.codec_parts import CODECS, QUANTIZERS, audio_codec, image_codec, media_for, palette_codec
+from support.codec_parts import (
+    CODECS,
+    QUANTIZERS,
+    audio_codec,
+    image_codec,
+    media_for,
+    palette_codec,
+    same_codes,
+    settled,
+)
 
 
 @pytest.fixture(scope="module", params=CODECS)
@@ -35,7 +44,7 @@ def test_codes_alone_carry_the_latents(codec):
 def test_a_batch_is_its_rows(codec):
     media = media_for(codec, batch=3)
     together = codec.encode(media).codes
-    assert torch.equal(together, torch.cat([codec.encode(row[None]).codes for row in media]))
+    assert same_codes(codec, media, torch.cat([codec.encode(row[None]).codes for row in media]))
     decoded = codec.decode(together)
     for row, codes in zip(decoded, together, strict=True):
         torch.testing.assert_close(codec.decode(codes[None])[0], row, atol=1e-5, rtol=1e-5)
@@ -164,8 +173,12 @@ def test_codes_mean_the_nearest_entries(kind):
         steps = ((vectors + (offset / half).atanh()).tanh() * half - offset).round()
         total = steps / (levels // 2)
         expected = ((steps + levels // 2).long() * torch.tensor([1, 8, 48])).sum(1, keepdim=True)
-    assert torch.equal(codes.movedim(1, -1).reshape(-1, codes.shape[1]), expected)
-    torch.testing.assert_close(quantised.movedim(1, -1).reshape(total.shape).double(), total, atol=1e-5, rtol=0)
+    found = codes.movedim(1, -1).reshape(-1, codes.shape[1])
+    moved = [quantizer(latents + 1e-5 * torch.randn(latents.shape)) for _ in range(4)]
+    sure = torch.stack([other.eq(codes).all(1).flatten() for other, *_ in moved]).all(0)  # far from a tie
+    assert sure.float().mean() > 0.9 and torch.equal(found[sure], expected[sure])
+    quantised_rows = quantised.movedim(1, -1).reshape(total.shape).double()
+    torch.testing.assert_close(quantised_rows[sure], total[sure], atol=1e-5, rtol=0)
     assert torch.equal(quantizer.latents(codes), quantised) and loss is None
 
 
@@ -285,7 +298,12 @@ def test_what_is_damaged_is_said_so(tmp_path):
 def test_mu_law_is_torchaudios(codebook_size, samples):
     codec, sound = MuLawCodec(8000, codebook_size), torch.tensor(samples)
     codes = codec.encode(sound.view(1, 1, -1)).codes[0, 0]
-    assert torch.equal(codes, torchaudio.functional.mu_law_encoding(sound, codebook_size))
+    theirs = torchaudio.functional.mu_law_encoding(sound, codebook_size)
+    most, exact = codebook_size - 1, sound.double()
+    steps = (exact.sign() * (most * exact.abs()).log1p() / np.log1p(most) + 1) / 2 * most + 0.5
+    sure = ((steps - steps.round()).abs() > 1e-3) | (sound == 0)  # no rounding can move these into another step
+    assert torch.equal(codes[sure], theirs[sure]) and bool(((codes - theirs).abs() <= 1).all())
+    assert torch.equal(codes[sure & (sound != 0)], steps[sure & (sound != 0)].long())
     torch.testing.assert_close(
         codec.decode(codes.view(1, 1, -1))[0, 0],
         torchaudio.functional.mu_law_decoding(codes, codebook_size), atol=1e-6, rtol=1e-5,
@@ -355,8 +373,9 @@ def test_what_follows_a_sound_changes_nothing_of_it():
     sound = media_for(codec, 2, 4800)
     later = torch.cat([sound, 0.9 * media_for(codec, 2, 8000, seed=1), torch.zeros(2, 1, 16000)], dim=2)
     short, long = codec.encode(sound).codes, codec.encode(later).codes
-    kept = short.shape[2] - 8
-    assert kept > 16 and torch.equal(short[..., :kept], long[..., :kept])
+    kept, sure = short.shape[2] - 8, settled(codec, sound)
+    assert kept > 16
+    assert torch.equal(short[..., :kept][sure[..., :kept]], long[..., :kept][sure[..., :kept]])
     made, whole = codec.decode(short), codec.decode(torch.cat([short, long[..., short.shape[2] :]], dim=2))
     samples = kept * codec.downsample
     torch.testing.assert_close(made[..., :samples], whole[..., :samples], atol=1e-5, rtol=0)
@@ -375,7 +394,8 @@ def test_a_corner_of_a_picture_has_no_say_in_the_codes_of_the_opposite_one(local
     first, second = codec.encode(plain).codes[0, 0], codec.encode(marked).codes[0, 0]
     beyond = torch.ones_like(first, dtype=torch.bool)
     beyond[: 3 + reach, : 3 + reach] = False
+    beyond &= settled(codec, plain)[0, 0]
     assert torch.equal(first[beyond], second[beyond]) and not torch.equal(first[:3, :3], second[:3, :3])
     if local:  # the same wherever it stands
-        elsewhere = codec.encode(marked.roll((40, 64), dims=(2, 3))).codes[0, 0]
-        assert torch.equal(elsewhere, second.roll((5, 8), dims=(0, 1)))
+        elsewhere = codec.encode(marked.roll((40, 64), dims=(2, 3))).codes
+        assert same_codes(codec, marked, elsewhere.roll((-5, -8), dims=(2, 3)))

@@ -1,4 +1,6 @@
-"""The diffusion decoder (decoders/diffusion.py): its path, its condition, its laws."""
+"""The diffusion decoder (decoders/diffusion): its path, its condition, its laws."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -37,9 +39,9 @@ def test_whoever_knows_the_media_gets_them_in_any_number_of_steps(made, steps, m
     media = media_for(made.codec, length=1600)
     codes = made.codec.encode(media).codes
     plain = made.codec.decode(codes)
-    level = made.level(plain)
-    canvas = made.canvas(media, level)
-    detail = (canvas - made.canvas(plain, level)) / made.scale
+    level = made.canvas.level(plain)
+    canvas = made.canvas.from_media(media, level)
+    detail = (canvas - made.canvas.from_media(plain, level)) / made.scale
     seen = []
 
     def knows(noisy, t, condition):
@@ -48,7 +50,7 @@ def test_whoever_knows_the_media_gets_them_in_any_number_of_steps(made, steps, m
 
     monkeypatch.setattr(made, "predict", knows)
     decoded = made.decode(codes, steps, seed=5)
-    torch.testing.assert_close(decoded, made.media(canvas, plain, level), atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoded, made.canvas.to_media(canvas, plain, level), atol=1e-4, rtol=0)
     if made.codec.modality == "image":
         torch.testing.assert_close(decoded, media, atol=1e-5, rtol=0)
     # The straight path, by hand: at level t what is seen is (1 − t)·detail + t·noise, and t falls by equal parts.
@@ -64,9 +66,7 @@ def test_guidance_goes_away_from_what_has_no_condition(made, monkeypatch):
         return torch.full_like(noisy, 0.1 if bool((condition == 0).all()) else 0.3)
 
     monkeypatch.setattr(made, "predict", predict)
-    monkeypatch.setattr(
-        made, "media", lambda canvas, plain, level: (canvas - made.canvas(plain, level)) / made.scale
-    )
+    monkeypatch.setattr(made, "media", lambda detail, reference: detail)
     codes = codes_of(made)
     for scale, expected in ((1.0, 0.3), (2.0, 0.5), (0.5, 0.2), (0.0, 0.1)):
         found = made.decode(codes, 1, guidance_scale=scale)
@@ -112,13 +112,19 @@ def test_sound_keeps_its_length(length):
 def test_a_code_is_spread_over_what_it_stands_for():
     made = decoder("image")
     latents = torch.arange(4.0).view(1, 1, 2, 2).expand(1, made.codec.latent_dim, 2, 2)
-    condition, canvas, _ = made.condition(latents, torch.rand(1, 3, 16, 16))
     expected = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    assert torch.equal(condition[0, 0], expected) and torch.equal(condition[:, -1 - canvas.shape[1] : -1], canvas)
+    assert torch.equal(made.canvas.spread(latents, 8, 8)[0, 0], expected)
+    canvas = made.canvas.from_media(torch.rand(1, 3, 16, 16), torch.ones(1, 1, 1, 1))
+    codes = torch.tensor([[[[0, 1], [2, 3]]]])
+    condition, width = made.condition(codes, canvas), made.codec.latent_dim
+    spread = made.codec.codes_to_latents(codes).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(condition[:, :width], spread) and torch.equal(condition[:, width:-1], canvas)
+    assert torch.equal(condition[0, -1, :, 0], torch.linspace(-1, 1, 8))  # and the number of the row
     made = decoder("audio")  # 160 samples a code, 80 a column of the canvas
     latents = torch.arange(10.0).view(1, 1, 10).expand(1, made.codec.latent_dim, 10)
-    condition, _, _ = made.condition(latents, torch.rand(1, 1, 1600) - 0.5)
-    assert torch.equal(condition[0, 0, 0, :20], torch.arange(10.0).repeat_interleave(2))
+    spread = made.canvas.spread(latents, 16, 22)
+    assert torch.equal(spread[0, 0, 0, :20], torch.arange(10.0).repeat_interleave(2))
+    assert torch.equal(spread[0, 0, :, 20:], torch.full((16, 2), 9.0))  # columns of padding
 
 
 class Seen:
@@ -138,12 +144,12 @@ class Seen:
 def test_sound_keeps_the_phases_and_the_energy_of_each_band_of_the_plain_reconstruction():
     made = decoder("audio")
     plain = made.codec.decode(codes_of(made, 1, 1600))
-    level = made.level(plain)
+    level = made.canvas.level(plain)
     draw = torch.Generator().manual_seed(0)
     canvas = torch.rand(1, 4, 16, 20, generator=draw) * torch.linspace(0.1, 5, 16).view(1, 1, -1, 1)
-    made.spectrum = Seen(made.spectrum)
-    made.media(canvas, plain, level)
-    spectra = made.spectrum.values, made.spectrum.analyse(plain[:, 0])
+    spectrum = Seen(made.canvas.spectrum)
+    dataclasses.replace(made.canvas, spectrum=spectrum).to_media(canvas, plain, level)
+    spectra = spectrum.values, spectrum.analyse(plain[:, 0])
     energy = [spectrum.square().mean((1, 3)).view(1, 16, 2).mean(2) for spectrum in spectra]
     torch.testing.assert_close(*energy, rtol=1e-3, atol=1e-6)
     phases = [torch.atan2(spectrum[:, 1], spectrum[:, 0]) for spectrum in spectra]
@@ -156,8 +162,8 @@ def test_sound_whose_magnitudes_are_the_real_ones_is_nearer_to_it():
     made = decoder("audio")
     real = media_for(made.codec, 2, 1600) * torch.linspace(0, 1, 1600)
     plain = 0.5 * (real + media_for(made.codec, 2, 1600, seed=1))  # noise that is as loud from the start
-    level = made.level(plain)
-    best = made.media(made.canvas(real, level), plain, level)
+    level = made.canvas.level(plain)
+    best = made.canvas.to_media(made.canvas.from_media(real, level), plain, level)
     near, far = (spectral_distance(sound[:, 0], real[:, 0], 8000) for sound in (best, plain))
     assert near < 0.5 * far
 
@@ -213,7 +219,7 @@ def test_sizes_that_cannot_be(wrong):
 def test_levels_are_of_the_plain_reconstruction():
     made = decoder("audio")
     plain = made.codec.decode(codes_of(made, 2, 1600))
-    values = made.canvas(plain, made.level(plain))
+    values = made.canvas.from_media(plain, made.canvas.level(plain))
     assert np.allclose(values.square().mean((1, 2, 3)).numpy(), 1.0, atol=1e-4)
 
 
@@ -224,7 +230,7 @@ def test_calibrated_the_detail_is_of_unit_size_at_every_pitch(made):
     scale = made.scale.clone()
     made.calibrate(media, codes)  # whatever it was before
     torch.testing.assert_close(made.scale, scale)
-    detail, _ = made.detail(media, codes)
+    detail = made.detail(media, made.reference_of(media, codes))
     rows = detail.square().mean((0, 1, 3)) if made.codec.modality == "audio" else detail.square().mean()
     loud = scale.flatten() > 1e-3 if made.codec.modality == "audio" else torch.tensor(True)
     torch.testing.assert_close(rows[loud], torch.ones_like(rows[loud]), atol=1e-4, rtol=0)

@@ -1,6 +1,7 @@
 """The door for sound (encoders/sound.py): every way in gives the same samples, every bad one a reason."""
 
 import base64
+import contextlib
 import io
 import struct
 import sys
@@ -13,8 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.media.image import MediaError, MissingMediaError
-from encoders.media.sound import SAMPLE_RATE, Audio, audio_key, load_audio, open_audio
+from encoders.media import SAMPLE_RATE, Audio, MediaError, MissingMediaError, audio_key, load_audio, open_audio
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -299,7 +299,5 @@ def test_keys_follow_the_content(tmp_path):
 @settings(deadline=None, max_examples=60)
 @given(st.binary(min_size=1, max_size=300), st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"ID3\x04", b"\xff\xfb"]))
 def test_whatever_bytes_come_only_a_reason_is_raised(data, start):
-    try:
+    with contextlib.suppress(MediaError):
         load_audio(start + data)
-    except MediaError:
-        pass

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 import mmlm
-from encoders.media.sound import MediaError
-from encoders.media.video import Video, is_video, load_video
+from encoders.media import MediaError, Video, is_video, load_video
 from mmlm.model.config import ResamplerConfig
 from support import parts
 
@@ -70,7 +69,7 @@ def test_what_is_no_video_says_so(tmp_path):
     for source, reason in (
         (tmp_path / "cut.mp4", "truncated or damaged"),
         (tmp_path / "text.mp4", "not a video"),
-        (tmp_path / "sound.mp4", "no picture in it"),
+        (tmp_path / "sound.mp4", "no video stream in it"),
         (tmp_path / "gone.mp4", "no such file"),
     ):
         with pytest.raises(MediaError, match=reason):

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.base import Features
-from encoders.media.image import MediaError
-from encoders.media.sound import SAMPLE_RATE, SoundStream
+from encoders.media import SAMPLE_RATE, MediaError, SoundStream
 from encoders.transcription import transcriber
 from encoders.transcription.transcriber import Transcriber
 from encoders.transcription.windows import Windows

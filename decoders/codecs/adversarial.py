@@ -1,4 +1,4 @@
-"""What a VQGAN adds to a VQ-VAE (Esser et al. 2021): a critic of patches, and its share of the loss."""
+"""The adversarial part of VQGAN (Esser et al. 2021): a patch discriminator and the losses of both sides."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from decoders.codecs.blocks import CONVOLUTION
+
 
 class PatchCritic(nn.Module):
-    """How real each patch of media looks: [B, C, *size] → [B, 1, *fewer] (Isola et al. 2017, "PatchGAN")."""
+    """A score for each patch of media, higher for real ones: [B, C, *size] → [B, 1, *fewer] (Isola et al. 2017)."""
 
     def __init__(self, channels: int, dimensions: int, width: int = 48, layers: int = 3) -> None:
         super().__init__()
-        convolution = {1: nn.Conv1d, 2: nn.Conv2d}[dimensions]
+        convolution = CONVOLUTION[dimensions]
         widths = [width * 2**layer for layer in range(layers)]
         self.layers = nn.Sequential(convolution(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
         for before, after in zip(widths, widths[1:]):
@@ -29,10 +31,11 @@ class PatchCritic(nn.Module):
 def adversarial_losses(
     critic: PatchCritic, made: Tensor, real: Tensor, distance: Tensor, last: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the codec is to lower, and what the critic is (hinge); one backward pass through their sum trains both.
+    """The codec's adversarial loss and the critic's hinge loss; one backward pass through their sum trains both.
 
-    The codec's part is weighed so that its gradient at `last`, the codec's last weight, is as large as that of
-    `distance`, the loss of reconstruction: VQGAN's adaptive weight.
+    made, real: media [B, C, *size]. distance: the reconstruction loss. last: the last weight of the codec's decoder.
+    The codec's loss is weighted so that its gradient at `last` is as large as that of `distance`: VQGAN's adaptive
+    weight.
     """
     frozen = {name: weight.detach() for name, weight in critic.named_parameters()}
     fooled = -functional_call(critic, frozen, (made,)).mean()

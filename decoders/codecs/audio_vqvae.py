@@ -1,8 +1,7 @@
-"""A VQ-VAE for sound: spectra in, residual codes between, spectra out, so that nothing runs at the rate of samples."""
+"""A VQ-VAE for audio: spectra in, residual codes, spectra out, so that no layer runs at the sample rate."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoders.codecs.base import MediaCodec
-from decoders.codecs.blocks import body, down, head, up
+from decoders.codecs.blocks import body, down, halvings, head, up
 from decoders.codecs.quantizer import Quantizer, QuantizerConfig
 from decoders.codecs.spectrum import Spectrum, spectral_distance
 
 
 @dataclass(frozen=True)
 class AudioVQVAEConfig:
-    """Sizes. One step of codes stands for `downsample` samples: `hop`, the spectra's, times a power of two."""
+    """Sizes. One step of codes covers `downsample` samples, which is the spectra's `hop` times a power of two."""
 
     sample_rate: int = 8000  # Hz
     downsample: int = 320
@@ -30,22 +29,21 @@ class AudioVQVAEConfig:
     )
 
     def __post_init__(self) -> None:
-        levels = math.log2(self.downsample / self.hop) if self.hop > 0 and self.downsample > 0 else -1
-        if levels < 0 or levels != int(levels):
-            raise ValueError(f"downsample ({self.downsample}) must be hop ({self.hop}) times a power of two")
+        halvings(self.downsample, "hop", self.hop)
         if self.sample_rate < 1 or not self.hop <= self.window // 2:
             raise ValueError("sample_rate must be above 0, and hop at most half a window, so that windows overlap")
 
     @property
     def levels(self) -> int:
-        """How often the rate of the spectra is halved."""
-        return int(math.log2(self.downsample // self.hop))
+        """How often the frame rate of the spectra is halved."""
+        return halvings(self.downsample, "hop", self.hop)
 
 
 class AudioVQVAE(MediaCodec):
-    """Sound [B, 1, T] in −1..1 ↔ codes [B, K, T/downsample].
+    """Audio [B, 1, T] in −1..1 ↔ codes [B, K, T/downsample].
 
-    The decoder puts out the magnitude and the phase of each bin (Siuzdak 2023, "Vocos"), which windows then join.
+    The decoder predicts the magnitude and the phase of each bin (Siuzdak 2023, "Vocos"); an inverse short-time Fourier
+    transform makes the waveform.
     """
 
     modality = "audio"
@@ -69,17 +67,17 @@ class AudioVQVAE(MediaCodec):
         self.decoder += nn.Sequential(head(1, width, 3 * self.spectrum.bins))
 
     def reconstruct(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """For training: the sound again, not clamped, its codes, and the quantiser's loss; gradients pass through."""
+        """For training, with gradients: the reconstruction, not clamped; the codes; the quantiser's loss."""
         codes, latents, loss = self._encode(media)
         return self._decode(latents)[..., : media.shape[-1]], codes, loss
 
     def project(self, media: Tensor) -> Tensor | None:
-        return self._seen(media) if self.quantizer.nearest else None
+        return self._hidden(media) if self.quantizer.nearest else None
 
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        return self.quantizer(self._seen(media))
+        return self.quantizer(self._hidden(media))
 
-    def _seen(self, media: Tensor) -> Tensor:
+    def _hidden(self, media: Tensor) -> Tensor:
         whole = F.pad(media[:, 0], (0, -media.shape[-1] % self.downsample))
         return self.encoder(self.spectrum.analyse(whole).flatten(1, 2))
 
@@ -94,7 +92,7 @@ class AudioVQVAE(MediaCodec):
 
 
 def sound_loss(made: Tensor, real: Tensor, spectrum: Spectrum, rate: int) -> Tensor:
-    """How far sounds [B, 1, T] are from what they should be: by log-mel spectra, and complex ones for the phase."""
+    """Reconstruction loss of audio [B, 1, T]: distance of log-mel spectra, and of complex spectra for the phase."""
     short = real.shape[-1] - real.shape[-1] % spectrum.hop
-    pairs = [spectrum.analyse(sound[:, 0, :short]) for sound in (made, real)]
-    return spectral_distance(made[:, 0], real[:, 0], rate) + F.l1_loss(*pairs)
+    made_spectrum, real_spectrum = (spectrum.analyse(sound[:, 0, :short]) for sound in (made, real))
+    return spectral_distance(made[:, 0], real[:, 0], rate) + F.l1_loss(made_spectrum, real_spectrum)

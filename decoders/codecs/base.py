@@ -1,4 +1,4 @@
-"""What every codec gives and promises: media to discrete codes and back, checked, with the codebook's use measured."""
+"""The interface of all codecs: media → discrete codes → media, with checked inputs and codebook statistics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What a codec makes of a batch of media.
+    """The result of encoding a batch of media.
 
-    codes [B, K, *grid] int64, K codebooks; latents [B, D, *grid], what the codes stand for; of each codebook `usage`
-    [K], the share of its entries that occur in this batch, and `perplexity` [K], how many equally frequent entries
-    would be as uncertain. `loss`: what the quantiser asks of training, a scalar; None outside it.
+    codes: [B, K, *grid] int64, from K codebooks. latents: [B, D, *grid], the vectors that the codes stand for.
+    usage: [K], the share of each codebook's entries that occur in this batch.
+    perplexity: [K], the number of equally frequent entries that would have the same entropy.
+    loss: the quantiser's training loss, a scalar; None in evaluation.
     """
 
     codes: Tensor
@@ -27,47 +28,49 @@ class Encoding:
 
 
 class MediaCodec(nn.Module):
-    """Media ↔ codes. Pictures are [B, 3, H, W] in 0..1, sound is [B, 1, T] in −1..1, whatever a network inside takes.
+    """Media ↔ codes. Images are [B, 3, H, W] in 0..1, audio is [B, 1, T] in −1..1, whatever range the network uses.
 
-    Subclasses set the attributes below and define `_encode`, `_latents` and `_decode`; what they get has been checked.
+    Subclasses set the attributes below and define `_encode`, `_latents` and `_decode`, whose inputs have been checked.
     """
 
     modality: str  # "image" | "audio"
     codebook_size: int
     num_codebooks: int
     latent_dim: int  # D of the latents
-    downsample: int  # pixels, along each side, or samples that one code stands for
-    size: int | None = None  # pixels a side of a picture; None for any multiple of `downsample`, and for sound
-    sample_rate: int | None = None  # Hz; None for pictures
+    downsample: int  # pixels per side, or samples, that one code covers
+    size: int | None = None  # pixels per side of an image; None for any multiple of `downsample`, and for audio
+    sample_rate: int | None = None  # Hz; None for images
+    name: str | None = None  # the source it can be loaded from again; None if it has no such source
+    subfolder: str = ""  # where in that source
 
     @property
     def channels(self) -> int:
-        """Channels of the media: 3 of a picture, 1 of sound."""
+        """Channels of the media: 3 for images, 1 for audio."""
         return 3 if self.modality == "image" else 1
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Least and largest value of the media."""
+        """Smallest and largest value of the media."""
         return (0.0, 1.0) if self.modality == "image" else (-1.0, 1.0)
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of codes of a picture; None where the size is open, and for sound."""
-        return None if self.size is None else (self.size // self.downsample,) * 2
+        """Rows and columns of an image's codes; None if the size is not fixed, and for audio."""
+        return None if self.size is None else (self.size // self.downsample, self.size // self.downsample)
 
     @property
     def frame_rate(self) -> float | None:
-        """Steps of codes a second; None for pictures."""
+        """Steps of codes per second; None for images."""
         return None if self.sample_rate is None else self.sample_rate / self.downsample
 
     def frames(self, samples: int) -> int:
-        """Steps of codes that so many samples take."""
+        """Number of steps of codes for this many samples."""
         return math.ceil(samples / self.downsample)
 
     def encode(self, media: Tensor) -> Encoding:
-        """A batch of media [B, C, *size] → its codes; ValueError for another shape or range, or what is not finite.
+        """A batch of media [B, C, *size] → its codes. ValueError for a wrong shape or range, or values not finite.
 
-        Sound that is no whole number of steps is filled up with silence; `decode(codes, length=...)` cuts it off again.
+        Audio is padded with silence to a whole number of steps; `decode(codes, length=...)` cuts the padding off.
         """
         self._check_media(media)
         with torch.autocast(media.device.type, enabled=False):  # codes must not depend on the caller's precision
@@ -76,34 +79,39 @@ class MediaCodec(nn.Module):
         return Encoding(codes, latents, usage, perplexity, loss)
 
     def codes_to_latents(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, *grid] → latents [B, D, *grid]; ValueError for codes out of range or another grid."""
+        """Codes [B, K, *grid] → latents [B, D, *grid]. ValueError for codes out of range or a wrong grid."""
         self._check_codes(codes)
         with torch.autocast(codes.device.type, enabled=False):
             return self._latents(codes.long())
 
     def decode(self, codes: Tensor, length: int | None = None) -> Tensor:
-        """Codes [B, K, *grid] → media [B, C, *size] in `value_range`; of sound the first `length` samples.
+        """Codes [B, K, *grid] → media [B, C, *size] in `value_range`.
 
-        ValueError for codes out of range, another grid, or more samples than the codes hold.
+        length: of audio, how many samples to return, from the start; None for all.
+        ValueError for codes out of range, a wrong grid, or more samples than the codes cover.
         """
         latents = self.codes_to_latents(codes)
         longest = latents.shape[-1] * self.downsample
         if length is not None and (self.modality == "image" or not 0 < length <= longest):
-            raise ValueError(f"length must be of sound, and 1 to {longest} samples for these codes, not {length}")
+            raise ValueError(
+                f"length must be 1 to {longest} samples for these codes, not {length}"
+                if self.modality == "audio"
+                else "length applies to audio only; leave it out for images"
+            )
         with torch.autocast(codes.device.type, enabled=False):
             media = self._decode(latents).clamp(*self.value_range)
         return media if length is None else media[..., :length]
 
     def project(self, media: Tensor) -> Tensor | None:
-        """What of media [B, C, *size] is compared with the latents, [B, D, *grid], gradients passing through.
+        """The vectors [B, D, *grid] of media [B, C, *size] before quantisation, with gradients.
 
-        None where that is not known: of published codecs, and where a quantiser rounds.
+        None for codecs that do not expose them: published ones, and those whose quantiser rounds or takes signs.
         """
         return None
 
     @abstractmethod
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """codes, latents, loss."""
+        """Media in range → codes, latents, loss."""
 
     @abstractmethod
     def _latents(self, codes: Tensor) -> Tensor: ...
@@ -117,27 +125,27 @@ class MediaCodec(nn.Module):
             wanted = "[B, 3, H, W]" if self.modality == "image" else "[B, 1, T]"
             raise ValueError(f"this codec takes {self.modality} {wanted}, not {shape}")
         if self.size is not None and shape[2:] != [self.size, self.size]:
-            raise ValueError(f"this codec takes pictures of {self.size} × {self.size} pixels, not {shape[2:]}")
+            raise ValueError(f"this codec takes images of {self.size} × {self.size} pixels, not {shape[2:]}")
         if self.modality == "image" and (shape[2] % self.downsample or shape[3] % self.downsample):
-            raise ValueError(f"the sides of a picture must be multiples of {self.downsample} pixels, not {shape[2:]}")
+            raise ValueError(f"the sides of an image must be multiples of {self.downsample} pixels, not {shape[2:]}")
         if not media.is_floating_point():
-            raise ValueError(f"media are floating point in {low:g}..{high:g}, not {media.dtype}")
+            raise ValueError(f"media must be floating point in {low:g}..{high:g}, not {media.dtype}")
         if not bool(torch.isfinite(media).all()):
-            raise ValueError("the media hold NaN or infinite values")
+            raise ValueError("the media contain NaN or infinite values")
         least, most = float(media.min()), float(media.max())
         if least < low - 1e-3 or most > high + 1e-3:
-            raise ValueError(f"media must lie in {low:g}..{high:g}; these reach from {least:.3g} to {most:.3g}")
+            raise ValueError(f"media must lie in {low:g}..{high:g}; these range from {least:.3g} to {most:.3g}")
 
     def _check_codes(self, codes: Tensor) -> None:
         shape = list(codes.shape)
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"codes are integers, not {codes.dtype}")
+            raise ValueError(f"codes must be integers, not {codes.dtype}")
         if codes.ndim != (4 if self.modality == "image" else 3) or 0 in shape:
             raise ValueError(f"codes are [B, K, {'h, w' if self.modality == 'image' else 'T'}], not {shape}")
         if shape[1] != self.num_codebooks:
-            raise ValueError(f"this codec has {self.num_codebooks} codebooks, the codes are of {shape[1]}")
+            raise ValueError(f"this codec has {self.num_codebooks} codebooks, but the codes are from {shape[1]}")
         if self.grid is not None and tuple(shape[2:]) != self.grid:
-            raise ValueError(f"this codec's grid is {self.grid}, the codes' is {tuple(shape[2:])}")
+            raise ValueError(f"this codec's grid is {self.grid}, but the codes' grid is {tuple(shape[2:])}")
         least, most = int(codes.min()), int(codes.max())
         if least < 0 or most >= self.codebook_size:
             wrong = least if least < 0 else most
@@ -145,7 +153,7 @@ class MediaCodec(nn.Module):
 
 
 def codebook_statistics(codes: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Usage and perplexity [K] of codes [B, K, *grid], as in `Encoding`."""
+    """Usage [K] and perplexity [K] of codes [B, K, *grid], as in `Encoding`."""
     by_codebook = codes.transpose(0, 1).flatten(1)
     counts = torch.stack([torch.bincount(own, minlength=codebook_size) for own in by_codebook]).float()
     shares = counts / counts.sum(1, keepdim=True)
@@ -154,6 +162,6 @@ def codebook_statistics(codes: Tensor, codebook_size: int) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def agreement(codec: MediaCodec, codes: Tensor) -> float:
-    """Share of codes [B, K, *grid] that decoding and encoding again leave as they are: 1 for a perfect round trip."""
+    """Share of codes [B, K, *grid] that are the same after decoding and encoding again: 1 for a perfect round trip."""
     again = codec.encode(codec.decode(codes)).codes
     return float((again == codes).float().mean())

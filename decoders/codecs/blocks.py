@@ -1,4 +1,4 @@
-"""What the codecs' networks are built of, for pictures (two dimensions) and sound (one)."""
+"""Layers of the codecs' networks, for images (two dimensions) and audio (one dimension)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after a norm and SiLU, added to what came in: [B, C, *grid] → the same."""
+    """Two convolutions, each after a norm and SiLU, with a skip connection: [B, C, *grid] → [B, C, *grid]."""
 
     def __init__(self, dimensions: int, channels: int, kernel: int = 3) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class ResidualBlock(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm of the channels at each place of [B, C, *grid], whatever lies around it.
+    """Layer norm over the channels of each position of [B, C, *grid], independent of all other positions.
 
-    Group norm takes in all of a medium: what follows a word would change how loud the word is, and what stands in one
-    corner of a picture which code its empty ground has in another.
+    Group norm takes its statistics over the whole grid. Then the codes at one position would depend on distant ones:
+    a word's on what is said later, an empty background's on what is in another corner of the image.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,21 +34,32 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def body(dimensions: int, channels: int, blocks: int, kernel: int = 3) -> nn.Sequential:
-    """So many residual blocks in a row."""
+    """`blocks` residual blocks in a row."""
     return nn.Sequential(*(ResidualBlock(dimensions, channels, kernel) for _ in range(blocks)))
 
 
 def down(dimensions: int, channels: int, out: int, overlap: int = 1) -> nn.Module:
-    """Half as many steps along each dimension, each of two and of `overlap` more at either side."""
+    """Halve each dimension: a strided convolution over two steps and `overlap` more on either side."""
     return CONVOLUTION[dimensions](channels, out, 2 + 2 * overlap, stride=2, padding=overlap)
 
 
 def up(dimensions: int, channels: int, out: int) -> nn.Sequential:
-    """Twice as many; repeated, then smoothed, which leaves no checkerboard (Odena et al. 2016)."""
+    """Double each dimension: repeat, then smooth, which avoids checkerboard artefacts (Odena et al. 2016)."""
     smooth = CONVOLUTION[dimensions](channels, out, 3, padding=1)
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), smooth)
 
 
 def head(dimensions: int, channels: int, out: int) -> nn.Sequential:
-    """From hidden channels to what is put out."""
+    """Hidden channels → output channels."""
     return nn.Sequential(ChannelNorm(channels), nn.SiLU(), CONVOLUTION[dimensions](channels, out, 1))
+
+
+def halvings(downsample: int, name: str, unit: int) -> int:
+    """The number n with downsample = unit · 2^n: how often the resolution is halved.
+
+    ValueError if there is none; the message calls `unit` by this `name`.
+    """
+    ratio, rest = divmod(downsample, unit) if unit > 0 and downsample > 0 else (0, 0)
+    if rest or ratio < 1 or ratio & (ratio - 1):
+        raise ValueError(f"downsample ({downsample}) must be {name} ({unit}) times a power of two")
+    return ratio.bit_length() - 1

@@ -1,49 +1,46 @@
-"""A VQ-VAE for pictures (van den Oord et al. 2017): small, convolutional, for any side and any of the quantisers."""
+"""A VQ-VAE for images (van den Oord et al. 2017): small, convolutional, of any size and with any quantiser."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoders.codecs.base import MediaCodec
-from decoders.codecs.blocks import body, down, head, up
+from decoders.codecs.blocks import body, down, halvings, head, up
 from decoders.codecs.quantizer import Quantizer, QuantizerConfig
 
 
 @dataclass(frozen=True)
 class ImageVQVAEConfig:
-    """Sizes. The network begins with patches of `patch` pixels, which keeps it away from full resolution: fast.
+    """Sizes. The network starts from patches of `patch` × `patch` pixels: no layer runs at full resolution.
 
-    `local`: a code is of its own `downsample` × `downsample` pixels and of nothing else, so that what is the same gets
-    the same codes wherever it stands. Else a code tells of what lies around it, too.
+    local: each code depends on its own `downsample` × `downsample` pixels only, so the same content gets the same codes
+        anywhere in the image. Otherwise a code also depends on the pixels around it.
     """
 
-    size: int = 64  # pixels a side
-    downsample: int = 8  # pixels a side that one code stands for; a power of two times `patch`
+    size: int = 64  # pixels per side
+    downsample: int = 8  # pixels per side that one code covers; `patch` times a power of two
     patch: int = 4
-    width: int = 96  # channels; half as many again at the codes' own resolution
+    width: int = 96  # channels; 1.5 times as many below the first resolution
     blocks: int = 2  # residual blocks at each resolution
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     local: bool = False
 
     def __post_init__(self) -> None:
-        levels = math.log2(self.downsample / self.patch) if self.patch > 0 and self.downsample > 0 else -1
-        if levels < 0 or levels != int(levels):
-            raise ValueError(f"downsample ({self.downsample}) must be patch ({self.patch}) times a power of two")
+        halvings(self.downsample, "patch", self.patch)
         if self.size < self.downsample or self.size % self.downsample:
             raise ValueError(f"size ({self.size}) must be a multiple of downsample ({self.downsample})")
 
     @property
     def levels(self) -> int:
         """How often the resolution is halved after the patches."""
-        return int(math.log2(self.downsample // self.patch))
+        return halvings(self.downsample, "patch", self.patch)
 
 
 class ImageVQVAE(MediaCodec):
-    """Pictures [B, 3, size, size] in 0..1 ↔ codes [B, K, size/downsample, size/downsample]."""
+    """Images [B, 3, size, size] in 0..1 ↔ codes [B, K, size/downsample, size/downsample]."""
 
     modality = "image"
 
@@ -59,7 +56,7 @@ class ImageVQVAE(MediaCodec):
         kernel, overlap = (1, 0) if config.local else (3, 1)
         self.encoder = nn.Sequential(patches, body(2, width, config.blocks, kernel))
         for level, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
-            # At the codes' resolution places are not mixed: that is where the reach of a convolution is longest.
+            # At the codes' resolution a 3 × 3 convolution would reach furthest, so positions are not mixed there.
             kernel = 1 if level == config.levels else kernel
             self.encoder += nn.Sequential(down(2, before, after, overlap), body(2, after, config.blocks, kernel))
         self.encoder += nn.Sequential(head(2, widths[-1], self.latent_dim))
@@ -71,7 +68,7 @@ class ImageVQVAE(MediaCodec):
         self.decoder += nn.Sequential(head(2, width, 3 * config.patch**2), nn.PixelShuffle(config.patch))
 
     def reconstruct(self, media: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """For training: the picture again, not clamped, its codes, and the quantiser's loss; gradients pass through."""
+        """For training, with gradients: the reconstruction, not clamped; the codes; the quantiser's loss."""
         codes, latents, loss = self._encode(media)
         return self._decode(latents), codes, loss
 
@@ -89,5 +86,5 @@ class ImageVQVAE(MediaCodec):
 
 
 def picture_loss(made: Tensor, real: Tensor) -> Tensor:
-    """How far pictures are from what they should be: squares, and a fifth of absolute differences, of −1..1."""
+    """Reconstruction loss of images [B, 3, H, W]: squared plus 0.2 × absolute error, with pixels scaled to −1..1."""
     return 4 * F.mse_loss(made, real) + 0.4 * F.l1_loss(made, real)

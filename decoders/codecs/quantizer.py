@@ -1,16 +1,16 @@
-"""The discrete middle of a codec: vectors to codes and back, by vector-quantize-pytorch, in float32."""
+"""The quantiser of a codec: vectors → codes → vectors, by vector-quantize-pytorch, in float32."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, VectorQuantize
 
-# Levels of each dimension by codebook size (FSQ: Mentzer et al. 2023, table 1, and their neighbours).
+# Codebook size → levels of each dimension (FSQ: Mentzer et al. 2023, table 1, and sizes near it).
 FSQ_LEVELS = {
     64: (4, 4, 4), 240: (8, 6, 5), 256: (4, 4, 4, 4), 512: (8, 8, 8), 1000: (8, 5, 5, 5), 1024: (4, 4, 4, 4, 4),
     4375: (7, 5, 5, 5, 5), 15360: (8, 8, 8, 6, 5), 64000: (8, 8, 8, 5, 5, 5),
@@ -19,13 +19,15 @@ FSQ_LEVELS = {
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Which quantiser, and how large.
+    """The kind and size of a quantiser.
 
-    "vq": one codebook, learned as moving averages. "rvq": `num_codebooks` of them, each for what the former left.
-    "fsq": a rounded grid, of the sizes in `FSQ_LEVELS`. "lfq": signs, a power of two. `dim` acts for the learned ones.
+    "vq": one codebook, learned by moving averages. "rvq": `num_codebooks` of them, each quantising the residual of the
+    one before. "fsq": values rounded to a grid, with a codebook size from `FSQ_LEVELS`. "lfq": signs of values, with a
+    power of two as codebook size. `dim` is the width of vectors of "vq" and "rvq"; the others' follows from their size.
 
-    Against collapse, of "vq" and "rvq": k-means on the first batch, the rotation trick (Fifty et al. 2024), and entries
-    hit less than `dead_below` times a batch, on average, are replaced by vectors of the batch.
+    Against codebook collapse, "vq" and "rvq" start from k-means on the first batch, use the rotation trick (Fifty et
+    al. 2024), and replace entries that are used less than `dead_below` times per batch, on average, by vectors of the
+    batch.
     """
 
     kind: Literal["vq", "fsq", "lfq", "rvq"] = "vq"
@@ -42,15 +44,15 @@ class QuantizerConfig:
         if self.codebook_size < 2 or self.num_codebooks < 1 or self.dim < 1:
             raise ValueError("codebook_size must be at least 2, num_codebooks and dim at least 1")
         if self.kind != "rvq" and self.num_codebooks != 1:
-            raise ValueError(f'{self.num_codebooks} codebooks need quantizer "rvq", not {self.kind!r}')
+            raise ValueError(f'{self.num_codebooks} codebooks need the quantizer "rvq", not {self.kind!r}')
         if self.kind == "fsq" and self.codebook_size not in FSQ_LEVELS:
-            raise ValueError(f'"fsq" has codebook sizes {sorted(FSQ_LEVELS)}, not {self.codebook_size}')
+            raise ValueError(f'the codebook size of "fsq" is one of {sorted(FSQ_LEVELS)}, not {self.codebook_size}')
         if self.kind == "lfq" and self.codebook_size & (self.codebook_size - 1):
-            raise ValueError(f'the codebook of "lfq" is a power of two, not {self.codebook_size}')
+            raise ValueError(f'the codebook size of "lfq" is a power of two, not {self.codebook_size}')
 
     @property
     def latent_dim(self) -> int:
-        """D of the vectors that go in and come out."""
+        """D, the width of the vectors."""
         if self.kind == "fsq":
             return len(FSQ_LEVELS[self.codebook_size])
         return int(math.log2(self.codebook_size)) if self.kind == "lfq" else self.dim
@@ -62,12 +64,13 @@ class Quantizer(nn.Module):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
+        self.layer: Any  # one of four upstream classes, whose methods differ
         if config.kind == "fsq":
-            self.layer: nn.Module = FSQ(FSQ_LEVELS[config.codebook_size])
+            self.layer = FSQ(FSQ_LEVELS[config.codebook_size])
         elif config.kind == "lfq":
             self.layer = LFQ(dim=config.latent_dim, codebook_size=config.codebook_size)
         else:
-            learned = dict(
+            learned: dict[str, Any] = dict(
                 dim=config.dim, codebook_size=config.codebook_size, decay=config.decay, kmeans_init=True,
                 commitment_weight=config.commitment_weight, threshold_ema_dead_code=config.dead_below,
                 rotation_trick=True,
@@ -79,21 +82,21 @@ class Quantizer(nn.Module):
             )
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """codes [B, K, *grid], the latents that they stand for [B, D, *grid], and in training a loss.
+        """Latents [B, D, *grid] → codes [B, K, *grid], quantised latents [B, D, *grid], and in training a loss.
 
-        Raises FloatingPointError for latents that are not finite (a code would be made up for them), and RuntimeError
-        in evaluation before any training: k-means would then start from whatever came first.
+        FloatingPointError for latents that are not finite, whose codes would be arbitrary. RuntimeError in evaluation
+        if the codebook was never trained: the library would initialise it from the first batch it sees.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            vectors = latents.float().flatten(2).transpose(1, 2)  # [B, N, D]: the library's own layout is the tried one
+            vectors = latents.float().flatten(2).transpose(1, 2)  # [B, N, D], the library's default layout
             if not bool(torch.isfinite(vectors).all()):
-                raise FloatingPointError("the latents to be quantised hold NaN or infinite values")
+                raise FloatingPointError("the latents to be quantised contain NaN or infinite values")
             if not self.training and not self.initialised:
-                raise RuntimeError("the codebook has not been learned: train the codec, or load its weights, first")
+                raise RuntimeError("the codebook has not been learned: train the codec first, or load its weights")
             quantised, codes, *losses = self.layer(vectors)
         codes = codes.long().view(*codes.shape[:2], self.config.num_codebooks)
         grid = latents.shape[2:]
-        loss = sum(loss.sum() for loss in losses) if self.training and losses else None
+        loss = losses[0].sum() if self.training and losses else None
         return (
             codes.transpose(1, 2).unflatten(2, grid),
             quantised.transpose(1, 2).unflatten(2, grid),
@@ -101,7 +104,7 @@ class Quantizer(nn.Module):
         )
 
     def latents(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, *grid], all within range → latents [B, D, *grid]."""
+        """Codes [B, K, *grid], all in range → latents [B, D, *grid]."""
         grid = codes.shape[2:]
         flat = codes.flatten(2).transpose(1, 2)  # [B, N, K]
         with torch.autocast(codes.device.type, enabled=False):
@@ -113,10 +116,10 @@ class Quantizer(nn.Module):
 
     @property
     def nearest(self) -> bool:
-        """Whether a code is that of the nearest entry of a codebook, and no rounding."""
+        """Whether a code is the index of the nearest codebook entry, rather than the result of rounding."""
         return self.config.kind in ("vq", "rvq")
 
     @property
     def initialised(self) -> bool:
-        """Whether codes mean anything yet: false for a learned codebook that has seen no batch."""
+        """Whether the codebook is ready: false for a learned codebook before its first batch."""
         return all(bool(flag) for name, flag in self.layer.named_buffers() if name.endswith("initted"))

@@ -1,4 +1,4 @@
-"""The early way to make media discrete, by no network at all: the baseline that learned codebooks must beat."""
+"""Codecs without a network, from the early literature: baselines for the learned ones."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from decoders.codecs.base import MediaCodec
 
 
 class PaletteCodec(MediaCodec):
-    """Pictures as indices of a palette on a small grid (Chen et al. 2020, "ImageGPT": 512 colours by k-means).
+    """Images as palette indices on a coarse grid (Chen et al. 2020, "ImageGPT": 512 colours by k-means).
 
-    Each code is the colour nearest to the mean of its `downsample` × `downsample` pixels.
+    Each code is the palette colour nearest to the mean of its `downsample` × `downsample` pixels.
     """
 
     modality = "image"
     num_codebooks = 1
     latent_dim = 3
+    palette: Tensor
 
     def __init__(self, palette: Tensor, size: int = 64, downsample: int = 8) -> None:
         """palette: colours [codebook_size, 3] in 0..1."""
         super().__init__()
         if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < 2:
-            raise ValueError(f"a palette is [colours, 3] with two colours at least, not {list(palette.shape)}")
+            raise ValueError(f"a palette is [colours, 3] with at least two colours, not {list(palette.shape)}")
         if size < downsample or size % downsample:
             raise ValueError(f"size ({size}) must be a multiple of downsample ({downsample})")
         self.register_buffer("palette", palette.float())
@@ -35,11 +36,17 @@ class PaletteCodec(MediaCodec):
     def learn(
         cls, pictures: Tensor, codebook_size: int = 512, downsample: int = 8, seed: int = 0, rounds: int = 20
     ) -> PaletteCodec:
-        """A palette for square pictures [N, 3, size, size] by k-means over their cells, from cells drawn by `seed`."""
+        """Learn a palette from square images [N, 3, size, size] by k-means over the mean colours of their cells.
+
+        seed: draws the cells that k-means starts from. ValueError if there are fewer different cells than colours.
+        """
         colours = F.avg_pool2d(pictures, downsample).permute(0, 2, 3, 1).reshape(-1, 3)
         different = colours.unique(dim=0)
         if len(different) < codebook_size:
-            raise ValueError(f"the pictures have {len(different)} different cells, fewer than {codebook_size} colours")
+            raise ValueError(
+                f"the images have {len(different)} different cells, fewer than {codebook_size} colours; give more "
+                "images or a smaller codebook_size"
+            )
         chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:codebook_size]
         palette = different[chosen]
         for _ in range(rounds):
@@ -63,8 +70,8 @@ class PaletteCodec(MediaCodec):
 
 
 class MuLawCodec(MediaCodec):
-    """Sound as its samples' own amplitudes in `codebook_size` steps, finer where it is quiet (µ-law, ITU-T G.711;
-    van den Oord et al. 2016, "WaveNet")."""
+    """Audio as one code per sample: amplitudes in `codebook_size` steps, finer near zero (µ-law, ITU-T G.711; van den
+    Oord et al. 2016, "WaveNet")."""
 
     modality = "audio"
     num_codebooks = 1

@@ -1,4 +1,4 @@
-"""Sound as complex spectra, compressed as loudness is heard, and back; and how far two sounds are apart."""
+"""Waveforms ↔ complex spectra with compressed magnitudes, and a distance between waveforms."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COMPRESSION = 0.3  # the power to which magnitudes are raised
+COMPRESSION = 0.3  # the exponent of magnitudes, close to how loudness is perceived
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A short-time Fourier transform: windows of `window` samples every `hop`, window/2 bins, the topmost left out."""
+    """A short-time Fourier transform: windows of `window` samples every `hop` samples, window/2 bins.
+
+    The topmost bin (half the sample rate) is left out.
+    """
 
     window: int = 256
     hop: int = 80
 
     @property
     def bins(self) -> int:
+        """Number of frequency bins."""
         return self.window // 2
 
     def analyse(self, waveform: Tensor) -> Tensor:
-        """Waveform [B, T], T a multiple of `hop` → spectrum [B, 2, bins, T/hop]: real and imaginary part, compressed.
+        """Waveform [B, T], T a multiple of `hop` → compressed spectrum [B, 2, bins, T/hop]: real and imaginary parts.
 
-        Frame i is centred on the middle of its `hop` samples.
+        Frame i is centred on the middle of samples i · hop to (i + 1) · hop.
         """
         frames = waveform.shape[-1] // self.hop
         margin = (self.window - self.hop) // 2
@@ -36,11 +40,11 @@ class Spectrum:
             padded, self.window, self.hop, window=self._taper(waveform.device), center=False, return_complex=True
         )[:, :-1, :frames]
         parts = torch.stack([spectrum.real, spectrum.imag], dim=1) / math.sqrt(self.window)
-        # |S|^p with the same angle, and no power of zero, whose gradient is infinite.
+        # |S|^p with the same angle; the small constant keeps the gradient finite at zero.
         return parts * (parts.square().sum(1, keepdim=True) + 1e-12).pow((COMPRESSION - 1) / 2)
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
-        """The reverse: [B, 2, bins, F] → [B, F·hop]; overlapping windows are averaged."""
+        """The inverse: [B, 2, bins, F] → [B, F · hop]; overlapping windows are averaged."""
         parts = spectrum.float()
         squares = parts.square().sum(1)
         parts = parts * (squares + 1e-12).pow((1 / COMPRESSION - 1) / 2).unsqueeze(1) * math.sqrt(self.window)
@@ -48,9 +52,7 @@ class Spectrum:
         taper = self._taper(spectrum.device)
         windows = torch.fft.irfft(complete, self.window, dim=1) * taper[:, None]  # [B, window, F]
         length = (windows.shape[-1] - 1) * self.hop + self.window
-        overlap = functools.partial(
-            F.fold, output_size=(1, length), kernel_size=(1, self.window), stride=(1, self.hop)
-        )
+        overlap = functools.partial(F.fold, output_size=(1, length), kernel_size=(1, self.window), stride=(1, self.hop))
         total = overlap(windows)[:, 0, 0]
         weight = overlap(taper.square()[None, :, None].expand(1, -1, windows.shape[-1]))[:, 0, 0]
         margin = (self.window - self.hop) // 2
@@ -63,21 +65,24 @@ class Spectrum:
 
 @functools.lru_cache(maxsize=32)
 def mel_bands(bins: int, bands: int, rate: int) -> Tensor:
-    """Triangular mel filters [bands, bins] over 0..rate/2 (HTK's scale), each of sum 1."""
+    """Triangular mel filters [bands, bins] from 0 to rate/2 Hz on HTK's mel scale; each sums to 1."""
     top = 2595 * math.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
     place = torch.linspace(0, rate / 2, bins)
     rise = (place - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - place) / (edges[2:] - edges[1:-1])[:, None]
     filters = torch.minimum(rise, fall).clamp(min=0)
-    empty = filters.sum(1) == 0  # narrower than a bin: the nearest one
+    empty = filters.sum(1) == 0  # a filter narrower than a bin takes the nearest bin
     nearest = (place - edges[1:-1, None]).abs().argmin(1)
     filters[empty, nearest[empty]] = 1.0
     return filters / filters.sum(1, keepdim=True)
 
 
 def log_mel(waveform: Tensor, rate: int, window: int, bands: int, floor: float = 1e-5) -> Tensor:
-    """Log10 of the mean magnitude in mel bands [B, bands, F] of waveforms [B, T], windows a quarter apart."""
+    """Waveforms [B, T] → log10 of the mean magnitude in each mel band [B, bands, F]; the hop is a quarter window.
+
+    rate: in Hz. window: in samples. floor: added to magnitudes in quadrature, so that silence is finite.
+    """
     taper = torch.hann_window(window, device=waveform.device)
     padded = F.pad(waveform.float(), (0, max(0, window - waveform.shape[-1])))
     spectrum = torch.stft(padded, window, window // 4, window=taper, pad_mode="constant", return_complex=True)
@@ -87,8 +92,9 @@ def log_mel(waveform: Tensor, rate: int, window: int, bands: int, floor: float =
 
 
 def spectral_distance(made: Tensor, real: Tensor, rate: int) -> Tensor:
-    """Mean difference of log-mel spectra of waveforms [B, T], in bels of amplitude, over four lengths of window."""
+    """Mean absolute difference of log-mel spectra of waveforms [B, T], in log10 of amplitude, over four window lengths.
+
+    rate: in Hz.
+    """
     scales = [(window, bands) for window, bands in ((64, 16), (128, 32), (256, 48), (512, 64))]
-    return torch.stack(
-        [F.l1_loss(log_mel(made, rate, *scale), log_mel(real, rate, *scale)) for scale in scales]
-    ).mean()
+    return torch.stack([F.l1_loss(log_mel(made, rate, *scale), log_mel(real, rate, *scale)) for scale in scales]).mean()

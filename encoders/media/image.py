@@ -1,4 +1,4 @@
-"""The one guarded door for media: whatever an image comes as, a checked, upright RGB picture comes out."""
+"""Reading images: an image from any source → a checked, upright RGB image."""
 
 import hashlib
 import io
@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from encoders.media.source import MAX_BYTES, MediaError, MissingMediaError, label_of, read_bytes
-
-__all__ = ["MediaError", "MissingMediaError", "content_key", "load_image"]
+from encoders.media.source import MAX_BYTES, MediaError, label_of, read_bytes
 
 MAX_PIXELS = 64_000_000
-# A strip of 1 x 64M pixels passes the pixel limit, but resizing its short side to 224 would make 3e12 of them.
+# A strip of 1 x 64M pixels passes the pixel limit, but resizing its short side to 224 would give 3e12 pixels.
 MAX_ASPECT_RATIO = 200
-# Formats that people keep pictures in. Left out: those that run a program (EPS), that are recognised by guess (TGA), or
-# that hide a picture of another size inside (ICO, ICNS).
+# The common formats. Left out are those that run a program (EPS), that cannot be recognised by their first bytes (TGA),
+# or that contain images of another size than their header says (ICO, ICNS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-_ROUNDING = 1e-3  # how far a float picture may leave 0..1
+_ROUNDING = 1e-3  # how far the values of a float image may be outside 0..1
 _FROM_16_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
-_TILE_WIDTH, _TILE_LENGTH, _ORIENTATION = 322, 323, 274  # TIFF tags; EXIF shares them
+_TILE_WIDTH, _TILE_LENGTH, _ORIENTATION = 322, 323, 274  # tags of TIFF and EXIF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,15 +33,15 @@ _UPRIGHT = {
 def load_image(
     source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, allow_url: bool = False
 ) -> Image.Image:
-    """Any image source → a decoded PIL image, mode RGB, that shares nothing with the source.
+    """Any image source → a decoded PIL image of mode RGB, which shares no memory with the source.
 
     source: a path, bytes, a binary file object, a PIL image, a `data:` URL, or a NumPy array or torch tensor: [H, W],
-        [H, W, C] or [C, H, W] with C of 1, 3 or 4; uint8, uint16 or float in 0..1. Where a shape can be read both ways,
-        an array is [H, W, C] and a tensor [C, H, W].
-    max_pixels, max_bytes: limits on the picture and on the encoded file, checked before anything is decoded.
-    allow_url: fetch http(s) addresses. Addresses inside your network are not told apart: keep it off for strangers.
-    Transparency is laid on white, 16 bits are scaled to 8, EXIF rotation is applied, of an animation the first frame
-    is taken.
+        [H, W, C] or [C, H, W] with C of 1, 3 or 4; uint8, uint16 or float in 0..1. If a shape fits both layouts, an
+        array is taken as [H, W, C] and a tensor as [C, H, W].
+    max_pixels, max_bytes: limits on the image and on the encoded file, checked before anything is decoded.
+    allow_url: fetch http(s) addresses. Addresses inside your network are not excluded: keep it off for untrusted input.
+    Transparent pixels are blended with white, 16 bits are scaled to 8, EXIF rotation is applied, and of an animation
+    the first frame is used.
     Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError).
     """
     label = label_of(source)
@@ -64,10 +62,10 @@ def load_image(
 
 
 def content_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
-    """SHA-256 in hex of what a source holds, to key caches by: equal content gives equal keys wherever it lies.
+    """SHA-256 in hex of a source's content, as a cache key: equal content has equal keys, wherever it is stored.
 
-    Encoded sources (paths, bytes, file objects, `data:` URLs) are hashed as their bytes; PIL images, arrays and tensors
-    as the size and pixels of the RGB picture that `load_image` makes of them.
+    Of encoded sources (paths, bytes, file objects, `data:` URLs) the bytes are hashed; of PIL images, arrays and
+    tensors, the size and pixels of the RGB image that `load_image` makes of them.
     """
     if isinstance(source, Image.Image) or _is_array(source):
         image = load_image(source)
@@ -79,11 +77,11 @@ def content_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 def _decode(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
-    """A PIL image, perhaps not loaded yet → plain RGB, without metadata that could rotate it a second time."""
+    """A PIL image, perhaps not loaded yet → RGB without metadata, which could rotate it a second time."""
     _check_size(image.width, image.height, label, max_pixels)
     try:
-        if tags := getattr(image, "tag_v2", None):  # a TIFF's tiles are decoded whole, however small its picture
-            _check_pixels(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1), label, max_pixels)
+        if tags := getattr(image, "tag_v2", None):  # tiles of a TIFF are decoded whole, even if the image is smaller
+            check_pixels(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1), label, max_pixels)
         image.load()
         rgb = _to_rgb(image, label)
         rgb = rgb.transpose(_UPRIGHT[turn]) if (turn := _orientation(image)) in _UPRIGHT else rgb
@@ -98,7 +96,7 @@ def _decode(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken metadata around a good picture: show it as it is stored, as browsers do
+    except Exception:  # broken metadata of a good image: use it as it is stored, as browsers do
         return 1
 
 
@@ -131,7 +129,7 @@ def _is_tensor(source: Any) -> bool:
 
 
 def _from_array(source: Any, label: str, max_pixels: int) -> Image.Image:
-    shape, channels = tuple(source.shape), (1, 3, 4)
+    shape, channels = list(source.shape), (1, 3, 4)
     last, first = len(shape) == 3 and shape[2] in channels, len(shape) == 3 and shape[0] in channels
     if len(shape) != 2 and not last and not first:
         raise MediaError(f"{label}: give [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4")
@@ -159,14 +157,15 @@ def _to_bytes(values: np.ndarray, label: str) -> np.ndarray:
         raise MediaError(f"{label}: values of type {values.dtype}; give uint8, uint16, or float in 0..1")
     low, high = values.min(), values.max()
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # written so that NaN fails
-        raise MediaError(f"{label}: float values must lie in 0..1, these span {low}..{high}; scale them first")
+        raise MediaError(f"{label}: float values must lie in 0..1, these range from {low} to {high}; scale them first")
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 # ---- limits
 
 
-def _check_pixels(width: int, height: int, label: str, max_pixels: int) -> None:
+def check_pixels(width: int, height: int, label: str, max_pixels: int) -> None:
+    """MediaError for an image of more than `max_pixels` pixels."""
     if width * height > max_pixels:
         raise MediaError(
             f"{label}: {width} x {height} pixels, more than {max_pixels:,}; scale it down or raise max_pixels"
@@ -174,8 +173,8 @@ def _check_pixels(width: int, height: int, label: str, max_pixels: int) -> None:
 
 
 def _check_size(width: int, height: int, label: str, max_pixels: int) -> None:
-    _check_pixels(width, height, label, max_pixels)
+    check_pixels(width, height, label, max_pixels)
     if min(width, height) < 1:
-        raise MediaError(f"{label}: {width} x {height} pixels, nothing to see")
+        raise MediaError(f"{label}: {width} x {height} pixels: the image is empty")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise MediaError(f"{label}: {width} x {height} pixels, longer than {MAX_ASPECT_RATIO} to 1; crop it")
+        raise MediaError(f"{label}: {width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO} to 1; crop it")

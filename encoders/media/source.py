@@ -1,4 +1,4 @@
-"""Where media come from: bytes of a path, file object, `data:` URL or address, with a limit on how many."""
+"""Sources of media: the bytes of a path, file object, `data:` URL or address, with a limit on their number."""
 
 import base64
 import http.client
@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 MAX_BYTES = 100_000_000
@@ -19,11 +19,11 @@ _FETCH_SECONDS = 20.0
 
 
 class MediaError(ValueError):
-    """Media that cannot be used; the message names the source, the reason and what to do."""
+    """Media that cannot be used. The message names the source, the reason and the remedy."""
 
 
 class MissingMediaError(MediaError, FileNotFoundError):
-    """A path that does not exist."""
+    """The path of a source does not exist."""
 
 
 def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> bytes:
@@ -49,31 +49,31 @@ def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> byte
 
 
 def is_path(source: Any) -> bool:
-    """Whether a source names a file: no `data:` URL, no address."""
+    """Whether a source is the path of a file, rather than a `data:` URL or an address."""
     if not isinstance(source, str):
         return isinstance(source, os.PathLike)
     return source[:5].lower() != "data:" and "://" not in source[:32]
 
 
 def open_path(source: str | os.PathLike, label: str, max_bytes: int) -> BinaryIO:
-    """A file on disk of at most `max_bytes`, open for reading."""
+    """Open a file on disk of at most `max_bytes` for reading."""
     try:
         path = Path(source)
         if not path.exists():
             raise MissingMediaError(f"{label}: no such file; check the path")
-        if not path.is_file():  # a folder, or a pipe or device that might never end
+        if not path.is_file():  # a folder, or a pipe or device, which may never end
             raise MediaError(f"{label}: not a regular file; give the path of one file")
         check_bytes(path.stat().st_size, label, max_bytes)
         return path.open("rb")
     except MediaError:
         raise
-    except (OSError, ValueError, TypeError) as error:  # no permission, a name too long, a zero byte, a path of bytes
+    except (OSError, ValueError, TypeError) as error:  # no permission, name too long, zero byte, path of bytes
         raise MediaError(f"{label}: cannot be read ({reason_of(error)})") from error
 
 
 @contextmanager
 def opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator[BinaryIO]:
-    """A seekable binary file of the source. Files on disk are not read into memory."""
+    """The source as a seekable binary file. Files on disk are not read into memory."""
     if is_path(source):
         with open_path(source, label, max_bytes) as file:
             yield file
@@ -82,7 +82,7 @@ def opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator
 
 
 def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
-    """Read from the current position; a seekable file is put back there."""
+    """Read from the current position, and return a seekable file to it."""
     try:
         start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
         data = file.read(max_bytes + 1)
@@ -101,7 +101,7 @@ def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
     if not comma:
         raise MediaError(f"{label}: a data: URL needs a comma before its data")
     encoded = header.lower().endswith(";base64")
-    check_bytes(len(payload) * 3 // 4 - 2 if encoded else len(payload) // 3, label, max_bytes)  # at least so many
+    check_bytes(len(payload) * 3 // 4 - 2 if encoded else len(payload) // 3, label, max_bytes)  # a lower bound
     data = unquote_to_bytes(payload)
     if encoded:
         try:
@@ -113,7 +113,17 @@ def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: PLR0913 - urllib's signature
+    """Follows redirects to http and https addresses only."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise urllib.error.URLError(f"redirected to {newurl[:80]!r}, which is not http(s)")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -126,7 +136,7 @@ def _fetch(url: str, label: str, max_bytes: int) -> bytes:
         request = urllib.request.Request(url, headers={"User-Agent": "mmlm"})
         with urllib.request.build_opener(_HttpOnly).open(request, timeout=_FETCH_SECONDS) as response:
             check_bytes(int(response.headers.get("Content-Length") or 0), label, max_bytes)
-            while chunk := response.read1(65536):  # read1: what has come, so that a slow drip meets the deadline
+            while chunk := response.read1(65536):  # read1 returns what has arrived, so a slow server hits the deadline
                 data += chunk
                 check_bytes(len(data), label, max_bytes)
                 if time.monotonic() > deadline:
@@ -139,18 +149,18 @@ def _fetch(url: str, label: str, max_bytes: int) -> bytes:
 
 
 def check_bytes(count: int, label: str, max_bytes: int) -> None:
-    """MediaError for a source of more bytes than are allowed."""
+    """MediaError for a source of more than `max_bytes` bytes."""
     if count > max_bytes:
         raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
 
 
 def reason_of(error: Exception) -> str:
-    """An error's own words, without the path that the message names already."""
-    return str(getattr(error, "strerror", None) or error)  # an OSError's own text repeats the whole path
+    """The text of an error without the path, which the message names already."""
+    return str(getattr(error, "strerror", None) or error)  # the text of an OSError repeats the whole path
 
 
 def label_of(source: Any) -> str:
-    """How messages name a source: short, and without a data URL's data."""
+    """The name of a source in messages: short, and without the data of a `data:` URL."""
     if isinstance(source, str | os.PathLike):
         text = os.fsdecode(source)
         return repr(text if len(text) <= 100 else text[:60] + "…" + (text[-30:] if text[:5] != "data:" else ""))

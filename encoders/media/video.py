@@ -1,4 +1,4 @@
-"""The guarded door for videos: some of their frames, evenly spread, each with its time."""
+"""Reading videos: evenly spaced frames, each with its time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import Any
 
 from PIL import Image
 
-from encoders.media.container import container_format, damaged, open_container
-from encoders.media.image import MAX_PIXELS, load_image
+from encoders.media.container import MAX_BYTES, MAX_SECONDS, container_format, damaged, open_container, too_long
+from encoders.media.image import MAX_PIXELS, check_pixels, load_image
 from encoders.media.source import MediaError, label_of, opened
 
 NUM_FRAMES = 8
-MAX_BYTES = 2_000_000_000
-MAX_SECONDS = 4 * 3600.0
 SUFFIXES = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "wmv")
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """Frames of a video, RGB, and when each is shown, in seconds."""
+    """RGB frames of a video and the time at which each is shown, in seconds."""
 
     frames: tuple[Image.Image, ...]
     times: tuple[float, ...]
@@ -31,7 +29,7 @@ class Video:
 
 
 def is_video(source: Any) -> bool:
-    """Whether a source is a `Video` or a path that is named as a video."""
+    """Whether a source is a `Video`, or a path with a suffix of video files."""
     if isinstance(source, Video):
         return True
     named = isinstance(source, str | os.PathLike) and not str(source).startswith("data:")
@@ -46,11 +44,13 @@ def load_video(
     max_seconds: float = MAX_SECONDS,
     max_bytes: int = MAX_BYTES,
 ) -> Video:
-    """`num_frames` frames of a video, from the middles of as many equal parts of it; fewer where it has fewer.
+    """`num_frames` frames from the middles of as many equal parts of a video; fewer if it has fewer.
 
-    source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, … with the extra `media`.
-    Each frame comes from where the video can be entered before its time, so that a long one is not decoded whole.
-    Raises MediaError (a ValueError): no video in it, damaged, or beyond the limits, which are checked by the header.
+    source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, … with the extra `media`;
+        a `Video` is returned as it is.
+    max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file, checked by the header.
+    Each frame is reached by seeking, so that a long video is not decoded from start to end.
+    Raises MediaError (a ValueError) for a source without a video stream, a damaged one, or one beyond the limits.
     """
     if isinstance(source, Video):
         return source
@@ -63,34 +63,37 @@ def load_video(
         if container is None:
             raise MediaError(f"{label}: not a video that can be read; give an mp4, webm, mkv or avi")
         video = open_container(file, container, label)
-        import av
+        from av.error import FFmpegError
 
         try:
-            if not video.streams.video:
-                raise MediaError(f"{label}: there is no picture in it")
-            stream = video.streams.video[0]
-            width, height = stream.codec_context.width, stream.codec_context.height
-            if width * height > max_pixels:
-                raise MediaError(f"{label}: {width} x {height} pixels, more than {max_pixels:,}; scale it down")
-            seconds = _seconds(video, stream)
-            if seconds is None or seconds <= 0:
-                raise MediaError(f"{label}: it does not tell how long it is: damaged; get a whole copy")
-            if seconds > max_seconds:
-                raise MediaError(f"{label}: longer than {max_seconds:,.0f} s; cut it, or raise max_seconds")
-            shown: dict[float, Image.Image] = {}
-            for index in range(num_frames):
-                frame = _frame_at(video, stream, (index + 0.5) * seconds / num_frames)
-                if frame is not None:
-                    shown[frame.time - _start(stream)] = frame
-            if not shown:
-                raise MediaError(f"{label}: none of its frames can be decoded: damaged; get a whole copy")
-            times = sorted(shown)
-            frames = tuple(load_image(shown[time].to_image(), max_pixels=max_pixels) for time in times)
-            return Video(frames, tuple(times))
-        except av.error.FFmpegError as error:
+            return _evenly_spaced(video, num_frames, label, max_pixels, max_seconds)
+        except FFmpegError as error:
             raise damaged(label, error) from error
         finally:
             video.close()
+
+
+def _evenly_spaced(video: Any, num_frames: int, label: str, max_pixels: int, max_seconds: float) -> Video:
+    """Frames of an open container, after the checks that its header allows."""
+    if not video.streams.video:
+        raise MediaError(f"{label}: there is no video stream in it")
+    stream = video.streams.video[0]
+    check_pixels(stream.codec_context.width, stream.codec_context.height, label, max_pixels)
+    seconds = _seconds(video, stream)
+    if seconds is None or seconds <= 0:
+        raise MediaError(f"{label}: damaged (its header gives no length); get a whole copy")
+    if seconds > max_seconds:
+        raise too_long(label, max_seconds)
+    shown: dict[float, Any] = {}
+    for index in range(num_frames):
+        frame = _frame_at(video, stream, (index + 0.5) * seconds / num_frames)
+        if frame is not None:
+            shown[frame.time - _start(stream)] = frame
+    if not shown:
+        raise MediaError(f"{label}: damaged (none of its frames can be decoded); get a whole copy")
+    times = sorted(shown)
+    frames = tuple(load_image(shown[time].to_image(), max_pixels=max_pixels) for time in times)
+    return Video(frames, tuple(times))
 
 
 def _seconds(video: Any, stream: Any) -> float | None:
@@ -104,7 +107,7 @@ def _start(stream: Any) -> float:
 
 
 def _frame_at(video: Any, stream: Any, seconds: float) -> Any:
-    """The frame that is shown at this time: the last that begins no later; None where there is none."""
+    """The frame shown at this time: the last one that begins no later than that. None if there is none."""
     video.seek(int((seconds + _start(stream)) / stream.time_base), stream=stream, backward=True)
     found = None
     for frame in video.decode(stream):

@@ -1,17 +1,19 @@
-"""What a transcription is made of: segments of speech with their times, and all of them together."""
+"""Results of a transcription: segments of speech with their times, and the whole transcript."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: `start` and `end` in seconds, its text, and how sure Whisper was of its window.
+    """A stretch of speech: its `start` and `end` in seconds, its text, and Whisper's confidence in its window.
 
-    avg_logprob: nats a token. compression_ratio: bytes of the text over those of it zlib-compressed; high where it
-    repeats itself. no_speech_prob: 0–1. These are whisper.DecodingResult's.
+    tokens: Whisper's token ids, timestamps included. temperature: of the sampling that gave the text. avg_logprob: in
+    nats per token. compression_ratio: of the text's length to its zlib-compressed length, high for repetitive text.
+    no_speech_prob: in 0..1. The last four are those of whisper.DecodingResult.
     """
 
     start: float
@@ -26,24 +28,25 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """All that was said in `seconds` of sound; `language` is Whisper's code, such as "en"."""
+    """The whole transcript of `seconds` of audio; `language` is Whisper's code, such as "en"."""
 
     text: str
     segments: tuple[Segment, ...]
     language: str
     seconds: float
 
-    def to_dict(self) -> dict:
-        """As openai-whisper's own result, which its writers take."""
+    def to_dict(self) -> dict[str, Any]:
+        """The transcript in the form of openai-whisper's own result, which its writers accept."""
         segments = [{"id": index, **asdict(segment)} for index, segment in enumerate(self.segments)]
         return {"text": self.text, "segments": segments, "language": self.language}
 
 
 @dataclass
 class Transcription:
-    """A recording while it is being transcribed: iterate over it for segments; the rest is known as far as it got.
+    """A transcription in progress: iterate over it for its segments. The other fields are updated on the way.
 
-    `seconds` is how far it has come, `total` its length by the header, if that tells.
+    language: None until it is known. seconds: how much of the recording has been transcribed. total: the length of the
+    recording by its header, in seconds; None if unknown.
     """
 
     segments: Iterator[Segment]
@@ -55,6 +58,6 @@ class Transcription:
         return self.segments
 
     def transcript(self, segments: Sequence[Segment]) -> Transcript:
-        """All of it, once the segments have been gone through."""
+        """The transcript made of these segments, which are all that the iteration gave."""
         text = "".join(segment.text for segment in segments).strip()
         return Transcript(text, tuple(segments), self.language or "", self.seconds)

@@ -1,4 +1,4 @@
-"""Where somebody speaks, by silero-vad (https://github.com/snakers4/silero-vad), with the extra `vad`."""
+"""Voice activity detection with silero-vad (https://github.com/snakers4/silero-vad), which the extra `vad` installs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from encoders.media.sound import SAMPLE_RATE
 
-Stretches = list[tuple[float, float]]
+VoiceDetector = Callable[[Tensor], list[tuple[float, float]]]
 
 
-def voice_detector() -> Callable[[Tensor], Stretches]:
-    """A function from samples [T] at 16 kHz to the stretches in which somebody speaks: (start, end) in seconds."""
+def voice_detector() -> VoiceDetector:
+    """A function: samples [T] at 16 kHz → the stretches of speech in them, as (start, end) in seconds.
+
+    ImportError if silero-vad is not installed.
+    """
     model, timestamps = _silero()
 
-    def detect(samples: Tensor) -> Stretches:
+    def detect(samples: Tensor) -> list[tuple[float, float]]:
         found = timestamps(samples, model, sampling_rate=SAMPLE_RATE)
         return [(one["start"] / SAMPLE_RATE, one["end"] / SAMPLE_RATE) for one in found]
 
@@ -31,7 +34,7 @@ def _silero() -> tuple[Any, Any]:
     try:
         from silero_vad import get_speech_timestamps, load_silero_vad
     except ImportError as error:
-        raise ImportError("finding where somebody speaks needs the extra: pip install 'mmlm[vad]'") from error
+        raise ImportError("voice activity detection needs the extra: pip install 'mmlm[vad]'") from error
     finally:
-        torch.set_num_threads(threads)  # its import sets one for all of torch
+        torch.set_num_threads(threads)  # importing silero_vad sets one thread for all of torch
     return load_silero_vad(), get_speech_timestamps

@@ -16,7 +16,10 @@ from encoders.whisper import log_power, scale
 
 @dataclass(frozen=True)
 class Window:
-    """`mel [n_mels, 3000]`, of which `frames` are of the recording, and the samples behind these."""
+    """A log-mel spectrogram [n_mels, 3000]; `frames` of it are of the recording, the rest is padding.
+
+    samples: [T], the samples of those frames, at 16 kHz.
+    """
 
     mel: Tensor
     frames: int
@@ -24,22 +27,25 @@ class Window:
 
 
 class Windows:
-    """Whisper's input windows of a recording that is read as it is needed; only what may be asked for again is kept."""
+    """Whisper's input windows of a recording, given as blocks of samples at 16 kHz.
+
+    Blocks are read as they are needed, and samples before the current window are dropped.
+    """
 
     def __init__(self, blocks: Iterator[np.ndarray], n_mels: int) -> None:
         self.blocks, self.n_mels = blocks, n_mels
         self.samples = np.zeros(0, np.float32)
-        self.start = 0  # place in the recording of the first sample kept
+        self.start = 0  # position in the recording of the first sample kept
         self.ended = False
         self.loudest = -np.inf
 
     @property
     def frames(self) -> int:
-        """How many frames have been read: all of the recording's, once it has ended."""
+        """How many frames have been read: the length of the recording, once it has ended."""
         return (self.start + len(self.samples)) // HOP_LENGTH
 
     def at(self, seek: int) -> Window | None:
-        """The window that begins at frame `seek`, at or after the one before; None past the end."""
+        """The window that begins at frame `seek`, which must not be before the last one's; None past the end."""
         margin = N_FFT // 2
         first, last = seek * HOP_LENGTH - margin, (seek + N_FRAMES) * HOP_LENGTH + margin
         self._read(first, last)
@@ -48,7 +54,7 @@ class Windows:
             return None
         here = self.samples[max(0, first) - self.start :][: last - max(0, first)]
         here = torch.from_numpy(here[: frames * HOP_LENGTH + 2 * margin - max(0, -first)])
-        if first < 0:  # mirrored at the very beginning, and silence after the end, as openai-whisper has it
+        if first < 0:  # mirrored at the start of the recording, and zeros after its end, as in openai-whisper
             here = torch.cat([F.pad(here, (0, max(0, margin + 1 - len(here))))[1 : margin + 1].flip(0), here])
         here = F.pad(here, (0, frames * HOP_LENGTH + 2 * margin - len(here)))
         power = log_power(here, self.n_mels)
@@ -57,6 +63,7 @@ class Windows:
         return Window(mel, frames, here[margin:-margin])
 
     def _read(self, first: int, last: int) -> None:
+        """Keep the samples from `first` to `last`, as far as the recording goes."""
         kept, count = [self.samples[max(0, first - self.start) :]], len(self.samples)
         self.start = max(self.start, min(first, self.start + count), 0)
         held = len(kept[0])

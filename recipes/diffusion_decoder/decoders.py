@@ -29,14 +29,15 @@ class DeterministicDecoder(DiffusionDecoder):
     def loss(self, media: Tensor, codes: Tensor, draw: torch.Generator, *others: float) -> Tensor:
         """Mean square error of the predicted media; no row loses its condition, which here would be all that it has."""
         with torch.no_grad():
-            target, condition = self.detail(media, codes)
+            reference = self.reference_of(media, codes)
+            target, condition = self.detail(media, reference), self.condition(codes, reference.canvas)
         return F.mse_loss(self._at_once(condition, target), target)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, steps: int = 1, seed: int = 0, length: int | None = None) -> Tensor:
-        plain = self.codec.decode(codes, length)
-        condition, canvas, level = self.condition(self.codec.codes_to_latents(codes), plain)
-        return self.media(canvas + self.scale * self._at_once(condition, canvas), plain, level)
+        reference = self.reference(codes, length)
+        condition = self.condition(codes, reference.canvas)
+        return self.media(self._at_once(condition, reference.canvas), reference)
 
     def _at_once(self, condition: Tensor, like: Tensor) -> Tensor:
         return self.predict(torch.zeros_like(like), like.new_ones(len(like)), condition)

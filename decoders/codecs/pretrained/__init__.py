@@ -1,4 +1,5 @@
-"""Published codecs behind `MediaCodec`: diffusers' and transformers' own, LlamaGen's and taming-transformers'."""
+"""Published codecs as `MediaCodec`: diffusers' VQModel, transformers' Janus, Emu3, EnCodec, DAC and Mimi, and the VQGAN
+checkpoints of LlamaGen and taming-transformers. `load_pretrained` loads any of them."""
 
 from decoders.codecs.pretrained.loading import load_pretrained
 

@@ -1,4 +1,4 @@
-"""Checkpoints of LlamaGen and taming-transformers → `VQGAN`, its sizes read off the weights."""
+"""Checkpoints of LlamaGen and taming-transformers → `VQGAN`, with sizes inferred from the weights."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch import Tensor
 
 from decoders.codecs.pretrained.vqgan import VQGAN, VQGANConfig
 
-# Training's own: the discriminator and LPIPS of taming, the record of the codes used lately of LlamaGen.
+# Used in training only: taming's discriminator and LPIPS, LlamaGen's record of recently used codes.
 NOT_OF_THE_NETWORK = ("loss.", "quantize.codebook_used")
 MIDDLE = ("block_1", "attn_1", "block_2")  # taming's names; LlamaGen's are 0, 1, 2
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file of torch.save: LlamaGen's "ema" or "model", or Lightning's "state_dict".
+    """The state dict in a file of torch.save, under LlamaGen's "ema" or "model", or Lightning's "state_dict".
 
-    Nothing that a file says is run: what is not a tensor or plain data is read as an empty object. Raises ValueError
-    for a file that holds no state dict.
+    No code in the file is run: anything but tensors and plain data is read as an empty object. ValueError for a file
+    without a state dict.
     """
     try:
-        # Lightning's checkpoints name its callbacks' classes, which would otherwise forbid reading them.
+        # Lightning's checkpoints contain instances of its callbacks, which weights_only alone would refuse.
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Ignored, name) for name in strange]):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        # Not torch's own words, which advise loading it with everything that it asks to run.
+        # torch's own message advises to load the file with weights_only=False, which would run its code.
         raise ValueError(
-            f"{path} is no zip file of torch.save, or asks for more than tensors when read; where you trust it, load "
-            'it and save {"state_dict": its state dict} instead'
+            f"{path} is not a zip file of torch.save, or asks for more than tensors when loaded. If you trust it, load "
+            'it yourself and save {"state_dict": its state dict}'
         ) from error
     for key in ("ema", "model", "state_dict"):
         if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
@@ -42,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 class Ignored:
-    """Stands in for any class that a checkpoint names, which is then neither imported nor run."""
+    """Replaces every class that a checkpoint names, so that the class itself is neither imported nor run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -50,30 +50,31 @@ class Ignored:
 
 
 def vqgan_from_weights(weights: Mapping[str, Tensor]) -> VQGAN:
-    """A state dict of taming's `VQModel` or LlamaGen's → the network with these weights, in float32.
+    """A state dict of taming's or LlamaGen's `VQModel` → the network with these weights, in float32.
 
-    Which of the two it is shows in the names. ValueError for any other, such as taming's Gumbel variant, and where
-    anything is missing or left over.
+    The names of the weights tell the two apart. ValueError for other networks, such as taming's Gumbel variant, and for
+    missing or unexpected weights.
     """
     from_llamagen = any(name.startswith("encoder.conv_blocks.") for name in weights)
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith(NOT_OF_THE_NETWORK)}
     if not all(isinstance(tensor, Tensor) for tensor in kept.values()):
-        raise ValueError("these are no weights: a state dict holds tensors alone")
+        raise ValueError("not a state dict of weights: some of its values are not tensors")
     levels = len({name.split(".")[2] for name in kept if re.match(r"encoder\.(down|conv_blocks)\.", name)})
     renamed = {own_name(name, levels): tensor.float() for name, tensor in kept.items()}
     try:
-        # LlamaGen compares and decodes entries by their direction (`codebook_l2_norm`, on in all releases).
+        # LlamaGen normalises codebook entries before it compares and decodes them (`codebook_l2_norm`, on in all
+        # releases).
         network = VQGAN(sizes(renamed, levels, unit_entries=from_llamagen))
         network.load_state_dict(renamed)
     except KeyError as error:
-        raise ValueError(f"no weights of taming's or LlamaGen's VQGAN: {error.args[0]!r} is missing") from error
+        raise ValueError(f"not the weights of taming's or LlamaGen's VQGAN: {error.args[0]!r} is missing") from error
     except RuntimeError as error:
-        raise ValueError(f"weights that are not those of taming's or LlamaGen's VQGAN: {error}") from error
+        raise ValueError(f"not the weights of taming's or LlamaGen's VQGAN: {error}") from error
     return network
 
 
 def own_name(name: str, levels: int) -> str:
-    """A weight's name in taming's or LlamaGen's modules → its name in `VQGAN`."""
+    """The name of a weight in taming's or LlamaGen's modules → its name in `VQGAN`."""
     if name == "quantize.embedding.weight":
         return "codebook"
     # taming numbers the decoder's levels from the outermost, though it runs them from the innermost.
@@ -84,7 +85,7 @@ def own_name(name: str, levels: int) -> str:
 
 
 def sizes(weights: Mapping[str, Tensor], levels: int, unit_entries: bool) -> VQGANConfig:
-    """The sizes that weights under their own names have; KeyError names the first that is missing."""
+    """The sizes of a `VQGAN` with these weights. KeyError with the name of the first weight that is missing."""
     outermost = {name.split(".")[4] for name in weights if name.startswith("encoder.levels.0.block.")}
     codebook_size, codebook_dim = weights["codebook"].shape
     return VQGANConfig(

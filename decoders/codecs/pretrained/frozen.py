@@ -1,8 +1,9 @@
-"""What all published codecs share: a network that stays as it was trained."""
+"""The base class of published codecs: a frozen network in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,10 +11,12 @@ from decoders.codecs.base import MediaCodec
 
 
 class FrozenCodec(MediaCodec):
-    """A codec around a network without gradients, in evaluation mode and in float32, whatever surrounds it.
+    """A codec whose network has no gradients and stays in eval mode and in float32, whatever its parent module does.
 
-    In half precision aMUSEd's decoder gives NaN; in training mode DAC drops codebooks and Emu3's batch norms move.
+    In half precision aMUSEd's decoder gives NaN; in training mode DAC drops codebooks and Emu3's batch norms change.
     """
+
+    network: Any  # an upstream module, whose parts subclasses use by name
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -21,9 +24,9 @@ class FrozenCodec(MediaCodec):
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenCodec:
-        """Stay in evaluation mode, so that a parent's `train()` changes no code."""
+        """Stay in eval mode, so that a parent's `train()` changes no code."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCodec:
-        # A parent's .half() or .to(bfloat16) moves the weights, but leaves every bit of them.
+        # A parent's .half() or .to(...) may move the weights to another device but not change their dtype.
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)

@@ -1,4 +1,4 @@
-"""One door to all published codecs."""
+"""`load_pretrained`: one function for all published codecs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from decoders.codecs.base import MediaCodec
 from decoders.codecs.pretrained.checkpoints import read_weights, vqgan_from_weights
+from decoders.codecs.pretrained.frozen import FrozenCodec
 from decoders.codecs.pretrained.pictures import DiffusersVQ, Emu3VQ, JanusVQ, VQGANCodec
 from decoders.codecs.pretrained.sound import DacCodec, EncodecCodec, MimiCodec
 
-CODECS = {  # by the class that upstream loads the network with
+CODECS: dict[str, type[FrozenCodec]] = {  # upstream class of the network → codec
     "diffusers.VQModel": DiffusersVQ,
     "transformers.JanusVQVAE": JanusVQ,
     "transformers.Emu3VQVAE": Emu3VQ,
@@ -24,7 +26,7 @@ CODECS = {  # by the class that upstream loads the network with
     "transformers.DacModel": DacCodec,
     "transformers.MimiModel": MimiCodec,
 }
-CLASSES = {  # `_class_name` or `model_type` of a config.json → that class
+CLASSES = {  # `_class_name` or `model_type` of a config.json → upstream class
     "VQModel": "diffusers.VQModel",
     "janus_vqgan": "transformers.JanusVQVAE",
     "janus": "transformers.JanusVQVAE",
@@ -44,20 +46,23 @@ def load_pretrained(
     num_codebooks: int | None = None,
     pixels: tuple[float, float] | None = None,
 ) -> MediaCodec:
-    """A published codec behind `MediaCodec`: frozen, in evaluation mode and float32.
+    """Load a published codec: frozen, in eval mode and in float32.
 
-    source: a folder or hub id of diffusers' VQModel (aMUSEd, latent diffusion, Kandinsky's MoVQ) or of transformers'
-        JanusVQVAE, Emu3VQVAE (a whole Janus or Emu3 will do: only its codec is read), EnCodec, DAC or Mimi, told apart
-        by config.json; a file of LlamaGen (.pt) or taming-transformers (.ckpt), told apart by the names of the weights;
-        or a module of any of these classes. A module is used as it is and frozen; LlamaGen's and taming's are copied.
-    subfolder: where in the folder or hub id the codec is: "vqvae" or "movq" of a diffusers pipeline.
-    size: of pictures, how many pixels a side they are to have: a language model writes codes of one grid. None leaves
-        it open.
-    num_codebooks: of sound, how many codebooks to use; None for 8, or for all where there are fewer.
-    pixels: of a VQModel, the range of its pixels, (0, 1) or (-1, 1); None for what `DiffusersVQ` concludes.
+    source: one of
+        - a folder or hub id of diffusers' VQModel (aMUSEd, latent diffusion, Kandinsky's MoVQ) or of transformers'
+          JanusVQVAE, Emu3VQVAE, EnCodec, DAC or Mimi, recognised by config.json. A whole Janus or Emu3 model works too:
+          only its codec is loaded.
+        - a checkpoint file of LlamaGen (.pt) or taming-transformers (.ckpt), recognised by the names of the weights.
+        - a module of any of these classes. Upstream modules are used as they are and frozen; LlamaGen's and taming's
+          weights are copied.
+    subfolder: where in the folder or hub id the codec is, such as "vqvae" or "movq" in a diffusers pipeline.
+    size: of images, the pixels per side that the codec is fixed to, since a language model writes codes for one grid;
+        None leaves it open.
+    num_codebooks: of audio, how many codebooks to use; None for 8, or for all if there are fewer.
+    pixels: of a VQModel, the range of its pixels, (0, 1) or (-1, 1); None for the range that `DiffusersVQ` infers.
 
-    ValueError for what is none of these, for weights that are incomplete or do not fit, and for options that do not
-    apply; FileNotFoundError for what is not there.
+    ValueError for an unknown source, for missing or misshapen weights, and for options that do not apply;
+    FileNotFoundError for a source that does not exist.
     """
     codec, read = _find(source, subfolder)
     given = {"num_codebooks": num_codebooks, "pixels": pixels}
@@ -68,7 +73,7 @@ def load_pretrained(
     made = codec(read(), **options)
     if size is not None:
         _fix_size(made, size)
-    if pixels is None and not isinstance(source, nn.Module):  # else no name says all of it
+    if pixels is None and not isinstance(source, nn.Module):  # otherwise the name alone would not rebuild the codec
         made.name = str(Path(source).resolve()) if Path(source).exists() else str(source)
         made.subfolder = subfolder
     return made
@@ -76,13 +81,13 @@ def load_pretrained(
 
 def _fix_size(codec: MediaCodec, size: int) -> None:
     if codec.modality != "image" or size < 1 or size % codec.downsample or codec.size not in (None, size):
-        fitting = "none" if codec.modality != "image" else codec.size or f"multiples of {codec.downsample}"
-        raise ValueError(f"size {size} does not apply to this {type(codec).__name__}, which has {fitting}")
+        possible = "none" if codec.modality != "image" else codec.size or f"multiples of {codec.downsample}"
+        raise ValueError(f"size {size} does not apply to this {type(codec).__name__}; possible sizes: {possible}")
     codec.size = size
 
 
-def _find(source: str | Path | nn.Module, subfolder: str) -> tuple[type[MediaCodec], Callable[[], nn.Module]]:
-    """What codec a source makes, and what reads its network; so far no weights have been read."""
+def _find(source: str | Path | nn.Module, subfolder: str) -> tuple[Callable[..., FrozenCodec], Callable[[], Any]]:
+    """The codec class of a source and a function that loads its network. No weights are read yet."""
     if isinstance(source, nn.Module):
         names = [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(source).__mro__]
         kind = next((name for name in names if name in CODECS), None)
@@ -98,13 +103,13 @@ def _find(source: str | Path | nn.Module, subfolder: str) -> tuple[type[MediaCod
 
 
 def _config_file(source: str, subfolder: str) -> Path:
-    """Its config.json, in a folder, or fetched."""
+    """The config.json in a folder, or downloaded from the hub."""
     if Path(source).is_dir():
         path = Path(source, subfolder, "config.json")
         if not path.is_file():
             inside = sorted(found.parent.name for found in path.parent.glob("*/config.json"))
             hint = f"; subfolder= may be one of {', '.join(inside)}" if inside else ""
-            raise FileNotFoundError(f"there is no {path}{hint}")
+            raise FileNotFoundError(f"{path} does not exist{hint}")
         return path
     from huggingface_hub import hf_hub_download
 
@@ -112,15 +117,19 @@ def _config_file(source: str, subfolder: str) -> Path:
         return Path(hf_hub_download(source, "config.json", subfolder=subfolder or None))
     except Exception as error:
         raise FileNotFoundError(
-            f"{source!r} is neither a file nor a folder, and as a hub id its config.json cannot be had: {error}"
+            f"{source!r} is neither a file nor a folder, and its config.json cannot be fetched from the hub: {error}"
         ) from error
 
 
 def _network(source: str, subfolder: str, kind: str, is_part: bool) -> nn.Module:
-    """The network in a folder or hub id, with every weight found; `is_part` of a language model, as its "vq_config"."""
+    """Load a network of class `kind` from a folder or hub id; ValueError if a weight is missing.
+
+    is_part: the network is a part of a language model, whose config describes it under "vq_config".
+    """
     library, name = kind.split(".")
-    upstream = getattr(importlib.import_module(library), name)
-    options = {"torch_dtype" if library == "diffusers" else "dtype": torch.float32, "subfolder": subfolder}
+    upstream: Any = getattr(importlib.import_module(library), name)
+    dtype = "torch_dtype" if library == "diffusers" else "dtype"
+    options: dict[str, Any] = {dtype: torch.float32, "subfolder": subfolder}
     if is_part:
         from transformers import AutoConfig
 

@@ -1,6 +1,8 @@
-"""Published codecs of pictures: each one codebook between two convolutional networks."""
+"""Published codecs of images: one codebook between a convolutional encoder and decoder."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +13,16 @@ from decoders.codecs.pretrained.vqgan import VQGAN
 
 
 class PictureCodec(FrozenCodec):
-    """Pictures [B, 3, H, W] in 0..1 ↔ codes [B, 1, H/downsample, W/downsample].
+    """Images [B, 3, H, W] in 0..1 ↔ codes [B, 1, H/downsample, W/downsample].
 
-    codebook: [codebook_size, D], what the codes stand for. pixels: least and largest value that the network knows.
-    Subclasses define `_vectors`, pixels → vectors [B, D, h, w] to be quantised, and `_pixels`, latents → pixels.
+    codebook: [codebook_size, D], the vectors that codes stand for. pixels: the network's smallest and largest pixel
+    value. Subclasses may override `_vectors`, pixels → vectors [B, D, h, w] to be quantised, and `_pixels`, latents →
+    pixels.
     """
 
     modality = "image"
     num_codebooks = 1
+    codebook: Tensor
 
     def __init__(
         self,
@@ -30,7 +34,7 @@ class PictureCodec(FrozenCodec):
     ) -> None:
         super().__init__(network)
         if not pixels[0] < pixels[1]:
-            raise ValueError(f"pixels are (least, largest), not {pixels}")
+            raise ValueError(f"pixels must be (smallest, largest), not {pixels}")
         self.register_buffer("codebook", codebook.detach().float(), persistent=False)
         self.codebook_size, self.latent_dim = codebook.shape
         self.downsample, self.size, self.pixels = downsample, size, pixels
@@ -57,22 +61,23 @@ class PictureCodec(FrozenCodec):
 class DiffusersVQ(PictureCodec):
     """diffusers' `VQModel`, of any vq_embed_dim (diffusers/models/autoencoders/vq_model.py).
 
-    pixels: None for 0..1 where the config says `lookup_from_codebook`, which was made for aMUSEd's pipelines, and they
-    do not normalise; else for −1..1, as latent diffusion's and Kandinsky's. No config says it outright.
+    pixels: None infers the range, which no config states: 0..1 if the config has `lookup_from_codebook`, an option made
+    for aMUSEd's pipelines, which do not normalise pixels; otherwise −1..1, as in latent diffusion and Kandinsky.
     """
 
-    def __init__(self, network: nn.Module, pixels: tuple[float, float] | None = None) -> None:
+    def __init__(self, network: Any, pixels: tuple[float, float] | None = None) -> None:
         config = network.config
         if config.in_channels != 3 or config.out_channels != 3:
-            raise ValueError(f"a codec of pictures has 3 channels, this VQModel {config.in_channels}")
+            channels = f"{config.in_channels} and {config.out_channels}"
+            raise ValueError(f"a codec of images needs 3 input and output channels, but this VQModel has {channels}")
         if pixels is None:
             pixels = (0.0, 1.0) if config.lookup_from_codebook else (-1.0, 1.0)
-        # Of the codebook, not of `latent_channels`: where the two differ aMUSEd's own pipeline fails.
+        # The latent width is the codebook's, not `latent_channels`: aMUSEd's own pipeline fails if the two differ.
         codebook = network.quantize.embedding.weight
         super().__init__(network, codebook, 2 ** (len(config.block_out_channels) - 1), pixels=pixels)
 
     def _pixels(self, latents: Tensor) -> Tensor:
-        # Not `network.decode`, which takes latents for ids where the config says `lookup_from_codebook`.
+        # Not `network.decode`, which expects ids instead of latents if the config has `lookup_from_codebook`.
         spatial = latents if self.network.config.norm_type == "spatial" else None  # Kandinsky's MoVQ
         return self.network.decoder(self.network.post_quant_conv(latents), spatial)
 
@@ -80,26 +85,28 @@ class DiffusersVQ(PictureCodec):
 class JanusVQ(PictureCodec):
     """transformers' `JanusVQVAE` (transformers/models/janus/modeling_janus.py): LlamaGen's network at a fixed size.
 
-    Codes are of the entry nearest in direction, as in the code that trained it and as its decoder reads them;
-    transformers' own `encode` compares by distance and so finds other codes than the model was trained on.
+    A code is the entry nearest in direction, as in the code that trained the model and as its decoder expects.
+    transformers' own `encode` compares by distance and finds other codes than the model was trained on.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         codebook = F.normalize(network.quantize.embedding.weight.float(), dim=-1)
         downsample = 2 ** (len(network.config.channel_multiplier) - 1)
         super().__init__(network, codebook, downsample, size=network.config.num_patches * downsample)
 
 
 class Emu3VQ(PictureCodec):
-    """transformers' `Emu3VQVAE`, a codec of video (transformers/models/emu3/modeling_emu3.py): a picture is a short
-    film that stands still, and the first frame of the film that comes out."""
+    """transformers' `Emu3VQVAE`, a codec of video (transformers/models/emu3/modeling_emu3.py).
 
-    def __init__(self, network: nn.Module) -> None:
+    An image is encoded as a short video of identical frames; the first frame of the decoded video is the image.
+    """
+
+    def __init__(self, network: Any) -> None:
         super().__init__(network, network.quantize.embedding.weight, network.spatial_scale_factor)
 
     def _vectors(self, pixels: Tensor) -> Tensor:
-        film = pixels.unsqueeze(1).repeat(1, self.network.config.temporal_downsample_factor, 1, 1, 1)
-        hidden = self.network.encoder(film)  # [B, 1, C, h, w]
+        video = pixels.unsqueeze(1).repeat(1, self.network.config.temporal_downsample_factor, 1, 1, 1)
+        hidden = self.network.encoder(video)  # [B, 1, C, h, w]
         return self.network.quant_conv(hidden.transpose(1, 2))[:, :, 0]
 
     def _pixels(self, latents: Tensor) -> Tensor:
@@ -110,10 +117,10 @@ class Emu3VQ(PictureCodec):
 
 
 class VQGANCodec(PictureCodec):
-    """taming-transformers' or LlamaGen's VQGAN, as `decoders.pretrained.vqgan` reads it."""
+    """taming-transformers' or LlamaGen's VQGAN, as `decoders.codecs.pretrained.checkpoints` loads it."""
 
     def __init__(self, network: VQGAN) -> None:
-        # Normed here and not in the network: a fingerprint hashes weights, never what a processor made of them.
+        # Normalised here and not in the network: a fingerprint hashes weights, which no processor rounds differently.
         codebook = F.normalize(network.codebook, dim=-1) if network.config.unit_entries else network.codebook
         super().__init__(network, codebook, 2 ** (len(network.config.widths) - 1))
 
@@ -121,11 +128,11 @@ class VQGANCodec(PictureCodec):
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Vectors [B, D, h, w] → codes [B, 1, h, w] of the entries [N, D] nearest to them.
 
-    With entries of unit length that is the nearest in direction, however long the vectors are. Raises
-    FloatingPointError for vectors that are not finite, for which a code would be made up.
+    For entries of unit length this is the entry nearest in direction, whatever the vectors' lengths. FloatingPointError
+    for vectors that are not finite, whose codes would be arbitrary.
     """
     if not bool(torch.isfinite(vectors).all()):
-        raise FloatingPointError("the network's vectors hold NaN or infinite values: its weights may be damaged")
-    # |v − e|² less |v|², which is the same for every entry.
+        raise FloatingPointError("the network's vectors contain NaN or infinite values: its weights may be damaged")
+    # |v − e|² − |v|²; the term |v|² is the same for every entry.
     distances = codebook.square().sum(1) - 2 * vectors.flatten(2).transpose(1, 2) @ codebook.T
     return distances.argmin(2).view(len(vectors), 1, *vectors.shape[2:])

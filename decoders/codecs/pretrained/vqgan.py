@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class VQGANConfig:
-    """Sizes, from the outermost level to the innermost; each level but the last halves the sides of the picture."""
+    """Sizes, from the outermost level to the innermost; each level but the last halves the sides of the image."""
 
     stem: int  # channels before the first level
     widths: tuple[int, ...]  # channels of each level, multiples of 32
-    attends: tuple[bool, ...]  # whether a level's blocks are followed by attention
-    blocks: int  # residual blocks a level; the decoder has one more
+    attends: tuple[bool, ...]  # whether a level has attention after each of its blocks
+    blocks: int  # residual blocks per level; the decoder has one more
     latent_channels: int
     codebook_size: int
     codebook_dim: int
-    unit_entries: bool = False  # whether entries of the codebook count by their direction alone
+    unit_entries: bool = False  # whether codebook entries are normalised to unit length
 
 
 class VQGAN(nn.Module):
-    """Pictures in −1..1 ↔ vectors of `codebook`: quant_conv(encoder(·)) there, decoder(post_quant_conv(·)) back.
+    """Images in −1..1 ↔ vectors of `codebook`: quant_conv(encoder(·)) encodes, decoder(post_quant_conv(·)) decodes.
 
     Sources: taming/modules/diffusionmodules/model.py and LlamaGen's tokenizer/tokenizer_image/vq_model.py.
     """
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Hidden channels [B, latent_channels, h, w] → pixels [B, 3, H, W]; `levels` in the order in which they run."""
+    """Hidden channels [B, latent_channels, h, w] → pixels [B, 3, H, W]; `levels` are in the order in which they run."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks, each followed by attention where the level `attends`, then `resample`."""
+    """Residual blocks, each followed by attention if the level `attends`, then `resample`."""
 
     def __init__(self, channels: int, out: int, blocks: int, attends: bool, resample: nn.Module) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all positions of [B, C, h, w], added to what came in."""
+    """Self-attention with one head over all positions of [B, C, h, w], with a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -127,15 +127,15 @@ class Attention(nn.Module):
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Upstream's group norm: always 32 groups."""
+    """Upstream's group norm, always of 32 groups."""
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
 def halve(channels: int) -> nn.Sequential:
-    """Half as many rows and columns, padded below and at the right only, as upstream."""
+    """Halve the rows and columns; padded at the bottom and right only, as upstream."""
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
 
 
 def double(channels: int) -> nn.Sequential:
-    """Twice as many rows and columns."""
+    """Double the rows and columns."""
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1))

@@ -1,0 +1,58 @@
+"""Weights and settings in a folder: `config.json` and `model.safetensors`. Loading them runs no code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def write_folder(folder: str | Path, config: dict[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Path:
+    """Write settings and tensors, floating-point ones in `dtype`. Each file is replaced as a whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for name, tensor in tensors.items()
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
+        save_file(kept, Path(parts, WEIGHTS), metadata={"format": "pt"})
+        Path(parts, WEIGHTS).chmod(0o644)  # safetensors makes files that only their owner can read
+        Path(parts, CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        for name in (WEIGHTS, CONFIG):
+            os.replace(Path(parts, name), folder / name)
+    return folder
+
+
+def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and the tensors of a folder, floating-point ones in float32.
+
+    FileNotFoundError if one of the two files is missing, ValueError if one is damaged.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a saved codec or decoder: {name} is missing")
+    with damage_reported(folder):
+        config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+    return config, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+@contextmanager
+def damage_reported(folder: str | Path) -> Iterator[None]:
+    """Turn the errors that a folder's contents cause into a ValueError that names the folder."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is damaged, or was saved by another version: {error}") from error
