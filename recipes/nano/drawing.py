@@ -28,7 +28,7 @@ from mmlm.data import read_records
 from mmlm.generation.writing import as_pictures
 from mmlm.tasks.draw import best as best_of
 from mmlm.tasks.draw import picture_tensor
-from mmlm.training.codec import quality
+from mmlm.training.objectives.codec import quality
 from recipes.nano import data
 from recipes.nano.evaluate import TITLES, rolled, row, share, title
 from recipes.nano.judge import judge_caption
