@@ -213,7 +213,7 @@ def _decoder(seed: int = 0):
 def _train_decoder(model, output, data=None, resume=True, **settings):
     data = picture_folder(output.parent) if data is None else data
     config = CodecTrainConfig(**{**SETTINGS, "preview_every": 6, "ema_decay": 0.7, **settings})
-    return train_decoder(model, data, output, data, config, resume=resume, progress=False)
+    return train_decoder(model, data, output, data / "00.png", config, resume=resume, progress=False)
 
 
 def _network(seed: int = 0):

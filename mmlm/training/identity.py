@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,10 @@ def sketch(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return found
 
 
-def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], current: Iterable[str], output: Path) -> None:
+def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], output: Path) -> None:
     """ValueError that names what differs between a checkpoint's run and this one; no tensor is read.
 
-    current: names of the trained weights. Starting weights also agree where these are the checkpoint's: the model is
-    then the one that was stopped.
+    Starting weights also agree if they are the checkpoint's: the model is then the one that was stopped.
     """
     known = checkpoint.state["identity"]
     changed = [
@@ -71,9 +70,7 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], current: It
         for name in sorted({*known, *identity} - {"starting_weights"})
         if known.get(name) != identity.get(name)
     ]
-    start, stopped = known["starting_weights"], checkpoint.state["weights"]
-    now = identity["starting_weights"]
-    if not _alike(now, start) and not _alike({name: now[name] for name in current}, stopped):
+    if not _same_start(identity["starting_weights"], known["starting_weights"], checkpoint.state["weights"]):
         changed.append("starting_weights")
     if changed:
         differences = "; ".join(_difference(name, known.get(name), identity.get(name)) for name in changed)
@@ -83,10 +80,17 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], current: It
         )
 
 
-def _alike(one: dict[str, float], other: dict[str, float]) -> bool:
-    return one.keys() == other.keys() and all(
-        math.isclose(value, other[name], rel_tol=1e-5, abs_tol=1e-6) for name, value in one.items()
-    )
+def _same_start(now: dict[str, float], start: dict[str, float], stopped: dict[str, float]) -> bool:
+    """Whether sketches are those of the start or, where trained weights have moved, those of the checkpoint."""
+    if now.keys() != start.keys():
+        return False
+    moved = {name for name, value in now.items() if not _near(value, start[name])}
+    trained = moved & stopped.keys()
+    return all(_near(now[name], stopped[name]) for name in trained) if trained else not moved
+
+
+def _near(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
 
 
 def _difference(name: str, before: Any, now: Any) -> str:

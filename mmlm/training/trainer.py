@@ -124,7 +124,7 @@ class Trainer:
         self.identity = json.loads(json.dumps(identity))  # tuples are lists in a checkpoint
         if (checkpoint := latest_checkpoint(self.checkpoints)) is None:
             return False
-        check_identity(checkpoint, self.identity, self.parameters, self.output)
+        check_identity(checkpoint, self.identity, self.output)
         self.identity = checkpoint.state["identity"]
         self.done = Progress(**checkpoint.state["progress"])
         weights = checkpoint.weights
