@@ -5,14 +5,12 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import typing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from families import language_model, tokenizer
@@ -38,7 +36,16 @@ from encoders.clip import ClipImageEncoder
 from mmlm.data import BadRecordsError, Record, RecordSet, read_records
 from mmlm.data.sampling import ExampleStream
 from mmlm.model.config import FusionConfig, ResamplerConfig
-from mmlm.training import NonFiniteLossError, TrainConfig, Trainer, load_recipe, precision, train, train_from_recipe
+from mmlm.training import (
+    NonFiniteLossError,
+    TrainConfig,
+    Trainer,
+    load_recipe,
+    precision,
+    train,
+    train_from_recipe,
+    trainer,
+)
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.config import TrainerConfig, TrainSettings
 from mmlm.training.examples import Examples
@@ -46,6 +53,13 @@ from mmlm.training.features import cached_features
 from mmlm.training.identity import digest, media_digest, sketch
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
+
+
+@pytest.fixture(autouse=True)
+def no_plot(request, monkeypatch):
+    """Which is slow beside such runs: one test has it."""
+    if "plot" not in request.node.name:
+        monkeypatch.setattr(trainer, "plot_losses", lambda *args: None)
 
 
 # What trains
@@ -276,9 +290,7 @@ def run_until(model, output, step, monkeypatch, start=0, **settings):
     assert latest_checkpoint(output / "checkpoints").state["step"] == step
 
 
-@pytest.mark.parametrize(
-    ("stops", "optimizer"), [([1], "adamw"), ([4], "adamw"), ([5, 7], "muon"), ([5, 7], "adamw"), ([11], "adamw")]
-)
+@pytest.mark.parametrize(("stops", "optimizer"), [([4], "adamw"), ([5, 7], "muon"), ([11], "lion")])
 def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, stops, optimizer):
     """20 records in steps of 6: every stop lies within an epoch, most within a log line and a sorting window."""
     settings = dict(steps=12, batch_size=3, accumulation=2, sort_window=4, save_every=5, log_every=4)
@@ -425,32 +437,6 @@ def test_a_failure_leaves_the_model_ready_for_use(tmp_path, monkeypatch):
         run(model, tmp_path, held_out=tiny_records(4), steps=3)
     assert not any(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_a_process_killed_while_it_saves_goes_on_bit_for_bit(tmp_path):
-    straight, resumed = tiny_model(), tiny_model()
-    a = run(straight, tmp_path / "a", save_every=2)
-    script = f"""
-        import os, signal
-        from pathlib import Path
-        import training_objectives as t
-        rename = Path.rename
-        def dying(self, target):
-            if "step-00000006" in str(target):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return rename(self, target)
-        Path.rename = dying
-        t.run(t.tiny_model(), {str(tmp_path / "b")!r}, save_every=2)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert latest_checkpoint(tmp_path / "b" / "checkpoints").state["step"] == 4
-    b = run(resumed, tmp_path / "b", save_every=2)
-    assert a.loss == b.loss and metrics(tmp_path / "a") == metrics(tmp_path / "b")
-    assert_equal(added(straight), added(resumed))
-    left = sorted(path.name for path in (tmp_path / "b" / "checkpoints").iterdir())
-    assert left == ["step-00000006", "step-00000008"]
 
 
 # What a run writes

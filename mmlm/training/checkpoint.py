@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -91,8 +90,9 @@ def optimizer_tensors(optimizers: Sequence[Optimizer], names: dict[Parameter, st
     return {
         f"{entry}.{names[parameter]}": value
         for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for entry, value in state.items()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for entry, value in optimizer.state.get(parameter, {}).items()
     }
 
 

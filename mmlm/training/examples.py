@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
-from encoders.base import Features
+from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
@@ -50,16 +50,17 @@ class Examples:
         self.encode = lru_cache(REMEMBERED)(self._encode)
 
     def _encode(self, record: int, text: int) -> Example:
-        entry, text = self.records[record], self.records[record].texts[text]
+        entry = self.records[record]
+        chosen = entry.texts[text]
         # The key stands for the media, whose features are given beside the batch.
         media: list[Media] = [] if entry.source is None else [Image(entry.key)]
-        if entry.sound is not None and text.hears:
+        if entry.sound is not None and chosen.hears:
             media.append(Sound(entry.key))
-        if text.asked:
-            prompt = self.template.spoken_prompt(media, entry.transcript if text.reads else None, text.question)
+        if chosen.asked:
+            prompt = self.template.spoken_prompt(media, entry.transcript if chosen.reads else None, chosen.question)
         else:
-            prompt = [*media, self.template.caption if text.kind == "caption" else self.template.transcript]
-        return self.processor.encode(prompt, text.answer)
+            prompt = [*media, self.template.caption if chosen.kind == "caption" else self.template.transcript]
+        return self.processor.encode(prompt, chosen.answer)
 
     def length(self, record: int, text: int) -> int:
         """Tokens of an example."""
@@ -79,7 +80,8 @@ class Examples:
 
     def fingerprint(self) -> str:
         """16 hex digits that change with a text, with the bytes of a medium, and with the order."""
-        return digest(self.records.fingerprint(), sorted((name, sorted(own.items())) for name, own in self.keys.items()))
+        keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
+        return digest(self.records.fingerprint(), keys)
 
     def feature_types(self) -> list[torch.dtype]:
         """Of each modality that the records have, in the order of their names."""
@@ -124,7 +126,9 @@ def prepare(
     too_long = Examples(records, model.processor, model.template).too_long()
     records = records.without(too_long).check(config.bad_limit)
     encoded = {
-        name: cached_features(records, encoder, Path(cache), bad_limit=config.bad_limit, progress=progress)
+        name: cached_features(
+            records, cast(FrozenEncoder, encoder), Path(cache), bad_limit=config.bad_limit, progress=progress
+        )
         for name, encoder in model.encoders.items()
     }
     bad = {index: reason for own in encoded.values() for index, reason in own.bad.items()}

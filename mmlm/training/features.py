@@ -152,7 +152,7 @@ def _read_shards(folder: Path, wanted: set[str]) -> dict[str, Tensor]:
 def _read_shard(path: Path, wanted: set[str]) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         checksums = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in file.keys() if key in wanted}
+        tensors = {key: file.get_tensor(key) for key in wanted.intersection(file.keys())}
     return {key: tensor for key, tensor in tensors.items() if checksums.get(key) == _checksum(tensor)}
 
 
@@ -172,7 +172,7 @@ def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checksum(tensor: Tensor) -> str:
-    return f"{zlib.crc32(tensor.view(torch.uint8).numpy()):08x}"
+    return f"{zlib.crc32(tensor.view(torch.uint8).numpy().data):08x}"
 
 
 def _batches(items: list[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:

@@ -66,9 +66,7 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], output: Pat
     """
     known = checkpoint.state["identity"]
     changed = [
-        name
-        for name in sorted({*known, *identity} - {"starting_weights"})
-        if known.get(name) != identity.get(name)
+        name for name in sorted({*known, *identity} - {"starting_weights"}) if known.get(name) != identity.get(name)
     ]
     if not _same_start(identity["starting_weights"], known["starting_weights"], checkpoint.state["weights"]):
         changed.append("starting_weights")

@@ -14,9 +14,7 @@ from mmlm.model.lora import LowRank
 from mmlm.training.config import TrainerConfig
 
 
-def make_optimizers(
-    parameters: dict[str, Parameter], hidden: Set[Parameter], config: TrainerConfig
-) -> list[Optimizer]:
+def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], config: TrainerConfig) -> list[Optimizer]:
     """AdamW or Lion over parameters by name; with `optimizer="muon"`, AdamW, and Muon for those in `hidden`.
 
     hidden: the matrices of hidden layers, see `hidden_matrices`.
@@ -40,7 +38,7 @@ def make_optimizers(
     betas = (config.betas[0], config.betas[1])  # a recipe gives a list
     optimizers: list[Optimizer] = []
     if settings and config.optimizer == "lion":
-        from timm.optim import Lion  # slow to import
+        from timm.optim.lion import Lion  # slow to import
 
         optimizers.append(Lion(settings, config.learning_rate, betas=betas))
     elif settings:

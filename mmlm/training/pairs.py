@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -69,7 +69,7 @@ def read_pairs(model: MultimodalLM, data: Any, cache: Path, max_seconds: float, 
         media = media_digest([_place(record, modality) for record in own])
         path = cache / f"{modality}-{codec_fingerprint(codec)}-{media}-{max_seconds:g}.safetensors"
         if not path.exists():
-            _encode(own, codec, path, max_seconds, progress)
+            _encode(own, cast(MediaCodec, codec), path, max_seconds, progress)
         with safe_open(path, "pt") as kept:
             lengths = json.loads(kept.metadata()["lengths"])
             codes = kept.get_tensor("codes").long().split(lengths, dim=-1)
@@ -111,7 +111,7 @@ def _encode(records: Sequence[Record], codec: MediaCodec, path: Path, max_second
     with tqdm(total=len(once), desc=f"codes of {codec.modality}s", disable=not progress, mininterval=2) as bar:
         for start in range(0, len(once), ENCODED_AT_ONCE):
             chunk = once[start : start + ENCODED_AT_ONCE]
-            if codec.modality == "image":
+            if codec.size is not None:
                 batch = torch.cat([picture_tensor(record.image, codec.size) for record in chunk])
                 rows += codec.encode(batch.to(device)).codes.flatten(2).cpu().unbind()
             else:
@@ -128,6 +128,7 @@ def _encode(records: Sequence[Record], codec: MediaCodec, path: Path, max_second
 
 def _sound_codes(record: Record, codec: MediaCodec, max_seconds: float, device: torch.device) -> Tensor:
     """Codes [K, T] of a recording; none where it is longer than `max_seconds`."""
+    assert codec.sample_rate is not None, "it is a codec of sound"
     sound = torch.from_numpy(load_audio(record.audio, sample_rate=codec.sample_rate).waveform)
     if len(sound) > max_seconds * codec.sample_rate:
         return torch.empty(codec.num_codebooks, 0, dtype=torch.long)

@@ -28,7 +28,10 @@ def clip_judge(name: str, device: str = "cpu") -> PerceptualLoss:
     """`clip_distance` of a CLIP by its name."""
     from mmlm.assembly.frozen import image_encoder_of
 
-    return clip_distance(image_encoder_of(name, True, torch.float32).to(device))
+    encoder = image_encoder_of(name, True, torch.float32).to(device)
+    if not isinstance(encoder, ClipImageEncoder):
+        raise ValueError(f"{name} is not an open_clip model, whose features pictures are compared by")
+    return clip_distance(encoder)
 
 
 def clip_distance(encoder: ClipImageEncoder, weight: float = 0.1) -> PerceptualLoss:
@@ -37,7 +40,7 @@ def clip_distance(encoder: ClipImageEncoder, weight: float = 0.1) -> PerceptualL
     Tokens are those of the middle and the last block, each layer-normed; gradients pass through the frozen encoder to
     the pictures.
     """
-    visual = encoder.model.visual
+    visual: Any = encoder.model.visual
     settings = visual.preprocess_cfg
     mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
 

@@ -47,7 +47,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -96,9 +97,9 @@ class Recipe(TrainConfig):
         super().__post_init__()
         for name in ("data", "held_out"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
-                if name == "data" or value is not None:
-                    raise ValueError(f"{name} must be a path or a list of paths, not {value!r}")
+            paths = value if isinstance(value, list) else [value]
+            if not all(isinstance(path, str) for path in paths) and (name == "data" or value is not None):
+                raise ValueError(f"{name} must be a path or a list of paths, not {value!r}")
         parts = ("language_model", "image_encoder", "audio_encoder")
         assembled = [name for name in parts if getattr(self.model, name) is not None]
         if self.model.load is None and (self.model.language_model is None or len(assembled) < 2):
@@ -147,7 +148,7 @@ class CodecRecipe(CodecTrainConfig):
         if (self.codec is None) == (self.decoder is None):
             raise ValueError("a recipe trains one thing: give codec or decoder, not both")
         if self.tune == "decoder" and (self.codec is None or self.codec.trained is None):
-            raise ValueError("tune: decoder keeps the codes as they are: give codec.trained, whose codes mean something")
+            raise ValueError("tune: decoder keeps codes as they are: give codec.trained, whose codes mean something")
         if self.perceptual is not None and (self.codec is None or self.codec.audio is not None):
             raise ValueError(JUDGES_PICTURES)
 
@@ -180,7 +181,7 @@ class WritingRecipe:
 def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe | CodecRecipe | WritingRecipe:
     """A recipe from YAML, with `key=value` and `key.key=value` on top.
 
-    A recipe with `write` trains the model to write codes, one with `codec` or `decoder` trains that, any other adapters.
+    One with `write` is a WritingRecipe, one with `codec` or `decoder` a CodecRecipe, any other a Recipe of adapters.
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """
     config = _merged(path, overrides)
@@ -190,7 +191,8 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
     elif "codec" in config or "decoder" in config:
         schema = CodecRecipe
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
+        recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
+        return recipe
     except ConfigKeyError as error:
         known = ", ".join(f.name for f in fields(schema))
         raise ValueError(f"{path}: unknown key {error.full_key!r}; the recipe's keys are {known}") from error
@@ -205,7 +207,7 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     """What the YAML file and the overrides say, not yet checked against a schema."""
     try:
-        written = OmegaConf.load(path)
+        written = OmegaConf.load(Path(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
@@ -214,6 +216,6 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
         if "=" not in override:
             raise ValueError(f"{override!r} is not key=value")
     try:
-        return OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        return cast(DictConfig, OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides))))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error

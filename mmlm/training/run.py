@@ -27,9 +27,7 @@ from mmlm.training.recipe import JUDGES_PICTURES, CodecParts, CodecRecipe, Recip
 from mmlm.training.result import TrainResult
 
 
-def train_from_recipe(
-    path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True
-) -> TrainResult:
+def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True) -> TrainResult:
     """Runs a recipe: `mmlm train recipe.yaml key=value …`. It goes on where a run in the same `output` stopped."""
     recipe = load_recipe(path, overrides)
     if isinstance(recipe, WritingRecipe):
@@ -45,6 +43,7 @@ def _adapters(recipe: Recipe, progress: bool) -> TrainResult:
     if part.load is not None:
         model = load(part.load, **placed)
     else:
+        assert part.language_model is not None, "Recipe checks it"
         model = assemble(
             part.language_model,
             part.image_encoder,

@@ -6,10 +6,11 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from torch.nn import Parameter
 
+from encoders.base import FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
 from mmlm.data.sampling import ExampleStream
@@ -96,13 +97,11 @@ class AdaptersObjective(Objective):
         return {}
 
     def parts(self, step: int) -> list[Part]:
-        return [
-            self._part(self.training, chosen)
-            for chosen in split(self.stream.step(step), self.config.accumulation)
-        ]
+        return [self._part(self.training, chosen) for chosen in split(self.stream.step(step), self.config.accumulation)]
 
     def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
         batch, media = examples.collate(chosen)
+        assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
         return Part(count, lambda: self.model(batch, media).loss, sum(examples.length(*pair) for pair in chosen))
 
@@ -118,7 +117,7 @@ class AdaptersObjective(Objective):
             part = self._part(held, chosen[start : start + self.config.batch_size])
             with computing(self.config.precision, self.model.device):
                 loss = part.loss()
-            total, tokens = total + float(loss) * part.count, tokens + part.count
+            total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
         return {"held_out_loss": total / tokens}
 
     def save(self, output: Path) -> Path:
@@ -130,7 +129,7 @@ class AdaptersObjective(Objective):
             "objective": self.name,
             "data": training.fingerprint(),
             "language_model": model.language_model.fingerprint(),
-            **{f"{name}_encoder": encoder.fingerprint() for name, encoder in model.encoders.items()},
+            **{f"{name}_encoder": cast(FrozenEncoder, own).fingerprint() for name, own in model.encoders.items()},
             "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
             "resampler": dataclasses.asdict(model.resampler_config),
             "audio_resampler": dataclasses.asdict(model.audio_resampler_config),

@@ -54,9 +54,10 @@ class Objective(ABC):
     def state(self) -> dict[str, Tensor]:
         """Other tensors that a run changes and a checkpoint holds: moving averages of a codebook, an EMA of weights.
 
-        They are put back when a step is skipped.
+        They are put back when a step is skipped. Unless overridden, the buffers that the module's state dict holds.
         """
-        return dict(self.module.named_buffers())
+        saved = self.module.state_dict()
+        return {name: buffer for name, buffer in self.module.named_buffers() if name in saved}
 
     def train(self, mode: bool) -> None:
         """Sets training or evaluation mode."""

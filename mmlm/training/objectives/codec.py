@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.previews import SHOWN, write_previews
-from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.result import TrainResult
+from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.trainer import Trainer
 
 Codec = ImageVQVAE | AudioVQVAE
@@ -38,7 +38,7 @@ def train_codec(
     data: MediaSource,
     output: str | os.PathLike,
     held_out: MediaSource | None = None,
-    config: CodecTrainConfig = CodecTrainConfig(),
+    config: CodecTrainConfig | None = None,
     perceptual: Distance | None = None,
     *,
     resume: bool = True,
@@ -51,6 +51,7 @@ def train_codec(
     `output/metrics.jsonl` gets the loss, and, of held-out media (or else of the first ones of training), the quality
     of the reconstruction and the use of the codebook; `output/previews/` shows them beside the real ones.
     """
+    config = config or CodecTrainConfig()
     media = TrainingMedia.read(codec, data, held_out, config)
     objective = CodecObjective(codec.to(config.device), media, config, perceptual)
     return Trainer(objective, config, output, progress=progress).fit(resume=resume)
@@ -152,11 +153,11 @@ def _critic(codec: Codec, config: CodecTrainConfig) -> PatchCritic | None:
 def _distance(codec: Codec, made: Tensor, real: Tensor) -> Tensor:
     if isinstance(codec, ImageVQVAE):
         return picture_loss(made, real)
-    return sound_loss(made, real, codec.spectrum, codec.sample_rate)
+    return sound_loss(made, real, codec.spectrum, codec.config.sample_rate)
 
 
 def quality(codec: MediaCodec, made: Tensor, real: Tensor) -> dict[str, float]:
     """How near media are to the real ones: of pictures, the PSNR in dB; of sound, the log-mel distance in bels."""
-    if codec.modality == "image":
+    if codec.sample_rate is None:
         return {"psnr": 10 * math.log10(1 / max(1e-10, float(F.mse_loss(made, real))))}
     return {"log_mel_distance": float(spectral_distance(made[:, 0], real[:, 0], codec.sample_rate))}

@@ -20,8 +20,8 @@ from mmlm.prompting.processor import Batch, Example
 from mmlm.training.config import WritingTrainConfig
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.pairs import Pair, Pairs, read_pairs
-from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.result import TrainResult
+from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.trainer import Trainer
 
 HELD_OUT_BATCHES = 8  # of each medium, at most
@@ -32,7 +32,7 @@ def train_writing(
     data: Any,
     output: str | os.PathLike,
     held_out: Any = None,
-    config: WritingTrainConfig = WritingTrainConfig(),
+    config: WritingTrainConfig | None = None,
     *,
     resume: bool = True,
     progress: bool = True,
@@ -44,6 +44,7 @@ def train_writing(
     neither. Recordings longer than `max_seconds` are left out, and counted in a warning.
     `output/metrics.jsonl` gets the loss in nats per code, of training and, by medium, of what is held out.
     """
+    config = config or WritingTrainConfig()
     output, host = Path(output), model.language_model
     if host.codes is None:
         raise ValueError("the model has no codecs: assemble it with image_codec=, audio_codec= or both")
@@ -99,7 +100,7 @@ class CodesObjective(Objective):
         for row in _split(pairs, per_row):
             rows[any(pair.modality == "image" for pair in row)].append(self._row(row, draw, text_dropped))
         batches = [self._collate(group, per_row) for group in filter(None, rows.values())]
-        counts = [int((batch.labels[:, 1:] >= 0).sum()) for batch in batches]
+        counts = [_count(batch) for batch in batches]
         total = sum(counts)
 
         def loss() -> Tensor:
@@ -124,6 +125,7 @@ class CodesObjective(Objective):
         """A batch in which every medium of a row is learned, not the last alone."""
         batch = self.model.processor.collate(rows)
         if per_row > 1:
+            assert batch.labels is not None, "rows have answers"
             own = batch.input_ids >= self.model.language_model.vocabulary.code_offset
             batch.labels[own] = batch.input_ids[own]
         return batch
@@ -142,7 +144,8 @@ class CodesObjective(Objective):
     def save(self, output: Path) -> Path:
         if self.config.tune == "full":
             host, folder = self.model.language_model, output / "language_model"
-            host.model.save_pretrained(folder)
+            language_model: Any = host.model
+            language_model.save_pretrained(folder)
             host.tokenizer.save_pretrained(folder)
             host.name = str(folder.resolve())
         return self.model.save(output / "model")
@@ -162,6 +165,12 @@ class CodesObjective(Objective):
             "template": dataclasses.asdict(self.model.template),
             "frozen_types": [str(host.dtype)],
         }
+
+
+def _count(batch: Batch) -> int:
+    """Positions whose next token is learned."""
+    assert batch.labels is not None, "rows have answers"
+    return int((batch.labels[:, 1:] >= 0).sum())
 
 
 def _split(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:

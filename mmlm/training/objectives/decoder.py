@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -22,8 +23,8 @@ from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.objectives.codec import quality
 from mmlm.training.previews import SHOWN, write_previews
-from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.result import TrainResult
+from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.trainer import Trainer
 
 CALIBRATED = 256  # media that set the scale of the detail
@@ -35,7 +36,7 @@ def train_decoder(
     data: MediaSource,
     output: str | os.PathLike,
     held_out: MediaSource | None = None,
-    config: CodecTrainConfig = CodecTrainConfig(),
+    config: CodecTrainConfig | None = None,
     *,
     resume: bool = True,
     progress: bool = True,
@@ -45,6 +46,7 @@ def train_decoder(
     The moving average of the weights is what is kept. `output/previews/` shows held-out media, the codec's own
     reconstruction, and what 1, 4 and 8 steps make of its codes.
     """
+    config = config or CodecTrainConfig()
     media = TrainingMedia.read(decoder.codec, data, held_out, config)
     objective = DecoderObjective(decoder.to(config.device), media, config)
     return Trainer(objective, config, output, progress=progress).fit(resume=resume)
@@ -70,7 +72,7 @@ class DecoderObjective(Objective):
 
     def state(self) -> dict[str, Tensor]:
         average = {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        return {**average, "scale": self.decoder.scale}
+        return {**average, "scale": cast(Tensor, self.decoder.scale)}
 
     def begin(self) -> None:
         draw = generator(self.config.seed, 3)
@@ -109,14 +111,12 @@ class DecoderObjective(Objective):
         length = None if self.codec.modality == "image" else shown.shape[-1]
         codes = self.codec.encode(shown).codes
         with self._averaged():
-            rows = {
-                steps: self.decoder.decode(codes, steps, seed=self.config.seed, length=length) for steps in STEPS
-            }
+            rows = {steps: self.decoder.decode(codes, steps, seed=self.config.seed, length=length) for steps in STEPS}
         return {0: self.codec.decode(codes, length), **rows}
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        own, self.decoder.unet = self.decoder.unet, self.average.module
+        own, self.decoder.unet = self.decoder.unet, cast(UNet2DModel, self.average.module)
         try:
             yield
         finally:
