@@ -1,4 +1,4 @@
-"""Pretraining from nothing (recipes/pretrain): what it writes loads elsewhere, and a stop changes nothing."""
+"""Pretraining from nothing (recipes/pretrain): what it writes loads elsewhere."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encoders.clip import ClipImageEncoder
-from mmlm.training.fit import Schedule, Shuffle, fit
+from mmlm.training.shuffle import Shuffle
 from recipes.pretrain.clip import (
     ClipTrainConfig,
     Region,
@@ -148,34 +148,6 @@ def test_packing_keeps_every_document_whole_and_every_text_closed(tokenizer_fold
             break
         whole = whole.removeprefix(first)
     assert len(written) >= 25 and any(document.startswith(whole) for document in closed)
-
-
-def test_a_stop_changes_nothing(tokenizer_folder, tmp_path):
-    """60 steps in one go, or 60 with a stop after some of them, end in the same weights bit for bit."""
-
-    def train(folder, stop_at=None):
-        torch.manual_seed(0)
-        model = torch.nn.Linear(3, 2)
-
-        def loss_at(step):
-            if step == stop_at:
-                raise KeyboardInterrupt
-            x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
-            return (model(x) - x[:, :2]).square().mean()
-
-        fit(model, loss_at, Schedule(60, 1e-2, warmup_steps=5, checkpoint_seconds=0.0), folder, "test")
-        return model.weight.detach().clone()
-
-    whole = train(tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", stop_at=37)
-    assert torch.equal(train(tmp_path / "b"), whole)
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
-    model = torch.nn.Linear(1, 1)
-    with pytest.raises(FloatingPointError, match="step 0"):
-        fit(model, lambda step: model.weight.sum() * float("nan"), Schedule(3, 1e-3), tmp_path, "test")
 
 
 def test_an_epoch_shows_every_example_once():

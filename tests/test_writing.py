@@ -1,4 +1,4 @@
-"""Pictures and sound written by a language model (mmlm/writing.py, drawing.py, training/writing.py)."""
+"""Pictures and sound written by a language model, and training to write them."""
 
 import copy
 import functools
@@ -23,8 +23,9 @@ from mmlm.generation.request import Writing, request
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.parts import Codes
 from mmlm.tasks.draw import kept_codes
-from mmlm.training.fit import Schedule, make_optimizers
-from mmlm.training.writing import WritingTrainConfig, read_pairs, train_writing
+from mmlm.training import TrainerConfig, WritingTrainConfig, train_from_recipe, train_writing
+from mmlm.training.optimizer import hidden_matrices, make_optimizers
+from mmlm.training.pairs import read_pairs
 from support import parts
 from support.codec_parts import audio_codec, image_codec
 
@@ -379,7 +380,7 @@ def test_it_learns_what_to_draw_and_to_say(pairs, tmp_path):
         (found,) = generate_parts(model, prompt, mode, options=GREEDY, max_seconds=0.5)
         assert torch.equal(found[0].codes, codes), record.key
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "held_out_loss_image" in line] == [60, 120]
+    assert [line["step"] for line in lines if "held_out_loss_image" in line] == [0, 60, 120]
     assert lines[-1]["held_out_loss_image"] < 0.5 and lines[-1]["held_out_loss_audio"] < 0.5
     assert all(parameter.requires_grad for _, parameter in model.added_parameters())
 
@@ -410,8 +411,7 @@ def test_codes_are_computed_once(pairs, tmp_path, monkeypatch):
         train_writing(writing(loud=False), only, tmp_path / "none", config=config, progress=False)
     train_writing(model, pairs, tmp_path, config=config, progress=False)
     monkeypatch.setattr(type(model.codecs["image"]), "encode", None)
-    (tmp_path / "checkpoint.pt").unlink()
-    train_writing(model, pairs, tmp_path, config=config, progress=False)
+    train_writing(model, pairs, tmp_path, config=config, resume=False, progress=False)
 
 
 @pytest.mark.parametrize("wrong", [dict(tune="all"), dict(steps=0), dict(text_dropped=1.0), dict(pairs_per_row=0)])
@@ -434,18 +434,21 @@ data: {pairs}
 output: {tmp_path}/run
 """)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmlm.load", functools.partial(mmlm.load, image_encoder=parts.image_encoder()))
-        result = mmlm.training.train_from_recipe(tmp_path / "recipe.yaml", ["write.steps=1"], progress=False)
-        assert result.steps == 1 and mmlm.load(result.model).draw("red").size == (16, 16)
+        patch.setattr("mmlm.training.run.load", functools.partial(mmlm.load, image_encoder=parts.image_encoder()))
+        result = train_from_recipe(tmp_path / "recipe.yaml", ["write.steps=1"], progress=False)
+        assert result.steps == 1
+        loaded = mmlm.load(result.model, image_encoder=parts.image_encoder())
+        assert loaded.draw("red").size == (16, 16)
     with pytest.raises(ValueError, match="write.stepz"):
-        mmlm.training.train_from_recipe(tmp_path / "recipe.yaml", ["write.stepz=1"], progress=False)
+        train_from_recipe(tmp_path / "recipe.yaml", ["write.stepz=1"], progress=False)
 
 
 def test_muon_is_for_lora_and_never_for_the_codes_rows():
     host = writing().language_model
     trained = torch.nn.ModuleDict({"codes": host.codes, "lora": host.lora}).requires_grad_(True)
     names = {parameter: name for name, parameter in trained.named_parameters()}
-    adamw, muon = make_optimizers(trained, Schedule(1, 1e-3, optimizer="muon"))
+    config = TrainerConfig(optimizer="muon")
+    adamw, muon = make_optimizers(dict(trained.named_parameters()), hidden_matrices(trained), config)
     by_muon = {names[p] for group in muon.param_groups for p in group["params"]}
     assert by_muon == {name for name in names.values() if name.startswith("lora.")} != set()
     assert {names[p] for group in adamw.param_groups for p in group["params"]} == set(names.values()) - by_muon
@@ -462,7 +465,7 @@ def test_a_medium_that_comes_several_times_is_encoded_once(tmp_path, monkeypatch
     codec, seen = model.codecs["image"], []
     encode = codec.encode
     monkeypatch.setattr(codec, "encode", lambda media: (seen.append(len(media)), encode(media))[1])
-    found = read_pairs(model, pairs, tmp_path / "codes", WritingTrainConfig(), progress=False)
+    found = read_pairs(model, pairs, tmp_path / "codes", 4.0, progress=False)
     assert sum(seen) == 2 and [pair.texts for pair in found] == [("a ring",), ("a ring",), ("again",), ("a ring",)]
     for pair, name in zip(found, ("a.png", "b.png", "a.png", "a.png"), strict=True):
         assert torch.equal(pair.codes, encode(picture_tensor(tmp_path / name, codec.size)).codes[0])

@@ -1,8 +1,8 @@
 """Checkpoints: folders that appear whole or not at all, tensors in safetensors, no pickle.
 
-checkpoints/step-00000200/model.safetensors       the added weights
-                          optimizer.safetensors   the optimizers' moments, and the states of the random generators
-                          state.json              step, settings, running sums; size and checksum of the others
+checkpoints/step-00000200/model.safetensors       the trained weights, and other tensors that the run changes
+                          optimizer.safetensors   the optimizers' moments
+                          state.json              step, identity, running sums; size and checksum of the others
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -27,12 +26,20 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: weights by name, optimizer and generator states by name, the JSON state."""
+    """A checkpoint whose files are whole; `state` is its JSON, and the tensors are read when they are asked for."""
 
     folder: Path
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
     state: dict
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """By name, on the CPU."""
+        return load_file(self.folder / "model.safetensors")
+
+    @property
+    def optimizer(self) -> dict[str, Tensor]:
+        """What `optimizer_tensors` took, on the CPU."""
+        return load_file(self.folder / "optimizer.safetensors")
 
 
 def save_checkpoint(
@@ -40,8 +47,8 @@ def save_checkpoint(
 ) -> Path:
     """Writes `folder/step-XXXXXXXX` and removes all but the newest `keep`.
 
-    It is written beside its place, flushed to disk, then renamed: a crash at any point leaves the older ones whole. A
-    whole checkpoint of this step that is there already is kept.
+    It is written under a temporary name, flushed to disk, then renamed: a crash at any point leaves the older ones
+    whole. If there is a whole checkpoint of this step already, nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"step-{step:08d}"
@@ -68,12 +75,11 @@ def save_checkpoint(
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are whole, or None. Raises ValueError if there are some, all damaged."""
+    """The newest checkpoint whose files are whole, or None where there is none; ValueError if all are damaged."""
     candidates = _folders(folder)
     for place in candidates:
         if (state := _read_state(place)) is not None:
-            weights, optimizer = (load_file(place / name) for name in ("model.safetensors", "optimizer.safetensors"))
-            return Checkpoint(place, weights, optimizer, state)
+            return Checkpoint(place, state)
     if candidates:
         raise ValueError(f"all checkpoints in {folder} are damaged; remove them or choose another output folder")
     return None
@@ -84,15 +90,16 @@ def optimizer_tensors(optimizers: Sequence[Optimizer], names: dict[Parameter, st
     return {
         f"{entry}.{names[parameter]}": value
         for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for entry, value in state.items()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for entry, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def load_optimizer_tensors(
     optimizers: Sequence[Optimizer], names: dict[Parameter, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Puts back what `optimizer_tensors` took, on the parameter's device, where fused AdamW keeps all of it."""
+    """Restores what `optimizer_tensors` took, on the parameter's device, where fused AdamW keeps all of its state."""
     parameters = {name: parameter for parameter, name in names.items()}
     owner = {
         parameter: optimizer for optimizer in optimizers for group in optimizer.param_groups
@@ -102,21 +109,6 @@ def load_optimizer_tensors(
         entry, _, name = key.partition(".")
         if (parameter := parameters.get(name)) is not None:
             owner[parameter].state[parameter][entry] = value.clone().to(parameter.device)
-
-
-def generator_tensors(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's random generators that a run on `device` may use."""
-    states = {"rng.cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["rng.cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def load_generator_tensors(device: torch.device, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `generator_tensors` took."""
-    torch.set_rng_state(tensors["rng.cpu"])
-    if device.type == "cuda" and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""From records to batches: a record and one of its texts become token ids, many of them become a step's parts."""
+"""From records to batches: a record and one of its texts become token ids, and many of them the parts of a step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from encoders.base import Features
+import torch
+
+from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
@@ -21,6 +23,9 @@ from mmlm.prompting.processor import Batch, Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
 from mmlm.training.features import cached_features
+from mmlm.training.identity import digest
+
+Entry = TypeVar("Entry")
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 
@@ -28,7 +33,8 @@ REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 class Examples:
     """The texts of a RecordSet as training examples: `[picture, sound, prompt] → answer`.
 
-    Text t of a record is its `texts[t]`. `features[modality]` are those of each record that has such a medium.
+    Text t of a record is its `texts[t]`. `features[modality]` and `keys[modality]` are, by the index of each record
+    that has such a medium, its features and the hash of its bytes.
     """
 
     def __init__(
@@ -37,21 +43,24 @@ class Examples:
         processor: Processor,
         template: PromptTemplate,
         features: Mapping[str, Mapping[int, Features]] = MappingProxyType({}),
-    ):
-        self.records, self.processor, self.template, self.features = records, processor, template, features
+        keys: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
+    ) -> None:
+        self.records, self.processor, self.template = records, processor, template
+        self.features, self.keys = features, keys
         self.encode = lru_cache(REMEMBERED)(self._encode)
 
     def _encode(self, record: int, text: int) -> Example:
-        entry, text = self.records[record], self.records[record].texts[text]
+        entry = self.records[record]
+        chosen = entry.texts[text]
         # The key stands for the media, whose features are given beside the batch.
         media: list[Media] = [] if entry.source is None else [Image(entry.key)]
-        if entry.sound is not None and text.hears:
+        if entry.sound is not None and chosen.hears:
             media.append(Sound(entry.key))
-        if text.asked:
-            prompt = self.template.spoken_prompt(media, entry.transcript if text.reads else None, text.question)
+        if chosen.asked:
+            prompt = self.template.spoken_prompt(media, entry.transcript if chosen.reads else None, chosen.question)
         else:
-            prompt = [*media, self.template.caption if text.kind == "caption" else self.template.transcript]
-        return self.processor.encode(prompt, text.answer)
+            prompt = [*media, self.template.caption if chosen.kind == "caption" else self.template.transcript]
+        return self.processor.encode(prompt, chosen.answer)
 
     def length(self, record: int, text: int) -> int:
         """Tokens of an example."""
@@ -69,8 +78,17 @@ class Examples:
         ]
         return batch, media
 
+    def fingerprint(self) -> str:
+        """16 hex digits that change with a text, with the bytes of a medium, and with the order."""
+        keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
+        return digest(self.records.fingerprint(), keys)
+
+    def feature_types(self) -> list[torch.dtype]:
+        """Of each modality that the records have, in the order of their names."""
+        return [next(iter(own.values())).tokens.dtype for _, own in sorted(self.features.items()) if own]
+
     def too_long(self) -> dict[int, str]:
-        """Records with a text that the language model has no room for, and how long it is.
+        """Records with a text that is too long for the language model, and its length.
 
         A token is at least a byte, so only texts with many bytes need the tokenizer.
         """
@@ -107,19 +125,23 @@ def prepare(
             raise ValueError(f"the data hold {sources}, but the model has no {name} encoder: assemble it with one")
     too_long = Examples(records, model.processor, model.template).too_long()
     records = records.without(too_long).check(config.bad_limit)
-    features: dict[str, dict[int, Features]] = {}
-    bad: dict[int, str] = {}
-    for name, encoder in model.encoders.items():
-        features[name], broken = cached_features(
-            records, encoder, cache, bad_limit=config.bad_limit, progress=progress
+    encoded = {
+        name: cached_features(
+            records, cast(FrozenEncoder, encoder), Path(cache), bad_limit=config.bad_limit, progress=progress
         )
-        bad |= broken
-    kept = [index for index in range(len(records)) if index not in bad]
-    features = {
-        name: {new: own[old] for new, old in enumerate(kept) if old in own} for name, own in features.items()
+        for name, encoder in model.encoders.items()
     }
+    bad = {index: reason for own in encoded.values() for index, reason in own.bad.items()}
+    kept = [index for index in range(len(records)) if index not in bad]
+    features = {name: _renumbered(own.features, kept) for name, own in encoded.items()}
+    keys = {name: _renumbered(own.keys, kept) for name, own in encoded.items()}
     records = records.without(dict(sorted(bad.items()))).check(config.bad_limit)
-    return Examples(records, model.processor, model.template, features)
+    return Examples(records, model.processor, model.template, features, keys)
+
+
+def _renumbered(entries: dict[int, Entry], kept: list[int]) -> dict[int, Entry]:
+    """Entries by index, after all but the `kept` indices are gone."""
+    return {new: entries[old] for new, old in enumerate(kept) if old in entries}
 
 
 def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
@@ -135,6 +157,6 @@ def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
 
 
 def split(examples: Sequence, parts: int) -> list[Sequence]:
-    """The examples of a step in so many parts."""
+    """The examples of a step in `parts` parts, of about one size."""
     size = math.ceil(len(examples) / parts)
     return [examples[start : start + size] for start in range(0, len(examples), size)]

@@ -1,8 +1,9 @@
-"""Features of the frozen encoder, computed once and kept on disk for later epochs and later runs.
+"""Features of a frozen encoder, computed once and kept on disk for later epochs and later runs.
 
-A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures or recordings, under the
-hash of the bytes of each, with a checksum for each. The folder is named by the encoder's fingerprint: its weights and
-its preprocessing. Shards are memory-mapped, so a set larger than memory works, and one in the page cache costs no copy.
+A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures or recordings, each
+under the hash of its bytes and with a checksum. The folder is named by the encoder's fingerprint, which covers its
+weights and its preprocessing. Shards are memory-mapped, so a set larger than memory works, and one that is in the page
+cache is not copied.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,9 +25,17 @@ from tqdm import tqdm
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
 from encoders.media.sound import audio_key
-from mmlm.data.records import RecordSet
+from mmlm.data.records import Record, RecordSet
 
 SHARD_SIZE = 512  # pictures a shard; what an interruption can lose
+
+
+class CachedFeatures(NamedTuple):
+    """By the index of a record: features [1, S, D]; reasons why media are bad; hashes of the media's bytes."""
+
+    features: dict[int, Features]
+    bad: dict[int, str]
+    keys: dict[int, str]
 
 
 def cached_features(
@@ -36,48 +46,72 @@ def cached_features(
     batch_size: int = 32,
     bad_limit: float = 0.01,
     progress: bool = True,
-) -> tuple[dict[int, Features], dict[int, str]]:
-    """Features [1, S, D] of the picture, or the recording, of each record that has one, by the record's index.
+) -> CachedFeatures:
+    """Features of the picture, or the recording, of each record that has one.
 
-    They come from the cache or, where it lacks them, from the encoder. The second dict tells which records have one
-    that cannot be read or decoded, and why; BadRecordsError if they are more than `bad_limit` of all, OSError if the
-    disk has no room for the features.
+    They come from the cache or, where it lacks them, from the encoder. Media that cannot be read or decoded are bad.
+    BadRecordsError if these are more than `bad_limit` of all records, OSError if the disk has no room for the features.
     """
     folder = Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
-    medium, key_of = {"image": ("picture", content_key), "audio": ("recording", audio_key)}[encoder.modality]
+    keys, bad = _keys(records, encoder)
+    records.without(bad).check(bad_limit)
 
-    def content(index: int) -> bytes:
-        return records[index].image if encoder.modality == "image" else records[index].audio
+    found = _read_shards(folder, set(keys.values()))
+    first = {key: index for index, key in reversed(keys.items())}  # one record for each picture
+    missing = {key: index for key, index in first.items() if key not in found}
+    encoded, undecodable = _encode(records, encoder, folder, missing, batch_size, progress)
+    found |= encoded
 
+    bad |= {index: undecodable[key] for index, key in keys.items() if key in undecodable}
+    bad = dict(sorted(bad.items()))
+    records.without(bad).check(bad_limit)
+    features = {index: _features(encoder, found[key]) for index, key in keys.items() if key in found}
+    return CachedFeatures(features, bad, keys)
+
+
+def _medium(encoder: FrozenEncoder) -> str:
+    return {"image": "picture", "audio": "recording"}[encoder.modality]
+
+
+def _content(record: Record, encoder: FrozenEncoder) -> bytes:
+    return record.image if encoder.modality == "image" else record.audio
+
+
+def _keys(records: RecordSet, encoder: FrozenEncoder) -> tuple[dict[int, str], dict[int, str]]:
+    """The hash of each medium's bytes, and why media cannot be read, by the index of a record."""
+    key_of = {"image": content_key, "audio": audio_key}[encoder.modality]
     keys: dict[int, str] = {}
     bad: dict[int, str] = {}
     for index, record in enumerate(records):
         if (record.source if encoder.modality == "image" else record.sound) is None:
             continue
         try:
-            keys[index] = key_of(content(index))
+            keys[index] = key_of(_content(record, encoder))
         except (OSError, ValueError) as error:
-            bad[index] = f"the {medium} cannot be read ({error})"
-    records.without(bad).check(bad_limit)
+            bad[index] = f"the {_medium(encoder)} cannot be read ({error})"
+    return keys, bad
 
-    wanted = set(keys.values())
-    found = _read_shards(folder, wanted)
-    first = {key: index for index, key in reversed(keys.items())}  # one record for each picture
-    missing = [index for key, index in first.items() if key not in found]
+
+def _encode(
+    records: RecordSet, encoder: FrozenEncoder, folder: Path, missing: dict[str, int], batch_size: int, progress: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tokens of the missing media, written into shards, and why media cannot be decoded, by their keys."""
+    medium = _medium(encoder)
+    found: dict[str, Tensor] = {}
     undecodable: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     room = shutil.disk_usage(folder).free
     title = f"encoding {medium}s"
     with tqdm(total=len(missing), desc=title, unit=medium, disable=not (progress and missing)) as bar:
-        for batch in _batches(missing, batch_size):
+        for batch in _batches(list(missing.items()), batch_size):
             items, good = [], []
-            for index in batch:
+            for key, index in batch:
                 try:
-                    items.append(encoder.preprocess(content(index)))
-                    good.append(keys[index])
+                    items.append(encoder.preprocess(_content(records[index], encoder)))
+                    good.append(key)
                 except (OSError, ValueError) as error:
-                    undecodable[keys[index]] = f"the {medium} cannot be decoded ({error})"
+                    undecodable[key] = f"the {medium} cannot be decoded ({error})"
             if good:
                 encoded = (own.tokens[0].cpu().contiguous() for own in encoder.encode_items(items))
                 shard |= zip(good, encoded, strict=True)
@@ -88,11 +122,7 @@ def cached_features(
             bar.update(len(batch))
     if shard:
         found |= _write_shard(folder, shard)
-
-    bad |= {index: undecodable[key] for index, key in keys.items() if key in undecodable}
-    bad = dict(sorted(bad.items()))
-    records.without(bad).check(bad_limit)
-    return {index: _features(encoder, found[key]) for index, key in keys.items() if key in found}, bad
+    return found, undecodable
 
 
 def _features(encoder: FrozenEncoder, tokens: Tensor) -> Features:
@@ -109,7 +139,7 @@ def _check_room(folder: Path, room: int, needed: int) -> None:
 
 
 def _read_shards(folder: Path, wanted: set[str]) -> dict[str, Tensor]:
-    """The wanted tokens that lie in the folder with the right checksum. A shard that cannot be opened is removed."""
+    """The wanted tokens in the folder whose checksum is right. A shard that cannot be opened is removed."""
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -122,7 +152,7 @@ def _read_shards(folder: Path, wanted: set[str]) -> dict[str, Tensor]:
 def _read_shard(path: Path, wanted: set[str]) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         checksums = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in file.keys() if key in wanted}
+        tensors = {key: file.get_tensor(key) for key in wanted.intersection(file.keys())}
     return {key: tensor for key, tensor in tensors.items() if checksums.get(key) == _checksum(tensor)}
 
 
@@ -142,9 +172,9 @@ def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checksum(tensor: Tensor) -> str:
-    return f"{zlib.crc32(tensor.view(torch.uint8).numpy()):08x}"
+    return f"{zlib.crc32(tensor.view(torch.uint8).numpy().data):08x}"
 
 
-def _batches(items: list[int], size: int) -> Iterator[list[int]]:
+def _batches(items: list[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -1,49 +1,98 @@
-"""What a checkpoint was made with, so that it is continued with nothing else."""
+"""What identifies a run, so that a checkpoint is continued by no other: settings, data and weights, by content."""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from mmlm.assembly.multimodal_lm import MultimodalLM
+from encoders.media.source import MediaError
+from mmlm.data.records import FileSlice
 from mmlm.training.checkpoint import Checkpoint
-from mmlm.training.config import TrainConfig
-from mmlm.training.examples import Examples
 
 
-def identify(model: MultimodalLM, examples: Examples, config: TrainConfig, steps: int) -> dict:
-    """What must be the same for a checkpoint to be continued."""
-    return {
-        **config.binding(),
-        "steps": steps,
-        "data": examples.records.fingerprint(),
-        "language_model": model.language_model.fingerprint(),
-        **{f"{name}_encoder": encoder.fingerprint() for name, encoder in model.encoders.items()},
-        "frozen_types": [str(model.language_model.dtype), *map(str, _feature_types(examples))],
-        "resampler": dataclasses.asdict(model.resampler_config),
-        "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
-        "fusion": dataclasses.asdict(model.fusion_config),
-        "template": dataclasses.asdict(model.template),
-        "added_weights": {name: list(parameter.shape) for name, parameter in model.added_parameters()},
-    }
+def digest(*parts: Any) -> str:
+    """16 hex digits of a SHA-256 over parts: tensors and bytes by their content, anything else by its repr."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.update(f"{part.dtype} {list(part.shape)};".encode())
+            part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        elif not isinstance(part, bytes):
+            part = repr(part).encode()
+        found.update(hashlib.sha256(part).digest())
+    return found.hexdigest()[:16]
 
 
-def _feature_types(examples: Examples) -> list[torch.dtype]:
-    return [next(iter(own.values())).tokens.dtype for _, own in sorted(examples.features.items()) if own]
+def media_digest(places: Sequence[FileSlice | bytes]) -> str:
+    """The digest of the encoded bytes of media, in their order; those that cannot be read count as empty."""
+    known: dict[FileSlice | bytes, str] = {}
+    for place in places:
+        if place not in known:
+            known[place] = digest(_bytes(place))
+    return digest([known[place] for place in places])
 
 
-def check_identity(checkpoint: Checkpoint, identity: dict, output: Path) -> None:
-    """ValueError that names what differs between a checkpoint's run and this one."""
+def _bytes(place: FileSlice | bytes) -> bytes:
+    try:
+        return place if isinstance(place, bytes) else place.read()
+    except (MediaError, OSError):
+        return b""
+
+
+def sketch(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """One number for each tensor that tells its content from any other: its sum, with fixed random signs, over √numel.
+
+    Unlike a hash it may be compared with a tolerance: initial weights that two processors draw from one seed differ in
+    their last bits.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        values = tensor.detach().flatten().cpu().double()
+        signs = torch.randint(2, values.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        found[name] = float((values * signs).sum()) / math.sqrt(max(1, len(values)))
+    return found
+
+
+def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], output: Path) -> None:
+    """ValueError that names what differs between a checkpoint's run and this one; no tensor is read.
+
+    Starting weights also agree if they are the checkpoint's: the model is then the one that was stopped.
+    """
     known = checkpoint.state["identity"]
-    changed = [name for name in identity if known.get(name) != identity[name]]
+    changed = [
+        name for name in sorted({*known, *identity} - {"starting_weights"}) if known.get(name) != identity.get(name)
+    ]
+    if not _same_start(identity["starting_weights"], known["starting_weights"], checkpoint.state["weights"]):
+        changed.append("starting_weights")
     if changed:
-        differences = "; ".join(
-            name if isinstance(identity[name], dict) else f"{name} was {known.get(name)!r}, now {identity[name]!r}"
-            for name in changed
-        )
+        differences = "; ".join(_difference(name, known.get(name), identity.get(name)) for name in changed)
         raise ValueError(
             f"{output} holds a run with other settings ({differences}). Go on with the old ones, choose another "
             "output folder, or start anew with resume=False"
         )
+
+
+def _same_start(now: dict[str, float], start: dict[str, float], stopped: dict[str, float]) -> bool:
+    """Whether sketches are those of the start or, where trained weights have moved, those of the checkpoint."""
+    if now.keys() != start.keys():
+        return False
+    moved = {name for name, value in now.items() if not _near(value, start[name])}
+    trained = moved & stopped.keys()
+    return all(_near(now[name], stopped[name]) for name in trained) if trained else not moved
+
+
+def _near(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        return f"{name}: {', '.join(inner[:3])}{', …' * (len(inner) > 3)}" if inner else name
+    return name if name == "starting_weights" else f"{name} was {before!r}, now {now!r}"

@@ -1,42 +1,83 @@
-"""metrics.jsonl: one line of figures at a time, and the loss curve drawn from them."""
+"""metrics.jsonl, with one line of figures at a time, and the loss curve drawn from it."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
-def plot_losses(metrics: Path, picture: Path) -> None:
-    """Draws training and held-out loss over steps into a PNG. Needs matplotlib (ImportError without it)."""
+def plot_losses(metrics: Path, picture: Path, unit: str) -> None:
+    """Draws training and held-out losses, in `unit`, over steps into a PNG. ImportError without matplotlib."""
     from matplotlib.figure import Figure  # the object interface: no window, no global state
 
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, label, style in (("loss", "training", "-"), ("held_out_loss", "held out", "o-")):
-        points = [(line["step"], line[name]) for line in lines if name in line]
+    names = dict.fromkeys(name for line in lines for name in line)  # each once, in their order
+    for name in (name for name in names if name == "loss" or name.startswith("held_out_loss")):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        label, style = ("training", "-") if name == "loss" else (name.replace("_", " "), "o-")
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2, markersize=3.5)
-    axes.set(xlabel="step", ylabel="loss (nats per answer token)")
+    axes.set(xlabel="step", ylabel=unit)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     temporary = picture.with_name(f".{picture.name}")
     figure.savefig(temporary, format="png", dpi=130)
     temporary.replace(picture)
 
 
-def keep_lines(metrics: Path, step: int) -> None:
-    """Drops the metrics of steps after the checkpoint, and a last line that was cut off."""
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
-    if metrics.exists() and step >= 0:
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                break
-    temporary = metrics.with_name(f".{metrics.name}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(metrics)
+class Metrics:
+    """Lines of metrics.jsonl, and how much is read a second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._clock, self._size = 0.0, 0
+
+    def begin(self, step: int) -> None:
+        """Drops the lines of steps after `step`, and a last line that was cut off."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if self.path.exists() and step >= 0:
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except ValueError:
+                    break
+        temporary = self.path.with_name(f".{self.path.name}")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self.path)
+
+    def write(self, **line: Any) -> None:
+        """Appends a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def start(self) -> None:
+        """Starts the clock."""
+        self._clock, self._size = time.perf_counter(), 0
+
+    def add(self, size: int) -> None:
+        """Counts what a step has read."""
+        self._size += size
+
+    def rate(self) -> float:
+        """How much was read a second since the last call, or since `start`."""
+        now = time.perf_counter()
+        found = round(self._size / (now - self._clock), 1)
+        self._clock, self._size = now, 0
+        return found
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count the time of the block."""
+        started = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - started

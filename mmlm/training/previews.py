@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+SHOWN = 16  # held-out media in a preview
 GAP = 2  # pixels between pictures
 
 

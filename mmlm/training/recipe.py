@@ -1,5 +1,7 @@
 """Recipes: a training run as a YAML file, checked key by key before anything is loaded.
 
+Adapters (`Recipe`):
+
     model:
       load: nano                                  # or, to begin with new adapters, language_model: and image_encoder:,
                                                   # audio_encoder: or both
@@ -7,6 +9,35 @@
     held_out: ${oc.env:MMLM_DATA,../shared/data}/emoji/dev-*.tar
     output: runs/emoji
     steps: 500                                    # this and what follows: any field of TrainConfig
+
+A codec, from media alone, or a diffusion decoder on a codec (`CodecRecipe`):
+
+    codec:
+      image: {size: 64, downsample: 8, quantizer: {kind: vq, codebook_size: 512}}     # or audio: {...}
+      # trained: runs/earlier/codec               # or one that is trained further; with `tune: decoder` its codes stay
+    data: photos/                                 # a folder, files, tars, or paired data
+    held_out: more-photos/
+    perceptual: ViT-B-32/laion2b_s34b_b79k        # a frozen CLIP whose features are compared as well, or none
+    output: runs/codec
+    steps: 3000                                   # this and what follows: any field of CodecTrainConfig
+
+    decoder:
+      codec: runs/codec/codec                     # what that run wrote
+      channels: [64, 96, 128]                     # and any other field of DiffusionDecoderConfig
+    data: photos/
+    output: runs/decoder
+
+Writing codes (`WritingRecipe`):
+
+    model:
+      load: nano                                  # what it has stays as it is
+      image_codec: runs/codec/codec               # and audio_codec, image_decoder, audio_decoder; none: what it has
+      audio_codec: {source: facebook/encodec_24khz, num_codebooks: 4}   # or what `load_pretrained` takes
+      lora: {rank: 16, alpha: 32}
+    write: {tune: lora, steps: 4000}              # any field of WritingTrainConfig
+    data: pairs.jsonl                             # pictures with captions, recordings with transcripts
+    held_out: dev.jsonl
+    output: runs/writing
 
 Relative paths start from the current directory, and `${oc.env:NAME,default}` reads the environment.
 """
@@ -17,18 +48,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from mmlm.model.config import FusionConfig, ResamplerConfig
+from decoders.codecs.audio_vqvae import AudioVQVAEConfig
+from decoders.codecs.image_vqvae import ImageVQVAEConfig
+from decoders.diffusion.decoder import DiffusionDecoderConfig
+from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
-from mmlm.training.config import TrainConfig
+from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
+
+JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
     """The model to train: `load` one (preset, folder or hub id), or assemble one from the names of its frozen parts."""
 
@@ -46,7 +82,7 @@ class ModelRecipe:
     device: str = "cpu"
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Recipe(TrainConfig):
     """A whole run: the model, the data, where to write, and every setting of TrainConfig beside them."""
 
@@ -61,9 +97,9 @@ class Recipe(TrainConfig):
         super().__post_init__()
         for name in ("data", "held_out"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
-                if name == "data" or value is not None:
-                    raise ValueError(f"{name} must be a path or a list of paths, not {value!r}")
+            paths = value if isinstance(value, list) else [value]
+            if not all(isinstance(path, str) for path in paths) and (name == "data" or value is not None):
+                raise ValueError(f"{name} must be a path or a list of paths, not {value!r}")
         parts = ("language_model", "image_encoder", "audio_encoder")
         assembled = [name for name in parts if getattr(self.model, name) is not None]
         if self.model.load is None and (self.model.language_model is None or len(assembled) < 2):
@@ -76,22 +112,87 @@ class Recipe(TrainConfig):
             raise ValueError(f"model.dtype must be 'float32' or 'bfloat16', not {self.model.dtype!r}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodecParts:
+    """The codec to train: a new one with any of its sizes, or the folder of a `trained` one, to train further."""
+
+    image: ImageVQVAEConfig | None = None
+    audio: AudioVQVAEConfig | None = None
+    trained: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.image, self.audio, self.trained)) != 1:
+            raise ValueError("codec needs image, audio or trained, one of them; {} takes all sizes as they are")
+
+
 @dataclass(frozen=True)
-class Trained:
-    """What a recipe of codecs, decoders or writing gives: where the result lies, and after how many steps."""
+class DecoderParts(DiffusionDecoderConfig):
+    """The diffusion decoder to train, and the folder of the codec that it is for."""
 
-    model: Path
-    steps: int
+    codec: str = MISSING
 
 
-def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), schema: type = Recipe) -> Any:
-    """A recipe from YAML, with `key=value` and `key.key=value` on top, as the dataclass `schema`.
+@dataclass(frozen=True, kw_only=True)
+class CodecRecipe(CodecTrainConfig):
+    """A run that trains a codec or, on a trained one, a diffusion decoder."""
 
+    codec: CodecParts | None = None
+    decoder: DecoderParts | None = None
+    data: Any = MISSING
+    held_out: Any = None
+    perceptual: str | None = None
+    output: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.codec is None) == (self.decoder is None):
+            raise ValueError("a recipe trains one thing: give codec or decoder, not both")
+        if self.tune == "decoder" and (self.codec is None or self.codec.trained is None):
+            raise ValueError("tune: decoder keeps codes as they are: give codec.trained, whose codes mean something")
+        if self.perceptual is not None and (self.codec is None or self.codec.audio is not None):
+            raise ValueError(JUDGES_PICTURES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingModelRecipe:
+    """The model to train: `load` one, and give it codecs that it has not, by name or by `load_pretrained`'s options."""
+
+    load: str = MISSING
+    image_codec: Any = None
+    audio_codec: Any = None
+    image_decoder: str | None = None
+    audio_decoder: str | None = None
+    lora: LoraConfig | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingRecipe:
+    """A run that trains a model to write codes."""
+
+    model: WritingModelRecipe = field(default_factory=WritingModelRecipe)
+    write: WritingTrainConfig = field(default_factory=WritingTrainConfig)
+    data: Any = MISSING
+    held_out: Any = None
+    output: str = MISSING
+
+
+def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe | CodecRecipe | WritingRecipe:
+    """A recipe from YAML, with `key=value` and `key.key=value` on top.
+
+    One with `write` is a WritingRecipe, one with `codec` or `decoder` a CodecRecipe, any other a Recipe of adapters.
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """
-    config = merged(path, overrides)
+    config = _merged(path, overrides)
+    schema: type[Recipe | CodecRecipe | WritingRecipe] = Recipe
+    if "write" in config:
+        schema = WritingRecipe
+    elif "codec" in config or "decoder" in config:
+        schema = CodecRecipe
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
+        recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
+        return recipe
     except ConfigKeyError as error:
         known = ", ".join(f.name for f in fields(schema))
         raise ValueError(f"{path}: unknown key {error.full_key!r}; the recipe's keys are {known}") from error
@@ -103,10 +204,10 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), schema: 
         raise ValueError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
 
 
-def merged(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig:
-    """What the YAML file and the overrides say, not yet checked against any schema."""
+def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
+    """What the YAML file and the overrides say, not yet checked against a schema."""
     try:
-        written = OmegaConf.load(path)
+        written = OmegaConf.load(Path(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
@@ -115,58 +216,6 @@ def merged(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig
         if "=" not in override:
             raise ValueError(f"{override!r} is not key=value")
     try:
-        return OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        return cast(DictConfig, OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides))))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
-
-
-def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True):
-    """Runs a recipe: `mmlm train recipe.yaml key=value …`. Returns the TrainResult.
-
-    A recipe with `codec` or `decoder` in place of `model` trains that (`mmlm.training.codec_recipe`); one with `write`
-    trains the model to draw and to speak (`mmlm.training.writing_recipe`).
-    """
-    keys = merged(path, overrides).keys()
-    if "write" in keys:
-        from mmlm.training.writing_recipe import train_writing_from_recipe
-
-        return train_writing_from_recipe(path, overrides, progress=progress)
-    if {"codec", "decoder"} & keys:
-        from mmlm.training.codec_recipe import train_codec_from_recipe
-
-        return train_codec_from_recipe(path, overrides, progress=progress)
-    recipe = load_recipe(path, overrides)
-
-    import torch
-
-    import mmlm
-    from mmlm.training.loop import train
-
-    part = recipe.model
-    placed = {"dtype": getattr(torch, part.dtype), "device": part.device}
-    if part.load is not None:
-        model = mmlm.load(part.load, **placed)
-    else:
-        model = mmlm.assemble(
-            part.language_model,
-            part.image_encoder,
-            audio_encoder=part.audio_encoder,
-            final_norm=part.final_norm,
-            resampler=part.resampler,
-            audio_resampler=part.audio_resampler,
-            fusion=part.fusion,
-            template=part.template,
-            seed=part.seed,
-            **placed,
-        )
-    settings = {f.name: getattr(recipe, f.name) for f in fields(TrainConfig)}
-    return train(
-        model,
-        recipe.data,
-        output=Path(recipe.output),
-        held_out=recipe.held_out,
-        images=recipe.images,
-        resume=recipe.resume,
-        progress=progress,
-        **settings,
-    )

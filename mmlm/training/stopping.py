@@ -1,4 +1,4 @@
-"""Ending a run between two steps when the system or the user asks for it."""
+"""Requests of the system or the user to stop, obeyed between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of obeying at once; a second one is obeyed. Only the main thread can."""
+    """Collects SIGTERM and SIGINT instead of ending at once; a second one ends the program.
+
+    In another thread than the main one, which alone gets signals, it does nothing.
+    """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield requests
@@ -21,7 +24,7 @@ def stop_requests() -> Iterator[list[int]]:
         requests.append(number)
         signal.signal(number, previous[number])
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in previous:
         signal.signal(number, note)
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from decoders.codecs.base import MediaCodec
 from decoders.diffusion.checkpoint import load_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
-from mmlm.training.codec import CodecTrainConfig, train_decoder
+from mmlm.training import CodecTrainConfig, train_decoder
 
 STEPS = (1, 2, 4, 8, 16)
 BATCH = 16  # media a training step
@@ -53,7 +53,9 @@ def trained(codec: MediaCodec, training: list[str], output: Path, seeds: int, st
             if not (folder / "decoder/config.json").exists():
                 torch.manual_seed(seed)
                 decoder = kind(codec, DiffusionDecoderConfig(channels=(32, 48, 64)))
-                config = CodecTrainConfig(steps, BATCH, seconds=SECONDS, consistency=CONSISTENCY, seed=seed)
+                config = CodecTrainConfig(
+                    steps=steps, batch_size=BATCH, seconds=SECONDS, consistency=CONSISTENCY, seed=seed
+                )
                 train_decoder(decoder, training, folder, config=config)
             decoder = kind(codec, DiffusionDecoderConfig(channels=(32, 48, 64)))
             decoder.load_state_dict(load_decoder(folder / "decoder", codec).state_dict())

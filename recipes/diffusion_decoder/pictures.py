@@ -10,7 +10,8 @@ from torch import Tensor
 
 from decoders.codecs.base import MediaCodec
 from decoders.codecs.checkpoint import load_codec
-from mmlm.training.codec import CodecTrainConfig, quality, train_codec
+from mmlm.training import CodecTrainConfig, train_codec
+from mmlm.training.objectives.codec import quality
 from recipes.diffusion_decoder.decoders import Decode, trained
 from recipes.diffusion_decoder.measures import agreement, fine_power, patch_distance
 from recipes.diffusion_decoder.table import compare
@@ -103,7 +104,7 @@ def flickr8k(output: Path, sets: Path, count: int, codec_steps: int) -> tuple[Me
     if not (output / "codec/codec/config.json").exists():
         torch.manual_seed(0)
         codec = ImageVQVAE(ImageVQVAEConfig(width=64, quantizer=QuantizerConfig("rvq", 512, 2)))
-        config = CodecTrainConfig(codec_steps, learning_rate=2e-3)
+        config = CodecTrainConfig(steps=codec_steps, learning_rate=2e-3)
         train_codec(codec, training, output / "codec", f"{sets}/dev-*.tar", config)
     shown = stacked(record.decode() for record in read_records(f"{sets}/dev-*.tar")[:count])
     return load_codec(output / "codec/codec"), training, shown

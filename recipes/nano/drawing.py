@@ -27,7 +27,7 @@ from decoders.diffusion.decoder import DiffusionDecoder
 from mmlm.data import read_records
 from mmlm.generation.media import as_pictures, picture_tensor
 from mmlm.tasks.draw import best as best_of
-from mmlm.training.codec import quality
+from mmlm.training.objectives.codec import quality
 from recipes.nano import data
 from recipes.nano.evaluate import TITLES, rolled, row, share, title
 from recipes.nano.judge import judge_caption

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoders.codecs.spectrum import log_mel
-from mmlm.training.fit import Schedule, fit, generator
+from mmlm.training import LossObjective, Trainer, TrainerConfig
+from mmlm.training.identity import digest
+from mmlm.training.shuffle import generator
 
 RATE = 8000
 SAMPLES = RATE  # a second: words are shorter
@@ -52,12 +54,12 @@ def trained(words: Sequence[str], sounds: Sequence[Tensor], said: Sequence[str],
         draw = generator(seed, step)
         chosen = torch.randint(len(sounds), (32,), generator=draw)
         heard = torch.stack([varied(sounds[index], draw) for index in chosen.tolist()])
-        with torch.random.fork_rng(devices=[]):  # dropout draws from the global state
-            torch.default_generator.manual_seed(seed * 1_000_003 + step)
-            return F.cross_entropy(model(heard), labels[chosen], label_smoothing=0.05)
+        return F.cross_entropy(model(heard), labels[chosen], label_smoothing=0.05)
 
-    schedule = Schedule(1200, 2e-3, weight_decay=0.02, precision="float32")
-    fit(model, loss_at, schedule, output, "recogniser", identity=f"{model.words} {len(sounds)} {seed}")
+    config = TrainerConfig(steps=1200, learning_rate=2e-3, weight_decay=0.02, precision="float32", seed=seed)
+    identity = {"words": list(words), "data": digest(*sounds, labels)}
+    objective = LossObjective("recogniser", model, loss_at, lambda folder: folder, identity)
+    Trainer(objective, config, output).fit()
     return model.eval()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlm.training.fit import Schedule, Shuffle, fit, generator
+from mmlm.training import LossObjective, Trainer, TrainerConfig
+from mmlm.training.identity import digest
+from mmlm.training.shuffle import Shuffle, generator
 from recipes.pretrain.tokenizer import add_end_of_text
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def train_clip(
     2022); patch tokens then learn of small things much sooner than from the pictures' captions alone.
 
     The folder holds `open_clip_config.json`, `open_clip_model.safetensors` and the tokenizer:
-    `open_clip.create_model_and_transforms("local-dir:" + folder)` loads it. Resumes from `output/checkpoint.pt`.
+    `open_clip.create_model_and_transforms("local-dir:" + folder)` loads it. Resumes from `output/checkpoints`.
     Returns the open_clip model.
     """
     import open_clip
@@ -146,12 +148,19 @@ def train_clip(
         loss = contrast(F.normalize(image, dim=-1), text, model.logit_scale.exp().clamp(max=100.0))
         return loss if grounded is None else loss + grounded.loss(model, patches, index)
 
-    schedule = Schedule(config.steps, config.learning_rate, weight_decay=config.weight_decay)
-    fit(model, loss_at, schedule, output, "contrastive")
-    model.visual.output_tokens = False
-    (output / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
-    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, output / "open_clip_model.safetensors")
-    tokenizer.save_pretrained(str(output))
+    def save(folder: Path) -> Path:
+        model.eval().visual.output_tokens = False
+        (folder / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
+        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, folder / "open_clip_model.safetensors")
+        tokenizer.save_pretrained(str(folder))
+        return folder
+
+    settings = TrainerConfig(
+        steps=config.steps, learning_rate=config.learning_rate, weight_decay=config.weight_decay, seed=config.seed
+    )
+    identity = {"config": asdict(config), "data": digest(pixels, tokens, counts, regions)}
+    Trainer(LossObjective("contrastive", model, loss_at, save, identity), settings, output).fit()
     return model
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mmlm.training.fit import Schedule, Shuffle, fit
+from mmlm.training import LossObjective, Trainer, TrainerConfig
+from mmlm.training.identity import digest
+from mmlm.training.shuffle import Shuffle
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -43,7 +45,7 @@ def train_language_model(
     """Train on documents, lists of texts of which each ends with the end of text; save to the folder `output`.
 
     Documents are shuffled and packed end to end into rows of `sequence_length` tokens. Resumes from
-    `output/checkpoint.pt`. Returns the model; `AutoModelForCausalLM.from_pretrained(output)` and
+    `output/checkpoints`. Returns the model; `AutoModelForCausalLM.from_pretrained(output)` and
     `AutoTokenizer.from_pretrained(output)` read it back.
     """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -73,10 +75,16 @@ def train_language_model(
         batch = rows[order.batch(step)].to(config.device).long()
         return model(input_ids=batch, labels=batch).loss
 
-    schedule = Schedule(config.steps, config.learning_rate, optimizer=config.optimizer)
-    fit(model, loss_at, schedule, output, "language model")
-    model.save_pretrained(str(output))
-    tokenizer.save_pretrained(str(output))
+    def save(folder: Path) -> Path:
+        model.eval().save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        return folder
+
+    settings = TrainerConfig(
+        steps=config.steps, learning_rate=config.learning_rate, optimizer=config.optimizer, seed=config.seed
+    )
+    identity = {"config": asdict(config), "data": digest(rows)}
+    Trainer(LossObjective("language model", model, loss_at, save, identity), settings, output).fit()
     return model
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,9 @@ from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
 from encoders.whisper import encode_window, log_mel
-from mmlm.training.fit import Schedule, fit, generator
+from mmlm.training import LossObjective, Trainer, TrainerConfig
+from mmlm.training.identity import digest
+from mmlm.training.shuffle import generator
 
 FULL_VOCABULARY = 51864  # of the English-only models
 N_MELS = 80
@@ -98,7 +99,7 @@ class Vocabulary:
 def train_whisper(
     config: WhisperTrainConfig, utterances: Sequence[Utterance], output: str | Path, start: str | Path | None = None
 ) -> whisper.Whisper:
-    """Train on utterances and write `output/whisper.pt`; resumes from `output/checkpoint.pt`.
+    """Train on utterances and write `output/whisper.pt`; resumes from `output/checkpoints`.
 
     `start`: what an earlier run wrote, to go on from with a schedule of its own. Short recordings are seen at their
     length, as the adapters will hear them, and in whole windows of 30 s, as Whisper's own decoding does.
@@ -125,12 +126,19 @@ def train_whisper(
         logits = model.decoder(tokens[:, :-1].clamp(min=0), encode_window(model.encoder, mel)) + rest
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=IGNORE)
 
-    fit(model, loss_at, Schedule(config.steps, config.learning_rate, optimizer="muon"), output, "whisper")
-    whole = expanded(model, vocabulary)
-    partial = output / "whisper.partial"
-    torch.save({"dims": vars(whole.dims), "model_state_dict": whole.half().state_dict()}, partial)
-    os.replace(partial, output / "whisper.pt")
-    return whole.float()
+    def save(folder: Path) -> Path:
+        whole = expanded(model, vocabulary)
+        partial = folder / "whisper.partial"
+        torch.save({"dims": vars(whole.dims), "model_state_dict": whole.half().state_dict()}, partial)
+        return partial.replace(folder / "whisper.pt")
+
+    settings = TrainerConfig(
+        steps=config.steps, learning_rate=config.learning_rate, optimizer="muon", seed=config.seed
+    )
+    heard = [part for utterance in utterances for part in (utterance.samples.tobytes(), utterance.text)]
+    identity = {"config": asdict(config), "data": digest(*heard)}
+    Trainer(LossObjective("whisper", model, loss_at, save, identity), settings, output).fit()
+    return expanded(model, vocabulary).half().float()
 
 
 def expanded(model: whisper.Whisper, vocabulary: Vocabulary) -> whisper.Whisper:

@@ -22,14 +22,14 @@ def train_audio_codec(recipe: Recipe, output: Path) -> None:
 
     from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
     from decoders.codecs.quantizer import QuantizerConfig
-    from mmlm.training.codec import CodecTrainConfig, train_codec
+    from mmlm.training import CodecTrainConfig, train_codec
 
     part = recipe.voice
     torch.manual_seed(recipe.seed)
     quantizer = QuantizerConfig("rvq", part.codebook_size, part.num_codebooks, dim=32)
     codec = AudioVQVAE(AudioVQVAEConfig(width=part.codec_width, quantizer=quantizer))
     config = CodecTrainConfig(
-        part.codec_steps, learning_rate=2e-3, seconds=part.seconds, seed=recipe.seed, device=recipe.device
+        steps=part.codec_steps, learning_rate=2e-3, seconds=part.seconds, seed=recipe.seed, device=recipe.device
     )
     sources, held_out = spoken_sources(output)
     train_codec(codec, sources, output / "audio_codec", held_out, config)
@@ -38,11 +38,15 @@ def train_audio_codec(recipe: Recipe, output: Path) -> None:
 def train_audio_codec_more(recipe: Recipe, output: Path) -> None:
     """The same codec from there on, at a lower rate."""
     from decoders.codecs.checkpoint import load_codec
-    from mmlm.training.codec import CodecTrainConfig, train_codec
+    from mmlm.training import CodecTrainConfig, train_codec
 
     part = recipe.voice
     config = CodecTrainConfig(
-        part.codec_more_steps, learning_rate=1.5e-3, seconds=part.seconds, seed=recipe.seed + 1, device=recipe.device
+        steps=part.codec_more_steps,
+        learning_rate=1.5e-3,
+        seconds=part.seconds,
+        seed=recipe.seed + 1,
+        device=recipe.device,
     )
     sources, held_out = spoken_sources(output)
     train_codec(load_codec(output / "audio_codec/codec"), sources, output / "audio_codec_more", held_out, config)
@@ -53,14 +57,18 @@ def train_audio_decoder(recipe: Recipe, output: Path) -> None:
 
     from decoders.codecs.checkpoint import load_codec
     from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
-    from mmlm.training.codec import CodecTrainConfig, train_decoder
+    from mmlm.training import CodecTrainConfig, train_decoder
 
     part = recipe.voice
     torch.manual_seed(recipe.seed)
     codec = load_codec(output / "audio_codec_more/codec")
     decoder = DiffusionDecoder(codec, DiffusionDecoderConfig(channels=tuple(part.decoder_channels)))
     config = CodecTrainConfig(
-        part.decoder_steps, part.decoder_batch_size, seconds=part.seconds, seed=recipe.seed, device=recipe.device
+        steps=part.decoder_steps,
+        batch_size=part.decoder_batch_size,
+        seconds=part.seconds,
+        seed=recipe.seed,
+        device=recipe.device,
     )
     sources, held_out = spoken_sources(output)
     train_decoder(decoder, sources, output / "audio_decoder", held_out, config)

@@ -19,7 +19,7 @@ def freeze(recipe: Recipe, output: Path) -> None:
 
     partial = output / "frozen.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    ignored = shutil.ignore_patterns("checkpoint.*", "metrics.jsonl")
+    ignored = shutil.ignore_patterns("checkpoints", "metrics.jsonl", "loss.png")
     for part in ("image_encoder", "language_model"):
         shutil.copytree(output / part, partial / part, ignore=ignored)
         for weights in (partial / part).glob("*.safetensors"):

@@ -17,7 +17,7 @@ def train_writing(recipe: Recipe, output: Path) -> None:
     import mmlm
     from mmlm.assembly import Codecs, extended
     from mmlm.model.config import LoraConfig
-    from mmlm.training.writing import WritingTrainConfig, train_writing
+    from mmlm.training import WritingTrainConfig, train_writing
 
     part = recipe.writing
     model = extended(
@@ -26,7 +26,10 @@ def train_writing(recipe: Recipe, output: Path) -> None:
         lora=LoraConfig(part.lora_rank, 2.0 * part.lora_rank),
         seed=recipe.seed,
     )
-    config = WritingTrainConfig(part.steps, part.batch_size, part.learning_rate, optimizer="muon", seed=recipe.seed)
+    config = WritingTrainConfig(
+        steps=part.steps, batch_size=part.batch_size, learning_rate=part.learning_rate, optimizer="muon",
+        seed=recipe.seed,
+    )  # fmt: skip
     pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
     words = [f"{output}/own_words/train-0*.tar"] * part.word_passes
     if (output / "own_words/train-digits.tar").exists():

@@ -1,0 +1,146 @@
+"""Adapters: what joins frozen encoders to a frozen language model learns from media with texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack, cast
+
+from torch.nn import Parameter
+
+from encoders.base import FrozenEncoder
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.data import BadRecordsError
+from mmlm.data.sampling import ExampleStream
+from mmlm.training.config import TrainConfig, TrainSettings, with_settings
+from mmlm.training.examples import Examples, prepare, split, write_bad_records
+from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.precision import computing
+from mmlm.training.result import TrainResult
+from mmlm.training.trainer import Trainer
+
+
+def train(
+    model: MultimodalLM,
+    data: Any,
+    *,
+    output: str | os.PathLike,
+    held_out: Any = None,
+    images: str | os.PathLike | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    config: TrainConfig | None = None,
+    **settings: Unpack[TrainSettings],
+) -> TrainResult:
+    """Train what was added to the frozen parts of `model`, in place, on pictures and recordings with texts about them.
+
+    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. The held-out loss, in nats per
+    answer token, is measured before the first step and every `eval_every` steps.
+    output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png`, `checkpoints/`, `features/` and,
+    if there are any, `bad_records.jsonl`.
+    resume: go on from the newest checkpoint in `output`, bit for bit on a CPU; False starts anew and removes them.
+    settings: fields of TrainConfig, over those of `config`; TypeError for an unknown one.
+
+    SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit, KeyboardInterrupt).
+    Errors: ValueError for settings or data that cannot be used (BadRecordsError with a list, if more than `bad_limit`
+    of the records are bad), and NonFiniteLossError, with the last good weights saved, if training diverges.
+    """
+    config = with_settings(config or TrainConfig(), dict(settings))
+    output = Path(output)
+    wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
+    if wrong:
+        raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
+    reading: dict[str, Any] = dict(
+        images=images, cache=config.cache or output / "features", config=config, progress=progress
+    )
+    bad_records = output / "bad_records.jsonl"
+    try:
+        training = prepare(model, data, **reading)
+        held = None if held_out is None else prepare(model, held_out, **reading)
+    except BadRecordsError as error:
+        write_bad_records(bad_records, error.bad)
+        raise
+    bad = [*training.records.bad, *(held.records.bad if held else ())]
+    write_bad_records(bad_records, bad)
+    trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
+    result = dataclasses.replace(trainer.fit(resume=resume), bad_records=len(bad))
+    trainer.say(_summary(result))
+    return result
+
+
+class AdaptersObjective(Objective):
+    """Cross-entropy of answers, given media and prompts; the mean over answer tokens, in nats."""
+
+    name = "adapters"
+    unit = "tokens"
+    loss_unit = "loss (nats per answer token)"
+
+    def __init__(self, model: MultimodalLM, training: Examples, held: Examples | None, config: TrainConfig) -> None:
+        self.module = self.model = model
+        self.training, self.held, self.config = training, held, config
+        self.examples, self.per_step = len(training), config.batch_size * config.accumulation
+        self.stream = ExampleStream(
+            training.records,
+            self.per_step,
+            seed=config.seed,
+            caption_share=config.caption_share,
+            length=training.length,
+            window=config.sort_window,
+        )
+
+    def parameters(self) -> dict[str, Parameter]:
+        return dict(self.model.added_parameters())
+
+    def state(self) -> dict:
+        return {}
+
+    def parts(self, step: int) -> list[Part]:
+        return [self._part(self.training, chosen) for chosen in split(self.stream.step(step), self.config.accumulation)]
+
+    def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
+        batch, media = examples.collate(chosen)
+        assert batch.labels is not None, "examples have answers"
+        count = int((batch.labels[:, 1:] >= 0).sum())
+        return Part(count, lambda: self.model(batch, media).loss, sum(examples.length(*pair) for pair in chosen))
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean loss over a fixed choice of at most `held_out_examples` examples."""
+        if (held := self.held) is None:
+            return {}
+        count = min(self.config.held_out_examples, len(held))
+        chosen = ExampleStream(held.records, count, caption_share=self.config.caption_share).step(0)
+        chosen.sort(key=lambda pair: held.length(*pair))
+        total, tokens = 0.0, 0
+        for start in range(0, count, self.config.batch_size):
+            part = self._part(held, chosen[start : start + self.config.batch_size])
+            with computing(self.config.precision, self.model.device):
+                loss = part.loss()
+            total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
+        return {"held_out_loss": total / tokens}
+
+    def save(self, output: Path) -> Path:
+        return self.model.save(output / "model")
+
+    def identity(self) -> dict[str, Any]:
+        model, training = self.model, self.training
+        return {
+            "objective": self.name,
+            "data": training.fingerprint(),
+            "language_model": model.language_model.fingerprint(),
+            **{f"{name}_encoder": cast(FrozenEncoder, own).fingerprint() for name, own in model.encoders.items()},
+            "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
+            "resampler": dataclasses.asdict(model.resampler_config),
+            "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
+            "fusion": dataclasses.asdict(model.fusion_config),
+            "template": dataclasses.asdict(model.template),
+        }
+
+
+def _summary(result: TrainResult) -> str:
+    held = "" if result.held_out_loss is None else f", held out {result.held_out_loss:.3f}"
+    counts = ((result.skipped, "steps skipped"), (result.bad_records, "bad records left out"))
+    notes = [f"{count} {what}" for count, what in counts if count]
+    first = f"trained {result.steps} steps: loss {result.loss:.3f}{held} nats per answer token"
+    return "; ".join([first, *notes, f"model in {result.model}"])

@@ -1,0 +1,92 @@
+"""Objective: what a Trainer minimises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a step's examples.
+
+    count: targets that the loss is the mean of (tokens, codes, media). loss: computes that mean, a scalar.
+    size: how much is read, in the objective's `unit`, for the throughput.
+    """
+
+    count: int
+    loss: Callable[[], Tensor]
+    size: int = 0
+
+
+class Objective(ABC):
+    """What trains, its loss, its evaluation, what it saves, and what identifies the run.
+
+    The gradient of a step is that of the mean over the counts of all its parts. The trainer seeds torch's global
+    generator before each step, so that the loss is a function of the seed, the step and the weights.
+
+    Preference tuning (DPO) and distillation differ in the loss of a part, GRPO samples its completions in `parts`, and
+    a probe has few `parameters`: each is one more file beside these.
+
+    name: of the run, in the progress bar. module: the network; layers of the kinds `nn.Linear` and `nn.Embedding` in it
+    tell Muon what to take. examples: in one pass over the data, and per_step: in one step; None where that is unknown.
+    loss_unit: for the plot. preview_every: steps between previews; None for none.
+    """
+
+    name: str
+    module: nn.Module
+    examples: int | None = None
+    per_step: int = 1
+    unit: str = "examples"
+    loss_unit: str = "loss"
+    preview_every: int | None = None
+
+    def parameters(self) -> dict[str, Parameter]:
+        """What trains, by name: all of the module unless overridden. The rest stays frozen during the run."""
+        return dict(self.module.named_parameters())
+
+    def state(self) -> dict[str, Tensor]:
+        """Other tensors that a run changes and a checkpoint holds: moving averages of a codebook, an EMA of weights.
+
+        They are put back when a step is skipped. Unless overridden, the buffers that the module's state dict holds.
+        """
+        saved = self.module.state_dict()
+        return {name: buffer for name, buffer in self.module.named_buffers() if name in saved}
+
+    def train(self, mode: bool) -> None:
+        """Sets training or evaluation mode."""
+        self.module.train(mode)
+
+    def begin(self) -> None:  # noqa: B027 - most need nothing
+        """Called before the first step of a new run, not of a resumed one."""
+
+    @abstractmethod
+    def parts(self, step: int) -> Sequence[Part]:
+        """The parts of step `step` (from 0); their losses are computed in this order."""
+
+    def after_step(self) -> None:  # noqa: B027
+        """Called after each step of the optimizer, not after a skipped one."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the weights as they are, on held-out data; called in evaluation mode, without gradients."""
+        return {}
+
+    def preview(self, folder: Path, step: int) -> None:  # noqa: B027
+        """Writes something to look at or to listen to; called as `evaluate` is."""
+
+    @abstractmethod
+    def save(self, output: Path) -> Path:
+        """Writes what was trained into the folder `output`, in the form that it is loaded from; returns its path."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What else determines the result, as JSON values: data by content, sizes, fingerprints of frozen parts.
+
+        The trainer adds the settings and the starting weights.
+        """

@@ -1,0 +1,282 @@
+"""The trainer: any objective, trained by steps that resume exactly where they stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mmlm.training.checkpoint import (
+    latest_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from mmlm.training.config import TrainerConfig
+from mmlm.training.identity import check_identity, sketch
+from mmlm.training.metrics import Metrics, plot_losses
+from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
+from mmlm.training.precision import computing, resolve
+from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
+from mmlm.training.stopping import stop_requests
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains an objective in place.
+
+    `output` gets what the objective saves, `metrics.jsonl`, `loss.png`, `checkpoints/` and, from some objectives,
+    `previews/`.
+    """
+
+    def __init__(
+        self, objective: Objective, config: TrainerConfig, output: str | os.PathLike, *, progress: bool = True
+    ) -> None:
+        self.objective, self.output, self.progress = objective, Path(output), progress
+        self.checkpoints, self.metrics = self.output / "checkpoints", Metrics(self.output / "metrics.jsonl")
+        self.parameters = objective.parameters()
+        self.device = next(iter(self.parameters.values())).device
+        self.config = dataclasses.replace(config, precision=resolve(config.precision, self.device))
+        self.steps = self._count_steps()
+        self.optimizers = make_optimizers(self.parameters, hidden_matrices(objective.module), config)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.trained = [parameter for group in self.groups for parameter in group["params"]]
+        self.names = {parameter: name for name, parameter in self.parameters.items()}
+        self.done = Progress()
+
+    def fit(self, *, resume: bool = True) -> TrainResult:
+        """Train for the config's steps.
+
+        resume: go on from the newest checkpoint in `output`, bit for bit on a CPU; False starts anew and removes them.
+
+        SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit,
+        KeyboardInterrupt). Errors: ValueError if `output` holds a run with another identity, before any weight is
+        changed; NonFiniteLossError, with the last good weights saved, if training diverges.
+        """
+        if not resume and self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
+        with self._training():
+            resumed = self._restore()
+            self.metrics.begin(self.done.step if resumed else -1)
+            if not resumed:
+                self.objective.begin()
+            self._run()
+        folder = self.objective.save(self.output)
+        try:
+            plot_losses(self.metrics.path, self.output / "loss.png", self.objective.loss_unit)
+        except ImportError:
+            self.say("no loss.png: matplotlib is not installed")
+        done = self.done
+        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped)
+
+    def _count_steps(self) -> int:
+        if self.config.steps is not None:
+            return self.config.steps
+        if self.objective.examples is None:
+            raise ValueError(f"{self.objective.name}: give steps; how many make an epoch is not known")
+        return max(1, math.ceil(self.config.epochs * self.objective.examples / self.objective.per_step))
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The module in training mode, with gradients for what trains alone; afterwards as it was before."""
+        module, device = self.objective.module, self.device
+        modes = [(part, part.training) for part in module.modules()]
+        wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            try:
+                module.requires_grad_(False)
+                for parameter in self.trained:
+                    parameter.requires_grad_(True)
+                self.objective.train(True)
+                yield
+            finally:
+                for parameter in self.trained:
+                    parameter.grad = None
+                for parameter, requires_grad in wanted:
+                    parameter.requires_grad_(requires_grad)
+                for part, training in modes:
+                    part.training = training
+
+    def _restore(self) -> bool:
+        """Takes up the newest checkpoint, if there is one; sets the identity of the run."""
+        tensors = self._tensors()
+        identity: dict[str, Any] = {
+            **self.config.binding(),
+            **self.objective.identity(),
+            "steps": self.steps,
+            "shapes": {name: list(parameter.shape) for name, parameter in self.parameters.items()},
+            "starting_weights": sketch(tensors),
+        }
+        self.identity = json.loads(json.dumps(identity))  # tuples are lists in a checkpoint
+        if (checkpoint := latest_checkpoint(self.checkpoints)) is None:
+            return False
+        check_identity(checkpoint, self.identity, self.output)
+        self.identity = checkpoint.state["identity"]
+        self.done = Progress(**checkpoint.state["progress"])
+        weights = checkpoint.weights
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(weights[name])
+        load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
+        self.say(f"going on from step {self.done.step} of {self.steps} in {self.output}")
+        return True
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {**self.parameters, **self.objective.state()}
+
+    def _save(self) -> None:
+        state = {
+            "identity": self.identity,
+            "weights": sketch(self.parameters),
+            "progress": dataclasses.asdict(self.done),
+        }
+        tensors = optimizer_tensors(self.optimizers, self.names)
+        save_checkpoint(self.checkpoints, self.done.step, self._tensors(), tensors, state, self.config.keep)
+
+    def _run(self) -> None:
+        """Steps `done.step` … `steps`."""
+        done, config, objective = self.done, self.config, self.objective
+        with (
+            stop_requests() as requests,
+            tqdm(total=self.steps, initial=done.step, desc=objective.name, disable=not self.progress) as bar,
+        ):
+            if done.step == 0 and not done.figures:
+                self._evaluate()
+            self.metrics.start()
+            while done.step < self.steps and not requests:
+                line = self._step()
+                bar.update()
+                if self._due(config.log_every):
+                    self._log(line, bar)
+                if done.skipped_in_a_row >= config.max_skipped:
+                    self._diverged()
+                with self.metrics.paused():
+                    if self._due(config.eval_every):
+                        self._evaluate()
+                    if objective.preview_every is not None and self._due(objective.preview_every):
+                        self._preview()
+                    if self._due(config.save_every):
+                        self._save()
+            if requests:
+                self._save()
+        if requests:
+            self.say(f"stopped at step {done.step} of {self.steps}; the same call goes on from there")
+            raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
+
+    def _due(self, every: int) -> bool:
+        return self.done.step % every == 0 or self.done.step == self.steps
+
+    def _step(self) -> dict[str, Any]:
+        """One optimizer step, or a skipped one; returns its figures."""
+        done, objective = self.done, self.objective
+        rate = learning_rate(self.config, done.step, self.steps)
+        for group in self.groups:
+            group["lr"] = rate * group["lr_scale"]
+        before = {name: tensor.clone() for name, tensor in objective.state().items()}
+        self._seed()
+        parts = objective.parts(done.step)
+        loss, norm, count = self._gradient(parts)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            for optimizer in self.optimizers:
+                optimizer.step()
+            done.loss_sum += loss * count
+            done.count += count
+            with torch.no_grad():
+                objective.after_step()
+        else:
+            with torch.no_grad():
+                for name, tensor in objective.state().items():  # the forward pass may have moved a codebook
+                    tensor.copy_(before[name])
+        for parameter in self.trained:
+            parameter.grad = None
+        done.step += 1
+        done.skipped += not finite
+        done.skipped_in_a_row = 0 if finite else done.skipped_in_a_row + 1
+        self.metrics.add(sum(part.size for part in parts))
+        return {"learning_rate": rate, "gradient_norm": norm if math.isfinite(norm) else None, "skipped": done.skipped}
+
+    def _seed(self) -> None:
+        """Seeds torch's global generators for this step: dropout and quantizers draw from them."""
+        seed = self.config.seed * 1_000_003 + self.done.step
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+
+    def _gradient(self, parts: Sequence[Part]) -> tuple[float, float, int]:
+        """Accumulates the clipped gradient of the mean loss over the counts of all parts.
+
+        Returns that loss, the gradient's norm before clipping, and the sum of counts.
+        """
+        total = sum(part.count for part in parts)
+        loss = torch.zeros((), device=self.device)
+        try:
+            for part in parts:
+                with computing(self.config.precision, self.device):
+                    share = part.loss() * (part.count / max(1, total))
+                share.backward()
+                loss += share.detach()
+        except FloatingPointError:  # a quantizer's, given latents that are not finite
+            return math.nan, math.nan, total
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+        loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()
+        return loss, norm, total
+
+    def _log(self, line: dict[str, Any], bar: tqdm) -> None:
+        done, objective = self.done, self.objective
+        done.last_loss = done.loss_sum / done.count if done.count else math.nan
+        if objective.examples is not None:
+            line = {"epoch": done.step * objective.per_step / objective.examples, **line}
+        speed = {f"{objective.unit}_per_second": self.metrics.rate()}
+        self.metrics.write(step=done.step, loss=done.last_loss if done.count else None, **line, **speed)
+        bar.set_postfix(loss=f"{done.last_loss:.3f}", lr=f"{line['learning_rate']:.1e}")
+        done.loss_sum, done.count = 0.0, 0
+
+    def _evaluate(self) -> None:
+        with self._evaluating():
+            figures = self.objective.evaluate()
+        if figures:
+            self.done.figures = figures
+            self.metrics.write(step=self.done.step, **figures)
+
+    def _preview(self) -> None:
+        with self._evaluating():
+            self.objective.preview(self.output / "previews", self.done.step)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self.objective.train(False)
+        with torch.no_grad():
+            yield
+        self.objective.train(True)
+
+    def _diverged(self) -> None:
+        self._save()
+        done = self.done
+        raise NonFiniteLossError(
+            f"the loss or its gradient was not finite in {done.skipped_in_a_row} steps in a row, up to step "
+            f"{done.step}; those steps were skipped and the weights before them are saved. Try a lower "
+            "learning_rate, precision='float32', or look for odd pictures or texts"
+        )
+
+    def say(self, message: str) -> None:
+        """Tells the user, beside the progress bar; without one, the log."""
+        if self.progress:
+            tqdm.write(message, file=sys.stderr)
+        else:
+            log.info(message)
