@@ -1,4 +1,4 @@
-"""Where the tokens of a request stand in the pictures that they write."""
+"""The position of each token within the image that a request writes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from mmlm.prompting.code_layout import CodeSpan
 
 
 class CodePlaces:
-    """Where the tokens of a request stand in the pictures that they write; remembers from one pass to the next."""
+    """The position of each token within its image, tracked over the passes of one request.
+
+    span: the ids of image codes; None for a model that writes no images.
+    """
 
     def __init__(self, span: CodeSpan | None) -> None:
         self.span = span
-        self._since: Tensor | None = None  # tokens since the last opening boundary [R]
+        self._since: Tensor | None = None  # [R]: tokens since the last opening boundary
 
     def of(self, ids: Tensor) -> Tensor | None:
-        """Places of ids [R, T]: 0 at the opening boundary, n at the n-th code, −1 outside; None without pictures."""
+        """Positions of the next ids `[R, T]` of the request, `[R, T]`; None for a model that writes no images.
+
+        0 at the opening boundary, n at the n-th code, −1 outside an image.
+        """
         if self.span is None:
             return None
         step = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
@@ -26,16 +32,16 @@ class CodePlaces:
         if self._since is None:
             self._since = since[:, -1].clone()
         else:
-            self._since.copy_(since[:, -1])  # where it lies, as a captured step needs
+            self._since.copy_(since[:, -1])  # in place: a recorded step reads this memory
         inside = (ids >= self.span.begin) & (ids < self.span.begin + self.span.layout.rows) & (ids != self.span.end)
         return torch.where(inside, since, -1)
 
     def repeat(self, times: int) -> None:
-        """From here on each row comes `times` times, one after the other."""
+        """From now on each row is given `times` times in succession."""
         if self._since is not None:
             self._since = self._since.repeat_interleave(times)
 
     def reorder(self, index: Tensor) -> None:
-        """Row i goes on from what row `index[i]` was."""
+        """From now on row i continues what was row `index[i]`; index `[R]`."""
         if self._since is not None:
-            self._since.copy_(self._since[index])  # where it is, as a recorded step needs
+            self._since.copy_(self._since[index])  # in place: a recorded step reads this memory

@@ -1,14 +1,16 @@
-"""Sizes of what is added to the frozen parts, as dataclasses."""
+"""Sizes of the modules that are added to the frozen parts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ResamplerConfig:
-    """Sizes of a PerceiverResampler; the defaults are Flamingo's. `depth=0` lets every token pass as it is.
+    """Sizes of a `PerceiverResampler`; the defaults are Flamingo's.
 
-    `timed`: whether tokens tell their time, for recordings of several windows and for videos. `stack`: so many tokens
-    in a row become one before all else.
+    depth: number of layers; 0 passes every token on, without latents. num_latents: latents per item.
+    heads, dim_head: attention heads and their width. ff_mult: width of the feed-forward layers, in widths of the model.
+    timed: adds to each token the time at which its window or frame begins; for long recordings and for videos.
+    stack: number of consecutive tokens that are first joined into one, at least 1.
     """
 
     depth: int = 6
@@ -22,9 +24,11 @@ class ResamplerConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Sizes and places of the gated cross-attention blocks; the defaults are OpenFlamingo-3B's.
+    """Sizes and positions of the gated cross-attention blocks; the defaults are OpenFlamingo-3B's.
 
-    `visibility`: a text token sees the "latest" item before it, the latest "group" of consecutive items, or "all".
+    cross_attention_every: a gated block precedes every n-th block of the language model.
+    visibility: a text token sees the "latest" item before it, the latest "group" of consecutive items, or "all".
+    heads, dim_head: attention heads and their width. ff_mult: width of the feed-forward layers, in widths of the model.
     """
 
     cross_attention_every: int = 1
@@ -36,11 +40,15 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters of the language model's linear layers, for writing codes; a rank of 0 is none."""
+    """Low-rank adapters of the language model's linear layers, for writing codes.
+
+    rank: 0 for no adapters. alpha: the adapters' outputs are scaled by alpha / rank.
+    ValueError for a negative rank, or an alpha that is not positive.
+    """
 
     rank: int = 8
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
         if self.rank < 0 or self.alpha <= 0:
-            raise ValueError(f"lora needs a rank of at least 0 and an alpha above 0, not {self.rank} and {self.alpha}")
+            raise ValueError(f"LoRA needs a rank of at least 0 and an alpha above 0, not {self.rank} and {self.alpha}")

@@ -1,4 +1,4 @@
-"""Media through the frozen encoders: each item once, in batches, videos frame by frame."""
+"""Runs media through the frozen encoders: each item once, in batches, videos frame by frame."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,35 +10,33 @@ from torch import Tensor
 from encoders.base import Features, FrozenEncoder
 from encoders.media.video import Video, is_video, load_video
 from mmlm.model.modules import ModuleMap
-from mmlm.prompting.parts import as_part, modality_of
+from mmlm.prompting.parts import as_media, modality_of
 
-ENCODER_BATCH = 32
+ENCODER_BATCH = 32  # items per pass of an encoder
 
 
 def encode_media(encoders: ModuleMap[FrozenEncoder], items: Sequence[Any]) -> list[Features]:
-    """Each item through the encoder of its modality: one Features with tokens `[1, S, D]` per item.
+    """Encodes each item by the encoder of its modality: one Features with tokens `[1, S, D]` per item.
 
     See `MultimodalNetwork.encode_media`.
     """
-    parts = [item if isinstance(item, Features) else as_part(item) for item in items]
-    sources = [part if isinstance(part, Features) else part.source for part in parts]
-    found: list[Features | None] = [source if isinstance(source, Features) else None for source in sources]
-    first = {id(source): index for index, source in reversed(list(enumerate(sources)))}
-    todo = [index for index, source in enumerate(sources) if found[index] is None and first[id(source)] == index]
+    parts = [as_media(item) for item in items]
+    encoded: dict[tuple[str, int], Features] = {}  # by modality and identity of the source
     for modality in ("image", "audio"):
-        own = [index for index in todo if modality_of(parts[index]) == modality]
-        if own and modality not in encoders:
+        own = {id(part.source): part.source for part in parts if modality_of(part) == modality}
+        encoded |= {(modality, key): source for key, source in own.items() if isinstance(source, Features)}
+        todo = [key for key, source in own.items() if not isinstance(source, Features)]
+        if todo and modality not in encoders:
             raise ValueError(f"the model has no {modality} encoder: assemble it with one")
-        for start in range(0, len(own), ENCODER_BATCH):
-            chunk = own[start : start + ENCODER_BATCH]
-            encoded = _encode(encoders[modality], [sources[index] for index in chunk])
-            for index, features in zip(chunk, encoded, strict=True):
-                found[index] = features
-    return [found[first[id(source)]] for source in sources]
+        for start in range(0, len(todo), ENCODER_BATCH):
+            chunk = todo[start : start + ENCODER_BATCH]
+            features = _encode(encoders[modality], [own[key] for key in chunk])
+            encoded |= {(modality, key): one for key, one in zip(chunk, features, strict=True)}
+    return [encoded[modality_of(part), id(part.source)] for part in parts]
 
 
 def _encode(encoder: FrozenEncoder, sources: Sequence[Any]) -> list[Features]:
-    """Sources of one modality; the features of a video are those of its frames in order, each with its time."""
+    """Encodes sources of one modality; the features of a video are those of its frames, each with its time."""
     if encoder.modality != "image" or not any(is_video(source) for source in sources):
         return encoder.features(sources)
     stills = [index for index, source in enumerate(sources) if not is_video(source)]
@@ -51,17 +49,16 @@ def _encode(encoder: FrozenEncoder, sources: Sequence[Any]) -> list[Features]:
 
 
 def video_features(encoder: FrozenEncoder, video: Video) -> Features:
-    """The tokens of a video's frames in order, `[1, F·S, D]`, with the time of each frame."""
+    """The tokens of a video's F frames in order, `[1, F·S, D]`, with the time of each frame in seconds."""
     tokens = torch.cat([own.tokens for own in encoder.features(video.frames)])  # [F, S, D]
     times = torch.tensor(video.times, device=tokens.device).repeat_interleave(tokens.shape[1])
     return Features(tokens.flatten(0, 1)[None], None, times[None])
 
 
 def stack_features(items: Sequence[Features], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """N Features of one item each → tokens `[N, S, D]`, mask `[N, S]` and times `[N, S]`.
+    """Features of N single items → tokens `[N, S, D]`, mask `[N, S]` (True = real) and times `[N, S]` in seconds.
 
-    Shorter items are padded and masked. The mask is None where every token is real, times are None where no item has
-    any.
+    Shorter items are padded and masked. The mask is None if every token is real; the times are None if no item has any.
     """
     longest = max(item.tokens.shape[1] for item in items)
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021) that act while codes are written, and never otherwise."""
+"""Low-rank adapters (Hu et al. 2021) that act only while a request writes codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class LowRank(nn.Module):
-    """What is added to one linear layer: [.., in] → [.., out], zero at the start."""
+    """What is added to the output of one linear layer: `[..., in]` → `[..., out]`, zero at initialisation."""
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
@@ -21,14 +21,16 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` → `[..., out]` of the same dtype, computed in the dtype of the adapter."""
         return F.linear(F.linear(x.to(self.down.dtype), self.down), self.up).to(x.dtype)
 
 
 class LoraAdapters(nn.ModuleDict):
-    """One LowRank for each linear layer inside the blocks, joined by hooks, so that the layers stay what they are.
+    """One `LowRank` for each linear layer inside the blocks, applied by forward hooks.
 
-    peft wraps the layers themselves and switches its adapters for all threads at once; here the language model is a
-    guest, and `active()`, asked in each pass, belongs to one request.
+    The layers themselves are not changed. peft, in contrast, wraps the layers and switches its adapters for all threads
+    at once; here `active()` is called in each pass and tells whether the adapters act in the current request.
+    ValueError when the blocks hold no linear layers.
     """
 
     def __init__(self, blocks: nn.ModuleList, rank: int, alpha: float, active: Callable[[], bool]) -> None:
@@ -40,14 +42,14 @@ class LoraAdapters(nn.ModuleDict):
                 self[name.replace(".", "/")] = adapter = LowRank(inputs, outputs, rank)
                 layer.register_forward_hook(_Hook(adapter, alpha / rank, active))
         if not len(self):
-            raise ValueError("the language model's blocks hold no linear layers for LoRA: set lora_rank=0")
+            raise ValueError("the language model's blocks have no linear layers for LoRA: set lora_rank=0")
 
 
 class _Hook:
-    """Adds what one adapter says; an object and no closure, so that a deep copy of a model has hooks of its own."""
+    """Adds the output of one adapter; an object, not a closure, so that a deep copy of a model has its own hooks."""
 
     def __init__(self, adapter: LowRank, scale: float, active: Callable[[], bool]) -> None:
         self.adapter, self.scale, self.active = adapter, scale, active
 
-    def __call__(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + self.scale * self.adapter(args[0]) if self.active() else output

@@ -1,11 +1,11 @@
-"""Modules by name, all of one type."""
+"""Typed containers of modules, and typed access to a layer's weight."""
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Generic, TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,3 +30,23 @@ class ModuleMap(nn.ModuleDict, Generic[M]):
     def values(self) -> ValuesView[M]:
         """The modules, in order."""
         return cast(ValuesView[M], super().values())
+
+
+class ModuleSequence(nn.ModuleList, Generic[M]):
+    """An `nn.ModuleList` that knows the type of its modules."""
+
+    def __init__(self, modules: Iterable[M] | None = None) -> None:
+        super().__init__(modules)
+
+    def __getitem__(self, index: int) -> M:
+        return cast(M, super().__getitem__(index))
+
+    def __iter__(self) -> Iterator[M]:
+        return cast(Iterator[M], super().__iter__())
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The `weight` of an embedding or an output head."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -1,6 +1,6 @@
-"""MultimodalNetwork: frozen encoders and a frozen language model, joined by a resampler and gated cross-attention.
+"""MultimodalNetwork: frozen encoders and a frozen language model, joined by resamplers and gated cross-attention.
 
-With codecs it writes pictures and sound as well, as codes between the words.
+With codecs it also writes images and audio, as codes between the words.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from mmlm.model.modules import ModuleMap
 from mmlm.model.output import Output
 from mmlm.model.resampler import PerceiverResampler
 from mmlm.prompting.code_layout import CodeLayout
-from mmlm.prompting.parts import as_part, modality_of
+from mmlm.prompting.parts import as_media, modality_of
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.prompting.vocabulary import AUDIO
@@ -34,14 +34,18 @@ if TYPE_CHECKING:
 
 
 class MultimodalNetwork(nn.Module):
-    """Any frozen CLIP, any frozen Whisper and any frozen causal language model, with what joins them.
+    """A frozen image encoder, a frozen audio encoder and a frozen language model, with the modules that join them.
 
-    Only the resamplers, the gated blocks, the rows of the added tokens and LoRA train and are saved:
-    `added_parameters()`. At least one encoder; the latents of both are as wide as the image encoder's tokens, or the
-    audio encoder's if it is alone.
+    Only `added_parameters()` are trained and saved: the resamplers, the gated blocks, the rows of added tokens and
+    codes, and LoRA.
 
-    codecs: by "image" and "audio", what turns the codes that the language model writes into media; it must have been
-    built with `layouts_of` them. decoders: diffusion decoders of these codecs, where there are any.
+    image_encoder, audio_encoder: at least one. All latents have the width of the image encoder's tokens, or of the
+        audio encoder's tokens if there is no image encoder.
+    resampler, audio_resampler, fusion: sizes of the added modules. template: the text around media.
+    codecs: by "image" and "audio", the codecs that turn written codes into media. The language model must have been
+        built with `layouts=layouts_of(codecs)`.
+    decoders: by modality, diffusion decoders for the codes of these codecs.
+    ValueError when there is no encoder, or when language model, codecs and decoders do not fit each other.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class MultimodalNetwork(nn.Module):
         audio_resampler: ResamplerConfig | None = None,
         codecs: Mapping[str, MediaCodec] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
-    ):
+    ) -> None:
         super().__init__()
         given = {"image": image_encoder, "audio": audio_encoder}
         self.encoders = ModuleMap[FrozenEncoder]({name: part for name, part in given.items() if part is not None})
@@ -90,50 +94,64 @@ class MultimodalNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the language model."""
         return self.language_model.device
 
     def train(self, mode: bool = True) -> "MultimodalNetwork":
-        """Sets the mode of what was added; frozen parts stay in eval mode, codecs too, which would go on learning."""
+        """Sets the mode of the added modules; frozen parts stay in eval mode. Codecs would learn in train mode."""
         super().train(mode)
         self.codecs.eval()
         self.decoders.eval()
         return self
 
     def added_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and tensors of all that was added to the frozen parts: exactly what trains and what is saved."""
+        """Names and tensors of what was added to the frozen parts: exactly the tensors that are trained and saved."""
         frozen = ("encoders.", "codecs.", "decoders.", "language_model.model.")
         return ((name, tensor) for name, tensor in self.named_parameters() if not name.startswith(frozen))
 
     # Media
 
     def encode_media(self, items: Sequence[Any]) -> list[Features]:
-        """Each item through the frozen encoder of its kind: one Features with tokens `[1, S, D]` per item.
+        """Encodes each item by the frozen encoder of its modality: one Features with tokens `[1, S, D]` per item.
 
-        Items are parts, or what `as_part` turns into parts; Features pass through unchanged. An item that occurs
-        several times (a demonstration in each row of a batch) is encoded once. ValueError where the model has no
-        encoder for an item's modality.
+        Items are media parts, or anything that `as_media` makes one of; Features are returned unchanged. An item that
+        occurs several times, such as a demonstration in each row of a batch, is encoded once.
+        ValueError when the model has no encoder for an item's modality; TypeError for an item that is not media.
         """
         return encode_media(self.encoders, items)
 
     def media_context(self, batch: Batch, media: Sequence[Sequence[Any]]) -> MediaContext:
-        """What the batch's text may look at and listen to: `media[b]` holds the items of row b, in order.
+        """The media that the text of a batch may attend to; `media[b]` holds the items of row b, in order.
 
-        `ValueError` when a row's items are not as many, and of the kinds, that its `<image>` and `<audio>` tokens say;
-        it is raised before anything is encoded.
+        ValueError when a row's items do not agree in number and modality with its `<image>` and `<audio>` tokens; it
+        is raised before anything is encoded.
         """
+        rows = batch.input_ids.shape[0]
+        modalities = self._media_modalities(batch, media)
+        flat = [item for items in media for item in items]
+        row_of = [row for row, items in enumerate(media) for _ in items]
+        slot_of = [slot for items in media for slot in range(len(items))]
+        index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
+        with self.language_model.accelerated():
+            latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
+            wide = torch.float32 if self.language_model.is_wide else None
+            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, wide)
+
+    def _media_modalities(self, batch: Batch, media: Sequence[Sequence[Any]]) -> list[str]:
+        """The modality of each item of the batch, after a check that each row's items match its media tokens."""
         rows = batch.input_ids.shape[0]
         if len(media) != rows:
             raise ValueError(f"the batch has {rows} rows, but media are given for {len(media)}")
-        kinds = self.language_model.vocabulary.media_ids
+        modality_of_id = self.language_model.vocabulary.media_ids
         modalities: list[str] = []
         ids = batch.input_ids.cpu()
         marked = torch.isin(ids, self.fusion.media_ids)
         for row, items in enumerate(media):
-            places = [kinds[token] for token in ids[row, marked[row]].tolist()]
-            given = [  # ready-made features are of the kind that their place says
+            places = [modality_of_id[token] for token in ids[row, marked[row]].tolist()]
+            given = [  # computed features have no modality of their own: they take that of their token
                 (places[slot] if slot < len(places) else "image")
                 if isinstance(item, Features)
-                else modality_of(as_part(item))
+                else modality_of(as_media(item))
                 for slot, item in enumerate(items)
             ]
             for name, things in (("image", "images"), ("audio", "sounds")):
@@ -144,17 +162,10 @@ class MultimodalNetwork(nn.Module):
             if places != given:
                 raise ValueError(f"row {row} has places for {places}, in this order, but its media are {given}")
             modalities += places
-        flat = [item for items in media for item in items]
-        row_of = [row for row, items in enumerate(media) for _ in items]
-        slot_of = [slot for items in media for slot in range(len(items))]
-        index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
-        with self.language_model.accelerated():
-            latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
-            wide = torch.float32 if self.language_model.is_wide else None
-            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, wide)
+        return modalities
 
     def _resample(self, features: list[Features], modalities: list[str]) -> tuple[Tensor, Tensor | None]:
-        """Features of N items → latents `[N, L, V]`, L of the longest, and which are real: `[N, L]`, None for all."""
+        """Features of N items → latents `[N, L, V]`, L of the longest item, and mask `[N, L]`, None if all are real."""
         placed: list[tuple[list[int], Tensor, Tensor | None]] = []
         for modality, resampler in self.resamplers.items():
             own = [index for index, found in enumerate(modalities) if found == modality]
@@ -182,46 +193,49 @@ class MultimodalNetwork(nn.Module):
     def forward(
         self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False, lora: bool | None = None
     ) -> Output:
-        """Logits of a whole batch, and its loss when it carries labels; `media` as in `media_context`.
+        """Logits of a batch, and its loss when it has labels. media: as in `media_context`.
 
-        codes: the batch holds codes, whose logits come last. lora: whether the low-rank adapters act; None for batches
-        with codes alone.
+        codes: whether the batch may hold codes, whose logits come last. lora: whether the low-rank adapters act; None:
+        only with `codes`.
+        ValueError when media do not match the batch, or labels are given but no token has one.
         """
         batch = batch.to(self.device)
         padded = not bool(batch.attention_mask.all())
         self.language_model.check_codes(batch.input_ids, codes)
         places = self.language_model.code_places() if codes else None
-        wanted = None
+        predicting = None  # [B, T]: positions whose next token has a label
         if batch.labels is not None:
-            wanted = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
-            if not bool(wanted.any()):
-                raise ValueError("no token of the batch carries a label: encode its rows with a target")
+            predicting = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
+            if not bool(predicting.any()):
+                raise ValueError("no token of the batch has a label: encode its rows with a target")
         wide = self.language_model.is_wide
-        with self.language_model.request(self.media_context(batch, media), places, wanted, wide, lora):
+        with self.language_model.request(self.media_context(batch, media), places, predicting, wide, lora):
             logits = self.language_model(
                 batch.input_ids,
                 attention_mask=batch.attention_mask if padded else None,
                 position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
                 use_cache=False,
             ).logits
-        if wanted is None:
+        if batch.labels is None or predicting is None:
             return Output(logits)
-        labels = batch.labels[:, 1:][wanted[:, :-1]]
+        labels = batch.labels[:, 1:][predicting[:, :-1]]
         return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":
-        """Whisper whole, with its own decoder; ValueError where the model has no Whisper."""
+        """The whole Whisper of the audio encoder, with its decoder; ValueError when the audio encoder is no Whisper."""
         whisper = getattr(self.encoders["audio"], "model", None) if "audio" in self.encoders else None
         if whisper is None or not hasattr(whisper, "decode"):
-            raise ValueError("the model has no Whisper to write down what is said: assemble it with an audio_encoder")
+            raise ValueError("the model has no Whisper to transcribe with: assemble it with an audio_encoder")
         from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
 
         return Transcriber(whisper)
 
 
-def layouts_of(codecs: Mapping[str, MediaCodec] | ModuleMap[MediaCodec], max_seconds: float = 10.0) -> tuple[CodeLayout, ...]:
-    """What the codecs' codes look like to a language model; sound is written for `max_seconds` at most."""
+def layouts_of(
+    codecs: Mapping[str, MediaCodec] | ModuleMap[MediaCodec], max_seconds: float = 10.0
+) -> tuple[CodeLayout, ...]:
+    """The layouts of the codecs' codes, images first; audio is written for at most `max_seconds`."""
     found = []
     for modality in ("image", "audio"):
         if (codec := codecs.get(modality)) is not None:
@@ -230,15 +244,18 @@ def layouts_of(codecs: Mapping[str, MediaCodec] | ModuleMap[MediaCodec], max_sec
     return tuple(found)
 
 
-def _check_writing(codecs: ModuleMap[MediaCodec], decoders: ModuleMap[nn.Module], language_model: LanguageModel) -> None:
+def _check_writing(
+    codecs: ModuleMap[MediaCodec], decoders: ModuleMap[nn.Module], language_model: LanguageModel
+) -> None:
+    """ValueError unless codecs, decoders and language model fit each other."""
     for modality, codec in codecs.items():
         if codec.modality != modality:
-            raise ValueError(f"the {modality} codec is of the kind {codec.modality!r}")
+            raise ValueError(f"the codec given for {modality!r} has the modality {codec.modality!r}")
         if modality == "image" and codec.grid is None:
-            raise ValueError("the image codec has no size of its own: give it one, so that its grid is known")
+            raise ValueError("the image codec has no fixed size, so its grid is unknown: give it a size")
     for modality, decoder in decoders.items():
         if modality not in codecs or decoder.codec is not codecs[modality]:
-            raise ValueError(f"the {modality} decoder is not of the model's {modality} codec")
+            raise ValueError(f"the {modality} decoder does not belong to the model's {modality} codec")
     spans = language_model.vocabulary.spans
     for layout in layouts_of(codecs):
         own = spans.get(layout.modality)

@@ -1,18 +1,19 @@
-"""What a forward pass gives."""
+"""The result of a forward pass."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
 class Output:
-    """`logits [B, T, V + added]`; with labels, `[num_tokens, V + added]` of what foretells the labelled ones, row by
-    row, and `loss` their mean in nats."""
+    """Logits of a batch, and its loss when the batch has labels.
+
+    logits: `[B, T, V + added]`. When the batch has labels: `[num_tokens, V + added]`, the logits from which the
+        labelled tokens are predicted, row by row.
+    loss: the mean cross-entropy of the labelled tokens, in nats; None without labels.
+    num_tokens: the number of labelled tokens.
+    """
 
     logits: Tensor
     loss: Tensor | None = None

@@ -1,4 +1,4 @@
-"""PerceiverResampler: any number of media features in, a fixed number of latents out."""
+"""The PerceiverResampler, which turns any number of media features into a fixed number of latents."""
 
 import math
 
@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlm.model.modules import ModuleSequence
+
 
 def feed_forward(dim: int, mult: int = 4) -> nn.Sequential:
-    """Pre-norm feed-forward without Linear biases, exact GELU; `[..., D]` → `[..., D]`.
+    """A feed-forward layer with a norm before it, exact GELU and no biases: `[..., D]` → `[..., D]`.
 
-    Parameter names (`0`, `1`, `3`) are OpenFlamingo's (open_flamingo/src/helpers.py), so its checkpoints load.
+    Parameter names (`0`, `1`, `3`) are those of OpenFlamingo (open_flamingo/src/helpers.py), so that its checkpoints
+    load.
     """
     return nn.Sequential(
         nn.LayerNorm(dim),
@@ -30,12 +33,12 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-TIME_FEATURES = 64
+TIME_FEATURES = 64  # 32 sines, 32 cosines
 SHORTEST_PERIOD, LONGEST_PERIOD = 2.0, 20_000.0  # seconds
 
 
 def time_features(seconds: Tensor) -> Tensor:
-    """Sines and cosines of absolute times: `[N, S]` in seconds → `[N, S, TIME_FEATURES]`, periods from 2 s to 5.6 h."""
+    """Sines and cosines of times: `[N, S]` in seconds → `[N, S, TIME_FEATURES]`, with periods from 2 s to 5.6 h."""
     steps = torch.linspace(0, 1, TIME_FEATURES // 2, device=seconds.device)
     periods = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** steps
     phases = seconds.unsqueeze(-1).float() * (2 * math.pi / periods)
@@ -43,9 +46,9 @@ def time_features(seconds: Tensor) -> Tensor:
 
 
 class PerceiverAttention(nn.Module):
-    """Latents attend to the media features and to themselves (Alayrac et al. 2022, section 3.1.1)."""
+    """Attention of the latents to media features and to the latents (Alayrac et al. 2022, section 3.1.1)."""
 
-    def __init__(self, dim: int, heads: int = 8, dim_head: int = 64):
+    def __init__(self, dim: int, heads: int = 8, dim_head: int = 64) -> None:
         super().__init__()
         inner = heads * dim_head
         self.heads = heads
@@ -69,19 +72,18 @@ class PerceiverAttention(nn.Module):
 
 
 class PerceiverResampler(nn.Module):
-    """Turns `[N, S, input_dim]` media features into `[N, num_latents, dim]` latents.
+    """Turns media features `[N, S, input_dim]` into latents `[N, num_latents, dim]`.
 
-    Names, shapes and defaults follow open_flamingo/src/helpers.py. Where an encoder's width differs from `dim`, a
-    linear projection comes first; where they agree there is none, as upstream.
+    Names, shapes and defaults are those of open_flamingo/src/helpers.py. If `input_dim` differs from `dim`, a linear
+    projection comes first; if they are equal there is none, as in OpenFlamingo.
 
-    With `depth=0` nothing is resampled: every token passes, projected and normed, and there are no latents. That suits
-    encoders of few tokens, and learns faster: text finds the tokens as they are, not what latents made of them.
-
-    With `timed` each token also tells when the window of sound, or the frame of a video, began that it is of. Flamingo
-    has a learned row for each frame; here a learned map of sines and cosines serves any time. It starts at zero.
-
-    With `stack` above 1 so many tokens in a row become one, side by side, before the projection: Whisper gives 50 a
-    second, and words come slower. What is missing of the last is zero.
+    depth: number of layers. With 0 there are no latents: every token is projected, normalised and passed on. That suits
+        encoders with few tokens, and trains faster, because the text attends to the tokens themselves.
+    timed: adds to each token a learned linear map of `time_features` of the time at which its audio window or video
+        frame begins. Flamingo has a learned embedding for each frame; this map works for any time. It starts at zero.
+    stack: number of consecutive tokens that are concatenated into one before the projection. Whisper gives 50 tokens a
+        second, and words come more slowly. The last group is filled up with zeros.
+    ValueError when `stack` is below 1.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class PerceiverResampler(nn.Module):
         ff_mult: int = 4,
         timed: bool = False,
         stack: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         if stack < 1:
             raise ValueError(f"stack must be at least 1, not {stack}")
@@ -106,16 +108,17 @@ class PerceiverResampler(nn.Module):
         if self.time is not None:
             nn.init.zeros_(self.time.weight)
         self.latents = nn.Parameter(torch.randn(num_latents, dim)) if depth else None
-        self.layers = nn.ModuleList(
+        self.layers = ModuleSequence[nn.ModuleList](
             nn.ModuleList([PerceiverAttention(dim, heads, dim_head), feed_forward(dim, ff_mult)]) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor, mask: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        """`features [N, S, input_dim]`, `mask [N, S]` (True = real token) → `[N, num_latents, dim]`.
+        """`features [N, S, input_dim]` → `[N, num_latents, dim]`.
 
-        `times [N, S]`, in seconds: when the window or frame of each token began; None for zero throughout.
-        With `depth=0` → `[N, S / stack, dim]`; `latent_mask` tells which of these are real.
+        mask: `[N, S]`, True for real tokens; None if all are. times: `[N, S]`, the seconds at which the window or frame
+        of each token begins; None for zero.
+        With `depth=0` → `[N, ceil(S / stack), dim]`, and `latent_mask` tells which of these are real.
         """
         features = features.to(self.norm.weight.dtype)
         if self.stack > 1:
@@ -130,21 +133,21 @@ class PerceiverResampler(nn.Module):
             features = features + self.time(time_features(times).to(features.dtype))
         if self.latents is None:
             return self.norm(features)
-        return self._resample(features, mask)
+        return self._resample(self.latents, features, mask)
 
     def latent_mask(self, mask: Tensor | None) -> Tensor | None:
-        """Which of the tokens that `forward` gives are real, `[N, L]`, by the mask it got; None where all are."""
+        """Which outputs of `forward` are real, `[N, L]`, when it is given `mask [N, S]`; None if all are."""
         if mask is None or self.latents is not None:
             return None
         return self._stacked(mask).any(-1) if self.stack > 1 else mask
 
     def _stacked(self, x: Tensor) -> Tensor:
-        """`[N, S, ...]` → `[N, S / stack, stack, ...]`, filled up with zeros."""
+        """`[N, S, ...]` → `[N, ceil(S / stack), stack, ...]`, filled up with zeros."""
         missing = -x.shape[1] % self.stack
         return F.pad(x, (0,) * 2 * (x.ndim - 2) + (0, missing)).unflatten(1, (-1, self.stack))
 
-    def _resample(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        latents = self.latents.expand(features.shape[0], -1, -1)
+    def _resample(self, latents: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
+        latents = latents.expand(features.shape[0], -1, -1)
         for attention, ff in self.layers:
             latents = latents + attention(features, latents, mask)
             latents = latents + ff(latents)

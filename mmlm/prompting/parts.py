@@ -1,4 +1,4 @@
-"""The parts of a prompt: text, pictures, sounds, codes, and the end of a chunk."""
+"""The parts of a prompt: text, images, sounds, codes, and the end of a chunk."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -11,23 +11,24 @@ from encoders.media.sound import SUFFIXES, Audio
 
 @dataclass(frozen=True)
 class Image:
-    """An image part: anything `encoders.media.load_image` reads, or ready-made `encoders.base.Features`."""
+    """An image part. `source`: anything `encoders.media.load_image` reads, or computed `encoders.base.Features`."""
 
     source: Any
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound part: anything `encoders.media.open_audio` reads, or ready-made `encoders.base.Features`."""
+    """A sound part. `source`: anything `encoders.media.open_audio` reads, or computed `encoders.base.Features`."""
 
     source: Any
 
 
 @dataclass(frozen=True)
 class Markup:
-    """Text of a program, never of a user, in which control tokens count: what a chat template puts around a message.
+    """Text in which control tokens take effect, such as what a chat template writes around a message.
 
-    A prompt that begins with it gets no token of beginning besides what it holds.
+    It must come from a program, never from a user. A prompt that begins with Markup gets no beginning-of-text token
+    besides what the Markup contains.
     """
 
     text: str
@@ -35,7 +36,10 @@ class Markup:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A picture or sound as its codes, [K, h, w] or [K, T], between the words: to be learned, or gone on from."""
+    """An image or a sound as codes between the words of a prompt, to learn from or to continue.
+
+    modality: "image" or "audio". codes: integers, `[K, h, w]` for an image, `[K, T]` for audio.
+    """
 
     modality: str
     codes: Tensor
@@ -51,15 +55,19 @@ END_OF_CHUNK: Final = _EndOfChunk()
 
 
 Media = Image | Sound
+"""A part that goes through an encoder."""
 
 
 Part = str | Image | Sound | Codes | Markup | _EndOfChunk
+"""Anything that a prompt can hold."""
 
 
 def as_part(value: Any) -> Part:
-    """A prompt part from what users pass: text stays text; a path, PIL image, array or Features becomes an Image.
+    """Makes a prompt part of a value.
 
-    A path with a suffix of sound, and `Audio`, become a Sound.
+    A `str` is always text. An `Audio`, or a path with an audio suffix, becomes a Sound. Any other path, a PIL image,
+    an array, bytes or Features becomes an Image. Parts are returned unchanged.
+    TypeError for None, numbers, dicts, lists and tuples.
     """
     if isinstance(value, (str, Image, Sound, Codes, Markup, _EndOfChunk)):
         return value
@@ -73,10 +81,14 @@ def as_part(value: Any) -> Part:
     return Image(value)
 
 
-def modality_of(part: Part) -> str:
-    """"image" or "audio"; TypeError for a part that is neither."""
-    if isinstance(part, Image):
-        return "image"
-    if isinstance(part, Sound):
-        return "audio"
-    raise TypeError(f"media are pictures and sounds, not {type(part).__name__}")
+def as_media(value: Any) -> Media:
+    """As `as_part`, where only an Image or a Sound will do; TypeError for any other part."""
+    part = as_part(value)
+    if isinstance(part, (Image, Sound)):
+        return part
+    raise TypeError(f"media are images and sounds, not {type(part).__name__}: use mmlm.Image(...) or mmlm.Sound(...)")
+
+
+def modality_of(part: Media) -> str:
+    """"image" or "audio"."""
+    return "image" if isinstance(part, Image) else "audio"

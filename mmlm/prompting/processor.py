@@ -1,7 +1,7 @@
-"""Prompts as parts (text, images, sounds), and the Processor that turns parts into ids and media.
+"""The Processor, which turns the parts of a prompt into token ids and media, and ids back into text.
 
-Text is always text: an `<image>` or `<|endofchunk|>` that a user types or says, or a control token of the language
-model's own, goes through the tokenizer as plain characters. Only parts make control tokens.
+User text never becomes a control token. If a user types or says `<image>`, `<|endofchunk|>` or a control token of the
+language model, the tokenizer gets it as plain characters. Only parts produce control tokens.
 """
 
 import re
@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlm.prompting.parts import Codes, Image, Markup, Media, Sound, as_part
+from mmlm.prompting.parts import Codes, Image, Markup, Media, Part, Sound, as_part
 from mmlm.prompting.vocabulary import AUDIO, MediaVocabulary
 
 IGNORE_INDEX = -100
+"""The label of a token that takes no part in the loss, as in transformers."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row: `input_ids` and `labels` (-100 where no loss) of equal length, and its media in order."""
+    """One row of a batch: `input_ids`, `labels` of the same length (-100: no loss), and its media in prompt order."""
 
     input_ids: list[int]
     labels: list[int]
@@ -29,7 +30,7 @@ class Example:
 
 @dataclass
 class Batch:
-    """`input_ids`, `attention_mask`, `labels`: `[B, T]` each; labels are -100 where no loss is taken."""
+    """Padded rows, `[B, T]` each: `input_ids`, `attention_mask` (1 = token, 0 = padding), `labels` (-100: no loss)."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -42,7 +43,7 @@ class Batch:
 
 
 def _spell(tokenizer: Any, token: str) -> list[int]:
-    """Ids of a token's characters, one by one."""
+    """The ids of a control token's characters, each tokenized on its own."""
     ids = tokenizer.convert_tokens_to_ids(list(token))
     if all(i is not None and i != tokenizer.unk_token_id for i in ids):
         return ids
@@ -50,17 +51,21 @@ def _spell(tokenizer: Any, token: str) -> list[int]:
 
 
 class Processor:
-    """Parts → ids and media, and ids → text, for one tokenizer and its added tokens."""
+    """Turns parts into ids and media, and ids into text, for one tokenizer and its added tokens.
+
+    tokenizer: a transformers tokenizer. max_length: the largest number of tokens in a row; None for no limit.
+    """
 
     def __init__(self, tokenizer: Any, vocabulary: MediaVocabulary, max_length: int | None = None):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.max_length = max_length
-        # Asked of the tokenizer itself, since configs and behaviour disagree: some set a bos token and never write it.
+        # Checked by running the tokenizer: some configs set a bos token that the tokenizer never writes.
         bos = tokenizer.bos_token_id
         self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
-        # Some vocabularies hold a control token as a plain piece too, which text can spell: its characters instead.
-        # Others add control tokens ("<|fim_prefix|>") without calling them special. Added words stay words.
+        # In some vocabularies a control token is an ordinary piece as well, so that typed text could produce it. Other
+        # vocabularies add control tokens ("<|fim_prefix|>") without marking them as special. Text gets the ids of the
+        # characters in place of both. Words that were added to the vocabulary stay as they are.
         control = {i: t for t, i in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         control |= {i: token.content for i, token in added.items() if re.fullmatch(r"<\S+>", token.content)}
@@ -68,48 +73,33 @@ class Processor:
         self._spelled = {i: _spell(tokenizer, token) for i, token in control.items()}
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of plain text; control tokens typed in it stay plain characters.
+        """The ids of plain text, in which typed control tokens stay plain characters.
 
-        `ValueError` when the tokenizer knows a token of this text that the language model has no row for.
+        ValueError when the tokenizer gives an id for which the language model has no embedding row.
         """
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
         if max(ids, default=0) >= self.vocabulary.offset:
             raise ValueError(
-                f"the tokenizer gives id {max(ids)} in {text[:80]!r}, but the language model has "
-                f"{self.vocabulary.offset} rows: resize its vocabulary, or take the tokenizer that belongs to it"
+                f"the tokenizer gives id {max(ids)} in {text[:80]!r}, but the language model's vocabulary has "
+                f"{self.vocabulary.offset} rows: resize it, or use the tokenizer that belongs to the model"
             )
         return ids
 
     def encode(self, parts: Sequence[Any], target: str | Codes | Sequence[str | Codes] | None = None) -> Example:
-        """Ids and media of a prompt, and with `target` the answer that training asks for, closed by `<|endofchunk|>`.
+        """The ids and media of a prompt; with `target`, also the ids and labels of the answer to learn.
 
-        The answer is text, codes, or both in turn.
-        Prompt and target are tokenized apart, so the loss mask is exact by construction. Errors: an empty prompt, a
-        part of another kind, more tokens than the language model has positions.
+        parts: text, media and other parts; whatever `as_part` accepts. target: text, codes, or a sequence of both. It
+        is closed by `<|endofchunk|>`, and only its tokens carry labels. Prompt and target are tokenized separately, so
+        that the loss mask is exact.
+        ValueError for an empty prompt, for media or codes that the model cannot read or write, and for more than
+        `max_length` tokens; TypeError for a value that is no prompt part.
         """
-        if isinstance(parts, str):
-            parts = [parts]
-        parts = [as_part(part) for part in parts]
+        parts = [as_part(part) for part in ([parts] if isinstance(parts, str) else parts)]
         ids = [] if parts and isinstance(parts[0], Markup) else list(self.prefix)
-        media: list[Media] = []
         for part in parts:
-            if isinstance(part, str):
-                ids += self.text_ids(part)
-            elif isinstance(part, Markup):
-                ids += self.tokenizer(part.text, add_special_tokens=False)["input_ids"]
-            elif isinstance(part, Image):
-                ids.append(self.vocabulary.image_id)
-                media.append(part)
-            elif isinstance(part, Sound):
-                if AUDIO not in self.vocabulary.tokens:
-                    raise ValueError("the prompt has a sound, but the model has no audio encoder: assemble it with one")
-                ids.append(self.vocabulary.audio_id)
-                media.append(part)
-            elif isinstance(part, Codes):
-                ids += self.code_ids(part)
-            else:
-                ids.append(self.vocabulary.end_of_chunk_id)
+            ids += self._part_ids(part)
+        media = [part for part in parts if isinstance(part, (Image, Sound))]
         labels = [IGNORE_INDEX] * len(ids)
         if target is not None:
             targets = [target] if isinstance(target, (str, Codes)) else target
@@ -117,24 +107,43 @@ class Processor:
             answer = [*(token for own in written for token in own), self.vocabulary.end_of_chunk_id]
             ids, labels = ids + answer, labels + answer
         if not ids:
-            raise ValueError("the prompt is empty: give text, a picture or a sound")
+            raise ValueError("the prompt is empty: give it text, an image or a sound")
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions"
             )
         return Example(ids, labels, media)
 
+    def _part_ids(self, part: Part) -> list[int]:
+        if isinstance(part, str):
+            return self.text_ids(part)
+        if isinstance(part, Markup):
+            return self.tokenizer(part.text, add_special_tokens=False)["input_ids"]
+        if isinstance(part, Image):
+            return [self.vocabulary.image_id]
+        if isinstance(part, Sound):
+            if AUDIO not in self.vocabulary.tokens:
+                raise ValueError("the prompt has a sound, but the model has no audio encoder: assemble it with one")
+            return [self.vocabulary.audio_id]
+        return self.code_ids(part) if isinstance(part, Codes) else [self.vocabulary.end_of_chunk_id]
+
     def code_ids(self, part: Codes) -> list[int]:
-        """Ids of codes with their boundaries; ValueError where the model does not write such, or they do not fit."""
+        """The ids of codes and their boundaries.
+
+        ValueError when the model writes no codes of this modality, or the codes do not fit its layout.
+        """
         span = self.vocabulary.spans.get(part.modality)
         if span is None:
             raise ValueError(f"the model writes no {part.modality} codes: assemble it with an {part.modality} codec")
         return span.to_ids(part.codes)
 
     def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:
-        """Pads rows to the longest: on the right for training, on the left for generation."""
+        """Pads rows to the longest one, on the right for training and on the left for generation.
+
+        padding_side: "right" or "left"; ValueError for anything else.
+        """
         if padding_side not in ("left", "right"):
-            raise ValueError(f"padding_side is 'left' or 'right', not {padding_side!r}")
+            raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
         longest = max(len(example.input_ids) for example in examples)
         ids = torch.full((len(examples), longest), self.vocabulary.pad_id)
         mask = torch.zeros_like(ids)
@@ -148,6 +157,6 @@ class Processor:
         return Batch(ids, mask, labels)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Text of generated ids; added tokens and the language model's control tokens are left out."""
+        """The text of generated ids, without added tokens, codes and the language model's control tokens."""
         own = [token for token in (ids.tolist() if isinstance(ids, Tensor) else ids) if token not in self.vocabulary]
         return self.tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)

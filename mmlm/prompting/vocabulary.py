@@ -1,4 +1,4 @@
-"""The tokens that mmlm adds beside a language model's own vocabulary."""
+"""The token ids that mmlm adds after a language model's own vocabulary."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,17 @@ END_OF_CHUNK = "<|endofchunk|>"
 PAD = "<|pad|>"
 ADDED_TOKENS = (END_OF_CHUNK, IMAGE, PAD)
 ADDED_TOKENS_WITH_AUDIO = (*ADDED_TOKENS, AUDIO)
-"""The added tokens of a model without, and with, an audio encoder; a model without has no row to spare for it."""
+"""The added tokens of a model without and with an audio encoder. Without one there is no row for `<audio>`."""
 
 
 @dataclass(frozen=True)
 class MediaVocabulary:
-    """Added tokens ↔ ids; ids start at `offset`, the size of the language model's own vocabulary; codes come last.
+    """The ids of added tokens and codes: first the tokens, then the codes of each layout.
 
-    `tokens[0]` is the one added token that generation may write, `<|endofchunk|>`; the others mark where media stand
-    or fill a batch, and only a `Processor` can put them in.
+    offset: the first added id, the size of the language model's own vocabulary.
+    tokens: `tokens[0]` is `<|endofchunk|>`, the only added token that generation may write. The others mark the
+        positions of media or pad a batch, and only a `Processor` inserts them.
+    layouts: the shapes of the codes that the model writes.
     """
 
     offset: int
@@ -33,17 +35,17 @@ class MediaVocabulary:
 
     @property
     def code_offset(self) -> int:
-        """The first id of codes, or where it would be."""
+        """The first id of the codes; without codes, the first id after the added tokens."""
         return self.offset + len(self.tokens)
 
     @property
     def code_rows(self) -> int:
-        """Rows of all codes and their boundaries."""
+        """The number of ids of all codes and their boundaries."""
         return sum(layout.rows for layout in self.layouts)
 
     @property
     def spans(self) -> dict[str, CodeSpan]:
-        """Where the codes of each medium lie."""
+        """The ids of the codes, by modality."""
         found, begin = {}, self.code_offset
         for layout in self.layouts:
             found[layout.modality] = CodeSpan(layout, begin)
@@ -51,34 +53,38 @@ class MediaVocabulary:
         return found
 
     def id(self, token: str) -> int:
-        """Id of an added token; `ValueError` when it is none of them."""
+        """The id of an added token; ValueError for any other token."""
         if token not in self.tokens:
             raise ValueError(f"{token!r} is not one of the added tokens {self.tokens}")
         return self.offset + self.tokens.index(token)
 
     def token(self, token_id: int) -> str:
-        """Added token of an id; `ValueError` when the id is outside the added range."""
+        """The added token of an id; ValueError for an id outside the added range."""
         if not self.offset <= token_id < self.code_offset:
             raise ValueError(f"id {token_id} is outside the added range {self.offset}..{self.code_offset - 1}")
         return self.tokens[token_id - self.offset]
 
     @property
     def image_id(self) -> int:
+        """The id of `<image>`."""
         return self.id(IMAGE)
 
     @property
     def audio_id(self) -> int:
+        """The id of `<audio>`; ValueError for a model without an audio encoder."""
         return self.id(AUDIO)
 
     @property
     def media_ids(self) -> dict[int, str]:
-        """Ids of the tokens that mark where media stand, and what medium each marks."""
+        """The ids of the tokens that mark the positions of media, with the modality of each."""
         return {self.id(token): token.strip("<>") for token in (IMAGE, AUDIO) if token in self.tokens}
 
     @property
     def end_of_chunk_id(self) -> int:
+        """The id of `<|endofchunk|>`."""
         return self.id(END_OF_CHUNK)
 
     @property
     def pad_id(self) -> int:
+        """The id of `<|pad|>`."""
         return self.id(PAD)

@@ -1,4 +1,4 @@
-"""Flamingo's gated cross-attention: the blocks that are put before a language model's own."""
+"""Flamingo's gated cross-attention blocks, which run before blocks of the language model."""
 
 import torch
 import torch.nn.functional as F
@@ -6,13 +6,17 @@ from torch import Tensor, nn
 
 from mmlm.model.fusion.visibility import MediaView, Visibility
 from mmlm.model.language_model import LanguageModel
+from mmlm.model.modules import ModuleSequence
 from mmlm.model.resampler import feed_forward, merge_heads, split_heads
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one block, `[R, H, M, d]` each."""
 
 
 class MaskedCrossAttention(nn.Module):
-    """Text queries over media keys and values; names and shapes are OpenFlamingo's (open_flamingo/src/helpers.py)."""
+    """Attention of text to media; names and shapes are those of OpenFlamingo (open_flamingo/src/helpers.py)."""
 
-    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64):
+    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64) -> None:
         super().__init__()
         inner = heads * dim_head
         self.heads = heads
@@ -21,16 +25,16 @@ class MaskedCrossAttention(nn.Module):
         self.to_kv = nn.Linear(media_dim, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
 
-    def keys_values(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, latents: Tensor) -> KeysValues:
         """Latents `[..., L, media_dim]` → keys and values `[..., L, H, d]`."""
         keys, values = self.to_kv(latents).chunk(2, dim=-1)
         return keys.unflatten(-1, (self.heads, -1)), values.unflatten(-1, (self.heads, -1))
 
-    def forward(self, x: Tensor, view: "MediaView", keys: Tensor, values: Tensor) -> Tensor:
-        """`x [R·n, T, D]` over keys and values `[R, H, M, d]`; the n rows that share media (beams) share them here."""
+    def forward(self, x: Tensor, view: MediaView, keys: Tensor, values: Tensor) -> Tensor:
+        """`x [R·n, T, D]`, keys and values `[R, H, M, d]` → `[R·n, T, D]`; n rows (beams) share one row of media."""
         rows, length = keys.shape[0], x.shape[1]
         queries = self.to_q(self.norm(x))
-        if x.shape[0] != rows:  # fold the beams of a request into its query axis: nothing is copied
+        if x.shape[0] != rows:  # fold the beams into the query axis, so that keys and values are not copied
             queries = queries.reshape(rows, -1, queries.shape[-1])
         attended = F.scaled_dot_product_attention(split_heads(queries, self.heads), keys, values, attn_mask=view.mask)
         attended = merge_heads(attended).reshape(x.shape[0], length, -1)
@@ -40,53 +44,55 @@ class MaskedCrossAttention(nn.Module):
 
 
 class GatedCrossAttentionBlock(nn.Module):
-    """`x + tanh(attn_gate)·attn(x)`, then `+ tanh(ff_gate)·ff(x)`; both gates start at zero, so `x` passes unchanged.
+    """`x + tanh(attn_gate)·attn(x)`, then `x + tanh(ff_gate)·ff(x)` (Alayrac et al. 2022, section 3.1.2).
 
-    Alayrac et al. 2022, section 3.1.2; names of open_flamingo/src/helpers.py.
+    Both gates start at zero, so that the block starts as the identity. Names are those of open_flamingo/src/helpers.py.
     """
 
-    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64, ff_mult: int = 4):
+    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64, ff_mult: int = 4) -> None:
         super().__init__()
         self.attn = MaskedCrossAttention(dim, media_dim, heads, dim_head)
         self.attn_gate = nn.Parameter(torch.zeros(1))
         self.ff = feed_forward(dim, ff_mult)
         self.ff_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, view: "MediaView", keys_values: tuple[Tensor, Tensor] | None) -> Tensor:
-        """`x [B, T, D]` → `[B, T, D]`; without keys and values (a request without media) only the feed-forward acts."""
+    def forward(self, x: Tensor, view: MediaView, keys_values: KeysValues | None) -> Tensor:
+        """`x [B, T, D]` → `[B, T, D]`; without keys and values (no media), only the feed-forward acts."""
         if keys_values is not None:
             x = torch.addcmul(x, self.attn(x, view, *keys_values), self.attn_gate.to(x.dtype).tanh())
         return torch.addcmul(x, self.ff(x), self.ff_gate.to(x.dtype).tanh())
 
 
 class Fusion(nn.Module):
-    """The gated blocks of a language model: one before every `cross_attention_every`-th block.
+    """The gated blocks of a language model: one before every `cross_attention_every`-th of its blocks.
 
-    As in OpenFlamingo, block i is preceded by one when `(i + 1) % cross_attention_every == 0`.
+    As in OpenFlamingo, block i is preceded by a gated block when `(i + 1) % cross_attention_every == 0`; `layer_before`
+    maps such an i to its index in `layers`. See `FusionConfig` for the arguments.
+    ValueError when `cross_attention_every` is not in 1..number of blocks, or for an unknown visibility.
     """
 
     def __init__(
         self,
-        host: LanguageModel,
+        language_model: LanguageModel,
         media_dim: int,
         cross_attention_every: int = 1,
         visibility: Visibility = "latest",
         heads: int = 8,
         dim_head: int = 64,
         ff_mult: int = 4,
-    ):
+    ) -> None:
         super().__init__()
-        blocks = len(host.blocks)
+        blocks = len(language_model.blocks)
         if not 1 <= cross_attention_every <= blocks:
             raise ValueError(
-                f"cross_attention_every must be 1..{blocks} for this language model, not {cross_attention_every}"
+                f"cross_attention_every must be in 1..{blocks} for this language model, not {cross_attention_every}"
             )
         if visibility not in ("latest", "group", "all"):
-            raise ValueError(f"visibility is 'latest', 'group' or 'all', not {visibility!r}")
+            raise ValueError(f"visibility must be 'latest', 'group' or 'all', not {visibility!r}")
         places = range(cross_attention_every - 1, blocks, cross_attention_every)
         self.layer_before = {block: layer for layer, block in enumerate(places)}
         self.visibility: Visibility = visibility
-        self.media_ids = torch.tensor(list(host.vocabulary.media_ids))
-        self.layers = nn.ModuleList(
-            GatedCrossAttentionBlock(host.hidden_size, media_dim, heads, dim_head, ff_mult) for _ in places
+        self.media_ids = torch.tensor(list(language_model.vocabulary.media_ids))
+        self.layers = ModuleSequence[GatedCrossAttentionBlock](
+            GatedCrossAttentionBlock(language_model.hidden_size, media_dim, heads, dim_head, ff_mult) for _ in places
         )

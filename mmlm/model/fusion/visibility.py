@@ -1,4 +1,4 @@
-"""Which text sees which media."""
+"""Which text tokens may attend to which media."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +11,11 @@ Visibility = Literal["latest", "group", "all"]
 
 @dataclass
 class MediaView:
-    """What the text of one pass may see.
+    """What the text of one pass may attend to; None means no restriction.
 
-    `mask` broadcasts to `[R, 1, T, M]`, True where seen; `blind [R·n, T, 1]` marks tokens that see nothing.
-
-    Blind tokens get an open mask, so that no softmax runs over nothing, and their attention output is set to zero.
-    None means no restriction.
+    mask: broadcasts to `[R, 1, T, M]`, True where a token may attend to a latent.
+    blind: `[R·n, T, 1]`, True for tokens that see no media. Their mask is open, because a softmax over no keys is
+        undefined, and their attention output is set to zero.
     """
 
     mask: Tensor | None = None
@@ -24,11 +23,13 @@ class MediaView:
 
 
 def visible_media(media_time: Tensor, group_time: Tensor, item_group: Tensor, visibility: Visibility) -> Tensor:
-    """Which text sees which media item: bool `[R, T, N]`.
+    """Which text token may attend to which media item: bool `[R, T, N]`.
 
-    `media_time [R, T]` counts the media tokens up to each position, itself included; `group_time [R, T]` counts runs of
-    consecutive media tokens; `item_group [R, N]` is the run of each item, 0 for padding. A token sees item j when j is
-    the latest ("latest"), of the latest run ("group"), or any earlier one ("all"); never a later one.
+    media_time: `[R, T]`, the number of media tokens up to and including each position.
+    group_time: `[R, T]`, the number of runs of consecutive media tokens up to and including each position.
+    item_group: `[R, N]`, the run of each item, from 1; 0 for items that have not come yet.
+    visibility: "latest" shows a token the last item before it, "group" the items of the last run, "all" every item so
+        far. A later item is never seen.
     """
     order = torch.arange(1, item_group.shape[1] + 1, device=media_time.device)
     earlier = (order <= media_time.unsqueeze(-1)) & (item_group > 0).unsqueeze(1)

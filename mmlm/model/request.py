@@ -1,0 +1,38 @@
+"""What one request asks of the language model's hooks, and how the hooks find it."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from mmlm.model.code_places import CodePlaces
+
+
+class ForwardCallback(Protocol):
+    """Follows the forward passes of a request, and may change the inputs of the decoder blocks."""
+
+    def on_ids(self, ids: Tensor) -> None:
+        """Called first in each forward pass, with its ids `[B, T]`."""
+        ...
+
+    def before_block(self, index: int, hidden: Tensor) -> Tensor:
+        """Hidden states `[B, T, D]` before block `index` → the hidden states that the block receives."""
+        ...
+
+
+@dataclass
+class Request:
+    """The state of one request; see `LanguageModel.request`."""
+
+    language_model: nn.Module  # the one it belongs to
+    callback: ForwardCallback | None
+    codes: CodePlaces | None
+    logit_positions: Tensor | None
+    wide: bool
+    lora: bool
+    ids: Tensor | None = None  # of the current pass
+
+
+# A ContextVar, so that each thread has its own request, and none is left after an exception.
+current_request: ContextVar[Request | None] = ContextVar("mmlm_request", default=None)
