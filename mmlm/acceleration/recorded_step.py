@@ -32,7 +32,7 @@ class RecordedStep:
     """
 
     def __init__(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int, end: int):
-        """cache: preallocated, with `length` positions written; mask, positions: `[R, capacity]`, of later ones, too."""
+        """cache: preallocated, with `length` positions written; mask, positions: `[R, capacity]`, later ones too."""
         self.end = end
         self.place = torch.tensor([length], device=mask.device)
         self.mask = mask[:, : self.end].clone()
