@@ -232,7 +232,7 @@ def without(name: str):
         (without("layers.1.0.to_out.weight"), r"missing \['resamplers.image.layers.1.0.to_out.weight'\]"),
         (lambda state: {k: v for k, v in state.items() if ".1.gated" not in k}, r"before blocks \[0, 2\]"),
         (lambda state: state_dict("llama", BASE + 9), "266 rows, but the tokenizer has 257 tokens"),
-        (lambda state: upstream.checkpoint(language_model("llama"), LAYOUTS["llama"], 16, BASE + 3), "features of size 16"),
+        (lambda state: upstream.checkpoint(language_model("llama"), LAYOUTS["llama"], 16, BASE + 3), "of size 16"),
         (
             lambda state: {**state, "lang_encoder.model.layers.0.decoder_layer.mlp.up_proj.weight": torch.ones(48, 32)},
             "another language model: its model.layers.0.mlp.up_proj.weight differs",
