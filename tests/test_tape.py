@@ -186,6 +186,6 @@ def test_any_order_of_calls(steps, data):
 )
 def test_what_goes_by_values_is_refused(asks):
     x = torch.tensor([1.0, -2.0, 3.0])
-    with pytest.raises(RuntimeError, match="ask for the values"), Tape():
+    with pytest.raises(RuntimeError, match="reads the values"), Tape():
         asks(x)
     assert x.sum().item() == 2, "and outside of the tape it is as ever"

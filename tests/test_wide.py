@@ -1,6 +1,7 @@
 """A packed model with weights of 16 bits computes in float32 between them: nearer to its weights, and not elsewhere."""
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_codes_and_their_adapters_are_nearer_too():
 def test_without_a_kernel_for_wide_inputs_nothing_is_widened(monkeypatch):
     """As on ARM processors."""
     monkeypatch.setattr("mmlm.acceleration.kernels.has_fbgemm", lambda: False)
-    monkeypatch.setattr("mmlm.acceleration.pack.has_fbgemm", lambda: False)
+    monkeypatch.setattr(import_module("mmlm.acceleration.pack"), "has_fbgemm", lambda: False)
     model = parts.build("gpt2").bfloat16()
     plain = step_logits(model)
     assert not model.pack().language_model.acceleration.widens

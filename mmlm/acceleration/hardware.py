@@ -1,4 +1,4 @@
-"""What the hardware computes itself, and what it only emulates."""
+"""Which dtypes the hardware multiplies natively, and which it only emulates."""
 
 import platform
 
@@ -8,10 +8,10 @@ X86 = ("x86_64", "amd64", "i686")
 
 
 def multiplies(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
-    """Whether the hardware multiplies matrices of this type itself.
+    """Whether the hardware has instructions that multiply matrices of this dtype.
 
-    Where it does not, a library may still accept the type: it converts each number, which is slower than float32.
-    oneDNN, for one, takes bfloat16 on every processor with AVX-512, and few of these multiply it.
+    Without them a library may still accept the dtype: it converts each number, which is slower than float32. oneDNN,
+    for example, accepts bfloat16 on every processor with AVX-512, but few of these have instructions for it.
     """
     kind = torch.device(device).type
     if dtype == torch.float32:

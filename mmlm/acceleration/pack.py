@@ -17,64 +17,71 @@ from mmlm.model.network import MultimodalNetwork
 
 @dataclass
 class Acceleration:
-    """What `pack` found that a language model can bear; see `mmlm.model.acceleration.Acceleration`.
+    """What `pack` found to work for a language model; implements `mmlm.model.acceleration.Acceleration`.
 
-    widens: whether requests can compute in float32 between weights of 16 bits. records_on: the kind of device where
-    steps are recorded, None for nowhere.
+    widens: whether requests can be wide, which means float32 activations with 16-bit weights (see `packing.py`).
+    records_on: the device type where steps are recorded and replayed; None if they are not.
     """
 
     widens: bool = False
     records_on: str | None = None
 
     def active(self) -> AbstractContextManager[None]:
-        """While open, in this thread, layers compute on their packed weights."""
+        """While open, in this thread, layers use their packed weights."""
         return use_packed()
 
     def is_wide(self, dtype: torch.dtype, device: torch.device) -> bool:
-        """Whether a request that begins now computes in float32 between weights of this `dtype`."""
+        """Whether a request that begins now is wide; dtype, device: of the weights."""
         plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         return self.widens and dtype in HALVES and device.type == "cpu" and plain
 
     def recorded(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int) -> RecordedSteps | None:
-        """Recorded steps of a request, or None for a short text, another device, or a cache that cannot be recorded."""
+        """Recorded steps of a request; None for a short text, another device, or a cache that cannot be recorded.
+
+        mask, positions: `[R, capacity]`, of the `length` positions so far and of all that may follow.
+        """
         if self.records_on != mask.device.type or mask.shape[1] - length <= SHORT or not can_record(cache, mask):
             return None
         return RecordedSteps(cache, mask, positions, length)
 
 
 def pack(network: MultimodalNetwork, weights: Weights = "exact") -> None:
-    """Makes generation faster; `unpack` takes it back. The model stays on its device, and the same steps are taken.
+    """Makes generation faster; `unpack` undoes it. The model stays on its device, and decoding takes the same steps.
 
-    Steps of texts that are not very short are recorded and repeated, where the language model lets them, which some
-    passes of it find out. Then its Python, hooks as well, runs in some of the steps alone, and a weight that
-    changes is seen by the next text. On a CPU, layers compute on packed copies of their weights, for up to twice as
-    much memory again as these take; and a language model of 16 bits computes in float32 between its weights, cache
-    included, where some tokens of it show that it can.
+    Steps of texts that are not very short are recorded and replayed, if a few passes of the language model show that
+    this gives the same logits. Its Python code, hooks included, then runs only in some of the steps, and a changed
+    weight takes effect with the next text. On a CPU, layers use packed copies of their weights, which take up to twice
+    the memory of the weights in addition; and a 16-bit language model computes in float32, cache included, if a few
+    passes show that it can.
 
-    weights: with "fp16", "int8" or "int4" the language model and the gated blocks compute on weights of so many
-    bits, which take a half, a quarter or a sixth of the memory, and not exactly the same; losses without gradients,
-    too. Encoders and resamplers stay "exact", and so do steps of training (but for the last bits of the frozen
-    encoders' features) and the language model outside of requests. ValueError for rounded weights on a GPU.
+    weights: "fp16", "int8" or "int4" quantise the weights of the language model and the gated blocks to that many bits,
+    in a half, a quarter or a sixth of float32's memory. Results then change; so do losses computed without gradients.
+    Encoders and resamplers stay "exact". Training steps change only in the last bits of the frozen encoders' features,
+    and the language model outside of requests does not change. ValueError for quantised weights on a GPU, and on a CPU
+    if torch was built without oneDNN.
     """
     host = network.language_model
     if network.device.type != "cpu" and weights != "exact":
-        raise ValueError(f"packed weights of {weights} are for a CPU, and the model is on {network.device}")
+        raise ValueError(
+            f"weights={weights!r} is for a CPU, and the model is on {network.device}: use weights='exact' there"
+        )
     if network.device.type == "cpu":
         _pack_weights(network, weights)
-    host.acceleration = Acceleration()
+    acceleration = host.acceleration = Acceleration()
 
     def context() -> MediaContext:
-        return MediaContext(network.fusion, None, None, None, 1)
+        no_items = torch.zeros(0, dtype=torch.long, device=network.device)
+        return MediaContext(network.fusion, None, no_items, no_items, rows=1)
 
-    if network.device.type == "cpu" and host.dtype in HALVES and has_fbgemm():  # or nothing is gained
-        host.acceleration.widens = wide_steps_agree(host, context, tolerance=0.1)
+    if network.device.type == "cpu" and host.dtype in HALVES and has_fbgemm():  # else wide steps save no time
+        acceleration.widens = wide_steps_agree(host, context, tolerance=0.1)
     tolerance = 1e-3 if host.dtype == torch.float32 and weights in ("exact", "fp16") else 0.03
     if recorded_steps_agree(host, context, tolerance):
-        host.acceleration.records_on = network.device.type
+        acceleration.records_on = network.device.type
 
 
 def unpack(network: MultimodalNetwork) -> None:
-    """Takes back `pack`."""
+    """Undoes `pack`, and frees the packed weights."""
     unpack_layers(network)
     network.language_model.acceleration = None
 

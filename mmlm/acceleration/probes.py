@@ -1,7 +1,8 @@
-"""Asking a language model itself whether recorded and wide steps give what plain ones give."""
+"""Checks, by running the language model, that recorded steps and wide steps give the logits of plain ones."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
 
-PROBED = 6  # tokens, by which recorded steps are compared
+PROBED = 6  # tokens of the prompt, and steps that are compared
 
 
 def recorded_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
-    """Whether recorded steps give the logits of plain ones, which the language model itself is asked.
+    """Whether recorded steps give the logits of plain ones, checked by running the language model.
 
-    They do not where a family tells positions from the length of its cache, and there are none where a pass goes by the
-    values of a tensor, as those of some mixtures of experts do. tolerance: of the logits' norm.
+    They do not if a family derives positions from the length of its cache. They cannot be recorded if a pass depends on
+    the values of a tensor, as in some mixtures of experts. tolerance: of the difference's norm, relative to the norm
+    of the plain logits.
     """
     room = _longest_text(host) - PROBED
 
@@ -35,9 +37,10 @@ def recorded_steps_agree(host: LanguageModel, context: Callable[[], MediaContext
 
 
 def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
-    """Whether steps that are float32 between weights of 16 bits give the logits of plain ones, but for rounding.
+    """Whether wide steps (float32 with 16-bit weights) give the logits of plain ones, up to rounding.
 
-    A family may multiply by weights that are no layer's, and take inputs of 16 bits alone. tolerance: as above.
+    They fail if a family multiplies by weights outside its layers, which accept 16-bit inputs only. tolerance: as in
+    `recorded_steps_agree`.
     """
 
     def logits(wide: bool) -> Tensor:
@@ -49,11 +52,11 @@ def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], t
 
 
 def _probe(host: LanguageModel, rows: int) -> Batch:
-    """A prompt; the first of two rows is padded, as some families build another mask then."""
+    """A prompt `[rows, PROBED]`. Of two rows the first is padded, because some families then build another mask."""
     ids = torch.arange(PROBED, device=host.device).repeat(rows, 1) % host.vocabulary.offset
-    seen = torch.ones_like(ids)
-    seen[: rows - 1, 0] = 0
-    return Batch(ids, seen)
+    attention_mask = torch.ones_like(ids)
+    attention_mask[: rows - 1, 0] = 0
+    return Batch(ids, attention_mask)
 
 
 def _probed_logits(decoder: Decoder) -> Tensor:
@@ -65,22 +68,23 @@ def _probed_logits(decoder: Decoder) -> Tensor:
 
 @torch.no_grad()
 def _agree(host: LanguageModel, logits: Callable[[bool], Tensor | None], tolerance: float) -> bool:
-    """Whether there are logits of one way, and those of the other are the same, wherever they are finite."""
+    """Whether `logits(True)` exist and equal `logits(False)`, within the tolerance, wherever these are finite."""
     if not host.accepts("past_key_values"):
         return False
     with torch.autocast(host.device.type, enabled=False):
         try:
             found = logits(True)
-        except Exception:  # whatever a family says: it cannot
+        except Exception:  # any error of the family's code means that it does not support these steps
             return False
-        if found is None:
-            return False
-        plain = logits(False)
-    seen = plain.isfinite()
-    return bool(seen.any() and (found - plain)[seen].norm() <= tolerance * plain[seen].norm())
+        plain = None if found is None else logits(False)
+    if found is None or plain is None:
+        return False
+    finite = plain.isfinite()
+    return bool(finite.any() and (found - plain)[finite].norm() <= tolerance * plain[finite].norm())
 
 
 def _longest_text(host: LanguageModel) -> int:
-    """Positions of the longest text whose steps are recorded, where a limit that the cache does not know would show."""
-    windows = [getattr(layer, "sliding_window", LONGEST) for layer in DynamicCache(config=host.model.config).layers]
+    """Positions of the longest text whose steps are recorded: a limit that the cache does not know shows there."""
+    config: Any = host.model.config
+    windows = [getattr(layer, "sliding_window", LONGEST) for layer in DynamicCache(config=config).layers]
     return min(LONGEST, host.max_length or LONGEST, *windows)

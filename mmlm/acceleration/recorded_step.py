@@ -1,9 +1,10 @@
-"""A step of decoding, recorded once and repeated: on a GPU as a CUDA graph, on a CPU as a tape of torch functions.
+"""A decoding step, recorded once and replayed: on a GPU as a CUDA graph, on a CPU as a tape of torch functions.
 
-Between the kernels of a step lies a language model's Python, hundreds of modules and calls, which on a GPU takes longer
-than the kernels. What is recorded goes the same way again, on the same memory. So from the first step on all shapes
-stay: the cache hands out its whole buffers, a mask hides what is not written yet, and where the next token goes is a
-tensor. To a language model this looks like padding, which every family knows, and not like another kind of cache.
+Between the kernels of a step runs the language model's Python code, hundreds of modules and calls, which on a GPU takes
+longer than the kernels. A recording replays the same calls on the same memory, so all shapes must stay fixed from the
+first step on: the cache returns its whole buffers, a mask hides the positions that are not written yet, and the
+position of the next token is a tensor. To a language model this looks like padding, which every family supports, and
+not like another kind of cache.
 """
 
 import threading
@@ -17,21 +18,21 @@ from mmlm.acceleration.tape import NoValues, Tape
 from mmlm.generation.cache import PreallocatedLayer
 from mmlm.model.acceleration import Pass
 
-ROOM = 128  # positions, at least, that steps are recorded for; then again for twice as many as there are
-SHORT = 16  # tokens, up to which no step is recorded
-LONGEST = 2048  # positions of a text whose steps are recorded
+ROOM = 128  # a recording covers at least so many further positions, and at least as many as are written
+SHORT = 16  # new tokens up to which no step is recorded
+LONGEST = 2048  # positions up to which the steps of a text are recorded
 
-_one_graph_at_a_time = threading.Lock()  # CUDA captures no two
+_one_graph_at_a_time = threading.Lock()  # CUDA cannot capture two graphs at once
 
 
 class RecordedStep:
-    """Steps of one request, after its prompt: the first runs as ever, the second is recorded, all others repeat it.
+    """Steps of one request after its prompt: the first runs plainly, the second is recorded, all others replay it.
 
-    All look at `end` positions, of which as many are hidden as are not written.
+    All attend to `end` positions; those that are not written yet are masked.
     """
 
     def __init__(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int, end: int):
-        """`length` positions are written; `mask` and `positions [R, capacity]` of these and of all that may follow."""
+        """cache: preallocated, with `length` positions written; mask, positions: `[R, capacity]`, later ones too."""
         self.end = end
         self.place = torch.tensor([length], device=mask.device)
         self.mask = mask[:, : self.end].clone()
@@ -41,10 +42,11 @@ class RecordedStep:
         self.started = False
         self.repeat: Callable[[], Tensor] | None = None
         for layer in cache.layers:
+            assert isinstance(layer, PreallocatedLayer), "see can_record"
             layer.settle(self.place, length, self.end)
 
     def __call__(self, tokens: Tensor, run: Pass) -> Tensor:
-        """Logits [R, V] after `tokens [R]`; the same `run` each time."""
+        """Logits `[R, V]` after `tokens [R]`; `run` must be the same pass each time."""
         self.ids[:, 0] = tokens
         if self.repeat is not None:
             return self.repeat()
@@ -66,7 +68,7 @@ class RecordedStep:
 
         def repeat() -> Tensor:
             graph.replay()
-            return logits.clone()  # the next step writes over them
+            return logits.clone()  # the next step overwrites them
 
         return repeat
 
@@ -79,14 +81,14 @@ class RecordedStep:
 
 
 class RecordedSteps:
-    """All steps of one request after its prompt, in stages: each looks at twice as many positions as the last."""
+    """All steps of one request after its prompt, in stages, each with twice as many positions as the last."""
 
     def __init__(self, cache: DynamicCache, mask: Tensor, positions: Tensor, length: int, room: int = ROOM):
         self.cache, self.mask, self.positions, self.length, self.room = cache, mask, positions, length, room
         self.stage: RecordedStep | None = None
 
     def __call__(self, tokens: Tensor, run: Pass) -> Tensor:
-        """Logits [R, V] after `tokens [R]`; the same `run` each time."""
+        """Logits `[R, V]` after `tokens [R]`; `run` must be the same pass each time."""
         start, self.length = self.length, self.length + 1
         if self.stage is None or start == self.stage.end:
             end = min(self.mask.shape[1], max(2 * start, start + self.room))
@@ -95,11 +97,10 @@ class RecordedSteps:
 
 
 def can_record(cache: DynamicCache, mask: Tensor) -> bool:
-    """Whether steps can be recorded; another question is whether they give the same."""
+    """Whether the steps of a text `[R, capacity]` can be recorded, without asking whether their logits stay the same.
+
+    All layers of the cache must be able to keep their shapes, which sliding windows, convolutions and states are not.
+    """
     short = mask.shape[1] <= LONGEST
-    return short and has_settling_layers(cache) and not torch.is_autocast_enabled(mask.device.type)
-
-
-def has_settling_layers(cache: DynamicCache) -> bool:
-    """Whether all layers' shapes can stay; not those of a sliding window, a convolution or a state."""
-    return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
+    fixed = all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
+    return short and fixed and not torch.is_autocast_enabled(mask.device.type)

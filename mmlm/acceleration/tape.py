@@ -1,4 +1,4 @@
-"""A run of torch functions, recorded once, and repeated without the Python that had called them."""
+"""A sequence of torch calls, recorded once and replayed without the Python code that made them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,50 +7,50 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# What tells a tensor's values to Python, or gives a shape that depends on them: another run might go another way.
+# Functions that give a tensor's values to Python, or a shape that depends on them: another run might take another path.
 VALUES = frozenset(
     "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ _local_scalar_dense _unique2 allclose "
     "argwhere bincount equal is_nonzero item masked_select nonzero numpy tolist unique unique_consecutive "
     "unique_dim".split()
 )
-SIZED = frozenset(("arange", "repeat_interleave"))  # where a tensor among the arguments tells how much there will be
+SIZED = frozenset(("arange", "repeat_interleave"))  # if a tensor among their arguments gives the size of the result
 
 
 class NoValues(TorchFunctionMode):
-    """While open, in this thread, a run that asks for the values of a tensor is a RuntimeError."""
+    """While open, in this thread, code that reads the values of a tensor gets a RuntimeError."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if _asks_for_values(function, args, kwargs or {}):
             raise RuntimeError(
-                f"steps that ask for the values of a tensor ({function.__name__}) cannot be captured: was the model "
-                "changed after pack()? Then pack it again"
+                f"a step that reads the values of a tensor ({function.__name__}) cannot be recorded. If the model was "
+                "changed after pack(), pack it again"
             )
         return function(*args, **(kwargs or {}))
 
 
 class Tape(NoValues):
-    """Records, too, which torch functions are called with what. Other Python, such as a counter, goes unnoticed."""
+    """Records the torch calls with their arguments, too. Other Python code, such as a counter, is not recorded."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Callable, list, dict, Any]] = []  # function, arguments, and what it gave
+        self.calls: list[tuple[Callable, list, dict, Any]] = []  # function, arguments, keyword arguments, result
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        # Lists are copied: the caller's may change.
+        # Lists are copied, because the caller may change them.
         kept = [list(value) if type(value) is list else value for value in args]
         named = {name: list(value) if type(value) is list else value for name, value in (kwargs or {}).items()}
         before = _version(args[0]) if args else None
         given = super().__torch_function__(function, types, args, kwargs)
-        # A call that gave back what it got, and wrote nothing into it, would again: `.to()` of what is there already.
+        # A call that returned its argument unchanged, such as an idle `.to()`, needs no replay.
         idle = before is not None and given is args[0] and _version(given) == before
         if not idle and (given is None or any(isinstance(one, Tensor) for one in _listed(given))):
             self.calls.append((function, kept, named, given))
         return given
 
     def repeat(self, result: Tensor) -> Callable[[], Tensor]:
-        """What calls the same functions again, in turn, and gives anew what is `result` here.
+        """A function that makes the same calls again, in order, and returns a new `result`.
 
-        Tensors that were not made by the run, weights and buffers, are those it had; what is written into them is seen.
+        Tensors that the recorded run did not make (weights, buffers) are the same objects, with their current values.
         """
         source = _Source()
         for call in self.calls:
@@ -59,25 +59,25 @@ class Tape(NoValues):
 
 
 class _Source:
-    """The calls as lines of Python: nothing is looked up or unpacked when they run, and nothing is kept."""
+    """The calls as lines of Python source, so that replaying looks up and unpacks nothing, and keeps nothing."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.names: dict[int, str] = {}  # of all tensors and functions, by their id: the tape keeps them alive
+        self.names: dict[int, str] = {}  # of tensors and functions, by id(): the tape keeps them alive
         self.constants: dict[str, Any] = {}
-        self.last_use: dict[str, int] = {}  # of what the run makes: the line
+        self.last_use: dict[str, int] = {}  # the line where a tensor that the run makes is used last
 
     def add(self, function: Callable, args: list, kwargs: dict, given: Any) -> None:
-        """One call."""
+        """Appends one call."""
         given_args = [self._text(value) for value in args]
         given_args += [f"{name}={self._text(value)}" for name, value in kwargs.items()]
         targets = [self._target(one) for one in _listed(given)]
-        # One more comma, where a sequence is given, so that a sequence of one is unpacked, too.
+        # A comma after the targets of a sequence, so that a sequence of one is unpacked, too.
         left = ", ".join(targets) + ("," if isinstance(given, (tuple, list)) else "")
         self.lines.append(f"{left} = {self._named(function)}({', '.join(given_args)})")
 
     def compiled(self, result: Tensor) -> Callable[[], Tensor]:
-        """A function of all lines, which lets go of what it needs no more."""
+        """A function of all lines, which frees each tensor after its last use."""
         name = self.names[id(result)]
         self.last_use.pop(name, None)
         ends: dict[int, list[str]] = {}
@@ -86,16 +86,16 @@ class _Source:
         body = [f"{text}{'; del ' + ', '.join(ends[i]) if i in ends else ''}" for i, text in enumerate(self.lines)]
         source = "def repeat():\n    " + "\n    ".join([*body, f"return {name}"])
         exec(compile(source, "<tape>", "exec"), self.constants)
-        return self.constants.pop("repeat")  # which would hold itself, and all that it uses, for good
+        return self.constants.pop("repeat")  # else it would refer to itself, and keep all its tensors alive
 
     def _target(self, value: Any) -> str:
-        """What a result is called from here on; "_" for one that the run did not make, such as a buffer written to."""
+        """The name of a result; "_" if the run did not make it, such as a buffer that was written to."""
         if not isinstance(value, Tensor) or self.names.get(id(value)) in self.constants:
             return "_"
         return self._used(self.names.setdefault(id(value), f"t{len(self.names)}"))
 
     def _text(self, value: Any) -> str:
-        """An argument."""
+        """The source text of an argument."""
         if isinstance(value, tuple) and not isinstance(value, torch.Size):
             return f"({''.join(f'{self._text(one)}, ' for one in value)})"
         if type(value) is list:
@@ -107,7 +107,7 @@ class _Source:
         return self._named(value)
 
     def _named(self, value: Any) -> str:
-        """What the run made, or else a global name for what it found."""
+        """The name of what the run made, or a global name for anything else."""
         name = self.names.setdefault(id(value), f"c{len(self.names)}")
         if name[0] == "t":
             return self._used(name)
@@ -120,7 +120,7 @@ class _Source:
 
 
 def _version(value: Any) -> int | None:
-    """How often a tensor was written to; None where torch does not count that."""
+    """How often a tensor was written to; None if torch does not count it."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
@@ -129,7 +129,7 @@ def _listed(given: Any) -> list[Any]:
 
 
 def _asks_for_values(function: Callable, args: tuple, kwargs: dict) -> bool:
-    name = getattr(function, "__name__", "").split(".")[0]  # of aten's own functions without the overload
+    name = getattr(function, "__name__", "").split(".")[0]  # without the overload of an aten function
     given = [*args, *kwargs.values()]
     if name == "where":
         return len(given) == 1

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, with their size told before the download starts."""
+"""Files of the Hugging Face hub, whose total size is printed before the download starts."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ LANGUAGE_MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_
 
 
 def fetch(wanted: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """Repositories and the patterns of their files → folders of the hub's cache that hold them.
+    """Downloads files that the hub's cache lacks: repositories with patterns of file names → their cached folders.
 
-    What is missing is summed up on standard error first; then huggingface_hub downloads it, with its own bars. Of
-    weights in two formats only the safetensors are fetched. `FileNotFoundError` for what is neither cached nor to be
-    had.
+    The size of the missing files is printed to standard error first; huggingface_hub then shows its progress bars. Of
+    weights in two formats only the safetensors are fetched. `FileNotFoundError` for files that are neither cached nor
+    available.
     """
     plans = {repo: _plan(repo, patterns) for repo, patterns in wanted.items()}
     sizes = {repo: size for repo, (_, size) in plans.items() if size}
@@ -23,18 +23,18 @@ def fetch(wanted: Mapping[str, Sequence[str]]) -> dict[str, Path]:
 
 
 def gigabytes(size: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes as text, in GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def _plan(repo: str, patterns: Sequence[str]) -> tuple[list[str], int]:
-    """Names of the files to have of a repository, and how many bytes of them are missing."""
+    """The names of a repository's files to fetch, and how many bytes of them are missing in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
 
     try:
         files = snapshot_download(repo, allow_patterns=list(patterns), dry_run=True)
-    except DryRunError:  # offline: the cache has it, or `_snapshot` says that it has not
+    except DryRunError:  # offline: `_snapshot` finds the files in the cache, or raises
         return list(patterns), 0
     except Exception as error:
         raise FileNotFoundError(f"{repo} cannot be fetched from the hub: {error}") from error

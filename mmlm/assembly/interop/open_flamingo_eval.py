@@ -1,12 +1,11 @@
-"""What OpenFlamingo's published figures were measured with: prompts, decoding, and how an answer is cut.
+"""The setup of OpenFlamingo's published figures: its prompts, decoding options, and how answers are cut.
 
-Of open_flamingo/eval/evaluate.py and eval/models/open_flamingo.py, version 2.0.1. Which examples demonstrate is up to
-the caller: there they are drawn at random, or by RICES (`mmlm.Rices`).
+From open_flamingo/eval/evaluate.py and eval/models/open_flamingo.py, version 2.0.1. The caller chooses the few-shot
+examples; upstream draws them at random or by RICES (`mmlm.Rices`).
 """
 
 import re
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Part
@@ -15,14 +14,14 @@ from mmlm.prompting.templates import PromptTemplate
 CAPTION_DECODING = {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 20}
 ANSWER_DECODING = {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 5}
 """Options of `model.generate` for COCO and Flickr30k, and for VQAv2, OK-VQA, VizWiz and TextVQA."""
-ZERO_SHOT = 2  # demonstrations, without their pictures, that "0-shot" has
+ZERO_SHOT = 2  # examples, without their images, in a "0-shot" prompt
 
 
 def caption_prompt(
     image: Any, examples: Sequence[tuple[Any, str]], shots: int, template: PromptTemplate = PromptTemplate()
 ) -> list[Part]:
-    """Parts that ask for a caption after `shots` of the (picture, caption) examples; with 0, after two texts alone."""
-    texts = [(picture, template.caption + caption.strip()) for picture, caption in examples]
+    """A prompt for a caption after `shots` (image, caption) examples; 0 shots use two captions without images."""
+    texts = [(shown, template.caption + caption.strip()) for shown, caption in examples]
     return _prompt(texts, shots, template.caption_prompt(image))
 
 
@@ -33,19 +32,23 @@ def question_prompt(
     shots: int,
     template: PromptTemplate = PromptTemplate(),
 ) -> list[Part]:
-    """The same for a question, after (picture, question, answer) examples."""
-    texts = [(picture, template.question_prompt(picture, asked)[1] + answer) for picture, asked, answer in examples]
+    """The same for an answer to a question, after (image, question, answer) examples."""
+    texts = [(shown, _text(template.question_prompt(shown, asked)) + answer) for shown, asked, answer in examples]
     return _prompt(texts, shots, template.question_prompt(image, question))
 
 
 def caption_of(text: str) -> str:
-    """The caption in what was written."""
+    """The caption in a generated text."""
     return text.split("Output")[0].replace('"', "")
 
 
 def answer_of(text: str) -> str:
-    """The answer in what was written. Of OK-VQA's, upstream takes the words' stems, which is left to the caller."""
+    """The answer in a generated text. For OK-VQA, upstream also stems its words, which is left to the caller."""
     return re.split("Question|Answer|Short", text)[0].split(", ")[0]
+
+
+def _text(parts: Sequence[Part]) -> str:
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _prompt(examples: Sequence[tuple[Any, str]], shots: int, query: list[Part]) -> list[Part]:
@@ -53,8 +56,13 @@ def _prompt(examples: Sequence[tuple[Any, str]], shots: int, query: list[Part]) 
     if shots < 0 or len(examples) < needed:
         raise ValueError(f"{shots} shots need {needed} examples, not {len(examples)}")
     parts: list[Part] = []
-    for picture, text in examples[:needed]:
-        parts += [*([Image(picture)] if shots else []), text, END_OF_CHUNK, "\n"]
-    # What no control token divides goes through the tokenizer as one text, as upstream's prompts do.
-    runs = groupby([*parts, *query], key=lambda part: isinstance(part, str))
-    return [part for text, run in runs for part in (["".join(run)] if text else run)]
+    for image, text in examples[:needed]:
+        parts += [*([Image(image)] if shots else []), text, END_OF_CHUNK, "\n"]
+    # Text between two control tokens is tokenized as one, as in upstream's prompts.
+    merged: list[Part] = []
+    for part in [*parts, *query]:
+        if merged and isinstance(part, str) and isinstance(last := merged[-1], str):
+            merged[-1] = last + part
+        else:
+            merged.append(part)
+    return merged
