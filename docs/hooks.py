@@ -67,7 +67,7 @@ def settings_table(cls: type) -> str:
     for field in own:
         kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
         cells = (f"`{field.name}`", f"`{kind}`", default_of(field), meanings.get(field.name, ""))
-        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        rows.append("| " + " | ".join(cells) + " |")
     return f"{prose}\n\n" + "\n".join(rows)
 
 
@@ -80,14 +80,16 @@ def default_of(field: dataclasses.Field) -> str:
         return "required"
     if not dataclasses.is_dataclass(value):
         return f"`{value!r}`"
-    plain = {f.name: f.default for f in dataclasses.fields(value)}
-    changed = [f"{name}={getattr(value, name)!r}" for name, own in plain.items() if getattr(value, name) != own]
+    plain = type(value)()
+    names = [f.name for f in dataclasses.fields(value) if getattr(value, f.name) != getattr(plain, f.name)]
+    changed = [f"{name}={getattr(value, name)!r}" for name in names]
     return f"`{type(value).__name__}({', '.join(changed)})`"
 
 
 def described(cls: type, names: list[str]) -> tuple[str, dict[str, str]]:
     """A class's docstring without what it says of single fields, and that by field; else a comment beside the field."""
-    text = re.sub(r"\n(?!\n)\s*", " ", inspect.cleandoc(cls.__doc__ or "").replace("\n\n", "\n\n\n"))
+    paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     name = rf"`?(?:{'|'.join(names)})`?"
     entry = re.compile(rf"(?:(?<=\n)|(?<=[.;:] )|^)({name}(?:, {name})*): ", re.MULTILINE)
     found = list(entry.finditer(text))
