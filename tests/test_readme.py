@@ -53,3 +53,9 @@ def test_what_pages_import_is_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for line in re.findall(r"^(?:from (?:mmlm|encoders|decoders)[\w.]* )?import .*$", text, re.MULTILINE):
         exec(line, {})
+
+
+def test_tests_that_pages_name_are_there():
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", (ROOT / page).read_text(encoding="utf-8"))}
+    assert named <= set(re.findall(r"def (test_\w+)", tests)) and named
