@@ -65,7 +65,7 @@ def settings_table(cls: type) -> str:
     prose, meanings = described(cls, [field.name for field in own])
     rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     for field in own:
-        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        kind = field.type.__name__ if type(field.type) is type else str(field.type)
         cells = (f"`{field.name}`", f"`{kind}`", default_of(field), meanings.get(field.name, ""))
         rows.append("| " + " | ".join(cells) + " |")
     return f"{prose}\n\n" + "\n".join(rows)
