@@ -111,7 +111,7 @@ def described(cls: type, names: list[str]) -> tuple[str, dict[str, str]]:
 def command_line() -> str:
     """The help of every verb."""
     os.environ["COLUMNS"] = "100"
-    from mmlm.cli.parser import build_parser
+    from mmlm.cli import build_parser
 
     verbs = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
     return "\n\n".join(f"## mmlm {name}\n\n```text\n{verb.format_help()}```" for name, verb in verbs.choices.items())
