@@ -127,10 +127,17 @@ def public_names() -> str:
     rows = ["| name | purpose |", "| --- | --- |"]
     for name in mmlm.__all__:
         value = getattr(mmlm, name)
-        purpose = re.split(r"(?<=[.:;]) |\n\n", inspect.cleandoc(inspect.getdoc(value) or ""))[0].rstrip(":;")
+        text = inspect.getdoc(value) or documented_value(mmlm._HOME[name], name)
+        purpose = re.split(r"(?<=[.:;]) |\n\n", text)[0].rstrip(":;")
         home = value.__module__ if hasattr(value, "__qualname__") else mmlm._HOME[name]
         rows.append(f"| [`mmlm.{name}`][{home}.{name}] | {' '.join(purpose.split())} |")
     return "\n".join(rows)
+
+
+def documented_value(module: str, name: str) -> str:
+    """The string that stands below a module's value and describes it."""
+    source = inspect.getsource(importlib.import_module(module))
+    return " ".join(re.search(rf'^{name}\b[^\n]*\n"""(.*?)"""', source, re.MULTILINE | re.DOTALL)[1].split())
 
 
 # ---- docstrings
