@@ -1,7 +1,9 @@
 """What the site adds to its pages: tables of settings, the command line's help, and pages whose text lies elsewhere.
 
-A line `<!-- settings: module.Class -->` becomes a table of that dataclass's fields, `<!-- command line -->` the help of
-every verb. Both are made from the code when the site is built, so that they cannot go stale.
+A line `<!-- settings: module.Class -->` becomes a table of the fields that this dataclass declares, and
+`<!-- all settings: module.Class -->` of those that it inherits as well. `<!-- command line -->` becomes the help of
+every verb, and `<!-- public names -->` what `import mmlm` gives. All are made from the code when the site is built, so
+that they cannot go stale.
 """
 
 import dataclasses
@@ -36,7 +38,8 @@ def on_files(files: Any, config: Any) -> None:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fills in the tables and the command line, and points links at the pages of ELSEWHERE."""
     uri = page.file.src_uri
-    markdown = re.sub(r"<!-- settings: ([\w.]+)\.(\w+) -->", lambda m: settings_table(load(m[1], m[2])), markdown)
+    mark = re.compile(r"<!-- (all )?settings: ([\w.]+)\.(\w+) -->")
+    markdown = mark.sub(lambda m: settings_table(load(m[2], m[3]), inherited=bool(m[1])), markdown)
     for mark, text in (("<!-- command line -->", command_line), ("<!-- public names -->", public_names)):
         if mark in markdown:
             markdown = markdown.replace(mark, text())
@@ -59,10 +62,15 @@ def load(module: str, name: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def settings_table(cls: type) -> str:
-    """The fields that a dataclass itself declares: name, type, default, and what its docstring says of each."""
-    own = [field for field in dataclasses.fields(cls) if field.name in vars(cls).get("__annotations__", {})]
-    prose, meanings = described(cls, [field.name for field in own])
+def settings_table(cls: type, inherited: bool = False) -> str:
+    """The fields of a dataclass with type, default and what docstrings say of each, below the rest of its docstring.
+
+    inherited: with the fields of its base classes; else only those that it declares itself.
+    """
+    fields = dataclasses.fields(cls)
+    own = [f for f in fields if inherited or f.name in vars(cls).get("__annotations__", {})]
+    told = [described(base, [f.name for f in fields]) for base in cls.__mro__ if dataclasses.is_dataclass(base)]
+    prose, meanings = told[0][0], {name: text for _, texts in reversed(told) for name, text in texts.items()}
     rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     for field in own:
         kind = field.type.__name__ if type(field.type) is type else str(field.type)
@@ -99,7 +107,7 @@ def described(cls: type, names: list[str]) -> tuple[str, dict[str, str]]:
         meaning, _, rest = text[match.end() : end].partition("\n\n")
         prose += f"\n\n{rest}"
         for key in re.findall(r"\w+", match[1]):
-            meanings[key] = meaning.strip().rstrip(";")
+            meanings[key] = re.sub(r"(^|(?<=\.) )[A-Z][\w ]*:$|;$", "", meaning.strip())  # a heading of what follows
     for key, comment in re.findall(r"^    (\w+):[^#\n]*  # ([^\n]*)$", inspect.getsource(cls), re.MULTILINE):
         meanings.setdefault(key, comment)
     return prose.strip(), meanings

@@ -74,12 +74,13 @@ def test_every_setting_of_every_recipe_is_on_the_settings_page():
     from mmlm.training.recipe import Recipe
     from mmlm.training.writing_recipe import WritingRecipe
 
-    shown = set(re.findall(r"<!-- settings: ([\w.]+) -->", (DOCS / "settings.md").read_text(encoding="utf-8")))
+    marks = re.findall(r"<!-- (all )?settings: ([\w.]+) -->", (DOCS / "settings.md").read_text(encoding="utf-8"))
+    shown, whole = {name for _, name in marks}, {name for inherited, name in marks if inherited}
     unseen, known = [Recipe, CodecRecipe, WritingRecipe], set()
     while unseen:
         cls = unseen.pop()
-        known.add(f"{cls.__module__}.{cls.__qualname__}")
-        unseen += [base for base in cls.__mro__[1:] if dataclasses.is_dataclass(base)]
+        known.add(name := f"{cls.__module__}.{cls.__qualname__}")
+        unseen += [base for base in cls.__mro__[1:] if dataclasses.is_dataclass(base) and name not in whole]
         for kind in typing.get_type_hints(cls).values():
             unseen += [part for part in (kind, *getattr(kind, "__args__", ())) if dataclasses.is_dataclass(part)]
     assert shown == known | {"mmlm.generation.options.GenerationOptions"}
@@ -101,10 +102,19 @@ class Sizes:
     owner: str = "???"
 
 
+@dataclasses.dataclass
+class ColoredSizes(Sizes):
+    """More sizes.
+
+    color: its color. Of others:
+    """
+
+    width: int = 8
+    color: str = "red"
+
+
 def test_a_table_of_settings():
-    assert (
-        hooks().settings_table(Sizes)
-        == """Sizes of a thing.
+    expected = """Sizes of a thing.
 
 | setting | type | default | meaning |
 | --- | --- | --- | --- |
@@ -114,7 +124,11 @@ def test_a_table_of_settings():
 | `name` | `str` | `'thing'` | shown to users |
 | `parts` | `list` | `[]` |  |
 | `owner` | `str` | required |  |"""
-    )
+    assert hooks().settings_table(Sizes) == expected
+    colored = ["| `width` | `int` | `8` | of the thing, in pixels. |", "| `color` | `str` | `'red'` | its color. |"]
+    assert hooks().settings_table(ColoredSizes).splitlines()[4:] == colored
+    inherited = hooks().settings_table(ColoredSizes, inherited=True).splitlines()
+    assert inherited == ["More sizes.", *expected.splitlines()[1:4], colored[0], *expected.splitlines()[5:], colored[1]]
 
 
 @pytest.mark.parametrize(
