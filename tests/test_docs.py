@@ -80,7 +80,7 @@ def test_every_setting_of_every_recipe_is_on_the_settings_page():
     while unseen:
         cls = unseen.pop()
         known.add(name := f"{cls.__module__}.{cls.__qualname__}")
-        unseen += [base for base in cls.__mro__[1:] if dataclasses.is_dataclass(base) and name not in whole]
+        unseen += [base for base in cls.__bases__ if dataclasses.is_dataclass(base) and name not in whole]
         for kind in typing.get_type_hints(cls).values():
             unseen += [part for part in (kind, *getattr(kind, "__args__", ())) if dataclasses.is_dataclass(part)]
     assert shown == known | {"mmlm.generation.options.GenerationOptions"}
