@@ -1,4 +1,5 @@
-# setup: .venv with the pinned versions   demo: see it work   test: the whole suite   lint: ruff
+# setup: .venv with the pinned versions   demo: see it work   test: the whole suite
+# lint: ruff and pyright                  docs: the site, in site/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -6,8 +7,11 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 export OMP_NUM_THREADS ?= 2
+# pyright asks the network for its newest version, and mkdocs-material advertises, unless told not to.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint docs
 setup: $(INSTALLED)
 
 # One line for each large download shows that pip is at work; its errors pass through.
@@ -15,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing mmlm into .venv (the first time this downloads about 3 GB, most of it PyTorch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,docs]' \
 		| awk '/(Downloading|Using cached) .*[0-9][0-9]\.[0-9] MB/ {print; fflush()} \
 		       /^Installing collected/ {print "  Unpacking (a few minutes)"; fflush()}'
 	@touch $@
@@ -30,3 +34,9 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works."""
+"""What the README tells a new user to type works; tests/test_docs.py runs its Python."""
 
 import re
 import shlex
@@ -11,32 +11,14 @@ from mmlm.training import load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NETWORK = re.compile(r"assemble\(|load_whisper\(")  # what fetches weights by name
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def test_the_offline_python_runs_as_written(nano_folder, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    Path("runs").mkdir(exist_ok=True)  # `make demo`, above it in the README, has made it
-    offline = [code for kind, code in BLOCKS if kind == "python" and not NETWORK.search(code)]
-    assert len(offline) == 4
-    names: dict = {}
-    for code in offline:
-        exec(compile(code, "README.md", "exec"), names)
-    written = capsys.readouterr().out.splitlines()
-    assert len(written) >= 3 and all(written[:3])
-
-
-def test_the_python_that_needs_the_network_is_valid():
-    online = [code for kind, code in BLOCKS if kind == "python" and NETWORK.search(code)]
-    assert len(online) == 2
-    for code in online:
-        compile(code, "README.md", "exec")
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "mmlm/nano/MODEL_CARD.md"]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 
 
 def test_every_command_line_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    commands = [line for kind, code in BLOCKS if not kind for line in code.splitlines() if line.startswith("mmlm ")]
+    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("mmlm ")]
     verbs = {"caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "models"}
     assert {shlex.split(line)[1] for line in commands} == verbs
     for line in commands:
@@ -50,14 +32,30 @@ def test_the_recipe_it_names_is_one():
 
 def test_make_targets_exist():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) <= set(targets)
+    for page in ("README.md", "CONTRIBUTING.md", "docs/index.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert set(re.findall(r"^make (\w+)", text, re.MULTILINE)) <= set(targets)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     # Files in backquotes, where they are written with a folder.
-    links += [str(ROOT / name) for name in re.findall(r"`((?:tests|docs|demos|encoders|recipes)/[\w/.]+\.\w+)`", text)]
+    folders = "benchmarks|decoders|demos|docs|encoders|mmlm|recipes|tests"
+    links += [str(ROOT / name) for name in re.findall(rf"`((?:{folders})/[\w/.]+\.\w+)`", text)]
     missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_pages_import_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in re.findall(r"^(?:from (?:mmlm|encoders|decoders)[\w.]* )?import .*$", text, re.MULTILINE):
+        exec(line, {})
+
+
+def test_tests_that_pages_name_are_there():
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", (ROOT / page).read_text(encoding="utf-8"))}
+    assert named <= set(re.findall(r"def (test_\w+)", tests)) and named
