@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 # Rooms from the ground up. A room may import those before it; rooms that share a line may not import each other.
 ORDER = {
     "mmlm": [
-        ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["tasks"], ["assembly"], ["retrieval"],
-        ["training"], ["evaluation"], ["cli"],
+        ["_lazy"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["tasks"], ["assembly"],
+        ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [["media"], ["base"], ["clip", "whisper"], ["transcription"]],
-    "decoders": [["codecs"], ["diffusion"]],
+    "decoders": [["folder"], ["codecs"], ["diffusion"]],
 }  # fmt: skip
 USES = {"mmlm": {"encoders", "decoders"}, "encoders": set(), "decoders": set()}  # packages that a package may import
 DOORS = {"mmlm", "mmlm.__main__"}  # they hand names on, from any room

@@ -70,11 +70,12 @@ def write(args: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
 
     if args.output is not None:
         Path(args.output).mkdir(parents=True, exist_ok=True)
-        get_writer(args.format or "txt", args.output)(result, "stdin" if name == "-" else name, {})
+        save: Any = get_writer(args.format or "txt", args.output)  # upstream annotates the name as a file
+        save(result, "stdin" if name == "-" else name, {})
     elif args.json:
         print(json.dumps({"audio": name, **result}, ensure_ascii=False), flush=True)
     elif args.format is not None:
-        writer: Any = get_writer(args.format, ".")  # upstream annotates the file as its name
+        writer: Any = get_writer(args.format, ".")
         writer.write_result(result, sys.stdout, {})
 
 

@@ -30,11 +30,14 @@ class Beam:
 class Search:
     """The running beams as back-pointers, and the best finished hypotheses of each row.
 
+    running `[rows, beams]`: log-probabilities of the beams that go on. open_rows `[rows, 1]`: rows whose search does.
+    kept `[rows, beams]`: scores of finished hypotheses, −inf for none. ends `[rows, beams, 4]`: of these the length,
+    the parent, the last token, and whether they ended by themselves. last_log_probs `[rows, beams]`: of that token.
     Of each step, for all R = rows · beams: `parents [R]`, the beam it goes on from; `tokens [R]`; `log_probs [R]`.
-    kept `[rows, beams]`: scores of finished hypotheses. ends `[rows, beams, 4]`: length, parent, last token, and
-    whether it ended by itself. last_log_probs `[rows, beams]`: of the last token.
     """
 
+    running: Tensor
+    open_rows: Tensor
     kept: Tensor
     ends: Tensor
     last_log_probs: Tensor
@@ -44,15 +47,31 @@ class Search:
 
     @classmethod
     def begin(cls, rows: int, beams: int, device: torch.device) -> Search:
-        """Nothing has been written."""
+        """Nothing has been written. All beams of a row start equal, so only the first may branch."""
         nothing = torch.full((rows, beams), -torch.inf, device=device)
-        return cls(nothing, torch.zeros(rows, beams, 4, dtype=torch.long, device=device), nothing.clone())
+        running = nothing.clone()
+        running[:, 0] = 0
+        open_rows = torch.ones(rows, 1, dtype=torch.bool, device=device)
+        return cls(running, open_rows, nothing, nothing.new_zeros(rows, beams, 4).long(), nothing.clone())
 
-    def keep(self, scores: Tensor, ends: Tensor, log_probs: Tensor) -> None:
-        """Takes in finished candidates: scores `[rows, C]`, −inf for none, with `ends` and `log_probs` as above."""
-        self.kept, order = torch.cat([self.kept, scores], dim=1).topk(self.kept.shape[1])
+    def take(self, found: Candidates, ended: Tensor, length: int, last: bool, length_penalty: float) -> Tensor:
+        """Keeps the candidates that have ended; returns which of the others go on, `[rows, beams]`.
+
+        Only an ending within the best `beams` is kept, and only for rows whose search is still open.
+        """
+        rows, beams = self.kept.shape
+        within = torch.arange(found.totals.shape[1], device=ended.device) < beams
+        keep = (ended | last) & within & self.open_rows & (found.totals > -torch.inf)
+        scores = (found.totals / length**length_penalty).masked_fill(~keep, -torch.inf)
+        lengths = torch.full_like(found.tokens, length)
+        ends = torch.stack([lengths, found.source, found.tokens, ended.long()], dim=-1)
+        self.kept, order = torch.cat([self.kept, scores], dim=1).topk(beams)
         self.ends = torch.cat([self.ends, ends], dim=1).gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
-        self.last_log_probs = torch.cat([self.last_log_probs, log_probs], dim=1).gather(1, order)
+        self.last_log_probs = torch.cat([self.last_log_probs, found.log_probs], dim=1).gather(1, order)
+        self.running, order = found.totals.masked_fill(ended, -torch.inf).topk(beams)
+        best_possible = self.running[:, :1] / length**length_penalty
+        self.open_rows = self.open_rows & (best_possible > self.kept.min(dim=1, keepdim=True).values)
+        return order
 
     def go_on(self, parents: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
         """The beams `[R]` that go on."""
@@ -83,6 +102,16 @@ class Search:
         return Beam(ids[::-1], found[::-1], score, "stop" if stopped else "length")
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The best continuations of each row, `[rows, C]`: their totals, the beam each comes from, their last token."""
+
+    totals: Tensor
+    source: Tensor
+    tokens: Tensor
+    log_probs: Tensor
+
+
 @torch.no_grad()
 def beam_search(
     decoder: Decoder,
@@ -94,7 +123,6 @@ def beam_search(
 ) -> list[list[Beam]]:
     """The `num_return_sequences` best hypotheses of each row, best first.
 
-    (Long because it is one loop: what a step needs is made before it, and each line of it uses what the last one made.)
     The score of a hypothesis is its log-probability divided by `length ** length_penalty`, the ending token counted.
     The search ends when no running beam can beat the worst kept hypothesis (transformers' `early_stopping=False`).
     constraints: the state of each row at its start. guidance_scale, errors: as in `mmlm.generation.loop.decode`.
@@ -108,14 +136,9 @@ def beam_search(
     processors, masks = options.processors(prompt_length, stop_ids, device), Masks(vocabulary, device)
     states = None if constraints is None else [state for state in constraints for _ in range(beams)]
     stops = torch.tensor(list(stop_ids), device=device)
-    candidates = min((1 + len(stop_ids)) * beams, beams * vocabulary)  # enough that `beams` of them go on
-    every, within = steps_between_checks(device), torch.arange(candidates, device=device) < beams
-    first_beam = torch.arange(rows, device=device).unsqueeze(1) * beams
-    running = torch.zeros(rows, beams, device=device)
-    running[:, 1:] = -torch.inf  # all beams start equal: only the first may branch
-    open_rows = torch.ones(rows, 1, dtype=torch.bool, device=device)
+    count = min((1 + len(stop_ids)) * beams, beams * vocabulary)  # enough that `beams` of them go on
+    every = steps_between_checks(device)
     search = Search.begin(rows, beams, device)
-
     for length in range(1, last + 1):
         plain = logits[: rows * beams]
         scores = guided(logits, states, guidance_scale)
@@ -126,26 +149,17 @@ def beam_search(
             scores = masks.apply(states, scores)
         if processors:
             scores = processors(decoder.ids[: rows * beams, : decoder.length], scores)  # pyright: ignore[reportArgumentType]
-        totals, choice = (running.view(-1, 1) + scores).view(rows, -1).topk(candidates)
-        source, tokens = first_beam + choice // vocabulary, choice % vocabulary
-        tokens = torch.where(totals > -torch.inf, tokens, stops[0])  # where a constraint leaves too few to choose from
-        log_probs = plain.view(-1)[source * vocabulary + tokens] - norm[source]
-        ended, following = torch.isin(tokens, stops), None
+        found = best_candidates(search.running, scores, plain, norm, count, stops[0])
+        ended, following = torch.isin(found.tokens, stops), None
         if states is not None:
-            following, finished = advanced(states, source, tokens, totals)
+            following, finished = advanced(states, found)
             ended = ended | finished
         done = length == last
-        # Only an ending within the best `beams` is kept, and only for rows whose search is still open.
-        kept = (ended | done) & within & open_rows & (totals > -torch.inf)
-        info = torch.stack([torch.full_like(tokens, length), source, tokens, ended.long()], dim=-1)
-        search.keep((totals / length**options.length_penalty).masked_fill(~kept, -torch.inf), info, log_probs)
-        running, order = totals.masked_fill(ended, -torch.inf).topk(beams)
-        best_possible = running[:, :1] / length**options.length_penalty
-        open_rows = open_rows & (best_possible > search.kept.min(dim=1, keepdim=True).values)
-        if (done or length % every == 0) and (all_ended(~open_rows, norm, decoder, length) or done):
+        order = search.take(found, ended, length, done, options.length_penalty)
+        if (done or length % every == 0) and (all_ended(~search.open_rows, norm, decoder, length) or done):
             break
-        source, tokens, log_probs = (part.gather(1, order).flatten() for part in (source, tokens, log_probs))
-        search.go_on(source, tokens, log_probs)
+        source, tokens = (part.gather(1, order).flatten() for part in (found.source, found.tokens))
+        search.go_on(source, tokens, found.log_probs.gather(1, order).flatten())
         if following is not None:
             states = [row[place] for row, places in zip(following, order.tolist(), strict=True) for place in places]
         if guidance_scale != 1.0:
@@ -155,16 +169,32 @@ def beam_search(
     return search.best(options.num_return_sequences)
 
 
-def advanced(
-    states: Sequence[Constraint], source: Tensor, tokens: Tensor, totals: Tensor
-) -> tuple[list[list[Constraint]], Tensor]:
+def best_candidates(
+    running: Tensor, scores: Tensor, plain: Tensor, norm: Tensor, count: int, filler: Tensor
+) -> Candidates:
+    """The `count` best continuations of each row's beams.
+
+    running `[rows, beams]`; scores, plain `[rows·beams, V]`: what is searched by, and the model's own logits, of which
+    `norm [rows·beams]` is the log-normaliser. filler: the token of candidates that a constraint leaves no choice for.
+    """
+    rows, beams = running.shape
+    vocabulary = scores.shape[1]
+    totals, choice = (running.view(-1, 1) + scores).view(rows, -1).topk(count)
+    source = torch.arange(rows, device=choice.device).unsqueeze(1) * beams + choice // vocabulary
+    tokens = torch.where(totals > -torch.inf, choice % vocabulary, filler)
+    log_probs = plain.reshape(-1)[source * vocabulary + tokens] - norm[source]
+    return Candidates(totals, source, tokens, log_probs)
+
+
+def advanced(states: Sequence[Constraint], found: Candidates) -> tuple[list[list[Constraint]], Tensor]:
     """The states `[rows][C]` after each candidate, and which have finished, bool `[rows, C]`.
 
     A candidate of no probability (its total is −inf) is not allowed, and keeps the state it comes from.
     """
+    rows = zip(found.source.tolist(), found.tokens.tolist(), found.totals.tolist(), strict=True)
     following = [
-        [states[beam].advance(token) if total > -torch.inf else states[beam] for beam, token, total in zip(*row)]
-        for row in zip(source.tolist(), tokens.tolist(), totals.tolist(), strict=True)
+        [states[beam].advance(token) if total > -math.inf else states[beam] for beam, token, total in zip(*row)]
+        for row in rows
     ]
     finished = [[state.finished is not None for state in row] for row in following]
-    return following, torch.tensor(finished, device=tokens.device)
+    return following, torch.tensor(finished, device=found.tokens.device)
