@@ -15,6 +15,8 @@ from encoders.media.source import MediaError
 from mmlm.data.records import FileSlice
 from mmlm.training.checkpoint import Checkpoint
 
+SKETCHED_AT_ONCE = 1 << 20  # values that are copied as float64
+
 
 def digest(*parts: Any) -> str:
     """16 hex digits of a SHA-256 over parts: tensors and bytes by their content, anything else by its repr."""
@@ -53,9 +55,11 @@ def sketch(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """
     found = {}
     for name, tensor in tensors.items():
-        values = tensor.detach().flatten().cpu().double()
-        signs = torch.randint(2, values.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        found[name] = float((values * signs).sum()) / math.sqrt(max(1, len(values)))
+        draw, total = torch.Generator().manual_seed(0), 0.0
+        for values in tensor.detach().flatten().split(SKETCHED_AT_ONCE):
+            signs = torch.randint(2, values.shape, generator=draw, dtype=torch.int8) * 2 - 1
+            total += float((values.cpu().double() * signs).sum())
+        found[name] = total / math.sqrt(max(1, tensor.numel()))
     return found
 
 
