@@ -74,9 +74,7 @@ class Speeds:
     computes: dict[torch.dtype, float]
 
 
-def measure(
-    title: str, models: dict[str, MultimodalLM], work: Workload, new: int, rounds: int, speeds: Speeds
-) -> None:
+def measure(title: str, models: dict[str, MultimodalLM], work: Workload, new: int, rounds: int, speeds: Speeds) -> None:
     """Prints a line for each model; AssertionError where packing changes the tokens of float32."""
     tokens, runs = {}, {}
     for name, model in models.items():

@@ -1,6 +1,6 @@
 """How long until something is seen: each command in a process of its own.
 
-    python benchmarks/startup.py [--rounds 3]
+python benchmarks/startup.py [--rounds 3]
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Three questions answered by nano from recordings: two asked aloud about a picture, one written about an order.
 
-    python demos/ask.py                          the recordings in demos/questions, said by a speech synthesiser
-    python demos/ask.py question.wav photo.png   your own question about your own picture (drawn shapes)
+python demos/ask.py                          the recordings in demos/questions, said by a speech synthesiser
+python demos/ask.py question.wav photo.png   your own question about your own picture (drawn shapes)
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Captions and answers from nano, the small model that comes with mmlm: no network, no GPU, a few seconds.
 
-    python demos/caption.py                  pictures drawn on the spot, in layouts that nano never saw
-    python demos/caption.py one.png two.jpg  your own (nano knows drawn shapes, not photographs)
+python demos/caption.py                  pictures drawn on the spot, in layouts that nano never saw
+python demos/caption.py one.png two.jpg  your own (nano knows drawn shapes, not photographs)
 """
 
 from __future__ import annotations

@@ -31,9 +31,11 @@ def pictures(folder: Path, *names: str) -> None:
 def write_tar(path: Path, members: dict[str, bytes | dict | str]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
-            data = content if isinstance(content, bytes) else (
-                json.dumps(content) if isinstance(content, dict) else content
-            ).encode()
+            data = (
+                content
+                if isinstance(content, bytes)
+                else (json.dumps(content) if isinstance(content, dict) else content).encode()
+            )
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

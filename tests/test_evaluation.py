@@ -58,8 +58,10 @@ def test_bleu_by_hand():
 
 def test_bleu_brevity_by_hand():
     # 4 + 4 words, all of them right, where the references have 6 each: exp(1 - 12/8).
-    scores = score_captions(["one two three four", "five six seven eight"],
-                            [["one two three four five six"], ["five six seven eight nine ten"]])
+    scores = score_captions(
+        ["one two three four", "five six seven eight"],
+        [["one two three four five six"], ["five six seven eight nine ten"]],
+    )
     assert scores.bleu4 == pytest.approx(math.exp(1 - 12 / 8), abs=1e-6)
 
 

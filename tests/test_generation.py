@@ -137,8 +137,8 @@ def test_the_same_seed_gives_the_same_text_and_another_another():
     state = torch.get_rng_state()
     parts.texts(model, parts.prompts(), seed=1, **options)
     assert torch.equal(torch.get_rng_state(), state)
-    assert "".join(model.stream(parts.prompts()[0], seed=3, **options)) == parts.texts(model,
-        parts.prompts()[0], seed=3, **options
+    assert "".join(model.stream(parts.prompts()[0], seed=3, **options)) == parts.texts(
+        model, parts.prompts()[0], seed=3, **options
     )
 
 

@@ -54,23 +54,49 @@ COUNTED = scene("gray", (1, "small green ring"), (2, "large teal cross"), (5, "s
         ("the picture shows a large teal cross and two small green rings", COUNTED, True),
         ("in the top left a small red circle and in the middle a large blue heart", PAIR, True),
         ("in the middle a large blue heart and in the top left a small red circle, on a white background", PAIR, True),
-        ("a picture of two shapes on white: in the top left a small red circle and in the middle a large blue heart",
-         PAIR, True),
-        ("there are three shapes on a gray background: at the top a small green ring, in the top right a large teal "
-         "cross and on the right a small green ring", COUNTED, True),
-        ("there are two shapes on a gray background: at the top a small green ring, in the top right a large teal "
-         "cross and on the right a small green ring", COUNTED, False),  # they are three
-        ("there are three shapes on a gray background: at the top a small green ring, in the top right a large teal "
-         "cross and at the top a small green ring", COUNTED, False),  # one of the rings is on the right
-        ("there are three shapes on a gray background: at the top a small green ring and in the top right a large teal "
-         "cross", COUNTED, False),
-        ("three shapes on a white background: at the top a small green ring, in the top right a large teal cross and "
-         "on the right a small green ring", COUNTED, False),  # it is gray
+        (
+            "a picture of two shapes on white: in the top left a small red circle and in the middle a large blue heart",
+            PAIR,
+            True,
+        ),
+        (
+            "there are three shapes on a gray background: at the top a small green ring, in the top right a large teal "
+            "cross and on the right a small green ring",
+            COUNTED,
+            True,
+        ),
+        (
+            "there are two shapes on a gray background: at the top a small green ring, in the top right a large teal "
+            "cross and on the right a small green ring",
+            COUNTED,
+            False,
+        ),  # they are three
+        (
+            "there are three shapes on a gray background: at the top a small green ring, in the top right a large teal "
+            "cross and at the top a small green ring",
+            COUNTED,
+            False,
+        ),  # one of the rings is on the right
+        (
+            "there are three shapes on a gray background: at the top a small green ring and in the top right a large teal "
+            "cross",
+            COUNTED,
+            False,
+        ),
+        (
+            "three shapes on a white background: at the top a small green ring, in the top right a large teal cross and "
+            "on the right a small green ring",
+            COUNTED,
+            False,
+        ),  # it is gray
         ("in the top left a small red circle and in the top right a large blue heart", PAIR, False),
         ("in the top left a small red circle and a large blue heart", PAIR, False),  # half with places, half without
         ("in the top left two small red circles and in the middle a large blue heart", PAIR, False),
-        ("two shapes on white: in the top left a small red circle and in the middle a large blue heart on white", PAIR,
-         False),
+        (
+            "two shapes on white: in the top left a small red circle and in the middle a large blue heart on white",
+            PAIR,
+            False,
+        ),
         ("a small red circle", PAIR, False),  # the heart is not named
         ("a small red circle below a large blue heart", PAIR, False),
         ("a large blue heart left of a small red circle", PAIR, False),

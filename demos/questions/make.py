@@ -1,7 +1,7 @@
 """The recordings beside this file, said by espeak-ng in voices that nano never heard in training.
 
-    pip install -e '.[speech]'
-    python demos/questions/make.py
+pip install -e '.[speech]'
+python demos/questions/make.py
 """
 
 import sys

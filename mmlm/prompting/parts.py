@@ -90,5 +90,5 @@ def as_media(value: Any) -> Media:
 
 
 def modality_of(part: Media) -> str:
-    """"image" or "audio"."""
+    """ "image" or "audio"."""
     return "image" if isinstance(part, Image) else "audio"

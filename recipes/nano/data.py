@@ -49,9 +49,7 @@ PICTURE_SETS = ("easy_vqa", "nlvr", "emoji")
 TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini", "esc10")
 
 
-def write_scenes(
-    folder: Path, counts: dict[str, int], seed: int, settled: bool = False, loose: float = 1.0
-) -> None:
+def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool = False, loose: float = 1.0) -> None:
     """Draw `counts[split]` scenes of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept.
 
     `settled`: the same pictures and questions, and every caption in the one wording that is to be written. `loose`: as

@@ -18,9 +18,7 @@ def _any(words: Iterable[str]) -> str:
     return "(?:" + "|".join(words) + ")"
 
 
-_GROUP = re.compile(
-    rf"(?:({_any(PLACES)}) )?({_any(_COUNTS)}) ({_any(SIZES)}) ({_any(COLOURS)}) ({_any(_SINGULAR)})\b"
-)
+_GROUP = re.compile(rf"(?:({_any(PLACES)}) )?({_any(_COUNTS)}) ({_any(SIZES)}) ({_any(COLOURS)}) ({_any(_SINGULAR)})\b")
 _GROUND = _any(BACKGROUNDS)
 _NUMBER = rf"(?P<number>{_any(NUMBERS[1:])}) shapes?"
 _LIST = "X(?:(?:, X)*(?:,| and) X)?"

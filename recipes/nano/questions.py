@@ -70,11 +70,13 @@ def _count(scene: Scene, rng: random.Random) -> Question:
     description = rng.choice((_present, _present, _present, _absent))(scene, rng)
     if rng.random() < 0.2:
         description = Description()
-    form = rng.choice((
-        "how many {nouns} are there?",
-        "how many {nouns} are in the picture?",
-        "how many {nouns} can you see?",
-    ))
+    form = rng.choice(
+        (
+            "how many {nouns} are there?",
+            "how many {nouns} are in the picture?",
+            "how many {nouns} can you see?",
+        )
+    )
     count = sum(description.fits(thing) for thing in scene.things)
     return Question("count", form.format(nouns=description.noun(True)), NUMBERS[count])
 
@@ -117,9 +119,7 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
     first, second = _unique(scene, rng, a), _unique(scene, rng, b)
     truth = rng.random() < 0.5
     relation = rng.choice([relation for relation in RELATIONS if holds(relation, a, b) == truth])
-    return Question(
-        "relation", f"is the {first.noun()} {relation} the {second.noun()}?", "yes" if truth else "no"
-    )
+    return Question("relation", f"is the {first.noun()} {relation} the {second.noun()}?", "yes" if truth else "no")
 
 
 def _background(scene: Scene, rng: random.Random) -> Question:
@@ -145,10 +145,7 @@ def _statement(scene: Scene, rng: random.Random) -> Question:
             relation
             for relation in RELATIONS
             if any(
-                holds(relation, x, y)
-                for x in scene.things
-                for y in scene.things
-                if first.fits(x) and second.fits(y)
+                holds(relation, x, y) for x in scene.things for y in scene.things if first.fits(x) and second.fits(y)
             )
         ]
         options = [relation for relation in RELATIONS if (relation in true) == truth]

@@ -154,8 +154,10 @@ def _sample(rng: random.Random) -> Scene:
     for _ in range(rng.randint(1, min(3, number))):
         kind = Kind(rng.choice(tuple(SIZES)), rng.choice(colours), rng.choice(SHAPES))
         if kinds and rng.random() < 0.4:  # share an attribute, else one word would be enough to tell things apart
-            kind = Kind(kind.size, kinds[0].colour, kind.shape) if rng.random() < 0.5 else Kind(
-                kind.size, kind.colour, kinds[0].shape
+            kind = (
+                Kind(kind.size, kinds[0].colour, kind.shape)
+                if rng.random() < 0.5
+                else Kind(kind.size, kind.colour, kinds[0].shape)
             )
         if kind not in kinds:
             kinds.append(kind)

@@ -23,9 +23,7 @@ class Description:
     def fits(self, thing: Thing) -> bool:
         kind = thing.kind
         return (
-            self.size in (None, kind.size)
-            and self.colour in (None, kind.colour)
-            and self.shape in (None, kind.shape)
+            self.size in (None, kind.size) and self.colour in (None, kind.colour) and self.shape in (None, kind.shape)
         )
 
     def noun(self, plural: bool = False, blank: str = "shape") -> str:
@@ -100,13 +98,15 @@ def _related(scene: Scene, rng: random.Random) -> str:
 def _kind_by_kind(scene: Scene, rng: random.Random) -> str:
     background = scene.background
     listing = join([describe(kind).counted(len(things)) for kind, things in scene.kinds().items()])
-    return rng.choice((
-        listing,
-        f"the picture shows {listing}",
-        f"{listing} on a {background} background",
-        f"{listing} on {background}",
-        f"a {background} background with {listing}",
-    ))
+    return rng.choice(
+        (
+            listing,
+            f"the picture shows {listing}",
+            f"{listing} on a {background} background",
+            f"{listing} on {background}",
+            f"a {background} background with {listing}",
+        )
+    )
 
 
 def placed_caption(scene: Scene, rng: random.Random, colour: bool = True) -> str:

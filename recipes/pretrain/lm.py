@@ -88,9 +88,7 @@ def train_language_model(
     return model
 
 
-def pack(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[str]], length: int, seed: int
-) -> Tensor:
+def pack(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[str]], length: int, seed: int) -> Tensor:
     """Documents in random order, each text with its end of text, cut into rows [N, length] of ids (int16 or int32)."""
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
     dtype = torch.int16 if len(tokenizer) < 2**15 else torch.int32

@@ -132,9 +132,7 @@ def train_whisper(
         torch.save({"dims": vars(whole.dims), "model_state_dict": whole.half().state_dict()}, partial)
         return partial.replace(folder / "whisper.pt")
 
-    settings = TrainerConfig(
-        steps=config.steps, learning_rate=config.learning_rate, optimizer="muon", seed=config.seed
-    )
+    settings = TrainerConfig(steps=config.steps, learning_rate=config.learning_rate, optimizer="muon", seed=config.seed)
     heard = [part for utterance in utterances for part in (utterance.samples.tobytes(), utterance.text)]
     identity = {"config": asdict(config), "data": digest(*heard)}
     Trainer(LossObjective("whisper", model, loss_at, save, identity), settings, output).fit()
@@ -194,9 +192,7 @@ class Batches:
             heard = [self._short(index, draw) for index in self._batch(step)]
             longest = max(len(samples) for samples, _ in heard)
             longest += -longest % (2 * HOP_LENGTH)
-            mel = torch.stack(
-                [varied_mel(F.pad(samples, (0, longest - len(samples))), draw) for samples, _ in heard]
-            )
+            mel = torch.stack([varied_mel(F.pad(samples, (0, longest - len(samples))), draw) for samples, _ in heard])
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(own) for _, own in heard], batch_first=True, padding_value=IGNORE
         )

@@ -34,9 +34,7 @@ def recorded(speech: np.ndarray, rate: int, room: Room, rng: Generator) -> np.nd
     return (speech * (rng.uniform(*room.peak) / max(loudest, 1e-9))).astype(np.float32)
 
 
-def reverberant(
-    speech: np.ndarray, rate: int, reverberation: float, direct: float, rng: Generator
-) -> np.ndarray:
+def reverberant(speech: np.ndarray, rate: int, reverberation: float, direct: float, rng: Generator) -> np.ndarray:
     """Speech with the echoes of a room: noise that decays by 60 dB in `reverberation` seconds (Polack 1988).
 
     `direct`: energy of the direct sound over that of all echoes, in dB.

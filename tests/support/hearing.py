@@ -38,5 +38,3 @@ def save_whisper(model: whisper.Whisper, path: Path) -> Path:
     """As openai-whisper writes its checkpoints."""
     torch.save({"dims": vars(model.dims), "model_state_dict": model.state_dict()}, path)
     return path
-
-

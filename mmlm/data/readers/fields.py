@@ -34,9 +34,7 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
     return FileSlice(path)
 
 
-def record_of(
-    key: str, picture: FileSlice | None, fields: dict[str, Any], sound: FileSlice | None = None
-) -> Record:
+def record_of(key: str, picture: FileSlice | None, fields: dict[str, Any], sound: FileSlice | None = None) -> Record:
     """A record from its media and the fields that `read_records` describes. ValueError where a field is no good."""
     transcript, reply = fields.get("transcript"), None
     described = ("caption", "text")
