@@ -78,14 +78,14 @@ COUNTED = scene("gray", (1, "small green ring"), (2, "large teal cross"), (5, "s
             False,
         ),  # one of the rings is on the right
         (
-            "there are three shapes on a gray background: at the top a small green ring and in the top right a large teal "
-            "cross",
+            "there are three shapes on a gray background: at the top a small green ring and in the top right a large "
+            "teal cross",
             COUNTED,
             False,
         ),
         (
-            "three shapes on a white background: at the top a small green ring, in the top right a large teal cross and "
-            "on the right a small green ring",
+            "three shapes on a white background: at the top a small green ring, in the top right a large teal cross "
+            "and on the right a small green ring",
             COUNTED,
             False,
         ),  # it is gray

@@ -17,7 +17,7 @@ from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 from decoders.codecs.quantizer import QuantizerConfig
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.clip import ClipImageEncoder
-from mmlm.assembly.extend import extended
+from mmlm.assembly import Codecs, extended
 from mmlm.data import Record, RecordSet
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.training import (
@@ -179,7 +179,7 @@ def _adapters(model, output, data=None, **settings):
 
 
 def _writer(seed: int = 0):
-    return extended(parts.build("llama"), image_codec=image_codec(), lora=LoraConfig(rank=2), seed=seed)
+    return extended(parts.build("llama"), Codecs(image=image_codec()), lora=LoraConfig(rank=2), seed=seed)
 
 
 def _codes(model, output, data=None, resume=True, **settings):

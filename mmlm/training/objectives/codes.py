@@ -47,7 +47,7 @@ def train_writing(
     config = config or WritingTrainConfig()
     output, host = Path(output), model.language_model
     if host.codes is None:
-        raise ValueError("the model has no codecs: assemble it with image_codec=, audio_codec= or both")
+        raise ValueError("the model has no codecs: assemble it with codecs=mmlm.Codecs(image=..., audio=...)")
     if config.tune == "lora" and host.lora is None:
         raise ValueError("the model has no LoRA: assemble it with a lora rank above 0, or tune rows, or full")
     read = (output / "codes", config.max_seconds, progress)
