@@ -6,8 +6,9 @@ the YAML files that hold them and `run` what runs those. `optimizer` makes optim
 data; what frozen encoders and codecs make of it is computed once.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmlm._lazy import lazy_names
 
 if TYPE_CHECKING:
     from mmlm.training.config import CodecTrainConfig, TrainConfig, TrainerConfig, WritingTrainConfig
@@ -41,29 +42,24 @@ __all__ = [
     "train_writing",
 ]
 
-_HOMES = {
-    "CodecTrainConfig": "config",
-    "LossObjective": "objectives.loss",
-    "NonFiniteLossError": "result",
-    "Objective": "objectives.base",
-    "Part": "objectives.base",
-    "TrainConfig": "config",
-    "TrainResult": "result",
-    "Trainer": "trainer",
-    "TrainerConfig": "config",
-    "WritingTrainConfig": "config",
-    "load_recipe": "recipe",
-    "train": "objectives.adapters",
-    "train_codec": "objectives.codec",
-    "train_decoder": "objectives.decoder",
-    "train_from_recipe": "run",
-    "train_writing": "objectives.codes",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CodecTrainConfig": "mmlm.training.config",
+        "LossObjective": "mmlm.training.objectives.loss",
+        "NonFiniteLossError": "mmlm.training.result",
+        "Objective": "mmlm.training.objectives.base",
+        "Part": "mmlm.training.objectives.base",
+        "TrainConfig": "mmlm.training.config",
+        "TrainResult": "mmlm.training.result",
+        "Trainer": "mmlm.training.trainer",
+        "TrainerConfig": "mmlm.training.config",
+        "WritingTrainConfig": "mmlm.training.config",
+        "load_recipe": "mmlm.training.recipe",
+        "train": "mmlm.training.objectives.adapters",
+        "train_codec": "mmlm.training.objectives.codec",
+        "train_decoder": "mmlm.training.objectives.decoder",
+        "train_from_recipe": "mmlm.training.run",
+        "train_writing": "mmlm.training.objectives.codes",
+    },
+)

@@ -1,1 +1,11 @@
-"""What a row may write next."""
+"""What a row may write next, what it must write next, and when it has ended.
+
+`Constraint` is the joint to the decode loop, which knows no constraint by name. `CodeGrammar` and `MediaGrammar` let a
+row write whole pictures and sounds, `StopStrings` ends a text at a string.
+"""
+
+from mmlm.generation.constraints.base import Allowed, Constraint
+from mmlm.generation.constraints.codes import CodeGrammar, GenerationMode, MediaGrammar
+from mmlm.generation.constraints.stop_strings import StopStrings
+
+__all__ = ["Allowed", "CodeGrammar", "Constraint", "GenerationMode", "MediaGrammar", "StopStrings"]
