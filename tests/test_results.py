@@ -285,6 +285,50 @@ def test_a_processor_of_ones_own_is_called():
     assert model.generate(["x"], max_new_tokens=3, logits_processor=[only]).token_ids == (66, 66, 66)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize(
+    ("processor", "error", "message"),
+    [
+        (lambda ids, scores: scores * float("nan"), ValueError, "holds NaN"),
+        (lambda ids, scores: torch.full_like(scores, -torch.inf), ValueError, "allows no token"),
+        (lambda ids, scores: None, TypeError, "must return the scores, not NoneType"),
+    ],
+)
+def test_a_processor_whose_scores_choose_nothing_is_named(processor, error, message, beams):
+    model = parts.shared("llama")
+    with pytest.raises(error, match=message):
+        model.generate(["x"], max_new_tokens=3, num_beams=beams, logits_processor=[processor])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"max_new_tokens": 2.5}, TypeError, "max_new_tokens must be a whole number, not 2.5"),
+        ({"num_beams": "3"}, TypeError, "num_beams must be a whole number, not '3'"),
+        ({"do_sample": True, "seed": "x"}, TypeError, "seed must be a whole number or None, not 'x'"),
+        ({"stop": 5}, TypeError, "stop must be a string or a list of strings, not 5"),
+        ({"bad_words_ids": [351]}, TypeError, "bad_words_ids must be a list of lists"),
+        ({"logits_processor": max}, TypeError, "logits_processor must be a list of functions"),
+        ({"num_beams": 2, "length_penalty": float("nan")}, ValueError, "length_penalty must be finite, not nan"),
+        ({"min_new_tokens": 9, "max_new_tokens": 4}, ValueError, "must not exceed max_new_tokens=4, not 9"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        GenerationOptions.of(options)
+
+
+def test_log_probs_of_what_is_no_list_or_no_id():
+    model = parts.shared("llama")
+    with pytest.raises(TypeError, match="lists, with one entry a row"):
+        model.log_probs("hello", "there")
+    ids = model.language_model.vocabulary.code_offset + model.language_model.vocabulary.code_rows
+    assert len(model.log_probs([["x"]], [[ids - 1]])[0]) == 1
+    for token in (ids, -1):
+        with pytest.raises(ValueError, match=f"outside the vocabulary of {ids} ids"):
+            model.log_probs([["x"]], [[token]])
+
+
 def test_unknown_options_name_the_nearest():
     model = parts.shared("llama")
     for call, name, near in (

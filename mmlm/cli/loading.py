@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def check_files(names: Sequence[str]) -> None:
-    """FileNotFoundError for the first name that is no file; "-" is standard input."""
+    """FileNotFoundError for the first name that is no file, a folder say; "-" is standard input."""
     for name in names:
         if name != "-" and not Path(name).is_file():
-            raise FileNotFoundError(f"{name}: no such file")
+            raise FileNotFoundError(f"{name}: {'a folder; name its files' if Path(name).is_dir() else 'no such file'}")
 
 
 def output_paths(output: str, suffixes: Sequence[str], count: int = 1) -> list[Path]:

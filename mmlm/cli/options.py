@@ -24,7 +24,7 @@ GENERATION = (
     Option("length_penalty", float, "X", "above 1 favours long texts (with beams)"),
     Option("repetition_penalty", float, "X", "above 1 avoids repetition"),
     Option("no_repeat_ngram_size", int, "N", "no sequence of N tokens occurs twice"),
-    Option("seed", int, "N", "of sampling; the same seed gives the same text"),
+    Option("seed", int, "N", "of sampling; the same seed gives the same texts for the same inputs"),
 )
 SAMPLING = (
     Option("temperature", float, "X", "sample at this temperature"),

@@ -31,8 +31,10 @@ def log_probs(
     prompts: lists of parts, one per answer. Media are encoded once per batch; gradients pass, where they are enabled.
     codes: whether codes are among the tokens that may come next, as in requests that write media; None for rows whose
         answer holds codes. lora: whether the low-rank adapters act; None for rows with codes alone.
-    ValueError for lists of unequal lengths, and for an answer without a token.
+    ValueError for lists of unequal lengths, and for an answer without a token or with an id that does not exist.
     """
+    if isinstance(prompts, str) or isinstance(answers, (str, Codes, GenerationResult)):
+        raise TypeError("prompts and answers are lists, with one entry a row: log_probs([prompt], [answer])")
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts but {len(answers)} answers")
     examples = [_example(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -58,9 +60,12 @@ def _example(model: MultimodalNetwork, prompt: Any, answer: Answer) -> Example:
         return model.processor.encode(parts, answer)
     if not answer:
         raise ValueError("an answer holds no tokens")
+    vocabulary = model.language_model.vocabulary
+    ids = vocabulary.code_offset + vocabulary.code_rows
+    if not all(0 <= token < ids for token in answer):
+        raise ValueError(f"an answer holds an id outside the vocabulary of {ids} ids")
     before = model.processor.encode(parts)
-    ids = [*before.input_ids, *answer]
-    return Example(ids, [IGNORE_INDEX] * len(before.input_ids) + list(answer), before.media)
+    return Example([*before.input_ids, *answer], [IGNORE_INDEX] * len(before.input_ids) + list(answer), before.media)
 
 
 def _batch_log_probs(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import torch
@@ -54,14 +56,16 @@ class GenerationKeywords(TypedDict, total=False):
 class GenerationOptions:
     """How to decode. Names and meanings are those of transformers' `GenerationConfig`.
 
-    max_new_tokens, min_new_tokens: how many tokens are written, at most and at least.
+    max_new_tokens, min_new_tokens: how many tokens are written, at most and at least; strings of `stop` may end a text
+        before.
     do_sample: sample instead of taking the most likely token; `temperature`, `top_k` and `top_p` act only then.
     repetition_penalty, no_repeat_ngram_size, bad_words_ids, logits_processor: transformers' logits processors.
     num_beams, length_penalty: beam search; a hypothesis is scored by its log-probability / length ** length_penalty.
     num_return_sequences: texts per prompt: samples, or the best of the beams.
     stop, stop_token_ids: strings and tokens that end a text, besides the language model's own end tokens. They are
         left out of it.
-    seed: of the samples; None takes a new one each time.
+    seed: of the samples; None takes a new one each time. The prompts of a request draw from one sequence of random
+        numbers, batch by batch: the same seed gives the same texts for the same prompts and `batch_size`.
     """
 
     max_new_tokens: int = 64
@@ -82,11 +86,14 @@ class GenerationOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("max_new_tokens", "num_beams", "num_return_sequences"):
             self._check(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("min_new_tokens", "no_repeat_ngram_size"):
             self._check(name, getattr(self, name) >= 0, "must not be negative")
-        self._check("min_new_tokens", self.min_new_tokens <= self.max_new_tokens, "must not exceed max_new_tokens")
+        most = f"must not exceed max_new_tokens={self.max_new_tokens}"
+        self._check("min_new_tokens", self.min_new_tokens <= self.max_new_tokens, most)
+        self._check("length_penalty", math.isfinite(self.length_penalty), "must be finite")
         self._check("temperature", self.temperature > 0, "must be above 0 (to decode greedily, leave do_sample off)")
         self._check("repetition_penalty", self.repetition_penalty > 0, "must be above 0")
         self._check("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1")
@@ -128,7 +135,8 @@ class GenerationOptions:
         if self.min_new_tokens:
             device_name = str(device)
             chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, self.min_new_tokens, ends, device_name))
-        chain.extend(self.logits_processor)
+        if self.logits_processor:
+            chain.extend([*self.logits_processor, usable])  # pyright: ignore[reportArgumentType]
         if self.do_sample:
             if self.temperature != 1.0:
                 chain.append(TemperatureLogitsWarper(self.temperature))
@@ -149,9 +157,36 @@ class GenerationOptions:
             generator.manual_seed(self.seed)
         return generator
 
-    def _check(self, name: str, good: bool, rule: str) -> None:
+    def _check_types(self) -> None:
+        for name in ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "num_beams", "num_return_sequences"):
+            self._check(name, isinstance(getattr(self, name), Integral), "must be a whole number", TypeError)
+        for name in ("top_k", "seed"):
+            value = getattr(self, name)
+            self._check(name, value is None or isinstance(value, Integral), "must be a whole number or None", TypeError)
+        strings = [self.stop] if isinstance(self.stop, str) else self.stop
+        texts = isinstance(strings, Sequence) and all(isinstance(text, str) for text in strings)
+        self._check("stop", texts, "must be a string or a list of strings", TypeError)
+        words = self.bad_words_ids
+        lists = isinstance(words, Sequence) and all(isinstance(word, Sequence) for word in words)
+        self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
+        called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
+        self._check("logits_processor", called, "must be a list of functions", TypeError)
+
+    def _check(self, name: str, good: bool, rule: str, kind: type[Exception] = ValueError) -> None:
         if not good:
-            raise ValueError(f"{name} {rule}, not {getattr(self, name)!r}")
+            raise kind(f"{name} {rule}, not {getattr(self, name)!r}")
+
+
+def usable(ids: Tensor, scores: Any) -> Tensor:
+    """The scores `[R, V]` that a caller's logits processors gave, where a token can be chosen from each row of them.
+
+    TypeError where they are no tensor; ValueError where a row holds NaN, or −inf alone.
+    """
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"logits_processor: a processor must return the scores, not {type(scores).__name__}")
+    if not scores.amax(-1).isfinite().all():
+        raise ValueError("logits_processor: a row of the returned scores holds NaN or allows no token (all −inf)")
+    return scores
 
 
 def takes_options(function: Callable[P, R]) -> Callable[P, R]:
