@@ -57,14 +57,12 @@ class FrozenEncoder(nn.Module):
     @abstractmethod
     def preprocess(self, media: Any) -> Tensor:
         """One media source (anything that `encoders.media` accepts) → one tensor, an item of a batch for `encode`."""
-        raise NotImplementedError
 
     # Subclasses decorate this with torch.no_grad, not inference_mode: adapters trained on top must be able to save
     # the tokens for their backward pass.
     @abstractmethod
     def encode(self, batch: Tensor | Sequence[Tensor]) -> Features:
         """A batch of preprocessed media, stacked, or in a list if their lengths differ → their token features."""
-        raise NotImplementedError
 
     def features(self, sources: Sequence[Any]) -> list[Features]:
         """Media sources of any lengths → Features [1, S, D] for each item, without padding."""
@@ -88,7 +86,6 @@ class FrozenEncoder(nn.Module):
     @abstractmethod
     def fingerprint(self) -> str:
         """A short hex string that changes if the weights or the preprocessing change."""
-        raise NotImplementedError
 
 
 def fingerprint(source: nn.Module | Mapping[str, Tensor]) -> str:

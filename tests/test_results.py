@@ -286,6 +286,19 @@ def test_a_processor_of_ones_own_is_called():
 
 
 @pytest.mark.parametrize("beams", [1, 2])
+def test_log_probabilities_are_the_models_where_a_processor_writes_into_the_scores(beams):
+    def louder(ids, scores):
+        scores[:, 66] += 50.0
+        return scores
+
+    model = parts.shared("llama")
+    result = model.generate(["x"], max_new_tokens=3, num_beams=beams, logits_processor=[louder])
+    assert result.token_ids == (66, 66, 66)
+    (expected,) = model.log_probs([["x"]], [result])
+    assert torch.allclose(torch.tensor(result.log_probs), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize(
     ("processor", "error", "message"),
     [

@@ -69,8 +69,8 @@ def decode(
         decoder.hide_placeholders(scores)
         if constraints is not None:
             scores = masks.apply(constraints, scores)
-        if processors:
-            scores = processors(decoder.ids[:rows, : decoder.length], scores)  # pyright: ignore[reportArgumentType]
+        if processors:  # which may write into the scores, while `plain` must stay the model's
+            scores = processors(decoder.ids[:rows, : decoder.length], scores.clone())  # pyright: ignore[reportArgumentType]
         tokens = torch.where(ended, stops[0], choose(scores, norm, generator))
         before, ended = ended, ended | torch.isin(tokens, stops)
         if constraints is not None:

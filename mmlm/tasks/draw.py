@@ -127,7 +127,7 @@ def sampled(count: int, temperature: float, top_k: int | None, top_p: float | No
 def text_of(text: str) -> str:
     """The text without the spaces around it; ValueError where there is none."""
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"what is to be drawn or said is a text, not {text!r}")
+        raise ValueError(f"what is to be drawn or said must be a text of at least one word, not {text!r}")
     return text.strip()
 
 
