@@ -231,7 +231,7 @@ def test_what_a_model_cannot_write_is_said():
         (lambda: parts.texts(bare, "a", generation_mode="any"), "neither pictures nor sound"),
         (lambda: parts.texts(bare, "a", generation_mode="video"), "generation_mode"),
         (lambda: bare.processor.encode([Codes("image", torch.zeros(1, 2, 2).long())]), "writes no image codes"),
-        (lambda: writing().draw("  "), "is a text"),
+        (lambda: writing().draw("  "), "must be a text"),
         (lambda: writing().draw("a", 0), "num_images"),
         (lambda: writing().draw("a", steps=4), "no diffusion decoder"),
         (lambda: extended(bare), "nothing is given"),
