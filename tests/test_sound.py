@@ -1,22 +1,21 @@
-"""The door for sound (encoders/sound.py): every way in gives the same samples, every bad one a reason."""
+"""Reading sound (encoders/media/sound.py): every way in gives the same samples, every bad one a reason."""
 
 import base64
 import contextlib
 import io
 import struct
-import sys
 import tracemalloc
 import wave
 
+import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.media import SAMPLE_RATE, Audio, MediaError, MissingMediaError, audio_key, load_audio, open_audio
-
-soundfile = pytest.importorskip("soundfile")
 
 
 def tone(seconds=1.0, rate=SAMPLE_RATE, hertz=440.0, level=0.4):
@@ -42,7 +41,6 @@ def encoded(samples, rate=SAMPLE_RATE, format="WAV", subtype=None):
 
 def contained(samples, rate, format, codec):
     """Mono sound in a container that libsndfile does not know, by PyAV."""
-    av = pytest.importorskip("av")
     data = io.BytesIO()
     with av.open(data, "w", format=format) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
@@ -83,21 +81,15 @@ def test_every_way_in_gives_the_same_samples(tmp_path):
 )
 def test_formats_of_libsndfile(format, subtype, tolerance):
     got = load_audio(encoded(tone(), format=format, subtype=subtype)).waveform
-    assert len(got) == SAMPLE_RATE and abs(got[2000:-2000] - tone()[2000:-2000]).max() < tolerance
+    assert abs(len(got) - SAMPLE_RATE) <= 128  # half a block of Vorbis, which FFmpeg may leave at the end
+    assert abs(got[2000:12_000] - tone()[2000:12_000]).max() < tolerance
 
 
 @pytest.mark.parametrize(("format", "codec"), [("mp4", "aac"), ("adts", "aac"), ("webm", "libopus")])
-def test_formats_of_the_media_extra(format, codec):
+def test_formats_of_ffmpeg(format, codec):
     got = load_audio(contained(tone(2.0, 48_000), 48_000, format, codec)).waveform
     assert abs(len(got) - 2 * SAMPLE_RATE) < 0.1 * SAMPLE_RATE
     assert loudness(got[4000:-4000], 440.0) == pytest.approx(0.4, rel=0.05)
-
-
-def test_without_the_extra_the_error_names_it(monkeypatch):
-    data = contained(tone(), SAMPLE_RATE, "mp4", "aac")
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MediaError, match=r"pip install 'mmlm\[media\]'"):
-        load_audio(data)
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000, 96_000])
@@ -159,7 +151,7 @@ def test_an_hour_takes_the_memory_of_a_block(tmp_path):
             file.write(np.zeros(60 * 8000, dtype=np.float32))
     tracemalloc.start()
     with open_audio(path) as sound:
-        assert sound.seconds == 3600
+        assert sound.seconds == pytest.approx(3600)
         count = sum(len(block) for block in sound.blocks)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -224,11 +216,11 @@ def test_samples_that_are_no_numbers_are_refused(value):
      ("OGG", "OPUS")],
 )  # fmt: skip
 def test_half_a_file_is_refused(format, subtype):
-    """Most decoders give half of it without a word."""
+    """Most decoders give half of it without a word. Cut within a frame, in the formats that have frames."""
     data = encoded(tone(4.0), format=format, subtype=subtype)
     assert load_audio(data).seconds == pytest.approx(4.0, abs=0.1)
     with pytest.raises(MediaError, match="truncated|damaged"):
-        load_audio(data[: len(data) // 2])
+        load_audio(data[: len(data) // 2 + 3])
 
 
 def test_half_a_container_is_refused():
@@ -258,7 +250,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     with soundfile.SoundFile(path, "w", 8000, 1) as file:
         for _ in range(120):
             file.write(np.zeros(60 * 8000, dtype=np.float32))
-    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *a, **k: pytest.fail("decoded"))
+    monkeypatch.setattr("encoders.media.sound_track.decoded", lambda *a, **k: pytest.fail("decoded"))
     with pytest.raises(MediaError, match="longer than 3,600 s"):
         load_audio(path, max_seconds=3600)
     with pytest.raises(MediaError, match="8 channels at 384,000 Hz"):
@@ -268,15 +260,13 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
             load_audio(source, max_bytes=1000)
 
 
-def test_a_header_that_lies_does_not_pass_the_limit():
-    """A container without a length in its header is counted while it is decoded."""
+def test_a_file_without_a_length_does_not_pass_the_limit():
     data = contained(tone(8.0), SAMPLE_RATE, "adts", "aac")
     with pytest.raises(MediaError, match="longer than 3 s"):
         load_audio(data, max_seconds=3.0)
 
 
 def test_a_video_without_sound(tmp_path):
-    av = pytest.importorskip("av")
     data = io.BytesIO()
     with av.open(data, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=10)

@@ -1,10 +1,14 @@
 """Frames of videos: which, when, in what colours; what is no video; and what a model sees of one."""
 
 import io
+import struct
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -12,8 +16,6 @@ import mmlm
 from encoders.media import MediaError, Video, is_video, load_video
 from mmlm.model.config import ResamplerConfig
 from support import parts
-
-av = pytest.importorskip("av", reason="videos are read by PyAV: pip install -e .[media]")
 
 COLOURS = [(250, 20, 20), (20, 200, 20), (20, 20, 250), (240, 240, 20)]
 
@@ -68,7 +70,7 @@ def test_what_is_no_video_says_so(tmp_path):
             container.mux(packet)
     for source, reason in (
         (tmp_path / "cut.mp4", "truncated or damaged"),
-        (tmp_path / "text.mp4", "not a video"),
+        (tmp_path / "text.mp4", "not a sound file or video"),
         (tmp_path / "sound.mp4", "no video stream in it"),
         (tmp_path / "gone.mp4", "no such file"),
     ):
@@ -83,6 +85,90 @@ def test_what_is_no_video_says_so(tmp_path):
     with pytest.raises(ValueError, match="num_frames"):
         load_video(path, num_frames=0)
     assert is_video("a.MP4") and is_video(path) and not is_video("a.png") and not is_video(b"x.mp4")
+
+
+def two_halves(path, left, right, **stream_options):
+    """Pictures of 64 x 32, half one colour and half the other."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for name, value in stream_options.items():
+            setattr(stream.codec_context, name, value)
+        picture = np.zeros((32, 64, 3), np.uint8)
+        picture[:, :32], picture[:, 32:] = left, right
+        for _ in range(20):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+ONE = 1 << 16  # in the matrix of a track header (ISO/IEC 14496-12, 8.3), whose last column has 1 as 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("matrix", "size", "first", "last"),
+    [
+        ((0, ONE, 0, -ONE, 0, 0, 32 * ONE, 0, 1 << 30), (32, 64), "top", "bottom"),  # a phone held upright
+        ((0, -ONE, 0, ONE, 0, 0, 0, 64 * ONE, 1 << 30), (32, 64), "bottom", "top"),  # upside down
+        ((-ONE, 0, 0, 0, -ONE, 0, 64 * ONE, 32 * ONE, 1 << 30), (64, 32), "right", "left"),  # held the wrong way
+    ],
+)
+def test_a_video_is_upright(tmp_path, matrix, size, first, last):
+    data = bytearray(two_halves(tmp_path / "a.mp4", COLOURS[0], COLOURS[2]).read_bytes())
+    at = data.find(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", *matrix)
+    (frame,) = load_video(bytes(data), num_frames=1).frames
+    places = {"top": (16, 4), "bottom": (16, 60), "left": (4, 16), "right": (60, 16)}
+    assert frame.size == size
+    assert np.abs(np.subtract(frame.getpixel(places[first]), COLOURS[0])).max() < 30
+    assert np.abs(np.subtract(frame.getpixel(places[last]), COLOURS[2])).max() < 30
+
+
+def test_pixels_are_square(tmp_path):
+    path = two_halves(tmp_path / "a.mkv", COLOURS[0], COLOURS[2], sample_aspect_ratio=Fraction(2, 1))
+    (frame,) = load_video(path, num_frames=1).frames
+    assert frame.size == (128, 32)
+    assert np.abs(np.subtract(frame.getpixel((120, 16)), COLOURS[2])).max() < 30
+
+
+@pytest.mark.parametrize("said", [0.0, 40.0])
+def test_a_length_that_is_missing_or_wrong_is_read_from_the_film(tmp_path, said):
+    """The duration in a Matroska header: element 0x4489 with a float of 8 bytes, in milliseconds."""
+    data = bytearray(film(tmp_path / "a.mkv").read_bytes())
+    at = data.find(b"\x44\x89\x88") + 3
+    assert struct.unpack(">d", data[at : at + 8])[0] == pytest.approx(4000)
+    data[at : at + 8] = struct.pack(">d", said * 1000)
+    video = load_video(bytes(data), num_frames=4)
+    assert colours(video) == [0, 1, 2, 3]
+    with pytest.raises(MediaError, match="longer than 3 s"):
+        load_video(bytes(data), max_seconds=3)
+    assert colours(load_video(bytes(data), num_frames=4, max_seconds=5)) == [0, 1, 2, 3]
+
+
+def test_a_bad_packet_does_not_spoil_a_video(tmp_path):
+    path = film(tmp_path / "a.avi", gop=5)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+    bad = next(packet for packet in packets[18:] if packet.is_keyframe)
+    at = data.find(bytes(bad))
+    data[at : at + bad.size] = bytes(bad.size)
+    assert {0, 1, 3} <= set(colours(load_video(bytes(data), num_frames=4)))
+
+
+def test_the_picture_of_an_album_is_no_film(tmp_path):
+    png = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(png, "PNG")
+    cover = b"\0image/png\0\3\0" + png.getvalue()
+    size = bytes(len(cover) >> shift & 127 for shift in (21, 14, 7, 0))
+    frame = b"APIC" + size + b"\0\0" + cover
+    tag = b"ID3\4\0\0" + bytes(len(frame) >> shift & 127 for shift in (21, 14, 7, 0)) + frame
+    sound = io.BytesIO()
+    soundfile.write(sound, np.zeros(16_000, np.float32), 16_000, format="MP3")
+    with pytest.raises(MediaError, match="no video stream"):
+        load_video(tag + sound.getvalue())
 
 
 def test_a_model_sees_the_frames_and_their_order(tmp_path):

@@ -1,7 +1,9 @@
-"""Containers of audio and video (mp4, webm, …), opened with PyAV, which the extra `media` installs."""
+"""Files of sound and film, opened with FFmpeg through PyAV."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from encoders.media.source import MediaError, reason_of
@@ -10,39 +12,79 @@ from encoders.media.source import MediaError, reason_of
 MAX_BYTES = 2_000_000_000
 MAX_SECONDS = 4 * 3600.0
 
-# (offset, first bytes, FFmpeg's name) of the formats that PyAV is given. With a name FFmpeg does not guess the format:
-# some of the formats that it knows are lists of addresses, which it would fetch.
-_FORMATS: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftyp", "mp4"),
-    (0, b"\x1aE\xdf\xa3", "matroska"),
-    (0, b"\xff\xf1", "aac"),
-    (0, b"\xff\xf9", "aac"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "asf"),
-    (0, b"FLV\x01", "flv"),
-    (8, b"AVI ", "avi"),
+# Formats of FFmpeg that hold sound or film. Left out are those that are lists of addresses or of other files, which it
+# would open (hls, dash, concat, imf, sdp), those that run scripts or devices, and raw samples without a header.
+_FORMATS = (
+    "3gp aac ac3 aiff amr amrnb amrwb ape asf au avi caf dsf dts eac3 flac flv gsm ircam loas matroska mov mp2 mp3 mp4 "
+    "mpeg mpegts mpc mpc8 mxf nistsphere ogg opus rm shn tak truehd tta voc w64 wav webm wv xwma"
 )
 
 
-def container_format(start: bytes) -> str | None:
-    """FFmpeg's name of the container that begins with these 32 bytes; None if it is none of the known ones."""
-    return next((name for place, magic, name in _FORMATS if start[place:].startswith(magic)), None)
+_LONGEST_PACKET = 60.0  # seconds
 
 
-def open_container(file: BinaryIO, container: str, label: str) -> Any:
-    """Open a container of this format with PyAV. MediaError if PyAV is not installed or the file is damaged."""
+def open_container(file: BinaryIO, label: str) -> Any:
+    """Open a file of sound or film with PyAV; FFmpeg recognises its format by its content.
+
+    MediaError if it is none, or damaged.
+    """
+    import av
+    from av.error import FFmpegError
+
+    if not file.read(1):
+        raise MediaError(f"{label}: the source is empty")
+    file.seek(0)
+    options = {"format_whitelist": ",".join(_FORMATS.split()), "protocol_whitelist": "none"}
     try:
-        import av
-        from av.error import FFmpegError
-    except ImportError as error:
-        raise MediaError(f"{label}: {container} needs the extra: pip install 'mmlm[media]'") from error
-    try:
-        opened = av.open(file, format=container, metadata_errors="ignore")
+        opened = av.open(file, options=options, metadata_errors="ignore")
     except (FFmpegError, ValueError) as error:
-        raise damaged(label, error) from error
-    if not opened.streams:  # many mp4 files have the list of streams at their end
+        raise MediaError(
+            f"{label}: not a sound file or video that can be read, or damaged ({reason_of(error)})"
+        ) from error
+    if not opened.streams:
         opened.close()
         raise MediaError(f"{label}: truncated or damaged (it has no streams); get a whole copy")
     return opened
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A packet that cannot be decoded, and how many seconds it would have lasted."""
+
+    seconds: float
+
+
+def decoded(container: Any, stream: Any, label: str) -> Iterator[Any]:
+    """The frames of a stream, and a `Lost` for each packet that cannot be decoded. MediaError if most cannot."""
+    from av.error import FFmpegError
+
+    found = lost = 0
+    error = None
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except (FFmpegError, ValueError) as reason:
+                error, lost = reason, lost + 1
+                yield Lost(seconds_of(packet))
+                continue
+            found += len(frames)
+            yield from frames
+    except FFmpegError as reason:  # it cannot be read on from here
+        error = reason
+    if error is not None and lost >= found:
+        raise damaged(label, error) from error
+
+
+def seconds_of(packet: Any) -> float:
+    """How long a packet lasts; 0 if that is unknown, or more than a packet holds (FFmpeg gives 2^32 − n for −n)."""
+    seconds = float((packet.duration or 0) * packet.time_base)
+    return seconds if 0 <= seconds < _LONGEST_PACKET else 0.0
+
+
+def start_of(container: Any) -> float:
+    """The timestamp at which a file begins to be shown or heard, in seconds."""
+    return 0.0 if container.start_time is None else container.start_time / 1_000_000  # FFmpeg's AV_TIME_BASE
 
 
 def damaged(label: str, error: Exception) -> MediaError:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
 
 from encoders.media.container import MAX_BYTES, MAX_SECONDS, too_long
-from encoders.media.sound_decoders import Decoder, decode_array, decode_file, decode_pcm, report_truncated
+from encoders.media.mono import Mixer, Resampler, joined
+from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm
+from encoders.media.sound_track import decode, survey
 from encoders.media.source import MediaError, label_of, opened
+
+log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000  # Hz, Whisper's
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels together
-SUFFIXES = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "m4a", "aac", "wma")  # of files of audio only
+SUFFIXES = tuple("wav flac mp3 ogg oga opus aif aiff m4a aac wma amr caf mka".split())  # of files of audio only
 
-_TOLERANCE = 0.25  # seconds by which a header may overstate the length, since encoders pad
+MAX_AMPLITUDE = 16.0  # of floats: mixes go a little beyond 1, and 16-bit values far beyond it
+
+_PADDING = 0.25  # seconds that an encoder may have added, and the decoder will leave out
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +43,9 @@ class Audio:
 
 @dataclass(frozen=True)
 class SoundStream:
-    """An open recording. `seconds`: its length by the header, None if unknown; `blocks`: mono float32 samples [n]."""
+    """An open recording. `seconds`: its length, to some milliseconds; `blocks`: mono float32 samples [n]."""
 
-    seconds: float | None
+    seconds: float
     blocks: Iterator[np.ndarray]
 
 
@@ -75,32 +82,34 @@ def open_audio(
     """Any audio source → its samples block by block: hours of audio take the memory of one block.
 
     source: a path, bytes, a binary file object, a `data:` URL, an `Audio`, or a pair of an array or tensor and its rate
-        in Hz. Arrays are [T], [C, T] or [T, C], where the shorter axis is the channels; integers at full scale, or
-        floats in −1..1. Formats are wav, flac, mp3, ogg, opus and whatever else libsndfile reads; with the extra
-        `media` also m4a, aac, webm and videos.
-    sample_rate: of the samples returned, in Hz; soxr resamples in high quality. Channels are averaged.
-    max_seconds, max_bytes: limits on the recording and on the encoded file. They are checked by the header before
-        anything is decoded, and again while decoding.
+        in Hz. Arrays are [T], [C, T] or [T, C], where the shorter axis is the channels; integers of at most 32 bits
+        at full scale, or floats in −1..1. Files are of any format of sound or film that FFmpeg or libsndfile reads.
+    sample_rate: of the samples returned, in Hz; soxr resamples in high quality. Channels are averaged; where two
+        cancel each other (one is the other upside down), the louder is taken, with a warning.
+    max_seconds, max_bytes: limits on the recording and on the encoded file, checked before anything is decoded.
     pcm_rate: the source is raw 16-bit little-endian mono at this rate without a header, as from a microphone.
-    allow_truncated: use what is there of a file that ends early, with a warning, instead of an error.
+    allow_truncated: use what is there of a file whose end is missing, with a warning, instead of an error.
     allow_url: fetch http(s) addresses. Addresses inside your network are not excluded: keep it off for untrusted input.
-    Raises MediaError (a ValueError), also for samples that are not finite; for a path that does not exist,
-    MissingMediaError (also a FileNotFoundError).
+    The sound of a film keeps its time: silence stands for a late beginning, for gaps, and for what is damaged within.
+    What is decoded is the truth: lengths in a header are not believed, and tell nothing about truncation.
+    Raises MediaError (a ValueError), also for samples that are not finite or far outside −1..1; for a path that does
+    not exist, MissingMediaError (also a FileNotFoundError).
     """
-    pair = (source.waveform, source.sample_rate) if isinstance(source, Audio) else source
-    label = label_of(pair[0]) if isinstance(pair, tuple) else label_of(source)
-    if isinstance(pair, tuple):
-        decoder = decode_array(pair, label)
-        yield _checked(decoder, label, sample_rate, max_seconds, allow_truncated)
+    label = label_of(source[0] if isinstance(source, tuple) else source)
+    if isinstance(source, Audio):
+        source = (source.waveform, source.sample_rate)
+    if isinstance(source, tuple):
+        samples = from_array(source, label)
+        yield _stream(samples, label, sample_rate, max_seconds)
         return
     if hasattr(source, "shape"):
         raise MediaError(f"{label}: an array has no sample rate; give (samples, rate in Hz)")
     with opened(source, label, max_bytes, allow_url) as file:
         if pcm_rate is not None:
-            decoder = decode_pcm(file, pcm_rate, label)
+            samples = from_pcm(file, pcm_rate, label)
         else:
-            decoder = decode_file(file, label, allow_truncated)
-        yield _checked(decoder, label, sample_rate, max_seconds, allow_truncated)
+            samples = _from_file(file, label, allow_truncated)
+        yield _stream(samples, label, sample_rate, max_seconds)
 
 
 def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
@@ -115,55 +124,69 @@ def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
     return digest.hexdigest()
 
 
-def _checked(decoder: Decoder, label: str, sample_rate: int, max_seconds: float, allow_truncated: bool) -> SoundStream:
-    """The stream of a decoder, after the checks that its header allows."""
-    rate = decoder.rate
-    if not 1000 <= rate <= MAX_SAMPLES_PER_SECOND or rate * decoder.channels > MAX_SAMPLES_PER_SECOND:
-        raise MediaError(
-            f"{label}: {decoder.channels} channels at {rate:,} Hz; the rate must be at least 1,000 Hz, and at most "
-            f"{MAX_SAMPLES_PER_SECOND:,} Hz for all channels together; resample it, or mix its channels"
-        )
-    seconds = None if decoder.frames is None else decoder.frames / rate
-    if seconds == 0:
+def _from_file(file: BinaryIO, label: str, allow_truncated: bool) -> Samples:
+    """The sound of a file, by FFmpeg where it can, refused here if its end is missing."""
+    try:
+        track = survey(file, label)
+    except MediaError as error:
+        return from_libsndfile(file, label, error)
+    if track.missing and not allow_truncated:
+        raise MediaError(f"{label}: truncated: {track.missing}; get a whole copy, or pass allow_truncated=True")
+    if track.missing:
+        log.warning("%s: truncated: %s; what is there is used", label, track.missing)
+    return Samples(track.seconds, track.rate, track.channels, decode(track))
+
+
+def _stream(samples: Samples, label: str, sample_rate: int, max_seconds: float) -> SoundStream:
+    """The mono samples of a source, after the checks that come before decoding."""
+    _check_rate(samples.rate, samples.channels, label)
+    if samples.seconds == 0:
         raise _empty(label)
-    if seconds is not None and seconds > max_seconds:
+    if samples.seconds - _PADDING > max_seconds:
         raise too_long(label, max_seconds)
-    return SoundStream(seconds, _blocks(decoder, label, sample_rate, max_seconds, allow_truncated))
+    return SoundStream(samples.seconds, _mono_at(sample_rate, samples, label, max_seconds))
 
 
-def _blocks(
-    decoder: Decoder, label: str, sample_rate: int, max_seconds: float, allow_truncated: bool
-) -> Iterator[np.ndarray]:
-    """Mono blocks at `sample_rate`, checked while they are decoded."""
-    import soxr
-
-    resampler = None
-    if decoder.rate != sample_rate:
-        resampler = soxr.ResampleStream(decoder.rate, sample_rate, 1, dtype="float32", quality="HQ")
-    decoded = given = 0
-    for block in decoder.blocks:
-        if not np.isfinite(block).all():
-            raise MediaError(f"{label}: a sample is not a finite number, after {decoded / decoder.rate:.2f} s")
-        decoded += len(block)
-        if decoded > max_seconds * decoder.rate:
+def _mono_at(sample_rate: int, samples: Samples, label: str, max_seconds: float) -> Iterator[np.ndarray]:
+    """Mono blocks at `sample_rate`, checked while they are decoded. A rate that changes on the way is followed."""
+    resampler, decoded, given = Resampler(sample_rate), 0.0, 0
+    mixer = Mixer(label)
+    for block in joined(samples.blocks):
+        _check_rate(block.rate, block.samples.shape[1], label)
+        _check_values(block.samples, decoded, label)
+        decoded += len(block.samples) / block.rate
+        if decoded > max_seconds:
             raise too_long(label, max_seconds)
-        mono = block.mean(axis=1) if block.shape[1] > 1 else np.ascontiguousarray(block[:, 0])
-        mono = mono if resampler is None else resampler.resample_chunk(mono)
-        if len(mono):
+        for mono in resampler(mixer(block.samples), block.rate):
             given += len(mono)
             yield mono
     if decoded == 0:
         raise _empty(label)
-    missing = 0 if decoder.frames is None else (decoder.frames - decoded) / decoder.rate
-    if missing > _TOLERANCE:
-        report_truncated(label, f"it ends {missing:.1f} s before its header says", allow_truncated)
-    rest = np.zeros(0, np.float32)
-    if resampler is not None:
-        rest = resampler.resample_chunk(rest, last=True)
-    if given + len(rest) == 0:
-        raise MediaError(f"{label}: too short: {decoded} samples at {decoder.rate:,} Hz give none at {sample_rate:,}")
-    if len(rest):
-        yield rest
+    for mono in resampler.rest():
+        given += len(mono)
+        yield mono
+    if given == 0:
+        raise MediaError(f"{label}: too short: {decoded:.6f} s give no sample at {sample_rate:,} Hz")
+
+
+def _check_rate(rate: int, channels: int, label: str) -> None:
+    if not 1000 <= rate <= MAX_SAMPLES_PER_SECOND or rate * channels > MAX_SAMPLES_PER_SECOND:
+        raise MediaError(
+            f"{label}: {channels} channels at {rate:,} Hz; the rate must be at least 1,000 Hz, and at most "
+            f"{MAX_SAMPLES_PER_SECOND:,} Hz for all channels together; resample it, or mix its channels"
+        )
+
+
+def _check_values(samples: np.ndarray, seconds: float, label: str) -> None:
+    """MediaError for samples that are not finite, or are 16-bit values that nobody divided."""
+    peak = float(np.abs(samples).max(initial=0))
+    if not np.isfinite(peak):
+        raise MediaError(f"{label}: a sample is not a finite number, after {seconds:.2f} s")
+    if peak > MAX_AMPLITUDE:
+        raise MediaError(
+            f"{label}: samples reach {peak:,.0f}, where floats must lie in -1..1; divide 16-bit values by 32,768, "
+            "or give them as int16"
+        )
 
 
 def _empty(label: str) -> MediaError:

@@ -8,12 +8,28 @@ from typing import Any
 
 from PIL import Image
 
-from encoders.media.container import MAX_BYTES, MAX_SECONDS, container_format, damaged, open_container, too_long
+from encoders.media.container import (
+    MAX_BYTES,
+    MAX_SECONDS,
+    Lost,
+    damaged,
+    decoded,
+    open_container,
+    seconds_of,
+    too_long,
+)
 from encoders.media.image import MAX_PIXELS, check_pixels, load_image
 from encoders.media.source import MediaError, label_of, opened
 
 NUM_FRAMES = 8
-SUFFIXES = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "wmv")
+SUFFIXES = tuple("mp4 m4v mov mkv webm avi flv wmv 3gp ts mpg mpeg".split())
+
+_COVER = 0x0400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of an album, not a film
+_TURNS = {
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_270,
+}  # to the left
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +62,11 @@ def load_video(
 ) -> Video:
     """`num_frames` frames from the middles of as many equal parts of a video; fewer if it has fewer.
 
-    source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, … with the extra `media`;
-        a `Video` is returned as it is.
-    max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file, checked by the header.
-    Each frame is reached by seeking, so that a long video is not decoded from start to end.
+    source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, …; a `Video` is returned as
+        it is.
+    max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file.
+    Each frame is reached by seeking, so that a long video is not decoded from start to end. Frames are upright and of
+    square pixels, as players show them.
     Raises MediaError (a ValueError) for a source without a video stream, a damaged one, or one beyond the limits.
     """
     if isinstance(source, Video):
@@ -57,63 +74,90 @@ def load_video(
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, not {num_frames}")
     label = label_of(source)
-    with opened(source, label, max_bytes, allow_url=False) as file:
-        container = container_format(file.read(32))
-        file.seek(0)
-        if container is None:
-            raise MediaError(f"{label}: not a video that can be read; give an mp4, webm, mkv or avi")
-        video = open_container(file, container, label)
+    with opened(source, label, max_bytes, allow_url=False) as file, open_container(file, label) as container:
         from av.error import FFmpegError
 
         try:
-            return _evenly_spaced(video, num_frames, label, max_pixels, max_seconds)
+            return _evenly_spaced(_Film(container, label), num_frames, max_pixels, max_seconds)
         except FFmpegError as error:
             raise damaged(label, error) from error
-        finally:
-            video.close()
 
 
-def _evenly_spaced(video: Any, num_frames: int, label: str, max_pixels: int, max_seconds: float) -> Video:
-    """Frames of an open container, after the checks that its header allows."""
-    if not video.streams.video:
-        raise MediaError(f"{label}: there is no video stream in it")
-    stream = video.streams.video[0]
-    check_pixels(stream.codec_context.width, stream.codec_context.height, label, max_pixels)
-    seconds = _seconds(video, stream)
-    if seconds is None or seconds <= 0:
-        raise MediaError(f"{label}: damaged (its header gives no length); get a whole copy")
-    if seconds > max_seconds:
-        raise too_long(label, max_seconds)
-    shown: dict[float, Any] = {}
-    for index in range(num_frames):
-        frame = _frame_at(video, stream, (index + 0.5) * seconds / num_frames)
-        if frame is not None:
-            shown[frame.time - _start(stream)] = frame
+class _Film:
+    """The pictures of an open container."""
+
+    def __init__(self, container: Any, label: str) -> None:
+        pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER]
+        if not pictures:
+            raise MediaError(f"{label}: there is no video stream in it")
+        self.container, self.label, self.stream = container, label, pictures[0]
+        if self.stream.codec_context is None:
+            raise MediaError(
+                f"{label}: its pictures are of a kind that FFmpeg cannot decode; convert it to H.264 or VP9"
+            )
+        start = self.stream.start_time
+        self.start = 0.0 if start is None else float(start * self.stream.time_base)
+
+    def stated_seconds(self) -> float | None:
+        """Its length by the header."""
+        if self.stream.duration is not None:
+            return float(self.stream.duration * self.stream.time_base)
+        return None if self.container.duration is None else self.container.duration / 1_000_000  # AV_TIME_BASE
+
+    def read_seconds(self) -> float:
+        """Its length by the timestamps of all its packets, which are read for it."""
+        self.container.seek(0)
+        ends = [
+            float(packet.pts * packet.time_base) + seconds_of(packet)
+            for packet in self.container.demux(self.stream)
+            if packet.pts is not None
+        ]
+        return max(ends, default=self.start) - self.start
+
+    def frame_at(self, seconds: float) -> Any:
+        """The frame shown at this time: the last one that begins no later than that. None if there is none."""
+        stream = self.stream
+        self.container.seek(int((seconds + self.start) / stream.time_base), stream=stream, backward=True)
+        found = None
+        for frame in decoded(self.container, stream, self.label):
+            if isinstance(frame, Lost) or frame.time is None:
+                continue
+            if found is not None and frame.time - self.start > seconds:
+                break
+            found = frame
+        return found
+
+
+def _evenly_spaced(film: _Film, num_frames: int, max_pixels: int, max_seconds: float) -> Video:
+    """Frames of a film by the length that its header states, if the film is as long, and else by its real one."""
+    context = film.stream.codec_context
+    check_pixels(context.width, context.height, film.label, max_pixels)
+    seconds = film.stated_seconds()
+    shown = {} if seconds is None or not 0 < seconds <= max_seconds else _shown(film, seconds, num_frames)
+    if seconds is None or not shown or (1 - 1.5 / num_frames) * seconds > max(shown):  # the last part has no frame
+        seconds = film.read_seconds()
+        if seconds > max_seconds:
+            raise too_long(film.label, max_seconds)
+        shown = _shown(film, seconds, num_frames)
     if not shown:
-        raise MediaError(f"{label}: damaged (none of its frames can be decoded); get a whole copy")
+        raise MediaError(f"{film.label}: damaged (none of its frames can be decoded); get a whole copy")
     times = sorted(shown)
-    frames = tuple(load_image(shown[time].to_image(), max_pixels=max_pixels) for time in times)
-    return Video(frames, tuple(times))
+    return Video(tuple(_as_shown(shown[time], film, max_pixels) for time in times), tuple(times))
 
 
-def _seconds(video: Any, stream: Any) -> float | None:
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    return None if video.duration is None else video.duration / 1_000_000  # FFmpeg's AV_TIME_BASE
+def _shown(film: _Film, seconds: float, num_frames: int) -> dict[float, Any]:
+    """The frames at the middles of equal parts of so many seconds, by their times."""
+    frames = [film.frame_at((index + 0.5) * seconds / num_frames) for index in range(num_frames)]
+    return {frame.time - film.start: frame for frame in frames if frame is not None}
 
 
-def _start(stream: Any) -> float:
-    return 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
-
-
-def _frame_at(video: Any, stream: Any, seconds: float) -> Any:
-    """The frame shown at this time: the last one that begins no later than that. None if there is none."""
-    video.seek(int((seconds + _start(stream)) / stream.time_base), stream=stream, backward=True)
-    found = None
-    for frame in video.decode(stream):
-        if frame.time is None:
-            continue
-        if found is not None and frame.time - _start(stream) > seconds:
-            break
-        found = frame
-    return found
+def _as_shown(frame: Any, film: _Film, max_pixels: int) -> Image.Image:
+    """A frame as RGB, upright and of square pixels."""
+    image = load_image(frame.to_image(), max_pixels=max_pixels)
+    aspect = film.stream.codec_context.sample_aspect_ratio
+    if aspect and aspect != 1:
+        width = max(1, round(image.width * float(aspect)))
+        check_pixels(width, image.height, film.label, max_pixels)
+        image = load_image(image.resize((width, image.height), Image.Resampling.BICUBIC))  # with its checks of shape
+    turn = _TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)

@@ -1,0 +1,86 @@
+"""From blocks of any channels and rate to mono at one rate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from encoders.media.samples import BLOCK, Block
+
+log = logging.getLogger(__name__)
+
+_CANCELLED = 0.05  # of the channels' power; that of channels with nothing in common leaves a half
+
+
+def joined(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks of about `BLOCK` samples: decoders give a thousand at a time, too few to judge or to resample at."""
+    held: list[np.ndarray] = []
+    rate = count = 0
+    for block in blocks:
+        if held and (block.rate != rate or block.samples.shape[1] != held[0].shape[1]):
+            yield Block(np.concatenate(held), rate)
+            held, count = [], 0
+        held.append(block.samples)
+        rate, count = block.rate, count + len(block.samples)
+        if count >= BLOCK:
+            yield Block(held[0] if len(held) == 1 else np.concatenate(held), rate)
+            held, count = [], 0
+    if held:
+        yield Block(np.concatenate(held), rate)
+
+
+class Mixer:
+    """Channels [n, channels] → their mean [n]; of two that cancel each other, the louder."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.warned = False
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """[n, channels] → [n]"""
+        if samples.shape[1] == 1:
+            return np.ascontiguousarray(samples[:, 0])
+        mean = samples.mean(axis=1)
+        if samples.shape[1] > 2:
+            return mean
+        power = np.square(samples, dtype=np.float64).mean(axis=0)
+        if float(np.square(mean, dtype=np.float64).mean()) >= _CANCELLED * float(power.mean()):
+            return mean
+        if not self.warned:
+            log.warning("%s: its channels cancel each other; the louder one is used", self.label)
+            self.warned = True
+        return np.ascontiguousarray(samples[:, power.argmax()])
+
+
+class Resampler:
+    """Mono blocks of changing rates → mono at `rate` Hz, without a seam between blocks of one rate."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.source_rate = rate
+        self.stream = None
+
+    def __call__(self, mono: np.ndarray, source_rate: int) -> Iterator[np.ndarray]:
+        """[n] at `source_rate` → what is ready of it at `rate`, none of it empty."""
+        import soxr
+
+        if source_rate != self.source_rate:
+            yield from self.rest()
+            self.source_rate = source_rate
+            if source_rate != self.rate:
+                self.stream = soxr.ResampleStream(source_rate, self.rate, 1, dtype="float32", quality="HQ")
+        if self.stream is not None:
+            mono = self.stream.resample_chunk(mono)
+        if len(mono):
+            yield mono
+
+    def rest(self) -> Iterator[np.ndarray]:
+        """What is still held back."""
+        if self.stream is not None:
+            rest = self.stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            self.stream = None
+            self.source_rate = self.rate
+            if len(rest):
+                yield rest

@@ -1,0 +1,166 @@
+"""The sound of a file, decoded with FFmpeg through PyAV.
+
+All packets are read before the first is decoded, which takes a small part of the time. That tells how long the sound is
+and whether its end is missing; what a header says of its length is often an estimate, or wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from encoders.media.container import Lost, decoded, open_container, seconds_of
+from encoders.media.samples import BLOCK, Block, to_float
+from encoders.media.source import MediaError, reason_of
+from encoders.media.timeline import Timeline
+from encoders.media.truncation import missing_bytes, missing_of_frame
+
+log = logging.getLogger(__name__)
+
+_XING_FRAME = 2881  # bytes of the largest frame of an MP3
+_TOLERANCE = 0.25  # seconds by which a header may overstate the length, since encoders pad
+
+
+@dataclass(frozen=True)
+class SoundTrack:
+    """The sound of a file before it is decoded. `seconds`: its length; `missing`: what its end lacks, "" if nothing."""
+
+    file: BinaryIO
+    label: str
+    seconds: float
+    rate: int
+    channels: int
+    missing: str
+
+
+def survey(file: BinaryIO, label: str) -> SoundTrack:
+    """Read all packets of the sound of a file. MediaError if there is none, or none that can be decoded."""
+    from av.error import FFmpegError
+
+    missing = missing_bytes(file)
+    reason = f"{missing:,} bytes are missing at its end" if missing else ""
+    try:
+        container = open_container(file, label)
+    except MediaError:
+        if missing:
+            raise MediaError(f"{label}: truncated: {reason}; get a whole copy") from None
+        raise
+    with container:
+        stream = _sound_of(container, label)
+        timeline = Timeline.of(container)
+        first = last = None
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    _pass(packet, timeline)
+                    first, last = first or packet, packet
+        except FFmpegError as error:
+            reason = reason or f"it cannot be read beyond {timeline.position:.1f} s ({reason_of(error)})"
+        if first is None:
+            raise MediaError(f"{label}: there is no sound in it (0 samples)")
+        reason = reason or _reason_of_last(container, stream, last)
+        if not reason:
+            _warn_of_header(file, first, stream, timeline.position, label)
+        context = stream.codec_context
+        return SoundTrack(file, label, timeline.position, context.sample_rate, context.channels, reason)
+
+
+def decode(track: SoundTrack) -> Iterator[Block]:
+    """The samples of a sound track, and silence where its timestamps leave a gap.
+
+    A packet that cannot be decoded costs that packet, with one warning in the end.
+    """
+    track.file.seek(0)
+    with open_container(track.file, track.label) as container:
+        stream = _sound_of(container, track.label)
+        timeline = Timeline.of(container)
+        lost = 0
+        for frame in decoded(container, stream, track.label):
+            if isinstance(frame, Lost):
+                lost += 1
+                yield from _silence(frame.seconds, track.rate, track.channels, timeline)
+            else:
+                yield from _placed(frame, timeline)
+    if lost:
+        log.warning("%s: %d damaged packets are left out, and silence is put in their place", track.label, lost)
+
+
+def _sound_of(container: Any, label: str) -> Any:
+    """The stream of sound that FFmpeg prefers; the others are not read."""
+    stream = container.streams.best("audio")
+    if stream is None:
+        raise MediaError(f"{label}: there is no sound in it")
+    context = stream.codec_context
+    if context is None:
+        raise MediaError(f"{label}: its sound is of a kind that FFmpeg cannot decode; convert it to FLAC or MP3")
+    if not context.sample_rate or not context.channels:
+        raise MediaError(f"{label}: damaged (its sound has no rate or no channels); get a whole copy")
+    from av.stream import Discard
+
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    return stream
+
+
+def _pass(packet: Any, timeline: Timeline) -> None:
+    """Move on by a packet, and by what lies before it."""
+    time = None if packet.pts is None else float(packet.pts * packet.time_base)
+    timeline.advance(timeline.silence_before(time) + seconds_of(packet))
+
+
+def _placed(frame: Any, timeline: Timeline) -> Iterator[Block]:
+    """The samples of a frame, after the silence that comes before it."""
+    rate, channels = frame.sample_rate, frame.layout.nb_channels
+    if not rate or not frame.samples:
+        return
+    yield from _silence(timeline.silence_before(frame.time), rate, channels, timeline)
+    values = frame.to_ndarray()
+    samples = values.T if frame.format.is_planar else values.reshape(-1, channels)
+    timeline.advance(len(samples) / rate)
+    yield Block(to_float(samples), rate)
+
+
+def _silence(seconds: float, rate: int, channels: int, timeline: Timeline) -> Iterator[Block]:
+    count = round(seconds * rate)
+    timeline.advance(count / rate)
+    while count > 0:
+        yield Block(np.zeros((min(count, BLOCK), channels), np.float32), rate)
+        count -= BLOCK
+
+
+def _reason_of_last(container: Any, stream: Any, packet: Any) -> str:
+    """Why the last packet is not whole; "" if it is."""
+    from av.error import FFmpegError
+
+    codec = stream.codec_context.name
+    framed = container.format.name in ("mp3", "aac", "wav")
+    if packet.is_corrupt and container.format.name != "wav":  # of which `missing_bytes` knows more
+        return "its last packet is not whole"
+    if framed and codec.startswith(("mp3", "aac")) and missing_of_frame(bytes(packet)):
+        return "its last frame is not whole"
+    if codec == "flac":  # each frame can be decoded by itself
+        try:
+            packet.decode()
+        except FFmpegError:
+            return "its last frame is not whole"
+    return ""
+
+
+def _warn_of_header(file: BinaryIO, first: Any, stream: Any, seconds: float, label: str) -> None:
+    """Say where an encoder counted more than is there, as in a file that was cut between two frames."""
+    rate, stated = stream.codec_context.sample_rate, 0.0
+    if stream.codec_context.name == "flac" and stream.duration is not None:
+        stated = float(stream.duration * stream.time_base)
+    elif first.pos is not None:  # the count of an MP3 is in a frame of its own, which FFmpeg does not show
+        file.seek(max(0, first.pos - _XING_FRAME))
+        head = file.read(_XING_FRAME)
+        at = max(head.rfind(b"Xing"), head.rfind(b"Info"))
+        if at >= 0 and len(head) >= at + 12 and head[at + 7] & 1:
+            stated = int.from_bytes(head[at + 8 : at + 12], "big") * (1152 if rate >= 32_000 else 576) / rate
+    if stated - seconds > _TOLERANCE:
+        log.warning("%s: its header says %.1f s, %.1f s are there, which are used", label, stated, seconds)

@@ -1,0 +1,50 @@
+"""When a piece of sound is heard: pieces follow each other, unless their timestamps say that something lies between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from encoders.media.container import start_of
+
+_GAP = 0.1  # seconds; less is rounding of timestamps, or the lead-in of an encoder
+_JUMP = (
+    10.0  # seconds; more is a clock that was set anew, in formats where that happens (FFmpeg's -dts_delta_threshold)
+)
+_BACK = 1.0  # seconds; timestamps that go back by more begin anew: recordings that were joined
+_RESETS = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: a format whose timestamps may jump
+# Formats that store timestamps. In others FFmpeg counts, and with the wrong rate where the rate changes on the way.
+_TIMED = {"asf", "avi", "flv", "matroska", "mov", "mpeg", "mpegts", "mxf", "ogg", "rm"}
+
+
+@dataclass
+class Timeline:
+    """The time of a stream of sound, in seconds. `start`: the timestamp at which the file begins.
+
+    timed: whether timestamps are heeded; resets: whether they may jump forward without a gap in the sound.
+    """
+
+    start: float
+    timed: bool
+    resets: bool
+    position: float = 0.0  # where the next piece begins
+
+    @staticmethod
+    def of(container: Any) -> Timeline:
+        """The timeline of an open container, at its beginning."""
+        name = container.format.name.split(",")[0]
+        return Timeline(start_of(container), name in _TIMED, bool(container.format.flags & _RESETS))
+
+    def silence_before(self, time: float | None) -> float:
+        """How many seconds of silence come before a piece with this timestamp (None: unknown)."""
+        if time is None or not self.timed:
+            return 0.0
+        gap = time - self.start - self.position
+        if gap < -_BACK or (self.resets and gap > _JUMP):
+            self.start += gap
+            return 0.0
+        return gap if gap > _GAP else 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Move on by a piece, or by silence."""
+        self.position += seconds

@@ -1,0 +1,135 @@
+"""Whether a file of sound or film ends inside a part whose size it states: by its bytes, before anything is decoded.
+
+Only sizes of parts in bytes are asked, of which the file was either written whole or was not. A number of seconds in a
+header is often an estimate, or that of another stream, and says nothing. Formats: WAV and AIFF (RIFF and IFF chunks),
+AU, Ogg (RFC 3533), Matroska (RFC 8794, 9559), MP4 (ISO/IEC 14496-12) and frames of MPEG audio (ISO/IEC 11172-3).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+_UNKNOWN = 0x7FFFFFFF - 4096  # headers that are written to a pipe, or before a crash, state about this size or more
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"sidx", b"styp", b"uuid", b"mfra", b"pnot")
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes, at most
+
+_KBITS = {  # of MPEG audio, layer III, by bit-rate index; MPEG 1, then 2 and 2.5
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_HERTZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+
+
+def missing_bytes(file: BinaryIO) -> int:
+    """How many bytes are missing at the end of a seekable file, as far as the sizes in it tell. 0 if none are."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(12)
+    end = size
+    if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
+        end = _chunk_end(file, size, b"data", "<I")
+    elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
+        end = _chunk_end(file, size, b"SSND", ">I")
+    elif start[:4] == b".snd":
+        place, length = struct.unpack(">II", start[4:])
+        end = place + length if length < _UNKNOWN else size
+    elif start[:4] == b"OggS":
+        end = _ogg_end(file, size)
+    elif start[:4] == b"\x1aE\xdf\xa3":
+        end = _segment_end(file, size)
+    elif start[4:8] in _BOXES:
+        end = _box_end(file, size)
+    file.seek(0)
+    return max(0, end - size)
+
+
+def missing_of_frame(packet: bytes) -> int:
+    """How many bytes are missing of the frame of MP3 or ADTS that a packet begins with. 0 if it begins with none."""
+    if not packet or packet[0] != 0xFF:
+        return 0
+    if len(packet) < 7:
+        return 7 - len(packet)  # not even the head of a frame
+    if packet[1] & 0xF6 == 0xF0:  # ADTS (ISO/IEC 13818-7)
+        length = (packet[3] & 3) << 11 | packet[4] << 3 | packet[5] >> 5
+    elif packet[1] & 0xE6 == 0xE2:  # MPEG audio, layer III
+        length = _mp3_frame(packet)
+    else:
+        return 0
+    return max(0, length - len(packet))
+
+
+def _mp3_frame(packet: bytes) -> int:
+    """The bytes of a frame by its head; 0 if that is none, or states no bit rate."""
+    version, rate, hertz = packet[1] >> 3 & 3, packet[2] >> 4, packet[2] >> 2 & 3
+    if version not in _HERTZ or not 0 < rate < 15 or hertz == 3:
+        return 0
+    kbits = _KBITS[3 if version == 3 else 2][rate]
+    return (144 if version == 3 else 72) * kbits * 1000 // _HERTZ[version][hertz] + (packet[2] >> 1 & 1)
+
+
+def _chunk_end(file: BinaryIO, size: int, wanted: bytes, order: str) -> int:
+    """Where the wanted chunk of a RIFF or IFF file ends; the size of the file if that is not stated."""
+    place, long = 12, None
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = file.read(4), struct.unpack(order, file.read(4))[0]
+        if name == b"ds64":  # of RF64: the sizes that need 64 bits, the file's and that of its data
+            long = int.from_bytes(file.read(16)[8:], "little")
+        if name == wanted:
+            length = long if long is not None and length == 0xFFFFFFFF else length
+            return place + 8 + length if long is not None or length < _UNKNOWN else size
+        place += 8 + length + length % 2  # chunks begin at even places
+    return size
+
+
+def _ogg_end(file: BinaryIO, size: int) -> int:
+    """Where the last page of an Ogg file ends."""
+    first = max(0, size - _OGG_PAGE)
+    file.seek(first)
+    tail = file.read()
+    page = tail.rfind(b"OggS")
+    if page < 0:
+        return size
+    lengths = tail[page + 27 :]
+    if len(tail) < page + 27 or len(lengths) < tail[page + 26]:
+        return size + 1  # not even its head is there
+    return first + page + 27 + tail[page + 26] + sum(lengths[: tail[page + 26]])
+
+
+def _segment_end(file: BinaryIO, size: int) -> int:
+    """Where the segment of a Matroska file ends, the element behind the head. Live recordings do not state it."""
+    file.seek(4)
+    length = _element_size(file)
+    if length is None:
+        return size
+    file.seek(file.tell() + length)
+    if file.read(4) != b"\x18S\x80g":
+        return size
+    length = _element_size(file)
+    return size if length is None else file.tell() + length
+
+
+def _element_size(file: BinaryIO) -> int | None:
+    """The size of an EBML element; None if it is unknown, which is written as all ones."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    value = int.from_bytes(bytes([first[0] & (0x7F >> more)]) + file.read(more), "big")
+    return None if value == (1 << 7 * (more + 1)) - 1 else value
+
+
+def _box_end(file: BinaryIO, size: int) -> int:
+    """Where the last of the outermost boxes of an MP4 file ends."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if length < 8 or name not in _BOXES:  # 0: to the end of the file; and what is no box belongs to nothing
+            return size
+        place += length
+    return place if place > size else size

@@ -1,0 +1,394 @@
+"""Sound files as phones, browsers and crashed recorders leave them: read whole, in time, or refused before work."""
+
+import io
+import struct
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from encoders.media import SAMPLE_RATE, MediaError, load_audio, open_audio
+
+RATE = 44_100
+
+
+def tone(seconds, hertz=440.0, rate=RATE):
+    return (0.4 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def written(samples, rate=RATE, format="MP3", **options):
+    data = io.BytesIO()
+    soundfile.write(data, samples, rate, format=format, **options)
+    return data.getvalue()
+
+
+def muxed(samples, format, codec="aac", rate=RATE, late=0.0, pictures=0.0, gap=None, live=False):
+    """Samples [T] or [2, T] in a container by PyAV.
+
+    late: seconds before the sound; pictures: seconds of a film beside it; gap: (from, to), seconds of packets left out;
+    live: written to a pipe, so that no length is filled in.
+    """
+    samples = np.atleast_2d(samples)
+    layout = "stereo" if len(samples) == 2 else "mono"
+    data = io.BytesIO()
+    target = _Pipe(data) if live else data
+    with av.open(target, "w", format=format, options={"live": "1"} if live else {}) as out:
+        film = None
+        if pictures:
+            film = out.add_stream("mpeg4", rate=10)
+            film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 96_000
+        for _ in range(round(pictures * 10)):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            out.mux(film.encode(picture))
+        if film is not None:
+            out.mux(film.encode(None))
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format, layout=layout, rate=rate,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )  # fmt: skip
+        parts = [*resampler.resample(frame), *resampler.resample(None)]
+        packets = [packet for part in [*parts, None] for packet in stream.encode(part)]
+        for packet in packets:
+            time = float(packet.pts * packet.time_base)
+            if gap is None or not gap[0] <= time < gap[1]:
+                packet.pts += round(late / packet.time_base)
+                packet.dts += round(late / packet.time_base)
+                out.mux(packet)
+    return data.getvalue()
+
+
+class _Pipe:
+    """A file that cannot seek."""
+
+    def __init__(self, file):
+        self.write = file.write
+
+
+def pitch(samples, rate=SAMPLE_RATE):
+    """The loudest frequency in Hz."""
+    return np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * rate / len(samples)
+
+
+def loud(samples):
+    """The first and the last second in which a sound is at least a tenth of the loudest."""
+    heard = np.flatnonzero(np.abs(samples) > 0.1 * np.abs(samples).max()) / SAMPLE_RATE
+    return heard[0], heard[-1]
+
+
+def syncsafe(count):
+    return bytes(count >> shift & 127 for shift in (21, 14, 7, 0))
+
+
+def id3(body):
+    return b"ID3\4\0\0" + syncsafe(len(body)) + body
+
+
+# ---- read whole
+
+
+def uneven_mp3():
+    """30 s of variable bit rate: next to nothing, noise, next to nothing."""
+    noise = np.random.default_rng(0).standard_normal(10 * RATE).astype(np.float32) * 0.3
+    samples = np.concatenate([noise * 1e-4, noise, noise * 1e-4])
+    return written(samples, bitrate_mode="VARIABLE", compression_level=0.3)
+
+
+def without_first_frame(mp3):
+    start = mp3.find(b"\xff\xfb")
+    return mp3[mp3.find(b"\xff\xfb", start + 100) :]
+
+
+def in_a_wav(mp3):
+    data = io.BytesIO()
+    with av.open(io.BytesIO(mp3), format="mp3") as source, av.open(data, "w", format="wav") as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mp3: mp3,
+        without_first_frame,
+        in_a_wav,
+        lambda mp3: bytes(4096) + mp3,
+        lambda mp3: np.random.default_rng(1).bytes(64) + mp3,
+        lambda mp3: id3(b"") + id3(b"APIC" + syncsafe(200_000) + b"\0\0" + bytes(200_000)) + mp3,
+        lambda mp3: id3(b"TIT2" + bytes(20)) + bytes(2000) + mp3,
+        lambda mp3: mp3 + b"TAG" + bytes(125),
+    ],
+    ids=["plain", "no Xing frame", "in a WAV", "zeros", "junk", "two tags", "tag and zeros", "tag at the end"],
+)
+def test_an_mp3_is_read_whole(change):
+    got = load_audio(change(uneven_mp3()))
+    assert got.seconds == pytest.approx(30, abs=0.12)  # two frames and the decoder's delay
+    assert loud(got.waveform) == pytest.approx((10, 20), abs=0.15)
+
+
+def ogg(hertz, subtype):
+    return written(tone(3, hertz, 48_000), 48_000, format="OGG", subtype=subtype)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (written(tone(3)), written(tone(3))),
+        (written(tone(3)), written(tone(3, rate=48_000), 48_000)),
+        (written(tone(3)), written(np.stack([tone(3)] * 2, 1))),
+        (muxed(tone(3), "adts"), muxed(tone(3, rate=48_000), "adts", rate=48_000)),
+        (muxed(tone(3), "adts"), muxed(np.stack([tone(3)] * 2), "adts")),
+        (ogg(440, "OPUS"), ogg(880, "OPUS")),
+        (ogg(440, "VORBIS"), ogg(880, "VORBIS")),
+    ],
+    ids=["mp3", "mp3 of two rates", "mp3 of two layouts", "aac of two rates", "aac of two layouts", "opus", "vorbis"],
+)  # fmt: skip
+def test_joined_recordings_are_read_to_the_end_at_their_own_rates(first, second):
+    got = load_audio(first + second).waveform
+    apart = [load_audio(part).waveform for part in (first, second)]
+    assert len(got) / SAMPLE_RATE == pytest.approx(sum(map(len, apart)) / SAMPLE_RATE, abs=0.1)
+    assert pitch(got[-2 * SAMPLE_RATE : -SAMPLE_RATE // 2]) == pytest.approx(
+        pitch(apart[1][: len(apart[1]) // 2]), abs=2
+    )
+    assert pitch(got[SAMPLE_RATE : 2 * SAMPLE_RATE]) == pytest.approx(
+        pitch(apart[0][SAMPLE_RATE : 2 * SAMPLE_RATE]), abs=2
+    )
+
+
+def with_data_size(wav, size):
+    data, at = bytearray(wav), wav.index(b"data")
+    data[4:8] = data[at + 4 : at + 8] = struct.pack("<I", size)
+    return bytes(data)
+
+
+def of_unknown_length(flac):
+    """The number of samples in STREAMINFO is 0: its lowest 36 of 64 bits at byte 18."""
+    data = bytearray(flac)
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    return bytes(data)
+
+
+def without_end_mark(ogg):
+    """The flag of the last page that ends the stream is cleared, and the page's checksum made anew (RFC 3533)."""
+    data, page = bytearray(ogg), ogg.rfind(b"OggS")
+    data[page + 5] &= ~4
+    data[page + 22 : page + 26] = bytes(4)
+    crc = 0
+    for byte in data[page:]:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 1 << 31 else 0)) & 0xFFFFFFFF
+    data[page + 22 : page + 26] = struct.pack("<I", crc)
+    return bytes(data)
+
+
+def quicktime_of_old(mov):
+    return mov.replace(b"ftyp", b"wide", 1)
+
+
+WILD = {
+    "wav of size 0": lambda: with_data_size(written(tone(3), format="WAV"), 0),
+    "wav of a pipe": lambda: with_data_size(written(tone(3), format="WAV"), 0xFFFFFFFF),
+    "wav, odd chunk": lambda: (
+        (plain := written(tone(3), format="WAV"))[:12] + b"JUNK\x1b\0\0\0" + bytes(28) + plain[12:]
+    ),
+    "wav, trailing junk": lambda: written(tone(3), format="WAV") + b"abc" * 100,
+    "rf64": lambda: written(tone(3), format="RF64"),
+    "caf": lambda: written(tone(3), format="CAF"),
+    "flac of unknown length": lambda: of_unknown_length(written(tone(3), format="FLAC")),
+    "opus without end mark": lambda: without_end_mark(
+        written(tone(3, rate=48_000), 48_000, format="OGG", subtype="OPUS")
+    ),
+    "vorbis without end mark": lambda: without_end_mark(written(tone(3), format="OGG", subtype="VORBIS")),
+    "webm of a browser": lambda: muxed(tone(3, rate=48_000), "webm", "libopus", 48_000, live=True),
+    "aac": lambda: muxed(tone(3), "adts"),
+    "aac behind a tag": lambda: id3(bytes(10)) + muxed(tone(3), "adts"),
+    "mpeg-ts": lambda: muxed(tone(3), "mpegts"),
+    "mpeg-ps": lambda: muxed(tone(3), "mpeg", "mp2"),
+    "3gp": lambda: muxed(tone(3), "3gp"),
+    "mov": lambda: muxed(tone(3), "mov"),
+    "mov without ftyp": lambda: quicktime_of_old(muxed(tone(3), "mov")),
+    "alac": lambda: muxed(tone(3), "ipod", "alac"),
+    "ac3": lambda: muxed(tone(3, rate=48_000), "ac3", "ac3", 48_000),
+    "mka": lambda: muxed(tone(3), "matroska"),
+    "flv": lambda: muxed(tone(3), "flv"),
+    "wma": lambda: muxed(tone(3), "asf", "wmav2"),
+    "avi": lambda: muxed(tone(3), "avi", "mp2"),
+}
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_files_from_the_wild_are_read_whole(name):
+    got = load_audio(WILD[name]())
+    assert got.seconds == pytest.approx(3, abs=0.12)
+    assert pitch(got.waveform[SAMPLE_RATE : 2 * SAMPLE_RATE]) == pytest.approx(440, abs=2)
+
+
+def test_amr_is_read_whole():
+    """Frames of 20 ms at 12.2 kbit/s (RFC 4867)."""
+    assert load_audio(b"#!AMR\n" + (b"\x3c" + bytes(31)) * 150).seconds == pytest.approx(3, abs=0.01)
+
+
+def test_what_only_libsndfile_reads_is_read():
+    """PVF, of voice mailboxes."""
+    got = load_audio(written(tone(3), format="PVF", subtype="PCM_16"))
+    assert got.seconds == 3 and pitch(got.waveform[:SAMPLE_RATE]) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize(("quiet", "guess"), [("first", 500), ("last", 21)])
+def test_a_guess_of_the_length_is_not_believed(quiet, guess):
+    """Raw AAC states no length: FFmpeg guesses one by the bit rate of the first frames, 14 times the real one here."""
+    noise = np.random.default_rng(0).standard_normal(20 * RATE).astype(np.float32) * 0.3
+    data = muxed(np.concatenate([noise * 0, noise] if quiet == "first" else [noise, noise * 0]), "adts")
+    with av.open(io.BytesIO(data)) as container:
+        assert container.duration / 1e6 == pytest.approx(guess, rel=0.3)
+    with open_audio(data, max_seconds=60) as sound:
+        assert sound.seconds == pytest.approx(40, abs=0.1)
+        assert sum(map(len, sound.blocks)) / SAMPLE_RATE == pytest.approx(40, abs=0.1)
+    with pytest.raises(MediaError, match="longer than 30 s"), open_audio(data, max_seconds=30):
+        pytest.fail("it is refused before anything is decoded")
+
+
+# ---- in time
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
+def test_a_film_whose_sound_begins_late_keeps_its_time(format):
+    got = load_audio(muxed(tone(3), format, late=2.0, pictures=5.0)).waveform
+    assert loud(got) == pytest.approx((2, 5), abs=0.08)
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_a_film_whose_sound_ends_early_is_whole(format):
+    assert load_audio(muxed(tone(3), format, pictures=6.0)).seconds == pytest.approx(3, abs=0.08)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "aac"), ("matroska", "libopus")])
+def test_a_gap_in_the_timestamps_is_silence(format, codec):
+    rate = 48_000
+    samples = np.concatenate([tone(3, 440, rate), tone(3, 880, rate)])
+    got = load_audio(muxed(samples, format, codec, rate, gap=(2.0, 4.0))).waveform
+    assert len(got) / SAMPLE_RATE == pytest.approx(6, abs=0.1)
+    assert np.abs(got[int(2.2 * SAMPLE_RATE) : int(3.8 * SAMPLE_RATE)]).max() < 0.01
+    assert pitch(got[int(4.3 * SAMPLE_RATE) : int(5.7 * SAMPLE_RATE)]) == pytest.approx(880, abs=2)
+    assert pitch(got[int(0.3 * SAMPLE_RATE) : int(1.7 * SAMPLE_RATE)]) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("format", ["flac", "adts"])
+def test_a_bad_packet_costs_that_packet(format, caplog):
+    samples = np.concatenate([tone(3, 440), tone(3, 880)])
+    data = bytearray(written(samples, format="FLAC") if format == "flac" else muxed(samples, "adts"))
+    with av.open(io.BytesIO(bytes(data))) as container:
+        packets = list(container.demux(container.streams.audio[0]))
+    bad = packets[len(packets) // 2]
+    seconds = bad.duration * float(bad.time_base)
+    data[bad.pos + 12 : bad.pos + bad.size - 4] = b"\xa5" * (bad.size - 16)
+    got = load_audio(bytes(data)).waveform
+    assert len(got) / SAMPLE_RATE == pytest.approx(6, abs=0.05 + seconds)
+    at = int(bad.pts * float(bad.time_base) * SAMPLE_RATE)
+    after = got[at + int((seconds + 0.3) * SAMPLE_RATE) : at + int((seconds + 1.3) * SAMPLE_RATE)]
+    assert pitch(after) == pytest.approx(880, abs=2) and np.abs(after).max() < 0.5
+    assert "1 damaged packets" in caplog.text or "2 damaged packets" in caplog.text
+
+
+# ---- truncation
+
+
+@pytest.mark.parametrize(
+    ("format", "codec"),
+    [("mp4", "aac"), ("webm", "libopus"), ("adts", "aac"), ("ogg", "libopus"), ("mp3", "libmp3lame")],
+)
+def test_a_cut_file_is_refused_before_work(format, codec):
+    rate = 48_000
+    data = muxed(tone(4, rate=rate), format, codec, rate)
+    with pytest.raises(MediaError, match="truncated"), open_audio(data[: len(data) // 2 + 5]):
+        pytest.fail("it is refused before anything is decoded")
+
+
+def test_what_an_mp4_has_before_the_cut_can_be_had(tmp_path):
+    """With its index in front, as on the web."""
+    with (
+        av.open(io.BytesIO(muxed(tone(4), "mp4"))) as source,
+        av.open(str(tmp_path / "web.mp4"), "w", options={"movflags": "faststart"}) as out,
+    ):
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    data = (tmp_path / "web.mp4").read_bytes()
+    with pytest.raises(MediaError, match="truncated: .* bytes are missing"):
+        load_audio(data[: len(data) // 2])
+    assert 1 < load_audio(data[: len(data) // 2], allow_truncated=True).seconds < 3
+
+
+def test_an_mp3_cut_between_two_frames_is_used_and_said(caplog):
+    """Its encoder counted twice the frames that are there; no decoder meets a fault."""
+    data = written(tone(4), bitrate_mode="CONSTANT")
+    with av.open(io.BytesIO(data)) as container:
+        positions = [packet.pos for packet in container.demux(container.streams.audio[0]) if packet.size]
+    assert load_audio(data[: positions[len(positions) // 2]]).seconds == pytest.approx(2, abs=0.1)
+    assert "its header says 4.0 s, 2.0 s are there" in caplog.text
+
+
+# ---- values
+
+
+def test_samples_far_outside_the_scale_are_refused():
+    speech = tone(1)
+    for source in ((speech * 32_768, RATE), written(speech * 32_768, format="WAV", subtype="FLOAT")):
+        with pytest.raises(MediaError, match="divide 16-bit values by 32,768"):
+            load_audio(source)
+    assert np.abs(load_audio(written(speech * 4, format="WAV", subtype="FLOAT")).waveform).max() == pytest.approx(
+        1.6, abs=0.01
+    )
+
+
+def test_integers_that_are_not_at_full_scale_are_refused():
+    samples = np.rint(tone(1) * 32_767)
+    with pytest.raises(MediaError, match="int64"):
+        load_audio((samples.astype(np.int64), RATE))
+    with pytest.raises(MediaError, match="16-bit samples, it seems"):
+        load_audio((samples.astype(np.int32), RATE))
+    as_int16 = load_audio((samples.astype(np.int16), RATE)).waveform
+    as_int32 = load_audio(((samples * 65_536).astype(np.int32), RATE)).waveform
+    np.testing.assert_allclose(as_int32, as_int16, atol=1e-6)
+
+
+def test_channels_that_cancel_are_not_averaged(caplog):
+    left = tone(2, rate=SAMPLE_RATE)
+    for right in (-left, -0.9 * left):
+        got = load_audio((np.stack([left, right]), SAMPLE_RATE)).waveform
+        np.testing.assert_allclose(got, left, atol=1e-6)
+    assert "cancel each other" in caplog.text
+    apart = np.stack([left, tone(2, 1000, SAMPLE_RATE)])
+    np.testing.assert_allclose(load_audio((apart, SAMPLE_RATE)).waveform, apart.mean(0), atol=1e-6)
+    np.testing.assert_allclose(load_audio((np.stack([left, left * 0]), SAMPLE_RATE)).waveform, left / 2, atol=1e-6)
+
+
+# ---- what FFmpeg would open beyond the file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile '{path}'\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+    ],
+)
+def test_lists_of_other_files_are_not_followed(text, tmp_path):
+    (tmp_path / "secret.wav").write_bytes(written(tone(1), format="WAV"))
+    playlist = tmp_path / "list.wav"
+    playlist.write_text(text.format(path=tmp_path / "secret.wav"))
+    with pytest.raises(MediaError, match="not a sound file"):
+        load_audio(playlist)
