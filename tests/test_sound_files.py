@@ -293,11 +293,11 @@ def test_a_bad_packet_costs_that_packet(format, caplog):
     seconds = bad.duration * float(bad.time_base)
     data[bad.pos + 12 : bad.pos + bad.size - 4] = b"\xa5" * (bad.size - 16)
     got = load_audio(bytes(data)).waveform
-    assert len(got) / SAMPLE_RATE == pytest.approx(6, abs=0.05 + seconds)
+    assert len(got) / SAMPLE_RATE == pytest.approx(6, abs=0.05)
     at = int(bad.pts * float(bad.time_base) * SAMPLE_RATE)
-    after = got[at + int((seconds + 0.3) * SAMPLE_RATE) : at + int((seconds + 1.3) * SAMPLE_RATE)]
+    after = got[at + int((5 * seconds + 0.1) * SAMPLE_RATE) : at + int((5 * seconds + 1.1) * SAMPLE_RATE)]
     assert pitch(after) == pytest.approx(880, abs=2) and np.abs(after).max() < 0.5
-    assert "1 damaged packets" in caplog.text or "2 damaged packets" in caplog.text
+    assert "silence is put in place of" in caplog.text
 
 
 # ---- truncation

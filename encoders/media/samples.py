@@ -13,6 +13,7 @@ from encoders.media.source import MediaError
 
 BLOCK = 1 << 16  # frames decoded at a time
 
+_FFMPEG_READS = ("AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "VOC", "W64", "WAV", "WAVEX")
 _FULL_SCALE = 1 << 15  # what the loudest of 16-bit samples reaches
 
 
@@ -76,6 +77,8 @@ def from_libsndfile(file: BinaryIO, label: str, error: MediaError) -> Samples:
         sound = soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError, ValueError):
         raise error from None
+    if sound.format in _FFMPEG_READS:  # it is damaged, then, and libsndfile would give a part of it without a word
+        raise error
 
     def blocks() -> Iterator[Block]:
         try:
@@ -90,7 +93,8 @@ def from_libsndfile(file: BinaryIO, label: str, error: MediaError) -> Samples:
 def to_float(samples: np.ndarray) -> np.ndarray:
     """Integers at full scale → float32 in −1..1; floats are only cast."""
     if samples.dtype.kind == "f":
-        return samples.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused with the rest of its kind
+            return samples.astype(np.float32)
     half = 2.0 ** (8 * samples.dtype.itemsize - 1)
     return ((samples.astype(np.float64) - (half if samples.dtype.kind == "u" else 0)) / half).astype(np.float32)
 

@@ -78,15 +78,20 @@ def decode(track: SoundTrack) -> Iterator[Block]:
     with open_container(track.file, track.label) as container:
         stream = _sound_of(container, track.label)
         timeline = Timeline.of(container)
-        lost = 0
+        lost = gaps = 0
         for frame in decoded(container, stream, track.label):
             if isinstance(frame, Lost):
                 lost += 1
                 yield from _silence(frame.seconds, track.rate, track.channels, timeline)
-            else:
-                yield from _placed(frame, timeline)
-    if lost:
-        log.warning("%s: %d damaged packets are left out, and silence is put in their place", track.label, lost)
+                continue
+            if not frame.samples:
+                continue
+            silence = timeline.silence_before(frame.time)
+            gaps += silence > 0 and timeline.position > 0
+            yield from _silence(silence, frame.sample_rate, frame.layout.nb_channels, timeline)
+            yield _block(frame, timeline)
+    if lost or gaps:
+        log.warning("%s: silence is put in place of %d damaged packets and %d gaps", track.label, lost, gaps)
 
 
 def _sound_of(container: Any, label: str) -> Any:
@@ -113,19 +118,16 @@ def _pass(packet: Any, timeline: Timeline) -> None:
     timeline.advance(timeline.silence_before(time) + seconds_of(packet))
 
 
-def _placed(frame: Any, timeline: Timeline) -> Iterator[Block]:
-    """The samples of a frame, after the silence that comes before it."""
-    rate, channels = frame.sample_rate, frame.layout.nb_channels
-    if not rate or not frame.samples:
-        return
-    yield from _silence(timeline.silence_before(frame.time), rate, channels, timeline)
+def _block(frame: Any, timeline: Timeline) -> Block:
+    """The samples of a frame."""
     values = frame.to_ndarray()
-    samples = values.T if frame.format.is_planar else values.reshape(-1, channels)
-    timeline.advance(len(samples) / rate)
-    yield Block(to_float(samples), rate)
+    samples = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+    timeline.advance(len(samples) / frame.sample_rate)
+    return Block(to_float(samples), frame.sample_rate)
 
 
 def _silence(seconds: float, rate: int, channels: int, timeline: Timeline) -> Iterator[Block]:
+    """Nothing, for so long."""
     count = round(seconds * rate)
     timeline.advance(count / rate)
     while count > 0:

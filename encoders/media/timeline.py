@@ -7,25 +7,27 @@ from typing import Any
 
 from encoders.media.container import start_of
 
-_GAP = 0.1  # seconds; less is rounding of timestamps, or the lead-in of an encoder
 _JUMP = (
     10.0  # seconds; more is a clock that was set anew, in formats where that happens (FFmpeg's -dts_delta_threshold)
 )
 _BACK = 1.0  # seconds; timestamps that go back by more begin anew: recordings that were joined
 _RESETS = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: a format whose timestamps may jump
-# Formats that store timestamps. In others FFmpeg counts, and with the wrong rate where the rate changes on the way.
-_TIMED = {"asf", "avi", "flv", "matroska", "mov", "mpeg", "mpegts", "mxf", "ogg", "rm"}
+# Formats that store timestamps, with the seconds of a gap that may be their rounding or the lead-in of an encoder. In
+# others FFmpeg counts, and with the wrong rate where the rate changes on the way.
+_LEAST_GAP = dict.fromkeys(("asf", "avi", "flv", "matroska", "mov", "mpeg", "mpegts", "mxf", "ogg", "rm"), 0.1)
+_LEAST_GAP["flac"] = 0.001
 
 
 @dataclass
 class Timeline:
     """The time of a stream of sound, in seconds. `start`: the timestamp at which the file begins.
 
-    timed: whether timestamps are heeded; resets: whether they may jump forward without a gap in the sound.
+    least_gap: the shortest gap in the timestamps that is silence; None where timestamps are not heeded.
+    resets: whether timestamps may jump forward without a gap in the sound.
     """
 
     start: float
-    timed: bool
+    least_gap: float | None
     resets: bool
     position: float = 0.0  # where the next piece begins
 
@@ -33,17 +35,17 @@ class Timeline:
     def of(container: Any) -> Timeline:
         """The timeline of an open container, at its beginning."""
         name = container.format.name.split(",")[0]
-        return Timeline(start_of(container), name in _TIMED, bool(container.format.flags & _RESETS))
+        return Timeline(start_of(container), _LEAST_GAP.get(name), bool(container.format.flags & _RESETS))
 
     def silence_before(self, time: float | None) -> float:
         """How many seconds of silence come before a piece with this timestamp (None: unknown)."""
-        if time is None or not self.timed:
+        if time is None or self.least_gap is None:
             return 0.0
         gap = time - self.start - self.position
         if gap < -_BACK or (self.resets and gap > _JUMP):
             self.start += gap
             return 0.0
-        return gap if gap > _GAP else 0.0
+        return gap if gap > self.least_gap else 0.0
 
     def advance(self, seconds: float) -> None:
         """Move on by a piece, or by silence."""
