@@ -10,6 +10,7 @@ What is not read must raise MediaError. Exit code 1 if anything else happens.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import multiprocessing
 import sys
@@ -28,6 +29,7 @@ from encoders.media import MediaError, load_audio, load_image, load_video
 SECONDS = 30.0  # a file that takes longer to read counts as hanging
 
 
+@functools.cache
 def pictures() -> list[bytes]:
     """A small picture in every format that is read."""
     draw = np.random.default_rng(0)
@@ -46,6 +48,7 @@ def pictures() -> list[bytes]:
     return files
 
 
+@functools.cache
 def sounds() -> list[bytes]:
     """A second of sound in many formats."""
     samples = np.random.default_rng(0).standard_normal(16_000).cumsum() / 400
@@ -67,6 +70,7 @@ def sounds() -> list[bytes]:
     return files
 
 
+@functools.cache
 def films() -> list[bytes]:
     """Two seconds of film, with sound, in many formats."""
     samples = (0.3 * np.sin(np.arange(48_000) / 20)).astype(np.float32)
@@ -161,7 +165,7 @@ KINDS: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes], None]]] = {
 def attempt(kind: str, seed: int, index: int) -> tuple[str, str]:
     """Damage and read one file: (read, refused or failed; the message)."""
     make, read = KINDS[kind]
-    files = _FILES.setdefault(kind, make())
+    files = make()
     data = damaged(files[index % len(files)], np.random.default_rng((seed, index)))
     start = time.monotonic()
     try:
@@ -173,9 +177,6 @@ def attempt(kind: str, seed: int, index: int) -> tuple[str, str]:
         outcome = "failed", f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - start
     return outcome if seconds < SECONDS else ("failed", f"took {seconds:.0f} s")
-
-
-_FILES: dict[str, list[bytes]] = {}  # of this process
 
 
 def _worker(kind: str, seed: int, first: int, last: int, results: multiprocessing.Queue) -> None:

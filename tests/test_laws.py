@@ -259,7 +259,9 @@ def test_text_before_a_picture_does_not_see_it(family):
 
     one, other = hidden(1), hidden(2)
     place = len("before it ") + 1 + len("between")
-    assert torch.equal(one[:place], other[:place])
+    # An expert of Mixtral multiplies the tokens that chose it together, and some processors round by how many they are.
+    tolerance = 1e-6 if family == "mixtral" else 0.0
+    torch.testing.assert_close(one[:place], other[:place], rtol=tolerance, atol=tolerance)
     assert ((one[place:] - other[place:]).abs().amax(-1) > 1e-4).all(), "the picture's own token and all that follow"
 
 
