@@ -314,6 +314,19 @@ def test_a_cut_file_is_refused_before_work(format, codec):
         pytest.fail("it is refused before anything is decoded")
 
 
+HEADS = [
+    b"RIFF\0\0\0\0WAVEdata", b"FORM\0\0\0\0AIFFSSND", b".snd\0\0\0\x18\1\1\1\1", b"OggS" + bytes(40), b"fLaC",
+    b"\x1aE\xdf\xa3\x84abcd\x18S\x80g\x90", b"\0\0\0\x18ftypM4A ", b"\xff\xfb\x90\x64",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", HEADS)
+def test_a_file_that_ends_in_its_head_is_refused(start):
+    for length in range(1, len(start) + 1):
+        with pytest.raises(MediaError):
+            load_audio(start[:length])
+
+
 def test_what_an_mp4_has_before_the_cut_can_be_had(tmp_path):
     """With its index in front, as on the web."""
     with (

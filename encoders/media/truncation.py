@@ -33,7 +33,7 @@ def missing_bytes(file: BinaryIO) -> int:
     elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
         end = _chunk_end(file, size, b"SSND", ">I")
     elif start[:4] == b".snd":
-        place, length = struct.unpack(">II", start[4:])
+        place, length = int.from_bytes(start[4:8], "big"), int.from_bytes(start[8:], "big")
         end = place + length if length < _UNKNOWN else size
     elif start[:4] == b"OggS":
         end = _ogg_end(file, size)
