@@ -200,7 +200,7 @@ def run(kind: str, count: int, seed: int) -> tuple[Counter, list[str]]:
         while index < count:
             results: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
             process = multiprocessing.get_context("spawn").Process(
-                target=_worker, args=(kind, seed, index, count, results)
+                target=_worker, args=(kind, seed, index, count, results), daemon=True
             )
             process.start()
             while index < count:
