@@ -1,6 +1,7 @@
 """Any open_clip vision transformer as a frozen encoder: patch tokens, and CLIP embeddings for retrieval."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,33 @@ class ClipImageEncoder(FrozenEncoder):
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`."""
+        """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`.
+
+        A text beyond the model's context is cut there, with a warning.
+        """
         if self.tokenizer is None:
             if self._source is None:
                 raise ValueError("a model passed without a name needs its tokenizer to embed texts: pass tokenizer=")
             self.tokenizer = open_clip.get_tokenizer(_parse(self._source)[0])
-        tokens = self.tokenizer(list(texts)).to(self.device)
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        tokens = self.tokenizer(list(texts))
+        self._warn_of_cuts(list(texts), tokens)
+        return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
+
+    def _warn_of_cuts(self, texts: list[str], tokens: Tensor) -> None:
+        """Names the first text that has other tokens with room for one more, in the place of its end mark."""
+        assert self.tokenizer is not None, "it made the tokens"
+        length = tokens.shape[1]
+        try:
+            longer = self.tokenizer(texts, context_length=length + 1)  # pyright: ignore[reportCallIssue]
+        except TypeError:  # a tokenizer of the caller's own
+            return
+        cut = (longer[:, :length] != tokens).any(1).nonzero().flatten().tolist()
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts are longer than CLIP's context of {length} tokens, and their ends "
+                f"are not looked at; the first begins {texts[cut[0]][:60]!r}",
+                stacklevel=3,
+            )
 
     def fingerprint(self) -> str:
         """16 hex characters of the weights, activations, numbers of heads, preprocessing and `final_norm`."""
@@ -193,9 +214,11 @@ def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[s
     found = []
     for step in steps:
         settings = {
-            name: str(value) for name, value in sorted(getattr(step, "__dict__", {}).items())
+            # Of the same mean, a config in a file makes a list, and one in code a tuple.
+            name: str(list(value) if name in ("mean", "std") else value)
+            for name, value in sorted(getattr(step, "__dict__", {}).items())
             if not name.startswith("_") and name != "training"
-        }  # fmt: skip
+        }
         found.append(f"{getattr(step, '__name__', type(step).__name__)} {settings}")
     return found
 

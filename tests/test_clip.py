@@ -445,3 +445,19 @@ def test_features_check_themselves():
     for wrong in ((tokens[0], None), (tokens, torch.ones(2, 3)), (tokens, torch.ones(2, 4, dtype=torch.bool))):
         with pytest.raises(ValueError):
             Features(*wrong)
+
+
+def test_texts_beyond_the_context_are_a_warning(tmp_path, recwarn):
+    """By open_clip's own tokenizer, with and without room for the end of the text; others that cannot say are trusted."""
+    model = open_clip.create_model("ViT-S-32-alt")
+    encoder = ClipImageEncoder(model, tokenizer=open_clip.get_tokenizer("ViT-S-32-alt"))
+    context = model.context_length
+    fits = " ".join(["dog"] * (context - 2))  # with the marks at both ends
+    encoder.embed_texts(["a cat", fits])
+    assert not [one for one in recwarn if "context" in str(one.message)]
+    with pytest.warns(UserWarning, match=f"1 of 2 texts are longer than CLIP's context of {context} tokens.*'dog dog"):
+        encoder.embed_texts(["a cat", f"{fits} dog"])
+    encoder.tokenizer = lambda texts: torch.ones(len(texts), context, dtype=torch.long)
+    recwarn.clear()
+    encoder.embed_texts([f"{fits} dog"])
+    assert not recwarn

@@ -12,6 +12,7 @@ from torch import nn
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
 from mmlm.assembly.config import FrozenPart
+from mmlm.assembly.names import path_in
 from mmlm.assembly.presets import PRESET, preset_path
 from mmlm.model.config import LoraConfig
 from mmlm.model.language_model import LanguageModel
@@ -95,7 +96,7 @@ def _is_mosaic_gpt(path: str) -> bool:
 def _language_model_path(source: str | Path) -> str:
     path = preset_path(source)
     if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
-        raise FileNotFoundError(f"the language model {path} does not exist (any more): pass language_model= instead")
+        raise FileNotFoundError(f"the language model {path} does not exist")
     return path
 
 
@@ -127,14 +128,20 @@ def lasting_name(source: str | Path) -> str:
 
 
 def given_or_named(part: T | None, name: str | None, what: str, argument: str | None = None) -> T | str:
-    """The part that was given, or else its saved name; ValueError without either.
+    """The part that was given, or else its saved name; ValueError without either, FileNotFoundError for a lost path.
 
     what: how the message names the part; argument: how it is given, where that is another name.
     """
     if part is not None:
         return part
+    argument = argument or what
     if name is None:
-        raise ValueError(f"this model was saved with a ready-made {what}: pass {argument or what}= to load it")
+        raise ValueError(f"this model was saved with a ready-made {what}: pass {argument}= to load it")
+    if (path := path_in(name)) is not None and not Path(path).exists():
+        flag = "" if argument == "codecs" else f" (--{argument.replace('_', '-')} on the command line)"
+        raise FileNotFoundError(
+            f"the {what.replace('_', ' ')} {path} does not exist (any more): give its new place with {argument}={flag}"
+        )
     return name
 
 

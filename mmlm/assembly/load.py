@@ -22,26 +22,29 @@ from mmlm.assembly.frozen import (
     language_model_of,
 )
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.assembly.names import absolute_name, with_names
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
 from mmlm.model.network import layouts_of
+
+FILES = ("config.json", "model.safetensors")
 
 
 def load(
     name: str | Path,
     *,
-    language_model: nn.Module | None = None,
+    language_model: str | Path | nn.Module | None = None,
     tokenizer: Any = None,
-    image_encoder: FrozenEncoder | None = None,
-    audio_encoder: FrozenEncoder | None = None,
+    image_encoder: str | Path | FrozenEncoder | None = None,
+    audio_encoder: str | Path | FrozenEncoder | None = None,
     codecs: Codecs = Codecs(),
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
     """A saved model: a preset ("nano"), a folder that `save` wrote, or a hub id; or a model of `mmlm models`.
 
-    Parts that were ready-made when the model was saved are given here again; other parts may be given in place of those
-    it names. A frozen part with other weights than those the adapters were trained with is a warning with both
+    Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
+    given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters were trained with is a warning with both
     fingerprints. dtype: of the language model and the image encoder.
     Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
     that do not fit the config.
@@ -61,19 +64,27 @@ def load(
         return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
     config, tensors = read_saved(model_folder(str(name)))
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
+    saved = (
+        ("language_model", language_model, config.language_model),
+        ("image_encoder", image_encoder, config.image_encoder),
+        ("audio_encoder", audio_encoder, config.audio_encoder),
+    )
+    for what, given, part in saved:
+        if part is None and given is not None:
+            raise ValueError(f"{name} has no {what.replace('_', ' ')} to be given another one for: assemble a new model")
+    sources: dict[str, Any] = {what: part and given_or_named(given, part.name, what) for what, given, part in saved}
     loaded = load_saved_codecs(config, codecs)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced
-        named = given_or_named(language_model, config.language_model.name, "language_model")
         with_audio = config.audio_encoder is not None
-        host = language_model_of(named, tokenizer, dtype, with_audio, rows, layouts_of(loaded.codecs), config.lora)
+        layouts = layouts_of(loaded.codecs)
+        host = language_model_of(sources["language_model"], tokenizer, dtype, with_audio, rows, layouts, config.lora)
         check_fingerprint("language model", config.language_model, host.fingerprint())
         images = audio = None
         if (part := config.image_encoder) is not None:
-            source = given_or_named(image_encoder, part.name, "image_encoder")
-            images = image_encoder_of(source, part.final_norm, dtype)
+            images = image_encoder_of(sources["image_encoder"], part.final_norm, dtype)
             check_fingerprint("image encoder", part, images.fingerprint())
         if (part := config.audio_encoder) is not None:
-            audio = audio_encoder_of(given_or_named(audio_encoder, part.name, "audio_encoder"))
+            audio = audio_encoder_of(sources["audio_encoder"])
             check_fingerprint("audio encoder", part, audio.fingerprint())
         model = MultimodalLM(
             host, images, config.resampler, config.fusion, config.template, audio_encoder=audio,
@@ -97,7 +108,7 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
-    return config, tensors
+    return with_names(config, lambda name: absolute_name(name, folder)), tensors
 
 
 def model_folder(name: str) -> Path:
@@ -111,9 +122,34 @@ def model_folder(name: str) -> Path:
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model"
         )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    """The folder of a model of the hub, with the frozen parts that are bundled with it; downloaded once."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        lacking = [file for file in FILES if not (folder / file).is_file()]
+        if not lacking and (bundled := _bundled(folder)):
+            snapshot_download(name, allow_patterns=[f"{part}{end}" for part in bundled for end in ("", "/*")])
+            lacking = [part for part in bundled if not (folder / part).exists()]
     except Exception as error:
         raise FileNotFoundError(f"no folder {name!r}, and it could not be fetched from the hub: {error}") from error
+    if lacking:
+        raise FileNotFoundError(
+            f"{name!r} lacks {', '.join(lacking)}: it is no model of mmlm, or its download to {folder} was cut off "
+            "(connect to the network and try again; with HF_HUB_OFFLINE set nothing is fetched)"
+        )
+    return folder
+
+
+def _bundled(folder: Path) -> list[str]:
+    """Files and folders of frozen parts that lie in a saved model's own folder."""
+    try:
+        parts = json.loads((folder / "config.json").read_text()).values()
+        names = [part["name"] for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
+    except (ValueError, AttributeError):  # `read_saved` says what is wrong with it
+        return []
+    return [name.removeprefix("./") for name in names if name.startswith("./")]

@@ -35,9 +35,9 @@ class MultimodalLM(MultimodalNetwork):
     log_probs = log_probs
     push_to_hub = push_to_hub
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes what was added, and the names of the frozen parts: see `mmlm.assembly.save`."""
-        return save(self, folder)
+    def save(self, folder: str | Path, *, bundle: bool = False) -> Path:
+        """Writes what was added, and the names of the frozen parts or, bundled, these too: see `mmlm.assembly.save`."""
+        return save(self, folder, bundle=bundle)
 
     def config(self) -> ModelConfig:
         """What rebuilds this model, with fingerprints of its frozen parts."""

@@ -1,8 +1,11 @@
 """Saving a model: what was added to the frozen parts, and a config that names these."""
 
+import dataclasses
 import json
 import os
+import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -10,6 +13,7 @@ from safetensors.torch import save_file
 
 from decoders.codecs.checkpoint import codec_fingerprint
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig, digest
+from mmlm.assembly.names import path_in, relative_name, with_names
 from mmlm.model.network import MultimodalNetwork
 
 REPLACED = "language_model.replaced."  # before the names of saved rows that stand in place of the language model's own
@@ -51,8 +55,13 @@ def _decoder_part(model: MultimodalNetwork, modality: str) -> FrozenPart | None:
     return FrozenPart(getattr(decoder, "name", None), codec_fingerprint(decoder))
 
 
-def save(model: MultimodalNetwork, folder: str | Path) -> Path:
+def save(model: MultimodalNetwork, folder: str | Path, *, bundle: bool = False) -> Path:
     """Writes `model.safetensors` and `config.json`: only what was added, and the names of the frozen parts.
+
+    A part in the folder that holds `folder`, or in the one above that, is named by the path from here to there, so that
+    both may move together. Equal weights give equal files, byte for byte.
+    bundle: the frozen parts are written into the folder as well, and it loads with nothing else present. ValueError,
+    with nothing written, for a part that cannot be taken along.
 
     Where a checkpoint replaced the language model's embedding, its rows are saved as well. Each file is written whole
     beside its place and then moved there. The weights carry the config's digest, so that files of two saves that were
@@ -62,16 +71,27 @@ def save(model: MultimodalNetwork, folder: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot save a model to {folder}: it is a file")
     folder.mkdir(parents=True, exist_ok=True)
+    config = with_names(config_of(model), lambda name: relative_name(name, folder))
+    return _write(model, config, folder, bundle)
+
+
+def _write(model: MultimodalNetwork, config: ModelConfig, folder: Path, bundle: bool) -> Path:
     tensors = dict(model.added_parameters())
     tensors |= {f"{REPLACED}{part}": rows for part, rows in model.language_model.replaced_rows().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    config = config_of(model).to_dict()
-    text = json.dumps(config, indent=2) + "\n"
-    metadata = {"format": "pt", "config": digest(config)}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
-        save_file(tensors, Path(parts, "model.safetensors"), metadata=metadata)
+        if bundle:
+            from mmlm.assembly.bundle import write_parts
+
+            config = write_parts(model, config, Path(parts))
+        bundled = sorted(os.listdir(parts))
+        written = config.to_dict()
+        # One entry: safetensors writes several in an order of chance, and equal models have equal files.
+        save_file(tensors, Path(parts, "model.safetensors"), metadata={"config": digest(written)})
         Path(parts, "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
-        Path(parts, "config.json").write_text(text)
+        Path(parts, "config.json").write_text(json.dumps(written, indent=2) + "\n")
+        for name in bundled:
+            _move(Path(parts, name), folder / name)
         for name in ("model.safetensors", "config.json"):
             with open(Path(parts, name), "rb") as file:
                 os.fsync(file.fileno())
@@ -79,13 +99,34 @@ def save(model: MultimodalNetwork, folder: str | Path) -> Path:
     return folder
 
 
-def push_to_hub(model: MultimodalNetwork, repo_id: str, private: bool = False, token: str | None = None) -> str:
-    """Uploads what `save` writes to the Hugging Face hub; returns the commit's address."""
+def _move(source: Path, target: Path) -> None:
+    """Puts a file or folder where another one may be."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+def push_to_hub(
+    model: MultimodalNetwork, repo_id: str, private: bool = False, token: str | None = None, *, bundle: bool = False
+) -> str:
+    """Uploads what `save` writes to the Hugging Face hub; returns the commit's address.
+
+    Warns of parts that lie on this machine alone: others load the model with them given anew, or from a `bundle`.
+    """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
+    api, config = HfApi(token=token), config_of(model)
+    parts = (getattr(config, field.name) for field in dataclasses.fields(config))
+    names = (part.name for part in parts if isinstance(part, FrozenPart) and part.name is not None)
+    here = [name for name in names if path_in(name) is not None]
+    if here and not bundle:
+        warnings.warn(
+            f"{', '.join(here)}: on this machine alone, so others cannot load the model by its name; "
+            "push_to_hub(..., bundle=True) takes its parts along",
+            stacklevel=2,
+        )
     with tempfile.TemporaryDirectory() as folder:
-        save(model, folder)
+        _write(model, config, Path(folder), bundle)
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 

@@ -10,6 +10,7 @@ from mmlm.cli.options import (
     add_dtype_option,
     add_generation_options,
     add_pack_option,
+    add_part_options,
     generation_options,
 )
 from mmlm.cli.output import print_record
@@ -25,6 +26,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("data", metavar="DATA", help="JSONL manifest, folder with metadata.jsonl, tars, or COCO JSON")
     verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
     verb.add_argument("--batch-size", type=int, default=32, metavar="N")
+    add_part_options(verb)
     add_device_option(verb)
     add_dtype_option(verb)
     add_pack_option(verb)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from mmlm.cli.options import PARTS
+
 if TYPE_CHECKING:
     import torch
 
@@ -71,7 +73,8 @@ def load_model(args: argparse.Namespace) -> MultimodalLM:
         raise ValueError(f"--pack {args.pack} is for a CPU, not for {device}: use --pack exact")
     from mmlm.assembly.load import load
 
-    model = load(args.model, dtype=dtype_of(args), device=device)
+    parts: dict[str, Any] = {part: vars(args).get(part) for part in PARTS}
+    model = load(args.model, **parts, dtype=dtype_of(args), device=device)
     return model if args.pack is None else model.pack(args.pack)
 
 

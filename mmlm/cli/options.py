@@ -38,6 +38,8 @@ MEDIA = (
     Option("seed", int, "N", "the same seed gives the same result (default: 0)"),
 )
 
+PARTS = ("language_model", "image_encoder", "audio_encoder")
+
 
 def add_generation_options(verb: argparse.ArgumentParser) -> None:
     """How a text is decoded, and how it is printed."""
@@ -80,9 +82,17 @@ def add_output_options(verb: argparse.ArgumentParser) -> None:
 def add_model_options(verb: argparse.ArgumentParser) -> None:
     """Which model, where, and in which precision."""
     verb.add_argument("--model", default="nano", metavar="MODEL", help="preset, folder or hub id (default: nano)")
+    add_part_options(verb)
     add_device_option(verb)
     add_dtype_option(verb)
     add_pack_option(verb)
+
+
+def add_part_options(verb: argparse.ArgumentParser) -> None:
+    """Other places of the frozen parts."""
+    for part in PARTS:
+        flag, what = f"--{part.replace('_', '-')}", part.replace("_", " ")
+        verb.add_argument(flag, metavar="NAME", help=f"the {what} in place of the one that the model names")
 
 
 def add_device_option(verb: argparse.ArgumentParser) -> None:

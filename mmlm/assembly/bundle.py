@@ -1,0 +1,180 @@
+"""Frozen parts written beside what was added, so that a folder loads with nothing else present."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decoders.codecs.base import MediaCodec
+from encoders.base import FrozenEncoder
+from encoders.clip import ClipImageEncoder
+from mmlm.assembly.config import CodecPart, ModelConfig
+from mmlm.assembly.presets import preset_path
+from mmlm.model.language_model import LanguageModel
+from mmlm.model.network import MultimodalNetwork
+
+CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+MARK = "./"  # names of bundled parts start from the model's folder
+
+
+def write_parts(model: MultimodalNetwork, config: ModelConfig, folder: Path) -> ModelConfig:
+    """Writes every frozen part of a model into a folder; returns the config that names them there.
+
+    Weights that came from 16 bits take 16 bits. ValueError, before anything is written, for a part that no file can
+    hold: one whose class is not known, or an image encoder or a published codec that was given ready-made.
+    """
+    writers = dict(_writers(model))
+    found = {}
+    for name, (file, write) in writers.items():
+        write(folder / file)
+        part = dataclasses.replace(getattr(config, name), name=MARK + file)
+        found[name] = dataclasses.replace(part, subfolder="") if isinstance(part, CodecPart) else part
+    return dataclasses.replace(config, **found)
+
+
+def _writers(model: MultimodalNetwork) -> Iterator[tuple[str, tuple[str, Callable[[Path], Any]]]]:
+    """By the field of ModelConfig: the file or folder of a part, and what writes it there."""
+    yield "language_model", ("language_model", _language_model(model.language_model))
+    for modality, encoder in model.encoders.items():
+        if modality == "image":
+            yield "image_encoder", ("image_encoder", _clip(encoder))
+        else:
+            yield "audio_encoder", ("audio_encoder.pt", _whisper(encoder))
+    for modality, codec in model.codecs.items():
+        yield f"{modality}_codec", (f"{modality}_codec", _codec(codec))
+    for modality, decoder in model.decoders.items():
+        yield f"{modality}_decoder", (f"{modality}_decoder", _decoder(decoder))
+
+
+def _language_model(host: LanguageModel) -> Callable[[Path], None]:
+    from transformers import PreTrainedModel
+
+    guest: Any = host.model
+    if not isinstance(guest, PreTrainedModel):
+        raise ValueError(
+            f"bundle=True takes along a language model of transformers, not a {type(guest).__name__}: save it yourself, "
+            "and give it with language_model= when the model is loaded"
+        )
+
+    def write(folder: Path) -> None:
+        guest.save_pretrained(folder, state_dict=narrowed(guest.state_dict()))
+        host.tokenizer.save_pretrained(folder)
+
+    return write
+
+
+def _clip(encoder: FrozenEncoder) -> Callable[[Path], None]:
+    if not isinstance(encoder, ClipImageEncoder) or encoder.name is None:
+        raise ValueError(
+            "bundle=True takes along an image encoder that was loaded by its name, and this one was given ready-made: "
+            "save it without bundle=True, and give it with image_encoder= when the model is loaded"
+        )
+    source = Path(preset_path(encoder.name))
+    config = _clip_config(encoder, source)
+
+    def write(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True)
+        (folder / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {name: tensor.clone() for name, tensor in narrowed(encoder.model.state_dict()).items()}
+        save_file(tensors, folder / CLIP_WEIGHTS)
+        for file in source.iterdir() if source.is_dir() else ():
+            if file.suffix in (".json", ".txt", ".model") and file.name != CLIP_CONFIG:  # those of the tokenizer
+                shutil.copy(file, folder)
+        if not source.is_dir() and "hf_tokenizer_name" in config["model_cfg"].get("text_cfg", {}):
+            import open_clip
+
+            open_clip.get_tokenizer(str(encoder.name).partition("/")[0]).save_pretrained(str(folder))
+
+    return write
+
+
+def _clip_config(encoder: ClipImageEncoder, source: Path) -> dict[str, Any]:
+    """The architecture and the preprocessing of an encoder, as open_clip reads them from a folder."""
+    if source.is_dir():
+        return json.loads((source / CLIP_CONFIG).read_text())
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    architecture, _, tag = str(encoder.name).partition("/")
+    network = open_clip.get_model_config(architecture)
+    if network is None or "hf_model_name" in network.get("text_cfg", {}):
+        raise ValueError(f"bundle=True cannot take {encoder.name!r} along: open_clip reads a part of it from the hub")
+    if get_pretrained_cfg(architecture, tag).get("quick_gelu"):
+        network["quick_gelu"] = True
+    return {"model_cfg": network, "preprocess_cfg": encoder.model.visual.preprocess_cfg}
+
+
+def _whisper(encoder: FrozenEncoder) -> Callable[[Path], None]:
+    from encoders.whisper import WhisperAudioEncoder
+
+    if not isinstance(encoder, WhisperAudioEncoder):
+        raise ValueError(
+            f"bundle=True takes along a Whisper, not a {type(encoder).__name__}: save it yourself, and give it with "
+            "audio_encoder= when the model is loaded"
+        )
+    network = encoder.model
+    content = {"dims": vars(network.dims), "model_state_dict": narrowed(network.state_dict())}
+    return lambda file: torch.save(content, file)
+
+
+def _codec(codec: MediaCodec) -> Callable[[Path], Any]:
+    from decoders.codecs.audio_vqvae import AudioVQVAE
+    from decoders.codecs.checkpoint import save_codec
+    from decoders.codecs.image_vqvae import ImageVQVAE
+
+    if isinstance(codec, ImageVQVAE | AudioVQVAE):
+        return lambda folder: save_codec(codec, folder, common_type(codec))
+    network = getattr(codec, "network", None)
+    if codec.name is None or network is None:
+        raise ValueError(
+            f"bundle=True cannot take a {type(codec).__name__} along that was given ready-made: give it with codecs= "
+            "when the model is loaded"
+        )
+    if hasattr(network, "save_pretrained"):
+        return network.save_pretrained
+    return lambda file: shutil.copyfile(str(codec.name), file)  # a checkpoint of LlamaGen or taming-transformers
+
+
+def _decoder(decoder: nn.Module) -> Callable[[Path], Any]:
+    from decoders.diffusion.checkpoint import save_decoder
+    from decoders.diffusion.decoder import DiffusionDecoder
+
+    if not isinstance(decoder, DiffusionDecoder):
+        raise ValueError(f"bundle=True cannot take a {type(decoder).__name__} along: give it when the model is loaded")
+    return lambda folder: save_decoder(decoder, folder, common_type(decoder))
+
+
+def narrowed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, those of float32 in 16 bits where that changes no value; shared ones stay shared."""
+    made: dict[tuple, Tensor] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if key not in made or not tensor.numel():
+            made[key] = _narrow(tensor.detach().cpu()).contiguous()
+        found[name] = made[key]
+    return found
+
+
+def common_type(module: nn.Module) -> torch.dtype:
+    """float16 if all weights of a module have values that it can hold, else float32."""
+    tensors = [_narrow(tensor) for tensor in module.state_dict().values() if tensor.is_floating_point()]
+    return torch.float16 if all(tensor.dtype == torch.float16 for tensor in tensors) else torch.float32
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.float32:
+        for dtype in (torch.float16, torch.bfloat16):
+            half = tensor.to(dtype)
+            if torch.equal(half.to(tensor.dtype), tensor):
+                return half
+    return tensor
