@@ -448,7 +448,7 @@ def test_features_check_themselves():
 
 
 def test_texts_beyond_the_context_are_a_warning(tmp_path, recwarn):
-    """By open_clip's own tokenizer, with and without room for the end of the text; others that cannot say are trusted."""
+    """By open_clip's own tokenizer, with and without room for the end; one that cannot say is trusted."""
     model = open_clip.create_model("ViT-S-32-alt")
     encoder = ClipImageEncoder(model, tokenizer=open_clip.get_tokenizer("ViT-S-32-alt"))
     context = model.context_length

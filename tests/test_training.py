@@ -215,10 +215,15 @@ def test_automatic_precision_is_the_hardwares(tmp_path, monkeypatch, native):
     run(chosen, tmp_path / "chosen", precision=name)
     run(automatic, tmp_path / "automatic", precision="auto")
     assert_equal(added(automatic), added(chosen))
-    # A run goes on in the precision it began with, or not at all.
+    # A run goes on in the precision it began with, on other hardware too, and in no other.
     monkeypatch.setattr(precision, "multiplies", lambda dtype, device: not native)
+    run_until(tiny_model(), tmp_path / "chosen", 3, monkeypatch, precision=name, resume=False)
+    again = tiny_model()
+    run(again, tmp_path / "chosen", precision="auto")
+    assert_equal(added(again), added(chosen))
+    other = "float32" if native else "bfloat16"
     with pytest.raises(ValueError, match=f"precision was '{name}'"):
-        run(tiny_model(), tmp_path / "automatic", precision="auto")
+        run(tiny_model(), tmp_path / "automatic", precision=other)
 
 
 # What is not finite

@@ -59,8 +59,8 @@ def _language_model(host: LanguageModel) -> Callable[[Path], None]:
     guest: Any = host.model
     if not isinstance(guest, PreTrainedModel):
         raise ValueError(
-            f"bundle=True takes along a language model of transformers, not a {type(guest).__name__}: save it yourself, "
-            "and give it with language_model= when the model is loaded"
+            f"bundle=True takes along a language model of transformers, not a {type(guest).__name__}: save that "
+            "yourself, and give it with language_model= when the model is loaded"
         )
 
     def write(folder: Path) -> None:
@@ -92,7 +92,8 @@ def _clip(encoder: FrozenEncoder) -> Callable[[Path], None]:
         if not source.is_dir() and "hf_tokenizer_name" in config["model_cfg"].get("text_cfg", {}):
             import open_clip
 
-            open_clip.get_tokenizer(str(encoder.name).partition("/")[0]).save_pretrained(str(folder))
+            tokenizer: Any = open_clip.get_tokenizer(str(encoder.name).partition("/")[0])
+            tokenizer.save_pretrained(str(folder))
 
     return write
 

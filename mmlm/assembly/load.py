@@ -44,8 +44,8 @@ def load(
     """A saved model: a preset ("nano"), a folder that `save` wrote, or a hub id; or a model of `mmlm models`.
 
     Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
-    given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters were trained with is a warning with both
-    fingerprints. dtype: of the language model and the image encoder.
+    given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
+    were trained with is a warning with both fingerprints. dtype: of the language model and the image encoder.
     Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
     that do not fit the config.
     """
@@ -64,15 +64,8 @@ def load(
         return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
     config, tensors = read_saved(model_folder(str(name)))
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
-    saved = (
-        ("language_model", language_model, config.language_model),
-        ("image_encoder", image_encoder, config.image_encoder),
-        ("audio_encoder", audio_encoder, config.audio_encoder),
-    )
-    for what, given, part in saved:
-        if part is None and given is not None:
-            raise ValueError(f"{name} has no {what.replace('_', ' ')} to be given another one for: assemble a new model")
-    sources: dict[str, Any] = {what: part and given_or_named(given, part.name, what) for what, given, part in saved}
+    given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
+    sources = _sources(config, given)
     loaded = load_saved_codecs(config, codecs)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced
         with_audio = config.audio_encoder is not None
@@ -92,6 +85,15 @@ def load(
         )  # fmt: skip
     load_added(model, tensors)
     return model.to(device)
+
+
+def _sources(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """What each frozen part is loaded from: what was given, or what the config names. No weights are read yet."""
+    for name, part in given.items():
+        if part is not None and getattr(config, name) is None:
+            raise ValueError(f"the model has no {name.replace('_', ' ')}: leave it out, or assemble one with it")
+    saved = {name: getattr(config, name) for name in given}
+    return {name: part and given_or_named(given[name], part.name, name) for name, part in saved.items()}
 
 
 def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from mmlm.cli.options import add_json_option
 from mmlm.cli.output import print_record
@@ -25,5 +24,5 @@ def run(args: argparse.Namespace) -> None:
     """One run of a recipe; the folder of what it trained."""
     from mmlm.training import train_from_recipe
 
-    result = train_from_recipe(args.recipe, args.overrides, progress=sys.stderr.isatty())
+    result = train_from_recipe(args.recipe, args.overrides)
     print_record(args, {**vars(result), "model": str(result.model)}, str(result.model))

@@ -13,7 +13,7 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 # Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`.
 _FREE = {
     "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "cache",
-    "held_out_examples", "bad_limit", "device",
+    "held_out_examples", "bad_limit", "device", "extend",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
 _COUNTS = (
@@ -29,6 +29,8 @@ class TrainerConfig:
     """Settings of every run. One optimizer step sees `batch_size × accumulation` examples.
 
     steps: optimizer steps; None takes `epochs` passes over the examples.
+    extend: go on with the run in the output folder to more steps than it was begun with. From there the learning rate
+        follows the schedule of the new number of steps; the weights are not those of one long run.
     accumulation: parts that a step's examples are split into, to save memory; the gradient is the same.
     optimizer: "adamw"; "muon" for the matrices of hidden layers, with AdamW for the rest (each step takes longer, and
         small adapters learn more from it, see docs/nano.md; it bears a higher rate, 4e-3 rather than 1.5e-3);
@@ -48,6 +50,7 @@ class TrainerConfig:
 
     steps: int | None = None
     epochs: float = 10.0
+    extend: bool = False
     batch_size: int = 32
     accumulation: int = 1
     optimizer: str = "adamw"
@@ -127,6 +130,7 @@ class TrainSettings(TypedDict, total=False):
 
     steps: int | None
     epochs: float
+    extend: bool
     batch_size: int
     accumulation: int
     optimizer: str

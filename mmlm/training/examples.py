@@ -79,9 +79,9 @@ class Examples:
         return batch, media
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with a text, with the bytes of a medium, and with the order."""
+        """16 hex digits that change with a text, the bytes of a medium, and with the order, not with file names."""
         keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
-        return digest(self.records.fingerprint(), keys)
+        return digest([record.texts for record in self.records], keys)
 
     def feature_types(self) -> list[torch.dtype]:
         """Of each modality that the records have, in the order of their names."""
@@ -108,23 +108,31 @@ class Examples:
         return found
 
 
-def prepare(
-    model: MultimodalLM,
-    data: Any,
-    *,
-    cache: str | os.PathLike,
-    config: TrainConfig,
-    images: str | os.PathLike | None = None,
-    progress: bool = True,
-) -> Examples:
-    """Reads records, drops (and counts) those that cannot be used, and has every picture and recording encoded."""
+def usable_records(
+    model: MultimodalLM, data: Any, config: TrainConfig, images: str | os.PathLike | None = None
+) -> RecordSet:
+    """Records that the model can be trained on, as far as this is known before media are encoded.
+
+    ValueError where they hold media that the model has no encoder for; BadRecordsError where too many are bad.
+    """
     records = read_records(data, images=images, bad_limit=config.bad_limit)
     for name, sources in (("image", "pictures"), ("audio", "recordings")):
         used = any((record.source if name == "image" else record.sound) is not None for record in records)
         if used and name not in model.encoders:
             raise ValueError(f"the data hold {sources}, but the model has no {name} encoder: assemble it with one")
     too_long = Examples(records, model.processor, model.template).too_long()
-    records = records.without(too_long).check(config.bad_limit)
+    return records.without(too_long).check(config.bad_limit)
+
+
+def prepare(
+    model: MultimodalLM,
+    records: RecordSet,
+    *,
+    cache: str | os.PathLike,
+    config: TrainConfig,
+    progress: bool = True,
+) -> Examples:
+    """Has every picture and recording encoded, and drops (and counts) records whose media cannot be decoded."""
     encoded = {
         name: cached_features(
             records, cast(FrozenEncoder, encoder), Path(cache), bad_limit=config.bad_limit, progress=progress

@@ -3,12 +3,13 @@
 A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures or recordings, each
 under the hash of its bytes and with a checksum. The folder is named by the encoder's fingerprint, which covers its
 weights and its preprocessing. Shards are memory-mapped, so a set larger than memory works, and one that is in the page
-cache is not copied.
+cache is not copied. A film is encoded as its frames are, with the time of each token beside the tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import zlib
@@ -20,14 +21,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
 from encoders.media.sound import audio_key
-from mmlm.data.records import Record, RecordSet
+from encoders.media.video import NUM_FRAMES, is_video, load_video
+from mmlm.data.records import FileSlice, Record, RecordSet
+from mmlm.model.features import video_features
+from mmlm.training.reporting import Counter
 
 SHARD_SIZE = 512  # pictures a shard; what an interruption can lose
+FRAMES = f"-{NUM_FRAMES}-frames"  # ends the keys of films
+CHECKSUMS = "checksums"
+TIMES = ".times"  # ends the names of the times of a film's tokens
 
 
 class CachedFeatures(NamedTuple):
@@ -57,17 +63,28 @@ def cached_features(
     keys, bad = _keys(records, encoder)
     records.without(bad).check(bad_limit)
 
-    found = _read_shards(folder, set(keys.values()))
+    found = _read_shards(folder, {name for key in keys.values() for name in _names(key)})
     first = {key: index for index, key in reversed(keys.items())}  # one record for each picture
-    missing = {key: index for key, index in first.items() if key not in found}
+    missing = {key: index for key, index in first.items() if not found.keys() >= set(_names(key))}
     encoded, undecodable = _encode(records, encoder, folder, missing, batch_size, progress)
     found |= encoded
 
     bad |= {index: undecodable[key] for index, key in keys.items() if key in undecodable}
     bad = dict(sorted(bad.items()))
     records.without(bad).check(bad_limit)
-    features = {index: _features(encoder, found[key]) for index, key in keys.items() if key in found}
+    features = {index: _features(encoder, found, key) for index, key in keys.items() if key in found}
     return CachedFeatures(features, bad, keys)
+
+
+def film_of(record: Record) -> Path | None:
+    """The film that a record has in the place of a picture, by the suffix of its file."""
+    place = record.source
+    return place.path if isinstance(place, FileSlice) and place.size is None and is_video(place.path) else None
+
+
+def _names(key: str) -> list[str]:
+    """The names of the tensors that are kept of a medium."""
+    return [key, key + TIMES] if key.endswith(FRAMES) else [key]
 
 
 def _medium(encoder: FrozenEncoder) -> str:
@@ -87,7 +104,10 @@ def _keys(records: RecordSet, encoder: FrozenEncoder) -> tuple[dict[int, str], d
         if (record.source if encoder.modality == "image" else record.sound) is None:
             continue
         try:
-            keys[index] = key_of(_content(record, encoder))
+            if encoder.modality == "image" and (film := film_of(record)) is not None:
+                keys[index] = audio_key(film) + FRAMES
+            else:
+                keys[index] = key_of(_content(record, encoder))
         except (OSError, ValueError) as error:
             bad[index] = f"the {_medium(encoder)} cannot be read ({error})"
     return keys, bad
@@ -102,31 +122,43 @@ def _encode(
     undecodable: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     room = shutil.disk_usage(folder).free
-    title = f"encoding {medium}s"
-    with tqdm(total=len(missing), desc=title, unit=medium, disable=not (progress and missing)) as bar:
+    with Counter(len(missing), f"encoding {medium}s", progress) as counter:
         for batch in _batches(list(missing.items()), batch_size):
-            items, good = [], []
+            made: dict[str, Tensor] = {}
+            items: dict[str, Tensor] = {}
             for key, index in batch:
                 try:
-                    items.append(encoder.preprocess(_content(records[index], encoder)))
-                    good.append(key)
-                except (OSError, ValueError) as error:
+                    if key.endswith(FRAMES):
+                        made |= _film_tensors(encoder, key, records[index])
+                    else:
+                        items[key] = encoder.preprocess(_content(records[index], encoder))
+                except (OSError, ValueError, ImportError) as error:
                     undecodable[key] = f"the {medium} cannot be decoded ({error})"
-            if good:
-                encoded = (own.tokens[0].cpu().contiguous() for own in encoder.encode_items(items))
-                shard |= zip(good, encoded, strict=True)
-                _check_room(folder, room, sum(shard[key].nbytes for key in good) // len(good) * len(missing))
+            if items:
+                encoded = encoder.encode_items(list(items.values()))
+                made |= {key: own.tokens[0].cpu().contiguous() for key, own in zip(items, encoded, strict=True)}
+            shard |= made
+            _check_room(folder, room, sum(tensor.nbytes for tensor in made.values()) // len(batch) * len(missing))
             if len(shard) >= SHARD_SIZE:
                 found |= _write_shard(folder, shard)
                 shard = {}
-            bar.update(len(batch))
+            counter.update(len(batch))
     if shard:
         found |= _write_shard(folder, shard)
     return found, undecodable
 
 
-def _features(encoder: FrozenEncoder, tokens: Tensor) -> Features:
-    times = encoder.token_times(len(tokens))
+def _film_tensors(encoder: FrozenEncoder, key: str, record: Record) -> dict[str, Tensor]:
+    film = film_of(record)
+    assert film is not None, "its key says so"
+    features = video_features(encoder, load_video(film))
+    assert features.times is not None, "frames have times"
+    return {key: features.tokens[0].cpu().contiguous(), key + TIMES: features.times[0].cpu().contiguous()}
+
+
+def _features(encoder: FrozenEncoder, found: dict[str, Tensor], key: str) -> Features:
+    tokens = found[key]
+    times = found[key + TIMES] if key.endswith(FRAMES) else encoder.token_times(len(tokens))
     return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
 
 
@@ -151,7 +183,7 @@ def _read_shards(folder: Path, wanted: set[str]) -> dict[str, Tensor]:
 
 def _read_shard(path: Path, wanted: set[str]) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
-        checksums = file.metadata() or {}
+        checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "{}"))
         tensors = {key: file.get_tensor(key) for key in wanted.intersection(file.keys())}
     return {key: tensor for key, tensor in tensors.items() if checksums.get(key) == _checksum(tensor)}
 
@@ -161,7 +193,8 @@ def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     name = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
     path, temporary = folder / f"{name}.safetensors", folder / f".{name}.{os.getpid()}.tmp"
     try:
-        save_file(tensors, temporary, metadata={key: _checksum(tensor) for key, tensor in tensors.items()})
+        checksums = {key: _checksum(tensors[key]) for key in sorted(tensors)}
+        save_file(tensors, temporary, metadata={CHECKSUMS: json.dumps(checksums)})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

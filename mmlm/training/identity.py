@@ -63,22 +63,27 @@ def sketch(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return found
 
 
-def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], output: Path) -> None:
+def check_identity(checkpoint: Checkpoint, identity: dict[str, Any], output: Path, extend: bool = False) -> None:
     """ValueError that names what differs between a checkpoint's run and this one; no tensor is read.
 
     Starting weights also agree if they are the checkpoint's: the model is then the one that was stopped.
+    extend: more steps are no difference.
     """
     known = checkpoint.state["identity"]
-    changed = [
-        name for name in sorted({*known, *identity} - {"starting_weights"}) if known.get(name) != identity.get(name)
-    ]
+    names = sorted({*known, *identity} - {"starting_weights"})
+    changed = [name for name in names if known.get(name) != identity.get(name)]
+    longer = known["steps"] < identity["steps"]
+    if extend and longer:
+        changed.remove("steps")
     if not _same_start(identity["starting_weights"], known["starting_weights"], checkpoint.state["weights"]):
         changed.append("starting_weights")
     if changed:
         differences = "; ".join(_difference(name, known.get(name), identity.get(name)) for name in changed)
+        more = "to train that run for more steps, set extend=True; " if longer and not extend else ""
         raise ValueError(
-            f"{output} holds a run with other settings ({differences}). Go on with the old ones, choose another "
-            "output folder, or start anew with resume=False"
+            f"{output} holds a run with other settings ({differences}). To go on with it, give what it was begun with; "
+            f"{more}for a new run, choose another output folder, or set resume=False, which removes the old one's "
+            "checkpoints (in recipes and on the command line: resume=false, extend=true)"
         )
 
 
@@ -99,4 +104,6 @@ def _difference(name: str, before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         inner = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         return f"{name}: {', '.join(inner[:3])}{', …' * (len(inner) > 3)}" if inner else name
-    return name if name == "starting_weights" else f"{name} was {before!r}, now {now!r}"
+    if name == "starting_weights":
+        return name
+    return f"{name} was {before!r}, now {now!r}"

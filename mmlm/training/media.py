@@ -36,8 +36,9 @@ class TrainingMedia:
         """Media at the codec's size or rate; without held-out ones, the first ones of training are shown."""
         modality = "image" if codec.modality == "image" else "audio"
         places = find_media(data, modality)
+        others = None if held_out is None else find_media(held_out, modality)
         media = _read(codec, places, config)
-        measured = media if held_out is None else _read(codec, find_media(held_out, modality), config)
+        measured = media if others is None else _read(codec, others, config)
         shown = measured.batch(range(min(MEASURED, len(measured))), generator(config.seed, 2)).to(config.device)
         return cls(media, shown, media_digest(places), config.device)
 

@@ -2,9 +2,8 @@
 
 Adapters (`Recipe`):
 
-    model:
-      load: nano                                  # or, to begin with new adapters, language_model: and image_encoder:,
-                                                  # audio_encoder: or both
+    model: nano                                   # or, to begin with new adapters, {language_model: NAME,
+                                                  # image_encoder: NAME, audio_encoder: NAME}, one encoder or both
     data: ${oc.env:MMLM_DATA,../shared/data}/emoji/train-*.tar
     held_out: ${oc.env:MMLM_DATA,../shared/data}/emoji/dev-*.tar
     output: runs/emoji
@@ -46,7 +45,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,27 +63,56 @@ from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConf
 JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
 
 
+@dataclass(frozen=True)
+class AudioResampler(ResamplerConfig):
+    """A resampler of sound: its tokens have times."""
+
+    timed: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
-    """The model to train: `load` one (preset, folder or hub id), or assemble one from the names of its frozen parts."""
+    """The model to train: `load` one, or assemble one from the names of its frozen parts. `model: NAME` loads NAME.
+
+    load: a preset, a folder or a hub id, whose adapters are trained further.
+    language_model, image_encoder, audio_encoder: what `mmlm.assemble` takes, at least one encoder, for new adapters.
+    final_norm, resampler, audio_resampler, fusion, template, seed: of new adapters, as `mmlm.assemble` has them; None
+        takes its defaults. With `load` they are refused, since a saved model has its own.
+    dtype: of the frozen language model and image encoder, "float32" or "bfloat16".
+    device: cpu, cuda or cuda:N.
+    """
 
     load: str | None = None
     language_model: str | None = None
     image_encoder: str | None = None
     audio_encoder: str | None = None
-    final_norm: bool = True
-    resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
-    audio_resampler: ResamplerConfig = field(default_factory=lambda: ResamplerConfig(timed=True))
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    template: PromptTemplate = field(default_factory=PromptTemplate)
-    seed: int = 0
+    final_norm: bool | None = None
+    resampler: ResamplerConfig | None = None
+    audio_resampler: AudioResampler | None = None
+    fusion: FusionConfig | None = None
+    template: PromptTemplate | None = None
+    seed: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
+
+    def new_adapters(self) -> dict[str, Any]:
+        """What is given that shapes new adapters, by name, as `mmlm.assemble` takes it."""
+        names = ("final_norm", "resampler", "audio_resampler", "fusion", "template", "seed")
+        found = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if (own := found.get("audio_resampler")) is not None:
+            found["audio_resampler"] = ResamplerConfig(**asdict(own))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(TrainConfig):
-    """A whole run: the model, the data, where to write, and every setting of TrainConfig beside them."""
+    """A whole run: the model, the data, where to write, and every setting of TrainConfig beside them.
+
+    model: the model to train. data, held_out: a path or a list of paths to paired data; the held-out loss is measured
+        on `held_out`. images: the folder that paths of pictures start from.
+    output: the folder that gets the model, its figures and checkpoints. A run in it is continued.
+    resume: false starts anew and removes the checkpoints in `output`.
+    """
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: Any = MISSING
@@ -104,10 +132,17 @@ class Recipe(TrainConfig):
         assembled = [name for name in parts if getattr(self.model, name) is not None]
         if self.model.load is None and (self.model.language_model is None or len(assembled) < 2):
             raise ValueError(
-                "model needs either load, or both language_model and image_encoder (or audio_encoder, or the two)"
+                "model needs either load, or both language_model and image_encoder (or audio_encoder, or the two); "
+                "`model: nano` is short for `model: {load: nano}`"
             )
         if self.model.load is not None and assembled:
             raise ValueError(f"model has both load and {assembled[0]}; give one of them")
+        if self.model.load is not None and (given := self.model.new_adapters()):
+            raise ValueError(
+                f"model.load: {self.model.load} has its own {', '.join(given)}: leave out "
+                f"{', '.join(f'model.{name}' for name in given)}, or begin with new adapters: give language_model and "
+                "image_encoder (or audio_encoder) instead of load"
+            )
         if self.model.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype must be 'float32' or 'bfloat16', not {self.model.dtype!r}")
 
@@ -134,7 +169,14 @@ class DecoderParts(DiffusionDecoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CodecRecipe(CodecTrainConfig):
-    """A run that trains a codec or, on a trained one, a diffusion decoder."""
+    """A run that trains a codec or, on a trained one, a diffusion decoder.
+
+    codec: the codec to train. decoder: the diffusion decoder to train. Only one of them.
+    data, held_out: pictures or recordings: a folder, files, tars or paired data, or a list of those.
+    perceptual: a frozen CLIP, ARCHITECTURE/TAG or a folder, whose features are compared as well.
+    output: the folder that gets the codec or decoder, its figures, previews and checkpoints.
+    resume: false starts anew and removes the checkpoints in `output`.
+    """
 
     codec: CodecParts | None = None
     decoder: DecoderParts | None = None
@@ -142,6 +184,7 @@ class CodecRecipe(CodecTrainConfig):
     held_out: Any = None
     perceptual: str | None = None
     output: str = MISSING
+    resume: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,7 +198,14 @@ class CodecRecipe(CodecTrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class WritingModelRecipe:
-    """The model to train: `load` one, and give it codecs that it has not, by name or by `load_pretrained`'s options."""
+    """The model to train: `load` one, and give it codecs that it has not. `model: NAME` loads NAME.
+
+    load: a preset, a folder or a hub id.
+    image_codec, audio_codec: a folder, a hub id, or a source with options of `load_pretrained`; None keeps the model's.
+    image_decoder, audio_decoder: folders of diffusion decoders of these codecs.
+    lora: low-rank adapters of the language model; None keeps the model's. seed: of what is new. device: cpu, cuda or
+        cuda:N.
+    """
 
     load: str = MISSING
     image_codec: Any = None
@@ -169,13 +219,20 @@ class WritingModelRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class WritingRecipe:
-    """A run that trains a model to write codes."""
+    """A run that trains a model to write codes.
+
+    model: the model to train. write: the settings of the run.
+    data, held_out: paired data, as adapters take them.
+    output: the folder that gets the model, its figures and checkpoints.
+    resume: false starts anew and removes the checkpoints in `output`.
+    """
 
     model: WritingModelRecipe = field(default_factory=WritingModelRecipe)
     write: WritingTrainConfig = field(default_factory=WritingTrainConfig)
     data: Any = MISSING
     held_out: Any = None
     output: str = MISSING
+    resume: bool = True
 
 
 def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe | CodecRecipe | WritingRecipe:
@@ -216,6 +273,19 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
         if "=" not in override:
             raise ValueError(f"{override!r} is not key=value")
     try:
-        return cast(DictConfig, OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides))))
+        given = OmegaConf.from_dotlist(list(overrides))
+        return cast(DictConfig, OmegaConf.merge(_with_model(written), _with_model(given)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def _with_model(config: DictConfig) -> DictConfig:
+    """`model: nano` as `model: {load: nano}`."""
+    if isinstance(config.get("model"), str):
+        config.model = {"load": config.model}
+    return config
+
+
+def recipe_yaml(recipe: Recipe | CodecRecipe | WritingRecipe) -> str:
+    """A recipe as YAML with every key, which `load_recipe` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,73 +19,93 @@ from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.extend import extended
 from mmlm.assembly.load import load
+from mmlm.data.media import find_media
+from mmlm.data.readers import read_records
+from mmlm.data.records import BadRecordsError
+from mmlm.training.checks import check_device, check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
+from mmlm.training.examples import write_bad_records
 from mmlm.training.objectives.adapters import train
 from mmlm.training.objectives.codec import train_codec
 from mmlm.training.objectives.codes import train_writing
 from mmlm.training.objectives.decoder import train_decoder
 from mmlm.training.perceptual import clip_judge
-from mmlm.training.recipe import JUDGES_PICTURES, CodecParts, CodecRecipe, Recipe, WritingRecipe, load_recipe
-from mmlm.training.result import TrainResult
+from mmlm.training.recipe import (
+    JUDGES_PICTURES,
+    CodecParts,
+    CodecRecipe,
+    Recipe,
+    WritingRecipe,
+    load_recipe,
+    recipe_yaml,
+)
+from mmlm.training.result import NonFiniteLossError, TrainResult
 
 
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True) -> TrainResult:
-    """Runs a recipe: `mmlm train recipe.yaml key=value …`. It goes on where a run in the same `output` stopped."""
+    """Runs a recipe: `mmlm train recipe.yaml key=value …`. It goes on where a run in the same `output` stopped.
+
+    Data, the output folder and the device are checked before any weight is loaded. `output/recipe.yaml` gets the recipe
+    with every key, and runs as it is.
+    """
     recipe = load_recipe(path, overrides)
-    if isinstance(recipe, WritingRecipe):
-        return _write(recipe, progress)
-    if isinstance(recipe, CodecRecipe):
-        return _codec(recipe, progress)
-    return _adapters(recipe, progress)
+    output = check_output(recipe.output)
+    kinds = {WritingRecipe: _write, CodecRecipe: _codec, Recipe: _adapters}
+    prepared = kinds[type(recipe)](recipe, progress)
+    with _recorded(recipe, output):
+        return prepared()
 
 
-def _adapters(recipe: Recipe, progress: bool) -> TrainResult:
+def _adapters(recipe: Recipe, progress: bool) -> Callable[[], TrainResult]:
     part = recipe.model
+    check_device(part.device)
+    reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
+    try:
+        data = read_records(recipe.data, **reading)
+        held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
+    except BadRecordsError as error:
+        write_bad_records(Path(recipe.output) / "bad_records.jsonl", error.bad)
+        raise
     placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": part.device}
-    if part.load is not None:
-        model = load(part.load, **placed)
-    else:
-        assert part.language_model is not None, "Recipe checks it"
-        model = assemble(
-            part.language_model,
-            part.image_encoder,
-            audio_encoder=part.audio_encoder,
-            final_norm=part.final_norm,
-            resampler=part.resampler,
-            audio_resampler=part.audio_resampler,
-            fusion=part.fusion,
-            template=part.template,
-            seed=part.seed,
-            **placed,
-        )
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})
-    return train(
-        model,
-        recipe.data,
-        output=recipe.output,
-        held_out=recipe.held_out,
-        images=recipe.images,
-        resume=recipe.resume,
-        progress=progress,
-        config=config,
-    )
+
+    def run() -> TrainResult:
+        if part.load is not None:
+            model = load(part.load, **placed)
+        else:
+            assert part.language_model is not None, "Recipe checks it"
+            model = assemble(
+                part.language_model,
+                part.image_encoder,
+                audio_encoder=part.audio_encoder,
+                **part.new_adapters(),
+                **placed,
+            )
+        running: dict[str, Any] = dict(output=recipe.output, resume=recipe.resume, progress=progress, config=config)
+        return train(model, data, held_out=held_out, **running)
+
+    return run
 
 
-def _codec(recipe: CodecRecipe, progress: bool) -> TrainResult:
+def _codec(recipe: CodecRecipe, progress: bool) -> Callable[[], TrainResult]:
     config = CodecTrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(CodecTrainConfig)})
-    run: dict[str, Any] = dict(held_out=recipe.held_out, config=config, progress=progress)
+    run: dict[str, Any] = dict(held_out=recipe.held_out, config=config, resume=recipe.resume, progress=progress)
+    check_device(config.device)
     if (part := recipe.decoder) is not None:
         sizes = {f.name: getattr(part, f.name) for f in fields(DiffusionDecoderConfig)}
         with _seeded(recipe.seed):
             decoder = DiffusionDecoder(load_codec(part.codec), DiffusionDecoderConfig(**sizes))
-        return train_decoder(decoder, recipe.data, recipe.output, **run)
+        return lambda: train_decoder(decoder, recipe.data, recipe.output, **run)
     assert recipe.codec is not None, "CodecRecipe checks it"
     with _seeded(recipe.seed):
         codec = _built(recipe.codec)
     if recipe.perceptual is not None and codec.modality != "image":
         raise ValueError(JUDGES_PICTURES)
+    for source in (recipe.data, recipe.held_out):
+        if source is not None:
+            find_media(source, "image" if codec.modality == "image" else "audio")
     judge = None if recipe.perceptual is None else clip_judge(recipe.perceptual, recipe.device)
-    return train_codec(codec, recipe.data, recipe.output, perceptual=judge, **run)
+    return lambda: train_codec(codec, recipe.data, recipe.output, perceptual=judge, **run)
 
 
 def _built(parts: CodecParts) -> ImageVQVAE | AudioVQVAE:
@@ -97,15 +118,37 @@ def _built(parts: CodecParts) -> ImageVQVAE | AudioVQVAE:
     return codec
 
 
-def _write(recipe: WritingRecipe, progress: bool) -> TrainResult:
+def _write(recipe: WritingRecipe, progress: bool) -> Callable[[], TrainResult]:
     part = recipe.model
-    model = load(part.load, device=part.device)
+    check_device(part.device)
+    data = read_records(recipe.data)
+    held_out = None if recipe.held_out is None else read_records(recipe.held_out)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
-    given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
-    if given or part.lora is not None:
-        codecs = Codecs(*(given.get(name) for name in names))
-        model = extended(model, codecs, lora=part.lora, seed=part.seed)
-    return train_writing(model, recipe.data, recipe.output, recipe.held_out, recipe.write, progress=progress)
+
+    def run() -> TrainResult:
+        model = load(part.load, device=part.device)
+        given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
+        if given or part.lora is not None:
+            codecs = Codecs(*(given.get(name) for name in names))
+            model = extended(model, codecs, lora=part.lora, seed=part.seed)
+        running: dict[str, Any] = dict(resume=recipe.resume, progress=progress)
+        return train_writing(model, data, recipe.output, held_out, recipe.write, **running)
+
+    return run
+
+
+@contextmanager
+def _recorded(recipe: Recipe | CodecRecipe | WritingRecipe, output: Path) -> Iterator[None]:
+    """Writes `output/recipe.yaml`. The one of a run that refuses to be continued by this recipe is put back."""
+    path = output / "recipe.yaml"
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    path.write_text(recipe_yaml(recipe), encoding="utf-8")
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if before is not None and not isinstance(error, NonFiniteLossError):
+            path.write_text(before, encoding="utf-8")
+        raise
 
 
 def _codec_of(value: Any) -> Any:

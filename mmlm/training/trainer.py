@@ -9,14 +9,12 @@ import math
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mmlm.training.checkpoint import (
     latest_checkpoint,
@@ -30,10 +28,9 @@ from mmlm.training.metrics import Metrics, plot_losses
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.precision import computing, resolve
+from mmlm.training.reporting import Counter, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
 from mmlm.training.stopping import stop_requests
-
-log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -46,7 +43,7 @@ class Trainer:
     def __init__(
         self, objective: Objective, config: TrainerConfig, output: str | os.PathLike, *, progress: bool = True
     ) -> None:
-        self.objective, self.output, self.progress = objective, Path(output), progress
+        self.objective, self.output, self.progress, self.asked = objective, Path(output), progress, config
         self.checkpoints, self.metrics = self.output / "checkpoints", Metrics(self.output / "metrics.jsonl")
         self.parameters = objective.parameters()
         self.device = next(iter(self.parameters.values())).device
@@ -113,6 +110,10 @@ class Trainer:
 
     def _restore(self) -> bool:
         """Takes up the newest checkpoint, if there is one; sets the identity of the run."""
+        checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is not None and self.asked.precision == "auto":  # what it began with, on whatever hardware
+            precision = checkpoint.state["identity"].get("precision", self.config.precision)
+            self.config = dataclasses.replace(self.config, precision=precision)
         tensors = self._tensors()
         identity: dict[str, Any] = {
             **self.config.binding(),
@@ -122,18 +123,29 @@ class Trainer:
             "starting_weights": sketch(tensors),
         }
         self.identity = json.loads(json.dumps(identity))  # tuples are lists in a checkpoint
-        if (checkpoint := latest_checkpoint(self.checkpoints)) is None:
+        if checkpoint is None:
             return False
-        check_identity(checkpoint, self.identity, self.output)
-        self.identity = checkpoint.state["identity"]
+        check_identity(checkpoint, self.identity, self.output, self.config.extend)
+        self.identity = {**checkpoint.state["identity"], "steps": self.steps}
         self.done = Progress(**checkpoint.state["progress"])
         weights = checkpoint.weights
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(weights[name])
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
-        self.say(f"going on from step {self.done.step} of {self.steps} in {self.output}")
+        self._say_resumed()
         return True
+
+    def _say_resumed(self) -> None:
+        step, steps, output = self.done.step, self.steps, self.output
+        if step < steps:
+            message = f"going on from step {step} of {steps} in {output}"
+        else:
+            message = (
+                f"the run in {output} is finished, all {steps} steps of it: nothing is trained, and the model gets its "
+                "weights. To train longer, give more steps and extend=True (extend=true in recipes)"
+            )
+        say(message, self.progress, logging.WARNING)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {**self.parameters, **self.objective.state()}
@@ -152,7 +164,7 @@ class Trainer:
         done, config, objective = self.done, self.config, self.objective
         with (
             stop_requests() as requests,
-            tqdm(total=self.steps, initial=done.step, desc=objective.name, disable=not self.progress) as bar,
+            Counter(self.steps, objective.name, self.progress, initial=done.step) as bar,
         ):
             if done.step == 0 and not done.figures:
                 self._evaluate()
@@ -237,14 +249,14 @@ class Trainer:
         loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()
         return loss, norm, total
 
-    def _log(self, line: dict[str, Any], bar: tqdm) -> None:
+    def _log(self, line: dict[str, Any], bar: Counter) -> None:
         done, objective = self.done, self.objective
         done.last_loss = done.loss_sum / done.count if done.count else math.nan
         if objective.examples is not None:
             line = {"epoch": done.step * objective.per_step / objective.examples, **line}
         speed = {f"{objective.unit}_per_second": self.metrics.rate()}
         self.metrics.write(step=done.step, loss=done.last_loss if done.count else None, **line, **speed)
-        bar.set_postfix(loss=f"{done.last_loss:.3f}", lr=f"{line['learning_rate']:.1e}")
+        bar.note(loss=f"{done.last_loss:.3f}", lr=f"{line['learning_rate']:.1e}")
         done.loss_sum, done.count = 0.0, 0
 
     def _evaluate(self) -> None:
@@ -276,7 +288,4 @@ class Trainer:
 
     def say(self, message: str) -> None:
         """Tells the user, beside the progress bar; without one, the log."""
-        if self.progress:
-            tqdm.write(message, file=sys.stderr)
-        else:
-            log.info(message)
+        say(message, self.progress)

@@ -14,8 +14,9 @@ from encoders.base import FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
 from mmlm.data.sampling import ExampleStream
+from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
-from mmlm.training.examples import Examples, prepare, split, write_bad_records
+from mmlm.training.examples import Examples, prepare, split, usable_records, write_bad_records
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.precision import computing
 from mmlm.training.result import TrainResult
@@ -52,19 +53,24 @@ def train(
     wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
-    reading: dict[str, Any] = dict(
-        images=images, cache=config.cache or output / "features", config=config, progress=progress
-    )
+    check_output(output)
+    sources = [data] if held_out is None else [data, held_out]
+    preparing: dict[str, Any] = dict(cache=config.cache or output / "features", config=config, progress=progress)
     bad_records = output / "bad_records.jsonl"
     try:
-        training = prepare(model, data, **reading)
-        held = None if held_out is None else prepare(model, held_out, **reading)
+        # All that can be wrong with either set is found before the first medium is encoded.
+        records = [usable_records(model, source, config, images) for source in sources]
+        training, *others = [prepare(model, own, **preparing) for own in records]
     except BadRecordsError as error:
         write_bad_records(bad_records, error.bad)
         raise
+    held = others[0] if others else None
     bad = [*training.records.bad, *(held.records.bad if held else ())]
     write_bad_records(bad_records, bad)
     trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
+    if bad:
+        total = training.records.total + (held.records.total if held else 0)
+        trainer.say(f"{len(bad)} of {total} records are left out (see {bad_records}); {bad[0].key}: {bad[0].reason}")
     result = dataclasses.replace(trainer.fit(resume=resume), bad_records=len(bad))
     trainer.say(_summary(result))
     return result

@@ -21,6 +21,7 @@ from decoders.codecs.checkpoint import save_codec
 from decoders.codecs.image_vqvae import ImageVQVAE, picture_loss
 from decoders.codecs.spectrum import spectral_distance
 from encoders.base import fingerprint
+from mmlm.training.checks import check_device, check_output
 from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
@@ -52,6 +53,8 @@ def train_codec(
     of the reconstruction and the use of the codebook; `output/previews/` shows them beside the real ones.
     """
     config = config or CodecTrainConfig()
+    check_output(output)
+    check_device(config.device)
     media = TrainingMedia.read(codec, data, held_out, config)
     objective = CodecObjective(codec.to(config.device), media, config, perceptual)
     return Trainer(objective, config, output, progress=progress).fit(resume=resume)

@@ -15,8 +15,10 @@ from torch.nn import Parameter
 from decoders.codecs.checkpoint import codec_fingerprint
 from encoders.base import fingerprint
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.data.readers import read_records
 from mmlm.prompting.parts import END_OF_CHUNK, Codes
 from mmlm.prompting.processor import Batch, Example
+from mmlm.training.checks import check_output
 from mmlm.training.config import WritingTrainConfig
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.pairs import Pair, Pairs, read_pairs
@@ -45,14 +47,15 @@ def train_writing(
     `output/metrics.jsonl` gets the loss in nats per code, of training and, by medium, of what is held out.
     """
     config = config or WritingTrainConfig()
-    output, host = Path(output), model.language_model
+    output, host = check_output(output), model.language_model
     if host.codes is None:
         raise ValueError("the model has no codecs: assemble it with codecs=mmlm.Codecs(image=..., audio=...)")
     if config.tune == "lora" and host.lora is None:
         raise ValueError("the model has no LoRA: assemble it with a lora rank above 0, or tune rows, or full")
     read = (output / "codes", config.max_seconds, progress)
-    pairs = read_pairs(model, data, *read)
-    held = None if held_out is None else read_pairs(model, held_out, *read)
+    records = [read_records(source) for source in (data, *([] if held_out is None else [held_out]))]
+    pairs, *others = [read_pairs(model, own, *read) for own in records]
+    held = others[0] if others else None
     objective = CodesObjective(model, pairs, held, config)
     return Trainer(objective, config, output, progress=progress).fit(resume=resume)
 

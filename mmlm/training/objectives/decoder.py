@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from decoders.codecs.checkpoint import codec_fingerprint
 from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, corrupted
+from mmlm.training.checks import check_device, check_output
 from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
@@ -47,6 +48,8 @@ def train_decoder(
     reconstruction, and what 1, 4 and 8 steps make of its codes.
     """
     config = config or CodecTrainConfig()
+    check_output(output)
+    check_device(config.device)
     media = TrainingMedia.read(decoder.codec, data, held_out, config)
     objective = DecoderObjective(decoder.to(config.device), media, config)
     return Trainer(objective, config, output, progress=progress).fit(resume=resume)
