@@ -39,6 +39,7 @@ from mmlm.training.features import cached_features
 from mmlm.training.identity import digest, media_digest, sketch
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
+from mmlm.training.pairs import read_pairs
 from support.families import language_model, tokenizer
 from support.training_objectives import (
     COLOURS,
@@ -757,3 +758,189 @@ def test_a_recipe_that_is_no_recipe(tmp_path):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(ValueError, match=words):
             load_recipe(tmp_path / "r.yaml")
+
+
+# What a run tells and refuses
+
+
+def test_a_resumed_run_says_so_in_plain_words(tmp_path, monkeypatch, capsys, caplog):
+    run_until(tiny_model(), tmp_path, 3, monkeypatch)
+    monkeypatch.undo()
+    caplog.clear()
+    run(tiny_model(), tmp_path)
+    assert f"going on from step 3 of 8 in {tmp_path}" in caplog.text  # also where no progress is asked for
+    capsys.readouterr()
+    model = tiny_model()
+    train(model, tiny_records(), output=tmp_path, steps=8, batch_size=4, learning_rate=1e-2)
+    shown = capsys.readouterr().err
+    assert f"the run in {tmp_path} is finished, all 8 steps" in shown and "extend=True" in shown
+
+
+def test_a_run_is_extended_to_more_steps_where_that_is_asked_for(tmp_path, monkeypatch):
+    run(tiny_model(), tmp_path, steps=6)
+    with pytest.raises(ValueError, match="steps was 6, now 9.*extend=True"):
+        run(tiny_model(), tmp_path, steps=9)
+    with pytest.raises(ValueError, match="steps was 6, now 4"):
+        run(tiny_model(), tmp_path, steps=4, extend=True)
+    with pytest.raises(ValueError, match="other settings .seed was 0, now 1"):
+        run(tiny_model(), tmp_path, steps=9, seed=1, extend=True)
+    weights = latest_checkpoint(tmp_path / "checkpoints").weights
+    rates = []
+    original = trainer.learning_rate
+    monkeypatch.setattr(trainer, "learning_rate", lambda *args: rates.append(args[1:]) or original(*args))
+    whole = tiny_model()
+    result = run(whole, tmp_path, steps=9, extend=True)
+    assert result.steps == 9 and rates == [(6, 9), (7, 9), (8, 9)]  # the schedule of nine steps, from the seventh on
+    moved = [name for name, tensor in added(whole).items() if not torch.equal(tensor, weights[name])]
+    assert moved
+    monkeypatch.undo()
+    # From there on it is a run of nine steps: finished, and as good as any other to be extended once more.
+    again = tiny_model()
+    assert run(again, tmp_path, steps=9).steps == 9
+    assert_equal(added(again), added(whole))
+    run_until(tiny_model(), tmp_path, 10, monkeypatch, 9, steps=12, extend=True)
+    monkeypatch.undo()
+    stopped = tiny_model()
+    assert run(stopped, tmp_path, steps=12).steps == 12  # it was begun, and needs no word for it
+
+
+def test_pictures_swapped_under_their_names_are_other_data_and_other_names_are_not(tmp_path):
+    def write(folder, names, colours):
+        folder.mkdir(exist_ok=True)
+        for name, colour in zip(names, colours, strict=True):
+            (folder / f"{name}.png").write_bytes(png(COLOURS[colour]))
+        lines = [json.dumps({"image": f"{name}.png", "caption": "a square"}) for name in names]
+        (folder / "pairs.jsonl").write_text("\n".join(lines))
+        return str(folder / "pairs.jsonl")
+
+    data = write(tmp_path / "data", "abcd", COLOURS)
+    first = tiny_model()
+    run(first, tmp_path / "run", data)
+    renamed = write(tmp_path / "renamed", "wxyz", COLOURS)
+    same = tiny_model()
+    run(same, tmp_path / "run", renamed)
+    assert_equal(added(same), added(first))
+    write(tmp_path / "data", "abcd", reversed(COLOURS))
+    with pytest.raises(ValueError, match="data was"):
+        run(tiny_model(), tmp_path / "run", data)
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is_and_what_was_dropped(tmp_path, monkeypatch, capsys):
+    from mmlm.training import reporting
+
+    clock = iter(range(0, 100_000, 20))
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: float(next(clock)))
+    data = RecordSet((*tiny_records(12).records, Record("broken", b"no picture", captions=("x",))))
+    train(tiny_model(), data, output=tmp_path, steps=8, batch_size=2, log_every=4, bad_limit=0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "1 of 13 records are left out" in line and "bad_records.jsonl" in line]
+    told = [line for line in lines if line.startswith("adapters: ")]
+    assert 3 <= len(told) <= 6 and told[-1].startswith("adapters: 8 of 8, loss ") and "left" not in told[-1]
+    assert any(line.endswith("left") for line in told[:-1])
+    assert not any("\r" in line for line in lines)  # a bar
+
+
+def test_inputs_are_checked_before_the_first_picture_is_encoded(tmp_path, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(model.encoders["image"], "encode", lambda batch: pytest.fail("encoded"))
+    with pytest.raises(FileNotFoundError, match="typo.jsonl"):
+        run(model, tmp_path / "a", held_out="typo.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file; choose another folder"):
+        run(model, tmp_path / "file")
+    sounds = RecordSet((Record("s", None, sound=b"RIFF", transcript="x"),))
+    with pytest.raises(ValueError, match="no audio encoder"):
+        run(model, tmp_path / "b", held_out=sounds)
+
+
+def film(path: Path, colours: list[str], size: int = 16) -> Path:
+    """A film of one frame a colour, a second each."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        for colour in colours:
+            picture = PilImage.new("RGB", (size, size), COLOURS[colour])
+            for packet in stream.encode(av.VideoFrame.from_image(picture)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def test_films_are_trained_on_as_they_are_seen(tmp_path, monkeypatch):
+    """The features of a film are those that `caption` gives the model: all frames, with their times; kept on disk."""
+    film(tmp_path / "film.mp4", ["red", "green", "blue"])
+    (tmp_path / "still.png").write_bytes(png(COLOURS["yellow"]))
+    lines = [{"image": "film.mp4", "caption": "three colours"}, {"image": "still.png", "caption": "one"}] * 2
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    model = tiny_model()
+    encoder, records = model.encoders["image"], read_records(tmp_path / "pairs.jsonl")
+    seen, still = model.encode_media([tmp_path / "film.mp4", tmp_path / "still.png"])
+    for _ in range(2):  # encoded, then read
+        features, bad, _ = cached_features(records, encoder, tmp_path / "cache", progress=False)
+        assert not bad and len(features) == 4
+        assert torch.equal(features[0].tokens, seen.tokens) and torch.equal(features[0].times, seen.times)
+        assert features[1].times is None
+        torch.testing.assert_close(features[1].tokens, still.tokens)
+        monkeypatch.setattr(encoder, "encode", lambda batch: pytest.fail("encoded again"))
+    monkeypatch.undo()
+    assert len(set(seen.times.flatten().tolist())) == 3
+    result = run(model, tmp_path / "run", str(tmp_path / "pairs.jsonl"), steps=2, batch_size=2)
+    assert result.bad_records == 0 and math.isfinite(result.loss)
+    with pytest.raises(ValueError, match="film.mp4 is a film, and drawing is learned from pictures"):
+        read_pairs(model, str(tmp_path / "pairs.jsonl"), tmp_path / "codes", 4.0, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.resampler.depth=3", "nano has its own resampler: leave out model.resampler"),
+        ("model.fusion.heads=2", "leave out model.fusion"),
+        ("model.template.caption=x", "leave out model.template"),
+        ("model.seed=0", "leave out model.seed"),
+        ("model.final_norm=false", "leave out model.final_norm"),
+    ],
+)
+def test_nothing_beside_load_is_ignored(tmp_path, override, words):
+    (tmp_path / "r.yaml").write_text("model: nano\ndata: x.jsonl\noutput: y\n")
+    assert load_recipe(tmp_path / "r.yaml").model.load == "nano"
+    assert load_recipe(tmp_path / "r.yaml", ["model=other"]).model.load == "other"
+    with pytest.raises(ValueError, match=words):
+        load_recipe(tmp_path / "r.yaml", [override])
+
+
+def test_a_part_of_the_audio_resampler_keeps_the_rest(tmp_path):
+    text = "model: {language_model: a, audio_encoder: b, audio_resampler: {depth: 2}}\ndata: x\noutput: y\n"
+    (tmp_path / "r.yaml").write_text(text)
+    assert load_recipe(tmp_path / "r.yaml").model.new_adapters() == {
+        "audio_resampler": ResamplerConfig(depth=2, timed=True)
+    }
+
+
+def test_the_resolved_recipe_lies_beside_the_run_and_runs(recipe, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    first = train_from_recipe(recipe, [f"output={output}", "steps=2"], progress=False)
+    saved = output / "recipe.yaml"
+    assert "learning_rate" in saved.read_text() and str(tmp_path) in saved.read_text()  # defaults, and no ${...}
+    monkeypatch.delenv("SOME_DATA")
+    assert train_from_recipe(saved, progress=False) == first  # the same run
+    text = saved.read_text()
+    monkeypatch.setenv("SOME_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="starting_weights"):
+        train_from_recipe(recipe, [f"output={output}", "steps=2", "model.seed=7"], progress=False)
+    assert saved.read_text() == text  # of the run that is there
+
+
+def test_a_recipe_is_checked_before_weights_are_loaded(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmlm.training.run.assemble", lambda *args, **kwargs: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("")
+    for override, error, words in (
+        ("data=gone.jsonl", FileNotFoundError, "gone.jsonl"),
+        ("held_out=gone.jsonl", FileNotFoundError, "gone.jsonl"),
+        (f"output={tmp_path}/file", NotADirectoryError, "is a file"),
+        ("model.device=nowhere", ValueError, "device 'nowhere' cannot be used"),
+        ("images=nowhere", BadRecordsError, "no picture at nowhere"),
+    ):
+        with pytest.raises(error, match=words):
+            train_from_recipe(recipe, [override], progress=False)
