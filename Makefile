@@ -1,4 +1,5 @@
 # setup: .venv with the pinned versions   demo: see it work   test: the whole suite
+# test-processors: the suite on SSE4.2, AVX2 and this processor, one after the other
 # lint: ruff and pyright                  docs: the site, in site/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= 2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test lint docs
+.PHONY: setup demo test test-processors lint docs
 setup: $(INSTALLED)
 
 # One line for each large download shows that pip is at work; its errors pass through.
@@ -31,6 +32,17 @@ demo: $(INSTALLED)
 # Two processes of one thread each: small models gain nothing from a second thread.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# Each on the instructions that it names, as MKL, oneDNN and torch see them; all three run, whichever fails.
+SSE42 := MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default
+AVX2 := MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+test-processors: $(INSTALLED)
+	@failed=; \
+	for mode in "SSE4.2 $(SSE42)" "AVX2 $(AVX2)" "native"; do \
+		echo "== $${mode%% *}"; set -- $$mode; shift; \
+		env "$$@" $(MAKE) --no-print-directory test || failed="$$failed $${mode%% *}"; \
+	done; \
+	test -z "$$failed" || { echo "failed on:$$failed"; exit 1; }
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

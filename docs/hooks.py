@@ -96,21 +96,12 @@ def default_of(field: dataclasses.Field) -> str:
 
 def described(cls: type, names: list[str]) -> tuple[str, dict[str, str]]:
     """A class's docstring without what it says of single fields, and that by field; else a comment beside the field."""
-    paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    name = rf"`?(?:{'|'.join(names)})`?"
-    entry = re.compile(rf"(?:(?<=\n)|(?<=[.;:] )|^)({name}(?:, {name})*): ", re.MULTILINE)
-    found = list(entry.finditer(text))
-    meanings, prose = {}, text[: found[0].start()] if found else text
-    ends = [match.start() for match in found[1:]] + [len(text)]
-    for match, end in zip(found, ends):
-        meaning, _, rest = text[match.end() : end].partition("\n\n")
-        prose += f"\n\n{rest}"
-        for key in re.findall(r"\w+", match[1]):
-            meanings[key] = re.sub(r"(^|(?<=\.) )[A-Z][\w ]*:$|;$", "", meaning.strip())  # a heading of what follows
+    from mmlm.cli.keys import entries
+
+    prose, meanings = entries(cls.__doc__ or "", names)
     for key, comment in re.findall(r"^    (\w+):[^#\n]*  # ([^\n]*)$", inspect.getsource(cls), re.MULTILINE):
         meanings.setdefault(key, comment)
-    return prose.strip(), meanings
+    return prose, meanings
 
 
 # ---- the command line

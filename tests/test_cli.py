@@ -1,5 +1,6 @@
 """The command line: help without weight, one clear line for bad input, the same words as the Python interface."""
 
+import dataclasses
 import io
 import json
 import re
@@ -15,11 +16,11 @@ from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
-from mmlm.cli import build_parser, main
+from mmlm.cli import build_parser, keys, main
 from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
 
-VERBS = ("caption", "answer", "generate", "transcribe", "ask", "draw", "speak", "train", "eval", "convert", "models")
+VERBS = "caption answer generate transcribe ask draw speak init train eval convert models".split()
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
@@ -436,3 +437,72 @@ def test_ask_refuses_with_a_reason(capsys, tmp_path):
 def test_transcribe_has_a_whisper_of_its_own(nano, capsys):
     assert main(["transcribe", str(QUESTIONS / "order.wav")]) == 0
     assert capsys.readouterr().out.strip() == nano.transcribe(QUESTIONS / "order.wav").text
+
+
+# ---- recipes
+
+
+def test_the_help_of_train_has_every_key_with_its_default_and_meaning(capsys):
+    """Read from the sources without an import; here against the classes themselves."""
+    from decoders.codecs.audio_vqvae import AudioVQVAEConfig
+    from decoders.codecs.image_vqvae import ImageVQVAEConfig
+    from decoders.diffusion.decoder import DiffusionDecoderConfig
+    from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
+    from mmlm.prompting.templates import PromptTemplate
+    from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
+
+    shown = re.sub(r"\s+", " ", help_text("train", capsys))
+    for prefix, settings in (
+        ("", TrainConfig()),
+        ("", CodecTrainConfig()),
+        ("write.", WritingTrainConfig()),
+        ("model.resampler.", ResamplerConfig()),
+        ("model.audio_resampler.", ResamplerConfig(timed=True)),
+        ("model.fusion.", FusionConfig()),
+        ("model.template.", PromptTemplate()),
+        ("model.lora.", LoraConfig()),
+        ("codec.image.", ImageVQVAEConfig()),
+        ("codec.image.quantizer.", ImageVQVAEConfig().quantizer),
+        ("codec.audio.", AudioVQVAEConfig()),
+        ("codec.audio.quantizer.", AudioVQVAEConfig().quantizer),
+        ("decoder.", DiffusionDecoderConfig()),
+    ):
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if not dataclasses.is_dataclass(value):
+                written = json.dumps(value).strip('"') if not isinstance(value, float) else repr(value)
+                assert f" {prefix}{field.name} = {written}" in shown, f"{prefix}{field.name}"
+    for word in ("pairs.jsonl", "metadata.jsonl", "WebDataset", "COCO", "data = required", "resume = true"):
+        assert word in shown
+    for tables in keys.TABLES.values():
+        for prefix, file, name in tables:
+            assert not [f"{prefix}{key.name}" for key in keys.keys_of(file, name) if not key.meaning]
+
+
+@pytest.mark.parametrize("kind", ["adapters", "codec", "writing"])
+def test_init_writes_a_recipe_that_is_right(kind, tmp_path, monkeypatch, capsys):
+    from mmlm.data import read_records
+    from mmlm.training import load_recipe
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "first.yaml", "--kind", kind]) == 0
+    assert "mmlm train first.yaml" in capsys.readouterr().out
+    recipe = load_recipe("first.yaml")
+    assert len(read_records(recipe.data)) == 32 and len(read_records(recipe.held_out)) == 8
+    assert recipe.output == "runs/first"
+    text = Path("first.yaml").read_text()
+    assert main(["init", "first.yaml"]) == 2 and "exists already" in capsys.readouterr().err
+    assert Path("first.yaml").read_text() == text
+    assert main(["init", "mine.yaml", "--kind", kind, "--data", "my: data.jsonl", "--output", "out"]) == 0
+    mine = load_recipe("mine.yaml")
+    assert (mine.data, mine.held_out, mine.output) == ("my: data.jsonl", None, "out")
+
+
+def test_what_init_writes_runs(nano_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    assert main(["train", "recipe.yaml", "steps=2", "batch_size=2", "held_out=null"]) == 0
+    capsys.readouterr()
+    assert main(["train", "recipe.yaml", "steps=2", "batch_size=2", "held_out=null", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "is finished, all 2 steps" in shown.err and json.loads(shown.out)["steps"] == 2

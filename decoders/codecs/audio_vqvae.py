@@ -19,9 +19,9 @@ class AudioVQVAEConfig:
     """Sizes. One step of codes covers `downsample` samples, which is the spectra's `hop` times a power of two."""
 
     sample_rate: int = 8000  # Hz
-    downsample: int = 320
-    window: int = 256
-    hop: int = 80
+    downsample: int = 320  # samples that one step of codes covers; `hop` times a power of two
+    window: int = 256  # of the spectra, in samples
+    hop: int = 80  # between two spectra, in samples
     width: int = 192  # channels
     blocks: int = 2  # residual blocks at each rate
     quantizer: QuantizerConfig = field(

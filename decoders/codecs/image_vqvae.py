@@ -22,10 +22,10 @@ class ImageVQVAEConfig:
 
     size: int = 64  # pixels per side
     downsample: int = 8  # pixels per side that one code covers; `patch` times a power of two
-    patch: int = 4
+    patch: int = 4  # pixels per side that the network takes as one
     width: int = 96  # channels; 1.5 times as many below the first resolution
     blocks: int = 2  # residual blocks at each resolution
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)  # what makes codes of vectors
     local: bool = False
 
     def __post_init__(self) -> None:

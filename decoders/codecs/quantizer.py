@@ -30,13 +30,13 @@ class QuantizerConfig:
     batch.
     """
 
-    kind: Literal["vq", "fsq", "lfq", "rvq"] = "vq"
-    codebook_size: int = 512
-    num_codebooks: int = 1
-    dim: int = 16
-    decay: float = 0.97
-    commitment_weight: float = 0.25
-    dead_below: float = 0.2
+    kind: Literal["vq", "fsq", "lfq", "rvq"] = "vq"  # learned codebooks "vq" and "rvq", or fixed grids "fsq" and "lfq"
+    codebook_size: int = 512  # codes that there are
+    num_codebooks: int = 1  # of "rvq": each has the residual of the one before
+    dim: int = 16  # width of the vectors of "vq" and "rvq"
+    decay: float = 0.97  # of the moving averages that make the codebook
+    commitment_weight: float = 0.25  # of the loss that keeps vectors near their codes
+    dead_below: float = 0.2  # entries used less often a batch are replaced
 
     def __post_init__(self) -> None:
         if self.kind not in ("vq", "fsq", "lfq", "rvq"):

@@ -26,9 +26,9 @@ class DiffusionDecoderConfig:
 
     channels: tuple[int, ...] = (64, 96, 128)  # of the UNet at each resolution, multiples of 16
     layers: int = 1  # residual blocks at each resolution
-    patch: int = 2
+    patch: int = 2  # values per side that the UNet takes as one
     window: int = 256  # of the spectra in which audio is decoded, in samples
-    hop: int = 80
+    hop: int = 80  # between two of these spectra, in samples
 
     def __post_init__(self) -> None:
         if not self.channels or any(channels < 16 or channels % 16 for channels in self.channels):

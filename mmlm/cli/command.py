@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mmlm import __version__
-from mmlm.cli import answer, ask, caption, convert, draw, evaluate, generate, models, speak, train, transcribe
+from mmlm.cli import answer, ask, caption, convert, draw, evaluate, generate, init, models, speak, train, transcribe
 
 VERBS = {
     "caption": caption,
@@ -18,6 +18,7 @@ VERBS = {
     "ask": ask,
     "draw": draw,
     "speak": speak,
+    "init": init,
     "train": train,
     "eval": evaluate,
     "convert": convert,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 from mmlm.cli.options import add_json_option
 from mmlm.cli.output import print_record
@@ -10,14 +12,23 @@ from mmlm.cli.output import print_record
 EXAMPLES = """\
   mmlm train recipe.yaml
   mmlm train recipe.yaml steps=200 learning_rate=1e-3 output=runs/second
+  mmlm train recipe.yaml steps=400 extend=true     (the run that ended after fewer steps, for longer)
   mmlm train recipe.yaml --json                    (prints the folder and the last losses)"""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The verb's arguments."""
-    verb.add_argument("recipe", metavar="RECIPE.yaml")
+    """The verb's arguments. The help has all keys of recipes as well, which are looked up when it is asked for."""
+    verb.add_argument("recipe", metavar="RECIPE.yaml", help="`mmlm init` writes one to begin with")
     verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values in place of the recipe's")
     add_json_option(verb)
+    setattr(verb, "format_help", partial(_help_with_keys, verb.format_help))  # noqa: B010
+
+
+def _help_with_keys(plain: Callable[[], str]) -> str:
+    from mmlm.cli.keys import keys_text
+
+    head, mark, examples = plain().partition("examples:\n")
+    return f"{head}{keys_text()}\n\n{mark}{examples}"
 
 
 def run(args: argparse.Namespace) -> None:

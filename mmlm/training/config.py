@@ -29,23 +29,29 @@ class TrainerConfig:
     """Settings of every run. One optimizer step sees `batch_size × accumulation` examples.
 
     steps: optimizer steps; None takes `epochs` passes over the examples.
+    epochs: passes over the examples, where `steps` is None.
     extend: go on with the run in the output folder to more steps than it was begun with. From there the learning rate
         follows the schedule of the new number of steps; the weights are not those of one long run.
-    accumulation: parts that a step's examples are split into, to save memory; the gradient is the same.
+    batch_size: examples that are computed at once.
+    accumulation: batches in a step. Many small ones give the gradient of a large one in less memory.
     optimizer: "adamw"; "muon" for the matrices of hidden layers, with AdamW for the rest (each step takes longer, and
         small adapters learn more from it, see docs/nano.md; it bears a higher rate, 4e-3 rather than 1.5e-3);
         "lion" (its rate is usually 3 to 10 times below AdamW's, its weight decay as much above).
-    learning_rate: the peak, after a linear warm-up over `warmup_steps` (None: a twentieth of the steps) and before a
-        cosine down to `final_learning_rate_scale` times the peak.
+    learning_rate: the peak, after a linear warm-up and before a cosine down.
+    warmup_steps: steps of the linear warm-up; None for a twentieth of the steps.
+    final_learning_rate_scale: the learning rate at the end, in peaks.
     gate_learning_rate_scale: factor on the rate of gates, if there are any. They are single numbers that start shut:
         Adam moves a weight by about the learning rate a step, and would spend thousands of steps on opening them.
     weight_decay: decoupled, on matrices only; none on norms, biases, gates, latents and added rows.
+    betas: of AdamW's moving averages of the gradient and of its square.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it as it is.
     max_skipped: steps with a loss or gradient that is not finite are skipped; this many in a row stop the run.
     precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32): faster where the hardware
         multiplies bfloat16, and slower where it does not, as on most desktop CPUs; "auto" looks at the hardware.
     seed: of the order of examples and of all other random draws.
-    log_every, eval_every, save_every: in steps; each also happens at the end. keep: newest checkpoints to keep.
+    log_every: steps between lines of metrics. eval_every: steps between measurements on held-out data. save_every:
+        steps between checkpoints. Each also happens at the end.
+    keep: newest checkpoints to keep.
     """
 
     steps: int | None = None
@@ -186,6 +192,7 @@ class CodecTrainConfig(TrainerConfig):
 
     seconds: length of the stretches of sound that are learned from.
     preview_every: steps between previews, which are also written at the end.
+    device: cpu, cuda or cuda:N.
     Of codecs: tune: "all" of it, or its "decoder" alone, so that codes stay as they are. adversarial_from: the step
         from which a critic of patches adds its loss (VQGAN); None for never.
     Of diffusion decoders: corrupted: share of codes replaced by random ones; dropped: share of rows without a

@@ -108,8 +108,9 @@ class ModelRecipe:
 class Recipe(TrainConfig):
     """A whole run: the model, the data, where to write, and every setting of TrainConfig beside them.
 
-    model: the model to train. data, held_out: a path or a list of paths to paired data; the held-out loss is measured
-        on `held_out`. images: the folder that paths of pictures start from.
+    model: the model to train.
+    data: a path or a list of paths to paired data. held_out: the same, for the held-out loss.
+    images: the folder that paths of pictures start from.
     output: the folder that gets the model, its figures and checkpoints. A run in it is continued.
     resume: false starts anew and removes the checkpoints in `output`.
     """
@@ -149,7 +150,10 @@ class Recipe(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CodecParts:
-    """The codec to train: a new one with any of its sizes, or the folder of a `trained` one, to train further."""
+    """The codec to train, one of three.
+
+    image, audio: a new one with any of its sizes; {} for the defaults. trained: the folder of one to train further.
+    """
 
     image: ImageVQVAEConfig | None = None
     audio: AudioVQVAEConfig | None = None
@@ -162,7 +166,10 @@ class CodecParts:
 
 @dataclass(frozen=True)
 class DecoderParts(DiffusionDecoderConfig):
-    """The diffusion decoder to train, and the folder of the codec that it is for."""
+    """The diffusion decoder to train.
+
+    codec: the folder of the codec that it is for.
+    """
 
     codec: str = MISSING
 
