@@ -121,15 +121,17 @@ def run(args: argparse.Namespace) -> None:
         data, held_out = (str(_example(recipe.with_name("example") / name, name)) for name in COUNTS)
     text = KINDS[args.kind].format(
         recipe=recipe,
-        data=json.dumps(data, ensure_ascii=False),
-        held_out="# held_out: dev.jsonl"
-        if held_out is None
-        else f"held_out: {json.dumps(held_out, ensure_ascii=False)}",
-        output=json.dumps(args.output or f"runs/{recipe.stem}", ensure_ascii=False),
+        data=_quoted(data),
+        held_out="# held_out: dev.jsonl" if held_out is None else f"held_out: {_quoted(held_out)}",
+        output=_quoted(args.output or f"runs/{recipe.stem}"),
     )
     recipe.write_text(text, encoding="utf-8")
     record = {"recipe": str(recipe), "data": data, "held_out": held_out}
     print_record(args, record, f"{recipe}: run it with `mmlm train {recipe}`")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # which YAML reads as well, whatever characters it holds
 
 
 def _example(folder: Path, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 
 from mmlm.cli.options import add_json_option
@@ -21,14 +20,15 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", metavar="RECIPE.yaml", help="`mmlm init` writes one to begin with")
     verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values in place of the recipe's")
     add_json_option(verb)
-    setattr(verb, "format_help", partial(_help_with_keys, verb.format_help))  # noqa: B010
+    setattr(verb, "print_help", partial(_print_help, verb))  # noqa: B010
 
 
-def _help_with_keys(plain: Callable[[], str]) -> str:
+def _print_help(verb: argparse.ArgumentParser) -> None:
+    """The help with the keys of recipes before its examples. They take a moment, which other verbs need not wait."""
     from mmlm.cli.keys import keys_text
 
-    head, mark, examples = plain().partition("examples:\n")
-    return f"{head}{keys_text()}\n\n{mark}{examples}"
+    head, mark, examples = verb.format_help().partition("examples:\n")
+    print(f"{head}{keys_text()}\n\n{mark}{examples}", end="")
 
 
 def run(args: argparse.Namespace) -> None:
