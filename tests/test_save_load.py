@@ -1,8 +1,10 @@
 """Configs, save and load: the same bits, only what was added, clear errors, nothing half-written."""
 
 import dataclasses
+import fnmatch
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -252,6 +254,52 @@ def test_what_is_pushed_to_the_hub_is_what_is_loaded_from_it(tmp_path, monkeypat
     assert torch.equal(logits(load("someone/seeing", **ready())), logits(model))
     with pytest.raises(FileNotFoundError, match="could not be fetched.*404"):
         load("someone/absent", **ready())
+
+
+def test_half_a_download_says_what_is_lacking(tmp_path, monkeypatch):
+    """Offline, the hub's cache gives the folder of a download that was cut off."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="'someone/model' lacks model.safetensors.*connect to the network"):
+        load("someone/model")
+
+
+def test_a_bundle_is_pushed_and_fetched_whole(tmp_path, monkeypatch):
+    """First what every model has, then the parts that its config names beside it."""
+    hub, fetched = tmp_path / "hub", tmp_path / "fetched"
+
+    class Api:
+        def __init__(self, token=None): ...
+        def create_repo(self, *args, **kwargs): ...
+
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, hub)
+
+    def snapshot_download(repo_id, allow_patterns):
+        for path in hub.rglob("*"):
+            name = str(path.relative_to(hub))
+            if path.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                (fetched / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, fetched / name)
+        return str(fetched)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    made = ready("llama")
+    made["language_model"].save_pretrained(tmp_path / "lm")
+    families.tokenizer().save_pretrained(tmp_path / "lm")
+    ears = parts.audio_encoder()
+    sizes = dict(audio_resampler=parts.EARS["latents"], fusion=parts.fusion())
+    model = assemble(tmp_path / "lm", audio_encoder=ears, **sizes)
+    with pytest.warns(UserWarning, match="lm: on this machine alone.*bundle=True"):
+        model.push_to_hub("someone/alone")
+    shutil.rmtree(hub)
+    model.push_to_hub("someone/whole", bundle=True)
+    shutil.rmtree(tmp_path / "lm")
+    loaded = load("someone/whole")
+    assert loaded.config().language_model.name == str(fetched / "language_model")
+    assert loaded.language_model.fingerprint() == model.language_model.fingerprint()
 
 
 # Assembly

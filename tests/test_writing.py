@@ -16,6 +16,7 @@ from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.media.sound import Audio
 from mmlm.assembly import Codecs, extended
+from mmlm.data import BadRecordsError
 from mmlm.generation.constraints.codes import MediaGrammar
 from mmlm.generation.media import media_spans, picture_tensor, render
 from mmlm.generation.options import GenerationOptions
@@ -28,6 +29,7 @@ from mmlm.training.optimizer import hidden_matrices, make_optimizers
 from mmlm.training.pairs import read_pairs
 from support import parts
 from support.codec_parts import audio_codec, image_codec
+from support.training_objectives import CASES, picture_folder
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "opt")
 
@@ -469,3 +471,26 @@ def test_a_medium_that_comes_several_times_is_encoded_once(tmp_path, monkeypatch
     assert sum(seen) == 2 and [pair.texts for pair in found] == [("a ring",), ("a ring",), ("again",), ("a ring",)]
     for pair, name in zip(found, ("a.png", "b.png", "a.png", "a.png"), strict=True):
         assert torch.equal(pair.codes, encode(picture_tensor(tmp_path / name, codec.size)).codes[0])
+
+
+# The cache of codes
+
+
+def test_damaged_codes_are_made_again_and_a_bad_picture_is_named(tmp_path, caplog):
+    """By the bytes of the pictures, with a checksum: never by names, never what a disk has changed."""
+    model, folder = CASES["codes"].build(), picture_folder(tmp_path)
+    read = lambda: read_pairs(model, folder, tmp_path / "codes", 4.0, progress=False)  # noqa: E731
+    fresh = read()
+    (path,) = (tmp_path / "codes").glob("*.safetensors")
+    whole = path.read_bytes()
+    for damaged in (whole[:-4] + bytes([whole[-4] ^ 8]) + whole[-3:], whole[: len(whole) // 2], b"", b"garbage" * 9):
+        path.write_bytes(damaged)
+        again = read()
+        assert all(torch.equal(one.codes, other.codes) for one, other in zip(fresh, again, strict=True))
+        assert path.read_bytes() == whole
+    (folder / "03.png").write_bytes((folder / "04.png").read_bytes())  # another picture under the same name
+    swapped = read()
+    assert swapped.digest != fresh.digest and torch.equal(swapped[3].codes, fresh[4].codes)
+    (folder / "03.png").write_bytes(b"no picture")
+    with pytest.raises(BadRecordsError, match="(?s)1 of 16 records are bad.*03.png"):
+        read()
