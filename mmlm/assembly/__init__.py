@@ -2,7 +2,8 @@
 
 `assemble` makes a new model of frozen parts, `load` reads a saved one, `extended` adds codecs or LoRA. `MultimodalLM`
 is the network with its verbs as methods; it is defined here, after the rooms whose functions it offers. `config`,
-`save`, `frozen`, `codecs` and `presets` serve these; `interop/` reads and writes the models of other projects.
+`names`, `save`, `bundle`, `frozen`, `codecs` and `presets` serve these; `interop/` reads and writes the models of other
+projects.
 """
 
 from typing import TYPE_CHECKING
