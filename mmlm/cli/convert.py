@@ -20,8 +20,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     verb.add_argument("model", metavar="SOURCE", help="preset, folder or hub id; or an OpenFlamingo checkpoint file")
     verb.add_argument("output", metavar="OUTPUT", help="a folder for model.safetensors and config.json, or NAME.pt")
-    verb.add_argument("--language-model", metavar="NAME", help="hub id or folder: the language model")
-    verb.add_argument("--image-encoder", metavar="NAME", help="the same of CLIP (of a checkpoint: ViT-L-14/openai)")
+    verb.add_argument("--language-model", metavar="NAME", help="hub id or folder: the checkpoint file's language model")
+    verb.add_argument("--image-encoder", metavar="NAME", help="the same of its CLIP (default: ViT-L-14/openai)")
     verb.add_argument("--bundle", action="store_true", help="take the language model, encoders and codecs along")
     verb.set_defaults(device="cpu", pack=None)
     add_dtype_option(verb)
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
         from mmlm.assembly.interop import open_flamingo
 
         model = open_flamingo.load(args.model, *(part for part in parts if part is not None), dtype=dtype_of(args))
+    elif parts != (None, None):
+        raise ValueError("--language-model and --image-encoder are for checkpoint files; other models name their own")
     else:
         model = load_model(args)
     if output.suffix == ".pt":

@@ -10,16 +10,19 @@ import torch
 
 
 def check_output(folder: str | os.PathLike) -> Path:
-    """Makes the folder that a run writes into. OSError, with what to do, where it cannot be written to."""
-    folder = Path(folder)
+    """The folder that a run writes into. OSError, with what to do, where it cannot be made or written to.
+
+    It is not made yet: a run that is refused for another reason leaves nothing behind.
+    """
+    folder = Path(folder).expanduser()
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(f"output: {place} is a file; choose another folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=place):
             pass
-    except FileExistsError as error:
-        raise NotADirectoryError(f"output: {folder} is a file; choose another folder") from error
     except OSError as error:
-        raise type(error)(f"output: {folder} cannot be written to ({error.strerror}); choose another folder") from error
+        raise type(error)(f"output: {place} cannot be written to ({error.strerror}); choose another folder") from error
     return folder
 
 

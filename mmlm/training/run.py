@@ -142,6 +142,7 @@ def _recorded(recipe: Recipe | CodecRecipe | WritingRecipe, output: Path) -> Ite
     """Writes `output/recipe.yaml`. The one of a run that refuses to be continued by this recipe is put back."""
     path = output / "recipe.yaml"
     before = path.read_text(encoding="utf-8") if path.exists() else None
+    output.mkdir(parents=True, exist_ok=True)
     path.write_text(recipe_yaml(recipe), encoding="utf-8")
     try:
         yield

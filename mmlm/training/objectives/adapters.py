@@ -49,11 +49,10 @@ def train(
     of the records are bad), and NonFiniteLossError, with the last good weights saved, if training diverges.
     """
     config = with_settings(config or TrainConfig(), dict(settings))
-    output = Path(output)
+    output = check_output(output)
     wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
-    check_output(output)
     sources = [data] if held_out is None else [data, held_out]
     preparing: dict[str, Any] = dict(cache=config.cache or output / "features", config=config, progress=progress)
     bad_records = output / "bad_records.jsonl"

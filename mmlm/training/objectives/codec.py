@@ -53,7 +53,7 @@ def train_codec(
     of the reconstruction and the use of the codebook; `output/previews/` shows them beside the real ones.
     """
     config = config or CodecTrainConfig()
-    check_output(output)
+    output = check_output(output)
     check_device(config.device)
     media = TrainingMedia.read(codec, data, held_out, config)
     objective = CodecObjective(codec.to(config.device), media, config, perceptual)

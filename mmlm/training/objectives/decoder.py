@@ -48,7 +48,7 @@ def train_decoder(
     reconstruction, and what 1, 4 and 8 steps make of its codes.
     """
     config = config or CodecTrainConfig()
-    check_output(output)
+    output = check_output(output)
     check_device(config.device)
     media = TrainingMedia.read(decoder.codec, data, held_out, config)
     objective = DecoderObjective(decoder.to(config.device), media, config)
