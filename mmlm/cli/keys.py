@@ -156,7 +156,7 @@ def entries(docstring: str, names: list[str]) -> tuple[str, dict[str, str]]:
         meaning, _, rest = text[match.end() : end].partition("\n\n")
         prose += f"\n\n{rest}"
         for key in re.findall(r"\w+", match[1]):
-            meanings[key] = re.sub(r"(^|(?<=\. ))[A-Z][\w ]*:$|;$", "", meaning.strip())  # a heading of what follows
+            meanings[key] = re.sub(r"(^|(?<=\.) )[A-Z][\w ]*:$|;$", "", meaning.strip())  # a heading of what follows
     return prose.strip(), meanings
 
 

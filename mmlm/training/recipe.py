@@ -65,7 +65,10 @@ JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
 
 @dataclass(frozen=True)
 class AudioResampler(ResamplerConfig):
-    """A resampler of sound: its tokens have times."""
+    """A resampler of sound has the settings of `model.resampler`, of which this one has another default.
+
+    timed: adds to each token the time at which its window begins.
+    """
 
     timed: bool = True
 
