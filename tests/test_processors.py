@@ -42,12 +42,19 @@ model = mmlm.assemble(  # its new adapters are drawn on this processor
     nano.language_model.model, nano.encoders["image"], audio_encoder=nano.encoders["audio"],
     tokenizer=nano.language_model.tokenizer, resampler=parts.RESAMPLER, audio_resampler=parts.EARS["latents"],
 )
-encoded = []
-for name, encoder in model.encoders.items():
-    def counting(batch, encode=encoder.encode):
-        encoded.append(len(batch))
-        return encode(batch)
-    encoder.encode = counting
+counts = {}
+
+def count(what, part, name):
+    method = getattr(part, name)
+    def counting(batch):
+        counts[what] = counts.get(what, 0) + len(batch)
+        return method(batch)
+    setattr(part, name, counting)
+
+for encoder in model.encoders.values():
+    count("features", encoder, "encode")
+count("embeddings", model.encoders["image"], "embed_images")
+count("codes", nano.codecs["image"], "encode")
 
 records = RecordSet(tuple(Record(f"p{i}", png((40 * i, 9, 9)), captions=("red",)) for i in range(4))
                     + tuple(Record(f"s{i}", None, sound=wav(i), transcript="hello") for i in range(4)))
@@ -70,7 +77,7 @@ del identity["starting_weights"]  # compared to rounding when the run goes on
 pairs = read_pairs(nano, picture_folder(folder), folder / "codes", 4.0, progress=False)
 print(json.dumps({
     "identities": {"nano": dataclasses.asdict(nano.config()), "run": identity, "pairs": pairs.digest},
-    "finished": finished, "encoded": sum(encoded),
+    "finished": finished, "encoded": counts,
     "files": sorted(str(path.relative_to(folder)) for kind in ("rices", "codes", "run/features")
                     for path in (folder / kind).rglob("*.safetensors")),
 }))
@@ -103,7 +110,7 @@ def test_identities_are_the_same_on_every_processor(found):
 
 
 def test_features_codes_and_embeddings_of_one_processor_serve_another(found):
-    assert [one["encoded"] for one in found] == [8, 0, 0]
+    assert [one["encoded"] for one in found] == [{"features": 8, "embeddings": 4, "codes": 16}, {}, {}]
     assert found[0]["files"] and all(one["files"] == found[0]["files"] for one in found)
 
 
