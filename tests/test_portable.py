@@ -14,8 +14,10 @@ import torch
 from decoders.codecs.checkpoint import save_codec
 from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
-from mmlm.assembly import Codecs, assemble, load
+from mmlm.assembly.assemble import assemble
 from mmlm.assembly.bundle import narrowed
+from mmlm.assembly.codecs import Codecs
+from mmlm.assembly.load import load
 from mmlm.assembly.names import absolute_name, relative_name
 from mmlm.cli import main
 from support import families, parts
