@@ -81,8 +81,7 @@ class ModelRecipe:
     language_model, image_encoder, audio_encoder: what `mmlm.assemble` takes, at least one encoder, for new adapters.
     final_norm, resampler, audio_resampler, fusion, template, seed: of new adapters, as `mmlm.assemble` has them; None
         takes its defaults. With `load` they are refused, since a saved model has its own.
-    dtype: of the frozen language model and image encoder, "float32" or "bfloat16".
-    device: cpu, cuda or cuda:N.
+    dtype: "float32" or "bfloat16", of the frozen language model and image encoder. device: cpu, cuda or cuda:N.
     """
 
     load: str | None = None
@@ -114,7 +113,7 @@ class Recipe(TrainConfig):
     model: the model to train.
     data: a path or a list of paths to paired data. held_out: the same, for the held-out loss.
     images: the folder that paths of pictures start from.
-    output: the folder that gets the model, its figures and checkpoints. A run in it is continued.
+    output: the folder that gets the model, its figures and checkpoints; a run in it is continued.
     resume: false starts anew and removes the checkpoints in `output`.
     """
 
