@@ -64,10 +64,24 @@ def causal_model(
             config, kind = mpt_config(path), MosaicGpt
         else:
             config, kind = None, AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(path, config=config) if tokenizer is None else tokenizer
-        return kind.from_pretrained(path, config=config, dtype=dtype), tokenizer, lasting_name(source)
-    except OSError as error:
-        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
+        model = kind.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=False)
+        return model, tokenizer, lasting_name(source)
+    except Exception as error:
+        raise unloadable(source, error) from error
+
+
+def unloadable(source: str | Path, error: Exception) -> Exception:
+    """What to raise where a language model could not be loaded: in words that hold for mmlm."""
+    if isinstance(error, OSError):
+        return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}")
+    if "trust_remote_code" in str(error):
+        return ValueError(
+            f"the language model {str(source)!r} needs Python code of its own, which mmlm does not run: load it "
+            "yourself, and pass the model with its tokenizer as language_model= and tokenizer="
+        )
+    return ValueError(f"the language model {str(source)!r} could not be loaded ({type(error).__name__}): {error}")
 
 
 def language_model_config(source: str | Path) -> PreTrainedConfig:
@@ -80,9 +94,9 @@ def language_model_config(source: str | Path) -> PreTrainedConfig:
             from mmlm.assembly.interop.mosaic_gpt import mpt_config
 
             return mpt_config(path)
-        return AutoConfig.from_pretrained(path).get_text_config()
-    except OSError as error:
-        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
+        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    except Exception as error:
+        raise unloadable(source, error) from error
 
 
 def _is_mosaic_gpt(path: str) -> bool:
