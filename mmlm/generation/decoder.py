@@ -19,8 +19,8 @@ class Decoder:
         """`codes`: logits of all codes come last, and what may follow what is the caller's to see to."""
         if not host.accepts("past_key_values"):
             raise ValueError(
-                f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
-                "text at each step; choose a language model that does"
+                f"{type(host.model).__name__} keeps no keys and values: it was run with past_key_values and left them "
+                "empty, so it would forget the text at each step; choose a language model that keeps them"
             )
         host.check_codes(batch.input_ids, codes)
         self.host, self.context = host, context

@@ -12,7 +12,6 @@ Outside a request the language model computes exactly what it computed before it
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, 
 from mmlm.model.blocks import embedding_and_head, find_blocks
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
+from mmlm.model.guest import plain_names, taken_arguments
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 class LanguageModel(nn.Module):
     """A frozen causal language model with its tokenizer, and with rows for the added tokens.
 
-    model: any transformers `...ForCausalLM`; the code names no model family.
+    model: any transformers `...ForCausalLM`, also compiled by `torch.compile`, wrapped by peft or with quantised layers;
+        the code names no model family, and asks no signature what the model takes.
     name: what rebuilds the model, for saving; None for a ready-made one.
     added_tokens: the names of the added tokens, in the order of their ids.
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
@@ -69,6 +70,7 @@ class LanguageModel(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
+        self._taken: frozenset[str] | None = None  # arguments that the model takes, once it has been asked
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
         self.config: Any = model.config.get_text_config()
         embedding, head = embedding_and_head(model)
@@ -81,7 +83,6 @@ class LanguageModel(nn.Module):
         self.vocabulary = MediaVocabulary(vocabulary_size, added_tokens, layouts)
         self.added = AddedRows(*mean_rows(embedding, head, len(self.vocabulary)))
         self.hidden_size: int = self.config.hidden_size
-        self._accepted = set(inspect.signature(model.forward).parameters)
 
         embedding.register_forward_pre_hook(self._hide_added_ids)
         embedding.register_forward_hook(self._embed_added_ids)
@@ -135,7 +136,7 @@ class LanguageModel(nn.Module):
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
-        return fingerprint(self.model)
+        return fingerprint(plain_names(self.model.state_dict()))
 
     def replaced_rows(self) -> dict[str, Tensor]:
         """The current values of the `rows` that replaced the model's own; empty if none did."""
@@ -203,8 +204,14 @@ class LanguageModel(nn.Module):
             raise ValueError('the prompt holds codes, which mode "text" does not read: use generation_mode="any"')
 
     def accepts(self, argument: str) -> bool:
-        """Whether the language model's forward takes an argument of this name."""
-        return argument in self._accepted
+        """Whether the language model's forward takes an argument of this name; at first it reads two tokens for this."""
+        if self._taken is None:
+            opened = current_request.set(None)  # the two tokens are no part of a request that is open
+            try:
+                self._taken = taken_arguments(self.model, self.config, self.device)
+            finally:
+                current_request.reset(opened)
+        return argument in self._taken
 
     def active_request(self) -> Request | None:
         """The request of this model that is open in this thread, or None."""
