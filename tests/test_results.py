@@ -13,7 +13,8 @@ import mmlm
 from mmlm.assembly import Codecs, extended
 from mmlm.generation.beams import beam_search
 from mmlm.generation.constraints.base import Allowed
-from mmlm.generation.loop import NonFiniteLogitsError, decode
+from mmlm.generation.loop import decode
+from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.options import GenerationKeywords, GenerationOptions
 from mmlm.generation.text import PartialText
 from mmlm.model.config import LoraConfig
@@ -234,6 +235,7 @@ def test_beams_write_whole_media():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_not_finite_end_the_text_with_an_error(options, value):
     model = parts.build("llama")
+    model.generate(["text"], max_new_tokens=1)  # the first request asks the language model what it takes
     calls = []
 
     def broken(module, args, output):

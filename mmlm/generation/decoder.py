@@ -99,6 +99,17 @@ class Decoder:
             )
         return output.logits[:, -1].float()
 
+    def anew(self, context: MediaContext) -> None:
+        """Computes the text so far once more, in one pass that keeps nothing, with another context of the same media."""
+        codes = None if self.codes is None else self.host.code_places()
+        with self.host.request(context, codes, wide=bool(self.wide)):
+            self.host(
+                self.ids[:, : self.length],
+                attention_mask=self._seen(),
+                position_ids=self.positions[:, : self.length],
+                use_cache=False,
+            )
+
     def hide_placeholders(self, scores: Tensor) -> None:
         """Sets scores `[R, V]` of the tokens that are never written, placeholders of media and padding, to −inf."""
         vocabulary = self.host.vocabulary
