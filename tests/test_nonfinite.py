@@ -68,7 +68,7 @@ def test_an_overflow_between_two_layers_is_of_the_module_around_them():
 
 
 def test_a_text_that_breaks_late_is_computed_again_with_all_that_was_written():
-    """The rows of the embedding that the prompt does not use are broken: the first token written is the first to fail."""
+    """The rows of the embedding that the prompt does not use are broken: the first token written fails."""
     model = parts.build("llama")
     prompt = model.processor.encode([parts.picture(1), "Output:"]).input_ids
     with torch.no_grad():

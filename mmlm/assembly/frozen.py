@@ -50,9 +50,15 @@ def causal_model(
     source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """A bare language model with its tokenizer and lasting name, from a hub id, a folder or a ready-made model."""
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "convert_tokens_to_ids")):
+        raise TypeError(f"tokenizer is one of transformers', made by AutoTokenizer.from_pretrained, not {tokenizer!r}")
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
+        if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
+            raise TypeError(
+                f"a language model is a causal one of transformers (…ForCausalLM), not {type(source).__name__}"
+            )
         return source, tokenizer, None  # pyright: ignore[reportReturnType]  # any module with a causal LM's interface
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -116,7 +122,9 @@ def _language_model_path(source: str | Path) -> str:
 def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
     """An image encoder by the name that `assemble` takes, or the ready-made one."""
     if isinstance(source, FrozenEncoder):
-        return source
+        return _of_modality(source, "image")
+    if isinstance(source, nn.Module):
+        raise TypeError(f"a ready-made CLIP goes into an encoder first: ClipImageEncoder({type(source).__name__}(…))")
     encoder = ClipImageEncoder.load(preset_path(source), final_norm=final_norm, dtype=dtype)
     if str(source).startswith(PRESET):  # the preset's name, wherever the package is installed
         encoder.name = str(source)
@@ -126,12 +134,22 @@ def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype
 def audio_encoder_of(source: str | Path | FrozenEncoder) -> FrozenEncoder:
     """An audio encoder by the name that `assemble` takes, or the ready-made one."""
     if isinstance(source, FrozenEncoder):
-        return source
+        return _of_modality(source, "audio")
+    if isinstance(source, nn.Module):
+        raise TypeError(
+            f"a ready-made Whisper goes into an encoder first: WhisperAudioEncoder({type(source).__name__}(…))"
+        )
     from encoders.whisper import WhisperAudioEncoder  # whisper takes a second to import, and not every model hears
 
     encoder = WhisperAudioEncoder.load(preset_path(source))
     if str(source).startswith(PRESET):
         encoder.name = str(source)
+    return encoder
+
+
+def _of_modality(encoder: FrozenEncoder, modality: str) -> FrozenEncoder:
+    if encoder.modality != modality:
+        raise ValueError(f"{modality}_encoder is given an encoder of {encoder.modality}: {type(encoder).__name__}")
     return encoder
 
 

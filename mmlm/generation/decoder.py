@@ -100,7 +100,7 @@ class Decoder:
         return output.logits[:, -1].float()
 
     def anew(self, context: MediaContext) -> None:
-        """Computes the text so far once more, in one pass that keeps nothing, with another context of the same media."""
+        """Computes the text so far once more, in one pass that keeps nothing. context: a fresh one."""
         codes = None if self.codes is None else self.host.code_places()
         with self.host.request(context, codes, wide=bool(self.wide)):
             self.host(

@@ -23,6 +23,7 @@ from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
+from mmlm.prompting.templates import begins_thinking
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on ("codes" or "decoding"), how far it is, and how far it goes."""
@@ -53,6 +54,8 @@ class Request:
     """A batch of prompts, encoded and ready to be decoded; media have been encoded once.
 
     usage: of each prompt, before anything is generated. room: tokens that may be generated per row.
+    stop_ids: tokens that end a row; the first is the one that ended rows repeat.
+    thinking: whether each prompt begins a thinking block, which the text then goes on with.
     context: encodes the media once more, which is only done to explain an error.
     """
 
@@ -61,13 +64,10 @@ class Request:
     decoder: Decoder
     usage: list[Usage]
     room: int
+    stop_ids: list[int]
+    thinking: list[bool]
     context: Callable[[], MediaContext]
     writing: Writing | None = None
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """Tokens that end a row; the first is the one that ended rows repeat."""
-        return [*self.model.language_model.stop_ids, *self.options.stop_token_ids]
 
     def constraints(self) -> list[Constraint] | None:
         """The state of each prompt's row at its start; None where nothing restricts it."""
@@ -152,7 +152,7 @@ class Request:
         else:
             parts = tuple(parts_of(self.model, written))
             text = "".join(part for part in parts if isinstance(part, str))
-        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts)
+        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts, self.thinking[prompt])
 
 
 @torch.no_grad()
@@ -169,10 +169,10 @@ def request(
     """
     if writing is not None and options.stop_strings:
         raise ValueError("stop strings are for text alone: leave stop empty")
-    rows = list(prompts)
+    rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
-        rows.append(writing.without or [])
-    examples = [model.processor.encode(row if isinstance(row, (list, tuple)) else [row]) for row in rows]
+        rows.append(list(writing.without or []))
+    examples = [model.processor.encode(row) for row in rows]
     batch = model.processor.collate(examples, padding_side="left")
     batch.labels = None
     batch = batch.to(model.device)
@@ -188,7 +188,9 @@ def request(
         for example, count in zip(examples[: len(prompts)], latents, strict=False)
     ]
     decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None)
-    return Request(model, options, decoder, usage, room, again, writing)
+    stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
+    thinking = [begins_thinking(row) for row in rows]
+    return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)
 
 
 def room_for_media(model: MultimodalNetwork, writing: Writing, options: GenerationOptions, prompt_length: int) -> int:

@@ -31,6 +31,7 @@ from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
 from mmlm.prompting.code_layout import CodeLayout
+from mmlm.prompting.templates import turn_end
 from mmlm.prompting.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 class LanguageModel(nn.Module):
     """A frozen causal language model with its tokenizer, and with rows for the added tokens.
 
-    model: any transformers `...ForCausalLM`, also compiled by `torch.compile`, wrapped by peft or with quantised layers;
-        the code names no model family, and asks no signature what the model takes.
+    model: any transformers `...ForCausalLM`, compiled by `torch.compile`, wrapped by peft or with quantised layers too.
+        The code names no model family; what the model takes is found by running it.
     name: what rebuilds the model, for saving; None for a ready-made one.
     added_tokens: the names of the added tokens, in the order of their ids.
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
@@ -129,10 +130,14 @@ class LanguageModel(nn.Module):
 
     @property
     def stop_ids(self) -> list[int]:
-        """The ids that end a generation: `<|endofchunk|>` and the language model's own end tokens."""
-        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        own = own if isinstance(own, (list, tuple)) else [own, self.tokenizer.eos_token_id]
-        return [self.vocabulary.end_of_chunk_id, *sorted({token for token in own if token is not None})]
+        """The ids that end a generation: `<|endofchunk|>` and the language model's own.
+
+        These are all that its generation config, its tokenizer and the end of a turn in its chat template name.
+        """
+        listed = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        own = {*(listed if isinstance(listed, (list, tuple)) else [listed])}
+        own |= {self.tokenizer.eos_token_id, turn_end(self.tokenizer)}
+        return [self.vocabulary.end_of_chunk_id, *sorted(own - {None})]
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
@@ -204,7 +209,7 @@ class LanguageModel(nn.Module):
             raise ValueError('the prompt holds codes, which mode "text" does not read: use generation_mode="any"')
 
     def accepts(self, argument: str) -> bool:
-        """Whether the language model's forward takes an argument of this name; at first it reads two tokens for this."""
+        """Whether the language model's forward takes an argument of this name. The first call runs it on two tokens."""
         if self._taken is None:
             opened = current_request.set(None)  # the two tokens are no part of a request that is open
             try:
