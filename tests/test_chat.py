@@ -129,7 +129,7 @@ def test_thinking_is_no_part_of_what_a_verb_answers_and_stays_in_the_result():
     result = asked(model, details=True)
     assert result.text == str(result) == text and result.answer.strip() == "four"
     assert result.to_dict()["answer"].strip() == "four" and result.to_dict()["text"] == text
-    running = model.stream(["a"], max_new_tokens=120)
+    running = model.stream(["aaa"], max_new_tokens=120)
     assert "".join(running) == text and running.result.answer.strip() == "four"
 
 

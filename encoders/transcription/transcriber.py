@@ -203,7 +203,13 @@ class _Decoding:
                 prompt=self.previous[-context:],
                 fp16=self._half,
             )
-            return self.model.decode(mel, options)
+            result: Any = self.model.decode(mel, options)
+            if math.isnan(result.avg_logprob):
+                raise NonFiniteTextError(
+                    "Whisper computed NaN, so what is said is unknown: it overflows in "
+                    f"{'float16' if self._half else 'float32'}, or its weights are damaged"
+                )
+            return result
 
         with torch.random.fork_rng(devices=[self.model.device] if self._half else []):
             torch.manual_seed(seed)
@@ -212,11 +218,6 @@ class _Decoding:
                 if _is_acceptable(result):
                     break
                 result = at(temperature)
-        if math.isnan(result.avg_logprob):
-            raise NonFiniteTextError(
-                "Whisper computed NaN, so what it heard is unknown: its weights are damaged, or it overflows in "
-                f"{'float16' if self._half else 'float32'}"
-            )
         return result
 
 

@@ -96,7 +96,7 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         with safe_open(folder / "model.safetensors", "pt") as weights:
             metadata = weights.metadata() or {}
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
