@@ -122,6 +122,25 @@ def test_a_model_that_swallows_its_cache_is_refused_before_it_writes():
     assert len(model.log_probs([["a"]], ["bc"])[0]) == 3  # what needs no cache goes on
 
 
+def test_tokens_that_a_model_adds_are_told():
+    class Prompted(Coat):
+        def forward(self, input_ids, **kwargs):
+            embedded = self.get_input_embeddings()(input_ids)
+            kwargs.pop("attention_mask"), kwargs.pop("position_ids")
+            return self.inside["model"](inputs_embeds=torch.cat([embedded[:, :1]] * 3 + [embedded], dim=1), **kwargs)
+
+    with pytest.raises(ValueError, match="Prompted reads 5 tokens where it is given 2"):
+        dressed(Prompted).generate(["ab"])
+
+
+def test_nothing_but_the_prompt_and_the_steps_is_run():
+    """A model is not run to ask it what it can do: each pass is one of the text's."""
+    model, passes = dressed(Narrow), []
+    model.language_model.model.inside["model"].register_forward_hook(lambda *call: passes.append(1))
+    model.generate([parts.picture(1), "ab"], max_new_tokens=3)
+    assert len(passes) == 3
+
+
 def test_a_typeerror_of_the_models_own_is_not_hidden():
     class Broken(Coat):
         def forward(self, *args, **kwargs):
@@ -150,5 +169,5 @@ def test_pefts_models():
     layers = LoraAdapters(adapted(families.language_model("llama")).base_model.model.model.layers, 2, 1.0, bool)
     assert len(layers) == families.LAYERS * 7
     prompted = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    with pytest.raises(ValueError, match="reads 5 tokens where it is given 2"):
+    with pytest.raises(ValueError, match="reads 4 tokens where it is given 1"):
         dressed(lambda model: peft.get_peft_model(model, prompted)).generate(["a"])

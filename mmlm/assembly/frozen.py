@@ -62,6 +62,7 @@ def causal_model(
         return source, tokenizer, None  # pyright: ignore[reportReturnType]  # any module with a causal LM's interface
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    language_model_config(source)  # first: it tells a model that is code, of which the tokenizer's error says little
     path = _language_model_path(source)
     try:
         if _is_mosaic_gpt(path):

@@ -17,11 +17,6 @@ class Decoder:
         self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False
     ):
         """`codes`: logits of all codes come last, and what may follow what is the caller's to see to."""
-        if not host.accepts("past_key_values"):
-            raise ValueError(
-                f"{type(host.model).__name__} keeps no keys and values: it was run with past_key_values and left them "
-                "empty, so it would forget the text at each step; choose a language model that keeps them"
-            )
         host.check_codes(batch.input_ids, codes)
         self.host, self.context = host, context
         self.codes = host.code_places() if codes else None
@@ -39,9 +34,14 @@ class Decoder:
         self.wide: bool | None = None  # whether hidden states and cache are float32: as the prompt's pass finds it
 
     def prefill(self) -> Tensor:
-        """Logits `[R, V]` after the prompt."""
+        """Logits `[R, V]` after the prompt. ValueError where the model keeps no keys and values of it."""
         self.wide = self.host.is_wide if self.wide is None else self.wide
         logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
+        if self.cache.get_seq_length() == 0:
+            raise ValueError(
+                f"{type(self.host.model).__name__} keeps no keys and values: it was given past_key_values and left them "
+                "empty, so it would forget the text at each step; choose a language model that keeps them"
+            )
         self.context.begin_decoding()
         return logits
 

@@ -26,7 +26,7 @@ from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, 
 from mmlm.model.blocks import embedding_and_head, find_blocks
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
-from mmlm.model.guest import plain_names, taken_arguments
+from mmlm.model.guest import plain_names, refused_argument
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
-        self._taken: frozenset[str] | None = None  # arguments that the model takes, once it has been asked
+        self._refused: set[str] = set()  # arguments that the model was found not to take
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
         self.config: Any = model.config.get_text_config()
         embedding, head = embedding_and_head(model)
@@ -192,8 +192,22 @@ class LanguageModel(nn.Module):
         return CodePlaces(self.vocabulary.spans.get("image"))
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
-        """The language model's own forward on `input_ids [B, T]`; arguments that it does not take are left out."""
-        return self.model(input_ids=input_ids, **{k: v for k, v in kwargs.items() if self.accepts(k)})
+        """The language model's own forward on `input_ids [B, T]`; arguments that it does not take are left out.
+
+        It is asked by calling it: an argument that it refuses by name is not given again.
+        """
+        request = self.active_request()
+        earlier = None if request is None else request.ids
+        while True:
+            given = {name: value for name, value in kwargs.items() if name not in self._refused}
+            try:
+                return self.model(input_ids=input_ids, **given)
+            except TypeError as error:
+                refused = refused_argument(error, given)
+                begun = request is not None and request.ids is not earlier  # then the text would be heard twice
+                if refused is None or begun:
+                    raise
+                self._refused.add(refused)
 
     def check_length(self, length: int) -> None:
         """ValueError when `length` is more positions than the language model has."""
@@ -207,16 +221,6 @@ class LanguageModel(nn.Module):
         """ValueError when ids `[B, T]` contain codes in a request without codes."""
         if not codes and self.codes is not None and int(ids.max()) >= self.vocabulary.code_offset:
             raise ValueError('the prompt holds codes, which mode "text" does not read: use generation_mode="any"')
-
-    def accepts(self, argument: str) -> bool:
-        """Whether the language model's forward takes an argument of this name. The first call runs it on two tokens."""
-        if self._taken is None:
-            opened = current_request.set(None)  # the two tokens are no part of a request that is open
-            try:
-                self._taken = taken_arguments(self.model, self.config, self.device)
-            finally:
-                current_request.reset(opened)
-        return argument in self._taken
 
     def active_request(self) -> Request | None:
         """The request of this model that is open in this thread, or None."""
@@ -285,7 +289,12 @@ class _BlockHook:
         request = self.language_model.active_request()
         if request is None or request.callback is None:
             return None
-        if args:
-            return (request.callback.before_block(self.index, args[0]), *args[1:]), kwargs
-        hidden = request.callback.before_block(self.index, kwargs["hidden_states"])
-        return args, {**kwargs, "hidden_states": hidden}
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if request.ids is not None and hidden.shape[1] != request.ids.shape[1]:
+            raise ValueError(
+                f"{type(self.language_model.model).__name__} reads {hidden.shape[1]} tokens where it is given "
+                f"{request.ids.shape[1]}, as after prompt tuning: media would be seen from other places. Take a "
+                "language model without tokens of its own"
+            )
+        hidden = request.callback.before_block(self.index, hidden)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
