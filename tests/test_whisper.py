@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -453,3 +454,19 @@ def test_weights_that_are_no_numbers_are_an_error_and_no_text():
         model.decoder.ln.weight[0] = float("nan")
     with pytest.raises(transcriber.NonFiniteTextError, match="NaN.*float32"):
         Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en")
+
+
+def test_threads_write_down_at_once_what_each_hears_alone(monkeypatch):
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    own = Transcriber(tiny_whisper(0, sharpness=0.5))
+    jobs = [(noise(2.0 + seed, seed), seed, 0.0 if seed % 2 else 1.0) for seed in range(4)]
+
+    def said(job):
+        samples, seed, temperature = job
+        return own.transcribe((samples, SAMPLE_RATE), language="en", temperatures=(temperature,), seed=seed).text
+
+    alone = [said(job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(2):
+            assert list(pool.map(said, jobs)) == alone
+    assert len(set(alone)) >= 3

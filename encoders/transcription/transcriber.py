@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
@@ -27,6 +28,9 @@ SILENCE = 1e-4  # -80 dB of full scale; a window that never exceeds it is not de
 NO_SPEECH = 0.6  # this and the next three are openai-whisper's defaults (whisper/transcribe.py)
 LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
+# One window is decoded at a time: whisper keeps keys and values by hooks on the model, which all threads would share,
+# and samples from torch's global generator.
+DECODING = threading.Lock()
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -211,7 +215,7 @@ class _Decoding:
                 )
             return result
 
-        with torch.random.fork_rng(devices=[self.model.device] if self._half else []):
+        with DECODING, torch.random.fork_rng(devices=[self.model.device] if self._half else []):
             torch.manual_seed(seed)
             result = at(self.temperatures[0])
             for temperature in self.temperatures[1:]:

@@ -39,7 +39,7 @@ class Decoder:
         logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
         if self.cache.get_seq_length() == 0:
             raise ValueError(
-                f"{type(self.host.model).__name__} keeps no keys and values: it was given past_key_values and left them "
+                f"{type(self.host.model).__name__} keeps no keys and values: it left past_key_values "
                 "empty, so it would forget the text at each step; choose a language model that keeps them"
             )
         self.context.begin_decoding()
