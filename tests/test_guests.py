@@ -117,7 +117,7 @@ def test_low_rank_adapters_lie_on_the_same_layers_in_any_coat():
 
 def test_a_model_that_swallows_its_cache_is_refused_before_it_writes():
     model = dressed(lambda own: Coat(own, swallowed=("past_key_values",)))
-    with pytest.raises(ValueError, match="Coat keeps no keys and values.*left them empty"):
+    with pytest.raises(ValueError, match="Coat keeps no keys and values.*left past_key_values empty"):
         model.generate(["a"])
     assert len(model.log_probs([["a"]], ["bc"])[0]) == 3  # what needs no cache goes on
 
