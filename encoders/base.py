@@ -124,3 +124,16 @@ def _sample(tensor: Tensor) -> Tensor:
         # The bits of bfloat16 read as integers, since NumPy has no bfloat16.
         return values.to(torch.bfloat16).view(torch.int16).cpu()
     return values.to(torch.int64).cpu()
+
+
+def check_device(device: str | torch.device) -> None:
+    """TypeError for what is no device, ValueError for one that does not exist here."""
+    if not isinstance(device, str | torch.device | int) or isinstance(device, bool):
+        raise TypeError(f"device is a name such as 'cpu' or 'cuda', not {device!r}")
+    try:
+        found = torch.empty(1, device=device)
+        found.cpu()
+    except Exception as error:  # each backend has its own
+        raise ValueError(
+            f"there is no device {str(device)!r} here: take 'cpu', or 'cuda' where torch sees a GPU"
+        ) from error

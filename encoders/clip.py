@@ -17,7 +17,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.base import Features, FrozenEncoder, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, fingerprint
 from encoders.media.image import load_image
 
 SCHEMAS = ("local-dir:", "hf-hub:")
@@ -98,6 +98,7 @@ class ClipImageEncoder(FrozenEncoder):
             raise TypeError(f"an image encoder is given by its name or folder, not {type(name).__name__}")
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype is one of torch's types, such as torch.bfloat16, not {dtype!r}")
+        check_device(device)
         name = str(name)
         model_name, pretrained = _parse(name)
         # open_clip 3 builds, for example, "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.

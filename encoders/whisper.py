@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.model import AudioEncoder
 
-from encoders.base import Features, FrozenEncoder, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, fingerprint
 from encoders.media.sound import SAMPLE_RATE, load_audio
 
 STRIDE = 2  # mel frames per token, the stride of the second convolution
@@ -29,10 +29,11 @@ def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whispe
     name: one of openai-whisper's own ("tiny", "small", "large-v3", …; "whisper/tiny" is the same), which is downloaded
         once; or a checkpoint file in its layout: tensors and dimensions only, pickled code is refused.
     ValueError for an unknown name or a file that is not such a checkpoint; FileNotFoundError if the weights cannot be
-    fetched; TypeError for what is no name.
+    fetched; TypeError for what is no name. A device that is not there is a ValueError too.
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"a Whisper is given by its name or file, not {type(name).__name__}")
+    check_device(device)
     short = str(name).removeprefix("whisper/")
     known = whisper.available_models()
     path = Path(name)

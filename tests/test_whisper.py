@@ -470,3 +470,10 @@ def test_threads_write_down_at_once_what_each_hears_alone(monkeypatch):
         for _ in range(2):
             assert list(pool.map(said, jobs)) == alone
     assert len(set(alone)) >= 3
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path):
+    path = save_whisper(tiny_whisper(), tmp_path / "model.pt")
+    for device in ("mps", "cuda:99", "meta", "gpu"):
+        with pytest.raises(ValueError, match=f"no device '{device}' here"):
+            load_whisper(path, device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from encoders.base import check_device
 from mmlm.assembly.codecs import Codecs
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
@@ -31,20 +32,6 @@ def check_arguments(dtype: torch.dtype, device: str | torch.device, **settings: 
     for name, value in settings.items():
         if value is not None and not isinstance(value, KINDS[name]):
             raise TypeError(f"{name} is a {KINDS[name].__name__}(…), not {type(value).__name__}")
-
-
-def check_device(device: str | torch.device) -> None:
-    """TypeError for what is no device, ValueError for one that does not exist here."""
-    if not isinstance(device, str | torch.device | int) or isinstance(device, bool):
-        raise TypeError(f"device is a name such as 'cpu' or 'cuda', not {device!r}")
-    try:
-        found = torch.empty(1, device=device)
-        found.cpu()
-    except Exception as error:  # each backend has its own
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise ValueError(
-            f"there is no device {str(device)!r} here: take 'cpu', or one that torch sees ({reason})"
-        ) from error
 
 
 def check_name(source: Any, what: str) -> None:
