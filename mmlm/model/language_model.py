@@ -199,7 +199,7 @@ class LanguageModel(nn.Module):
         request = self.active_request()
         earlier = None if request is None else request.ids
         while True:
-            given = {name: value for name, value in kwargs.items() if name not in self._refused}
+            given = {name: value for name, value in kwargs.items() if self.accepts(name)}
             try:
                 return self.model(input_ids=input_ids, **given)
             except TypeError as error:
@@ -208,6 +208,10 @@ class LanguageModel(nn.Module):
                 if refused is None or begun:
                     raise
                 self._refused.add(refused)
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the language model's forward takes an argument of this name, as far as its calls have shown."""
+        return argument not in self._refused
 
     def check_length(self, length: int) -> None:
         """ValueError when `length` is more positions than the language model has."""
