@@ -57,7 +57,7 @@ def test_a_value_of_a_wrong_kind_is_named_where_it_is_given(config, name, hint):
     [
         (FusionConfig, dict(visibility="foo"), "visibility must be 'latest', 'group' or 'all', not 'foo'"),
         (FusionConfig, dict(heads=0), "heads must be at least 1, not 0"),
-        (FusionConfig, dict(cross_attention_every=0), "cross_attention_every must be at least 1"),
+        (FusionConfig, dict(cross_attention_every="1"), "cross_attention_every must be a whole number"),
         (ResamplerConfig, dict(heads="8"), "heads must be a whole number, not '8'"),
         (ResamplerConfig, dict(depth=-1), "depth must be at least 0"),
         (ResamplerConfig, dict(stack=0), "stack must be at least 1"),
@@ -88,6 +88,7 @@ def test_the_message_says_what_would_do(kind, values, named):
         (dict(device=None), "device is a name"),
         (dict(fusion={"heads": 4}), r"fusion is a FusionConfig\(…\), not dict"),
         (dict(resampler=FusionConfig()), "resampler is a ResamplerConfig"),
+        (dict(fusion=FusionConfig(cross_attention_every=0)), "cross_attention_every must be in 1..3"),
         (dict(template="Output:"), "template is a PromptTemplate"),
         (dict(lora=8), "lora is a LoraConfig"),
         (dict(codecs="nano"), "codecs is a Codecs"),

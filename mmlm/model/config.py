@@ -33,7 +33,8 @@ class ResamplerConfig:
 class FusionConfig:
     """Sizes and positions of the gated cross-attention blocks; the defaults are OpenFlamingo-3B's.
 
-    cross_attention_every: a gated block precedes every n-th block of the language model.
+    cross_attention_every: a gated block precedes every n-th block of the language model; 1 to the number of its blocks,
+        which is checked where the model is put together.
     visibility: a text token sees the "latest" item before it, the latest "group" of consecutive items, or "all".
     heads, dim_head: attention heads and their width. ff_mult: width of the feed-forward layers, in widths of the model.
     TypeError or ValueError, naming the field, for a value that cannot be.
@@ -47,7 +48,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_least(self, cross_attention_every=1, heads=1, dim_head=1, ff_mult=1)
+        check_least(self, heads=1, dim_head=1, ff_mult=1)
         if self.visibility not in ("latest", "group", "all"):
             raise ValueError(f"visibility must be 'latest', 'group' or 'all', not {self.visibility!r}")
 

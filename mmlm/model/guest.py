@@ -1,16 +1,31 @@
-"""What a guest, a language model in any coat, turns out to be when it runs: a wrapper hides the signature."""
+"""A guest, a language model in any coat: what it takes is found by calling it, since a wrapper hides the signature."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor, nn
 
-def refused_argument(error: TypeError, given: Iterable[str]) -> str | None:
-    """Which of the given arguments a call refused by name; None for an error of another kind."""
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    return found[1] if found is not None and found[1] in given else None
+
+def called(
+    model: nn.Module, ids: Tensor, arguments: Mapping[str, Any], refused: set[str], again: Callable[[], bool]
+) -> Any:
+    """What a model gives for ids and those arguments that it takes.
+
+    refused: names of arguments that it was found not to take; one that it refuses by name now is added, and the call
+    is made again without it. again: asked before, whether that is possible.
+    """
+    while True:
+        given = {name: value for name, value in arguments.items() if name not in refused}
+        try:
+            return model(input_ids=ids, **given)
+        except TypeError as error:
+            found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if found is None or found[1] not in given or not again():
+                raise
+            refused.add(found[1])
 
 
 def plain_names(state: dict[str, Any]) -> dict[str, Any]:

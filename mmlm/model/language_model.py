@@ -26,7 +26,7 @@ from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, 
 from mmlm.model.blocks import embedding_and_head, find_blocks
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
-from mmlm.model.guest import plain_names, refused_argument
+from mmlm.model.guest import called, plain_names
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
@@ -198,16 +198,11 @@ class LanguageModel(nn.Module):
         """
         request = self.active_request()
         earlier = None if request is None else request.ids
-        while True:
-            given = {name: value for name, value in kwargs.items() if self.accepts(name)}
-            try:
-                return self.model(input_ids=input_ids, **given)
-            except TypeError as error:
-                refused = refused_argument(error, given)
-                begun = request is not None and request.ids is not earlier  # then the text would be heard twice
-                if refused is None or begun:
-                    raise
-                self._refused.add(refused)
+
+        def unheard() -> bool:  # a text that the hooks have heard must not be heard twice
+            return request is None or request.ids is earlier
+
+        return called(self.model, input_ids, kwargs, self._refused, unheard)
 
     def accepts(self, argument: str) -> bool:
         """Whether the language model's forward takes an argument of this name, as far as its calls have shown."""
