@@ -92,6 +92,7 @@ def test_the_message_says_what_would_do(kind, values, named):
         (dict(template="Output:"), "template is a PromptTemplate"),
         (dict(lora=8), "lora is a LoraConfig"),
         (dict(codecs="nano"), "codecs is a Codecs"),
+        (dict(final_norm=False), "give it to the ready-made ClipImageEncoder itself"),
         (dict(seed="0"), "seed must be a whole number"),
         (dict(image_encoder=5), "not as int"),
         (dict(image_encoder=torch.nn.Linear(1, 1)), "ClipImageEncoder"),

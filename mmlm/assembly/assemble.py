@@ -40,7 +40,7 @@ def assemble(
 
     language_model: a hub id, a folder, or a `...ForCausalLM` (then with its `tokenizer`).
     image_encoder: an open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. final_norm: whether
-        its tokens pass the tower's last norm; OpenFlamingo's do not.
+        its tokens pass the tower's last norm; OpenFlamingo's do not. A ready-made encoder says so itself.
     audio_encoder: a model of openai-whisper, such as "whisper/tiny", a checkpoint file, or a `FrozenEncoder`.
     resampler, audio_resampler, fusion, template: sizes of the adapters and the wording of prompts; None for Flamingo's.
     codecs: what the model draws and speaks with; it gets rows for their codes, which are to be trained. lora: low-rank
@@ -56,6 +56,10 @@ def assemble(
     )  # fmt: skip
     check_kind("seed", seed, int)
     check_kind("final_norm", final_norm, bool)
+    if not final_norm and getattr(image_encoder, "final_norm", False):
+        raise ValueError(
+            "final_norm=False is for an encoder by name: give it to the ready-made ClipImageEncoder itself"
+        )
     loaded = load_codecs(codecs)
     images = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
     audio = None if audio_encoder is None else audio_encoder_of(audio_encoder)

@@ -137,7 +137,7 @@ class LanguageModel(nn.Module):
         listed = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         own = {*(listed if isinstance(listed, (list, tuple)) else [listed])}
         own |= {self.tokenizer.eos_token_id, turn_end(self.tokenizer)}
-        return [self.vocabulary.end_of_chunk_id, *sorted(own - {None})]
+        return [self.vocabulary.end_of_chunk_id, *sorted(token for token in own if token is not None)]
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
