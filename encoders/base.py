@@ -95,7 +95,10 @@ def fingerprint(source: nn.Module | Mapping[str, Tensor]) -> str:
     parameters take about a second; a change of other values is not noticed. Floating-point values are rounded to
     bfloat16 first: float32 and bfloat16 copies of the same weights have the same fingerprint.
     """
-    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    state = source.state_dict() if isinstance(source, nn.Module) else source
+    tensors = dict(state)
+    for name, value in state.items():  # the weight and bias of a layer that torch has quantised are a tuple
+        tensors |= {f"{name}.{part}": own for part, own in enumerate(value)} if isinstance(value, tuple) else {}
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -110,7 +113,7 @@ def fingerprint(source: nn.Module | Mapping[str, Tensor]) -> str:
 
 def _sample(tensor: Tensor) -> Tensor:
     """At most 4096 values of `tensor`, including the first and the last, as integers on the CPU."""
-    values = tensor.reshape(-1)
+    values = (tensor.dequantize() if tensor.is_quantized else tensor).reshape(-1)
     if values.numel() > SAMPLES_PER_TENSOR:
         # Not a constant stride: a stride of 4096 would read one column of a matrix 4096 wide.
         steps = torch.arange(SAMPLES_PER_TENSOR, device=values.device)
@@ -121,3 +124,16 @@ def _sample(tensor: Tensor) -> Tensor:
         # The bits of bfloat16 read as integers, since NumPy has no bfloat16.
         return values.to(torch.bfloat16).view(torch.int16).cpu()
     return values.to(torch.int64).cpu()
+
+
+def check_device(device: str | torch.device) -> None:
+    """TypeError for what is no device, ValueError for one that does not exist here."""
+    if not isinstance(device, str | torch.device | int) or isinstance(device, bool):
+        raise TypeError(f"device is a name such as 'cpu' or 'cuda', not {device!r}")
+    try:
+        found = torch.empty(1, device=device)
+        found.cpu()
+    except Exception as error:  # each backend has its own
+        raise ValueError(
+            f"there is no device {str(device)!r} here: take 'cpu', or 'cuda' where torch sees a GPU"
+        ) from error

@@ -1,6 +1,7 @@
 """Any open_clip vision transformer as a frozen encoder: patch tokens, and CLIP embeddings for retrieval."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.base import Features, FrozenEncoder, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, fingerprint
 from encoders.media.image import load_image
 
 SCHEMAS = ("local-dir:", "hf-hub:")
@@ -91,8 +92,14 @@ class ClipImageEncoder(FrozenEncoder):
             .pt: tensors only, pickled code is refused), or a folder with open_clip_config.json, weights and tokenizer.
             A file contains no settings: it gets the default preprocessing of the architecture, and weights trained
             with QuickGELU need the "-quickgelu" architecture. A tag or a folder determines both.
-        ValueError for an unknown name, FileNotFoundError for weights that are missing and cannot be fetched.
+        ValueError for an unknown name, FileNotFoundError for weights that are missing and cannot be fetched; TypeError
+        for what is no name or no dtype.
         """
+        if not isinstance(name, str | os.PathLike):
+            raise TypeError(f"an image encoder is given by its name or folder, not {type(name).__name__}")
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype is one of torch's types, such as torch.bfloat16, not {dtype!r}")
+        check_device(device)
         name = str(name)
         model_name, pretrained = _parse(name)
         # open_clip 3 builds, for example, "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.
@@ -163,7 +170,7 @@ class ClipImageEncoder(FrozenEncoder):
         if self.tokenizer is None:
             if self._source is None:
                 raise ValueError("a model passed without a name needs its tokenizer to embed texts: pass tokenizer=")
-            self.tokenizer = open_clip.get_tokenizer(_parse(self._source)[0])
+            self.tokenizer = load_tokenizer(self._source)
         tokens = self.tokenizer(list(texts))
         self._warn_of_cuts(list(texts), tokens)
         return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
@@ -199,6 +206,27 @@ class ClipImageEncoder(FrozenEncoder):
                 f"expected preprocessed images [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
                 f"got {list(batch.shape)}; use preprocess() and torch.stack"
             )
+
+
+def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """The tokenizer of the model that `name` describes: list[str] → ids [N, L].
+
+    ValueError for one that needs Python code of its own: a model's settings may ask for that, and it is never run.
+    """
+    model_name = _parse(name)[0]
+    try:
+        return open_clip.get_tokenizer(model_name, trust_remote_code=False)
+    except TypeError as error:
+        if str(error) != "SimpleTokenizer.__init__() got an unexpected keyword argument 'trust_remote_code'":
+            raise
+        return open_clip.get_tokenizer(model_name)  # open_clip's own, which has no such code and no such argument
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"the tokenizer of {name!r} needs Python code of its own, which is not run: make it yourself, and pass it "
+            "as ClipImageEncoder(model, preprocess, tokenizer=…)"
+        ) from None
 
 
 def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[str]:

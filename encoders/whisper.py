@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.model import AudioEncoder
 
-from encoders.base import Features, FrozenEncoder, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, fingerprint
 from encoders.media.sound import SAMPLE_RATE, load_audio
 
 STRIDE = 2  # mel frames per token, the stride of the second convolution
@@ -28,8 +29,11 @@ def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whispe
     name: one of openai-whisper's own ("tiny", "small", "large-v3", …; "whisper/tiny" is the same), which is downloaded
         once; or a checkpoint file in its layout: tensors and dimensions only, pickled code is refused.
     ValueError for an unknown name or a file that is not such a checkpoint; FileNotFoundError if the weights cannot be
-    fetched.
+    fetched; TypeError for what is no name. A device that is not there is a ValueError too.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a Whisper is given by its name or file, not {type(name).__name__}")
+    check_device(device)
     short = str(name).removeprefix("whisper/")
     known = whisper.available_models()
     path = Path(name)
@@ -59,7 +63,9 @@ class WhisperAudioEncoder(FrozenEncoder):
     Whisper itself pads every recording to 30 s. Here a shorter one is not padded: it takes the first positions of the
     table, and less compute. A longer one is encoded in windows of 30 s, one after the other; nothing is cut off.
 
-    model: an openai-whisper model. It is frozen and put into eval mode, and not changed otherwise.
+    model: an openai-whisper model. It is frozen and put into eval mode, and not changed otherwise. Its weights stay
+        float32 when the model around it is cast (`.half()`, `.to(torch.bfloat16)`): Whisper's layers cast their weights
+        to the type of what they are given, and its norms compute in float32.
     name: the name from which `load` would build this encoder; None if there is none.
     """
 
@@ -85,6 +91,15 @@ class WhisperAudioEncoder(FrozenEncoder):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.model.encoder.conv1.weight.device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WhisperAudioEncoder:
+        """What `.to()` and `.half()` do to each tensor: the device changes, the type does not."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        return super()._apply(moved, recurse)
 
     def preprocess(self, media: Any) -> Tensor:
         """Any audio source that `encoders.media.open_audio` accepts → its log-mel spectrogram [n_mels, T].

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from encoders.base import Features, fingerprint
-from encoders.clip import ClipImageEncoder
+from encoders.clip import ClipImageEncoder, load_tokenizer
 from encoders.media import MediaError
 
 CONFIG = {
@@ -461,3 +461,34 @@ def test_texts_beyond_the_context_are_a_warning(tmp_path, recwarn):
     recwarn.clear()
     encoder.embed_texts([f"{fits} dog"])
     assert not recwarn
+
+
+@pytest.mark.parametrize("asked_for", [{"trust_remote_code": True}, {}])
+def test_a_folders_code_is_never_run(tmp_path, asked_for):
+    """The settings of a folder may ask for a tokenizer that is Python code."""
+    folder = save_upstream_folder(tmp_path / "clip", build())
+    config = json.loads((tmp_path / "clip" / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = asked_for
+    (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps(config))
+    auto = {"auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}, "tokenizer_class": "Own"}
+    (tmp_path / "clip" / "tokenizer_config.json").write_text(json.dumps(auto))
+    code = [f"open({str(tmp_path / 'ran')!r}, 'w')", "from transformers import PreTrainedTokenizer as Own"]
+    (tmp_path / "clip" / "tokenization_own.py").write_text("\n".join(code))
+    loaded = ClipImageEncoder.load(folder)
+    with pytest.raises(ValueError, match="needs Python code of its own, which is not run.*tokenizer="):
+        loaded.embed_texts(["a red circle"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_open_clips_own_tokenizer_needs_no_such_argument(tiny_architecture, tmp_path):
+    torch.save(build().state_dict(), tmp_path / "weights.pt")
+    ids = load_tokenizer(f"{tiny_architecture}/{tmp_path / 'weights.pt'}")(["a red circle"])
+    assert torch.equal(ids, open_clip.SimpleTokenizer(context_length=ids.shape[1])(["a red circle"]))
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"ViT-B-32"])
+def test_what_is_no_name_is_told(wrong):
+    with pytest.raises(TypeError, match="by its name or folder"):
+        ClipImageEncoder.load(wrong)
+    with pytest.raises(TypeError, match="dtype is one of torch's types"):
+        ClipImageEncoder.load("ViT-B-32/openai", dtype="float16")

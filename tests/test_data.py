@@ -205,6 +205,8 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
     "line, reason",
     [
         ('{"image": "a.jpg", "caption": ', "unreadable JSON"),
+        ("[" * 100_000, "unreadable JSON"),
+        ('{"image": "a.jpg", "caption": "x", "y": ' + "[" * 50_000 + "]" * 50_000 + "}", "unreadable JSON"),
         ("7", "the JSON is a int"),
         ({"caption": "x"}, "no picture"),
         ({"image": "gone.jpg", "caption": "x"}, "no picture at"),

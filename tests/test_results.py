@@ -13,7 +13,8 @@ import mmlm
 from mmlm.assembly import Codecs, extended
 from mmlm.generation.beams import beam_search
 from mmlm.generation.constraints.base import Allowed
-from mmlm.generation.loop import NonFiniteLogitsError, decode
+from mmlm.generation.loop import decode
+from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.options import GenerationKeywords, GenerationOptions
 from mmlm.generation.text import PartialText
 from mmlm.model.config import LoraConfig

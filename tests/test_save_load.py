@@ -345,3 +345,19 @@ def test_parts_that_cannot_be_found_are_clear_errors(tmp_path):
 def test_configs_cannot_be_changed_after_the_fact():
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.fusion = FusionConfig()
+
+
+def test_a_language_model_that_is_code_is_refused_in_our_words(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    config = {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for given in ({}, {"tokenizer": families.tokenizer()}):
+        with pytest.raises(ValueError, match="needs Python code of its own, which mmlm does not run") as error:
+            assemble(folder, parts.image_encoder(), **given)
+        assert "trust_remote_code" not in str(error.value)
+    assert not (tmp_path / "ran").exists()

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -392,3 +393,87 @@ def test_without_the_extra_it_is_named(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'mmlm\[vad\]'"):
         Transcriber(tiny_whisper()).stream((noise(1.0), SAMPLE_RATE), vad=True)
     encoders.transcription.voice_activity._silero.cache_clear()
+
+
+# ---- what a model does not have, and what it computes wrongly
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "reason"),
+    [
+        (ENGLISH, {"language": "de"}, "knows English alone, and no German.*multilingual"),
+        (ENGLISH, {"language": "German"}, "no German"),
+        (ENGLISH, {"task": "translate"}, "knows English alone and cannot translate.*multilingual"),
+        (ENGLISH, {"task": "translate", "language": "en"}, "cannot translate"),
+        (None, {"language": "yue"}, "no Cantonese.*not among its 99 languages.*large-v3"),
+        (None, {"language": "Cantonese"}, "no Cantonese"),
+        (None, {"language": "auto"}, "none to have it detected"),
+        (None, {"language": 5}, "language is a code"),
+        (None, {"prompt": ["a"]}, "prompt is a text"),
+        (None, {"temperatures": "hot"}, "temperatures are numbers"),
+        (None, {"temperatures": None}, "temperatures are numbers"),
+        (None, {"beam_size": 0}, "beam_size"),
+        (None, {"beam_size": "5"}, "beam_size"),
+        (None, {"seed": "a"}, "seed"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused_before_anything_is_read(monkeypatch, dims, options, reason):
+    monkeypatch.setattr(transcriber, "open_audio", None)
+    model = tiny_whisper() if dims is None else tiny_whisper(0, dims)
+    with pytest.raises((ValueError, TypeError), match=reason):
+        Transcriber(model).stream((noise(1.0), SAMPLE_RATE), **options)
+
+
+def test_a_model_of_100_languages_knows_cantonese(monkeypatch):
+    newest = tiny_whisper()
+    newest.dims.n_vocab = 51866  # large-v3's
+    Transcriber(newest).stream((noise(1.0), SAMPLE_RATE), language="yue")
+    Transcriber(tiny_whisper(0, ENGLISH)).stream((noise(1.0), SAMPLE_RATE), language="english")
+
+
+def test_markup_in_a_prompt_is_plain_text(monkeypatch):
+    model = tiny_whisper()
+    said = Said(monkeypatch, model, {"tokens": words(" hm")})
+    Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en", prompt="notes <|endoftext|> of <|de|>")
+    tokenizer = whisper.tokenizer.get_tokenizer(True, num_languages=99, language="en", task="transcribe")
+    asked = said.asked[0].prompt
+    assert tokenizer.decode(asked) == " notes <|endoftext|> of <|de|>"
+    assert not {*asked} & {*tokenizer.special_tokens.values()}
+
+
+def test_one_temperature_may_stand_alone(monkeypatch):
+    model = tiny_whisper()
+    said = Said(monkeypatch, model, {"tokens": words(" hm")})
+    Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en", temperatures=0.4)
+    assert [options.temperature for options in said.asked] == [0.4]
+
+
+def test_weights_that_are_no_numbers_are_an_error_and_no_text():
+    model = tiny_whisper()
+    with torch.no_grad():
+        model.decoder.ln.weight[0] = float("nan")
+    with pytest.raises(transcriber.NonFiniteTextError, match="NaN.*float32"):
+        Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en")
+
+
+def test_threads_write_down_at_once_what_each_hears_alone(monkeypatch):
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    own = Transcriber(tiny_whisper(0, sharpness=0.5))
+    jobs = [(noise(2.0 + seed, seed), seed, 0.0 if seed % 2 else 1.0) for seed in range(4)]
+
+    def said(job):
+        samples, seed, temperature = job
+        return own.transcribe((samples, SAMPLE_RATE), language="en", temperatures=(temperature,), seed=seed).text
+
+    alone = [said(job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(2):
+            assert list(pool.map(said, jobs)) == alone
+    assert len(set(alone)) >= 3
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path):
+    path = save_whisper(tiny_whisper(), tmp_path / "model.pt")
+    for device in ("mps", "cuda:99", "meta", "gpu"):
+        with pytest.raises(ValueError, match=f"no device '{device}' here"):
+            load_whisper(path, device)

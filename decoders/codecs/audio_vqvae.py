@@ -12,6 +12,7 @@ from decoders.codecs.base import MediaCodec
 from decoders.codecs.blocks import body, down, halvings, head, up
 from decoders.codecs.quantizer import Quantizer, QuantizerConfig
 from decoders.codecs.spectrum import Spectrum, spectral_distance
+from decoders.values import check_kinds, check_least
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class AudioVQVAEConfig:
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, sample_rate=1, downsample=1, window=2, hop=1, width=1, blocks=0)
         halvings(self.downsample, "hop", self.hop)
         if self.sample_rate < 1 or not self.hop <= self.window // 2:
             raise ValueError("sample_rate must be above 0, and hop at most half a window, so that windows overlap")

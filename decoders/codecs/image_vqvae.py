@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from decoders.codecs.base import MediaCodec
 from decoders.codecs.blocks import body, down, halvings, head, up
 from decoders.codecs.quantizer import Quantizer, QuantizerConfig
+from decoders.values import check_kinds, check_least
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ImageVQVAEConfig:
     local: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, size=1, downsample=1, patch=1, width=1, blocks=0)
         halvings(self.downsample, "patch", self.patch)
         if self.size < self.downsample or self.size % self.downsample:
             raise ValueError(f"size ({self.size}) must be a multiple of downsample ({self.downsample})")

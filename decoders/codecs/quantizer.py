@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, VectorQuantize
 
+from decoders.values import check_kinds, check_least
+
 # Codebook size → levels of each dimension (FSQ: Mentzer et al. 2023, table 1, and sizes near it).
 FSQ_LEVELS = {
     64: (4, 4, 4), 240: (8, 6, 5), 256: (4, 4, 4, 4), 512: (8, 8, 8), 1000: (8, 5, 5, 5), 1024: (4, 4, 4, 4, 4),
@@ -40,7 +42,11 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("vq", "fsq", "lfq", "rvq"):
-            raise ValueError(f'quantizer is "vq", "fsq", "lfq" or "rvq", not {self.kind!r}')
+            raise ValueError(f'kind: the quantizer is "vq", "fsq", "lfq" or "rvq", not {self.kind!r}')
+        check_kinds(self)
+        check_least(self, commitment_weight=0, dead_below=0)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay is a share from 0 to below 1, not {self.decay}")
         if self.codebook_size < 2 or self.num_codebooks < 1 or self.dim < 1:
             raise ValueError("codebook_size must be at least 2, num_codebooks and dim at least 1")
         if self.kind != "rvq" and self.num_codebooks != 1:

@@ -16,6 +16,7 @@ from decoders.codecs.base import MediaCodec
 from decoders.codecs.spectrum import Spectrum
 from decoders.diffusion.canvas import Canvas
 from decoders.diffusion.schedule import TIMESTEPS, noisy, sample, training_levels
+from decoders.values import check_kinds, check_least
 
 Preview = Callable[[int, int, Tensor], None]  # number of the step, number of steps, media so far
 
@@ -31,6 +32,8 @@ class DiffusionDecoderConfig:
     hop: int = 80  # between two of these spectra, in samples
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, window=2, hop=1)
         if not self.channels or any(channels < 16 or channels % 16 for channels in self.channels):
             raise ValueError(f"channels must be multiples of 16, not {tuple(self.channels)}")
         if self.layers < 1 or self.patch < 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
@@ -11,10 +13,11 @@ import torch
 import whisper
 from torch import Tensor
 from whisper.decoding import DecodingOptions, DecodingResult
-from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE, Tokenizer, get_tokenizer
+from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
 from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, overlaps
+from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
 from encoders.transcription.voice_activity import VoiceDetector, voice_detector
 from encoders.transcription.windows import Window, Windows
@@ -25,7 +28,14 @@ SILENCE = 1e-4  # -80 dB of full scale; a window that never exceeds it is not de
 NO_SPEECH = 0.6  # this and the next three are openai-whisper's defaults (whisper/transcribe.py)
 LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
+# One window is decoded at a time: whisper keeps keys and values by hooks on the model, which all threads would share,
+# and samples from torch's global generator.
+DECODING = threading.Lock()
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+class NonFiniteTextError(ValueError):
+    """Whisper computed NaN where it should have computed probabilities."""
 
 
 class Transcriber:
@@ -90,20 +100,13 @@ class Transcriber:
             music and noise.
         on_window: called after every window with the running `Transcription`.
         seed: of the sampling at temperatures above 0.
-        ValueError for a language, task or temperature that Whisper does not have; MediaError for a bad recording.
+        ValueError for a language or task that this Whisper does not have, and for a temperature beyond 0..2; TypeError
+        for a value of another kind; MediaError for a bad recording. NonFiniteTextError where the model computes NaN.
         """
-        if language is not None:
-            language = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
-            if language not in LANGUAGES:
-                raise ValueError(f"Whisper has no language {language!r}; give a code such as 'en', or a name")
-        if language is None and not self.model.is_multilingual:
-            language = "en"
-        if task not in ("transcribe", "translate"):
-            raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}")
-        if not temperatures or any(not 0 <= t <= 2 for t in temperatures):
-            raise ValueError(f"temperatures must be one or more numbers in 0..2, not {temperatures!r}")
+        language = spoken_language(self.model, language, task)
+        temperatures = check_settings(prompt, temperatures, beam_size, seed)
         decoding = _Decoding(
-            self.model, task, prompt, tuple(temperatures), condition_on_previous_text, beam_size,
+            self.model, task, prompt, temperatures, condition_on_previous_text, beam_size,
             voice_detector() if vad else None, seed,
         )  # fmt: skip
         running = Transcription(iter(()), language)
@@ -187,7 +190,8 @@ class _Decoding:
                 language=running.language,
                 task=self.task,
             )
-            self.previous = self.tokenizer.encode(" " + self.prompt.strip()) if self.prompt else []
+            # What is typed is plain text: a control token's name in it is spelled out.
+            self.previous = self.tokenizer.encoding.encode_ordinary(" " + self.prompt.strip()) if self.prompt else []
         return self.tokenizer
 
     def _decode(self, mel: Tensor, language: str | None, seed: int) -> DecodingResult:
@@ -203,9 +207,15 @@ class _Decoding:
                 prompt=self.previous[-context:],
                 fp16=self._half,
             )
-            return self.model.decode(mel, options)
+            result: Any = self.model.decode(mel, options)
+            if math.isnan(result.avg_logprob):
+                raise NonFiniteTextError(
+                    "Whisper computed NaN, so what is said is unknown: it overflows in "
+                    f"{'float16' if self._half else 'float32'}, or its weights are damaged"
+                )
+            return result
 
-        with torch.random.fork_rng(devices=[self.model.device] if self._half else []):
+        with DECODING, torch.random.fork_rng(devices=[self.model.device] if self._half else []):
             torch.manual_seed(seed)
             result = at(self.temperatures[0])
             for temperature in self.temperatures[1:]:

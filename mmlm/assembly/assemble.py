@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from decoders.values import check_kind
 from encoders.base import FrozenEncoder
+from mmlm.assembly.arguments import check_arguments
 from mmlm.assembly.codecs import Codecs, load_codecs
 from mmlm.assembly.frozen import audio_encoder_of, image_encoder_of, language_model_of
 from mmlm.assembly.multimodal_lm import MultimodalLM
@@ -38,15 +40,26 @@ def assemble(
 
     language_model: a hub id, a folder, or a `...ForCausalLM` (then with its `tokenizer`).
     image_encoder: an open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. final_norm: whether
-        its tokens pass the tower's last norm; OpenFlamingo's do not.
+        its tokens pass the tower's last norm; OpenFlamingo's do not. A ready-made encoder says so itself.
     audio_encoder: a model of openai-whisper, such as "whisper/tiny", a checkpoint file, or a `FrozenEncoder`.
     resampler, audio_resampler, fusion, template: sizes of the adapters and the wording of prompts; None for Flamingo's.
     codecs: what the model draws and speaks with; it gets rows for their codes, which are to be trained. lora: low-rank
         adapters of the language model, which act while codes are written.
     dtype: of the language model and the image encoder; all else is float32.
     seed: of the adapters' initial weights. The global random state stays as it is.
-    Errors: FileNotFoundError or ValueError for a part that cannot be found or loaded.
+    Errors: FileNotFoundError or ValueError for a part that cannot be found or loaded, or a device that is not there;
+    TypeError for values of another kind.
     """
+    check_arguments(
+        dtype, device, codecs=codecs, lora=lora, resampler=resampler, audio_resampler=audio_resampler, fusion=fusion,
+        template=template,
+    )  # fmt: skip
+    check_kind("seed", seed, int)
+    check_kind("final_norm", final_norm, bool)
+    if not final_norm and getattr(image_encoder, "final_norm", False):
+        raise ValueError(
+            "final_norm=False is for an encoder by name: give it to the ready-made ClipImageEncoder itself"
+        )
     loaded = load_codecs(codecs)
     images = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
     audio = None if audio_encoder is None else audio_encoder_of(audio_encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,11 @@ class Codecs:
     audio: CodecSource | None = None
     image_decoder: DecoderSource | None = None
     audio_decoder: DecoderSource | None = None
+
+    def __post_init__(self) -> None:
+        for name, part in vars(self).items():
+            if part is not None and not isinstance(part, str | os.PathLike | nn.Module):
+                raise TypeError(f"Codecs.{name} is a name, a path or ready-made, not {type(part).__name__}")
 
     def __bool__(self) -> bool:
         return any(part is not None for part in (self.image, self.audio, self.image_decoder, self.audio_decoder))

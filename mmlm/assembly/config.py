@@ -8,6 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from decoders.values import check_kinds
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 
@@ -20,6 +21,9 @@ class FrozenPart:
 
     name: str | None
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class ModelConfig:
     audio_decoder: FrozenPart | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, ready for JSON."""

@@ -51,12 +51,19 @@ def causal_model(
     source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """A bare language model with its tokenizer and lasting name, from a hub id, a folder or a ready-made model."""
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "convert_tokens_to_ids")):
+        raise TypeError(f"tokenizer is one of transformers', made by AutoTokenizer.from_pretrained, not {tokenizer!r}")
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
+        if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
+            raise TypeError(
+                f"a language model is a causal one of transformers (…ForCausalLM), not {type(source).__name__}"
+            )
         return source, tokenizer, None  # pyright: ignore[reportReturnType]  # any module with a causal LM's interface
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    language_model_config(source)  # first: it tells a model that is code, of which the tokenizer's error says little
     path = _language_model_path(source)
     try:
         if _is_mosaic_gpt(path):
@@ -65,10 +72,24 @@ def causal_model(
             config, kind = mpt_config(path), MosaicGpt
         else:
             config, kind = None, AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(path, config=config) if tokenizer is None else tokenizer
-        return kind.from_pretrained(path, config=config, dtype=dtype), tokenizer, lasting_name(source)
-    except OSError as error:
-        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
+        model = kind.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=False)
+        return model, tokenizer, lasting_name(source)
+    except Exception as error:
+        raise unloadable(source, error) from error
+
+
+def unloadable(source: str | Path, error: Exception) -> Exception:
+    """What to raise where a language model could not be loaded: in words that hold for mmlm."""
+    if isinstance(error, OSError):
+        return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}")
+    if "trust_remote_code" in str(error):
+        return ValueError(
+            f"the language model {str(source)!r} needs Python code of its own, which mmlm does not run: load it "
+            "yourself, and pass the model with its tokenizer as language_model= and tokenizer="
+        )
+    return ValueError(f"the language model {str(source)!r} could not be loaded ({type(error).__name__}): {error}")
 
 
 def language_model_config(source: str | Path) -> PreTrainedConfig:
@@ -81,9 +102,9 @@ def language_model_config(source: str | Path) -> PreTrainedConfig:
             from mmlm.assembly.interop.mosaic_gpt import mpt_config
 
             return mpt_config(path)
-        return AutoConfig.from_pretrained(path).get_text_config()
-    except OSError as error:
-        raise FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}") from error
+        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    except Exception as error:
+        raise unloadable(source, error) from error
 
 
 def _is_mosaic_gpt(path: str) -> bool:
@@ -103,7 +124,9 @@ def _language_model_path(source: str | Path) -> str:
 def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:
     """An image encoder by the name that `assemble` takes, or the ready-made one."""
     if isinstance(source, FrozenEncoder):
-        return source
+        return _of_modality(source, "image")
+    if isinstance(source, nn.Module):
+        raise TypeError(f"a ready-made CLIP goes into an encoder first: ClipImageEncoder({type(source).__name__}(…))")
     encoder = ClipImageEncoder.load(preset_path(source), final_norm=final_norm, dtype=dtype)
     if str(source).startswith(PRESET):  # the preset's name, wherever the package is installed
         encoder.name = str(source)
@@ -113,12 +136,22 @@ def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype
 def audio_encoder_of(source: str | Path | FrozenEncoder) -> FrozenEncoder:
     """An audio encoder by the name that `assemble` takes, or the ready-made one."""
     if isinstance(source, FrozenEncoder):
-        return source
+        return _of_modality(source, "audio")
+    if isinstance(source, nn.Module):
+        raise TypeError(
+            f"a ready-made Whisper goes into an encoder first: WhisperAudioEncoder({type(source).__name__}(…))"
+        )
     from encoders.whisper import WhisperAudioEncoder  # whisper takes a second to import, and not every model hears
 
     encoder = WhisperAudioEncoder.load(preset_path(source))
     if str(source).startswith(PRESET):
         encoder.name = str(source)
+    return encoder
+
+
+def _of_modality(encoder: FrozenEncoder, modality: str) -> FrozenEncoder:
+    if encoder.modality != modality:
+        raise ValueError(f"{modality}_encoder is given an encoder of {encoder.modality}: {type(encoder).__name__}")
     return encoder
 
 

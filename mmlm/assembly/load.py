@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from encoders.base import FrozenEncoder
+from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs, load_saved_codecs
 from mmlm.assembly.config import ModelConfig, digest
@@ -47,8 +48,10 @@ def load(
     given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
     were trained with is a warning with both fingerprints. dtype: of the language model and the image encoder.
     Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
-    that do not fit the config.
+    that do not fit the config, or a device that is not there; TypeError for values of another kind.
     """
+    check_name(name, "a model")
+    check_arguments(dtype, device, codecs=codecs)
     if str(name) in ASSEMBLED:
         parts = ASSEMBLED[str(name)]
         return assemble(
@@ -106,7 +109,7 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         with safe_open(folder / "model.safetensors", "pt") as weights:
             metadata = weights.metadata() or {}
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")

@@ -1,5 +1,6 @@
 """Models that come with the package, by name, and where their parts lie."""
 
+import os
 from pathlib import Path
 
 PRESET = "preset:"
@@ -40,7 +41,12 @@ OPEN_FLAMINGO = {
 
 
 def preset_path(name: str | Path) -> str:
-    """Folder or file of a part of a preset ("preset:nano/language_model"), or the name as it is."""
+    """Folder or file of a part of a preset ("preset:nano/language_model"), or the name as it is.
+
+    TypeError for what is no name.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a part of a model is given by its name or path, or ready-made, not as {type(name).__name__}")
     name = str(name)
     if not name.startswith(PRESET):
         return name

@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> None:
     else:
         prompt = examples.question_prompt(image, args.question, args.shots, model.template)
     result = one_result(model.generate(prompt, **options))
-    text = one_line(result.text)
+    text = one_line(result.answer)
     print_result(args, {"image": args.image, "question": args.question, "answer": text}, text, result)

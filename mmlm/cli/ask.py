@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> None:
         details=True, **options,
     )  # fmt: skip
     result = one_result(answered)
-    text = one_line(result.text)
+    text = one_line(result.answer)
     record = {"audio": args.recording, "question": args.question, "image": args.image, "mode": args.mode}
     print_result(args, {**record, "answer": text, "transcript": said and said.to_dict()}, text, result)

@@ -43,6 +43,6 @@ def run(args: argparse.Namespace) -> None:
             prompts = [examples.caption_prompt(image, args.shots, model.template) for image in images]
         drawn = {**options, "seed": options["seed"] + start} if "seed" in options else options
         for name, result in zip(names, results_of(model.generate(prompts, **drawn)), strict=True):
-            text = one_line(result.text)
+            text = one_line(result.answer)
             line = text if len(args.images) == 1 else f"{name}\t{text}"
             print_result(args, {"image": name, "caption": text}, line, result)

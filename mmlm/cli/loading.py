@@ -50,13 +50,10 @@ def device_of(args: argparse.Namespace) -> torch.device:
     """The device of `--device`; ValueError for one that is not there."""
     import torch
 
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise ValueError(f"--device is cpu, cuda or cuda:N, not {args.device!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here")
-    return device
+    from encoders.base import check_device
+
+    check_device(args.device)
+    return torch.device(args.device)
 
 
 def dtype_of(args: argparse.Namespace) -> torch.dtype:

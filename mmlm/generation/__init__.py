@@ -3,7 +3,8 @@
 `request` encodes prompts and their media once; `loop` decodes them, greedily or by sampling, and `beams` by beam
 search, over a `decoder` with its `cache`. `constraints/` restrict what a row may write. `result` is what every
 generation gives, `options` are how it is asked for. `text` decodes ids as they come, `media` turns codes into pictures
-and sound, and `log_probs` measures given answers. Names are imported when first used.
+and sound, and `log_probs` measures given answers. `nonfinite` finds the layer where
+values ceased to be numbers. Names are imported when first used.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from mmlm._lazy import lazy_names
 
 if TYPE_CHECKING:
     from mmlm.generation.log_probs import log_probs
-    from mmlm.generation.loop import NonFiniteLogitsError
+    from mmlm.generation.nonfinite import NonFiniteLogitsError
     from mmlm.generation.options import GenerationKeywords, GenerationOptions
     from mmlm.generation.result import FinishReason, GenerationResult, Usage
 
@@ -33,7 +34,7 @@ __getattr__ = lazy_names(
         "GenerationKeywords": "mmlm.generation.options",
         "GenerationOptions": "mmlm.generation.options",
         "GenerationResult": "mmlm.generation.result",
-        "NonFiniteLogitsError": "mmlm.generation.loop",
+        "NonFiniteLogitsError": "mmlm.generation.nonfinite",
         "Usage": "mmlm.generation.result",
         "log_probs": "mmlm.generation.log_probs",
     },

@@ -17,11 +17,6 @@ class Decoder:
         self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False
     ):
         """`codes`: logits of all codes come last, and what may follow what is the caller's to see to."""
-        if not host.accepts("past_key_values"):
-            raise ValueError(
-                f"{type(host.model).__name__} keeps no keys and values (no past_key_values), so it would forget the "
-                "text at each step; choose a language model that does"
-            )
         host.check_codes(batch.input_ids, codes)
         self.host, self.context = host, context
         self.codes = host.code_places() if codes else None
@@ -39,9 +34,14 @@ class Decoder:
         self.wide: bool | None = None  # whether hidden states and cache are float32: as the prompt's pass finds it
 
     def prefill(self) -> Tensor:
-        """Logits `[R, V]` after the prompt."""
+        """Logits `[R, V]` after the prompt. ValueError where the model keeps no keys and values of it."""
         self.wide = self.host.is_wide if self.wide is None else self.wide
         logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
+        if self.cache.get_seq_length() == 0:
+            raise ValueError(
+                f"{type(self.host.model).__name__} keeps no keys and values: it left past_key_values "
+                "empty, so it would forget the text at each step; choose a language model that keeps them"
+            )
         self.context.begin_decoding()
         return logits
 
@@ -98,6 +98,17 @@ class Decoder:
                 logits_to_keep=1,
             )
         return output.logits[:, -1].float()
+
+    def anew(self, context: MediaContext) -> None:
+        """Computes the text so far once more, in one pass that keeps nothing. context: a fresh one."""
+        codes = None if self.codes is None else self.host.code_places()
+        with self.host.request(context, codes, wide=bool(self.wide)):
+            self.host(
+                self.ids[:, : self.length],
+                attention_mask=self._seen(),
+                position_ids=self.positions[:, : self.length],
+                use_cache=False,
+            )
 
     def hide_placeholders(self, scores: Tensor) -> None:
         """Sets scores `[R, V]` of the tokens that are never written, placeholders of media and padding, to −inf."""

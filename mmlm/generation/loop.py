@@ -10,14 +10,11 @@ from torch import Tensor
 
 from mmlm.generation.constraints.base import Constraint, Masks
 from mmlm.generation.decoder import Decoder
+from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.options import GenerationOptions
 
 # On a GPU, asking whether every row has ended costs a synchronisation; it is asked once in so many steps.
 STEPS_BETWEEN_CHECKS = 16
-
-
-class NonFiniteLogitsError(ValueError):
-    """The language model computed NaN or infinite logits."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +114,7 @@ def all_ended(ended: Tensor, norm: Tensor, decoder: Decoder, step: int) -> bool:
     """
     finite, done = torch.stack([norm.sum().isfinite(), ended.all()]).tolist()
     if not finite:
-        raise NonFiniteLogitsError(
-            f"the logits are not finite at generated token {step}: the language model computes in "
-            f"{str(decoder.host.dtype).removeprefix('torch.')}. Load it with dtype=torch.float32 (or torch.bfloat16 "
-            "instead of torch.float16); if it is float32 already, its weights or the media's features are damaged"
-        )
+        raise NonFiniteLogitsError(step, decoder.host.dtype)
     return done
 
 

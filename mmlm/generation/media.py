@@ -62,7 +62,8 @@ def render(
 ) -> list[Medium]:
     """Media of codes of one modality: by `steps` steps of the diffusion decoder or, with `steps=0`, by the codec alone.
 
-    steps None: 4 where there is a diffusion decoder, else 0. Sounds may differ in length.
+    steps None: 4 where there is a diffusion decoder, else 0. Sounds may differ in length. ValueError for media that are
+    NaN or infinite.
     """
     if not codes:
         return []
@@ -85,6 +86,12 @@ def render(
             callback = None if preview is None else shown
             decoder: Any = model.decoders[modality]  # a DiffusionDecoder, which takes seconds to import
             media = decoder.decode(batch, steps, seed + first, callback=callback)
+        if not bool(media.isfinite().all()):
+            precision = str(media.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"the decoding of {modality} codes gives values that are NaN or infinite: it computes in {precision}. "
+                "Load the model in float32; if it is, the weights of its codec or diffusion decoder are damaged"
+            )
         found += as_media(model, modality, media)
     return found
 

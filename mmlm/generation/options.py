@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import torch
@@ -26,6 +26,14 @@ from transformers.generation.logits_process import (
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+ELSEWHERE = {
+    "stream": "text that comes in pieces is model.stream(prompt, …)", "stop_strings": "did you mean 'stop'?",
+    "guidance_scale": "guidance acts in draw and speak", "max_length": "did you mean 'max_new_tokens'?",
+    "max_tokens": "did you mean 'max_new_tokens'?", "n": "did you mean 'num_return_sequences'?",
+    "device": "move the model itself: model.to(device)", "dtype": "cast the model itself: model.to(dtype)",
+}  # fmt: skip
+"""Options of other libraries and verbs: what is meant here."""
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Ids so far `[R, T]`, prompt included, and scores `[R, V]` → scores `[R, V]`: transformers' interface."""
@@ -61,11 +69,13 @@ class GenerationOptions:
     do_sample: sample instead of taking the most likely token; `temperature`, `top_k` and `top_p` act only then.
     repetition_penalty, no_repeat_ngram_size, bad_words_ids, logits_processor: transformers' logits processors.
     num_beams, length_penalty: beam search; a hypothesis is scored by its log-probability / length ** length_penalty.
+        Without beams a length_penalty is an error.
     num_return_sequences: texts per prompt: samples, or the best of the beams.
     stop, stop_token_ids: strings and tokens that end a text, besides the language model's own end tokens. They are
         left out of it.
-    seed: of the samples; None takes a new one each time. The prompts of a request draw from one sequence of random
-        numbers, batch by batch: the same seed gives the same texts for the same prompts and `batch_size`.
+    seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
+        takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
+        the same seed gives the same texts for the same prompts and `batch_size`.
     """
 
     max_new_tokens: int = 64
@@ -103,6 +113,8 @@ class GenerationOptions:
         self._check("bad_words_ids", all(self.bad_words_ids), "must not hold an empty sequence")
         if not self.do_sample and (self.temperature != 1.0 or self.top_k is not None or self.top_p is not None):
             raise ValueError("temperature, top_k and top_p act only when sampling: pass do_sample=True")
+        if self.length_penalty != 1.0 and self.num_beams == 1:
+            raise ValueError("length_penalty acts only in beam search: pass num_beams=2 or more")
         if self.do_sample and self.num_beams > 1:
             raise ValueError("choose beams or sampling, not both")
         if not self.do_sample and self.num_return_sequences > self.num_beams:
@@ -159,10 +171,18 @@ class GenerationOptions:
 
     def _check_types(self) -> None:
         for name in ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "num_beams", "num_return_sequences"):
-            self._check(name, isinstance(getattr(self, name), Integral), "must be a whole number", TypeError)
+            self._check(name, _is_whole(getattr(self, name)), "must be a whole number", TypeError)
         for name in ("top_k", "seed"):
             value = getattr(self, name)
-            self._check(name, value is None or isinstance(value, Integral), "must be a whole number or None", TypeError)
+            self._check(name, value is None or _is_whole(value), "must be a whole number or None", TypeError)
+        for name in ("temperature", "repetition_penalty", "length_penalty", "top_p"):
+            value = getattr(self, name)
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            self._check(name, number or (name == "top_p" and value is None), "must be a number", TypeError)
+        self._check("do_sample", isinstance(self.do_sample, bool), "must be True or False", TypeError)
+        ids = self.stop_token_ids
+        ids = isinstance(ids, Sequence) and not isinstance(ids, bytes) and all(isinstance(i, Integral) for i in ids)
+        self._check("stop_token_ids", ids, "must be a list of token ids", TypeError)
         strings = [self.stop] if isinstance(self.stop, str) else self.stop
         texts = isinstance(strings, Sequence) and all(isinstance(text, str) for text in strings)
         self._check("stop", texts, "must be a string or a list of strings", TypeError)
@@ -175,6 +195,10 @@ class GenerationOptions:
     def _check(self, name: str, good: bool, rule: str, kind: type[Exception] = ValueError) -> None:
         if not good:
             raise kind(f"{name} {rule}, not {getattr(self, name)!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def usable(ids: Tensor, scores: Any) -> Tensor:
@@ -190,17 +214,17 @@ def usable(ids: Tensor, scores: Any) -> Tensor:
 
 
 def takes_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a function that ends in `**options: Unpack[GenerationKeywords]`.
+    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one.
 
-    Its signature then shows every option with its type and default, and an unknown keyword is a TypeError that names
-    the nearest known one.
+    The signature of a function that ends in `**options: Unpack[GenerationKeywords]` then shows every option with its
+    type and default.
     """
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
         for field in fields(GenerationOptions)
-        if field.name not in signature.parameters
+        if field.name not in signature.parameters and len(own) < len(signature.parameters)
     ]
     known = [parameter.name for parameter in (*own, *options)]
 
@@ -218,5 +242,7 @@ def refuse_unknown(keywords: Iterable[str], known: Sequence[str]) -> None:
     for name in keywords:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            if name in ELSEWHERE:
+                raise TypeError(f"unknown option {name!r}; {ELSEWHERE[name]}")
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise TypeError(f"unknown option {name!r}; {hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +15,15 @@ from mmlm.generation.constraints.codes import MAX_MEDIA, GenerationMode, MediaGr
 from mmlm.generation.constraints.stop_strings import StopStrings
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import Step, decode
+from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import FinishReason, GenerationResult, Usage
 from mmlm.generation.text import cut_at
+from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
+from mmlm.prompting.templates import begins_thinking
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on ("codes" or "decoding"), how far it is, and how far it goes."""
@@ -50,6 +54,9 @@ class Request:
     """A batch of prompts, encoded and ready to be decoded; media have been encoded once.
 
     usage: of each prompt, before anything is generated. room: tokens that may be generated per row.
+    stop_ids: tokens that end a row; the first is the one that ended rows repeat.
+    thinking: whether each prompt begins a thinking block, which the text then goes on with.
+    context: encodes the media once more, which is only done to explain an error.
     """
 
     model: MultimodalNetwork
@@ -57,12 +64,10 @@ class Request:
     decoder: Decoder
     usage: list[Usage]
     room: int
+    stop_ids: list[int]
+    thinking: list[bool]
+    context: Callable[[], MediaContext]
     writing: Writing | None = None
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """Tokens that end a row; the first is the one that ended rows repeat."""
-        return [*self.model.language_model.stop_ids, *self.options.stop_token_ids]
 
     def constraints(self) -> list[Constraint] | None:
         """The state of each prompt's row at its start; None where nothing restricts it."""
@@ -81,7 +86,17 @@ class Request:
     def steps(self, generator: torch.Generator | None, constraints: list[Constraint] | None) -> Iterator[Step]:
         """Steps of `num_return_sequences` rows per prompt; `constraints`: of these rows."""
         scale = 1.0 if self.writing is None else self.writing.guidance_scale
-        return decode(self.decoder, self.options, self.stop_ids, generator, constraints, scale, self.room)
+        try:
+            yield from decode(self.decoder, self.options, self.stop_ids, generator, constraints, scale, self.room)
+        except NonFiniteLogitsError as error:
+            raise self._explained(error) from error
+
+    @torch.no_grad()
+    def _explained(self, error: NonFiniteLogitsError) -> NonFiniteLogitsError:
+        """The error with the layer where it began, for which all is computed once more."""
+        with watching(self.model, error.precision) as found:
+            self.decoder.anew(self.context())
+        return NonFiniteLogitsError(error.step, found.dtype, found.name)
 
     def results(
         self, generator: torch.Generator | None = None, progress: Progress | None = None
@@ -90,7 +105,10 @@ class Request:
         count, constraints = self.options.num_return_sequences, self.constraints()
         if self.options.num_beams > 1:
             scale = 1.0 if self.writing is None else self.writing.guidance_scale
-            found = beam_search(self.decoder, self.options, self.stop_ids, constraints, scale, self.room)
+            try:
+                found = beam_search(self.decoder, self.options, self.stop_ids, constraints, scale, self.room)
+            except NonFiniteLogitsError as error:
+                raise self._explained(error) from error
             return [
                 [self.result(row, beam.ids, beam.log_probs, beam.finish_reason, beam.score) for beam in beams]
                 for row, beams in enumerate(found)
@@ -134,7 +152,7 @@ class Request:
         else:
             parts = tuple(parts_of(self.model, written))
             text = "".join(part for part in parts if isinstance(part, str))
-        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts)
+        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts, self.thinking[prompt])
 
 
 @torch.no_grad()
@@ -151,10 +169,10 @@ def request(
     """
     if writing is not None and options.stop_strings:
         raise ValueError("stop strings are for text alone: leave stop empty")
-    rows = list(prompts)
+    rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
-        rows.append(writing.without or [])
-    examples = [model.processor.encode(row if isinstance(row, (list, tuple)) else [row]) for row in rows]
+        rows.append(list(writing.without or []))
+    examples = [model.processor.encode(row) for row in rows]
     batch = model.processor.collate(examples, padding_side="left")
     batch.labels = None
     batch = batch.to(model.device)
@@ -162,14 +180,17 @@ def request(
     if writing is not None:
         room = room_for_media(model, writing, options, batch.input_ids.shape[1])
     model.language_model.check_length(batch.input_ids.shape[1] + room)
-    context = model.media_context(batch, [example.media for example in examples])
+    again = functools.partial(model.media_context, batch, [example.media for example in examples])
+    context = again()
     latents = context.latents_per_row()
     usage = [
         Usage(len(example.input_ids), len(example.media), count, 0)
         for example, count in zip(examples[: len(prompts)], latents, strict=False)
     ]
     decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None)
-    return Request(model, options, decoder, usage, room, writing)
+    stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
+    thinking = [begins_thinking(row) for row in rows]
+    return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)
 
 
 def room_for_media(model: MultimodalNetwork, writing: Writing, options: GenerationOptions, prompt_length: int) -> int:

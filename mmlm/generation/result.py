@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
+from mmlm.generation.text import after_thinking
 from mmlm.prompting.parts import Codes
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class GenerationResult:
     finish_reason: "stop" or "length".
     score: of a beam: its log-probability divided by length ** length_penalty; None without beams.
     parts: text, pictures, sounds (or their codes) in the order in which they were written.
+    thinking: whether the prompt had begun the model's thinking with `<think>`, as some chat templates do.
     """
 
     text: str
@@ -45,6 +47,12 @@ class GenerationResult:
     usage: Usage
     score: float | None = None
     parts: tuple[str | Codes | Image.Image | Audio, ...] = ()
+    thinking: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The text after the model's thinking (`<think>…</think>`), if it thinks; "" where the limit came before."""
+        return after_thinking(self.text, self.thinking)
 
     def __str__(self) -> str:
         return self.text
@@ -58,6 +66,7 @@ class GenerationResult:
         """Plain values, ready for JSON; media are described by their kind and size."""
         return {
             "text": self.text,
+            "answer": self.answer,
             "token_ids": list(self.token_ids),
             "log_probs": [round(value, 6) for value in self.log_probs],
             "finish_reason": self.finish_reason,

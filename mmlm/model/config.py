@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from decoders.values import check_kinds, check_least
+
 
 @dataclass(frozen=True)
 class ResamplerConfig:
@@ -11,6 +13,7 @@ class ResamplerConfig:
     heads, dim_head: attention heads and their width. ff_mult: width of the feed-forward layers, in widths of the model.
     timed: adds to each token the time at which its window or frame begins; for long recordings and for videos.
     stack: number of consecutive tokens that are first joined into one, at least 1.
+    TypeError or ValueError, naming the field, for a value that cannot be.
     """
 
     depth: int = 6
@@ -21,14 +24,20 @@ class ResamplerConfig:
     timed: bool = False
     stack: int = 1
 
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, depth=0, num_latents=1, heads=1, dim_head=1, ff_mult=1, stack=1)
+
 
 @dataclass(frozen=True)
 class FusionConfig:
     """Sizes and positions of the gated cross-attention blocks; the defaults are OpenFlamingo-3B's.
 
-    cross_attention_every: a gated block precedes every n-th block of the language model.
+    cross_attention_every: a gated block precedes every n-th block of the language model; 1 to the number of its blocks,
+        which is checked where the model is put together.
     visibility: a text token sees the "latest" item before it, the latest "group" of consecutive items, or "all".
     heads, dim_head: attention heads and their width. ff_mult: width of the feed-forward layers, in widths of the model.
+    TypeError or ValueError, naming the field, for a value that cannot be.
     """
 
     cross_attention_every: int = 1
@@ -36,6 +45,12 @@ class FusionConfig:
     heads: int = 8
     dim_head: int = 64
     ff_mult: int = 4
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, heads=1, dim_head=1, ff_mult=1)
+        if self.visibility not in ("latest", "group", "all"):
+            raise ValueError(f"visibility must be 'latest', 'group' or 'all', not {self.visibility!r}")
 
 
 @dataclass(frozen=True)
@@ -50,5 +65,6 @@ class LoraConfig:
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.rank < 0 or self.alpha <= 0:
             raise ValueError(f"LoRA needs a rank of at least 0 and an alpha above 0, not {self.rank} and {self.alpha}")

@@ -12,7 +12,6 @@ Outside a request the language model computes exactly what it computed before it
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -27,10 +26,12 @@ from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, 
 from mmlm.model.blocks import embedding_and_head, find_blocks
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
+from mmlm.model.guest import called, plain_names
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
 from mmlm.prompting.code_layout import CodeLayout
+from mmlm.prompting.templates import turn_end
 from mmlm.prompting.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 class LanguageModel(nn.Module):
     """A frozen causal language model with its tokenizer, and with rows for the added tokens.
 
-    model: any transformers `...ForCausalLM`; the code names no model family.
+    model: any transformers `...ForCausalLM`, compiled by `torch.compile`, wrapped by peft or with quantised layers too.
+        The code names no model family; what the model takes is found by running it.
     name: what rebuilds the model, for saving; None for a ready-made one.
     added_tokens: the names of the added tokens, in the order of their ids.
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
@@ -69,6 +71,7 @@ class LanguageModel(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
+        self._refused: set[str] = set()  # arguments that the model was found not to take
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
         self.config: Any = model.config.get_text_config()
         embedding, head = embedding_and_head(model)
@@ -81,7 +84,6 @@ class LanguageModel(nn.Module):
         self.vocabulary = MediaVocabulary(vocabulary_size, added_tokens, layouts)
         self.added = AddedRows(*mean_rows(embedding, head, len(self.vocabulary)))
         self.hidden_size: int = self.config.hidden_size
-        self._accepted = set(inspect.signature(model.forward).parameters)
 
         embedding.register_forward_pre_hook(self._hide_added_ids)
         embedding.register_forward_hook(self._embed_added_ids)
@@ -128,14 +130,18 @@ class LanguageModel(nn.Module):
 
     @property
     def stop_ids(self) -> list[int]:
-        """The ids that end a generation: `<|endofchunk|>` and the language model's own end tokens."""
-        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        own = own if isinstance(own, (list, tuple)) else [own, self.tokenizer.eos_token_id]
-        return [self.vocabulary.end_of_chunk_id, *sorted({token for token in own if token is not None})]
+        """The ids that end a generation: `<|endofchunk|>` and the language model's own.
+
+        These are all that its generation config, its tokenizer and the end of a turn in its chat template name.
+        """
+        listed = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        own = {*(listed if isinstance(listed, (list, tuple)) else [listed])}
+        own |= {self.tokenizer.eos_token_id, turn_end(self.tokenizer)}
+        return [self.vocabulary.end_of_chunk_id, *sorted(token for token in own if token is not None)]
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
-        return fingerprint(self.model)
+        return fingerprint(plain_names(self.model.state_dict()))
 
     def replaced_rows(self) -> dict[str, Tensor]:
         """The current values of the `rows` that replaced the model's own; empty if none did."""
@@ -186,8 +192,21 @@ class LanguageModel(nn.Module):
         return CodePlaces(self.vocabulary.spans.get("image"))
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
-        """The language model's own forward on `input_ids [B, T]`; arguments that it does not take are left out."""
-        return self.model(input_ids=input_ids, **{k: v for k, v in kwargs.items() if self.accepts(k)})
+        """The language model's own forward on `input_ids [B, T]`; arguments that it does not take are left out.
+
+        It is asked by calling it: an argument that it refuses by name is not given again.
+        """
+        request = self.active_request()
+        earlier = None if request is None else request.ids
+
+        def unheard() -> bool:  # a text that the hooks have heard must not be heard twice
+            return request is None or request.ids is earlier
+
+        return called(self.model, input_ids, kwargs, self._refused, unheard)
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the language model's forward takes an argument of this name, as far as its calls have shown."""
+        return argument not in self._refused
 
     def check_length(self, length: int) -> None:
         """ValueError when `length` is more positions than the language model has."""
@@ -201,10 +220,6 @@ class LanguageModel(nn.Module):
         """ValueError when ids `[B, T]` contain codes in a request without codes."""
         if not codes and self.codes is not None and int(ids.max()) >= self.vocabulary.code_offset:
             raise ValueError('the prompt holds codes, which mode "text" does not read: use generation_mode="any"')
-
-    def accepts(self, argument: str) -> bool:
-        """Whether the language model's forward takes an argument of this name."""
-        return argument in self._accepted
 
     def active_request(self) -> Request | None:
         """The request of this model that is open in this thread, or None."""
@@ -273,7 +288,12 @@ class _BlockHook:
         request = self.language_model.active_request()
         if request is None or request.callback is None:
             return None
-        if args:
-            return (request.callback.before_block(self.index, args[0]), *args[1:]), kwargs
-        hidden = request.callback.before_block(self.index, kwargs["hidden_states"])
-        return args, {**kwargs, "hidden_states": hidden}
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if request.ids is not None and hidden.shape[1] != request.ids.shape[1]:
+            raise ValueError(
+                f"{type(self.language_model.model).__name__} reads {hidden.shape[1]} tokens where it is given "
+                f"{request.ids.shape[1]}, as after prompt tuning: media would be seen from other places. Take a "
+                "language model without tokens of its own"
+            )
+        hidden = request.callback.before_block(self.index, hidden)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

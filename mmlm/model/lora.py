@@ -35,14 +35,26 @@ class LoraAdapters(nn.ModuleDict):
 
     def __init__(self, blocks: nn.ModuleList, rank: int, alpha: float, active: Callable[[], bool]) -> None:
         super().__init__()
+        found: list[str] = []
         for name, layer in blocks.named_modules():
-            if isinstance(layer, (nn.Linear, Conv1D)):
-                plain = isinstance(layer, nn.Linear)
-                inputs, outputs = (layer.in_features, layer.out_features) if plain else (layer.nx, layer.nf)
-                self[name.replace(".", "/")] = adapter = LowRank(inputs, outputs, rank)
-                layer.register_forward_hook(_Hook(adapter, alpha / rank, active))
-        if not len(self):
-            raise ValueError("the language model's blocks have no linear layers for LoRA: set lora_rank=0")
+            size = linear_size(layer)
+            if size is None or any(name.startswith(f"{outer}.") for outer in found):
+                continue
+            found.append(name)
+            self[name.replace(".", "/")] = adapter = LowRank(*size, rank)
+            layer.register_forward_hook(_Hook(adapter, alpha / rank, active))
+        if not found:
+            raise ValueError(
+                "the language model's blocks have no linear layers for LoRA: leave it out with lora=LoraConfig(rank=0)"
+            )
+
+
+def linear_size(layer: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear layer, in whatever coat: quantised, or wrapped by peft; None for another layer."""
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    size = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    return size if isinstance(size[0], int) and isinstance(size[1], int) else None  # pyright: ignore[reportReturnType]
 
 
 class _Hook:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -46,7 +46,8 @@ class ModuleSequence(nn.ModuleList, Generic[M]):
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """The `weight` of an embedding or an output head."""
-    weight = layer.weight
+    """The `weight` of an embedding or an output head; of a quantised one, the values that it stands for."""
+    weight: Any = layer.weight
+    weight = weight() if callable(weight) else weight  # torch's quantised layers give it when they are asked
     assert isinstance(weight, Tensor)
-    return weight
+    return weight.dequantize() if weight.is_quantized else weight

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from decoders.values import check_kinds, check_least
+
 Modality = Literal["image", "audio"]
 
 BOUNDARIES = {"image": ("<image_out>", "</image_out>"), "audio": ("<audio_out>", "</audio_out>")}
@@ -32,6 +34,8 @@ class CodeLayout:
     max_steps: int = 250
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, codebook_size=1, num_codebooks=1, max_steps=1)
         if self.modality not in BOUNDARIES:
             raise ValueError(f'the modality of codes must be "image" or "audio", not {self.modality!r}')
         if (self.grid is None) != (self.modality == "audio"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decoders.values import check_kind, check_kinds
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Markup, Media, Part, Sound
 
 
@@ -16,7 +17,8 @@ class PromptTemplate:
     reply: follows a recording that is itself the question.
     draw, speak: precede the codes of an image and of audio. With an empty text they make the unconditional prompt of
         classifier-free guidance.
-    ValueError when `question` has no field {question}, or `draw` or `speak` no field {text}.
+    ValueError when `question` has no field {question}, or `draw` or `speak` no field {text}; TypeError for what is no
+    text.
     """
 
     caption: str = "Output:"
@@ -27,6 +29,7 @@ class PromptTemplate:
     speak: str = "Say:{text}"
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if "{question}" not in self.question:
             raise ValueError(f"a question template needs the field {{question}}: {self.question!r}")
         for wording in (self.draw, self.speak):
@@ -64,6 +67,7 @@ class PromptTemplate:
         return [before + text + after]
 
     def _question(self, question: str) -> str:
+        check_kind("question", question, str)
         if not question.strip():
             raise ValueError("the question is empty")
         before, after = self.question.split("{question}", 1)
@@ -89,6 +93,31 @@ def chat_prompt(tokenizer: Any, parts: Sequence[Part]) -> list[Part]:
         raise ValueError("the tokenizer's chat template does not write a user message exactly once")
     before, after = text.split(place)
     return [Markup(before), *parts, Markup(after)]
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The id of the control token that a chat template writes after an answer; None where it writes none.
+
+    It may be no end of the tokenizer's own: Qwen's base models end in `<|endoftext|>`, their chats in `<|im_end|>`.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    answer = "\N{OBJECT REPLACEMENT CHARACTER}"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # a template may refuse anything; it then says nothing of ends
+        return None
+    ids = (
+        tokenizer(text.rpartition(answer)[2].lstrip(), add_special_tokens=False)["input_ids"] if answer in text else []
+    )
+    control = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    return ids[0] if ids and ids[0] in control else None
+
+
+def begins_thinking(parts: Sequence[Any]) -> bool:
+    """Whether a prompt ends in the opening mark of a thinking block, which some chat templates write."""
+    return bool(parts) and isinstance(parts[-1], Markup) and parts[-1].text.rstrip().endswith("<think>")
 
 
 def _image_or_sound(source: Any) -> Media:

@@ -29,7 +29,6 @@ def answer(
     details: return a `GenerationResult` in place of each text.
     """
     shots = demonstrations([(model.template.question_prompt(image, q), text) for image, q, text in examples])
-    listed = [list(values) if isinstance(values, tuple) else values for values in (images, questions)]
-    pairs, batch = as_rows(pictures=listed[0], questions=listed[1])
+    pairs, batch = as_rows(pictures=images, questions=questions)
     prompts = [[*shots, *model.template.question_prompt(image, question)] for image, question in pairs]
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)

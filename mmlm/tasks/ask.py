@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack, get_args
 
+from decoders.values import check_kind
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
@@ -87,6 +88,7 @@ def _prompt(
     if said is None and mode != "features":
         said = transcribe(model, recording, language=language)
     text = None if mode == "features" else getattr(said, "text", said)
+    check_kind("transcript", text, str | None)
     if text is not None and not text.strip() and question is None:
         raise ValueError("nothing is said in the recording, so there is no question to answer: give one")
     media: list[Media] = [] if picture is None else [Image(picture)]

@@ -11,19 +11,22 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from decoders.values import check_kind
 from encoders.clip import ClipImageEncoder
 from encoders.media.image import load_image
 from mmlm.generation.constraints.codes import Place
 from mmlm.generation.media import Medium, check_steps, media_spans, picture_tensor, render
-from mmlm.generation.options import GenerationOptions
+from mmlm.generation.options import GenerationOptions, takes_options
 from mmlm.generation.request import Progress, Writing, request
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes
+from mmlm.tasks.rows import as_rows
 
 Drawn = Medium | GenerationResult
 
 
+@takes_options
 def draw(
     model: MultimodalNetwork,
     texts: str | list[str],
@@ -42,7 +45,7 @@ def draw(
     details: bool = False,
     progress: Progress | None = None,
 ) -> Drawn | list[Drawn] | list[Drawn | list[Drawn]]:
-    """A picture of what a text says; with `num_images` above 1 a list; a list of texts gives a list of these.
+    """A picture of what a text says; with `num_images` above 1 a list; several texts give a list of these.
 
     rerank: of `num_images`, only the one that the frozen CLIP finds most similar to the text.
     init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions,
@@ -54,6 +57,7 @@ def draw(
     progress: called with "codes" or "decoding", how far it is, and how far it goes.
     ValueError for a model that draws nothing, and for options that contradict each other.
     """
+    check_numbers(num_images=num_images, steps=steps, guidance_scale=guidance_scale, strength=strength, seed=seed)
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, not {num_images}")
     encoder = _reranker(model) if rerank else None
@@ -61,7 +65,8 @@ def draw(
         raise ValueError("a mask says what of init_image stays: give that too")
     check_steps(model, "image", steps)
     drawn: list[Drawn | list[Drawn]] = []
-    for index, text in enumerate(texts if isinstance(texts, list) else [texts]):
+    rows, batch = as_rows(texts=texts)
+    for index, (text,) in enumerate(rows):
         fixed = None if init_image is None else kept_codes(model, init_image, mask, strength, seed + index)
         options = sampled(num_images, temperature, top_k, top_p, seed + index)
         results = written_codes(model, "image", text, options, guidance_scale, progress, fixed=fixed)
@@ -71,7 +76,23 @@ def draw(
             results = [results[best(encoder, pictures, text)]]
         found: list[Drawn] = [result if details else medium_of(result) for result in results]
         drawn.append(found[0] if len(found) == 1 else found)
-    return drawn if isinstance(texts, list) else drawn[0]
+    return drawn if batch else drawn[0]
+
+
+KINDS = {
+    "num_images": int,
+    "steps": int | None,
+    "guidance_scale": float,
+    "strength": float,
+    "max_seconds": float,
+    "seed": int,
+}
+
+
+def check_numbers(**given: Any) -> None:
+    """TypeError for an option of `draw` or `speak` that is no number, or not a whole one where it must be."""
+    for name, value in given.items():
+        check_kind(name, value, KINDS[name])
 
 
 def written_codes(

@@ -8,6 +8,7 @@ from typing import Any, Literal, Unpack
 
 import torch
 
+from decoders.values import check_kind
 from mmlm.generation.constraints.codes import GenerationMode
 from mmlm.generation.media import check_steps, media_spans, render
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
@@ -16,7 +17,7 @@ from mmlm.generation.result import GenerationResult
 from mmlm.generation.text import PartialText, cut_at, held_back
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes
-from mmlm.tasks.rows import Results, is_batch
+from mmlm.tasks.rows import Results, as_prompts
 
 
 @takes_options
@@ -33,6 +34,7 @@ def generate(
 ) -> GenerationResult | Results:
     """What follows `prompt`, a list of parts, as a `GenerationResult`; a list of such lists gives a list of results.
 
+    A `str` in a prompt is text. A file is given as `mmlm.Image(path)`, `mmlm.Sound(path)` or a `pathlib.Path`.
     With `num_return_sequences` above 1 each prompt gives a list. Prompts are decoded `batch_size` at a time.
     generation_mode: "text"; "image" or "audio", one such medium; or "any", text with media wherever the model begins
         one. Then `result.parts` holds text, pictures and `Audio` in order, `max_new_tokens` counts the text, and there
@@ -42,19 +44,21 @@ def generate(
     ValueError for a prompt that is too long, for media that do not fit the model, and for options that contradict.
     """
     settings = GenerationOptions.of(options)
+    check_kind("batch_size", batch_size, int)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    prompts, batch = as_prompts(prompt)
     if generation_mode != "text":
-        found = _with_media(model, prompt, generation_mode, settings, steps, max_seconds, progress)
+        if batch:
+            raise ValueError(f'generation_mode="{generation_mode}" takes one prompt at a time, not a list of them')
+        found = _with_media(model, prompts[0], generation_mode, settings, steps, max_seconds, progress)
         return found[0] if settings.num_return_sequences == 1 else found
-    single = not is_batch(prompt)
-    prompts = [prompt] if single else list(prompt)
     generator = settings.sampler(model.device)  # one for all batches: each draws what the last one left
     results: list[list[GenerationResult]] = []
     for start in range(0, len(prompts), batch_size):
         results += request(model, prompts[start : start + batch_size], settings).results(generator, progress)
     found = [row[0] for row in results] if settings.num_return_sequences == 1 else results
-    return found[0] if single else found
+    return found if batch else found[0]
 
 
 @takes_options
@@ -66,9 +70,10 @@ def stream(model: MultimodalNetwork, prompt: Any, **options: Unpack[GenerationKe
     settings = GenerationOptions.of(options)
     if settings.num_beams > 1 or settings.num_return_sequences > 1:
         raise ValueError("a stream is one text: use neither beams nor num_return_sequences")
-    if is_batch(prompt):
+    prompts, batch = as_prompts(prompt)
+    if batch:
         raise ValueError("a stream takes one prompt, not a batch")
-    return TextStream(request(model, [prompt], settings))
+    return TextStream(request(model, prompts, settings))
 
 
 class TextStream(Iterator[str]):

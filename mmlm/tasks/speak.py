@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from mmlm.generation.media import check_steps
+from mmlm.generation.options import takes_options
 from mmlm.generation.request import Progress
 from mmlm.model.network import MultimodalNetwork
-from mmlm.tasks.draw import Drawn, medium_of, rendered, sampled, written_codes
+from mmlm.tasks.draw import Drawn, check_numbers, medium_of, rendered, sampled, written_codes
+from mmlm.tasks.rows import as_rows
 
 
+@takes_options
 def speak(
     model: MultimodalNetwork,
     texts: str | list[str],
@@ -22,12 +25,14 @@ def speak(
     details: bool = False,
     progress: Progress | None = None,
 ) -> Drawn | list[Drawn]:
-    """A text as speech, an `Audio`; a list gives a list. Options are those of `draw`; `max_seconds` is the longest."""
+    """A text as speech, an `Audio`; several give a list. Options are those of `draw`; `max_seconds` is the longest."""
+    check_numbers(steps=steps, guidance_scale=guidance_scale, max_seconds=max_seconds, seed=seed)
     check_steps(model, "audio", steps)
     spoken: list[Drawn] = []
-    for index, text in enumerate(texts if isinstance(texts, list) else [texts]):
+    rows, batch = as_rows(texts=texts)
+    for index, (text,) in enumerate(rows):
         options = sampled(1, temperature, top_k, top_p, seed + index)
         codes = written_codes(model, "audio", text, options, guidance_scale, progress, max_seconds=max_seconds)
         (result,) = rendered(model, codes, steps, seed + index, progress)
         spoken.append(result if details else medium_of(result))
-    return spoken if isinstance(texts, list) else spoken[0]
+    return spoken if batch else spoken[0]

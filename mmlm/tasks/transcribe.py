@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmlm.generation.options import takes_options
 from mmlm.model.network import MultimodalNetwork
+from mmlm.tasks.rows import as_rows
 
 if TYPE_CHECKING:
     from encoders.transcription.transcript import Transcript
 
 
+@takes_options
 def transcribe(
     model: MultimodalNetwork,
     recordings: Any,
@@ -25,7 +28,7 @@ def transcribe(
     pcm_rate: int | None = None,
     seed: int = 0,
 ) -> Transcript | list[Transcript]:
-    """What is said in a recording, as a `Transcript`; a list of recordings gives a list.
+    """What is said in a recording, as a `Transcript`; several recordings give a list.
 
     The options and errors are those of `encoders.transcription.Transcriber.stream`. ValueError where the model has no
     Whisper.
@@ -35,7 +38,7 @@ def transcribe(
         "condition_on_previous_text": condition_on_previous_text, "beam_size": beam_size, "vad": vad,
         "pcm_rate": pcm_rate, "seed": seed,
     }  # fmt: skip
-    single = not isinstance(recordings, list)
+    rows, batch = as_rows(recordings=recordings)
     with model.language_model.accelerated():
-        found = [model.transcriber.transcribe(one, **options) for one in ([recordings] if single else recordings)]
-    return found[0] if single else found
+        found = [model.transcriber.transcribe(one, **options) for (one,) in rows]
+    return found if batch else found[0]

@@ -7,6 +7,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar
 
+from decoders.values import check_kinds
+
 OPTIMIZERS = ("adamw", "muon", "lion")
 PRECISIONS = ("float32", "bfloat16", "auto")
 
@@ -76,6 +78,7 @@ class TrainerConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         optional = {name for name in ("steps",) if getattr(self, name) is None}
         for name in self._own(_COUNTS) - optional:
             self._check(name, getattr(self, name) >= 1, "must be at least 1")

@@ -18,7 +18,7 @@ def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
         content = json.loads(path.read_bytes())
         names = {image["id"]: image["file_name"] for image in content["images"]}
         annotations = [(annotation["image_id"], annotation.get("caption")) for annotation in content["annotations"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a COCO captions file ({type(error).__name__}: {error})") from error
     if len(names) != len(content["images"]):
         raise ValueError(f"{path}: {len(content['images']) - len(names)} images share the id of another")

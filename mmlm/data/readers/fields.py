@@ -13,7 +13,7 @@ def json_object(text: str | bytes) -> dict[str, Any]:
     """The object that `text` holds. ValueError where it holds anything else."""
     try:
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second where brackets are nested too deep
         raise ValueError(f"unreadable JSON ({error})") from error
     if not isinstance(fields, dict):
         raise ValueError(f"the JSON is a {type(fields).__name__}, not an object")

@@ -1,0 +1,74 @@
+"""Checks of the values of settings, where they are given: their kinds by the annotations, their ranges by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from numbers import Integral, Number, Real
+from typing import Any, Literal, Union
+
+NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+
+
+def check_kinds(settings: Any) -> None:
+    """TypeError for a field of a dataclass whose value is not of the kind that its annotation says.
+
+    A whole number is a number too; NaN is none. ValueError for a value that is not among those of a `Literal`.
+    Annotations other than numbers, texts, dataclasses and tuples of these are not looked at.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        check_kind(field.name, value, hints[field.name])
+        if isinstance(value, Number) and not isinstance(value, int | float):  # NumPy's cannot be written as JSON
+            raise TypeError(f"{field.name} must be one of Python's own numbers, not {value!r}")
+
+
+def check_kind(name: str, value: Any, hint: Any) -> None:
+    """The same for one value by its name and annotation, such as `int | None`."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    if choices and isinstance(value, str) and value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    if not fits(value, hint):
+        raise TypeError(f"{name} must be {described(hint)}, not {value!r}")
+
+
+def check_least(settings: Any, **least: float) -> None:
+    """ValueError for a field that is below its least value."""
+    for name, lowest in least.items():
+        if getattr(settings, name) < lowest:
+            raise ValueError(f"{name} must be at least {lowest}, not {getattr(settings, name)!r}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind of an annotation; True for annotations that are not looked at."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, own) for own in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        several = isinstance(value, tuple | list)
+        kinds = [inner[0]] * len(value) if several and inner[-1] is Ellipsis else inner
+        return several and len(kinds) == len(value) and all(map(fits, value, kinds))
+    if hint is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint in NAMES or (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+        return isinstance(value, hint)
+    return True
+
+
+def described(hint: Any) -> str:
+    """An annotation in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(own) for own in inner)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin is tuple:
+        return f"a tuple of {len(inner) if inner[-1] is not Ellipsis else 'any number'}, each {described(inner[0])}"
+    return NAMES.get(hint, f"a {getattr(hint, '__name__', hint)}")

@@ -1,0 +1,278 @@
+"""What is given is checked where it is given: settings, arguments, and one input or several in every verb."""
+
+import dataclasses
+import inspect
+import math
+import typing
+
+import numpy as np
+import pytest
+import torch
+
+import mmlm
+from decoders.codecs.audio_vqvae import AudioVQVAEConfig
+from decoders.codecs.image_vqvae import ImageVQVAEConfig
+from decoders.codecs.quantizer import QuantizerConfig
+from decoders.diffusion.decoder import DiffusionDecoderConfig
+from mmlm.assembly.codecs import Codecs
+from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig
+from mmlm.generation.options import GenerationOptions
+from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
+from mmlm.prompting.code_layout import CodeLayout
+from mmlm.prompting.templates import PromptTemplate
+from mmlm.training.config import CodecTrainConfig, TrainConfig, TrainerConfig, WritingTrainConfig
+from support import codec_parts, families, parts
+
+PART = FrozenPart("a/model", "0" * 16)
+CONFIGS = [
+    ResamplerConfig(), FusionConfig(), LoraConfig(), PromptTemplate(), CodeLayout("audio", 8), GenerationOptions(),
+    ImageVQVAEConfig(), AudioVQVAEConfig(), QuantizerConfig(), DiffusionDecoderConfig(), TrainerConfig(), TrainConfig(),
+    WritingTrainConfig(), CodecTrainConfig(), Codecs(), PART, ImageEncoderPart("a", "b"), CodecPart("a", "b"),
+    ModelConfig(PART),
+]  # fmt: skip
+WRONG = (object(), {"a": 1}, b"bytes", torch.float32, [None])  # of no field's kind
+NO_NUMBERS = ("3", True, math.nan, np.int64(3), torch.tensor(3))
+
+
+def fields():
+    for config in CONFIGS:
+        hints = typing.get_type_hints(type(config))
+        for field in dataclasses.fields(config):
+            yield pytest.param(config, field.name, hints[field.name], id=f"{type(config).__name__}.{field.name}")
+
+
+@pytest.mark.parametrize(("config", "name", "hint"), list(fields()))
+def test_a_value_of_a_wrong_kind_is_named_where_it_is_given(config, name, hint):
+    kinds = typing.get_args(hint) or (hint,)
+    wrong = [*WRONG, *(NO_NUMBERS if {int, float} & {*kinds} and bool not in kinds else ())]
+    if isinstance(config, GenerationOptions):
+        wrong = [value for value in wrong if not isinstance(value, (np.integer, float, list))]
+    for value in wrong:
+        with pytest.raises((TypeError, ValueError), match=name):
+            dataclasses.replace(config, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "named"),
+    [
+        (FusionConfig, dict(visibility="foo"), "visibility must be 'latest', 'group' or 'all', not 'foo'"),
+        (FusionConfig, dict(heads=0), "heads must be at least 1, not 0"),
+        (FusionConfig, dict(cross_attention_every="1"), "cross_attention_every must be a whole number"),
+        (ResamplerConfig, dict(heads="8"), "heads must be a whole number, not '8'"),
+        (ResamplerConfig, dict(depth=-1), "depth must be at least 0"),
+        (ResamplerConfig, dict(stack=0), "stack must be at least 1"),
+        (LoraConfig, dict(alpha="16"), "alpha must be a number, not '16'"),
+        (AudioVQVAEConfig, dict(sample_rate="16000"), "sample_rate must be a whole number, not '16000'"),
+        (ImageVQVAEConfig, dict(width=0), "width must be at least 1"),
+        (QuantizerConfig, dict(decay=1.5), "decay"),
+        (TrainConfig, dict(learning_rate="1e-3"), "learning_rate must be a number, not '1e-3'"),
+        (WritingTrainConfig, dict(tune="all"), "tune must be one of 'rows', 'lora', 'full'"),
+    ],
+)
+def test_the_message_says_what_would_do(kind, values, named):
+    with pytest.raises((TypeError, ValueError), match=named):
+        kind(**values)
+
+
+# Assembling and loading
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (dict(dtype="float16"), "dtype is one of torch's types.*'float16': write torch.float16"),
+        (dict(dtype=torch.int8), "floating-point"),
+        (dict(dtype=None), "dtype"),
+        (dict(device="gpu"), "no device 'gpu'"),
+        (dict(device="meta"), "no device 'meta'"),
+        (dict(device=None), "device is a name"),
+        (dict(fusion={"heads": 4}), r"fusion is a FusionConfig\(…\), not dict"),
+        (dict(resampler=FusionConfig()), "resampler is a ResamplerConfig"),
+        (dict(fusion=FusionConfig(cross_attention_every=0)), "cross_attention_every must be in 1..3"),
+        (dict(template="Output:"), "template is a PromptTemplate"),
+        (dict(lora=8), "lora is a LoraConfig"),
+        (dict(codecs="nano"), "codecs is a Codecs"),
+        (dict(final_norm=False), "give it to the ready-made ClipImageEncoder itself"),
+        (dict(seed="0"), "seed must be a whole number"),
+        (dict(image_encoder=5), "not as int"),
+        (dict(image_encoder=torch.nn.Linear(1, 1)), "ClipImageEncoder"),
+        (dict(audio_encoder=torch.nn.Linear(1, 1)), "WhisperAudioEncoder"),
+        (dict(audio_encoder=b"tiny"), "not as bytes"),
+        (dict(language_model=None), "not as NoneType"),
+        (dict(language_model=torch.nn.Linear(1, 1)), "language model is a causal one of transformers"),
+        (dict(tokenizer="gpt2"), "tokenizer is one of transformers'"),
+        (dict(tokenizer=None), "needs its tokenizer"),
+    ],
+)
+def test_assemble_names_what_is_wrong(wrong, named):
+    given = dict(
+        language_model=families.language_model("llama"), image_encoder=parts.image_encoder(),
+        tokenizer=families.tokenizer(),
+    )  # fmt: skip
+    with pytest.raises((TypeError, ValueError), match=named):
+        mmlm.assemble(**{**given, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "named"),
+    [
+        (None, {}, "a model is given by its name or path, not as NoneType"),
+        (5, {}, "not as int"),
+        ("nano", dict(dtype="float16"), "write torch.float16"),
+        ("nano", dict(device="cuda:99"), "no device 'cuda:99'"),
+        ("nano", dict(codecs={}), "codecs is a Codecs"),
+    ],
+)
+def test_load_names_what_is_wrong(name, wrong, named):
+    with pytest.raises((TypeError, ValueError), match=named):
+        mmlm.load(name, **wrong)
+
+
+# Verbs
+
+
+def test_each_verb_names_the_nearest_option_for_one_that_it_does_not_know():
+    model = parts.shared("llama")
+    for verb, given, named in (
+        (model.draw, dict(temprature=1.0), "did you mean 'temperature'"),
+        (model.speak, dict(guidence_scale=2.0), "did you mean 'guidance_scale'"),
+        (model.transcribe, dict(langauge="en"), "did you mean 'language'"),
+        (model.caption, dict(num_beam=2), "did you mean 'num_beams'"),
+        (model.generate, dict(stream=True), r"model.stream\(prompt"),
+        (model.generate, dict(stop_strings=["a"]), "did you mean 'stop'"),
+        (model.generate, dict(guidance_scale=2.0), "draw and speak"),
+        (model.generate, dict(max_length=5), "did you mean 'max_new_tokens'"),
+    ):
+        with pytest.raises(TypeError, match=named):
+            verb("a", **given)
+    assert "temprature" not in inspect.signature(model.draw).parameters
+    assert "max_new_tokens" not in inspect.signature(model.draw).parameters
+
+
+def test_nothing_that_is_given_is_ignored():
+    with pytest.raises(ValueError, match="length_penalty acts only in beam search: pass num_beams"):
+        GenerationOptions(length_penalty=2.0)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {}, object(), 2.5])
+def test_no_verb_takes_what_is_neither_text_nor_media(wrong):
+    """A ValueError or TypeError in words, from this library."""
+    model = parts.shared("llama", ears="latents")
+    for verb in (
+        lambda: model.generate(wrong),
+        lambda: model.generate([wrong]),
+        lambda: model.caption(wrong),
+        lambda: model.caption([wrong]),
+        lambda: model.answer(parts.picture(1), wrong),
+        lambda: model.answer(wrong, "what?"),
+        lambda: model.ask(parts.sound(0.2).source, transcript="a", question=5 if wrong is None else wrong),
+        lambda: model.ask(parts.sound(0.2).source, transcript={} if wrong is None else wrong),
+        lambda: model.draw(wrong),
+        lambda: model.speak(wrong),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            verb()
+        said = str(error.value)
+        assert said and "object has no attribute" not in said and "not supported between" not in said, said
+
+
+def several(values):
+    """The same values in everything that holds several."""
+    yield list(values)
+    yield tuple(values)
+    yield iter(values)
+    yield (value for value in values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    yield array
+
+
+def test_several_mean_the_same_in_every_verb():
+    model = parts.shared("llama")
+    pictures, questions = [parts.picture(1), parts.picture(2)], ["what?", "how many things?"]
+    for verb, values in (
+        (lambda given: model.caption(given, max_new_tokens=3), pictures),
+        (lambda given: model.answer(given, "what?", max_new_tokens=3), pictures),
+        (lambda given: model.answer(pictures[0], given, max_new_tokens=3), questions),
+        (
+            lambda given: model.ask(None, question=given, transcript="", chat=False, max_new_tokens=3),
+            questions,
+        ),
+        (
+            lambda given: [r.text for r in model.generate(given, max_new_tokens=3)],
+            [[pictures[0], "Output:"], [pictures[1], "Output:"]],
+        ),
+    ):
+        alone = [verb([value])[0] for value in values]
+        for given in several(values):
+            assert verb(given) == alone
+    prompt = [pictures[0], "Output:"]
+    one = model.generate(prompt, max_new_tokens=3).text
+    assert model.generate(iter(prompt), max_new_tokens=3).text == model.generate(tuple(prompt), max_new_tokens=3).text
+    assert model.generate((row for row in [iter(prompt)]), max_new_tokens=3)[0].text == one
+    assert "".join(model.stream(tuple(prompt), max_new_tokens=3)) == one
+
+
+def test_a_stack_of_pictures_is_several_pictures():
+    model = parts.shared("llama")
+    stack = np.stack([np.asarray(parts.picture(seed)) for seed in (1, 2)])
+    expected = model.caption([parts.picture(1), parts.picture(2)], max_new_tokens=3)
+    assert model.caption(stack, max_new_tokens=3) == expected
+    assert model.caption(torch.from_numpy(stack).permute(0, 3, 1, 2), max_new_tokens=3) == expected
+    assert model.caption(stack[0], max_new_tokens=3) == expected[0]
+
+
+def test_several_texts_are_drawn_and_recordings_written_down_alike(monkeypatch):
+    model = parts.build("llama", ears="latents")
+    heard = []
+
+    class Ears:
+        def transcribe(self, recording, **options):
+            heard.append(recording)
+            return f"{len(heard)}"
+
+    model.__dict__["transcriber"] = Ears()
+    pair = (np.zeros(1600, np.float32), 16000)
+    assert model.transcribe(pair) == "1" and heard.pop() is pair
+    for given in several(["a.wav", "b.wav"]):
+        heard.clear()
+        assert model.transcribe(given) == ["1", "2"] and heard == ["a.wav", "b.wav"]
+    with open(__file__, "rb") as file:
+        heard.clear()
+        assert model.transcribe(file) == "1" and heard == [file]
+    codecs = Codecs(image=codec_parts.palette_codec())
+    drawing = mmlm.assemble(
+        families.language_model("llama"), parts.image_encoder(), tokenizer=families.tokenizer(), codecs=codecs
+    )
+    alone = [picture.tobytes() for picture in drawing.draw(["a", "b"], seed=3)]
+    for given in several(["a", "b"]):
+        assert [picture.tobytes() for picture in drawing.draw(given, seed=3)] == alone
+
+
+def test_a_files_name_in_a_prompt_is_not_taken_for_a_text(tmp_path, monkeypatch):
+    model = parts.shared("llama")
+    parts.picture(1).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    for prompt in ("photo.png", ["photo.png", "Output:"], [["photo.png", "Output:"]], [str(tmp_path / "photo.png")]):
+        with pytest.raises(ValueError, match=r"is the name of a file.*write mmlm\.Image\('.*photo\.png'\)"):
+            model.generate(prompt)
+        if not isinstance(prompt[0], list):
+            with pytest.raises(ValueError, match="name of a file"):
+                model.stream(prompt)
+    seen = model.generate([tmp_path / "photo.png", "Output:"], max_new_tokens=3)
+    assert seen.usage.media_items == 1
+    assert seen.text == model.generate([mmlm.Image("photo.png"), "Output:"], max_new_tokens=3).text
+    for text in ("other.png", "what is in photo.png?", "photo"):
+        assert model.generate([text], max_new_tokens=1).usage.media_items == 0
+
+
+def test_one_stop_string_is_one_string():
+    model = parts.shared("llama")
+    recording = parts.sound(0.2).source
+    for given in ("zebra", ["zebra"], ("zebra",)):
+        text = model.ask(
+            recording, transcript="how many?", examples=[("a", "b")], stop=given, max_new_tokens=12, details=True
+        )
+        assert text.finish_reason in ("length", "stop")
+        free = model.ask(recording, transcript="how many?", examples=[("a", "b")], max_new_tokens=12, details=True)
+        assert text.text == free.text.split("zebra")[0]
