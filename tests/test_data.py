@@ -241,7 +241,7 @@ def test_links_in_a_tar_stand_for_their_files(tmp_path):
 
 def test_a_key_ends_at_the_first_dot_and_the_message_says_so(tmp_path):
     path = write_tar(tmp_path / "dots.tar", {"v1.5.jpg": b"x", "v1.5.txt": "one"})
-    with pytest.raises(BadRecordsError, match="first dot"):
+    with pytest.raises(BadRecordsError, match="a key ends at the first dot"):
         read_records(path)
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from mmlm.cli.loading import load_model, output_paths, read_image
-from mmlm.cli.options import add_media_options, add_model_options, media_options
+from mmlm.cli.options import (
+    IMAGE_LIMITS,
+    add_media_options,
+    add_model_options,
+    add_reading_options,
+    file_path,
+    media_options,
+)
 from mmlm.cli.output import print_result, progress_bar
 
 EXAMPLES = """\
@@ -19,13 +26,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     verb.add_argument("text", metavar="TEXT")
-    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a picture file; several are numbered")
+    verb.add_argument(
+        "-o", "--output", required=True, type=file_path, metavar="FILE", help="a picture file; several are numbered"
+    )
     verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="how many at once")
     verb.add_argument("--rerank", action="store_true", help="keep the one that CLIP finds most similar to the text")
-    verb.add_argument("--init-image", metavar="IMAGE", help="begin with this picture")
-    verb.add_argument("--mask", metavar="IMAGE", help="what of it is drawn anew: black stays")
+    verb.add_argument("--init-image", type=file_path, metavar="IMAGE", help="begin with this picture")
+    verb.add_argument("--mask", type=file_path, metavar="IMAGE", help="what of it is drawn anew: black stays")
     verb.add_argument("--strength", type=float, default=0.5, metavar="S", help="without a mask, the share drawn anew")
     add_model_options(verb)
+    add_reading_options(verb, *IMAGE_LIMITS)
     add_media_options(verb)
 
 
@@ -36,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if args.mask is not None and args.init_image is None:
         raise ValueError("--mask says what of --init-image stays: give that too")
     paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
-    start, mask = (None if name is None else read_image(name) for name in (args.init_image, args.mask))
+    start, mask = (None if name is None else read_image(name, args) for name in (args.init_image, args.mask))
     model = load_model(args)
     from PIL import Image
 

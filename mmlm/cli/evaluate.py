@@ -10,6 +10,7 @@ from mmlm.cli.options import (
     add_dtype_option,
     add_generation_options,
     add_pack_option,
+    file_path,
     generation_options,
 )
 from mmlm.cli.output import print_record
@@ -21,8 +22,10 @@ EXAMPLES = """\
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("model", metavar="MODEL", help="preset, folder or hub id")
-    verb.add_argument("data", metavar="DATA", help="JSONL manifest, folder with metadata.jsonl, tars, or COCO JSON")
+    verb.add_argument("model", type=file_path, metavar="MODEL", help="preset, folder or hub id")
+    verb.add_argument(
+        "data", type=file_path, metavar="DATA", help="JSONL manifest, folder with metadata.jsonl, tars, or COCO JSON"
+    )
     verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
     verb.add_argument("--batch-size", type=int, default=32, metavar="N")
     add_device_option(verb)

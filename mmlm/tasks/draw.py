@@ -47,8 +47,8 @@ def draw(
 
     rerank: of `num_images`, only the one that the frozen CLIP finds most similar to the text.
     init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions;
-        black, 0 or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes, chosen by
-        `seed`.
+        black, 0 or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes,
+        chosen by `seed`.
     steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
     guidance_scale: `u + s·(c − u)` in the choice of codes, away from what is drawn without a text; 1 is off.
     details: return a `GenerationResult` in place of each picture, with the picture in its `media`.
@@ -153,7 +153,7 @@ def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: floa
         anew = F.adaptive_max_pool2d(pixels[None], list(codes_grid))[0].flatten()
         kept = (anew == 0).nonzero().flatten().tolist()
         if len(kept) == steps and grey.getextrema() != (0, 0):
-            warnings.warn("the mask marks only what lies outside the middle square: nothing is drawn anew", stacklevel=2)
+            warnings.warn("the mask marks nothing in the middle square: nothing is drawn anew", stacklevel=2)
     return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
 
 
@@ -171,8 +171,8 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
     width, height = size
     if abs(grey.width * height - grey.height * width) >= max(width, height):
         raise ValueError(
-            f"the mask is {grey.width} x {grey.height} and the picture {width} x {height}: a mask has the proportions of "
-            "its picture"
+            f"the mask is {grey.width} x {grey.height} and the picture {width} x {height}: a mask has the picture's "
+            "proportions"
         )
     binary = grey.getextrema()[1] == 1
     return grey.point([255 * (value > (0 if binary else 127)) for value in range(256)])

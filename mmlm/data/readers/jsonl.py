@@ -17,13 +17,14 @@ def read_jsonl(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
         try:
             fields = json_object(line)
             picture, recording = media_of(fields, folder)
-            yield record_of(_name(fields), picture, fields, recording)
+            name = fields.get("image") or fields.get("file_name") or fields.get("audio")
+            yield record_of(str(name), picture, fields, recording)
         except ValueError as error:
             yield BadRecord(where, str(error))
 
 
 def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, FileSlice | None]:
-    """The picture and the recording that a line names. ValueError where there is neither, or where a file is missing."""
+    """The picture and the recording that a line names. ValueError where a file is missing."""
     name, sound = fields.get("image", fields.get("file_name")), fields.get("audio")
     if not any(isinstance(value, str) and value for value in (name, sound)):
         raise ValueError('no picture or recording: none of "image", "file_name" and "audio" names a file')
@@ -31,18 +32,13 @@ def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, Fi
     return picture, existing_file(folder, sound, "recording") if sound else None
 
 
-def media_of_jsonl(path: Path) -> Iterator[tuple[str, FileSlice | None, FileSlice | None] | BadRecord]:
-    """(name, picture, recording) of each line, whether it has texts or not."""
+def media_of_jsonl(path: Path) -> Iterator[tuple[FileSlice | None, FileSlice | None] | BadRecord]:
+    """(picture, recording) of each line, whether it has texts or not."""
     for where, line in _lines(path):
         try:
-            fields = json_object(line)
-            yield _name(fields), *media_of(fields, path.parent)
+            yield media_of(json_object(line), path.parent)
         except ValueError as error:
             yield BadRecord(where, str(error))
-
-
-def _name(fields: dict[str, Any]) -> str:
-    return str(fields.get("image") or fields.get("file_name") or fields.get("audio"))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

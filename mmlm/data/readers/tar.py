@@ -25,7 +25,7 @@ def read_tar(path: Path) -> Iterator[Record | BadRecord]:
             sounds = [suffix for suffix in members if suffix in SOUND_SUFFIXES]
             if not pictures + sounds:
                 raise ValueError(
-                    f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot of a name)"
+                    f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)"
                 )
             for several, name in ((pictures, "pictures"), (sounds, "recordings")):
                 if len(several) > 1:
