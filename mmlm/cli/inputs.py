@@ -136,10 +136,11 @@ def _listed(batch: Batch, data: str, kind: Kind) -> list[Input]:
             batch.fail(item.key, item.reason)
         else:
             name, place = item
-            # A name in a tar may lead anywhere: output stays below its folder.
-            parts = [part for part in PurePath(name).with_suffix("").parts if part not in ("..", "/")]
-            start = 0 if place.size is None else len(place.path.parts)
-            found.append(Input(name, PurePath(*parts[start:]) if start else PurePath(parts[-1]), place))
+            stem = PurePath(place.path.stem)
+            if place.size is not None:  # a member of a tar, whose name may lead anywhere: output stays below its folder
+                parts = PurePath(name.removeprefix(f"{place.path}/")).with_suffix("").parts
+                stem = PurePath(*(part for part in parts if part not in ("..", "/")))
+            found.append(Input(name, stem, place))
     return found
 
 
