@@ -187,7 +187,9 @@ class _Decoding:
                 language=running.language,
                 task=self.task,
             )
-            self.previous = self.tokenizer.encode(" " + self.prompt.strip()) if self.prompt else []
+            # What a user writes is text, also where it spells a control token.
+            text = " " + self.prompt.strip() if self.prompt else ""
+            self.previous = self.tokenizer.encode(text, disallowed_special=())
         return self.tokenizer
 
     def _decode(self, mel: Tensor, language: str | None, seed: int) -> DecodingResult:

@@ -45,6 +45,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--rerank chooses among several: give -n 4, for example")
     if args.mask is not None and args.init_image is None:
         raise ValueError("--mask says what of --init-image stays: give that too")
+    if args.num_images < 1:
+        raise ValueError(f"-n must be at least 1, not {args.num_images}")
+    if not 0 <= args.strength <= 1:
+        raise ValueError(f"--strength is a share, 0 to 1, not {args.strength}")
+    options = media_options(args)
     paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
     start, mask = (None if name is None else read_image(name, args) for name in (args.init_image, args.mask))
     model = load_model(args)
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     with progress_bar() as progress:
         drawn = model.draw(
             args.text, args.num_images, rerank=args.rerank, init_image=start, mask=mask, strength=args.strength,
-            details=True, progress=progress, **media_options(args),
+            details=True, progress=progress, **options,
         )  # fmt: skip
     for path, result in zip(paths, results_of(drawn), strict=True):
         picture = result.media[0]

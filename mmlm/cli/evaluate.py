@@ -37,9 +37,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """The table of all figures, or the report as JSON."""
     options = generation_options(args)
-    from mmlm.data import read_records
     from mmlm.evaluation import evaluate
 
-    records = read_records(args.data)
-    report = evaluate(load_model(args), records, limit=args.limit, batch_size=args.batch_size, **options)
+    report = evaluate(lambda: load_model(args), args.data, limit=args.limit, batch_size=args.batch_size, **options)
     print_record(args, report.to_dict(), str(report))

@@ -26,6 +26,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """A sound, into a file."""
     (path,) = output_paths(args.output, SUFFIXES)
+    options = media_options(args)
+    if args.max_seconds <= 0:
+        raise ValueError(f"--max-seconds must be above 0, not {args.max_seconds}")
     model = load_model(args)
     import soundfile
 
@@ -33,9 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from mmlm.tasks.rows import one_result
 
     with progress_bar() as progress:
-        spoken = model.speak(
-            args.text, max_seconds=args.max_seconds, details=True, progress=progress, **media_options(args)
-        )
+        spoken = model.speak(args.text, max_seconds=args.max_seconds, details=True, progress=progress, **options)
     result = one_result(spoken)
     sound = result.media[0]
     assert isinstance(sound, Audio), "speech is sound"
