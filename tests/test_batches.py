@@ -1,5 +1,6 @@
 """Many inputs at the command line: the bad one is named, the others are done, and no output overwrites another."""
 
+import ast
 import io
 import json
 import os
@@ -14,7 +15,8 @@ from whisper import DecodingResult, Whisper
 from whisper.tokenizer import get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
-from mmlm.cli import main
+from mmlm.cli import build_parser, main
+from mmlm.cli.messages import on_the_command_line
 from support.hearing import noise, save_whisper, tiny_whisper
 
 
@@ -328,3 +330,134 @@ def test_the_first_try_of_the_help_works_in_an_empty_folder(tmp_path, loaded, mo
     out = capsys.readouterr().out.splitlines()
     drawn = re.search(r'draw "(.*?)"', shown[0])
     assert drawn and out[1] == drawn[1]  # the caption is what was asked for
+
+
+# ---- messages
+
+
+def messages_of_the_library() -> set[str]:
+    """Texts of the errors that the library raises, with 7 in place of what is filled in."""
+
+    def text(node: ast.AST) -> str:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(value) or "7" for value in node.values)
+        return ""
+
+    found = set()
+    for folder in ("mmlm", "encoders", "decoders"):
+        for path in (Path(__file__).parents[1] / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and re.search(r"(Error|truncated|_check)$", ast.unparse(node.func)):
+                    found |= {text(argument) for argument in node.args}
+    return {message for message in found if " " in message}
+
+
+def test_no_message_names_a_remedy_that_the_verb_has_not():
+    messages = messages_of_the_library()
+    remedy = re.compile(r"\b(raise|pass|set|leave) (?!--)([a-z]+_[a-z_]+|[a-z_]+=)")
+    named = {message for message in messages if remedy.search(message)}
+    assert len(named) > 12  # max_seconds, max_bytes, max_pixels, allow_url, do_sample, language_model, …
+    verbs = {
+        "caption": ["x"], "answer": ["x", "q"], "generate": [], "transcribe": ["x"], "ask": ["x"],
+        "draw": ["t", "-o", "x.png"], "speak": ["t", "-o", "x.wav"], "eval": ["m", "d"], "convert": ["m", "o"],
+    }  # fmt: skip
+    for verb, arguments in verbs.items():
+        flags = build_parser().parse_args([verb, *arguments]).flags
+        for message in named:
+            shown = on_the_command_line(message, flags)
+            assert not remedy.search(shown), (verb, shown)
+            assert {flag for flag in re.findall(r"--[a-z-]+", shown)} <= flags
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            "'a.wav': longer than 9 s; cut it, or raise max_seconds",
+            "'a.wav': longer than 9 s; cut it, or raise --max-seconds",
+        ),
+        (
+            "'a.png': more than 9 pixels; scale it down or raise max_pixels",
+            "'a.png': more than 9 pixels; scale it down",
+        ),
+        ("'max_seconds/a.wav': cut; raise max_seconds", "'max_seconds/a.wav': cut; raise --max-seconds"),
+        ("use what is there: pass allow_truncated=True", "use what is there: pass --allow-truncated"),
+        ("Load it with dtype=torch.float32", "Load it with --dtype float32"),
+        ("it must be above 0 (to decode greedily, leave do_sample off)", "it must be above 0"),
+        ("the model does not exist (any more): pass language_model= instead", "the model does not exist (any more)"),
+        ("there is\nno file", "there is no file"),
+    ],
+)
+def test_keywords_become_flags(message, shown):
+    assert on_the_command_line(message, {"--max-seconds", "--allow-truncated", "--dtype"}) == shown
+
+
+def test_recipes_keep_their_keys():
+    assert build_parser().parse_args(["train", "recipe.yaml"]).flags is None
+    assert on_the_command_line("or raise bad_limit", None) == "or raise bad_limit"
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu", "foo", "cuda:99", "cpu:x", ""])
+@pytest.mark.parametrize("verb", ["caption", "transcribe"])
+def test_a_device_that_is_not_there_is_one_line(tmp_path, verb, device, capsys):
+    name = picture(tmp_path / "red.png") if verb == "caption" else talk(tmp_path / "a.wav")
+    assert main([verb, name, "--device", device]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "--device" in err and device in err
+
+
+def test_what_torch_refuses_is_one_line_too(tmp_path, loaded, nano, monkeypatch, capsys):
+    def fails(*arguments, **options):
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'\nand more")
+
+    monkeypatch.setattr(type(nano), "generate", fails)
+    assert main(["caption", picture(tmp_path / "red.png")]) == 2
+    assert capsys.readouterr().err == (
+        "mmlm caption: RuntimeError: \"addmm_impl_cpu_\" not implemented for 'Half' and more\n"
+    )
+
+
+def test_a_photograph_of_an_iphone_is_named(tmp_path, capsys):
+    for name in ("IMG_1.HEIC", "IMG_1.jpg"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHB" + bytes(5000))
+        assert main(["caption", str(tmp_path / name)]) == 2
+        assert "HEIC photograph" in (err := capsys.readouterr().err) and "JPEG" in err
+
+
+def test_a_prompt_that_spells_a_control_token_is_text(tmp_path, ears, said):
+    name = talk(tmp_path / "a.wav")
+    assert transcribe(name, "--prompt", "notes <|endoftext|> of a talk", model=ears) == 0
+    tokenizer = get_tokenizer(True, num_languages=99, language="en", task="transcribe")
+    assert tokenizer.eot not in said[0].prompt
+    assert tokenizer.encoding.decode(said[0].prompt) == " notes <|endoftext|> of a talk"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["draw", "a ring", "-o", "x.png", "--strength", "2"], "--strength"),
+        (["draw", "a ring", "-o", "x.png", "--temperature", "0"], "temperature must be above 0"),
+        (["draw", " ", "-o", "x.png"], "at least one word"),
+        (["draw", "a ring", "-o", "x.png", "-n", "0"], "-n must"),
+        (["speak", "two", "-o", "x.wav", "--max-seconds", "0"], "--max-seconds"),
+        (["speak", "two", "-o", "x.wav", "--steps", "-1"], "--steps"),
+        (["eval", "nano", "none.jsonl"], "none.jsonl"),
+        (["caption", "SCENE", "--examples", "none.jsonl"], "none.jsonl"),
+        (["ask"], "AUDIO"),
+    ],
+)
+def test_everything_is_checked_before_a_model_is_loaded(tmp_path, monkeypatch, loaded, capsys, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    scene = picture(tmp_path / "scene.png")
+    assert main([scene if word == "SCENE" else word for word in arguments]) == 2
+    assert complaint in capsys.readouterr().err and not loaded
+
+
+def test_a_model_is_shown_on_one_screen(nano):
+    lines = repr(nano).splitlines()
+    assert len(lines) <= 24 and all(len(line) <= 100 for line in lines)
+    count = sum(tensor.numel() for tensor in nano.encoders["image"].parameters())
+    assert f"{count / 1e6:.1f} M weights" in next(line for line in lines if "image encoder" in line)
+    assert "LlamaForCausalLM" in lines[1] and "cpu, float32" in lines[-2]
