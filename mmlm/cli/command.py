@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     code = 0
+    # torch and transformers make a million objects while they are imported, and looking through these for garbage every
+    # 700 of them takes a fifth of the time.
+    gc.set_threshold(100_000, 20, 20)
     if not sys.stderr.isatty():  # transformers and open_clip draw their bars through huggingface_hub
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
