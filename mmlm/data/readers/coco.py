@@ -15,7 +15,7 @@ def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     """The images of the file with their captions. Names start from the folder `images`, or from the file's own."""
     folder = path.parent if images is None else images
     try:
-        content = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not a COCO captions file ({error})") from error
     if isinstance(content, list) and content:
