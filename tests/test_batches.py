@@ -305,8 +305,19 @@ def test_nano_says_what_it_cannot_do_only_where_it_cannot(tmp_path, loaded, caps
     assert main(["caption", str(tmp_path / "photo.jpg"), str(tmp_path / "photo.jpg")]) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "drawn scenes only" in err and "--model openflamingo-3b" in err
+    assert main(["generate", "--image", str(tmp_path / "photo.jpg"), "--text", "Output:", "--max-new-tokens", "1"]) == 0
+    assert capsys.readouterr().err.count("drawn scenes only") == 1
     assert main(["caption", str(tmp_path / "photo.jpg"), "--model", "other"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_nano_draws_what_the_examples_of_the_help_say(nano):
+    from mmlm.cli import draw
+
+    texts = set(re.findall(r'draw "(.*?)"', draw.EXAMPLES))
+    assert len(texts) >= 3
+    for text in texts:
+        assert text in [nano.caption(picture) for picture in nano.draw(text, 4, seed=1)]
 
 
 def test_the_presets_that_notes_name_exist():

@@ -17,15 +17,15 @@ from mmlm.cli.output import print_result, progress_bar
 
 EXAMPLES = """\
   mmlm draw "in the middle a large red circle, on a white background" -o out.png
-  mmlm draw "a small blue star" -o star.png -n 4 --seed 1
-  mmlm draw "a small blue star" -o best.png -n 4 --rerank --guidance-scale 2
-  mmlm draw "a small blue star" -o more.png --init-image out.png --mask mask.png"""
+  mmlm draw "on the left a large green star, on a black background" -o star.png -n 4 --seed 1
+  mmlm draw "on the left a large green star, on a black background" -o best.png -n 4 --rerank --guidance-scale 2
+  mmlm draw "in the middle a large red ring, on a white background" -o ring.png --init-image out.png --mask mask.png"""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("text", metavar="TEXT")
+    verb.add_argument("text", metavar="TEXT", help="nano knows scenes in words like below, and emoji by their names")
     verb.add_argument(
         "-o", "--output", required=True, type=file_path, metavar="FILE", help="a picture file; several are numbered"
     )

@@ -26,10 +26,9 @@ class Note:
         self.silent = args.model != "nano"
 
     def of_picture(self, picture: Any) -> None:
-        """For a picture that is no drawing of flat shapes, a photograph say."""
-        from PIL import Image
-
-        if not self.silent and isinstance(picture, Image.Image) and flatness(picture) < FLAT:
+        """For a picture or video that is no drawing of flat shapes, a photograph say."""
+        seen = picture.frames[0] if hasattr(picture, "frames") else picture
+        if not self.silent and flatness(seen) < FLAT:
             self._say(
                 "nano knows drawn scenes only, and this looks like a photograph: its words mean nothing here. For "
                 "photographs: --model openflamingo-3b (`mmlm models` lists all)"

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from mmlm.cli.first_contact import Note
 from mmlm.cli.loading import load_model, read_image
 from mmlm.cli.options import (
     VIDEO_LIMITS,
@@ -57,7 +58,10 @@ def run(args: argparse.Namespace) -> None:
     parts = [Image(read_image(value, args)) if kind == "image" else value for kind, value in args.parts]
     from mmlm.tasks.rows import one_result
 
-    model = load_model(args)
+    model, note = load_model(args), Note(args)
+    for part in parts:
+        if isinstance(part, Image):
+            note.of_picture(part.source)
     if args.json or options.get("num_beams", 1) > 1:
         result = one_result(model.generate(parts, **options))
         print_result(args, {}, result.text, result)
