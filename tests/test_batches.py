@@ -109,8 +109,9 @@ def test_folders_patterns_and_data_go_in(tmp_path, loaded, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["caption", "~/photos/a.png", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["image"] == one
-    assert main(["caption", str(tmp_path / "photos/*.gif")]) == 2
-    assert "no file matches" in capsys.readouterr().err
+    for pattern, complaint in (("photos/*.gif", "no file matches"), ("phot*", "only folders match")):
+        assert main(["caption", str(tmp_path / pattern)]) == 2
+        assert complaint in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["caption", str(tmp_path / "empty")]) == 2
     assert "no pictures in this folder" in capsys.readouterr().err

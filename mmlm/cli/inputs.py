@@ -103,8 +103,11 @@ def _named(args: argparse.Namespace, name: str, kind: Kind) -> list[Input]:
 
     if not glob.has_magic(name) and expand_braces(name) == [name]:
         raise FileNotFoundError(f"{path}: no such file")
+    matches = [match for match in expand(name) if match.is_file()]
+    if not matches:
+        raise FileNotFoundError(f"{name}: only folders match; name their files, or one folder")
     fixed = _fixed_folder(path)
-    return [Input(str(match), match.relative_to(fixed).with_suffix("")) for match in expand(name) if match.is_file()]
+    return [Input(str(match), match.relative_to(fixed).with_suffix("")) for match in matches]
 
 
 def _fixed_folder(pattern: Path) -> Path:

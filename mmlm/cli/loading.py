@@ -34,6 +34,8 @@ def read_image(source: Any, args: argparse.Namespace) -> Any:
 
     one = source if isinstance(source, Input) else Input(source, PurePath())
     if is_video(one.name):
+        if "://" in one.name:
+            raise ValueError(f"{one.name}: videos are not fetched; download it")
         limits = reading_options(args, *VIDEO_LIMITS)
         limits.pop("allow_url", None)
         return load_video(one.source(), **limits)
