@@ -18,12 +18,14 @@ def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
         content: Any = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not a COCO captions file ({error})") from error
-    if isinstance(content, list) and content:
-        raise ValueError(f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)")
     try:
         names = {image["id"]: image["file_name"] for image in content["images"]}
         annotations = [(annotation["image_id"], annotation.get("caption")) for annotation in content["annotations"]]
     except (KeyError, TypeError, AttributeError) as error:
+        if isinstance(content, list) and content:
+            raise ValueError(
+                f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)"
+            ) from error
         raise ValueError(f"{path} is not a COCO captions file ({type(error).__name__}: {error})") from error
     if len(names) != len(content["images"]):
         raise ValueError(f"{path}: {len(content['images']) - len(names)} images share the id of another")
