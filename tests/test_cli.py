@@ -169,10 +169,10 @@ def test_an_empty_prompt_is_refused(capsys):
 @pytest.mark.parametrize(
     ("option", "value", "complaint"),
     [
-        ("--num-beams", "0", "num_beams"),
-        ("--max-new-tokens", "-1", "max_new_tokens"),
+        ("--num-beams", "0", "--num-beams must"),
+        ("--max-new-tokens", "-1", "--max-new-tokens"),
         ("--temperature", "0", "temperature"),
-        ("--top-p", "1.5", "top_p"),
+        ("--top-p", "1.5", "--top-p"),
     ],
 )
 def test_generation_options_out_of_range(capsys, pictures, option, value, complaint):

@@ -12,6 +12,7 @@ import pytest
 
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
 from mmlm.data.readers.paths import expand_braces
+from mmlm.data.readers.tar import index_tar
 from mmlm.data.sampling import ExampleStream
 
 DATA = Path(os.environ.get("MMLM_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -184,6 +185,101 @@ def test_a_truncated_tar_is_an_error_wherever_it_is_cut(tmp_path):
         cut.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="truncated|damaged"):
             read_records(cut)
+
+
+def test_joined_tars_are_read_to_the_end_of_the_file(tmp_path):
+    one = write_tar(tmp_path / "one.tar", {"a.jpg": b"1" * 700, "a.txt": "first"})
+    two = write_tar(tmp_path / "two.tar", {"b.jpg": b"2" * 900, "b.txt": "second"})
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(one.read_bytes() + two.read_bytes() + bytes(3 << 20) + two.read_bytes())
+    assert [len(slices) for members in index_tar(joined).values() for slices in members.values()] == [1, 1, 2, 2]
+    joined.write_bytes(one.read_bytes() + two.read_bytes())
+    records = read_records(joined)
+    assert [(record.captions, record.image) for record in records] == [
+        (("first",), b"1" * 700),
+        (("second",), b"2" * 900),
+    ]
+
+
+def test_a_damaged_header_within_a_tar_is_an_error(tmp_path):
+    """tarfile itself stops there without a word, and the rest would be lost."""
+    path = write_tar(tmp_path / "t.tar", {f"{i}.{s}": b"x" for i in range(3) for s in ("jpg", "txt")})
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        header = tar.getmembers()[2].offset
+    data[header + 150] ^= 1  # of the checksum
+    path.write_bytes(data)
+    with tarfile.open(path) as tar:
+        assert len(tar.getmembers()) == 2
+    with pytest.raises(ValueError, match="damaged"):
+        read_records(path)
+    one = write_tar(tmp_path / "one.tar", {"a.jpg": b"1", "a.txt": "first"}).read_bytes()
+    (tmp_path / "junk.tar").write_bytes(one + b"junk" * 200 + bytes(1024))
+    with pytest.raises(ValueError, match="damaged"):
+        read_records(tmp_path / "junk.tar")
+
+
+def test_links_in_a_tar_stand_for_their_files(tmp_path):
+    def add(tar, name, data=b"", kind=tarfile.REGTYPE, link=""):
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.size = kind, link, len(data)
+        tar.addfile(info, io.BytesIO(data))
+
+    with tarfile.open(tmp_path / "links.tar", "w") as tar:
+        add(tar, "d/a.jpg", b"picture")
+        add(tar, "d/b.jpg", kind=tarfile.LNKTYPE, link="d/a.jpg")
+        add(tar, "d/c.jpg", kind=tarfile.SYMTYPE, link="a.jpg")
+        for key in "abc":
+            add(tar, f"d/{key}.txt", f"text {key}".encode())
+    records = read_records(tmp_path / "links.tar")
+    assert [(record.image, record.captions) for record in records] == [(b"picture", (f"text {k}",)) for k in "abc"]
+    with tarfile.open(tmp_path / "lost.tar", "w") as tar:
+        add(tar, "a.jpg", kind=tarfile.SYMTYPE, link="/elsewhere/a.jpg")
+    with pytest.raises(ValueError, match="a.jpg is a link to /elsewhere/a.jpg.*--dereference"):
+        read_records(tmp_path / "lost.tar")
+
+
+def test_a_key_ends_at_the_first_dot_and_the_message_says_so(tmp_path):
+    path = write_tar(tmp_path / "dots.tar", {"v1.5.jpg": b"x", "v1.5.txt": "one"})
+    with pytest.raises(BadRecordsError, match="a key ends at the first dot"):
+        read_records(path)
+
+
+def test_null_means_absent(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    empty = dict.fromkeys(("captions", "qa", "question", "answer", "answers", "audio", "transcript"))
+    manifest = write_lines(
+        tmp_path / "m.jsonl",
+        {"image": "a.jpg", "caption": None, "text": "one", **empty},
+        {"image": None, "file_name": "a.jpg", "caption": "two", "text": None},
+    )
+    assert [record.captions for record in read_records(manifest)] == [("one",), ("two",)]
+    tar = write_tar(tmp_path / "t.tar", {"k.jpg": b"p", "k.json": {"caption": None, "text": "three"}})
+    assert read_records(tar)[0].captions == ("three",)
+    bad = write_lines(tmp_path / "bad.jsonl", {"image": "a.jpg", "caption": None})
+    with pytest.raises(BadRecordsError, match="no caption and no question"):
+        read_records(bad)
+
+
+def test_manifests_as_windows_writes_them(tmp_path):
+    pictures(tmp_path / "photos", "1.jpg")
+    line = json.dumps({"image": "photos\\1.jpg", "caption": "café"}, ensure_ascii=False) + "\r\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "m.jsonl").write_bytes(line.encode(encoding))
+        assert [(r.image, r.captions) for r in read_records(tmp_path / "m.jsonl")] == [(b"picture 1.jpg", ("café",))]
+    (tmp_path / "m.jsonl").write_bytes(line.encode("latin-1"))
+    with pytest.raises(BadRecordsError, match="save the file as UTF-8"):
+        read_records(tmp_path / "m.jsonl")
+
+
+def test_lists_and_conversations_are_refused_with_a_way_out(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    (tmp_path / "list.json").write_text(json.dumps([{"image": "a.jpg", "caption": "x"}]))
+    with pytest.raises(ValueError, match=r"one object a line \(jq -c"):
+        read_records(tmp_path / "list.json")
+    said = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a"}]
+    with pytest.raises(BadRecordsError, match='write each as "question" and "answer"'):
+        read_records(write_lines(tmp_path / "l.jsonl", {"image": "a.jpg", "conversations": said}))
 
 
 def test_other_containers_are_refused_with_a_reason(tmp_path):

@@ -1,5 +1,6 @@
 """The measures, against numbers worked out by hand and from the papers' formulas."""
 
+import dataclasses
 import io
 import math
 import sys
@@ -14,7 +15,7 @@ from PIL import Image as PILImage
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import load_image
 from mmlm.assembly.assemble import assemble
-from mmlm.data import BadRecord, Record, RecordSet
+from mmlm.data import BadRecord, BadRecordsError, Record, RecordSet
 from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions, word_error_rate
 from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval, derangement
@@ -359,6 +360,34 @@ def test_records_left_out_are_counted():
         evaluate(KnownModel(), records, num_return_sequences=2)
     with pytest.raises(TypeError, match="did you mean 'num_beams'"):
         evaluate(KnownModel(), records, num_beam=2)
+
+
+def test_pictures_that_cannot_be_decoded_are_left_out_and_counted():
+    records = list(known_records())
+    broken = Record("broken", b"no picture", records[0].captions, records[0].qa)
+    report = evaluate(KnownModel(), [broken, *records, *[records[0]] * 200], limit=4, batch_size=2)
+    assert report.bad_records == 1 and report.loss.records == 3
+    with pytest.raises(BadRecordsError, match="picture of record 'broken' cannot be used"):
+        evaluate(KnownModel(), [broken, *records])
+
+
+def test_nothing_is_loaded_before_the_data_are_read(tmp_path):
+    def load():
+        raise AssertionError("loaded")
+
+    with pytest.raises(FileNotFoundError):
+        evaluate(load, tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="at least two records"):
+        evaluate(load, list(known_records()), limit=1)
+
+
+def test_bleu4_of_captions_under_four_words_is_left_out():
+    scores = score_captions(["a dog", "a cat"], [["a dog", "one dog"], ["a red cat"]])
+    assert scores.bleu4 is None and scores.cider > 0
+    assert score_captions(["a dog", "a cat"], [["a dog"], ["the red cat sleeps"]]).bleu4 is not None
+    report = evaluate(KnownModel(), list(known_records()))
+    short = dataclasses.replace(report.captions, bleu4=None)
+    assert "BLEU" not in str(dataclasses.replace(report, captions=short, shuffled_captions=short))
 
 
 def test_evaluate_captions_or_questions_alone():

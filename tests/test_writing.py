@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import json
 
 import numpy as np
@@ -334,8 +335,39 @@ def test_a_mask_lies_on_the_picture_as_that_is_cut():
     wide = np.zeros((16, 64, 3), np.uint8)
     outside, inside = np.zeros((16, 64), bool), np.zeros((16, 64), bool)
     outside[:, :20], inside[2, 30] = True, True  # the middle square is columns 24 to 39
-    assert len(kept_codes(model, wide, outside, 0.5, 0)) == 4
+    with pytest.warns(UserWarning, match="nothing is drawn anew"):
+        assert len(kept_codes(model, wide, outside, 0.5, 0)) == 4
     assert sorted(kept_codes(model, wide, inside, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+
+
+@pytest.mark.parametrize(
+    "form", ["bool", "uint8", "int64", "uint8 255", "tensor", "bool tensor", "float", "png", "one bit"]
+)
+def test_a_mask_of_any_form_means_the_same(form):
+    marked = np.zeros((16, 16), bool)
+    marked[2, 3] = True  # in the first of four cells
+    encoded = io.BytesIO()
+    Image.fromarray(marked.astype(np.uint8)).save(encoded, "PNG")  # of zeros and ones
+    mask = {
+        "bool": marked, "uint8": marked.astype(np.uint8), "int64": marked.astype(np.int64), "float": marked * 1.0,
+        "uint8 255": marked.astype(np.uint8) * 255, "tensor": torch.from_numpy(marked.astype(np.uint8)),
+        "bool tensor": torch.from_numpy(marked), "png": encoded.getvalue(), "one bit": Image.fromarray(marked),
+    }[form]  # fmt: skip
+    model, start = writing(), np.zeros((16, 16, 3), np.uint8)
+    assert sorted(kept_codes(model, start, mask, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_a_mask_of_other_proportions_is_an_error():
+    model, wide = writing(), np.zeros((16, 64, 3), np.uint8)
+    for height, width in ((16, 16), (64, 16), (16, 60), (15, 64)):
+        with pytest.raises(ValueError, match=f"the mask is {width} x {height} and the picture 64 x 16"):
+            kept_codes(model, wide, np.ones((height, width), bool), 0.5, 0)
+    for height, width in ((16, 64), (8, 32), (1, 4), (5, 20), (17, 66)):  # the last one to within a pixel
+        kept_codes(model, wide, np.ones((height, width), bool), 0.5, 0)
+    outside = np.zeros((16, 64), bool)
+    outside[:, :8] = True
+    with pytest.warns(UserWarning, match="nothing is drawn anew"):
+        kept_codes(model, wide, outside, 0.5, 0)
 
 
 def test_media_are_begun_only_where_they_have_room(model):

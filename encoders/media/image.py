@@ -16,6 +16,8 @@ MAX_ASPECT_RATIO = 200
 # or that contain images of another size than their header says (ICO, ICNS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of files of the HEIF family
+
 _ROUNDING = 1e-3  # how far the values of a float image may be outside 0..1
 _FROM_16_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 _TILE_WIDTH, _TILE_LENGTH, _ORIENTATION = 322, 323, 274  # tags of TIFF and EXIF
@@ -55,6 +57,8 @@ def load_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MediaError(f"{label}: too many pixels, or a decompression bomb ({error}); scale it down") from error
     except Exception as error:  # PIL's plugins raise many types on broken headers
+        if data[4:8] == b"ftyp" and data[8:12] in HEIF:
+            raise MediaError(f"{label}: a HEIC photograph, as iPhones take; save it as JPEG and give that") from error
         what = "the source is empty" if not data else "not an image, or damaged"
         raise MediaError(f"{label}: {what}; give one of {', '.join(FORMATS)}") from error
     with image:

@@ -5,6 +5,7 @@ from pathlib import Path
 from mmlm.acceleration.kernels import Weights
 from mmlm.acceleration.pack import pack, unpack
 from mmlm.assembly.config import ModelConfig
+from mmlm.assembly.describe import described
 from mmlm.assembly.save import config_of, push_to_hub, save
 from mmlm.generation.log_probs import log_probs
 from mmlm.model.network import MultimodalNetwork
@@ -38,6 +39,9 @@ class MultimodalLM(MultimodalNetwork):
     def save(self, folder: str | Path, *, bundle: bool = False) -> Path:
         """Writes what was added, and the names of the frozen parts or, bundled, these too: see `mmlm.assembly.save`."""
         return save(self, folder, bundle=bundle)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def config(self) -> ModelConfig:
         """What rebuilds this model, with fingerprints of its frozen parts."""

@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from mmlm.cli.loading import check_files, examples_of, load_model, read_image
-from mmlm.cli.options import add_example_options, add_generation_options, add_model_options, generation_options
-from mmlm.cli.output import one_line, print_result
+from mmlm.cli.batch import Batch
+from mmlm.cli.inputs import inputs_of, labelled
+from mmlm.cli.options import (
+    VIDEO_LIMITS,
+    add_batch_options,
+    add_example_options,
+    add_generation_options,
+    add_model_options,
+    add_reading_options,
+    file_path,
+)
+from mmlm.cli.pictures import describe_pictures
 
 EXAMPLES = """\
   mmlm caption photo.jpg
-  mmlm caption *.jpg --json --num-beams 3
+  mmlm caption photos/ --json                      (all pictures of a folder)
+  mmlm caption "2024/**/*.jpg" --num-beams 3       (a pattern; quoted, it may stand for any number of files)
+  mmlm caption --data "shards/*.tar" --json        (tars, a manifest, COCO: what train reads)
   mmlm caption clip.mp4
   cat photo.jpg | mmlm caption -
   mmlm caption photo.jpg --model my-model --examples captioned/ --shots 4"""
-BATCH = 8  # pictures that are decoded and captioned at once
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, videos, or - for standard input")
+    given = verb.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "images",
+        nargs="*",
+        default=[],
+        metavar="IMAGE",
+        help="pictures, videos, folders, patterns, - for standard input",
+    )
+    given.add_argument("--data", type=file_path, metavar="DATA", help="tars, manifest or COCO file: its pictures")
+    add_batch_options(verb)
     add_model_options(verb)
     add_example_options(verb)
+    add_reading_options(verb, *VIDEO_LIMITS)
     add_generation_options(verb)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """A caption of each picture, a line each; several pictures at once."""
-    check_files(args.images)
-    options, model, examples = generation_options(args), None, None
-    from mmlm.tasks.rows import results_of
+    batch = Batch(args)
+    inputs = inputs_of(args, batch, args.images, "image", args.data)
 
-    for start in range(0, len(args.images), BATCH):
-        names = args.images[start : start + BATCH]
-        images = [read_image(name) for name in names]
-        if model is None:
-            model = load_model(args)
-            examples = examples_of(args, model)
+    def prompt(model: Any, examples: Any, picture: Any) -> Any:
         if examples is None:
-            prompts = [model.template.caption_prompt(image) for image in images]
-        else:
-            prompts = [examples.caption_prompt(image, args.shots, model.template) for image in images]
-        drawn = {**options, "seed": options["seed"] + start} if "seed" in options else options
-        for name, result in zip(names, results_of(model.generate(prompts, **drawn)), strict=True):
-            text = one_line(result.answer)
-            line = text if len(args.images) == 1 else f"{name}\t{text}"
-            print_result(args, {"image": name, "caption": text}, line, result)
+            return model.template.caption_prompt(picture)
+        return examples.caption_prompt(picture, args.shots, model.template)
+
+    return describe_pictures(args, batch, inputs, prompt, "caption", labelled(args.images, inputs))

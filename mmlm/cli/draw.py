@@ -5,27 +5,37 @@ from __future__ import annotations
 import argparse
 
 from mmlm.cli.loading import load_model, output_paths, read_image
-from mmlm.cli.options import add_media_options, add_model_options, media_options
+from mmlm.cli.options import (
+    IMAGE_LIMITS,
+    add_media_options,
+    add_model_options,
+    add_reading_options,
+    file_path,
+    media_options,
+)
 from mmlm.cli.output import print_result, progress_bar
 
 EXAMPLES = """\
   mmlm draw "in the middle a large red circle, on a white background" -o out.png
-  mmlm draw "a small blue star" -o star.png -n 4 --seed 1
-  mmlm draw "a small blue star" -o best.png -n 4 --rerank --guidance-scale 2
-  mmlm draw "a small blue star" -o more.png --init-image out.png --mask mask.png"""
+  mmlm draw "on the left a large green star, on a black background" -o star.png -n 4 --seed 1
+  mmlm draw "on the left a large green star, on a black background" -o best.png -n 4 --rerank --guidance-scale 2
+  mmlm draw "in the middle a large red ring, on a white background" -o ring.png --init-image out.png --mask mask.png"""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("text", metavar="TEXT")
-    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a picture file; several are numbered")
+    verb.add_argument("text", metavar="TEXT", help="nano knows scenes in words like below, and emoji by their names")
+    verb.add_argument(
+        "-o", "--output", required=True, type=file_path, metavar="FILE", help="a picture file; several are numbered"
+    )
     verb.add_argument("-n", "--num-images", type=int, default=1, metavar="N", help="how many at once")
     verb.add_argument("--rerank", action="store_true", help="keep the one that CLIP finds most similar to the text")
-    verb.add_argument("--init-image", metavar="IMAGE", help="begin with this picture")
-    verb.add_argument("--mask", metavar="IMAGE", help="what of it is drawn anew: black stays")
+    verb.add_argument("--init-image", type=file_path, metavar="IMAGE", help="begin with this picture")
+    verb.add_argument("--mask", type=file_path, metavar="IMAGE", help="what of it is drawn anew: black stays")
     verb.add_argument("--strength", type=float, default=0.5, metavar="S", help="without a mask, the share drawn anew")
     add_model_options(verb)
+    add_reading_options(verb, *IMAGE_LIMITS)
     add_media_options(verb)
 
 
@@ -35,8 +45,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--rerank chooses among several: give -n 4, for example")
     if args.mask is not None and args.init_image is None:
         raise ValueError("--mask says what of --init-image stays: give that too")
+    if args.num_images < 1:
+        raise ValueError(f"-n must be at least 1, not {args.num_images}")
+    if not 0 <= args.strength <= 1:
+        raise ValueError(f"--strength is a share, 0 to 1, not {args.strength}")
+    options = media_options(args)
     paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
-    start, mask = (None if name is None else read_image(name) for name in (args.init_image, args.mask))
+    start, mask = (None if name is None else read_image(name, args) for name in (args.init_image, args.mask))
     model = load_model(args)
     from PIL import Image
 
@@ -45,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     with progress_bar() as progress:
         drawn = model.draw(
             args.text, args.num_images, rerank=args.rerank, init_image=start, mask=mask, strength=args.strength,
-            details=True, progress=progress, **media_options(args),
+            details=True, progress=progress, **options,
         )  # fmt: skip
     for path, result in zip(paths, results_of(drawn), strict=True):
         picture = result.media[0]

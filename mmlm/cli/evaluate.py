@@ -11,6 +11,7 @@ from mmlm.cli.options import (
     add_generation_options,
     add_pack_option,
     add_part_options,
+    file_path,
     generation_options,
 )
 from mmlm.cli.output import print_record
@@ -22,8 +23,10 @@ EXAMPLES = """\
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("model", metavar="MODEL", help="preset, folder or hub id")
-    verb.add_argument("data", metavar="DATA", help="JSONL manifest, folder with metadata.jsonl, tars, or COCO JSON")
+    verb.add_argument("model", type=file_path, metavar="MODEL", help="preset, folder or hub id")
+    verb.add_argument(
+        "data", type=file_path, metavar="DATA", help="JSONL manifest, folder with metadata.jsonl, tars, or COCO JSON"
+    )
     verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
     verb.add_argument("--batch-size", type=int, default=32, metavar="N")
     add_part_options(verb)
@@ -36,9 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """The table of all figures, or the report as JSON."""
     options = generation_options(args)
-    from mmlm.data import read_records
     from mmlm.evaluation import evaluate
 
-    records = read_records(args.data)
-    report = evaluate(load_model(args), records, limit=args.limit, batch_size=args.batch_size, **options)
+    report = evaluate(lambda: load_model(args), args.data, limit=args.limit, batch_size=args.batch_size, **options)
     print_record(args, report.to_dict(), str(report))

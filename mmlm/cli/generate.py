@@ -6,8 +6,16 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from mmlm.cli.first_contact import Note
 from mmlm.cli.loading import load_model, read_image
-from mmlm.cli.options import add_generation_options, add_model_options, generation_options
+from mmlm.cli.options import (
+    VIDEO_LIMITS,
+    add_generation_options,
+    add_model_options,
+    add_reading_options,
+    file_path,
+    generation_options,
+)
 from mmlm.cli.output import described, print_result
 
 EXAMPLES = """\
@@ -30,10 +38,13 @@ class AppendPart(argparse.Action):
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("--image", action=AppendPart, metavar="IMAGE", help="a picture at this place of the prompt")
+    verb.add_argument(
+        "--image", action=AppendPart, type=file_path, metavar="IMAGE", help="a picture at this place of the prompt"
+    )
     verb.add_argument("--text", action=AppendPart, metavar="TEXT", help="text at this place of the prompt")
     verb.set_defaults(parts=())
     add_model_options(verb)
+    add_reading_options(verb, *VIDEO_LIMITS)
     add_generation_options(verb)
 
 
@@ -44,10 +55,13 @@ def run(args: argparse.Namespace) -> None:
     options = generation_options(args)
     from mmlm.prompting.parts import Image
 
-    parts = [Image(read_image(value)) if kind == "image" else value for kind, value in args.parts]
+    parts = [Image(read_image(value, args)) if kind == "image" else value for kind, value in args.parts]
     from mmlm.tasks.rows import one_result
 
-    model = load_model(args)
+    model, note = load_model(args), Note(args)
+    for part in parts:
+        if isinstance(part, Image):
+            note.of_picture(part.source)
     if args.json or options.get("num_beams", 1) > 1:
         result = one_result(model.generate(parts, **options))
         print_result(args, {}, result.text, result)

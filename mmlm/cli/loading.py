@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
-from mmlm.cli.options import PARTS
+from mmlm.cli.inputs import Input
+from mmlm.cli.options import IMAGE_LIMITS, PARTS, VIDEO_LIMITS, reading_options
 
 if TYPE_CHECKING:
     import torch
 
     from mmlm.assembly.multimodal_lm import MultimodalLM
-
-
-def check_files(names: Sequence[str]) -> None:
-    """FileNotFoundError for the first name that is no file, a folder say; "-" is standard input."""
-    for name in names:
-        if name != "-" and not Path(name).is_file():
-            raise FileNotFoundError(f"{name}: {'a folder; name its files' if Path(name).is_dir() else 'no such file'}")
+    from mmlm.data import RecordSet
 
 
 def output_paths(output: str, suffixes: Sequence[str], count: int = 1) -> list[Path]:
@@ -33,17 +27,29 @@ def output_paths(output: str, suffixes: Sequence[str], count: int = 1) -> list[P
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
 
 
-def source_of(name: str) -> BinaryIO | Path:
-    """A file's path, or standard input for "-"."""
-    return sys.stdin.buffer if name == "-" else Path(name)
-
-
-def read_image(name: str) -> Any:
-    """A picture, or a video by its suffix."""
+def read_image(source: Any, args: argparse.Namespace) -> Any:
+    """A picture, or a video by its suffix, within the limits that were given. source: an input, or a file's name."""
     from encoders.media.image import load_image
     from encoders.media.video import is_video, load_video
 
-    return load_video(Path(name)) if is_video(name) else load_image(source_of(name))
+    one = source if isinstance(source, Input) else Input(source, PurePath())
+    if is_video(one.name):
+        if "://" in one.name:
+            raise ValueError(f"{one.name}: videos are not fetched; download it")
+        limits = reading_options(args, *VIDEO_LIMITS)
+        limits.pop("allow_url", None)
+        return load_video(one.source(), **limits)
+    return load_image(one.source(), **reading_options(args, *IMAGE_LIMITS))
+
+
+def check_sound(one: Input, reading: dict[str, Any]) -> bool:
+    """True for a recording whose header can be read within the limits; standard input and addresses are not tried."""
+    if one.name == "-" or "://" in one.name:
+        return True
+    from encoders.media.sound import open_audio
+
+    with open_audio(one.source(), **reading):
+        return True
 
 
 def device_of(args: argparse.Namespace) -> torch.device:
@@ -52,7 +58,10 @@ def device_of(args: argparse.Namespace) -> torch.device:
 
     from encoders.base import check_device
 
-    check_device(args.device)
+    try:
+        check_device(args.device)
+    except ValueError as error:
+        raise ValueError(f"--device {args.device}: {error}") from error
     return torch.device(args.device)
 
 
@@ -75,9 +84,18 @@ def load_model(args: argparse.Namespace) -> MultimodalLM:
     return model if args.pack is None else model.pack(args.pack)
 
 
-def examples_of(args: argparse.Namespace, model: MultimodalLM) -> Any:
-    """The pictures of `--examples`, indexed by similarity; None without it."""
+def read_examples(args: argparse.Namespace) -> RecordSet | None:
+    """The records of `--examples`, read before any weights are; None without it."""
     if args.examples is None:
+        return None
+    from mmlm.data import read_records
+
+    return read_records(args.examples)
+
+
+def examples_of(records: RecordSet | None, model: MultimodalLM) -> Any:
+    """Examples indexed by similarity; None where there are none."""
+    if records is None:
         return None
     from encoders.clip import ClipImageEncoder
     from mmlm.retrieval.rices import Rices
@@ -85,4 +103,4 @@ def examples_of(args: argparse.Namespace, model: MultimodalLM) -> Any:
     encoder = model.encoders.get("image")
     if not isinstance(encoder, ClipImageEncoder):
         raise ValueError("--examples are chosen by CLIP, and this model has none")
-    return Rices(encoder, args.examples)
+    return Rices(encoder, records)

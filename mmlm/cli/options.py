@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,43 @@ MEDIA = (
     *SAMPLING,
     Option("seed", int, "N", "the same seed gives the same result (default: 0)"),
 )
+LIMITS = {
+    "max_bytes": Option(
+        "max_bytes", int, "N", "the largest file that is read (default: 100 MB for a picture, else 2 GB)"
+    ),
+    "max_pixels": Option("max_pixels", int, "N", "the largest picture that is read (default: 64 million pixels)"),
+    "max_seconds": Option("max_seconds", float, "S", "the longest recording or video that is read (default: 4 hours)"),
+}
+IMAGE_LIMITS, VIDEO_LIMITS = ("max_bytes", "max_pixels"), ("max_bytes", "max_pixels", "max_seconds")
+SOUND_LIMITS = ("max_bytes", "max_seconds", "allow_truncated", "pcm_rate")
+
+
+def file_path(name: str) -> str:
+    """A path with `~` for the home folder, as an argument's type."""
+    return os.path.expanduser(name)
+
+
+def add_batch_options(verb: argparse.ArgumentParser) -> None:
+    """What happens when one of several inputs cannot be used."""
+    verb.add_argument("--fail-fast", action="store_true", help="end at the first input that cannot be used")
+
+
+def add_reading_options(verb: argparse.ArgumentParser, *names: str) -> None:
+    """Limits of what is read, by the names of the keywords of `encoders.media`."""
+    group = verb.add_argument_group("reading")
+    _add(group, tuple(LIMITS[name] for name in LIMITS if name in names))
+    if "allow_truncated" in names:
+        group.add_argument("--allow-truncated", action="store_true", help="use what is there of a file that is cut off")
+    if "pcm_rate" in names:
+        group.add_argument("--pcm-rate", type=int, metavar="HZ", help="the input is raw 16-bit mono at this rate")
+    group.add_argument("--allow-url", action="store_true", help="fetch media from http and https addresses")
+
+
+def reading_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those keyword arguments of a reader that were given, out of `names` and `allow_url`."""
+    values = {name: vars(args).get(name) for name in (*names, "allow_url")}
+    return {name: value for name, value in values.items() if value}
+
 
 PARTS = ("language_model", "image_encoder", "audio_encoder")
 
@@ -69,8 +107,16 @@ def add_media_options(verb: argparse.ArgumentParser) -> None:
 
 
 def media_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of `draw` and `speak` that were given."""
-    return _given(args, MEDIA)
+    """Keyword arguments of `draw` and `speak` that were given, checked before any weights are read."""
+    options = _given(args, MEDIA)
+    if options.get("steps", 0) < 0:
+        raise ValueError(f"--steps must be at least 0, not {options['steps']}")
+    from mmlm.tasks.draw import sampled, text_of
+
+    text_of(args.text)
+    names = ("temperature", "top_k", "top_p", "seed")
+    sampled(1, *(options.get(name, default) for name, default in zip(names, (1.0, None, None, 0), strict=True)))
+    return options
 
 
 def add_output_options(verb: argparse.ArgumentParser) -> None:
@@ -81,7 +127,9 @@ def add_output_options(verb: argparse.ArgumentParser) -> None:
 
 def add_model_options(verb: argparse.ArgumentParser) -> None:
     """Which model, where, and in which precision."""
-    verb.add_argument("--model", default="nano", metavar="MODEL", help="preset, folder or hub id (default: nano)")
+    verb.add_argument(
+        "--model", default="nano", type=file_path, metavar="MODEL", help="preset, folder or hub id (default: nano)"
+    )
     add_part_options(verb)
     add_device_option(verb)
     add_dtype_option(verb)
@@ -127,7 +175,9 @@ def add_json_option(verb: argparse.ArgumentParser) -> None:
 def add_example_options(verb: argparse.ArgumentParser) -> None:
     """Few-shot examples, chosen by similarity."""
     group = verb.add_argument_group("few-shot", "show the model the examples whose pictures are most like this one")
-    group.add_argument("--examples", metavar="DATA", help="folder with metadata.jsonl, or any data that train reads")
+    group.add_argument(
+        "--examples", metavar="DATA", type=file_path, help="folder with metadata.jsonl, or any data that train reads"
+    )
     group.add_argument("--shots", type=int, default=4, metavar="K", help="how many of them (default: 4)")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmlm.cli.loading import load_model, output_paths
-from mmlm.cli.options import add_media_options, add_model_options, media_options
+from mmlm.cli.options import add_media_options, add_model_options, file_path, media_options
 from mmlm.cli.output import print_result, progress_bar
 
 EXAMPLES = """\
@@ -17,7 +17,7 @@ SUFFIXES = (".wav", ".flac", ".ogg")
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     verb.add_argument("text", metavar="TEXT")
-    verb.add_argument("-o", "--output", required=True, metavar="FILE", help="a sound file: wav, flac, ogg")
+    verb.add_argument("-o", "--output", required=True, type=file_path, metavar="FILE", help="a wav, flac or ogg file")
     verb.add_argument("--max-seconds", type=float, default=4.0, metavar="S", help="it ends by then (default: 4)")
     add_model_options(verb)
     add_media_options(verb)
@@ -26,6 +26,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """A sound, into a file."""
     (path,) = output_paths(args.output, SUFFIXES)
+    options = media_options(args)
+    if args.max_seconds <= 0:
+        raise ValueError(f"--max-seconds must be above 0, not {args.max_seconds}")
     model = load_model(args)
     import soundfile
 
@@ -33,9 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from mmlm.tasks.rows import one_result
 
     with progress_bar() as progress:
-        spoken = model.speak(
-            args.text, max_seconds=args.max_seconds, details=True, progress=progress, **media_options(args)
-        )
+        spoken = model.speak(args.text, max_seconds=args.max_seconds, details=True, progress=progress, **options)
     result = one_result(spoken)
     sound = result.media[0]
     assert isinstance(sound, Audio), "speech is sound"

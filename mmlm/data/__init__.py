@@ -1,8 +1,8 @@
 """Paired data: pictures and recordings with captions, transcripts, questions and answers.
 
 `records` defines a Record and a RecordSet, `readers` read them from manifests, folders, tars and COCO files, `sampling`
-chooses the examples of each training step, and `media` reads pictures and recordings alone, for codecs. The last loads
-torch, so it is imported by its own name.
+chooses the examples of each training step. Of media alone, `find` says where they lie in such sources, and `media`
+reads them into memory, for codecs. The last loads torch, so it is imported by its own name.
 """
 
 from mmlm.data.readers import read_records

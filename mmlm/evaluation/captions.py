@@ -17,7 +17,7 @@ class CaptionScores:
     """Scores over a set of pictures: CIDEr from 0 to 10 (papers print 100 times the number), the others from 0 to 1."""
 
     cider: float
-    bleu4: float
+    bleu4: float | None  # None where no reference has four words: there is nothing that BLEU-4 could count
     rouge_l: float
     count: int  # pictures scored
 
@@ -49,11 +49,12 @@ def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]
         if isinstance(captions, str) or not captions or not any(tokenize(caption) for caption in captions):
             raise ValueError(f"picture {index} needs a list of at least one reference caption with a word in it")
     bleu, cider, rouge = scorers()
+    four_words = any(len(tokenize(caption)) >= 4 for captions in references for caption in captions)
     found = {index: [" ".join(tokenize(caption))] for index, caption in enumerate(candidates)}
     wanted = {index: [" ".join(tokenize(caption)) for caption in captions] for index, captions in enumerate(references)}
     return CaptionScores(
         cider=float(cider.compute_score(wanted, found)[0]),
-        bleu4=float(bleu.compute_score(wanted, found, verbose=0)[0][3]),
+        bleu4=float(bleu.compute_score(wanted, found, verbose=0)[0][3]) if four_words else None,
         rouge_l=float(rouge.compute_score(wanted, found)[0]),
         count=len(candidates),
     )

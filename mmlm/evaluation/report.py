@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from mmlm.data import Record, RecordSource, read_records
 from mmlm.evaluation.captions import CaptionScores, score_captions, scorers
-from mmlm.evaluation.gap import PictureGap, derangement, encode_pictures, picture_gap
+from mmlm.evaluation.gap import PictureGap, derangement, picture_gap
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.prompting.parts import Image
 
 if TYPE_CHECKING:
     from encoders.base import Features
     from mmlm.assembly.multimodal_lm import MultimodalLM
+
+BAD_LIMIT = 0.01  # the share of bad records that is left out without an error, as `read_records` has it
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Report:
             right, wrong = self.captions, self.shuffled_captions
             lines += [
                 f"{f'CIDEr, {right.count} pictures':<34}{right.cider:>15.3f}{wrong.cider:>15.3f}",
-                f"{'BLEU-4':<34}{right.bleu4:>15.3f}{wrong.bleu4:>15.3f}",
                 f"{'ROUGE-L':<34}{right.rouge_l:>15.3f}{wrong.rouge_l:>15.3f}",
             ]
+            if right.bleu4 is not None and wrong.bleu4 is not None:
+                lines.append(f"{'BLEU-4':<34}{right.bleu4:>15.3f}{wrong.bleu4:>15.3f}")
         low, high = loss.interval
         lines.append(
             f"The right picture is worth {loss.gap:.3f} nats per token, 95% interval {low:.3f} to {high:.3f} "
@@ -79,7 +83,7 @@ class Report:
 
 @takes_options
 def evaluate(
-    model: MultimodalLM | str | Path,
+    model: MultimodalLM | str | Path | Callable[[], MultimodalLM],
     data: RecordSource,
     *,
     limit: int | None = None,
@@ -88,7 +92,8 @@ def evaluate(
 ) -> Report:
     """Measure `model` on `data`, each figure beside that of the same model with wrong pictures.
 
-    model: a model, or what `mmlm.load` takes. data: records, or what `mmlm.data.read_records` takes.
+    model: a model, what `mmlm.load` takes, or a function that loads one: after everything else has been checked.
+    data: records, or what `mmlm.data.read_records` takes. Pictures that cannot be decoded are bad records, too.
     limit: use only the first `limit` records, at least 2.
     generation: options of the captions and answers, by the names of `GenerationOptions`. `seed` also draws the wrong
         pictures and the interval; it is 0 by default.
@@ -102,16 +107,14 @@ def evaluate(
         raise ValueError("num_return_sequences must be 1: one text per picture is scored")
     seed = generation.get("seed") or 0
     generation["seed"] = seed
-    if isinstance(model, (str, Path)):
-        from mmlm.assembly.load import load
-
-        model = load(model)
     everything = read_records(data)
-    records = everything[:limit]
-    captioned = [number for number, record in enumerate(records) if record.captions]
-    if len(captioned) > 1:
+    if sum(bool(record.captions) for record in everything[:limit]) > 1:
         scorers()  # fails now if pycocoevalcap is missing, not after the work
-    features = encode_pictures(model, records, batch_size)
+    model = _loaded(model)
+    features, bad = _encoded(model, everything[:limit], batch_size)
+    left_out = everything.without(bad).check(BAD_LIMIT).bad
+    records = [record for number, record in enumerate(everything[:limit]) if number not in bad]
+    captioned = [number for number, record in enumerate(records) if record.captions]
     loss = picture_gap(model, records, features=features, batch_size=batch_size, seed=seed)
     right, wrong = None, None
     if len(captioned) > 1:
@@ -125,7 +128,30 @@ def evaluate(
             return cast("list[str]", model.answer(pictures, questions, batch_size=batch_size, **generation))
 
         answers = answer_scores(answer, records, features, seed)
-    return Report(loss, answers, right, wrong, len(everything.bad))
+    return Report(loss, answers, right, wrong, len(left_out))
+
+
+def _loaded(model: MultimodalLM | str | Path | Callable[[], MultimodalLM]) -> MultimodalLM:
+    if isinstance(model, (str, Path)):
+        from mmlm.assembly.load import load
+
+        return load(model)
+    return cast("MultimodalLM", model() if inspect.isfunction(model) else model)
+
+
+def _encoded(model: MultimodalLM, records: Sequence[Record], batch_size: int) -> tuple[list[Features], dict[int, str]]:
+    """Features of the pictures that can be decoded, and why the others, by their number, cannot."""
+    features: list[Features] = []
+    bad: dict[int, str] = {}
+    for start in range(0, len(records), batch_size):
+        pictures = []
+        for index, record in enumerate(records[start : start + batch_size], start):
+            try:
+                pictures.append(Image(record.decode()))
+            except ValueError as error:
+                bad[index] = str(error)
+        features += model.encode_media(pictures)
+    return features, bad
 
 
 def caption_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -48,9 +49,9 @@ def draw(
     """A picture of what a text says; with `num_images` above 1 a list; several texts give a list of these.
 
     rerank: of `num_images`, only the one that the frozen CLIP finds most similar to the text.
-    init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions,
-        black or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes, chosen by
-        `seed`.
+    init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions;
+        black, 0 or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes,
+        chosen by `seed`.
     steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
     guidance_scale: `u + s·(c − u)` in the choice of codes, away from what is drawn without a text; 1 is off.
     details: return a `GenerationResult` in place of each picture, with the picture in its `media`.
@@ -157,6 +158,7 @@ def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: floa
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:
         raise ValueError("the model draws no pictures: assemble it with an image codec")
+    picture = load_image(picture)
     codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0]  # [K, h, w]
     codes_grid, codes = codes.shape[1:], codes.flatten(1)
     steps = codes.shape[1]
@@ -166,14 +168,35 @@ def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: floa
         order = torch.randperm(steps, generator=torch.Generator().manual_seed(seed))
         kept = order[round(strength * steps) :].tolist()
     else:
-        if getattr(mask, "dtype", None) in (np.dtype(bool), torch.bool):
-            mask = np.asarray(mask).astype(np.uint8) * 255
-        black = load_image(mask).convert("L").point([255 * (value > 127) for value in range(256)])
-        square = ImageOps.fit(black, (codec.size, codec.size), Image.Resampling.BOX)  # as the picture is cut
+        grey = mask_of(mask, picture.size)
+        square = ImageOps.fit(grey, (codec.size, codec.size), Image.Resampling.BOX)  # as the picture is cut
         pixels = torch.from_numpy(np.asarray(square, dtype=np.float32).copy())
         anew = F.adaptive_max_pool2d(pixels[None], list(codes_grid))[0].flatten()
         kept = (anew == 0).nonzero().flatten().tolist()
+        if len(kept) == steps and grey.getextrema() != (0, 0):
+            warnings.warn("the mask marks nothing in the middle square: nothing is drawn anew", stacklevel=2)
     return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
+
+
+def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
+    """A mask of any form → a picture of mode L, 0 where the picture of this `size` (width, height) is kept, else 255.
+
+    Values below 128 keep; where there are only 0 and 1 (or False and True), 0 keeps.
+    ValueError for a mask whose proportions are not the picture's, to within a pixel.
+    """
+    dtype = str(getattr(mask, "dtype", "")).removeprefix("torch.")
+    if dtype.startswith(("bool", "int", "uint")):
+        values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+        mask = values.astype(np.uint8) if values.size and values.min() >= 0 and values.max() <= 1 else mask
+    grey = load_image(mask).convert("L")
+    width, height = size
+    if abs(grey.width * height - grey.height * width) >= max(width, height):
+        raise ValueError(
+            f"the mask is {grey.width} x {grey.height} and the picture {width} x {height}: a mask has the picture's "
+            "proportions"
+        )
+    binary = grey.getextrema()[1] == 1
+    return grey.point([255 * (value > (0 if binary else 127)) for value in range(256)])
 
 
 def _reranker(model: MultimodalNetwork) -> ClipImageEncoder:

@@ -15,10 +15,17 @@ def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     """The images of the file with their captions. Names start from the folder `images`, or from the file's own."""
     folder = path.parent if images is None else images
     try:
-        content = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a COCO captions file ({error})") from error
+    try:
         names = {image["id"]: image["file_name"] for image in content["images"]}
         annotations = [(annotation["image_id"], annotation.get("caption")) for annotation in content["annotations"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
+        if isinstance(content, list) and content:
+            raise ValueError(
+                f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)"
+            ) from error
         raise ValueError(f"{path} is not a COCO captions file ({type(error).__name__}: {error})") from error
     if len(names) != len(content["images"]):
         raise ValueError(f"{path}: {len(content['images']) - len(names)} images share the id of another")

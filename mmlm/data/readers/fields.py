@@ -10,14 +10,14 @@ from mmlm.data.records import FileSlice, Record
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
-    """The object that `text` holds. ValueError where it holds anything else."""
+    """The object that `text` holds, without its nulls: null means absent. ValueError where it holds anything else."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:  # the second where brackets are nested too deep
         raise ValueError(f"unreadable JSON ({error})") from error
     if not isinstance(fields, dict):
         raise ValueError(f"the JSON is a {type(fields).__name__}, not an object")
-    return fields
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice:
@@ -27,6 +27,9 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
     path = folder / name
     try:
         found = path.is_file()
+        if not found and "\\" in name:  # as Windows writes paths
+            path = folder / name.replace("\\", "/")
+            found = path.is_file()
     except OSError as error:  # a name too long for any file: a data: URL, for one
         raise ValueError(f"no {medium} at {str(path)[:80]}… ({error.strerror})") from error
     if not found:
@@ -36,6 +39,8 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
 
 def record_of(key: str, picture: FileSlice | None, fields: dict[str, Any], sound: FileSlice | None = None) -> Record:
     """A record from its media and the fields that `read_records` describes. ValueError where a field is no good."""
+    if "conversations" in fields:
+        raise ValueError('"conversations" (the form of LLaVA) are not read; write each as "question" and "answer"')
     transcript, reply = fields.get("transcript"), None
     described = ("caption", "text")
     if picture is None and transcript is None:
@@ -76,5 +81,5 @@ def _text(value: Any, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"a {what} that is not valid Unicode") from error
+        raise ValueError(f"a {what} that is not valid Unicode; save the file as UTF-8") from error
     return value.strip()

@@ -4,26 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmlm.data.readers.fields import existing_file, json_object, record_of
-from mmlm.data.records import BadRecord, Record
+from mmlm.data.records import BadRecord, FileSlice, Record
 
 
 def read_jsonl(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     """The records of a manifest. Its paths start from the folder `images`, or from its own folder."""
     folder = path.parent if images is None else images
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+    for where, line in _lines(path):
+        try:
+            fields = json_object(line)
+            picture, recording = media_of(fields, folder)
+            name = fields.get("image") or fields.get("file_name") or fields.get("audio")
+            yield record_of(str(name), picture, fields, recording)
+        except ValueError as error:
+            yield BadRecord(where, str(error))
+
+
+def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, FileSlice | None]:
+    """The picture and the recording that a line names. ValueError where a file is missing."""
+    name, sound = fields.get("image", fields.get("file_name")), fields.get("audio")
+    if not any(isinstance(value, str) and value for value in (name, sound)):
+        raise ValueError('no picture or recording: none of "image", "file_name" and "audio" names a file')
+    picture = existing_file(folder, name) if name else None
+    return picture, existing_file(folder, sound, "recording") if sound else None
+
+
+def media_of_jsonl(path: Path) -> Iterator[tuple[FileSlice | None, FileSlice | None] | BadRecord]:
+    """(picture, recording) of each line, whether it has texts or not."""
+    for where, line in _lines(path):
+        try:
+            yield media_of(json_object(line), path.parent)
+        except ValueError as error:
+            yield BadRecord(where, str(error))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("FILE:NUMBER", text) of each line that is not empty; UTF-8, or UTF-16 where the file begins with its mark."""
+    with open(path, "rb") as start:
+        encoding = "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with open(path, encoding=encoding, errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path.name}:{number}"
-            try:
-                fields = json_object(line)
-                name, sound = fields.get("image", fields.get("file_name")), fields.get("audio")
-                if not any(isinstance(value, str) and value for value in (name, sound)):
-                    raise ValueError('no picture or recording: none of "image", "file_name" and "audio" names a file')
-                picture = existing_file(folder, name) if name else None
-                recording = existing_file(folder, sound, "recording") if sound else None
-                yield record_of(name or str(sound), picture, fields, recording)
-            except ValueError as error:
-                yield BadRecord(where, str(error))
+            if line.strip():
+                yield f"{path.name}:{number}", line

@@ -9,19 +9,21 @@ from pathlib import Path
 
 from encoders.media.sound import SUFFIXES
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 SOUND_SUFFIXES = (*SUFFIXES, "webm", "mp4")
 
 
 def expand(pattern: str) -> list[Path]:
-    """The existing paths of a pattern with `{000..003}`, `{a,b}` and the wildcards * ? [ ].
+    """The existing paths of a pattern with `{000..003}`, `{a,b}` and the wildcards * ? [ ] and ** (any folders).
 
     FileNotFoundError where one of the expanded names matches nothing.
     """
     paths = []
     for name in expand_braces(os.path.expanduser(pattern)):
         # A path that exists is used as it is, so that "photos [2]" needs no escaping.
-        matches = [name] if os.path.exists(name) else sorted(glob.glob(name)) if glob.has_magic(name) else []
+        matches = (
+            [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+        )
         if not matches:
             raise FileNotFoundError(f"no file matches {name!r}" + (f" (of {pattern!r})" if name != pattern else ""))
         paths += map(Path, matches)

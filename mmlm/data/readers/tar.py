@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from mmlm.data.readers.fields import json_object, record_of
 from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
@@ -23,7 +24,9 @@ def read_tar(path: Path) -> Iterator[Record | BadRecord]:
             pictures = [suffix for suffix in members if suffix in IMAGE_SUFFIXES]
             sounds = [suffix for suffix in members if suffix in SOUND_SUFFIXES]
             if not pictures + sounds:
-                raise ValueError(f"no picture and no recording (members: {', '.join(members)})")
+                raise ValueError(
+                    f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)"
+                )
             for several, name in ((pictures, "pictures"), (sounds, "recordings")):
                 if len(several) > 1:
                     raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
@@ -41,23 +44,58 @@ def read_tar(path: Path) -> Iterator[Record | BadRecord]:
 def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     """{key: {suffix: where the members lie}}, in the order of the tar. A key is the name up to its first dot.
 
+    Tars that were joined (`cat a.tar b.tar`) are read to the end of the file; a link stands for the member it names.
     ValueError where the tar is damaged, compressed or truncated.
     """
     index: dict[str, dict[str, list[FileSlice]]] = {}
+    places: dict[str, FileSlice] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                folder, name = os.path.split(member.name)
-                if not member.isfile() or name.startswith("."):
-                    continue
-                stem, _, suffix = name.partition(".")
+        for member in _members(path):
+            folder, name = os.path.split(member.name)
+            if name.startswith(".") or not (member.isfile() or member.islnk() or member.issym()):
+                continue
+            if member.isfile():
                 place = FileSlice(path, member.offset_data, member.size)
-                index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
+            else:
+                place = places.get(member.linkname if member.islnk() else os.path.join(folder, member.linkname))
+            if place is None:
+                raise ValueError(
+                    f"{path}: its member {member.name} is a link to {member.linkname}, which is not in the tar before "
+                    "it; write it again with the files themselves (tar --dereference --hard-dereference)"
+                )
+            places[member.name] = place
+            stem, _, suffix = name.partition(".")
+            index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is damaged or not a plain tar ({error}); fetch or write it again") from error
-    # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
+    return index
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """All members of all tars in the file. TarError where what stands between or behind them is no tar."""
     with open(path, "rb") as file:
+        # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
         file.seek(-min(1024, path.stat().st_size), os.SEEK_END)
         if file.read().strip(b"\0"):
-            raise ValueError(f"{path} has no end mark: it is truncated; fetch or write it again")
-    return index
+            raise tarfile.ReadError("it has no end mark, so it is truncated")
+        begin: int | None = 0
+        while begin is not None:
+            file.seek(begin)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield from tar
+            if tar.offset == begin:
+                raise tarfile.ReadError(f"what begins at byte {begin:,} is no member")
+            begin = _next_block(file, tar.offset)
+
+
+def _next_block(file: BinaryIO, offset: int) -> int | None:
+    """Where the first block of 512 bytes that is not zero begins, from `offset` on; None where there is none.
+
+    At the end of a tar, and at a damaged header, tarfile stops without a word.
+    """
+    file.seek(offset)
+    while chunk := file.read(1 << 20):
+        if rest := chunk.lstrip(b"\0"):
+            return offset + (len(chunk) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        offset += len(chunk)
+    return None

@@ -1,0 +1,71 @@
+"""Where media lie, with their names: in folders, tars and manifests, whether they have texts or not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from mmlm.data.readers.coco import read_coco
+from mmlm.data.readers.jsonl import media_of_jsonl
+from mmlm.data.readers.paths import expand
+from mmlm.data.readers.tar import index_tar
+from mmlm.data.records import BadRecord, FileSlice
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+    """The files below a folder that end in one of the suffixes ("png"), sorted, and how many of each other kind.
+
+    Hidden files are of another kind: systems keep notes and small copies in them.
+    """
+    found, others = [], Counter[str]()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            others["hidden"] += 1
+        elif path.suffix[1:].lower() in suffixes:
+            found.append(path)
+        else:
+            others[path.suffix.lower() or path.name] += 1
+    return found, others
+
+
+def media_in(
+    source: str, modality: Literal["image", "audio"], suffixes: Sequence[str]
+) -> Iterator[tuple[str, FileSlice] | BadRecord]:
+    """(name, place) of each picture or recording of a data source, and what of it cannot be used.
+
+    source: JSONL manifests, folders with metadata.jsonl, tars, COCO captions files, or a pattern of these.
+    suffixes: of the members and files that are taken. Texts are not needed and not read, except in COCO files.
+    FileNotFoundError where no file matches; ValueError where a file is damaged or of another format.
+    """
+    for path in expand(source):
+        if path.is_dir() and not (path / "metadata.jsonl").is_file():
+            raise ValueError(f"{path} holds no metadata.jsonl: give the folder itself, not as data")
+        if path.suffix == ".tar":
+            for key, members in index_tar(path).items():
+                for suffix, places in members.items():
+                    if suffix.rpartition(".")[2] in suffixes:
+                        yield from ((f"{path}/{key}.{suffix}", place) for place in places)
+        elif path.is_dir() or path.suffix == ".jsonl":
+            yield from _of_manifest(path / "metadata.jsonl" if path.is_dir() else path, modality)
+        elif path.suffix == ".json" and modality == "image":
+            yield from _of_coco(path)
+        else:
+            raise ValueError(f"{path}: not one of .jsonl, .json (COCO captions), .tar or a folder")
+
+
+def _of_manifest(path: Path, modality: str) -> Iterator[tuple[str, FileSlice] | BadRecord]:
+    for line in media_of_jsonl(path):
+        if isinstance(line, BadRecord):
+            yield line
+        elif (place := line[0 if modality == "image" else 1]) is not None:
+            yield str(place.path), place
+
+
+def _of_coco(path: Path) -> Iterator[tuple[str, FileSlice] | BadRecord]:
+    for record in read_coco(path, None):
+        if isinstance(record, BadRecord):
+            yield record
+        elif isinstance(record.source, FileSlice):
+            yield str(record.source.path), record.source
