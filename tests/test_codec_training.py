@@ -152,7 +152,7 @@ def test_a_decoder_that_learns_alone_leaves_every_code(folder, tmp_path):
     later = load_codec(train_codec(model, folder / "train", tmp_path / "alone", config=alone, progress=False).model)
     assert torch.equal(later.encode(real).codes, codes)
     assert quality(later, later.decode(codes), real)["psnr"] > first + 1
-    with pytest.raises(ValueError, match='"all" or "decoder"'):
+    with pytest.raises(ValueError, match="one of 'all', 'decoder'"):
         CodecTrainConfig(tune="encoder")
 
 

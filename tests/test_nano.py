@@ -5,7 +5,9 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import whisper
 from PIL import Image
@@ -245,3 +247,11 @@ def test_its_whisper_hears_the_digits_that_it_says(nano):
     said = nano.speak(list(NUMBERS) * 2, temperature=0.3, max_seconds=1.2, seed=0)
     heard = [digit(nano.transcribe(sound).text) for sound in said]
     assert share(word == wanted for word, wanted in zip(heard, list(NUMBERS) * 2, strict=True)) >= 0.35  # by chance 0.1
+
+
+def test_speech_after_a_silence_is_written_down_at_its_time(nano):
+    """Two seconds into a film whose sound begins late, say."""
+    samples, rate = soundfile.read(Path(__file__).parents[1] / "demos" / "questions" / "order.wav", dtype="float32")
+    (plain,) = nano.transcribe((samples, rate)).segments
+    (late,) = nano.transcribe((np.concatenate([np.zeros(2 * rate, np.float32), samples]), rate)).segments
+    assert late.text == plain.text and late.start - plain.start == pytest.approx(2, abs=0.1)

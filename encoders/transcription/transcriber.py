@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import torch
 import whisper
 from torch import Tensor
+from whisper.audio import HOP_LENGTH
 from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
@@ -24,7 +25,8 @@ from encoders.transcription.windows import Window, Windows
 
 log = logging.getLogger(__name__)
 
-SILENCE = 1e-4  # -80 dB of full scale; a window that never exceeds it is not decoded
+SILENCE = 1e-4  # -80 dB of full scale
+PAUSE = 100  # frames; so much silence at the beginning of a window, or more, is not decoded
 NO_SPEECH = 0.6  # this and the next three are openai-whisper's defaults (whisper/transcribe.py)
 LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
@@ -44,8 +46,8 @@ class Transcriber:
     Windows of 30 s are decoded as `whisper.transcribe` does: greedily at first, then at rising temperatures while the
     text is repetitive or improbable; each window is given the text before it, and begins where the last segment ended.
     The differences: audio is read as it is needed, so an hour takes no more memory than a minute; the dynamic range is
-    measured from the loudest sound so far, not of the whole recording; a silent window is not decoded; and text that is
-    still repetitive at the last temperature is left out, with a warning.
+    measured from the loudest sound so far, not of the whole recording; a window begins where silence ends; and text
+    that is still repetitive at the last temperature is left out, with a warning.
     """
 
     def __init__(self, model: whisper.Whisper) -> None:
@@ -152,8 +154,8 @@ class _Decoding:
 
     def window(self, window: Window, seek: int, running: Transcription) -> tuple[int, list[Segment]]:
         """How many frames of a window are done, and their segments. Sets `running.language` if it is still unknown."""
-        if float(window.samples.abs().max()) <= SILENCE:
-            return window.frames, []
+        if silent := silent_frames(window):
+            return silent, []
         spoken = None if self.voice is None else self.voice(window.samples)
         if spoken == []:
             return window.frames, []
@@ -223,6 +225,13 @@ class _Decoding:
                     break
                 result = at(temperature)
         return result
+
+
+def silent_frames(window: Window) -> int:
+    """How many frames at the beginning of a window are silent: all of them, at least `PAUSE`, or 0."""
+    loud = (window.samples.abs() > SILENCE).nonzero()
+    silent = window.frames if len(loud) == 0 else int(loud[0]) // HOP_LENGTH
+    return silent if silent == window.frames or silent >= PAUSE else 0
 
 
 def is_speech(result: DecodingResult) -> bool:

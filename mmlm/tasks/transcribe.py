@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from encoders.media.container import MAX_BYTES, MAX_SECONDS
 from mmlm.generation.options import takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.rows import as_rows
@@ -25,18 +26,23 @@ def transcribe(
     condition_on_previous_text: bool = True,
     beam_size: int | None = None,
     vad: bool = False,
-    pcm_rate: int | None = None,
     seed: int = 0,
+    max_seconds: float = MAX_SECONDS,
+    max_bytes: int = MAX_BYTES,
+    pcm_rate: int | None = None,
+    allow_truncated: bool = False,
+    allow_url: bool = False,
 ) -> Transcript | list[Transcript]:
     """What is said in a recording, as a `Transcript`; several recordings give a list.
 
-    The options and errors are those of `encoders.transcription.Transcriber.stream`. ValueError where the model has no
-    Whisper.
+    The options and errors are those of `encoders.transcription.Transcriber.stream`, from `max_seconds` on those of
+    `encoders.media.open_audio`. ValueError where the model has no Whisper.
     """
     options: dict[str, Any] = {
         "language": language, "task": task, "prompt": prompt, "temperatures": temperatures,
         "condition_on_previous_text": condition_on_previous_text, "beam_size": beam_size, "vad": vad,
-        "pcm_rate": pcm_rate, "seed": seed,
+        "seed": seed, "max_seconds": max_seconds, "max_bytes": max_bytes, "pcm_rate": pcm_rate,
+        "allow_truncated": allow_truncated, "allow_url": allow_url,
     }  # fmt: skip
     rows, batch = as_rows(recordings=recordings)
     with model.language_model.accelerated():
