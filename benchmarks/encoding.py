@@ -14,7 +14,7 @@ import torch
 from parts import SIZES, arithmetic, build, machine, operations, paired_ratio, prompts, seconds_in_turn
 from torch import Tensor
 
-from mmlm.acceleration.packing import use_packed
+from mmlm.acceleration.copies import use_packed
 from mmlm.assembly.multimodal_lm import MultimodalLM
 
 
