@@ -15,6 +15,7 @@ Other processors can be emulated:
 """
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ WAYS: dict[str, tuple[torch.dtype, Weights]] = {  # the dtype of the weights, an
 }
 BYTES = {"fp32 as fp16": 2.0, "fp32 as int8": 1.0}  # of a packed weight, where they are not those of its dtype
 SLOWEST, REACHED = 0.95, 0.8  # the laws
+READ = 256 * 2**20  # bytes that tell the bandwidth of memory
 
 
 def measure(models: dict[str, MultimodalLM], way: str, new: int, rounds: int) -> dict[str, list[float]]:
@@ -61,8 +63,10 @@ def measure(models: dict[str, MultimodalLM], way: str, new: int, rounds: int) ->
             if name == way:
                 runs |= {f"plain {count}": plain(model, run), f"again {count}": plain(model, run)}
             runs[f"{'packed' if name == way else 'fp32'} {count}"] = run
-    took = seconds_in_turn(runs | {"reading": reading(models[way], BYTES.get(way))}, rounds)
-    found = {"limit": took["reading"]}
+    data = torch.ones(READ // 4)
+    took = seconds_in_turn(runs | {"reading": data.sum}, rounds)
+    share = bytes_read_a_token(models[way], BYTES.get(way)) / READ
+    found = {"limit": [share * seconds for seconds in took["reading"]]}
     for side in dict.fromkeys(name.split()[0] for name in runs):
         first, whole = took[f"{side} 1"], took[f"{side} {new}"]
         found[f"{side}, first"] = first
@@ -76,11 +80,6 @@ def plain(model: MultimodalLM, run: Callable[[], object]) -> Callable[[], object
             return run()
 
     return without
-
-
-def reading(model: MultimodalLM, each: float | None) -> Callable[[], object]:
-    """Reads as many bytes as the weights of a token have, by all threads."""
-    return torch.ones(int(bytes_read_a_token(model, each)) // 4).sum
 
 
 def row(size: str, way: str, took: dict[str, list[float]]) -> tuple[str, bool]:
@@ -131,6 +130,8 @@ def main(argv: list[str] | None = None) -> bool:
             line, held = row(size, way, measure(compared, way, args.new, args.rounds))
             print(line, flush=True)
             holds.append(held)
+            del model, compared
+            gc.collect()  # modules and their hooks refer to each other
     print(f"\n{peak_memory()}")
     return all(holds)
 

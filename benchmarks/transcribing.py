@@ -27,7 +27,7 @@ def measure(name: str, recording: str, tokens: int, rounds: int) -> dict:
     from encoders.transcription.transcriber import Transcriber
     from encoders.whisper import WhisperAudioEncoder
     from mmlm.acceleration.copies import use_packed
-from mmlm.acceleration.packing import pack_layers
+    from mmlm.acceleration.packing import pack_layers
 
     torch.manual_seed(0)
     width, heads, layers = SIZES[name]

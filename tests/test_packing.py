@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from encoders.media.sound import SAMPLE_RATE, Audio
 from encoders.whisper import WhisperAudioEncoder
-from mmlm.acceleration.kernels import has_onednn, reduces_range
 from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.kernels import has_onednn, reduces_range
 from mmlm.acceleration.packing import pack_layers, unpack_layers
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.multimodal_lm import MultimodalLM

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from mmlm.acceleration.kernels import has_onednn
 from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.kernels import has_onednn
 from mmlm.acceleration.packing import pack_layers
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder

@@ -2,9 +2,9 @@
 
 `operators.py` looks up what is private in torch, and `hardware.py` tells which dtypes the processor multiplies.
 `kernels.py` multiplies by packed (reordered or quantised) weights on a CPU, `choosing.py` times the kernels,
-`copies.py` keeps their copies of the weights, and `packing.py` lets layers use them. `tape.py` records and replays torch
-calls on a CPU; `recorded_step.py` records a decoding step, as such a tape or as a CUDA graph. `probes.py` runs the
-language model to check that this changes no logits, and `pack.py` puts all of it together.
+`copies.py` keeps their copies of the weights, and `packing.py` lets layers use them. `tape.py` records and replays
+torch calls on a CPU; `recorded_step.py` records a decoding step, as such a tape or as a CUDA graph. `probes.py` runs
+the language model to check that this changes no logits, and `pack.py` puts all of it together.
 """
 
 from mmlm.acceleration.copies import use_packed

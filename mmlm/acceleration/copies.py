@@ -1,4 +1,4 @@
-"""Copies of parameters: widened, or packed for a kernel. Made when first needed, made again if the parameter changed."""
+"""Copies of parameters, widened or packed for a kernel: made when first needed, and again if the parameter changed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,8 +93,10 @@ class PackedWeight:
         self.biases.forget(bias)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """x·Wᵀ + b (x·W + b if `transposed`); None where the layer's own forward is to compute it: outside `use_packed`,
-        with gradients, and wherever that is the fastest."""
+        """x·Wᵀ + b (x·W + b if `transposed`); None where the layer's own forward is to compute it.
+
+        That is outside `use_packed`, with gradients, and wherever it is the fastest.
+        """
         if torch.is_grad_enabled():
             self.forget(weight, bias)
             return None

@@ -8,7 +8,8 @@ import torch
 from mmlm.acceleration.operators import answers
 
 X86 = ("x86_64", "amd64", "i686")
-NO_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # limits that oneDNN can be given
+# What oneDNN may be limited to, without instructions for bfloat16.
+NO_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def multiplies(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:

@@ -87,21 +87,28 @@ def pack(network: MultimodalNetwork, weights: Weights = "exact") -> Acceleration
         raise ValueError(
             f"weights={weights!r} is for a CPU, and the model is on {network.device}: use weights='exact' there"
         )
-    acceleration = Acceleration()
-    halves = host.dtype in HALVES
-    if on_cpu:
-        acceleration.chosen = _pack_weights(network, weights, halves)
-        acceleration.declined |= choosing.declined()
-    host.acceleration = acceleration
+    host.acceleration = acceleration = Acceleration()
 
     def context() -> MediaContext:
         no_items = torch.zeros(0, dtype=torch.long, device=network.device)
         return MediaContext(network.fusion, None, no_items, no_items, rows=1)
 
-    if on_cpu and halves and has_fbgemm():  # else wide steps save no time
-        reason = why_not_wide(host, context, tolerance=0.1)
-        acceleration.widens = reason is None
-        acceleration.declined |= {} if reason is None else {"float32 activations": reason}
+    if on_cpu:
+        for part in (network.encoders, network.resamplers):
+            pack_layers(part)
+            acceleration.chosen += choose_kernels(part)
+        written = (network.fusion, host)
+        for part in written:
+            pack_layers(part, weights)
+        if host.dtype in HALVES and has_fbgemm():  # else wide steps save no time
+            wide = [chosen for part in written for chosen in choose_kernels(part, wide=True)]
+            reason = why_not_wide(host, context, tolerance=0.1)
+            acceleration.widens = reason is None
+            acceleration.chosen += wide if reason is None else []
+            acceleration.declined |= {} if reason is None else {"float32 activations": reason}
+        for part in () if acceleration.widens else written:
+            acceleration.chosen += choose_kernels(part)
+        acceleration.declined |= choosing.declined()
     tolerance = 1e-3 if host.dtype == torch.float32 and weights in ("exact", "fp16") else 0.03
     reason = why_not_recorded(host, context, tolerance)
     acceleration.records_on = network.device.type if reason is None else None
@@ -114,15 +121,3 @@ def unpack(network: MultimodalNetwork) -> None:
     """Undoes `pack`, and frees the packed weights."""
     unpack_layers(network)
     network.language_model.acceleration = None
-
-
-def _pack_weights(network: MultimodalNetwork, weights: Weights, halves: bool) -> list[Chosen]:
-    """halves: whether the language model may compute with wide inputs, too."""
-    found = []
-    for part in (network.encoders, network.resamplers):
-        pack_layers(part)
-        found += choose_kernels(part)
-    for part in (network.fusion, network.language_model):
-        pack_layers(part, weights)
-        found += choose_kernels(part) + (choose_kernels(part, wide=True) if halves else [])
-    return found

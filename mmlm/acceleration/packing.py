@@ -81,12 +81,12 @@ def choose_kernels(root: nn.Module, wide: bool = False) -> list[Chosen]:
     groups: dict[tuple, list[tuple[Tensor, Tensor | None]]] = {}
     for packed, weight, bias in _packed_weights(root):
         rows = packed.rows(weight)
-        if rows is not None and (not wide or rows.dtype in HALVES):
+        if rows is not None:
             key = (tuple(rows.shape), rows.dtype, packed.weights, rows.stride(), bias is None)
             groups.setdefault(key, []).append((rows, None if bias is None else bias.detach()))
     found = []
     for (shape, dtype, weights, *_), layers in groups.items():
-        inputs = torch.float32 if wide else dtype
+        inputs = torch.float32 if wide else dtype  # which layers of float32 weights have anyway
         names = {rows: choosing.choose(layers[:SAMPLES], weights, inputs, rows) for rows in choosing.ROWS}
         found.append(Chosen(len(layers), shape, dtype, weights, names))
     choosing.save()
@@ -114,7 +114,8 @@ def _packed_forward(module: nn.Module, weights: Weights) -> Callable | None:
         return _PackedAttention(module, weights)
     if isinstance(module, nn.LayerNorm) and own is nn.LayerNorm.forward:
         return _WideNorm(module)
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and own in (nn.Conv1d.forward, nn.Conv2d.forward):
+    convolves = isinstance(module, (nn.Conv1d, nn.Conv2d)) and own in (nn.Conv1d.forward, nn.Conv2d.forward)
+    if convolves and hasattr(module, "_conv_forward"):  # which is torch's own
         return _WideConvolution(module)
     return None
 

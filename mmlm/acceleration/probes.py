@@ -39,7 +39,7 @@ def why_not_recorded(host: LanguageModel, context: Callable[[], MediaContext], t
 
 
 def why_not_wide(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> str | None:
-    """Why wide steps (float32 with 16-bit weights) do not give the logits of plain ones; None if they do, up to rounding.
+    """Why wide steps (float32 with 16-bit weights) give other logits than plain ones, beyond rounding; None if not.
 
     They fail if a family multiplies by weights outside its layers, which accept 16-bit inputs only. tolerance: as in
     `why_not_recorded`.
@@ -70,7 +70,7 @@ def _probed_logits(decoder: Decoder) -> Tensor:
 
 @torch.no_grad()
 def _why_not(host: LanguageModel, logits: Callable[[bool], Tensor | None], tolerance: float) -> str | None:
-    """None if `logits(True)` equal `logits(False)`, within the tolerance, wherever these are finite; else what is wrong.
+    """None if `logits(True)` equal `logits(False)`, within the tolerance, where these are finite; else what is wrong.
 
     An error of `logits(True)` alone is such a reason; one of `logits(False)` is the model's own, and comes out.
     """

@@ -30,16 +30,16 @@ def unrecorded() -> Iterator[None]:
         _unrecorded.reset(token)
 
 
-class CannotRecord(RuntimeError):
+class CannotRecordError(RuntimeError):
     """A step cannot be recorded."""
 
 
 class NoValues(TorchFunctionMode):
-    """While open, in this thread, code that reads the values of a tensor gets a CannotRecord."""
+    """While open, in this thread, code that reads the values of a tensor gets a CannotRecordError."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if not _unrecorded.get() and _asks_for_values(function, args, kwargs or {}):
-            raise CannotRecord(
+            raise CannotRecordError(
                 f"a step that reads the values of a tensor ({function.__name__}) cannot be recorded. If the model was "
                 "changed after pack(), pack it again"
             )
