@@ -22,6 +22,7 @@ midpoint for each group of 32 weights in a row. It changes a layer's output by a
 kernel does not support use int8.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -149,7 +150,8 @@ def _two_halves(rows: Tensor) -> Product:
 
 def _takes_int8(rows: Tensor) -> bool:
     found = operators("quantized.linear_prepack", "quantized.linear_dynamic")
-    return torch.backends.quantized.engine != "none" and found is not None and bool(rows.isfinite().all())
+    quantises = found is not None and hasattr(torch, "quantize_per_channel")  # which newer versions call deprecated
+    return torch.backends.quantized.engine != "none" and quantises and bool(rows.isfinite().all())
 
 
 def _int8(rows: Tensor) -> Product:
@@ -157,7 +159,9 @@ def _int8(rows: Tensor) -> Product:
     rows = rows.float().contiguous()
     scales = (rows.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
     zeros = torch.zeros(len(rows), dtype=torch.long)
-    rounded = torch.quantize_per_channel(rows, scales, zeros, 0, torch.qint8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
+        rounded = torch.quantize_per_channel(rows, scales, zeros, 0, torch.qint8)
     packed = _required("quantized.linear_prepack")(rounded, None)
     product, reduced = _required("quantized.linear_dynamic"), reduces_range()
 
