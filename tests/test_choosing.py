@@ -77,15 +77,15 @@ def test_the_fastest_is_chosen_if_it_is_clearly_faster_twice(monkeypatch, tables
 def test_quantised_weights_give_way_to_the_layers_own_forward(monkeypatch, weights):
     timed(monkeypatch, {"torch": 1.0, weights: 1.04})
     assert choose(weights=weights, rows=1) == weights
+    monkeypatch.setattr(choosing, "_known", {})
     timed(monkeypatch, {"torch": 1.0, weights: 1.1})
-    assert choose(weights=weights, rows=4) == "torch"
+    assert choose(weights=weights, rows=1) == "torch"
 
 
 def test_each_number_of_inputs_has_a_choice_of_its_own(monkeypatch):
-    timed(monkeypatch, {"torch": 1.0, "onednn": 0.5})
-    assert choose(rows=1) == "onednn"
-    timed(monkeypatch, {"onednn": 1.0, "torch": 0.5})
-    assert choose(rows=4) == "torch" and choose(rows=1) == "onednn"
+    packed = {"torch": 1.0, "onednn": 0.5}
+    timed(monkeypatch, packed, packed, {"onednn": 1.0, "torch": 0.5})
+    assert choose(rows=1) == "onednn" and choose(rows=4) == "torch"
     assert [choosing.rows_of(count) for count in (1, 2, 4, 5, 16, 17, 256, 3000)] == [1, 4, 4, 16, 16, 256, 256, 256]
 
 
@@ -192,7 +192,7 @@ def test_a_choice_that_another_process_kept_first_stays(monkeypatch):
     timed(monkeypatch, {"torch": 1.0, "onednn": 0.5})
     choose()
     choosing.save()
-    (key,) = stored()
+    key = next(key for key in stored() if key.endswith("up to 1"))
     monkeypatch.setattr(choosing, "_known", {})
     file, kept = choosing._file(), choosing._file().read_text()
     file.unlink()
@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_read_is_done_without(monkeypatch, text):
     choosing._file().write_text(text)
     assert choose() == "onednn"
     choosing.save()
-    assert list(stored().values()) == ["onednn"]
+    assert set(stored().values()) == {"onednn"}
 
 
 def test_a_name_that_is_no_kernel_is_chosen_anew(monkeypatch):

@@ -27,7 +27,7 @@ from mmlm.acceleration.tape import unrecorded
 log = logging.getLogger(__name__)
 
 ROWS = (1, 4, 16, 256)  # a choice holds for up to so many inputs, and the last for all beyond
-TIMED = {1: 1, 4: 4, 16: 8, 256: 128}  # inputs that it is timed with
+TIMED = {1: 1, 4: 4, 16: 8, 256: 64}  # inputs that it is timed with
 MARGIN = 0.95  # another kernel than the first must take less than this share of its time
 ROUNDS = 2, 20  # turns that each kernel has at least and at most
 SECONDS = 0.005  # of turns, beyond the least number
@@ -63,14 +63,15 @@ def choose(sampled: Sequence[tuple[Tensor, Tensor | None]], weights: Weights, dt
     names = [kernel.name for kernel in fitting]
     sizes = f"{'x'.join(map(str, first.shape))} {str(first.dtype)[6:]}{'' if bias is None else ' with bias'}"
     sizes += "" if first.is_contiguous() else " transposed"
-    key = f"{sizes}, {str(dtype)[6:]} inputs, {weights}, up to {rows} of {' | '.join(names)}"
+    key = f"{sizes}, {str(dtype)[6:]} inputs, {weights}, of {' | '.join(names)}, up to "
     file = _file()
     with _lock:
         known = _known.setdefault(file, _read(file))
-        if known.get(key) not in names:
+        if known.get(f"{key}{rows}") not in names:
             with unrecorded(), torch.no_grad(), torch.autocast("cpu", enabled=False):
-                known[key] = _fastest(sampled, fitting, dtype, rows, sizes)
-        return known[key]
+                found = _fastest(sampled, fitting, dtype, sizes)
+            known.update({f"{key}{own}": name for own, name in found.items()})
+        return known[f"{key}{rows}"]
 
 
 def save() -> None:
@@ -131,25 +132,40 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def _fastest(
-    sampled: Sequence[tuple[Tensor, Tensor | None]], fitting: list[Kernel], dtype: torch.dtype, rows: int, sizes: str
-) -> str:
-    layers = _slices(sampled, most=1 if rows == ROWS[-1] else len(sampled))
+    sampled: Sequence[tuple[Tensor, Tensor | None]], fitting: list[Kernel], dtype: torch.dtype, sizes: str
+) -> dict[int, str]:
+    """The name of the fastest kernel by number of inputs."""
+    layers = _slices(sampled)
     inputs = layers[0][0].shape[1]
-    x = torch.randn(TIMED[rows], inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
-    runs = {}
+    given = {
+        rows: torch.randn(count, inputs, generator=torch.Generator().manual_seed(0)) for rows, count in TIMED.items()
+    }
+    products: dict[str, list[Product]] = {}
     for kernel in fitting:
         try:
-            products = [kernel.make(weight) for weight, _ in layers]
-            runs[kernel.name] = [_call(product, x, bias) for product, (_, bias) in zip(products, layers, strict=True)]
-            for run in runs[kernel.name]:
+            made = [kernel.make(weight) for weight, _ in layers]
+            for run in (_call(made[0], x.to(dtype), layers[0][1]) for x in given.values()):
                 run()
+            products[kernel.name] = made
         except (RuntimeError, TypeError) as error:
-            runs.pop(kernel.name, None)
             if kernel.name == "torch" or out_of_memory(error):
                 raise
             _declined[f"{kernel.name} for {sizes}"] = str(error).strip().splitlines()[0]
+    found = {}
+    for rows, x in given.items():
+        count = 1 if rows == ROWS[-1] else len(layers)  # where computing takes the time, caches do not matter
+        runs = {
+            name: [_call(product, x.to(dtype), bias) for product, (_, bias) in zip(made[:count], layers, strict=False)]
+            for name, made in products.items()
+        }
+        found[rows] = _best(runs)
+    return found
+
+
+def _best(runs: dict[str, list[Callable[[], Tensor]]]) -> str:
+    """The first kernel, or one clearly faster. All are timed twice: the copies of two alone would stay in a cache."""
     first = next(iter(runs))
-    times = [_seconds(runs) for _ in range(2)]  # of all both times: the copies of two alone might stay in a cache
+    times = [_seconds(runs) for _ in range(2)]
     best = min(runs, key=lambda name: sum(took[name] for took in times))
     return best if all(took[best] <= MARGIN * took[first] for took in times) else first
 
@@ -160,11 +176,11 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in ended)
 
 
-def _slices(sampled: Sequence[tuple[Tensor, Tensor | None]], most: int) -> list[tuple[Tensor, Tensor | None]]:
-    """So many layers, each of no more than LARGEST weights, that all together have SAMPLED."""
+def _slices(sampled: Sequence[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, Tensor | None]]:
+    """As many layers, each of no more than LARGEST weights, as all together have SAMPLED."""
     out, inputs = sampled[0][0].shape
     out = min(out, max(16, LARGEST // inputs // 16 * 16))
-    count = min(most, max(1, SAMPLED // (out * inputs)))
+    count = max(1, SAMPLED // (out * inputs))
     return [(weight[:out], None if bias is None else bias[:out]) for weight, bias in sampled[:count]]
 
 

@@ -12,9 +12,9 @@ from mmlm.acceleration import choosing
 def choose_by(monkeypatch: pytest.MonkeyPatch, folder: Path, names: Callable[[int], tuple[str, ...]]) -> None:
     """Lets layers compute with the first of `names(rows)` that fits them, or else with the first that fits."""
 
-    def fastest(sampled: Any, fitting: list, dtype: Any, rows: int, sizes: str) -> str:
+    def fastest(sampled: Any, fitting: list, dtype: Any, sizes: str) -> dict[int, str]:
         own = [kernel.name for kernel in fitting]
-        return next((name for name in names(rows) if name in own), own[0])
+        return {rows: next((name for name in names(rows) if name in own), own[0]) for rows in choosing.ROWS}
 
     monkeypatch.setattr(choosing, "_fastest", fastest)
     monkeypatch.setattr(choosing, "_known", {})
