@@ -97,9 +97,9 @@ def _packed_weights(root: nn.Module) -> Iterator[tuple[PackedWeight, Tensor, Ten
     """All packed weights in `root` with their parameters: weight and bias."""
     for module in root.modules():
         forward = vars(module).get("forward")
-        own = module._parameters
-        if isinstance(forward, _PackedLinear) and own.get("weight") is not None:
-            yield forward.weight, own["weight"], own.get("bias")
+        weight = module._parameters.get("weight")
+        if isinstance(forward, _PackedLinear) and weight is not None:
+            yield forward.weight, weight, module._parameters.get("bias")
         elif isinstance(forward, _PackedAttention):
             yield forward.inward, forward.layer.in_proj_weight, forward.layer.in_proj_bias
             yield forward.outward, forward.layer.out_proj.weight, forward.layer.out_proj.bias
@@ -114,9 +114,8 @@ def _packed_forward(module: nn.Module, weights: Weights) -> Callable | None:
         return _PackedAttention(module, weights)
     if isinstance(module, nn.LayerNorm) and own is nn.LayerNorm.forward:
         return _WideNorm(module)
-    convolves = isinstance(module, (nn.Conv1d, nn.Conv2d)) and own in (nn.Conv1d.forward, nn.Conv2d.forward)
-    if convolves and hasattr(module, "_conv_forward"):  # which is torch's own
-        return _WideConvolution(module)
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and own in (nn.Conv1d.forward, nn.Conv2d.forward):
+        return _WideConvolution(module) if hasattr(module, "_conv_forward") else None  # a private name of torch's
     return None
 
 
