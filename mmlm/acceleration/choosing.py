@@ -31,7 +31,7 @@ TIMED = {1: 1, 4: 4, 16: 8, 256: 64}  # inputs that it is timed with
 MARGIN = 0.95  # another kernel than the first must take less than this share of its time
 ROUNDS = 2, 20  # turns that each kernel has at least and at most
 SECONDS = 0.005  # of turns, beyond the least number
-SAMPLED = 2**23  # weights of all sampled layers: more than the cores' own caches hold, as the weights of a model are
+SAMPLED = 2**22  # weights of all sampled layers: more than the cores' own caches hold, as the weights of a model are
 LARGEST = 2**22  # weights of a layer that are timed; the time of a larger one is proportional
 FORMAT = 1  # of the file, and of the kernels' names
 
@@ -158,16 +158,22 @@ def _fastest(
             name: [_call(product, x.to(dtype), bias) for product, (_, bias) in zip(made[:count], layers, strict=False)]
             for name, made in products.items()
         }
-        found[rows] = _best(runs)
+        found[rows] = _best(runs, cold=rows < ROWS[-1])
     return found
 
 
-def _best(runs: dict[str, list[Callable[[], Tensor]]]) -> str:
-    """The first kernel, or one clearly faster. All are timed twice: the copies of two alone would stay in a cache."""
+def _best(runs: dict[str, list[Callable[[], Tensor]]], cold: bool) -> str:
+    """The first kernel, or another that was clearly faster both times that they were timed.
+
+    cold: whether all are timed the second time, too: with few inputs, the copies of two alone would stay in a cache.
+    """
     first = next(iter(runs))
-    times = [_seconds(runs) for _ in range(2)]
-    best = min(runs, key=lambda name: sum(took[name] for took in times))
-    return best if all(took[best] <= MARGIN * took[first] for took in times) else first
+    once = _seconds(runs)
+    best = min(once, key=once.__getitem__)
+    if once[best] > MARGIN * once[first]:
+        return first
+    again = _seconds(runs if cold else {name: runs[name] for name in (first, best)})
+    return best if again[best] <= MARGIN * again[first] else first
 
 
 def out_of_memory(error: Exception) -> bool:
