@@ -61,9 +61,10 @@ WORKLOADS = {
 
 def variants(size: str, device: str) -> dict[str, MultimodalLM]:
     """All ways of decoding. Those of one dtype share their weights."""
+    bf16, fp32 = (build(size, dtype).to(device) for dtype in (torch.bfloat16, torch.float32))  # the larger one last
     models = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        models[name] = build(size, dtype).to(device)
+    for name, model in (("fp32", fp32), ("bf16", bf16)):
+        models[name] = model
         progress(f"packing {size} as {name}")
         models[f"{name} packed"] = sharing(models[name]).pack()
     if device == "cpu":

@@ -138,7 +138,8 @@ def read(folder: Path, dtype: torch.dtype, device: str) -> MultimodalLM:
 
 def sides(folder: Path, device: str, packed: bool) -> dict[str, dict[str, MultimodalLM]]:
     """mmlm's models by the dtype that the peer has beside them, and by what they are called in the table."""
-    models = {"fp32": read(folder, torch.float32, device), "bf16": read(folder, torch.bfloat16, device)}
+    bf16, fp32 = (read(folder, dtype, device) for dtype in (torch.bfloat16, torch.float32))  # the larger one last
+    models = {"fp32": fp32, "bf16": bf16}
     ways: dict[str, Weights] = {"fp32": "exact", "bf16": "exact"}
     if packed and device == "cpu":
         ways |= {"fp16": "fp16", "int8": "int8"}
