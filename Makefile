@@ -1,9 +1,6 @@
 # setup: .venv with the pinned versions   demo: see it work   test: the whole suite
-<<<<<<< HEAD
 # test-processors: the suite on SSE4.2, AVX2 and this processor, one after the other
-=======
 # test-newest: the suite's core on the newest torch that the requirements allow
->>>>>>> 546176b (make test-newest; int8 without torch's deprecated quantiser where it is gone)
 # lint: ruff and pyright                  docs: the site, in site/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,11 +13,7 @@ export OMP_NUM_THREADS ?= 2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
-<<<<<<< HEAD
-.PHONY: setup demo test test-processors lint docs
-=======
-.PHONY: setup demo test test-newest lint docs
->>>>>>> 546176b (make test-newest; int8 without torch's deprecated quantiser where it is gone)
+.PHONY: setup demo test test-processors test-newest lint docs
 setup: $(INSTALLED)
 
 # One line for each large download shows that pip is at work; its errors pass through.
@@ -41,7 +34,6 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-<<<<<<< HEAD
 # Each on the instructions that it names, as MKL, oneDNN and torch see them; all three run, whichever fails.
 SSE42 := MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default
 AVX2 := MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
@@ -52,7 +44,7 @@ test-processors: $(INSTALLED)
 		env "$$@" $(MAKE) --no-print-directory test || failed="$$failed $${mode%% *}"; \
 	done; \
 	test -z "$$failed" || { echo "failed on:$$failed"; exit 1; }
-=======
+
 # In an environment of its own; all but torch and what it brings along has the pinned versions.
 NEWEST := .venv-newest
 CORE := laws packing choosing wide capture tape generation fusion clip whisper nano
@@ -62,7 +54,6 @@ test-newest: $(INSTALLED)
 	@$(NEWEST)/bin/python -m pip install -q --disable-pip-version-check --upgrade -c $(NEWEST)/constraints.txt -e '.[dev]'
 	@$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 --dist worksteal $(CORE:%=tests/test_%.py)
->>>>>>> 546176b (make test-newest; int8 without torch's deprecated quantiser where it is gone)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
