@@ -1,5 +1,6 @@
 # setup: .venv with the pinned versions   demo: see it work   test: the whole suite
 # test-processors: the suite on SSE4.2, AVX2 and this processor, one after the other
+# test-newest: the suite's core on the newest torch that the requirements allow
 # lint: ruff and pyright                  docs: the site, in site/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test test-processors lint docs
+.PHONY: setup demo test test-processors test-newest lint docs
 setup: $(INSTALLED)
 
 # One line for each large download shows that pip is at work; its errors pass through.
@@ -43,6 +44,16 @@ test-processors: $(INSTALLED)
 		env "$$@" $(MAKE) --no-print-directory test || failed="$$failed $${mode%% *}"; \
 	done; \
 	test -z "$$failed" || { echo "failed on:$$failed"; exit 1; }
+
+# In an environment of its own; all but torch and what it brings along has the pinned versions.
+NEWEST := .venv-newest
+CORE := laws packing choosing wide capture tape generation fusion clip whisper nano
+test-newest: $(INSTALLED)
+	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	@grep -vE '^(torch|triton|nvidia|cuda)' constraints.txt > $(NEWEST)/constraints.txt
+	@$(NEWEST)/bin/python -m pip install -q --disable-pip-version-check --upgrade -c $(NEWEST)/constraints.txt -e '.[dev]'
+	@$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 --dist worksteal $(CORE:%=tests/test_%.py)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

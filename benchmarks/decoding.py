@@ -12,6 +12,7 @@ import time
 
 import torch
 import transformers
+from parts import progress
 from tokenizers import Tokenizer, models
 
 from encoders.base import Features, FrozenEncoder
@@ -104,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
         known = ours(model, batch, media, args.tokens)
         assert torch.equal(known, theirs(model, batch, media, args.tokens)), "the two loops write different tokens"
         own, ratios, limits = [], [], []
-        for _ in range(args.rounds):
+        for done in range(args.rounds):
+            progress(f"{size}: round {done + 1} of {args.rounds}")
             times = []
             for run in (ours, theirs, lambda *a, known=known: bare(*a, known)):
                 start = time.perf_counter()

@@ -11,10 +11,10 @@ import argparse
 import statistics
 
 import torch
-from parts import SIZES, arithmetic, build, machine, operations, paired_ratio, prompts, seconds_in_turn
+from parts import SIZES, arithmetic, build, machine, operations, paired_ratio, prompts, seconds_in_turn, sharing
 from torch import Tensor
 
-from mmlm.acceleration.packing import use_packed
+from mmlm.acceleration.copies import use_packed
 from mmlm.assembly.multimodal_lm import MultimodalLM
 
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         models[name] = build(args.size, dtype).to(args.device)
         if args.device == "cpu":  # on a GPU, encoders are not packed
-            models[f"{name} packed"] = build(args.size, dtype).pack()
+            models[f"{name} packed"] = sharing(models[name]).pack()
     print(f"{machine(args.device, args.threads)}; ms, ratios to fp32\n")
     print("| pictures | weights | encoder | ratio | limit | reached | resampler | ratio | limit | reached |")
     print("| --- " * 10 + "|")

@@ -9,6 +9,7 @@ products at the speed of a large one. Ratios are medians of paired ratios.
 """
 
 import argparse
+import gc
 import statistics
 from dataclasses import dataclass
 
@@ -23,8 +24,11 @@ from parts import (
     machine,
     operations,
     paired_ratio,
+    peak_memory,
+    progress,
     prompts,
     seconds_in_turn,
+    sharing,
 )
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
@@ -56,13 +60,15 @@ WORKLOADS = {
 
 
 def variants(size: str, device: str) -> dict[str, MultimodalLM]:
-    """The same weights in all ways of decoding."""
+    """All ways of decoding. Those of one dtype share their weights."""
+    bf16, fp32 = (build(size, dtype).to(device) for dtype in (torch.bfloat16, torch.float32))  # the larger one last
     models = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        models[name] = build(size, dtype).to(device)
-        models[f"{name} packed"] = build(size, dtype).to(device).pack()
+    for name, model in (("fp32", fp32), ("bf16", bf16)):
+        models[name] = model
+        progress(f"packing {size} as {name}")
+        models[f"{name} packed"] = sharing(models[name]).pack()
     if device == "cpu":
-        models |= {f"{weights} packed": build(size).pack(weights) for weights in ("fp16", "int8", "int4")}
+        models |= {f"{weights} packed": sharing(models["fp32"]).pack(weights) for weights in ("fp16", "int8", "int4")}
     return models
 
 
@@ -136,6 +142,9 @@ def main(argv: list[str] | None = None) -> None:
         for title, work in chosen.items():
             if size in (args.size, work.size):
                 measure(title, models, work, args.new, args.rounds, speeds)
+        del models
+        gc.collect()  # modules and their hooks refer to each other
+    print(f"\n{peak_memory()}")
 
 
 if __name__ == "__main__":

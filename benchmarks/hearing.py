@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
         whole, short = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
-        print(f"| {length} s | {1000 * whole:.0f} ms | {1000 * short:.0f} ms | {ratio:.1f}x |")
+        print(f"| {length} s | {1000 * whole:.0f} ms | {1000 * short:.0f} ms | {ratio:.1f}x |", flush=True)
 
 
 if __name__ == "__main__":

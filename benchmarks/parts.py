@@ -1,8 +1,12 @@
 """What the benchmarks share: models of random weights, runs in turn, the machine's bandwidth."""
 
+import contextlib
+import copy
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders.clip import ClipImageEncoder
-from mmlm.acceleration.packing import pack_layers, use_packed
+from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.packing import pack_layers
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.beams import beam_search
@@ -109,14 +114,44 @@ def generate(model: MultimodalLM, batch: Batch, media: Sequence[Sequence[Any]], 
 def seconds_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each run in each round; the runs take turns, after one round that warms them."""
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):
+    for done in range(rounds + 1):
         for name, run in runs.items():
+            progress(f"round {done} of {rounds}: {name}" if done else f"warming up: {name}")
             start = time.perf_counter()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # a GPU is asked, and answers later
             found[name].append(time.perf_counter() - start)
+    progress("")
     return {name: own[1:] for name, own in found.items()}
+
+
+def progress(text: str) -> None:
+    """What is being done, on standard error: in one line of a terminal; else a line for each, but none for ""."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held."""
+    return f"most memory held: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB"
+
+
+def sharing(model: MultimodalLM) -> MultimodalLM:
+    """A copy that holds the same weights in the same memory, to be packed in another way."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+@contextlib.contextmanager
+def unaccelerated(model: MultimodalLM) -> Iterator[None]:
+    """While open, a packed model computes as if it were not."""
+    own, model.language_model.acceleration = model.language_model.acceleration, None
+    try:
+        yield
+    finally:
+        model.language_model.acceleration = own
 
 
 def paired_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:

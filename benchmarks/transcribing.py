@@ -26,7 +26,8 @@ def measure(name: str, recording: str, tokens: int, rounds: int) -> dict:
     from encoders.media.sound import load_audio
     from encoders.transcription.transcriber import Transcriber
     from encoders.whisper import WhisperAudioEncoder
-    from mmlm.acceleration.packing import pack_layers, use_packed
+    from mmlm.acceleration.copies import use_packed
+    from mmlm.acceleration.packing import pack_layers
 
     torch.manual_seed(0)
     width, heads, layers = SIZES[name]

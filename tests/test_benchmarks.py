@@ -58,6 +58,28 @@ def test_encoders(benchmark, capsys, monkeypatch):
     assert capsys.readouterr().out.count("fp32 packed") == 2
 
 
+def test_packing(benchmark, capsys):
+    """Whether its laws hold is told by time, and is no matter of a test."""
+    benchmark("packing").main(["--rounds", "1", "--new", "20", "--size", "quick", "--threads", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| quick")]
+    assert [row[1] for row in rows] == ["fp32", "bf16", "fp16", "fp32 as fp16", "fp32 as int8"]
+    assert all(len(row) == 10 for row in rows) and "GB" in lines[-1]
+
+
+@torch.no_grad()
+def test_models_that_share_their_weights_are_packed_each_in_its_way(benchmark):
+    module = benchmark("parts")
+    model = module.build("quick")
+    twin = module.sharing(model).pack("int8")
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert model.language_model.acceleration is None
+    batch, media = module.prompts(model, 1, 1)
+    with module.unaccelerated(twin):
+        assert torch.equal(module.generate(twin, batch, media, 4), module.generate(model, batch, media, 4))
+    assert twin.language_model.acceleration is not None
+
+
 def test_training(benchmark, capsys):
     benchmark("training").main([*QUICK, "--batch", "2", "--tokens", "8"])
     assert "| bf16, cached features |" in capsys.readouterr().out

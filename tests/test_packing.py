@@ -12,15 +12,22 @@ from transformers.pytorch_utils import Conv1D
 
 from encoders.media.sound import SAMPLE_RATE, Audio
 from encoders.whisper import WhisperAudioEncoder
-from mmlm.acceleration.kernels import REDUCE_RANGE, available
-from mmlm.acceleration.packing import pack_layers, unpack_layers, use_packed
+from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.kernels import has_onednn, reduces_range
+from mmlm.acceleration.packing import pack_layers, unpack_layers
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from support import families, hearing, parts
+from support import families, hearing, kernels, parts
 
-pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
 
 FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "gemma2"])
+
+
+@pytest.fixture(autouse=True)
+def packed_kernels(monkeypatch, tmp_path):
+    """Not by time: tests/test_choosing.py is of that."""
+    kernels.choose_by(monkeypatch, tmp_path, kernels.packed)
 
 
 def logits(model: MultimodalLM, steps: int = 4) -> Tensor:
@@ -369,19 +376,21 @@ def test_exact_is_exact_row_by_row(largest):
 
 @torch.no_grad()
 @pytest.mark.parametrize("weights, copies", [("exact", 2), ("fp16", 1), ("int8", 1), ("int4", 1)])
-def test_exact_weights_alone_have_two_copies(weights, copies):
+def test_weights_have_a_copy_for_each_kernel(weights, copies):
     layer = nn.Linear(64, 32)
     pack_layers(layer, weights)
     with use_packed():
         for rows in (1, 2, 100, 3, 200):
             layer(torch.randn(rows, 64))
-    assert len(layer.forward.weight.copies.made) == copies
+    made = layer.forward.weight.products.made
+    assert len([key for key in made if isinstance(key, str)]) == copies
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_lose_nothing_but_their_output_s_rounding(dtype, monkeypatch):
-    """A processor that multiplies no such numbers holds their weights whole, and sums in float32."""
-    monkeypatch.setattr("mmlm.acceleration.kernels.multiplies", lambda dtype: dtype == torch.float32)
+@pytest.mark.parametrize("kernel", ["half", "float32", "float32 onednn"])
+def test_halves_lose_nothing_but_their_output_s_rounding(dtype, kernel, monkeypatch, tmp_path):
+    """For a processor that multiplies no such numbers: these kernels hold weights whole, and sum in float32."""
+    kernels.choose_by(monkeypatch, tmp_path, kernels.only(kernel))
     layer, x = nn.Linear(48, 20).to(dtype), torch.randn(5, 48).to(dtype)
     exact = x.double() @ layer.weight.detach().double().t() + layer.bias.detach().double()
     pack_layers(layer)
@@ -419,7 +428,7 @@ def test_int8_is_as_far_off_as_rounding_to_8_bits_may_be(layer, shape):
     x = torch.randn(shape)
     rows = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()).detach().double()
     exact = x.double() @ rows.t() + (0 if layer.bias is None else layer.bias.detach().double())
-    a = (x.max() - x.min()).double() / (127 if REDUCE_RANGE else 255)
+    a = (x.max() - x.min()).double() / (127 if reduces_range() else 255)
     b = rows.abs().amax(1) / 127
     bound = rows.abs().sum(1) * a / 2 + x.double().abs().sum(-1, keepdim=True) * b / 2 + 48 * a * b / 4
     pack_layers(layer, "int8")

@@ -8,19 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from mmlm.acceleration.kernels import available
-from mmlm.acceleration.packing import pack_layers, use_packed
+from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.kernels import has_onednn
+from mmlm.acceleration.packing import pack_layers
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.processor import Batch
-from support import families, parts
+from support import families, kernels, parts
 
-pytestmark = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
 
 OWN_WEIGHTS = ("falcon", "mixtral", "qwen2_moe", "qwen3_moe")  # families that multiply by weights of no layer's
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@pytest.fixture(autouse=True)
+def packed_kernels(monkeypatch, tmp_path):
+    kernels.choose_by(monkeypatch, tmp_path, kernels.packed)
 
 
 @torch.no_grad()
@@ -245,8 +251,8 @@ def test_a_linear_layer_takes_wider_inputs(dtype, weights, bound, rows):
 
 @torch.no_grad()
 @HALVES
-def test_without_a_kernel_inputs_are_rounded(dtype, monkeypatch):
-    monkeypatch.setattr("mmlm.acceleration.kernels._exact", lambda rows, few: None)
+def test_where_the_layers_own_forward_is_chosen_inputs_are_rounded(dtype, monkeypatch, tmp_path):
+    kernels.choose_by(monkeypatch, tmp_path, kernels.only("torch"))
     layer, x = nn.Linear(16, 8).to(dtype), torch.randn(3, 16)
     pack_layers(layer)
     with use_packed():

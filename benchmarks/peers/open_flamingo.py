@@ -12,6 +12,7 @@ is the bandwidth of memory, measured in each round, which tells the hours apart.
 """
 
 import argparse
+import gc
 import json
 import logging
 import statistics
@@ -45,7 +46,7 @@ from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Batch
 
 sys.path.append(str(Path(__file__).parents[1]))
-from parts import SIZES, Size, bandwidth, causal_lm  # noqa: E402
+from parts import SIZES, Size, bandwidth, causal_lm, peak_memory, progress, sharing  # noqa: E402
 
 PROMPT, NEW = 32, 64
 TIE = 1e-3  # nats, between two texts of which rounding decides
@@ -126,24 +127,29 @@ def eyes(folder: Path, dtype: torch.dtype = torch.float32) -> ClipImageEncoder:
     return ClipImageEncoder.load(f"ViT-B-32/{folder / 'clip.pt'}", final_norm=False, dtype=dtype)
 
 
-def read(folder: Path, dtype: torch.dtype, device: str, weights: Weights | None) -> MultimodalLM:
-    """mmlm's model of the same files, packed with such weights."""
+def read(folder: Path, dtype: torch.dtype, device: str) -> MultimodalLM:
+    """mmlm's model of the same files."""
     model = open_flamingo.load(
         folder / "checkpoint.pt", folder / "language_model", eyes(folder, dtype), dtype=dtype
     ).eval()
     model.encoders["image"].preprocess = lambda pixels: pixels.to(dtype)  # both sides start from the same pixels
-    model.to(device, dtype)  # all of it, as the peer's: adapters are loaded in float32
-    return model.pack(weights) if weights else model
+    return model.to(device, dtype)  # all of it, as the peer's: adapters are loaded in float32
 
 
-def sides(folder: Path, device: str, weights: Weights | None) -> dict[str, dict[str, MultimodalLM]]:
+def sides(folder: Path, device: str, packed: bool) -> dict[str, dict[str, MultimodalLM]]:
     """mmlm's models by the dtype that the peer has beside them, and by what they are called in the table."""
-    fp32 = {"fp32": read(folder, torch.float32, device, weights)}
-    bf16 = {"bf16": read(folder, torch.bfloat16, device, weights)}
+    bf16, fp32 = (read(folder, dtype, device) for dtype in (torch.bfloat16, torch.float32))  # the larger one last
+    models = {"fp32": fp32, "bf16": bf16}
+    ways: dict[str, Weights] = {"fp32": "exact", "bf16": "exact"}
+    if packed and device == "cpu":
+        ways |= {"fp16": "fp16", "int8": "int8"}
+        models |= {name: sharing(models["fp32"]) for name in ("fp16", "int8")}
+    for name, model in models.items() if packed else ():
+        progress(f"packing {name}")
+        model.pack(ways[name])
     if device == "cuda":
-        return {"float32": fp32, "bfloat16": bf16}
-    rounded = {name: read(folder, torch.float32, device, name) for name in ("fp16", "int8")} if weights else {}
-    return {"float32": fp32 | bf16 | rounded}
+        return {"float32": {"fp32": models["fp32"]}, "bfloat16": {"bf16": models["bf16"]}}
+    return {"float32": models}
 
 
 def write_inputs(path: Path, model: MultimodalLM, work: Workload) -> dict[str, Tensor]:
@@ -218,7 +224,8 @@ def measure(
     inputs = write_inputs(path, next(iter(mine.values())), work)
     inputs["pixels"] = inputs["pixels"].to(next(iter(mine.values())).device)  # where the peer has them, too
     found, tokens, rates = [], {}, []
-    for _ in range(rounds + 1):
+    for done in range(rounds + 1):
+        progress(f"round {done} of {rounds}" if done else "warming up")
         rates.append(bandwidth(str(inputs["pixels"].device)))
         theirs = [peer.ask(generate=path, options={"max_new_tokens": new})["seconds"] for new in (1, NEW)]
         seconds = {"peer": (theirs[0], theirs[1])}
@@ -273,7 +280,9 @@ def main() -> None:
             folder = Path(temporary, size)
             write_parts(folder, SIZES[size])
             works = {name: work for name, work in chosen.items() if work.size == size}
-            mine = sides(folder, args.device, None if args.plain else "exact")
+            mine = models = {}
+            gc.collect()  # the last size's models: modules and their hooks refer to each other
+            mine = sides(folder, args.device, packed=not args.plain)
             agreed: dict[str, Tensor] = {}
             for dtype, models in mine.items():
                 peer.ask(load=folder, dtype=dtype)
@@ -286,6 +295,7 @@ def main() -> None:
                         agree = (ids == agreed[name]).float().mean().item()
                         lines.append(row(name, rate, weights, seconds, work, agree))
     peer.close()
+    print(f"\n{peak_memory()}, beside the peer's")
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     print(f"\n{place}; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
     print("| workload | GB/s | weights | peer, a token | mmlm | ratio | peer, first token | mmlm | ratio | as fp32 |")

@@ -1,10 +1,15 @@
 """Which dtypes the hardware multiplies natively, and which it only emulates."""
 
+import os
 import platform
 
 import torch
 
+from mmlm.acceleration.operators import answers
+
 X86 = ("x86_64", "amd64", "i686")
+# What oneDNN may be limited to, without instructions for bfloat16.
+NO_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def multiplies(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
@@ -21,7 +26,10 @@ def multiplies(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
     if kind != "cpu":
         return False
     if dtype == torch.float16:
-        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
-    if platform.machine().lower() in X86:
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return answers("mkldnn._is_mkldnn_fp16_supported")
+    if not answers("mkldnn._is_mkldnn_bf16_supported"):
+        return False
+    if platform.machine().lower() not in X86:
+        return True
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in NO_BFLOAT16
+    return not limited and (answers("_is_avx512_bf16_supported") or answers("_is_amx_tile_supported"))

@@ -1,8 +1,8 @@
 """Linear layers that use packed copies of their weights while a request runs on a CPU.
 
-`kernels.py` tells which copies there are. Sums are taken in another order than torch's own, so the last bits of a
-result differ; the texts do not. "exact" weights have two copies, one for few inputs and one for many, each made when
-first needed. Quantised weights have one.
+`kernels.py` tells which copies there are, and `choosing.py` which are used: for each number of inputs the fastest, or
+none where the layer's own forward is. Copies are made when first needed. Sums are taken in another order than torch's
+own, so the last bits of a result differ; the texts do not.
 
 "Wide" means float32 activations with 16-bit weights. While a request runs, packed layers with 16-bit weights accept
 float32 inputs, too, and give float32 outputs: linear layers by their kernels, layer norms by float32 copies of their
@@ -10,41 +10,25 @@ weights (which is all that layer norms are packed for).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeGuard, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlm.acceleration import choosing
+from mmlm.acceleration.copies import Copies, PackedWeight, active, is_wide
 from mmlm.acceleration.hardware import multiplies
-from mmlm.acceleration.kernels import HALVES, Product, Weights, packed_product
+from mmlm.acceleration.kernels import HALVES, Weights
 
-FEW = 4  # input rows up to which FBGEMM, with two float16 numbers for each weight, is faster than oneDNN
+SAMPLES = 64  # layers of one shape that the choice of their kernel is timed with, at most
 # Layers whose `forward` is x·Wᵀ + b and no more. By name, so that neither transformers nor whisper is imported.
 LINEAR = (
     "torch.nn.modules.linear.Linear.forward",
     "transformers.pytorch_utils.Conv1D.forward",
     "whisper.model.Linear.forward",
 )
-
-_active: ContextVar[bool] = ContextVar("mmlm_packed", default=False)
-
-
-@contextmanager
-def use_packed() -> Iterator[None]:
-    """While open, in this thread, and without gradients: layers that were packed use their packed weights."""
-    token = _active.set(True)
-    try:
-        yield
-    finally:
-        _active.reset(token)
-
-
-def is_wide(x: Tensor, weight: Tensor) -> bool:
-    """Whether inputs are float32 and the weight has 16 bits. Layers accept this while `use_packed` is open."""
-    return x.dtype == torch.float32 and weight.dtype in HALVES and _active.get()
 
 
 def pack_layers(root: nn.Module, weights: Weights = "exact") -> None:
@@ -71,6 +55,56 @@ def unpack_layers(root: nn.Module) -> None:
             del module.forward
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The kernels of all layers of one shape: for up to so many inputs at once the kernel of that name."""
+
+    layers: int
+    shape: tuple[int, int]  # [out, in]
+    dtype: torch.dtype
+    weights: Weights
+    kernels: dict[int, str]
+
+    def __str__(self) -> str:
+        each = ", ".join(f"up to {rows}: {name}" for rows, name in list(self.kernels.items())[:-1])
+        last = next(reversed(self.kernels.values()))
+        out, inputs = self.shape
+        return f"{self.layers} of {out} x {inputs} {str(self.dtype)[6:]} ({self.weights}): {each}, more: {last}"
+
+
+@torch.no_grad()
+def choose_kernels(root: nn.Module, wide: bool = False) -> list[Chosen]:
+    """Times the kernels of the layers that `pack_layers` packed, or reads what was chosen on this machine before.
+
+    A layer whose kernel is not chosen here is timed when it is first used. wide: for wide inputs.
+    """
+    groups: dict[tuple, list[tuple[Tensor, Tensor | None]]] = {}
+    for packed, weight, bias in _packed_weights(root):
+        rows = packed.rows(weight)
+        if rows is not None:
+            key = (tuple(rows.shape), rows.dtype, packed.weights, rows.stride(), bias is None)
+            groups.setdefault(key, []).append((rows, None if bias is None else bias.detach()))
+    found = []
+    for (shape, dtype, weights, *_), layers in groups.items():
+        inputs = torch.float32 if wide else dtype  # which layers of float32 weights have anyway
+        names = {rows: choosing.choose(layers[:SAMPLES], weights, inputs, rows) for rows in choosing.ROWS}
+        found.append(Chosen(len(layers), shape, dtype, weights, names))
+    choosing.save()
+    return found
+
+
+def _packed_weights(root: nn.Module) -> Iterator[tuple[PackedWeight, Tensor, Tensor | None]]:
+    """All packed weights in `root` with their parameters: weight and bias."""
+    for module in root.modules():
+        forward = vars(module).get("forward")
+        weight = module._parameters.get("weight")
+        if isinstance(forward, _PackedLinear) and weight is not None:
+            yield forward.weight, weight, module._parameters.get("bias")
+        elif isinstance(forward, _PackedAttention):
+            yield forward.inward, forward.layer.in_proj_weight, forward.layer.in_proj_bias
+            yield forward.outward, forward.layer.out_proj.weight, forward.layer.out_proj.bias
+
+
 def _packed_forward(module: nn.Module, weights: Weights) -> Callable | None:
     """The forward of a layer on packed weights; None for all other modules."""
     own = type(module).forward
@@ -81,7 +115,7 @@ def _packed_forward(module: nn.Module, weights: Weights) -> Callable | None:
     if isinstance(module, nn.LayerNorm) and own is nn.LayerNorm.forward:
         return _WideNorm(module)
     if isinstance(module, (nn.Conv1d, nn.Conv2d)) and own in (nn.Conv1d.forward, nn.Conv2d.forward):
-        return _WideConvolution(module)
+        return _WideConvolution(module) if hasattr(module, "_conv_forward") else None  # a private name of torch's
     return None
 
 
@@ -111,7 +145,7 @@ class _PackedLinear:
 
     def __init__(self, layer: nn.Module, weights: Weights):
         self.layer: Any = layer  # one of LINEAR, with `weight` and `bias`
-        self.weight = _PackedWeight(weights, transposed=not isinstance(layer, nn.Linear))  # Conv1D's is [in, out]
+        self.weight = PackedWeight(weights, transposed=not isinstance(layer, nn.Linear))  # Conv1D's is [in, out]
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         own, y = self.layer._parameters, None
@@ -134,7 +168,7 @@ class _PackedAttention:
 
     def __init__(self, layer: nn.MultiheadAttention, weights: Weights):
         self.layer = layer
-        self.inward, self.outward = _PackedWeight(weights), _PackedWeight(weights)
+        self.inward, self.outward = PackedWeight(weights), PackedWeight(weights)
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
@@ -152,14 +186,15 @@ class _PackedAttention:
         return type(layer).forward(layer, query, key, value, key_padding_mask, need_weights, attn_mask, **options)
 
     def _attend(self, x: Tensor) -> Tensor | None:
-        """Inputs [B, T, D] → [B, T, D]; None if a weight is not packed."""
+        """Inputs [B, T, D] → [B, T, D]; None where torch's own forward is to compute the first product, and so all."""
         layer = self.layer
         projected = self.inward.product(x, layer.in_proj_weight, layer.in_proj_bias)
         if projected is None:
             return None
         query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D / H]
         y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.outward.product(y, layer.out_proj.weight, layer.out_proj.bias)
+        outward = self.outward.product(y, layer.out_proj.weight, layer.out_proj.bias)
+        return F.linear(y, layer.out_proj.weight, layer.out_proj.bias) if outward is None else outward
 
 
 class _WideNorm:
@@ -167,7 +202,7 @@ class _WideNorm:
 
     def __init__(self, layer: nn.LayerNorm):
         self.layer = layer
-        self.weight, self.bias = _Copies(), _Copies()
+        self.weight, self.bias = Copies(), Copies()
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         layer = self.layer
@@ -197,98 +232,9 @@ class _WideConvolution:
         return type(self.layer).forward(self.layer, *args, **kwargs)
 
     def _widens(self, x: Tensor) -> bool:
-        plain = _active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        plain = active.get() and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         halves = x.device.type == "cpu" and x.dtype in HALVES and not multiplies(x.dtype)
         return plain and halves and x.dtype == self.layer.weight.dtype
-
-
-class _Copies:
-    """Copies of a parameter by key, made when first needed, and made again if the parameter has changed."""
-
-    def __init__(self) -> None:
-        self.source: Tensor | None = None  # what was copied; kept alive, so that no other tensor gets its address
-        self.version = -1
-        self.made: dict[Any, Any] = {}
-
-    def forget(self, parameter: Tensor | None) -> None:
-        """Drops the copies of a trained parameter: fused optimizers change it without counting the change."""
-        if parameter is not None and parameter.requires_grad:
-            self.source, self.made = None, {}
-
-    def get(self, parameter: Tensor, key: Any, make: Callable[[Any], Any]) -> Any:
-        """`make(key)`, or its earlier result if the parameter has not changed since."""
-        made = self.made  # `forget` in another thread may replace it
-        if not self._are_of(parameter):
-            made = self.made = {}
-            self.source, self.version = parameter.detach(), parameter._version
-        if key not in made:
-            with torch._C.DisableTorchFunction():  # not part of a step that is being recorded
-                made[key] = make(key)
-        return made[key]
-
-    def widened(self, parameter: Tensor | None) -> Tensor | None:
-        """A float32 copy; it is not kept if there may be gradients, or if torch does not count changes."""
-        if parameter is None:
-            return None
-        if torch.is_grad_enabled() or parameter.is_inference():
-            return parameter.float()
-        return self.get(parameter, torch.float32, parameter.to)
-
-    def _are_of(self, parameter: Tensor) -> bool:
-        """Whether the copies are of this parameter: it was neither written to nor replaced, as `.to()` does."""
-        source = self.source
-        return (
-            source is not None
-            and source.data_ptr() == parameter.data_ptr()
-            and self.version == parameter._version
-            and source.shape == parameter.shape
-            and source.stride() == parameter.stride()
-        )
-
-    def __getstate__(self) -> dict:
-        # Packed weights can be neither copied nor pickled: they are made again.
-        return vars(_Copies())
-
-
-class _PackedWeight:
-    """Packed copies of one weight."""
-
-    def __init__(self, weights: Weights, transposed: bool = False):
-        self.weights: Weights = weights
-        self.transposed = transposed
-        self.copies = _Copies()  # by whether they are for few inputs
-        self.biases = _Copies()
-
-    def forget(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Drops the copies of trained parameters."""
-        self.copies.forget(weight)
-        self.biases.forget(bias)
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """x·Wᵀ + b (x·W + b if `transposed`); None outside `use_packed`, with gradients, or without a kernel."""
-        if torch.is_grad_enabled():
-            self.forget(weight, bias)
-            return None
-        counted = not weight.is_inference()  # torch counts no changes of tensors made in inference mode
-        if not _active.get() or torch.is_autocast_enabled("cpu") or not counted:
-            return None
-        inputs = weight.shape[0 if self.transposed else 1]
-        wide = is_wide(x, weight)
-        if not (wide or x.dtype == weight.dtype) or not x.numel() or x.shape[-1] != inputs:
-            return None
-        few = self.weights != "exact" or x.numel() <= FEW * inputs
-        if (multiply := self.copies.get(weight, few, lambda few: self._pack(weight, few))) is None:
-            return None
-        bias = self.biases.widened(bias) if wide else bias
-        return multiply(x, bias) if x.ndim > 1 else multiply(x.unsqueeze(0), bias).squeeze(0)
-
-    def _pack(self, weight: Tensor, few: bool) -> Product | None:
-        """The product of few inputs, or of many, by a packed copy of the weight; None if no kernel supports it."""
-        plain = type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.numel()
-        if not plain or weight.dtype not in (torch.float32, *HALVES):
-            return None
-        rows = (weight.detach().t() if self.transposed else weight.detach()).contiguous()  # [out, in]
-        return packed_product(rows, self.weights, few)
 
 
 PACKED = (_PackedLinear, _PackedAttention, _WideNorm, _WideConvolution)

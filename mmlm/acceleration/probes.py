@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from mmlm.acceleration.choosing import out_of_memory
 from mmlm.acceleration.recorded_step import LONGEST, RecordedSteps, can_record
 from mmlm.generation.decoder import Decoder
 from mmlm.model.fusion.media_context import MediaContext
@@ -15,10 +16,11 @@ from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
 
 PROBED = 6  # tokens of the prompt, and steps that are compared
+ERRORS = (RuntimeError, TypeError, ValueError, IndexError)  # of code that does not support such steps
 
 
-def recorded_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
-    """Whether recorded steps give the logits of plain ones, checked by running the language model.
+def why_not_recorded(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> str | None:
+    """Why recorded steps do not give the logits of plain ones; None if they do, checked by running the language model.
 
     They do not if a family derives positions from the length of its cache. They cannot be recorded if a pass depends on
     the values of a tensor, as in some mixtures of experts. tolerance: of the difference's norm, relative to the norm
@@ -33,14 +35,14 @@ def recorded_steps_agree(host: LanguageModel, context: Callable[[], MediaContext
         decoder.record = functools.partial(RecordedSteps, room=room) if recorded else None
         return _probed_logits(decoder)
 
-    return _agree(host, logits, tolerance)
+    return _why_not(host, logits, tolerance)
 
 
-def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> bool:
-    """Whether wide steps (float32 with 16-bit weights) give the logits of plain ones, up to rounding.
+def why_not_wide(host: LanguageModel, context: Callable[[], MediaContext], tolerance: float) -> str | None:
+    """Why wide steps (float32 with 16-bit weights) give other logits than plain ones, beyond rounding; None if not.
 
     They fail if a family multiplies by weights outside its layers, which accept 16-bit inputs only. tolerance: as in
-    `recorded_steps_agree`.
+    `why_not_recorded`.
     """
 
     def logits(wide: bool) -> Tensor:
@@ -48,7 +50,7 @@ def wide_steps_agree(host: LanguageModel, context: Callable[[], MediaContext], t
         decoder.record, decoder.wide = None, wide
         return _probed_logits(decoder)
 
-    return _agree(host, logits, tolerance)
+    return _why_not(host, logits, tolerance)
 
 
 def _probe(host: LanguageModel, rows: int) -> Batch:
@@ -67,18 +69,27 @@ def _probed_logits(decoder: Decoder) -> Tensor:
 
 
 @torch.no_grad()
-def _agree(host: LanguageModel, logits: Callable[[bool], Tensor | None], tolerance: float) -> bool:
-    """Whether `logits(True)` exist and equal `logits(False)`, within the tolerance, wherever these are finite."""
+def _why_not(host: LanguageModel, logits: Callable[[bool], Tensor | None], tolerance: float) -> str | None:
+    """None if `logits(True)` equal `logits(False)`, within the tolerance, where these are finite; else what is wrong.
+
+    An error of `logits(True)` alone is such a reason; one of `logits(False)` is the model's own, and comes out.
+    """
     with torch.autocast(host.device.type, enabled=False):
+        found, reason = None, "the cache has layers of changing shape, or is too short"
         try:
             found = logits(True)
-        except Exception:  # any error of the family's code means that it does not support these steps
-            return False
-        plain = None if found is None else logits(False)
+        except ERRORS as error:
+            if out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        plain = logits(False)
     if found is None or plain is None:
-        return False
+        return reason
     finite = plain.isfinite()
-    return bool(finite.any() and (found - plain)[finite].norm() <= tolerance * plain[finite].norm())
+    if not finite.any():
+        return "no logits are finite"
+    off = float((found - plain)[finite].norm() / plain[finite].norm())
+    return None if off <= tolerance else f"logits differ by {off:.2g} of their norm"
 
 
 def _longest_text(host: LanguageModel) -> int:

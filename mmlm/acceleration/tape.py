@@ -1,6 +1,8 @@
 """A sequence of torch calls, recorded once and replayed without the Python code that made them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,13 +17,29 @@ VALUES = frozenset(
 )
 SIZED = frozenset(("arange", "repeat_interleave"))  # if a tensor among their arguments gives the size of the result
 
+_unrecorded: ContextVar[bool] = ContextVar("mmlm_unrecorded", default=False)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """While open, in this thread, calls are no part of a step that is being recorded, and may read values."""
+    token = _unrecorded.set(True)
+    try:
+        yield
+    finally:
+        _unrecorded.reset(token)
+
+
+class CannotRecordError(RuntimeError):
+    """A step cannot be recorded."""
+
 
 class NoValues(TorchFunctionMode):
-    """While open, in this thread, code that reads the values of a tensor gets a RuntimeError."""
+    """While open, in this thread, code that reads the values of a tensor gets a CannotRecordError."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if _asks_for_values(function, args, kwargs or {}):
-            raise RuntimeError(
+        if not _unrecorded.get() and _asks_for_values(function, args, kwargs or {}):
+            raise CannotRecordError(
                 f"a step that reads the values of a tensor ({function.__name__}) cannot be recorded. If the model was "
                 "changed after pack(), pack it again"
             )
@@ -36,6 +54,8 @@ class Tape(NoValues):
         self.calls: list[tuple[Callable, list, dict, Any]] = []  # function, arguments, keyword arguments, result
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if _unrecorded.get():
+            return function(*args, **(kwargs or {}))
         # Lists are copied, because the caller may change them.
         kept = [list(value) if type(value) is list else value for value in args]
         named = {name: list(value) if type(value) is list else value for name, value in (kwargs or {}).items()}
