@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import torch
-
 
 def check_output(folder: str | os.PathLike) -> Path:
     """The folder that a run writes into. OSError, with what to do, where it cannot be made or written to.
@@ -24,12 +22,3 @@ def check_output(folder: str | os.PathLike) -> Path:
     except OSError as error:
         raise type(error)(f"output: {place} cannot be written to ({error.strerror}); choose another folder") from error
     return folder
-
-
-def check_device(name: str) -> None:
-    """ValueError for a device that torch does not know, or that is not there."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); it is cpu, cuda or cuda:N") from error

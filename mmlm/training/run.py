@@ -15,6 +15,7 @@ from decoders.codecs.audio_vqvae import AudioVQVAE
 from decoders.codecs.checkpoint import load_codec
 from decoders.codecs.image_vqvae import ImageVQVAE
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
+from encoders.base import check_device
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.extend import extended
@@ -22,7 +23,7 @@ from mmlm.assembly.load import load
 from mmlm.data.media import find_media
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecordsError
-from mmlm.training.checks import check_device, check_output
+from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
 from mmlm.training.examples import write_bad_records
 from mmlm.training.objectives.adapters import train

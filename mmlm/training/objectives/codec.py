@@ -20,8 +20,8 @@ from decoders.codecs.base import MediaCodec
 from decoders.codecs.checkpoint import save_codec
 from decoders.codecs.image_vqvae import ImageVQVAE, picture_loss
 from decoders.codecs.spectrum import spectral_distance
-from encoders.base import fingerprint
-from mmlm.training.checks import check_device, check_output
+from encoders.base import check_device, fingerprint
+from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part

@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from decoders.codecs.checkpoint import codec_fingerprint
 from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, corrupted
-from mmlm.training.checks import check_device, check_output
+from encoders.base import check_device
+from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
