@@ -234,6 +234,8 @@ def test_a_folder_that_cannot_be_written_is_done_without(monkeypatch, tmp_path, 
 
 
 def test_processors_threads_and_versions_have_files_of_their_own(monkeypatch):
+    for name in ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
     files, threads = {choosing._file()}, torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)

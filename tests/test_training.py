@@ -939,7 +939,7 @@ def test_a_recipe_is_checked_before_weights_are_loaded(recipe, tmp_path, monkeyp
         ("data=gone.jsonl", FileNotFoundError, "gone.jsonl"),
         ("held_out=gone.jsonl", FileNotFoundError, "gone.jsonl"),
         (f"output={tmp_path}/file", NotADirectoryError, "is a file"),
-        ("model.device=nowhere", ValueError, "device 'nowhere' cannot be used"),
+        ("model.device=nowhere", ValueError, "no device 'nowhere' here"),
         ("images=nowhere", BadRecordsError, "no picture at nowhere"),
     ):
         with pytest.raises(error, match=words):

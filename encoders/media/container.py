@@ -21,6 +21,7 @@ _FORMATS = (
 
 
 _LONGEST_PACKET = 60.0  # seconds
+_GIVE_UP = 1000  # failures in a row after which the rest of a file is not tried
 
 
 def open_container(file: BinaryIO, label: str) -> Any:
@@ -49,9 +50,28 @@ def open_container(file: BinaryIO, label: str) -> Any:
 
 @dataclass(frozen=True)
 class Lost:
-    """A packet that cannot be decoded, and how many seconds it would have lasted."""
+    """A packet that cannot be read or decoded, how many seconds it would have lasted, and why."""
 
     seconds: float
+    error: Exception
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of a stream, and a `Lost` for each place that cannot be read; what lies behind it is read on."""
+    from av.error import FFmpegError
+
+    failed = 0
+    while True:
+        try:
+            for packet in container.demux(stream):
+                failed = 0
+                yield packet
+            return
+        except (FFmpegError, OSError) as error:  # OSError: FFmpeg asked for a place before the file
+            failed += 1
+            yield Lost(0.0, error)
+            if failed == _GIVE_UP:
+                return
 
 
 def decoded(container: Any, stream: Any, label: str) -> Iterator[Any]:
@@ -60,18 +80,17 @@ def decoded(container: Any, stream: Any, label: str) -> Iterator[Any]:
 
     found = lost = 0
     error = None
-    try:
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except (FFmpegError, ValueError) as reason:
-                error, lost = reason, lost + 1
-                yield Lost(seconds_of(packet))
-                continue
-            found += len(frames)
-            yield from frames
-    except FFmpegError as reason:  # it cannot be read on from here
-        error = reason
+    for packet in packets_of(container, stream):
+        try:
+            frames = [packet] if isinstance(packet, Lost) else packet.decode()
+        except (FFmpegError, ValueError) as reason:
+            frames = [Lost(seconds_of(packet), reason)]
+        for frame in frames:
+            if isinstance(frame, Lost):
+                error, lost = frame.error, lost + 1
+            else:
+                found += 1
+            yield frame
     if error is not None and lost >= found:
         raise damaged(label, error) from error
 

@@ -59,6 +59,8 @@ def from_array(pair: tuple, label: str) -> Samples:
         samples = samples[:, None]
     elif samples.shape[0] < samples.shape[1]:
         samples = samples.T
+    if samples.size == 0:
+        raise MediaError(f"{label}: there is no sound in it (0 samples)")
     _check_scale(samples, label)
 
     def blocks() -> Iterator[Block]:

@@ -95,7 +95,7 @@ def open_audio(
     Raises MediaError (a ValueError), also for samples that are not finite or far outside −1..1; for a path that does
     not exist, MissingMediaError (also a FileNotFoundError).
     """
-    label = label_of(source[0] if isinstance(source, tuple) else source)
+    label = label_of(source[0] if isinstance(source, tuple) and source else source)
     if isinstance(source, Audio):
         source = (source.waveform, source.sample_rate)
     if isinstance(source, tuple):

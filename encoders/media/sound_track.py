@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from encoders.media.container import Lost, decoded, open_container, seconds_of
+from encoders.media.container import Lost, decoded, open_container, packets_of, seconds_of
 from encoders.media.samples import BLOCK, Block, to_float
-from encoders.media.source import MediaError, reason_of
+from encoders.media.source import MediaError
 from encoders.media.timeline import Timeline
 from encoders.media.truncation import missing_bytes, missing_of_frame
 
@@ -38,9 +38,7 @@ class SoundTrack:
 
 
 def survey(file: BinaryIO, label: str) -> SoundTrack:
-    """Read all packets of the sound of a file. MediaError if there is none, or none that can be decoded."""
-    from av.error import FFmpegError
-
+    """Read all packets of the sound of a file. MediaError if there is none."""
     missing = missing_bytes(file)
     reason = f"{missing:,} bytes are missing at its end" if missing else ""
     try:
@@ -53,13 +51,10 @@ def survey(file: BinaryIO, label: str) -> SoundTrack:
         stream = _sound_of(container, label)
         timeline = Timeline.of(container)
         first = last = None
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    _pass(packet, timeline)
-                    first, last = first or packet, packet
-        except FFmpegError as error:
-            reason = reason or f"it cannot be read beyond {timeline.position:.1f} s ({reason_of(error)})"
+        for packet in packets_of(container, stream):
+            if not isinstance(packet, Lost) and packet.size:
+                _pass(packet, timeline)
+                first, last = first or packet, packet
         if first is None:
             raise MediaError(f"{label}: there is no sound in it (0 samples)")
         reason = reason or _reason_of_last(container, stream, last)
@@ -86,6 +81,8 @@ def decode(track: SoundTrack) -> Iterator[Block]:
                 continue
             if not frame.samples:
                 continue
+            if frame.sample_rate != track.rate:
+                timeline.follow_samples()
             silence = timeline.silence_before(frame.time)
             gaps += silence > 0 and timeline.position > 0
             yield from _silence(silence, frame.sample_rate, frame.layout.nb_channels, timeline)

@@ -7,11 +7,9 @@ from typing import Any
 
 from encoders.media.container import start_of
 
-_JUMP = (
-    10.0  # seconds; more is a clock that was set anew, in formats where that happens (FFmpeg's -dts_delta_threshold)
-)
+_JUMP = 600.0  # seconds; more is a clock that was set anew, in broadcasts that were joined
 _BACK = 1.0  # seconds; timestamps that go back by more begin anew: recordings that were joined
-_RESETS = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: a format whose timestamps may jump
+_RESETS = ("mpeg", "mpegts")  # formats whose timestamps may jump
 # Formats that store timestamps, with the seconds of a gap that may be their rounding or the lead-in of an encoder. In
 # others FFmpeg counts, and with the wrong rate where the rate changes on the way.
 _LEAST_GAP = {"flac": 0.001} | dict.fromkeys("asf avi flv matroska mov mpeg mpegts mxf ogg rm".split(), 0.1)
@@ -34,7 +32,7 @@ class Timeline:
     def of(container: Any) -> Timeline:
         """The timeline of an open container, at its beginning."""
         name = container.format.name.split(",")[0]
-        return Timeline(start_of(container), _LEAST_GAP.get(name), bool(container.format.flags & _RESETS))
+        return Timeline(start_of(container), _LEAST_GAP.get(name), name in _RESETS)
 
     def silence_before(self, time: float | None) -> float:
         """How many seconds of silence come before a piece with this timestamp (None: unknown)."""
@@ -45,6 +43,11 @@ class Timeline:
             self.start += gap
             return 0.0
         return gap if gap > self.least_gap else 0.0
+
+    def follow_samples(self) -> None:
+        """Heed timestamps no more where FFmpeg computes them from a count of samples at the first rate."""
+        if self.least_gap is not None and self.least_gap < 0.1:
+            self.least_gap = None
 
     def advance(self, seconds: float) -> None:
         """Move on by a piece, or by silence."""

@@ -30,6 +30,9 @@ def missing_bytes(file: BinaryIO) -> int:
     end = size
     if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
         end = _chunk_end(file, size, b"data", "<I")
+    elif start[:4] == b"RIFF" and start[8:] == b"AVI ":
+        length = int.from_bytes(start[4:8], "little")
+        end = 8 + length if length < _UNKNOWN else size
     elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
         end = _chunk_end(file, size, b"SSND", ">I")
     elif start[:4] == b".snd":

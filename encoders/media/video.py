@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from encoders.media.container import (
@@ -15,6 +17,7 @@ from encoders.media.container import (
     damaged,
     decoded,
     open_container,
+    packets_of,
     seconds_of,
     too_long,
 )
@@ -25,11 +28,17 @@ NUM_FRAMES = 8
 SUFFIXES = tuple("mp4 m4v mov mkv webm avi flv wmv 3gp ts mpg mpeg".split())
 
 _COVER = 0x0400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of an album, not a film
-_TURNS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-}  # to the left
+_ONE = 1 << 16  # in a display matrix
+# How a frame becomes upright, by a, b, c and d of its display matrix (ISO/IEC 14496-12, 8.3).
+_UPRIGHT = {
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,58 +115,89 @@ class _Film:
 
     def read_seconds(self) -> float:
         """Its length by the timestamps of all its packets, which are read for it."""
-        self.container.seek(0)
+        self._rewind()
         ends = [
             float(packet.pts * packet.time_base) + seconds_of(packet)
-            for packet in self.container.demux(self.stream)
-            if packet.pts is not None
+            for packet in packets_of(self.container, self.stream)
+            if not isinstance(packet, Lost) and packet.pts is not None
         ]
         return max(ends, default=self.start) - self.start
 
-    def frame_at(self, seconds: float) -> Any:
-        """The frame shown at this time: the last one that begins no later than that. None if there is none."""
-        stream = self.stream
-        self.container.seek(int((seconds + self.start) / stream.time_base), stream=stream, backward=True)
-        found = None
-        for frame in decoded(self.container, stream, self.label):
-            if isinstance(frame, Lost) or frame.time is None:
-                continue
-            if found is not None and frame.time - self.start > seconds:
+    def frames_by_seeking(self, times: Sequence[float]) -> tuple[dict[float, Any], bool]:
+        """The frames shown at these times, by their own times; and whether all were reached, and others follow them."""
+        shown, complete = {}, True
+        for seconds in times:
+            place = int((seconds + self.start) / self.stream.time_base)
+            self.container.seek(place, stream=self.stream, backward=True)
+            found, follows = None, False
+            for time, frame in self._frames():
+                if found is not None and time > seconds:
+                    follows = True
+                    break
+                found = time, frame
+            if found is not None:
+                shown[found[0]] = found[1]
+            complete = complete and follows and found is not None and found[0] <= seconds
+        return shown, complete
+
+    def frames_by_reading(self, times: Sequence[float]) -> dict[float, Any]:
+        """The frames shown at these rising times, of all that are decoded from the beginning."""
+        self._rewind()
+        shown, last, waiting = {}, None, list(times)
+        for time, frame in self._frames():
+            while waiting and time > waiting[0] and last is not None:
+                shown[last[0]] = last[1]
+                waiting.pop(0)
+            if not waiting:
                 break
-            found = frame
-        return found
+            last = time, frame
+        if waiting and last is not None:
+            shown[last[0]] = last[1]
+        return shown
+
+    def _frames(self) -> Iterator[tuple[float, Any]]:
+        for frame in decoded(self.container, self.stream, self.label):
+            if not isinstance(frame, Lost) and frame.time is not None:
+                yield frame.time - self.start, frame
+
+    def _rewind(self) -> None:
+        self.container.seek(self.container.start_time or 0, backward=True)
 
 
 def _evenly_spaced(film: _Film, num_frames: int, max_pixels: int, max_seconds: float) -> Video:
-    """Frames of a film by the length that its header states, if the film is as long, and else by its real one."""
+    """Frames of a film by the length that its header states, if seeking finds them, and else by reading all of it."""
     context = film.stream.codec_context
     check_pixels(context.width, context.height, film.label, max_pixels)
-    seconds = film.stated_seconds()
-    shown = {} if seconds is None or not 0 < seconds <= max_seconds else _shown(film, seconds, num_frames)
-    if seconds is None or not shown or (1 - 1.5 / num_frames) * seconds > max(shown):  # the last part has no frame
+    seconds, complete, shown = film.stated_seconds(), False, {}
+    if seconds is not None and 0 < seconds <= max_seconds:
+        shown, complete = film.frames_by_seeking(_middles(seconds, num_frames))
+    if not complete:
         seconds = film.read_seconds()
         if seconds > max_seconds:
             raise too_long(film.label, max_seconds)
-        shown = _shown(film, seconds, num_frames)
+        shown = film.frames_by_reading(_middles(seconds, num_frames))
     if not shown:
         raise MediaError(f"{film.label}: damaged (none of its frames can be decoded); get a whole copy")
     times = sorted(shown)
     return Video(tuple(_as_shown(shown[time], film, max_pixels) for time in times), tuple(times))
 
 
-def _shown(film: _Film, seconds: float, num_frames: int) -> dict[float, Any]:
-    """The frames at the middles of equal parts of so many seconds, by their times."""
-    frames = [film.frame_at((index + 0.5) * seconds / num_frames) for index in range(num_frames)]
-    return {frame.time - film.start: frame for frame in frames if frame is not None}
+def _middles(seconds: float, count: int) -> list[float]:
+    """The middles of equal parts."""
+    return [(index + 0.5) * seconds / count for index in range(count)]
 
 
 def _as_shown(frame: Any, film: _Film, max_pixels: int) -> Image.Image:
     """A frame as RGB, upright and of square pixels."""
     image = load_image(frame.to_image(), max_pixels=max_pixels)
-    aspect = film.stream.codec_context.sample_aspect_ratio
+    aspect = film.stream.sample_aspect_ratio or film.stream.codec_context.sample_aspect_ratio
     if aspect and aspect != 1:
         width = max(1, round(image.width * float(aspect)))
         check_pixels(width, image.height, film.label, max_pixels)
         image = load_image(image.resize((width, image.height), Image.Resampling.BICUBIC))  # with its checks of shape
-    turn = _TURNS.get(frame.rotation % 360)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5] // _ONE
+    turn = _UPRIGHT.get((int(a), int(b), int(c), int(d)))
     return image if turn is None else image.transpose(turn)
