@@ -244,6 +244,13 @@ def test_outputs_that_would_be_the_same_are_refused_before_any_work(tmp_path, sa
     assert "--output" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, said, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert transcribe(talk(tmp_path / "talk.wav"), "--output", str(tmp_path / "file" / "texts"), model="none") == 2
+    err = capsys.readouterr().err
+    assert "is a file; choose another folder" in err and not said
+
+
 def test_data_writes_below_its_folder_wherever_its_names_lead(tmp_path, ears, said):
     data = Path(talk(tmp_path / "x.wav")).read_bytes()
     with tarfile.open(tmp_path / "t.tar", "w") as tar:

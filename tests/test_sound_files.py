@@ -146,10 +146,13 @@ def ogg(hertz, subtype):
         (written(tone(3)), written(np.stack([tone(3)] * 2, 1))),
         (muxed(tone(3), "adts"), muxed(tone(3, rate=48_000), "adts", rate=48_000)),
         (muxed(tone(3), "adts"), muxed(np.stack([tone(3)] * 2), "adts")),
+        (written(tone(3), format="FLAC"), written(tone(3, 880), format="FLAC")),
+        (written(tone(3, rate=16_000), 16_000, format="FLAC"), written(tone(3), format="FLAC")),
         (ogg(440, "OPUS"), ogg(880, "OPUS")),
         (ogg(440, "VORBIS"), ogg(880, "VORBIS")),
     ],
-    ids=["mp3", "mp3 of two rates", "mp3 of two layouts", "aac of two rates", "aac of two layouts", "opus", "vorbis"],
+    ids=["mp3", "mp3 of two rates", "mp3 of two layouts", "aac of two rates", "aac of two layouts",
+         "flac", "flac of two rates", "opus", "vorbis"],
 )  # fmt: skip
 def test_joined_recordings_are_read_to_the_end_at_their_own_rates(first, second):
     got = load_audio(first + second).waveform
@@ -204,6 +207,8 @@ WILD = {
     "wav, trailing junk": lambda: written(tone(3), format="WAV") + b"abc" * 100,
     "rf64": lambda: written(tone(3), format="RF64"),
     "caf": lambda: written(tone(3), format="CAF"),
+    "caf with a tag behind": lambda: muxed(tone(3), "caf", "pcm_s16le") + b"TAG" + bytes(125),
+    "mpeg-ts with zeros behind": lambda: muxed(tone(3), "mpegts") + bytes(10_000),
     "flac of unknown length": lambda: of_unknown_length(written(tone(3), format="FLAC")),
     "opus without end mark": lambda: without_end_mark(
         written(tone(3, rate=48_000), 48_000, format="OGG", subtype="OPUS")
@@ -281,6 +286,25 @@ def test_a_gap_in_the_timestamps_is_silence(format, codec):
     assert np.abs(got[int(2.2 * SAMPLE_RATE) : int(3.8 * SAMPLE_RATE)]).max() < 0.01
     assert pitch(got[int(4.3 * SAMPLE_RATE) : int(5.7 * SAMPLE_RATE)]) == pytest.approx(880, abs=2)
     assert pitch(got[int(0.3 * SAMPLE_RATE) : int(1.7 * SAMPLE_RATE)]) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("matroska", "aac"), ("mpegts", "aac"), ("ogg", "libopus")])
+def test_a_long_gap_is_silence_too(format, codec):
+    samples = np.concatenate([tone(14, 440, 48_000), tone(2, 880, 48_000)])
+    got = load_audio(muxed(samples, format, codec, 48_000, gap=(1.0, 14.0))).waveform
+    assert len(got) / SAMPLE_RATE == pytest.approx(16, abs=0.1)
+    assert pitch(got[int(14.3 * SAMPLE_RATE) : int(15.7 * SAMPLE_RATE)]) == pytest.approx(880, abs=2)
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+def test_what_lies_behind_a_damaged_stretch_is_heard_at_its_time(subtype, caplog):
+    samples = np.concatenate([tone(8, 440, 48_000), tone(8, 660, 48_000), tone(8, 880, 48_000)])
+    data = bytearray(written(samples, 48_000, format="OGG", subtype=subtype))
+    data[len(data) * 2 // 5 : len(data) * 3 // 5] = bytes(len(data) * 3 // 5 - len(data) * 2 // 5)
+    got = load_audio(bytes(data)).waveform
+    assert len(got) / SAMPLE_RATE == pytest.approx(24, abs=0.1) and "silence is put in place of" in caplog.text
+    assert pitch(got[int(17 * SAMPLE_RATE) : int(23 * SAMPLE_RATE)]) == pytest.approx(880, abs=2)
+    assert pitch(got[int(1 * SAMPLE_RATE) : int(7 * SAMPLE_RATE)]) == pytest.approx(440, abs=2)
 
 
 @pytest.mark.parametrize("format", ["flac", "adts"])

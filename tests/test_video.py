@@ -52,6 +52,15 @@ def test_frames_are_those_of_the_middles(tmp_path, name):
     assert colours(load_video(path, num_frames=1)) == [2]
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "mpeg2video"), ("a.mpg", "mpeg2video"), ("a.ts", "libx264")])
+@pytest.mark.parametrize("gop", [12, 250])
+def test_films_that_cannot_be_sought_are_read(tmp_path, name, codec, gop):
+    """Broadcasts have no index: seeking lands behind the key frame."""
+    video = load_video(film(tmp_path / name, rate=25, codec=codec, gop=gop), num_frames=8)
+    assert colours(video) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert video.times == pytest.approx([0.25 + 0.5 * index for index in range(8)], abs=0.15)
+
+
 def test_a_video_of_few_frames_gives_those_it_has(tmp_path):
     video = load_video(film(tmp_path / "a.mp4", seconds=1, rate=3), num_frames=8)
     assert len(video.frames) == 3 and list(video.times) == sorted(set(video.times))
@@ -113,6 +122,7 @@ ONE = 1 << 16  # in the matrix of a track header (ISO/IEC 14496-12, 8.3), whose 
         ((0, ONE, 0, -ONE, 0, 0, 32 * ONE, 0, 1 << 30), (32, 64), "top", "bottom"),  # a phone held upright
         ((0, -ONE, 0, ONE, 0, 0, 0, 64 * ONE, 1 << 30), (32, 64), "bottom", "top"),  # upside down
         ((-ONE, 0, 0, 0, -ONE, 0, 64 * ONE, 32 * ONE, 1 << 30), (64, 32), "right", "left"),  # held the wrong way
+        ((-ONE, 0, 0, 0, ONE, 0, 64 * ONE, 0, 1 << 30), (64, 32), "right", "left"),  # a mirrored camera
     ],
 )
 def test_a_video_is_upright(tmp_path, matrix, size, first, last):
@@ -145,6 +155,7 @@ def test_a_length_that_is_missing_or_wrong_is_read_from_the_film(tmp_path, said)
     with pytest.raises(MediaError, match="longer than 3 s"):
         load_video(bytes(data), max_seconds=3)
     assert colours(load_video(bytes(data), num_frames=4, max_seconds=5)) == [0, 1, 2, 3]
+    assert load_video(bytes(data), num_frames=1).times == pytest.approx([2.0], abs=0.11)
 
 
 def test_a_bad_packet_does_not_spoil_a_video(tmp_path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -83,29 +84,40 @@ def load_video(
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, not {num_frames}")
     label = label_of(source)
-    with opened(source, label, max_bytes, allow_url=False) as file, open_container(file, label) as container:
+    with opened(source, label, max_bytes, allow_url=False) as file, closing(_Film(file, label)) as film:
         from av.error import FFmpegError
 
         try:
-            return _evenly_spaced(_Film(container, label), num_frames, max_pixels, max_seconds)
+            return _evenly_spaced(film, num_frames, max_pixels, max_seconds)
         except FFmpegError as error:
             raise damaged(label, error) from error
 
 
 class _Film:
-    """The pictures of an open container."""
+    """The pictures of a file that is open."""
 
-    def __init__(self, container: Any, label: str) -> None:
-        pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER]
+    def __init__(self, file: BinaryIO, label: str) -> None:
+        self.file, self.label = file, label
+        self.open()
+
+    def open(self) -> None:
+        """Open the file at its beginning. MediaError if it has no pictures that can be decoded."""
+        self.file.seek(0)
+        self.container = open_container(self.file, self.label)
+        pictures = [stream for stream in self.container.streams.video if not stream.disposition & _COVER]
         if not pictures:
-            raise MediaError(f"{label}: there is no video stream in it")
-        self.container, self.label, self.stream = container, label, pictures[0]
+            self.close()
+            raise MediaError(f"{self.label}: there is no video stream in it")
+        self.stream = pictures[0]
         if self.stream.codec_context is None:
-            raise MediaError(
-                f"{label}: its pictures are of a kind that FFmpeg cannot decode; convert it to H.264 or VP9"
-            )
+            self.close()
+            raise MediaError(f"{self.label}: FFmpeg cannot decode its pictures; convert the video to H.264 or VP9")
         start = self.stream.start_time
         self.start = 0.0 if start is None else float(start * self.stream.time_base)
+
+    def close(self) -> None:
+        """Give the decoder back; the file stays open."""
+        self.container.close()
 
     def stated_seconds(self) -> float | None:
         """Its length by the header."""
@@ -161,7 +173,9 @@ class _Film:
                 yield frame.time - self.start, frame
 
     def _rewind(self) -> None:
-        self.container.seek(self.container.start_time or 0, backward=True)
+        """Open the file anew: in a broadcast, even seeking to the start lands behind the first frames."""
+        self.close()
+        self.open()
 
 
 def _evenly_spaced(film: _Film, num_frames: int, max_pixels: int, max_seconds: float) -> Video:

@@ -65,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     """What is said, on standard output or in openai-whisper's file formats."""
     if args.format == "all" and args.output is None:
         raise ValueError("--format all writes several files: give a folder for them with --output")
+    if args.output is not None:
+        from mmlm.training.checks import check_output
+
+        check_output(args.output)
     batch = Batch(args)
     inputs = inputs_of(args, batch, args.recordings, "audio", args.data)
     label = labelled(args.recordings, inputs)
