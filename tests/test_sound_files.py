@@ -377,6 +377,23 @@ def test_an_mp3_cut_between_two_frames_is_used_and_said(caplog):
     assert "its header says 4.0 s, 2.0 s are there" in caplog.text
 
 
+@pytest.mark.parametrize("behind", ["another", "more"])
+def test_what_lies_behind_a_wav_is_told(behind, caplog):
+    first = written(tone(1), format="WAV")
+    data = first + first if behind == "another" else with_data_size(written(tone(3), format="WAV"), 2 * RATE)
+    assert load_audio(data).seconds == pytest.approx(1, abs=1e-3)
+    assert f"{len(data) - len(first)} bytes behind its sound are not read" in caplog.text
+    caplog.clear()
+    load_audio(first + b"LIST" + struct.pack("<I", 2000) + bytes(2000))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), None, "10", 0])
+def test_a_limit_that_limits_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="max_seconds must be a number above 0"):
+        load_audio(written(tone(1)), max_seconds=wrong)
+
+
 # ---- values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, BinaryIO
 
 from encoders.media.source import MediaError, reason_of
@@ -18,8 +19,6 @@ _FORMATS = (
     "3gp aac ac3 aiff amr amrnb amrwb ape asf au avi caf dsf dts eac3 flac flv gsm ircam loas matroska mov mp2 mp3 mp4 "
     "mpeg mpegts mpc mpc8 mxf nistsphere ogg opus rm shn tak truehd tta voc w64 wav webm wv xwma"
 )
-
-
 _LONGEST_PACKET = 60.0  # seconds
 _GIVE_UP = 1000  # failures in a row after which the rest of a file is not tried
 
@@ -109,6 +108,12 @@ def start_of(container: Any) -> float:
 def damaged(label: str, error: Exception) -> MediaError:
     """The error for a container that is truncated or cannot be decoded."""
     return MediaError(f"{label}: truncated or damaged ({reason_of(error)}); get a whole copy")
+
+
+def check_limit(max_seconds: float) -> None:
+    """ValueError for a limit that is no number above 0; NaN would be passed by any length."""
+    if not isinstance(max_seconds, Real) or not max_seconds > 0:
+        raise ValueError(f"max_seconds must be a number above 0, not {max_seconds!r}")
 
 
 def too_long(label: str, max_seconds: float) -> MediaError:

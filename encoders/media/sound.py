@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
 
-from encoders.media.container import MAX_BYTES, MAX_SECONDS, too_long
+from encoders.media.container import MAX_BYTES, MAX_SECONDS, check_limit, too_long
 from encoders.media.mono import Mixer, Resampler, joined
 from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm
 from encoders.media.sound_track import decode, survey
@@ -95,6 +95,9 @@ def open_audio(
     Raises MediaError (a ValueError), also for samples that are not finite or far outside −1..1; for a path that does
     not exist, MissingMediaError (also a FileNotFoundError).
     """
+    check_limit(max_seconds)
+    if not isinstance(sample_rate, int) or sample_rate < 1:
+        raise ValueError(f"sample_rate must be a whole number of Hz, not {sample_rate!r}")
     label = label_of(source[0] if isinstance(source, tuple) and source else source)
     if isinstance(source, Audio):
         source = (source.waveform, source.sample_rate)

@@ -17,11 +17,12 @@ from encoders.media.container import Lost, decoded, open_container, packets_of, 
 from encoders.media.samples import BLOCK, Block, to_float
 from encoders.media.source import MediaError
 from encoders.media.timeline import Timeline
-from encoders.media.truncation import missing_bytes, missing_of_frame
+from encoders.media.truncation import missing_bytes, missing_of_frame, unread_bytes
 
 log = logging.getLogger(__name__)
 
 _XING_FRAME = 2881  # bytes of the largest frame of an MP3
+_UNREAD = 1000  # bytes behind the sound of a file that may be anything
 _TOLERANCE = 0.25  # seconds by which a header may overstate the length, since encoders pad
 
 
@@ -58,6 +59,8 @@ def survey(file: BinaryIO, label: str) -> SoundTrack:
         if first is None:
             raise MediaError(f"{label}: there is no sound in it (0 samples)")
         reason = reason or _reason_of_last(container, stream, last)
+        if (unread := unread_bytes(file)) > _UNREAD:
+            log.warning("%s: %d bytes behind its sound are not read: a second recording, or more of it", label, unread)
         if not reason:
             _warn_of_header(file, first, stream, timeline.position, label)
         context = stream.codec_context

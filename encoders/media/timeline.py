@@ -12,7 +12,7 @@ _BACK = 1.0  # seconds; timestamps that go back by more begin anew: recordings t
 _RESETS = ("mpeg", "mpegts")  # formats whose timestamps may jump
 # Formats that store timestamps, with the seconds of a gap that may be their rounding or the lead-in of an encoder. In
 # others FFmpeg counts, and with the wrong rate where the rate changes on the way.
-_LEAST_GAP = {"flac": 0.001} | dict.fromkeys("asf avi flv matroska mov mpeg mpegts mxf ogg rm".split(), 0.1)
+_LEAST_GAP = {"flac": 0.001} | dict.fromkeys("asf flv matroska mov mpeg mpegts mxf ogg rm".split(), 0.1)
 
 
 @dataclass

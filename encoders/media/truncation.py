@@ -48,6 +48,28 @@ def missing_bytes(file: BinaryIO) -> int:
     return max(0, end - size)
 
 
+def unread_bytes(file: BinaryIO) -> int:
+    """How many bytes lie behind the sound of a seekable WAV file that are no chunks of it. 0 for other files.
+
+    They are of a second recording, or of this one, whose header states too little.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(12)
+    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+        return 0
+    place = _chunk_end(file, size, b"data", "<I")
+    place += place % 2
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if name == b"RIFF" or not name.strip().isalnum() or place + 8 + length > size + 1:
+            break
+        place += 8 + length + length % 2
+    file.seek(0)
+    return max(0, size - place)
+
+
 def missing_of_frame(packet: bytes) -> int:
     """How many bytes are missing of the frame of MP3 or ADTS that a packet begins with. 0 if it begins with none."""
     if not packet or packet[0] != 0xFF:

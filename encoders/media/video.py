@@ -15,6 +15,7 @@ from encoders.media.container import (
     MAX_BYTES,
     MAX_SECONDS,
     Lost,
+    check_limit,
     damaged,
     decoded,
     open_container,
@@ -75,14 +76,16 @@ def load_video(
     source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, …; a `Video` is returned as
         it is.
     max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file.
-    Each frame is reached by seeking, so that a long video is not decoded from start to end. Frames are upright and of
-    square pixels, as players show them.
+    Frames are reached by seeking, so that a long video is not decoded from start to end, unless its header states a
+    wrong length or its format has no index (MPEG-TS and MPEG-PS). Frames are upright and of square pixels, as players
+    show them.
     Raises MediaError (a ValueError) for a source without a video stream, a damaged one, or one beyond the limits.
     """
     if isinstance(source, Video):
         return source
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+    if not isinstance(num_frames, int) or num_frames < 1:
+        raise ValueError(f"num_frames must be a whole number of at least 1, not {num_frames!r}")
+    check_limit(max_seconds)
     label = label_of(source)
     with opened(source, label, max_bytes, allow_url=False) as file, closing(_Film(file, label)) as film:
         from av.error import FFmpegError

@@ -46,8 +46,8 @@ class Transcriber:
     Windows of 30 s are decoded as `whisper.transcribe` does: greedily at first, then at rising temperatures while the
     text is repetitive or improbable; each window is given the text before it, and begins where the last segment ended.
     The differences: audio is read as it is needed, so an hour takes no more memory than a minute; the dynamic range is
-    measured from the loudest sound so far, not of the whole recording; a window begins where silence ends; and text
-    that is still repetitive at the last temperature is left out, with a warning.
+    measured from the loudest sound so far, not of the whole recording; a second or more of silence at the beginning of
+    a window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
     """
 
     def __init__(self, model: whisper.Whisper) -> None:

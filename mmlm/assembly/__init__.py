@@ -1,9 +1,9 @@
 """How a model is put together, kept and found.
 
-`assemble` makes a new model of frozen parts, `load` reads a saved one, `extended` adds codecs or LoRA. `MultimodalLM`
-is the network with its verbs as methods; it is defined here, after the rooms whose functions it offers. `config`,
-`names`, `save`, `bundle`, `frozen`, `codecs` and `presets` serve these; `interop/` reads and writes the models of other
-projects.
+`mmlm.assemble` makes a new model of frozen parts, `mmlm.load` reads a saved one, `extended` adds codecs or LoRA; the
+first two are exported there alone, since the modules here that define them have the same names. `MultimodalLM` is the
+network with its verbs as methods; it is defined here, after the rooms whose functions it offers. `config`, `names`,
+`save`, `bundle`, `frozen`, `codecs` and `presets` serve these; `interop/` reads and writes the models of other projects.
 """
 
 from typing import TYPE_CHECKING
@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from mmlm._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mmlm.assembly.assemble import assemble
     from mmlm.assembly.codecs import Codecs
     from mmlm.assembly.config import ModelConfig
     from mmlm.assembly.extend import extended
-    from mmlm.assembly.load import load
     from mmlm.assembly.multimodal_lm import MultimodalLM
 
-__all__ = ["Codecs", "ModelConfig", "MultimodalLM", "assemble", "extended", "load"]
+__all__ = ["Codecs", "ModelConfig", "MultimodalLM", "extended"]
 
 __getattr__ = lazy_names(
     __name__,
@@ -26,8 +24,6 @@ __getattr__ = lazy_names(
         "Codecs": "mmlm.assembly.codecs",
         "ModelConfig": "mmlm.assembly.config",
         "MultimodalLM": "mmlm.assembly.multimodal_lm",
-        "assemble": "mmlm.assembly.assemble",
         "extended": "mmlm.assembly.extend",
-        "load": "mmlm.assembly.load",
     },
 )

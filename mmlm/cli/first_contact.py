@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
     from encoders.transcription.transcript import Transcript
 
-FLAT = (
-    0.75  # the share of equal neighbours that a drawn scene has at least, also as a JPEG; photographs have 0.02 to 0.7
-)
+# The share of equal neighbours that a drawn scene has at least, also as a JPEG; photographs have 0.02 to 0.7.
+FLAT = 0.75
 SURE = -0.3  # mean log-probability of the words in a recording of the kind that nano was trained on
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 
 from mmlm.cli.options import add_json_option
 from mmlm.cli.output import print_record
@@ -33,6 +34,8 @@ def _print_help(verb: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """One run of a recipe; the folder of what it trained."""
+    if not Path(args.recipe).is_file():
+        raise FileNotFoundError(f"{args.recipe}: no such file; `mmlm init` writes a recipe to begin with")
     from mmlm.training import train_from_recipe
 
     result = train_from_recipe(args.recipe, args.overrides)

@@ -20,8 +20,10 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], Counter
     Hidden files are of another kind: systems keep notes and small copies in them.
     """
     found, others = [], Counter[str]()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+        if not path.is_file():  # a link that leads nowhere, a pipe
+            others["no file"] += 1
+        elif any(part.startswith(".") for part in path.relative_to(folder).parts):
             others["hidden"] += 1
         elif path.suffix[1:].lower() in suffixes:
             found.append(path)

@@ -104,7 +104,7 @@ class GenerationOptions:
         most = f"must not exceed max_new_tokens={self.max_new_tokens}"
         self._check("min_new_tokens", self.min_new_tokens <= self.max_new_tokens, most)
         self._check("length_penalty", math.isfinite(self.length_penalty), "must be finite")
-        self._check("temperature", self.temperature > 0, "must be above 0 (to decode greedily, leave do_sample off)")
+        self._check("temperature", self.temperature > 0, "must be above 0 (top_k=1 takes the most likely token)")
         self._check("repetition_penalty", self.repetition_penalty > 0, "must be above 0")
         self._check("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1")
         self._check("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be in (0, 1]")
@@ -226,11 +226,12 @@ def takes_options(function: Callable[P, R]) -> Callable[P, R]:
         for field in fields(GenerationOptions)
         if field.name not in signature.parameters and len(own) < len(signature.parameters)
     ]
-    known = [parameter.name for parameter in (*own, *options)]
+    required = [p.name for p in own if p.default is inspect.Parameter.empty]  # what a verb is about, and no option
+    known = [p.name for p in (*own, *options) if p.name not in required]
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        refuse_unknown(kwargs, known)
+        refuse_unknown([name for name in kwargs if name not in required], known)
         return function(*args, **kwargs)
 
     checked.__signature__ = signature.replace(parameters=[*own, *options])  # pyright: ignore[reportAttributeAccessIssue]
