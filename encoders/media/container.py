@@ -96,7 +96,7 @@ def decoded(container: Any, stream: Any, label: str) -> Iterator[Any]:
 
 def seconds_of(packet: Any) -> float:
     """How long a packet lasts; 0 if that is unknown, or more than a packet holds (FFmpeg gives 2^32 − n for −n)."""
-    seconds = float((packet.duration or 0) * packet.time_base)
+    seconds = (packet.duration or 0) * float(packet.time_base)
     return seconds if 0 <= seconds < _LONGEST_PACKET else 0.0
 
 

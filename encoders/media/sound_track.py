@@ -114,7 +114,7 @@ def _sound_of(container: Any, label: str) -> Any:
 
 def _pass(packet: Any, timeline: Timeline) -> None:
     """Move on by a packet, and by what lies before it."""
-    time = None if packet.pts is None else float(packet.pts * packet.time_base)
+    time = None if packet.pts is None else packet.pts * float(packet.time_base)
     timeline.advance(timeline.silence_before(time) + seconds_of(packet))
 
 

@@ -132,7 +132,7 @@ class _Film:
         """Its length by the timestamps of all its packets, which are read for it."""
         self._rewind()
         ends = [
-            float(packet.pts * packet.time_base) + seconds_of(packet)
+            packet.pts * float(packet.time_base) + seconds_of(packet)
             for packet in packets_of(self.container, self.stream)
             if not isinstance(packet, Lost) and packet.pts is not None
         ]

@@ -3,7 +3,7 @@
 `mmlm.assemble` makes a new model of frozen parts, `mmlm.load` reads a saved one, `extended` adds codecs or LoRA; the
 first two are exported there alone, since the modules here that define them have the same names. `MultimodalLM` is the
 network with its verbs as methods; it is defined here, after the rooms whose functions it offers. `config`, `names`,
-`save`, `bundle`, `frozen`, `codecs` and `presets` serve these; `interop/` reads and writes the models of other projects.
+`save`, `bundle`, `frozen`, `codecs` and `presets` serve these; `interop/` reads and writes models of other projects.
 """
 
 from typing import TYPE_CHECKING
