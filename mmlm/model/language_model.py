@@ -24,6 +24,7 @@ from encoders.base import fingerprint
 from mmlm.model.acceleration import Acceleration
 from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, scattered
 from mmlm.model.blocks import embedding_and_head, find_blocks
+from mmlm.model.checkpointing import checkpointed
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
 from mmlm.model.guest import called, plain_names
@@ -192,17 +193,15 @@ class LanguageModel(nn.Module):
         return CodePlaces(self.vocabulary.spans.get("image"))
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
-        """The language model's own forward on `input_ids [B, T]`; arguments that it does not take are left out.
-
-        It is asked by calling it: an argument that it refuses by name is not given again.
-        """
+        """The language model's own forward on `input_ids [B, T]`, without arguments that it has refused by name."""
         request = self.active_request()
         earlier = None if request is None else request.ids
 
         def unheard() -> bool:  # a text that the hooks have heard must not be heard twice
             return request is None or request.ids is earlier
 
-        return called(self.model, input_ids, kwargs, self._refused, unheard)
+        with checkpointed(self.model, self.config.num_hidden_layers):
+            return called(self.model, input_ids, kwargs, self._refused, unheard)
 
     def accepts(self, argument: str) -> bool:
         """Whether the language model's forward takes an argument of this name, as far as its calls have shown."""

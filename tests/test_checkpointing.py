@@ -1,0 +1,71 @@
+"""Gradient checkpointing of the frozen language model: the same gradients to the last bit, fewer bytes kept."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlm.assembly import Codecs, extended
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.model.config import LoraConfig
+from mmlm.prompting.parts import Codes
+from support import families, parts
+from support.codec_parts import image_codec
+
+
+def writing(family: str) -> MultimodalLM:
+    """A model that reads and draws pictures, with open gates and low-rank adapters that act."""
+    model = extended(parts.build(family), Codecs(image=image_codec()), lora=LoraConfig(rank=2), seed=0)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.added_parameters():
+            if name.startswith("language_model.lora."):
+                tensor.normal_(std=0.3, generator=draw)
+    model.train()
+    return model
+
+
+def kept_and_gradients(model: MultimodalLM) -> tuple[int, dict[str, torch.Tensor], int]:
+    """Bytes kept for backward, all gradients, and how many times the first frozen block began."""
+    model.zero_grad()
+    kept, runs = {}, []
+    first = next(m for m in model.language_model.blocks[0].modules() if isinstance(m, nn.Linear | nn.LayerNorm))
+    hook = first.register_forward_pre_hook(lambda *_: runs.append(1))
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            codes = Codes("image", torch.zeros(1, 2, 2).long())
+            loss = model.log_probs([[parts.picture(0), "Draw this, and no more than this:"]], [codes])[0].sum()
+        loss.backward()
+    finally:
+        hook.remove()
+    gradients = {name: tensor.grad.clone() for name, tensor in model.added_parameters() if tensor.grad is not None}
+    return sum(kept.values()), gradients, len(runs)
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")  # transformers renames it
+@pytest.mark.parametrize("family", list(families.FAMILIES))
+def test_checkpointing_changes_no_gradient_and_keeps_less(family):
+    model = writing(family)
+    kept, gradients, runs = kept_and_gradients(model)
+    assert runs == 1 and any(name.startswith("language_model.lora.") for name in gradients)
+    model.language_model.model.gradient_checkpointing_enable()
+    less, same, runs = kept_and_gradients(model)
+    assert runs == 2
+    assert less < kept
+    assert gradients.keys() == same.keys()
+    for name in gradients:
+        assert torch.equal(gradients[name], same[name]), name
+    model.language_model.model.gradient_checkpointing_disable()
+    assert kept_and_gradients(model)[2] == 1, "and it is switched off again"
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
+def test_a_model_with_checkpointing_generates_as_before():
+    model = parts.build("llama")
+    texts = parts.texts(model, parts.prompts()[0], max_new_tokens=8)
+    model.language_model.model.gradient_checkpointing_enable()
+    assert parts.texts(model, parts.prompts()[0], max_new_tokens=8) == texts
