@@ -420,6 +420,7 @@ def _attack():
     _Attack.ran = True
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning")  # of such files, by torch
 def test_pickled_code_is_never_run(tiny_architecture, tmp_path):
     path = tmp_path / "evil.pt"
     torch.save({"state_dict": build().state_dict(), "extra": _Attack()}, path)

@@ -356,6 +356,7 @@ FILES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # its tags are damaged on purpose
 @pytest.mark.parametrize("name", FILES)
 def test_truncated_files_are_refused(name):
     """Cut anywhere, a file is refused, unless what is missing was no part of the picture (an end mark, metadata)."""
@@ -378,6 +379,7 @@ def test_a_picture_that_was_opened_but_not_loaded_may_be_truncated():
             load_image(source)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # its tags are damaged on purpose
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(sorted(FILES)),
@@ -396,6 +398,7 @@ def test_damaged_files_give_a_picture_or_media_error(name, patches, cut):
         assert "bytes of length" in str(error)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # its tags are damaged on purpose
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"P6 ", b"RIFF"]),

@@ -369,6 +369,7 @@ def spoken_after_noise() -> np.ndarray:
     return np.concatenate([hiss, speech]).astype(np.float32)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # silero-vad's own
 def test_what_is_invented_while_nobody_speaks_is_left_out(monkeypatch):
     pytest.importorskip("silero_vad", reason="silero-vad: pip install -e .[vad]")
     samples, threads = spoken_after_noise(), torch.get_num_threads()
