@@ -367,6 +367,19 @@ def test_transcribe_prints_what_is_said(capsys, ears, talk, said):
     assert [(s["start"], s["end"]) for s in record["segments"]] == [(0.0, 1.0), (1.0, 2.0)]
 
 
+def test_a_recording_in_which_nobody_speaks_has_its_line_among_others(capsys, tmp_path, ears, talk, said):
+    silent = str(tmp_path / "silent.wav")
+    soundfile.write(silent, [0.0] * SAMPLE_RATE, SAMPLE_RATE)
+    assert main(["transcribe", silent, talk, "--model", ears, "--language", "en"]) == 0
+    assert capsys.readouterr().out == f"{silent}\t\n{talk}\tGood\n{talk}\tday.\n"
+
+
+@pytest.mark.parametrize("other", [["--format", "srt"], ["--output", "folder"]])
+def test_json_is_not_given_beside_other_forms(other, capsys, ears, talk):
+    assert main(["transcribe", talk, "--model", ears, "--json", *other]) == 2
+    assert "without --format and --output" in capsys.readouterr().err
+
+
 def test_transcribe_writes_upstreams_formats(capsys, tmp_path, ears, talk, said):
     assert main(["transcribe", talk, "--model", ears, "--language", "en", "--format", "srt"]) == 0
     srt = capsys.readouterr().out

@@ -388,6 +388,32 @@ def test_what_lies_behind_a_wav_is_told(behind, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("name", ["aiff", "mp4", "ipod"])
+def test_what_lies_behind_an_aiff_or_mp4_is_told(name, caplog):
+    first = written(tone(1), format="AIFF") if name == "aiff" else muxed(tone(1), name)
+    assert load_audio(first).seconds == pytest.approx(1, abs=0.05)
+    assert not caplog.text
+    assert load_audio(first + first).seconds == pytest.approx(1, abs=0.05)
+    assert f"{len(first)} bytes behind its sound are not read" in caplog.text
+
+
+def test_a_film_whose_first_sound_cannot_be_decoded_is_heard_by_its_second():
+    data = io.BytesIO()
+    with av.open(data, "w", format="mov") as out:
+        streams = [out.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+        for stream, hertz in zip(streams, (300.0, 700.0), strict=True):
+            samples = (tone(1, hertz) * 32_767).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = RATE
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                out.mux(packet)
+    known = data.getvalue()
+    assert pitch(load_audio(known).waveform) == pytest.approx(300, abs=2)
+    assert known.count(b"sowt") == 2  # the code of these samples
+    unknown = known.replace(b"sowt", b"ac-4", 1)  # that of Dolby AC-4, which FFmpeg knows and cannot decode
+    assert pitch(load_audio(unknown).waveform) == pytest.approx(700, abs=2)
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), None, "10", 0])
 def test_a_limit_that_limits_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="max_seconds must be a number above 0"):

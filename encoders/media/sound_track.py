@@ -95,14 +95,15 @@ def decode(track: SoundTrack) -> Iterator[Block]:
 
 
 def _sound_of(container: Any, label: str) -> Any:
-    """The stream of sound that FFmpeg prefers; the others are not read."""
-    stream = container.streams.best("audio")
-    if stream is None:
+    """The stream of sound that FFmpeg prefers among those that it can decode; the others are not read."""
+    best = container.streams.best("audio")
+    if best is None:
         raise MediaError(f"{label}: there is no sound in it")
-    context = stream.codec_context
-    if context is None:
+    known = [stream for stream in (best, *container.streams.audio) if stream.codec_context is not None]
+    if not known:
         raise MediaError(f"{label}: its sound is of a kind that FFmpeg cannot decode; convert it to FLAC or MP3")
-    if not context.sample_rate or not context.channels:
+    stream = next((one for one in known if one.codec_context.sample_rate and one.codec_context.channels), None)
+    if stream is None:
         raise MediaError(f"{label}: damaged (its sound has no rate or no channels); get a whole copy")
     from av.stream import Discard
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
 
 _UNKNOWN = 0x7FFFFFFF - 4096  # headers that are written to a pipe, or before a crash, state about this size or more
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"sidx", b"styp", b"uuid", b"mfra", b"pnot")
@@ -49,25 +50,42 @@ def missing_bytes(file: BinaryIO) -> int:
 
 
 def unread_bytes(file: BinaryIO) -> int:
-    """How many bytes lie behind the sound of a seekable WAV file that are no chunks of it. 0 for other files.
+    """How many bytes of a seekable WAV, AIFF or MP4 file FFmpeg does not read, as they lie behind its last part.
 
-    They are of a second recording, or of this one, whose header states too little.
+    They are of a second recording, or of this one, whose header states too little. 0 for other files.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(12)
-    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-        return 0
-    place = _chunk_end(file, size, b"data", "<I")
+    end = size
+    if start[:4] == b"RIFF" and start[8:] == b"WAVE":
+        end = _end_of_chunks(file, size, _chunk_end(file, size, b"data", "<I"), "little")
+    elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
+        end = _end_of_chunks(file, size, _chunk_end(file, size, b"SSND", ">I"), "big")
+    elif start[4:8] == b"ftyp":
+        end = _second_movie(file, size)
+    file.seek(0)
+    return max(0, size - end)
+
+
+def _end_of_chunks(file: BinaryIO, size: int, place: int, order: Literal["little", "big"]) -> int:
+    """Where the chunks end that follow the one that ends at `place`."""
     place += place % 2
     while place + 8 <= size:
         file.seek(place)
-        name, length = file.read(4), int.from_bytes(file.read(4), "little")
-        if name == b"RIFF" or not name.strip().isalnum() or place + 8 + length > size + 1:
+        name, length = file.read(4), int.from_bytes(file.read(4), order)
+        if name in (b"RIFF", b"FORM") or not name.strip().isalnum() or place + 8 + length > size + 1:
             break
         place += 8 + length + length % 2
-    file.seek(0)
-    return max(0, size - place)
+    return place
+
+
+def _second_movie(file: BinaryIO, size: int) -> int:
+    """Where a second movie begins in an MP4 file; its size if there is none, or if the movie is in fragments."""
+    boxes = list(_boxes(file, size))
+    names = [name for _, name, _ in boxes]
+    starts = [place for place, name, _ in boxes if name == b"ftyp"]
+    return starts[1] if len(starts) > 1 and names.count(b"moov") > 1 and b"moof" not in names else size
 
 
 def missing_of_frame(packet: bytes) -> int:
@@ -148,13 +166,20 @@ def _element_size(file: BinaryIO) -> int | None:
 
 def _box_end(file: BinaryIO, size: int) -> int:
     """Where the last of the outermost boxes of an MP4 file ends."""
+    return max((end for _, _, end in _boxes(file, size)), default=size)
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
+    """Start, name and end of each outermost box of an MP4 file, up to what is no box."""
     place = 0
     while place + 8 <= size:
         file.seek(place)
         length, name = int.from_bytes(file.read(4), "big"), file.read(4)
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
-        if length < 8 or name not in _BOXES:  # 0: to the end of the file; and what is no box belongs to nothing
-            return size
+        if length == 0 and name in _BOXES:  # to the end of the file
+            length = size - place
+        if length < 8 or name not in _BOXES:
+            return
+        yield place, name, place + length
         place += length
-    return place if place > size else size

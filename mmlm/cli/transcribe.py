@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """What is said, on standard output or in openai-whisper's file formats."""
     if args.format == "all" and args.output is None:
         raise ValueError("--format all writes several files: give a folder for them with --output")
+    if args.json and (args.format or args.output) is not None:
+        raise ValueError("--json prints the whole transcript: give it without --format and --output")
     if args.output is not None:
         from mmlm.training.checks import check_output
 
@@ -117,6 +119,8 @@ def transcribe(
             write(args, one, running.transcript(segments).to_dict(), stem)
             raise ValueError(f"{error}; what was heard until then is written") from error
         raise
+    if at_once and label and not segments:
+        print(f"{one.name}\t", flush=True)  # nobody speaks in it
     said = running.transcript(segments)
     note.of_speech(said)
     write(args, one, said.to_dict(), stem)
