@@ -45,7 +45,7 @@ def assemble(
     resampler, audio_resampler, fusion, template: sizes of the adapters and the wording of prompts; None for Flamingo's.
     codecs: what the model draws and speaks with; it gets rows for their codes, which are to be trained. lora: low-rank
         adapters of the language model, which act while codes are written.
-    dtype: of the language model and the image encoder; all else is float32.
+    dtype: of a language model and an image encoder that are named; ready-made parts stay, and all else is float32.
     seed: of the adapters' initial weights. The global random state stays as it is.
     Errors: FileNotFoundError or ValueError for a part that cannot be found or loaded, or a device that is not there;
     TypeError for values of another kind.
