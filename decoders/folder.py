@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from decoders.files import save_tensors, sync
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -27,11 +29,12 @@ def write_folder(folder: str | Path, config: dict[str, Any], tensors: Mapping[st
         for name, tensor in tensors.items()
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
-        save_file(kept, Path(parts, WEIGHTS), metadata={"format": "pt"})
-        Path(parts, WEIGHTS).chmod(0o644)  # safetensors makes files that only their owner can read
+        save_tensors(kept, Path(parts, WEIGHTS), {"format": "pt"})
         Path(parts, CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         for name in (WEIGHTS, CONFIG):
+            sync(Path(parts, name))
             os.replace(Path(parts, name), folder / name)
+    sync(folder)
     return folder
 
 
