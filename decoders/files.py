@@ -1,14 +1,36 @@
-"""Files with the permissions of the user's umask, and files that are on the disk for certain."""
+"""Files that appear whole or not at all, with the permissions of the user's umask, and are on the disk for certain."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+LEFT = 3600.0  # seconds after which what a writer left behind belongs to nobody
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """A folder to write into, from which files are then moved into `folder`. Those of killed processes are removed."""
+    remove_left(folder.glob(".saving-*"))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
+        yield Path(parts)
+
+
+def remove_left(paths: Iterable[Path]) -> None:
+    """Remove unfinished files and folders that nobody has touched for an hour: their writer was killed."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > LEFT:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

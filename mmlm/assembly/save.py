@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from decoders.codecs.checkpoint import codec_fingerprint
-from decoders.files import apply_umask, save_tensors, sync
+from decoders.files import apply_umask, beside, save_tensors, sync
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig, digest
 from mmlm.assembly.names import path_in, relative_name, with_names
 from mmlm.model.network import MultimodalNetwork
@@ -79,22 +79,22 @@ def _write(model: MultimodalNetwork, config: ModelConfig, folder: Path, bundle: 
     tensors = dict(model.added_parameters())
     tensors |= {f"{REPLACED}{part}": rows for part, rows in model.language_model.replaced_rows().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
+    with beside(folder) as parts:
         if bundle:
             from mmlm.assembly.bundle import write_parts
 
-            config = write_parts(model, config, Path(parts))
-            apply_umask(Path(parts))
+            config = write_parts(model, config, parts)
+            apply_umask(parts)
         bundled = sorted(os.listdir(parts))
         written = config.to_dict()
         # One entry: safetensors writes several in an order of chance, and equal models have equal files.
-        save_tensors(tensors, Path(parts, "model.safetensors"), {"config": digest(written)})
-        Path(parts, "config.json").write_text(json.dumps(written, indent=2) + "\n")
+        save_tensors(tensors, parts / "model.safetensors", {"config": digest(written)})
+        (parts / "config.json").write_text(json.dumps(written, indent=2) + "\n")
         for name in bundled:
-            _move(Path(parts, name), folder / name)
+            _move(parts / name, folder / name)
         for name in ("model.safetensors", "config.json"):
-            sync(Path(parts, name))
-            os.replace(Path(parts, name), folder / name)
+            sync(parts / name)
+            os.replace(parts / name, folder / name)
     sync(folder)
     return folder
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decoders.files import save_tensors
+from decoders.files import remove_left, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class TensorCache:
         self._new: dict[str, Tensor] = {}
         self._places: dict[str, _Place] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        remove_left(folder.glob(".*.tmp"))
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 self._places |= _index(path)

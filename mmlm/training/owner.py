@@ -55,8 +55,13 @@ def owned(folder: Path) -> Iterator[None]:
 def _lock(path: Path) -> IO[str]:
     """The open file, locked and with the name of this process in it."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the folder is owned
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the folder is owned
+        except (FileExistsError, FileNotFoundError):  # its last owner removes the folder meanwhile
+            if path.parent.is_file():
+                raise
+            continue
         try:
             _flock(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
