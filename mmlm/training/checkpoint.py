@@ -114,8 +114,8 @@ def check_finite(weights: dict[str, Tensor], state: dict[str, Tensor], step: int
     if wrong:
         names = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
         raise NonFiniteLossError(
-            f"{len(wrong)} tensors of the run are not finite at step {step} ({names}); they are not saved, and the "
-            f"checkpoints in {output} are those of before. Try a lower learning_rate or max_grad_norm, "
+            f"at step {step} these are not finite: {names}; nothing of them is saved, and the checkpoints in {output} are "
+            f"those of before. Try a lower learning_rate or max_grad_norm, "
             "precision='float32', or look for odd pictures or texts"
         )
 
