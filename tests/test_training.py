@@ -590,6 +590,17 @@ def test_every_bad_record_is_written_down_whether_the_run_goes_on_or_not(tmp_pat
     assert json.loads(line)["key"] == "broken"
 
 
+def test_bad_records_whose_names_are_no_unicode_are_written_down(tmp_path):
+    (tmp_path / "a.png").write_bytes(png((1, 2, 3)))
+    good = {"image": "a.png", "caption": "x"}
+    (tmp_path / "m.jsonl").write_text(
+        "\n".join(map(json.dumps, [good] * 8 + [{"image": "\ud800.png", "caption": "x"}]))
+    )
+    run(tiny_model(), tmp_path / "run", str(tmp_path / "m.jsonl"), steps=1, bad_limit=0.2)
+    (line,) = (tmp_path / "run" / "bad_records.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"].endswith("\ud800.png")
+
+
 def test_texts_that_do_not_fit_the_language_model_are_counted(tmp_path):
     records = RecordSet((*tiny_records(9), Record("long", png((9, 9, 9)), captions=("word " * 60,))))
     with pytest.raises(BadRecordsError, match=r"(?s)1 of 10.*long: the prompt has \d+ tokens"):

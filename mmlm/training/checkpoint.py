@@ -114,9 +114,9 @@ def check_finite(weights: dict[str, Tensor], state: dict[str, Tensor], step: int
     if wrong:
         names = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
         raise NonFiniteLossError(
-            f"at step {step} these are not finite: {names}; nothing of them is saved, and the checkpoints in {output} are "
-            f"those of before. Try a lower learning_rate or max_grad_norm, "
-            "precision='float32', or look for odd pictures or texts"
+            f"at step {step} these are not finite: {names}; nothing of them is saved, and the checkpoints in {output} "
+            "are those of before. Try a lower learning_rate or max_grad_norm, precision='float32', or look for odd "
+            "pictures or texts"
         )
 
 
