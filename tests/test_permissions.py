@@ -57,3 +57,10 @@ def test_files_of_a_save(tmp_path, umask, nano_folder, capsys):
     assert_permissions(
         tmp_path / "saved", umask, "bundle/*/model.safetensors", "index/*/*.safetensors", "a.png", "a.wav"
     )
+
+
+def test_safetensors_are_written_in_one_place():
+    """The library lets the owner alone read what it writes, so that `save_tensors` stands between."""
+    root = Path(__file__).parents[1]
+    files = [path for folder in ("mmlm", "encoders", "decoders") for path in (root / folder).rglob("*.py")]
+    assert [str(path.relative_to(root)) for path in files if "save_file" in path.read_text()] == ["decoders/files.py"]
