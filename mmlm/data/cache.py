@@ -47,7 +47,7 @@ class TensorCache:
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 self._places |= _index(path)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            except (OSError, ValueError) as error:
                 self._drop(path, str(error))
 
     def __len__(self) -> int:
@@ -55,16 +55,21 @@ class TensorCache:
 
     def __contains__(self, key: str) -> bool:
         place = self._places.get(key)
-        if place is not None:
-            try:
-                place.read()
-            except OSError as error:
-                self._drop(place.path, str(error))
+        if place is not None and place.read() is None:
+            self._drop(place.path, "an entry is not as it was written")
         return key in self._places or key in self._new
 
     def __getitem__(self, key: str) -> Tensor:
         """KeyError if it is not there; OSError if it was damaged since."""
-        return self._new[key] if key in self._new else self._places[key].read()
+        if key in self._new:
+            return self._new[key]
+        place = self._places[key]
+        if (tensor := place.read()) is None:
+            raise OSError(
+                f"{place.path}: an entry is not as it was written. The same call, given again, makes it anew; if that "
+                "recurs, the disk is faulty: choose another cache folder"
+            )
+        return tensor
 
     def add(self, key: str, tensor: Tensor) -> None:
         """ValueError, and nothing is kept, where a value is not finite."""
@@ -88,8 +93,10 @@ class TensorCache:
         finally:
             temporary.unlink(missing_ok=True)
         written = _index(path)
-        for place in written.values():
-            place.read()  # OSError where it does not read back as it was written
+        if any(place.read() is None for place in written.values()):
+            raise OSError(
+                f"{path} does not read back as it was written: the disk is faulty, choose another cache folder"
+            )
         self._places |= written
         self._new = {}
 
@@ -97,11 +104,8 @@ class TensorCache:
         """Keeps what is whole of a shard to be written anew, and removes the shard."""
         log.warning("%s is damaged (%s): what is not whole in it is made anew", path, damage)
         for key in [key for key, place in self._places.items() if place.path == path]:
-            place = self._places.pop(key)
-            try:
-                self._new[key] = place.read()
-            except OSError:
-                continue
+            if (tensor := self._places.pop(key).read()) is not None:
+                self._new[key] = tensor
         path.unlink(missing_ok=True)
 
 
@@ -117,38 +121,41 @@ class _Place:
     shape: tuple[int, ...]
     checksum: str
 
-    def read(self) -> Tensor:
+    def read(self) -> Tensor | None:
+        """None where it is not as it was written."""
         data = bytearray(self.size)
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            read = file.readinto(data)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                read = file.readinto(data)
+        except OSError:
+            return None
         values = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
         tensor = values.reshape(self.shape)
-        if read != self.size or _checksum(self.key, tensor) != self.checksum:
-            raise OSError(
-                f"{self.path}: an entry is not as it was written. The same call, given again, makes it anew; if that "
-                "recurs, the disk is faulty: choose another cache folder"
-            )
-        return tensor
+        return tensor if read == self.size and _checksum(self.key, tensor) == self.checksum else None
 
 
 def _index(path: Path) -> dict[str, _Place]:
-    """What a shard's header says lies in it. ValueError, KeyError, TypeError or AttributeError where it is damaged."""
+    """What a shard's header says lies in it. ValueError where that cannot be."""
     with open(path, "rb") as file:
         whole = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if not 8 + length <= whole:
             raise ValueError("it is cut short")
-        header = json.loads(file.read(length))
-    checksums = json.loads(header.pop("__metadata__")[CHECKSUMS])
-    if header.keys() != checksums.keys():
-        raise ValueError("its header changed")
+        header = file.read(length)
     found = {}
-    for key, entry in header.items():
-        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-        if not 0 <= begin <= end <= whole - 8 - length or end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError("it is cut short, or its header changed")
-        found[key] = _Place(path, key, 8 + length + begin, end - begin, dtype, shape, checksums[key])
+    try:
+        entries = json.loads(header)
+        checksums = json.loads(entries.pop("__metadata__")[CHECKSUMS])
+        if entries.keys() != checksums.keys():
+            raise ValueError("its header changed")
+        for key, entry in entries.items():
+            dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            if not 0 <= begin <= end <= whole - 8 - length or end - begin != math.prod(shape) * dtype.itemsize:
+                raise ValueError("it is cut short, or its header changed")
+            found[key] = _Place(path, key, 8 + length + begin, end - begin, dtype, shape, checksums[key])
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("its header cannot be read") from error
     return found
 
 
