@@ -94,9 +94,7 @@ class TensorCache:
             temporary.unlink(missing_ok=True)
         written = _index(path)
         if any(place.read() is None for place in written.values()):
-            raise OSError(
-                f"{path} does not read back as it was written: the disk is faulty, choose another cache folder"
-            )
+            raise OSError(f"{path} does not read back as it was written; the disk is faulty: take another cache folder")
         self._places |= written
         self._new = {}
 
@@ -151,6 +149,8 @@ def _index(path: Path) -> dict[str, _Place]:
             raise ValueError("its header changed")
         for key, entry in entries.items():
             dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            if not all(type(size) is int and size >= 0 for size in (begin, *shape)):
+                raise ValueError("its header changed")
             if not 0 <= begin <= end <= whole - 8 - length or end - begin != math.prod(shape) * dtype.itemsize:
                 raise ValueError("it is cut short, or its header changed")
             found[key] = _Place(path, key, 8 + length + begin, end - begin, dtype, shape, checksums[key])

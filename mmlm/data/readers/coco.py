@@ -55,8 +55,10 @@ def _lists(path: Path) -> tuple[list, list]:
         raise ValueError(f"{path} is not a COCO captions file ({error})") from error
     if isinstance(content, list) and content:
         raise ValueError(f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)")
-    found = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")]
-    for name, entries in zip(("images", "annotations"), found, strict=True):
+    lists = []
+    for name in ("images", "annotations"):
+        entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise ValueError(f'{path} is not a COCO captions file: its "{name}" is no list')
-    return found[0], found[1]
+        lists.append(entries)
+    return lists[0], lists[1]
