@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from decoders.files import beside, save_tensors, sync
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -26,12 +27,13 @@ def write_folder(folder: str | Path, config: dict[str, Any], tensors: Mapping[st
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
         for name, tensor in tensors.items()
     }
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
-        save_file(kept, Path(parts, WEIGHTS), metadata={"format": "pt"})
-        Path(parts, WEIGHTS).chmod(0o644)  # safetensors makes files that only their owner can read
-        Path(parts, CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    with beside(folder) as parts:
+        save_tensors(kept, parts / WEIGHTS, {"format": "pt"})
+        (parts / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         for name in (WEIGHTS, CONFIG):
-            os.replace(Path(parts, name), folder / name)
+            sync(parts / name)
+            os.replace(parts / name, folder / name)
+    sync(folder)
     return folder
 
 

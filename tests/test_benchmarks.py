@@ -135,3 +135,11 @@ def test_the_operations_of_an_attention(benchmark):
     counted = benchmark("parts").operations(layer, lambda: layer(x, x, x, need_weights=False))
     linear, attention = 2 * 4 * 20 * 32 * 32, 2 * 2 * 2 * 10 * 10 * 32
     assert counted in (linear, linear + attention), "the attention itself is counted for some of its kernels alone"
+
+
+def test_killed_runs_and_flipped_bits_of_every_objective():
+    """In a process of its own, which forks the runs that it kills."""
+    command = [sys.executable, FOLDER / "soak_kills.py", "--count", "7", "--flips", "8"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.count("| 1 |") >= 7 + 8  # each objective was killed, and a file of each was damaged

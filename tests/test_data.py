@@ -443,3 +443,73 @@ def test_media_of_records_lie_where_their_records_say():
     seen, both = Record("a", b"picture", captions=("x",)), Record("b", b"other", captions=("y",), sound=b"sound")
     assert find_media(RecordSet((seen, both)), "image") == [b"picture", b"other"]
     assert find_media([seen, both], "audio") == [b"sound"]
+
+
+# What is no record
+
+
+FALSY = ["", {}, [], 0, False]
+DEEP = "[" * 100_000
+NESTED = '{"image": "a.png", "caption": "x", "y": ' + DEEP + "]" * 100_000 + "}"
+UNREADABLE = [DEEP, '{"a":' * 100_000, NESTED, "null", "1", "\0"]
+
+
+@pytest.mark.parametrize("field", ["image", "file_name", "audio"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_field_of_media_that_names_nothing_is_a_bad_record(tmp_path, field, folder):
+    """Beside a medium of the other kind, too; null means absent."""
+    pictures(tmp_path, "a.png", "a.wav")
+    beside = {"image": "a.png", "caption": "x"} if field == "audio" else {"audio": "a.wav", "transcript": "x"}
+    lines = [{field: value, **beside} for value in (*FALSY, 1.5, True, "\0", "\ud800", "x" * 5000, ".")]
+    path = write_lines(tmp_path / "metadata.jsonl", beside, {field: None, **beside}, *lines)
+    source = tmp_path if folder else path
+    found = read_records(source, bad_limit=0.99)
+    assert len(found) == 2 and len(found.bad) == len(lines)
+    for number, value in enumerate(FALSY):
+        assert found.bad[number].key == f"metadata.jsonl:{number + 3}"
+        assert found.bad[number].reason.startswith(f'"{field}" is {value!r}, not the name of a file')
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_json_that_cannot_be_parsed_is_a_bad_record_in_every_reader(tmp_path, text):
+    pictures(tmp_path, "a.png")
+    good = {"image": "a.png", "caption": "x"}
+    for name in ("a.jsonl", "metadata.jsonl"):
+        found = read_records(write_lines(tmp_path / name, good, text, good), bad_limit=0.5)
+        assert len(found) == 2 and [bad.key for bad in found.bad] == [f"{name}:2"]
+    tar = write_tar(tmp_path / "t.tar", {"a.png": b"picture", "a.txt": "x", "b.png": b"picture", "b.json": text})
+    found = read_records(tar, bad_limit=0.5)
+    assert len(found) == 1 and [bad.key for bad in found.bad] == ["t.tar b"]
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match="c.json is not a COCO captions file"):
+        read_records(tmp_path / "c.json")
+
+
+def test_entries_of_coco_that_are_none_are_bad_records(tmp_path):
+    pictures(tmp_path, "a.png")
+    images = [{"id": 1, "file_name": "a.png"}, None, 5, {"id": {}, "file_name": "a.png"}, {"file_name": "a.png"}]
+    images += [{"id": 10 + index, "file_name": value} for index, value in enumerate(FALSY)]
+    notes = [{"image_id": 1, "caption": "x"}, None, {"image_id": [], "caption": "x"}, {"caption": "x"}, "text"]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    found = read_records(tmp_path / "c.json", bad_limit=0.99)
+    assert [record.captions for record in found] == [("x",)] and len(found.bad) == 4 + len(FALSY) + 4
+    for content in ({"images": {}, "annotations": []}, {"images": []}, 5, None, "x"):
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="c.json is not a COCO captions file"):
+            read_records(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("damage", [b"x", b"\x00\xd8\x00\xd8"])
+def test_utf_16_that_is_damaged_is_an_error(tmp_path, damage):
+    pictures(tmp_path, "a.png")
+    line = json.dumps({"image": "a.png", "caption": "x"}) + "\n"
+    (tmp_path / "m.jsonl").write_bytes((line * 2).encode("utf-16") + damage + "\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"m.jsonl is damaged after line \d"):
+        read_records(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize("medium", [*FALSY, "a.png", Path("a.png")])
+def test_a_record_takes_places_and_bytes_alone(medium):
+    for media in ({"source": medium}, {"source": b"picture", "sound": medium}):
+        with pytest.raises(TypeError, match="the medium of a record is a FileSlice or bytes, not"):
+            Record("r", captions=("x",), **media)

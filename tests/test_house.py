@@ -20,7 +20,7 @@ ORDER = {
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [["media"], ["base"], ["clip", "whisper"], ["transcription"]],
-    "decoders": [["values"], ["folder"], ["codecs"], ["diffusion"]],
+    "decoders": [["values", "files"], ["folder"], ["codecs"], ["diffusion"]],
 }  # fmt: skip
 USES = {"mmlm": {"encoders", "decoders"}, "encoders": set(), "decoders": set()}  # packages that a package may import
 DOORS = {"mmlm", "mmlm.__main__"}  # they hand names on, from any room

@@ -84,14 +84,57 @@ def test_killed_while_it_saves_it_goes_on_from_the_checkpoint_before(case, tmp_p
     assert left == ["step-00000004", "step-00000006"]
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(case, tmp_path):
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(case, tmp_path, caplog):
     case.train(case.build(), tmp_path / "a", save_every=4)
     case.train(case.build(), tmp_path / "b", save_every=4)
-    newest = latest_checkpoint(tmp_path / "b" / "checkpoints").folder / "model.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-1] + b"\xff")
-    assert latest_checkpoint(tmp_path / "b" / "checkpoints").state["step"] == 4
+    newest = latest_checkpoint(tmp_path / "b" / "checkpoints").folder
+    state = json.loads((newest / "state.json").read_text())
+    state["progress"]["step"] = 7  # valid JSON of a run that never was
+    (newest / "state.json").write_text(json.dumps(state, indent=1))
     case.train(case.build(), tmp_path / "b", save_every=4)
+    assert f"{newest} is damaged (state.json changed after it was written)" in caplog.text
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_weights_that_are_not_finite_are_never_saved(case, tmp_path, monkeypatch):
+    """The loss and its gradient were finite, and the step was not: the good checkpoint stays, and the run goes on."""
+    case.train(case.build(), tmp_path / "a", save_every=2)
+    step, calls = torch.optim.AdamW.step, []
+
+    def overflowing(self, *args):
+        found = step(self, *args)
+        calls.append(1)
+        if len(calls) == 4:
+            self.param_groups[0]["params"][0].data.view(-1)[0] = math.inf
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", overflowing)
+        with pytest.raises(NonFiniteLossError, match=r"at step 4 these are not finite: "):
+            case.train(case.build(), tmp_path / "b", save_every=2, eval_every=100)
+    assert [path.name for path in (tmp_path / "b" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert not any((tmp_path / "b" / name).exists() for name in ("model", "codec", "decoder"))
+    case.train(case.build(), tmp_path / "b", save_every=2)
+    assert_equal(ends(tmp_path / "a")[0], ends(tmp_path / "b")[0])
+
+
+def test_another_number_of_threads_is_said_and_not_refused(tmp_path, caplog, monkeypatch):
+    case = CASES["any loss"]
+    with monkeypatch.context() as patch:
+        at_step(patch, case, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            case.train(case.build(), tmp_path)
+    before = latest_checkpoint(tmp_path / "checkpoints").state["threads"]
+    assert before == torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        case.train(case.build(), tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert f"the run used {before} threads until here, and now {before + 1}" in caplog.text
+    caplog.clear()
+    case.train(case.build(), tmp_path)  # finished: nothing is computed any more
+    assert "threads until here" not in caplog.text
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

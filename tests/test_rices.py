@@ -70,7 +70,7 @@ def cosine(encoder: ClipImageEncoder, first: bytes, second: bytes) -> float:
 
 def test_nearest_against_a_reference(encoder):
     records = [record(seed) for seed in range(12)]
-    index = Rices(encoder, records, batch_size=5)
+    index = Rices(encoder, records)
     assert torch.allclose(index.embeddings.norm(dim=1), torch.ones(12), atol=1e-6)
     for seed in (100, 101, 102):
         query = png(seed)
@@ -148,12 +148,12 @@ def test_cache_belongs_to_one_encoder(tmp_path):
 def test_damaged_cache_is_made_again(tmp_path, damage):
     encoder = CountingEncoder()
     expected = Rices(encoder, [record(1)], cache=tmp_path).embeddings
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-5] if damage is None else damage)
     assert torch.equal(Rices(encoder, [record(1)], cache=tmp_path).embeddings, expected)
     assert encoder.embedded == 2
     assert torch.equal(Rices(encoder, [record(1)], cache=tmp_path).embeddings, expected)
-    assert encoder.embedded == 2 and list(tmp_path.iterdir()) == [path]
+    assert encoder.embedded == 2 and list(tmp_path.rglob("*.safetensors")) == [path]
 
 
 def test_prompt_is_what_caption_makes_of_the_same_examples(encoder):

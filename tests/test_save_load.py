@@ -189,7 +189,7 @@ def test_an_interrupted_save_leaves_the_old_model_loadable(at, tmp_path, monkeyp
         raise Interrupted
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("mmlm.assembly.save." + ("save_file" if at == "save_file" else f"os.{at}"), interrupted)
+        patch.setattr("decoders.files.save_file" if at == "save_file" else f"os.{at}", interrupted)
         model.save(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"], "and nothing beside it"
     assert torch.equal(logits(load(tmp_path, **ready())), expected)

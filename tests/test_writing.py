@@ -513,7 +513,7 @@ def test_damaged_codes_are_made_again_and_a_bad_picture_is_named(tmp_path, caplo
     model, folder = CASES["codes"].build(), picture_folder(tmp_path)
     read = lambda: read_pairs(model, folder, tmp_path / "codes", 4.0, progress=False)  # noqa: E731
     fresh = read()
-    (path,) = (tmp_path / "codes").glob("*.safetensors")
+    (path,) = (tmp_path / "codes").rglob("*.safetensors")
     whole = path.read_bytes()
     for damaged in (whole[:-4] + bytes([whole[-4] ^ 8]) + whole[-3:], whole[: len(whole) // 2], b"", b"garbage" * 9):
         path.write_bytes(damaged)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from decoders.codecs.base import MediaCodec
+from decoders.files import save_tensors
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
 from mmlm.assembly.config import CodecPart, ModelConfig
@@ -80,12 +81,10 @@ def _clip(encoder: FrozenEncoder) -> Callable[[Path], None]:
     config = _clip_config(encoder, source)
 
     def write(folder: Path) -> None:
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True)
         (folder / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         tensors = {name: tensor.clone() for name, tensor in narrowed(encoder.model.state_dict()).items()}
-        save_file(tensors, folder / CLIP_WEIGHTS)
+        save_tensors(tensors, folder / CLIP_WEIGHTS)
         for file in source.iterdir() if source.is_dir() else ():
             if file.suffix in (".json", ".txt", ".model") and file.name != CLIP_CONFIG:  # those of the tokenizer
                 shutil.copy(file, folder)

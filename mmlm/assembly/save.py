@@ -9,9 +9,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from decoders.codecs.checkpoint import codec_fingerprint
+from decoders.files import apply_umask, beside, save_tensors, sync
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig, digest
 from mmlm.assembly.names import path_in, relative_name, with_names
 from mmlm.model.network import MultimodalNetwork
@@ -79,23 +79,23 @@ def _write(model: MultimodalNetwork, config: ModelConfig, folder: Path, bundle: 
     tensors = dict(model.added_parameters())
     tensors |= {f"{REPLACED}{part}": rows for part, rows in model.language_model.replaced_rows().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as parts:
+    with beside(folder) as parts:
         if bundle:
             from mmlm.assembly.bundle import write_parts
 
-            config = write_parts(model, config, Path(parts))
+            config = write_parts(model, config, parts)
+            apply_umask(parts)
         bundled = sorted(os.listdir(parts))
         written = config.to_dict()
         # One entry: safetensors writes several in an order of chance, and equal models have equal files.
-        save_file(tensors, Path(parts, "model.safetensors"), metadata={"config": digest(written)})
-        Path(parts, "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone
-        Path(parts, "config.json").write_text(json.dumps(written, indent=2) + "\n")
+        save_tensors(tensors, parts / "model.safetensors", {"config": digest(written)})
+        (parts / "config.json").write_text(json.dumps(written, indent=2) + "\n")
         for name in bundled:
-            _move(Path(parts, name), folder / name)
+            _move(parts / name, folder / name)
         for name in ("model.safetensors", "config.json"):
-            with open(Path(parts, name), "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(Path(parts, name), folder / name)
+            sync(parts / name)
+            os.replace(parts / name, folder / name)
+    sync(folder)
     return folder
 
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     result = one_result(spoken)
     sound = result.media[0]
     assert isinstance(sound, Audio), "speech is sound"
-    soundfile.write(path, sound.waveform, sound.sample_rate)
+    with open(path, "wb") as file:  # libsndfile itself would not follow the umask
+        soundfile.write(file, sound.waveform, sound.sample_rate, format=path.suffix[1:])
     record = {"prompt": args.text, "audio": str(path), "seconds": round(sound.seconds, 3), "rate": sound.sample_rate}
     print_result(args, record, str(path), result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -64,17 +65,17 @@ def _suffix(path: Path) -> str:
 
 
 class Pictures:
-    """Pictures in memory, `[3, size, size]` uint8: the middle square of each, scaled.
+    """Pictures in memory, `[3, size, size]` uint8: the middle square of each, scaled. `keys` are hashes of their bytes.
 
     A picture that is listed several times comes that often in each pass, and is kept in memory once.
     """
 
     def __init__(self, places: Sequence[FileSlice | bytes], size: int, bad_limit: float = 0.01) -> None:
-        def read(place: FileSlice | bytes) -> Tensor:
-            picture = ImageOps.fit(load_image(_bytes(place)), (size, size))
+        def read(data: bytes) -> Tensor:
+            picture = ImageOps.fit(load_image(data), (size, size))
             return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
-        self.pixels = _read_all(places, read, "pictures", bad_limit)
+        self.pixels, self.keys = _read_all(places, read, "pictures", bad_limit)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -85,17 +86,20 @@ class Pictures:
 
 
 class Recordings:
-    """Recordings in memory at one sample rate, int16. A batch takes `samples` of each, from a random start."""
+    """Recordings in memory at one sample rate, int16. A batch takes `samples` of each, from a random start.
+
+    `keys` are hashes of their bytes.
+    """
 
     def __init__(
         self, places: Sequence[FileSlice | bytes], sample_rate: int, samples: int, bad_limit: float = 0.01
     ) -> None:
-        def read(place: FileSlice | bytes) -> np.ndarray:
-            waveform = load_audio(_bytes(place), sample_rate=sample_rate).waveform
+        def read(data: bytes) -> np.ndarray:
+            waveform = load_audio(data, sample_rate=sample_rate).waveform
             return (waveform.clip(-1, 1) * 32767).round().astype(np.int16)
 
         self.samples = samples
-        self.sounds = _read_all(places, read, "recordings", bad_limit)
+        self.sounds, self.keys = _read_all(places, read, "recordings", bad_limit)
 
     def __len__(self) -> int:
         return len(self.sounds)
@@ -115,18 +119,21 @@ Medium = TypeVar("Medium")
 
 
 def _read_all(
-    places: Sequence[FileSlice | bytes], read: Callable[[FileSlice | bytes], Medium], what: str, limit: float
-) -> list[Medium]:
-    """The medium at each place. Each place is read once, and media that cannot be used are left out.
+    places: Sequence[FileSlice | bytes], decode: Callable[[bytes], Medium], what: str, limit: float
+) -> tuple[list[Medium], list[str]]:
+    """The medium at each place, and the hash of its bytes. Each place is read once.
+
+    Media that cannot be used are left out.
 
     BadRecordsError, with the first of their names, when more than the share `limit` cannot be used.
     """
-    found, bad = {}, []
+    found, keys, bad = {}, {}, []
     for index, place in enumerate(tqdm(places, desc=f"reading {what}", mininterval=2, leave=False, disable=None)):
         if place in found:
             continue
         try:
-            found[place] = read(place)
+            data = place if isinstance(place, bytes) else place.read()
+            found[place], keys[place] = decode(data), hashlib.sha256(data).hexdigest()
         except (MediaError, OSError) as error:
             bad.append(BadRecord(_name(place, index), str(error)))
     if len(bad) > limit * len(places):
@@ -134,11 +141,8 @@ def _read_all(
         raise BadRecordsError(f"{len(bad)} of {len(places)} media cannot be used; repair or remove them:\n{names}", bad)
     if bad:
         log.warning("%d of %d media cannot be used and are left out; the first: %s", len(bad), len(places), bad[0])
-    return [found[place] for place in places if place in found]
-
-
-def _bytes(place: FileSlice | bytes) -> bytes:
-    return place if isinstance(place, bytes) else place.read()
+    used = [place for place in places if place in found]
+    return [found[place] for place in used], [keys[place] for place in used]
 
 
 def _name(place: FileSlice | bytes, index: int) -> str:

@@ -59,7 +59,7 @@ class Record:
 
     key: its name, for messages. captions: of the picture. qa: questions with their answers. transcript: what is said
     in the recording, "" where nobody speaks. reply: the answer to the question that is asked in the recording.
-    ValueError where there is no medium, no text, or an empty text.
+    TypeError for a medium that is no place and no bytes; ValueError where there is no medium, no text or an empty one.
     """
 
     key: str
@@ -71,6 +71,9 @@ class Record:
     reply: str | None = None
 
     def __post_init__(self) -> None:
+        for medium in (self.source, self.sound):
+            if not isinstance(medium, FileSlice | bytes | None):
+                raise TypeError(f"the medium of a record is a FileSlice or bytes, not {medium!r:.80}")
         if self.source is None and self.sound is None:
             raise ValueError("neither a picture nor a recording")
         if self.sound is None and (self.transcript is not None or self.reply is not None):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoders.clip import ClipImageEncoder
 from mmlm.data import Record, RecordSource, read_records
+from mmlm.data.cache import TensorCache
 from mmlm.prompting.parts import Part
 from mmlm.prompting.templates import PromptTemplate, demonstrations
 
@@ -24,9 +21,9 @@ class Rices:
     """Pictures with captions or questions. Those most similar to a given picture become its demonstrations.
 
     source: what `mmlm.data.read_records` takes: a folder with metadata.jsonl, a manifest, tars, or records.
-    cache: a folder that keeps the embeddings between runs, in one file per encoder fingerprint. They are looked up by
+    cache: a folder that keeps the embeddings between runs, in a folder per encoder fingerprint. They are looked up by
         the content of each picture's file: new pictures are embedded, moved or renamed ones are not embedded again.
-    batch_size: pictures that are embedded at once.
+    ValueError, with the record's key, for a picture that cannot be used.
     """
 
     def __init__(
@@ -35,11 +32,10 @@ class Rices:
         source: RecordSource,
         *,
         cache: str | Path | None = None,
-        batch_size: int = 64,
     ) -> None:
         self.encoder = encoder
         self.records = read_records(source)
-        self.embeddings = _embed_records(encoder, self.records, cache, batch_size)  # [N, E], unit norm
+        self.embeddings = _embed_records(encoder, self.records, cache)  # [N, E], unit norm
 
     def nearest(self, image: Any, k: int) -> list[Record]:
         """The `k` records (or all, if there are fewer) whose pictures are most similar to `image`, the nearest last.
@@ -83,42 +79,34 @@ class Rices:
         return [*demonstrations(pairs), *template.question_prompt(image, question)]
 
 
-def _embed_records(
-    encoder: ClipImageEncoder, records: Sequence[Record], cache: str | Path | None, batch_size: int
-) -> Tensor:
-    """Unit-norm embeddings `[N, E]` of the records' pictures, on the CPU."""
-    path = None if cache is None else Path(cache) / f"rices-{encoder.fingerprint()}.safetensors"
-    known = {} if path is None else _read_cache(path)
-    digests = [hashlib.sha256(record.image).hexdigest()[:32] for record in records]
-    missing = {digest: index for index, digest in enumerate(digests) if digest not in known}
-    for chunk in _chunks(list(missing.items()), batch_size):
-        pictures = torch.stack([encoder.preprocess(records[index].decode()) for _, index in chunk])
-        embeddings = encoder.embed_images(pictures).cpu()
-        known |= {digest: embedding for (digest, _), embedding in zip(chunk, embeddings, strict=True)}
-    if path is not None and missing:
-        _write_cache(path, known)
-    return torch.stack([known[digest] for digest in digests])
+def _embed_records(encoder: ClipImageEncoder, records: Sequence[Record], cache: str | Path | None) -> Tensor:
+    """Unit-norm embeddings `[N, E]` of the records' pictures, on the CPU. Each is read once, and embedded alone."""
+    kept = None if cache is None else TensorCache(Path(cache) / f"rices-{encoder.fingerprint()}")
+    known: dict[str, Tensor] = {}
+    keys = []
+    for record in records:
+        data = record.image
+        key = hashlib.sha256(data).hexdigest()
+        keys.append(key)
+        if key in known:
+            continue
+        if kept is not None and key in kept:
+            known[key] = kept[key]
+            continue
+        known[key] = _embedded(encoder, record.key, data)
+        if kept is not None:
+            kept.add(key, known[key])
+    if kept is not None:
+        kept.flush()
+    return torch.stack([known[key] for key in keys])
 
 
-def _chunks(items: list, size: int) -> Iterator[list]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _read_cache(path: Path) -> dict[str, Tensor]:
-    """Embeddings by content digest. A file that is missing or unreadable counts as an empty cache."""
+def _embedded(encoder: ClipImageEncoder, name: str, data: bytes) -> Tensor:
+    """ValueError, with the record's name, for a picture that cannot be used."""
     try:
-        stored = load_file(path)
-        digests = [bytes(row).hex() for row in stored["digests"].numpy()]
-        return dict(zip(digests, stored["embeddings"], strict=True))
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
-        return {}
-
-
-def _write_cache(path: Path, known: dict[str, Tensor]) -> None:
-    digests = torch.tensor([list(bytes.fromhex(digest)) for digest in known], dtype=torch.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A unique name, so that two runs that fill the same cache at once do not write to the same file.
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    save_file({"digests": digests, "embeddings": torch.stack(list(known.values()))}, unfinished)
-    os.replace(unfinished, path)
+        embedding = encoder.embed_images(encoder.preprocess(data)[None])[0].cpu()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the picture of record {name!r} cannot be used: {error}") from error
+    if not embedding.isfinite().all():
+        raise ValueError(f"the picture of record {name!r} is embedded to values that are NaN or infinite")
+    return embedding

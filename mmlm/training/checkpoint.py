@@ -2,25 +2,32 @@
 
 checkpoints/step-00000200/model.safetensors       the trained weights, and other tensors that the run changes
                           optimizer.safetensors   the optimizers' moments
-                          state.json              step, identity, running sums; size and checksum of the others
+                          state.json              step, identity, running sums, number of threads
+                          SHA256SUMS              of the others, as `sha256sum -c` reads them
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import logging
 import re
 import shutil
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from decoders.files import save_tensors, sync
+from mmlm.training.result import NonFiniteLossError
+
+log = logging.getLogger(__name__)
+
+FILES, SUMS = ("model.safetensors", "optimizer.safetensors", "state.json"), "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -48,41 +55,69 @@ def save_checkpoint(
     """Writes `folder/step-XXXXXXXX` and removes all but the newest `keep`.
 
     It is written under a temporary name, flushed to disk, then renamed: a crash at any point leaves the older ones
-    whole. If there is a whole checkpoint of this step already, nothing is written.
+    whole. If there is a whole checkpoint of this step already, nothing is written. Checkpoints of later steps are
+    removed too: they are damaged, or the run would have gone on from them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        sync(folder.parent)
     place = folder / f"step-{step:08d}"
-    if _read_state(place) is not None:
+    if place.exists() and _damage(place) is None:
         return place
     temporary = folder / f".{place.name}.tmp"
     _remove_leftovers(folder)
     temporary.mkdir()
-    tensors = {"model.safetensors": weights, "optimizer.safetensors": optimizer}
-    for name, content in tensors.items():
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, temporary / name)
-    files = {name: _size_and_checksum(temporary / name) for name in tensors}
-    (temporary / "state.json").write_text(json.dumps({"step": step, **state, "files": files}, indent=1))
-    for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+    for name, content in zip(FILES, (weights, optimizer), strict=False):
+        save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, temporary / name)
+    (temporary / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+    (temporary / SUMS).write_bytes(_sums(temporary))
+    sync(*temporary.iterdir(), temporary)
     if place.exists():  # damaged
         place.rename(folder / f".{place.name}.old")
     temporary.rename(place)
-    _sync(folder)
+    sync(folder)
     _remove_leftovers(folder)
-    for old in _folders(folder)[keep:]:
-        shutil.rmtree(old)
+    others = _folders(folder)
+    newest = others.index(place)
+    for other in (*others[:newest], *others[newest + keep :]):
+        shutil.rmtree(other)
     return place
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are whole, or None where there is none; ValueError if all are damaged."""
+    """The newest checkpoint whose files are whole, or None where there is none; ValueError if all are damaged.
+
+    Each damaged one that is passed over is named in a warning, with its damage.
+    """
     candidates = _folders(folder)
+    damages = []
     for place in candidates:
-        if (state := _read_state(place)) is not None:
-            return Checkpoint(place, state)
+        if (damage := _damage(place)) is None:
+            return Checkpoint(place, json.loads((place / "state.json").read_text()))
+        damages.append(f"{place.name}: {damage}")
+        log.warning("the checkpoint %s is damaged (%s) and is passed over", place, damage)
     if candidates:
-        raise ValueError(f"all checkpoints in {folder} are damaged; remove them or choose another output folder")
+        raise ValueError(
+            f"all checkpoints in {folder} are damaged ({'; '.join(damages)}); remove them or choose another output "
+            "folder"
+        )
     return None
+
+
+def check_finite(weights: dict[str, Tensor], state: dict[str, Tensor], step: int, output: Path) -> None:
+    """NonFiniteLossError that names weights or moments that are NaN or infinite, or other tensors that are NaN.
+
+    Others may be infinite, such as the mask of a causal attention.
+    """
+    wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    wrong += [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    if wrong:
+        names = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
+        raise NonFiniteLossError(
+            f"at step {step} these are not finite: {names}; nothing of them is saved, and the checkpoints in {output} "
+            "are those of before. Try a lower learning_rate or max_grad_norm, precision='float32', or look for odd "
+            "pictures or texts"
+        )
 
 
 def optimizer_tensors(optimizers: Sequence[Optimizer], names: dict[Parameter, str]) -> dict[str, Tensor]:
@@ -122,27 +157,23 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(place)
 
 
-def _read_state(place: Path) -> dict | None:
-    """The JSON state of a checkpoint whose files have the size and checksum it gives; None of any other."""
+def _damage(place: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every file is as it was written."""
     try:
-        state = json.loads((place / "state.json").read_text())
-        whole = all(_size_and_checksum(place / name) == known for name, known in state["files"].items())
-    except (OSError, ValueError, KeyError):
+        kept, found = (place / SUMS).read_bytes(), _sums(place)
+    except OSError as error:
+        return f"{Path(error.filename or place).name} cannot be read ({error.strerror})"
+    if kept == found:
         return None
-    return state if whole else None
+    lines = set(kept.splitlines())
+    changed = [line.decode().partition("  ")[2] for line in found.splitlines() if line not in lines]
+    return f"{', '.join(changed) or SUMS} changed after it was written"
 
 
-def _size_and_checksum(path: Path) -> list:
-    size = checksum = 0
-    with open(path, "rb") as file:
-        while data := file.read(1 << 24):
-            size, checksum = size + len(data), zlib.crc32(data, checksum)
-    return [size, f"{checksum:08x}"]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sums(place: Path) -> bytes:
+    """What `sha256sum` prints of a checkpoint's files."""
+    lines = []
+    for name in FILES:
+        with open(place / name, "rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines).encode()

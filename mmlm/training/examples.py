@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 
@@ -22,10 +22,8 @@ from mmlm.prompting.parts import Image, Media, Sound, modality_of
 from mmlm.prompting.processor import Batch, Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
-from mmlm.training.features import cached_features
+from mmlm.training.features import cached_features, renumbered
 from mmlm.training.identity import digest
-
-Entry = TypeVar("Entry")
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 
@@ -141,15 +139,10 @@ def prepare(
     }
     bad = {index: reason for own in encoded.values() for index, reason in own.bad.items()}
     kept = [index for index in range(len(records)) if index not in bad]
-    features = {name: _renumbered(own.features, kept) for name, own in encoded.items()}
-    keys = {name: _renumbered(own.keys, kept) for name, own in encoded.items()}
+    features = {name: own.features.renumbered(kept) for name, own in encoded.items()}
+    keys = {name: renumbered(own.keys, kept) for name, own in encoded.items()}
     records = records.without(dict(sorted(bad.items()))).check(config.bad_limit)
     return Examples(records, model.processor, model.template, features, keys)
-
-
-def _renumbered(entries: dict[int, Entry], kept: list[int]) -> dict[int, Entry]:
-    """Entries by index, after all but the `kept` indices are gone."""
-    return {new: entries[old] for new, old in enumerate(kept) if old in entries}
 
 
 def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
@@ -160,7 +153,7 @@ def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in bad]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
+    partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")  # a name may be no Unicode
     os.replace(partial, path)
 
 

@@ -1,79 +1,102 @@
 """Features of a frozen encoder, computed once and kept on disk for later epochs and later runs.
 
-A cache folder holds shards, `<digest>.safetensors`: the tokens [S, D] of some hundred pictures or recordings, each
-under the hash of its bytes and with a checksum. The folder is named by the encoder's fingerprint, which covers its
-weights and its preprocessing. Shards are memory-mapped, so a set larger than memory works, and one that is in the page
-cache is not copied. A film is encoded as its frames are, with the time of each token beside the tokens.
+A cache folder is named by the encoder's fingerprint, which covers its weights and its preprocessing, and holds the
+tokens [S, D] of each picture or recording under the hash of its bytes. Each is encoded alone, so that its features
+depend on nothing else: what is made anew has the same bits. A film is encoded as its frames are, with the time of each
+token beside the tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import NamedTuple, TypeVar
 
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
 from encoders.media.sound import audio_key
 from encoders.media.video import NUM_FRAMES, is_video, load_video
+from mmlm.data.cache import TensorCache
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.model.features import video_features
 from mmlm.training.reporting import Counter
 
-SHARD_SIZE = 512  # pictures a shard; what an interruption can lose
+Entry = TypeVar("Entry")
+
 FRAMES = f"-{NUM_FRAMES}-frames"  # ends the keys of films
-CHECKSUMS = "checksums"
 TIMES = ".times"  # ends the names of the times of a film's tokens
+MEASURED = 32  # media whose size tells that of all
+
+
+class StoredFeatures(Mapping[int, Features]):
+    """Features [1, S, D] by the index of a record, read from the cache when they are asked for.
+
+    OSError where their file was damaged since.
+    """
+
+    def __init__(self, encoder: FrozenEncoder, cache: TensorCache, keys: dict[int, str]) -> None:
+        self.encoder, self.cache, self.names = encoder, cache, keys
+
+    def __getitem__(self, index: int) -> Features:
+        key = self.names[index]
+        tokens = self.cache[key]
+        times = self.cache[key + TIMES] if key.endswith(FRAMES) else self.encoder.token_times(len(tokens))
+        return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def renumbered(self, kept: Sequence[int]) -> StoredFeatures:
+        """The same after all but the `kept` records are gone."""
+        return StoredFeatures(self.encoder, self.cache, renumbered(self.names, kept))
 
 
 class CachedFeatures(NamedTuple):
     """By the index of a record: features [1, S, D]; reasons why media are bad; hashes of the media's bytes."""
 
-    features: dict[int, Features]
+    features: StoredFeatures
     bad: dict[int, str]
     keys: dict[int, str]
 
 
 def cached_features(
-    records: RecordSet,
-    encoder: FrozenEncoder,
-    folder: Path,
-    *,
-    batch_size: int = 32,
-    bad_limit: float = 0.01,
-    progress: bool = True,
+    records: RecordSet, encoder: FrozenEncoder, folder: Path, *, bad_limit: float = 0.01, progress: bool = True
 ) -> CachedFeatures:
     """Features of the picture, or the recording, of each record that has one.
 
-    They come from the cache or, where it lacks them, from the encoder. Media that cannot be read or decoded are bad.
+    They come from the cache or, where it lacks them, from the encoder; each medium is read once, so that what is
+    encoded is what was hashed. Media that cannot be read or decoded, or that are encoded to NaN, are bad.
     BadRecordsError if these are more than `bad_limit` of all records, OSError if the disk has no room for the features.
     """
-    folder = Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    keys, bad = _keys(records, encoder)
+    cache = TensorCache(Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}")
+    medium = {"image": "picture", "audio": "recording"}[encoder.modality]
+    places = {index: place for index, record in enumerate(records) if (place := _place(record, encoder)) is not None}
+    room = _Room(cache.folder, len(set(places.values())) - len(cache))
+    keys: dict[int, str] = {}
+    bad: dict[int, str] = {}
+    known: dict[str, str] = {}  # by key, what is wrong with a medium
+    with Counter(len(places), f"features of {medium}s", progress) as counter:
+        for index in places:
+            counter.update()
+            try:
+                source, key = _read(records[index], encoder)
+            except (OSError, ValueError) as error:
+                bad[index] = f"the {medium} cannot be read ({error})"
+                continue
+            keys[index] = key
+            if key not in known:
+                stored = all(name in cache for name in _names(key))
+                known[key] = "" if stored else _encode(cache, room, encoder, key, source)
+            if known[key]:
+                bad[index] = f"the {medium} {known[key]}"
+    cache.flush()
     records.without(bad).check(bad_limit)
-
-    found = _read_shards(folder, {name for key in keys.values() for name in _names(key)})
-    first = {key: index for index, key in reversed(keys.items())}  # one record for each picture
-    missing = {key: index for key, index in first.items() if not found.keys() >= set(_names(key))}
-    encoded, undecodable = _encode(records, encoder, folder, missing, batch_size, progress)
-    found |= encoded
-
-    bad |= {index: undecodable[key] for index, key in keys.items() if key in undecodable}
-    bad = dict(sorted(bad.items()))
-    records.without(bad).check(bad_limit)
-    features = {index: _features(encoder, found, key) for index, key in keys.items() if key in found}
-    return CachedFeatures(features, bad, keys)
+    good = {index: key for index, key in keys.items() if index not in bad}
+    return CachedFeatures(StoredFeatures(encoder, cache, good), bad, keys)
 
 
 def film_of(record: Record) -> Path | None:
@@ -82,132 +105,66 @@ def film_of(record: Record) -> Path | None:
     return place.path if isinstance(place, FileSlice) and place.size is None and is_video(place.path) else None
 
 
+def renumbered(entries: Mapping[int, Entry], kept: Sequence[int]) -> dict[int, Entry]:
+    """Entries by index, after all but the `kept` indices are gone."""
+    return {new: entries[old] for new, old in enumerate(kept) if old in entries}
+
+
+def _place(record: Record, encoder: FrozenEncoder) -> FileSlice | bytes | None:
+    return record.source if encoder.modality == "image" else record.sound
+
+
 def _names(key: str) -> list[str]:
     """The names of the tensors that are kept of a medium."""
     return [key, key + TIMES] if key.endswith(FRAMES) else [key]
 
 
-def _medium(encoder: FrozenEncoder) -> str:
-    return {"image": "picture", "audio": "recording"}[encoder.modality]
+def _read(record: Record, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
+    """The bytes of a medium, or the path of a film, which may be too large for memory, and the hash of its content."""
+    if encoder.modality == "audio":
+        data = record.audio
+        return data, audio_key(data)
+    if (film := film_of(record)) is not None:
+        return film, audio_key(film) + FRAMES
+    data = record.image
+    return data, content_key(data)
 
 
-def _content(record: Record, encoder: FrozenEncoder) -> bytes:
-    return record.image if encoder.modality == "image" else record.audio
-
-
-def _keys(records: RecordSet, encoder: FrozenEncoder) -> tuple[dict[int, str], dict[int, str]]:
-    """The hash of each medium's bytes, and why media cannot be read, by the index of a record."""
-    key_of = {"image": content_key, "audio": audio_key}[encoder.modality]
-    keys: dict[int, str] = {}
-    bad: dict[int, str] = {}
-    for index, record in enumerate(records):
-        if (record.source if encoder.modality == "image" else record.sound) is None:
-            continue
-        try:
-            if encoder.modality == "image" and (film := film_of(record)) is not None:
-                keys[index] = audio_key(film) + FRAMES
-            else:
-                keys[index] = key_of(_content(record, encoder))
-        except (OSError, ValueError) as error:
-            bad[index] = f"the {_medium(encoder)} cannot be read ({error})"
-    return keys, bad
-
-
-def _encode(
-    records: RecordSet, encoder: FrozenEncoder, folder: Path, missing: dict[str, int], batch_size: int, progress: bool
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tokens of the missing media, written into shards, and why media cannot be decoded, by their keys."""
-    medium = _medium(encoder)
-    found: dict[str, Tensor] = {}
-    undecodable: dict[str, str] = {}
-    shard: dict[str, Tensor] = {}
-    room = shutil.disk_usage(folder).free
-    with Counter(len(missing), f"encoding {medium}s", progress) as counter:
-        for batch in _batches(list(missing.items()), batch_size):
-            made: dict[str, Tensor] = {}
-            items: dict[str, Tensor] = {}
-            for key, index in batch:
-                try:
-                    if key.endswith(FRAMES):
-                        made |= _film_tensors(encoder, key, records[index])
-                    else:
-                        items[key] = encoder.preprocess(_content(records[index], encoder))
-                except (OSError, ValueError, ImportError) as error:
-                    undecodable[key] = f"the {medium} cannot be decoded ({error})"
-            if items:
-                encoded = encoder.encode_items(list(items.values()))
-                made |= {key: own.tokens[0].cpu().contiguous() for key, own in zip(items, encoded, strict=True)}
-            shard |= made
-            _check_room(folder, room, sum(tensor.nbytes for tensor in made.values()) // len(batch) * len(missing))
-            if len(shard) >= SHARD_SIZE:
-                found |= _write_shard(folder, shard)
-                shard = {}
-            counter.update(len(batch))
-    if shard:
-        found |= _write_shard(folder, shard)
-    return found, undecodable
-
-
-def _film_tensors(encoder: FrozenEncoder, key: str, record: Record) -> dict[str, Tensor]:
-    film = film_of(record)
-    assert film is not None, "its key says so"
-    features = video_features(encoder, load_video(film))
-    assert features.times is not None, "frames have times"
-    return {key: features.tokens[0].cpu().contiguous(), key + TIMES: features.times[0].cpu().contiguous()}
-
-
-def _features(encoder: FrozenEncoder, found: dict[str, Tensor], key: str) -> Features:
-    tokens = found[key]
-    times = found[key + TIMES] if key.endswith(FRAMES) else encoder.token_times(len(tokens))
-    return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
-
-
-def _check_room(folder: Path, room: int, needed: int) -> None:
-    if needed > room:
-        raise OSError(
-            f"the features need about {needed / 1e9:.1f} GB, and {folder} has room for {room / 1e9:.1f} GB: "
-            "choose another cache folder"
-        )
-
-
-def _read_shards(folder: Path, wanted: set[str]) -> dict[str, Tensor]:
-    """The wanted tokens in the folder whose checksum is right. A shard that cannot be opened is removed."""
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            found |= _read_shard(path, wanted - found.keys())
-        except SafetensorError:
-            path.unlink(missing_ok=True)  # its pictures are encoded again
-    return found
-
-
-def _read_shard(path: Path, wanted: set[str]) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "{}"))
-        tensors = {key: file.get_tensor(key) for key in wanted.intersection(file.keys())}
-    return {key: tensor for key, tensor in tensors.items() if checksums.get(key) == _checksum(tensor)}
-
-
-def _write_shard(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Writes a shard whole or not at all; returns its tensors mapped from the file."""
-    name = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
-    path, temporary = folder / f"{name}.safetensors", folder / f".{name}.{os.getpid()}.tmp"
+def _encode(cache: TensorCache, room: _Room, encoder: FrozenEncoder, key: str, source: bytes | Path) -> str:
+    """Puts the features of a medium into the cache; returns what is wrong with it, or nothing."""
     try:
-        checksums = {key: _checksum(tensors[key]) for key in sorted(tensors)}
-        save_file(tensors, temporary, metadata={CHECKSUMS: json.dumps(checksums)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    written = _read_shard(path, set(tensors))
-    if len(written) < len(tensors):
-        raise OSError(f"{path} does not read back as it was written: the disk is faulty, choose another cache folder")
-    return written
+        if isinstance(source, Path):
+            features = video_features(encoder, load_video(source))
+            if audio_key(source) + FRAMES != key:
+                return "changed while it was read"
+        else:
+            (features,) = encoder.encode_items([encoder.preprocess(source)])
+    except (OSError, ValueError, ImportError) as error:
+        return f"cannot be decoded ({error})"
+    room.check(features.tokens.nbytes)
+    try:
+        cache.add(key, features.tokens[0])
+        if key.endswith(FRAMES):
+            assert features.times is not None, "frames have times"
+            cache.add(key + TIMES, features.times[0])
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
-def _checksum(tensor: Tensor) -> str:
-    return f"{zlib.crc32(tensor.view(torch.uint8).numpy().data):08x}"
+class _Room:
+    """What the disk has room for, beside what is still to be encoded: `missing` media, at least."""
 
+    def __init__(self, folder: Path, missing: int) -> None:
+        self.folder, self.missing = folder, missing
+        self.free, self.count, self.size = shutil.disk_usage(folder).free, 0, 0
 
-def _batches(items: list[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    def check(self, size: int) -> None:
+        """OSError if the features of all need more than there is, by the mean of those encoded so far."""
+        self.count, self.size = self.count + 1, self.size + size
+        needed = self.size // self.count * self.missing
+        if self.count >= min(MEASURED, self.missing) and needed > self.free:
+            raise OSError(
+                f"the features need about {needed / 1e9:.1f} GB, and {self.folder} has room for {self.free / 1e9:.1f} "
+                "GB: choose another cache folder"
+            )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from encoders.media.source import MediaError
-from mmlm.data.records import FileSlice
 from mmlm.training.checkpoint import Checkpoint
 
 SKETCHED_AT_ONCE = 1 << 20  # values that are copied as float64
@@ -29,22 +27,6 @@ def digest(*parts: Any) -> str:
             part = repr(part).encode()
         found.update(hashlib.sha256(part).digest())
     return found.hexdigest()[:16]
-
-
-def media_digest(places: Sequence[FileSlice | bytes]) -> str:
-    """The digest of the encoded bytes of media, in their order; those that cannot be read count as empty."""
-    known: dict[FileSlice | bytes, str] = {}
-    for place in places:
-        if place not in known:
-            known[place] = digest(_bytes(place))
-    return digest([known[place] for place in places])
-
-
-def _bytes(place: FileSlice | bytes) -> bytes:
-    try:
-        return place if isinstance(place, bytes) else place.read()
-    except (MediaError, OSError):
-        return b""
 
 
 def sketch(tensors: Mapping[str, Tensor]) -> dict[str, float]:

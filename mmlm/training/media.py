@@ -12,7 +12,7 @@ from torch import Tensor
 from decoders.codecs.base import MediaCodec
 from mmlm.data.media import Pictures, Recordings, find_media
 from mmlm.training.config import CodecTrainConfig
-from mmlm.training.identity import media_digest
+from mmlm.training.identity import digest
 from mmlm.training.shuffle import generator
 
 MEASURED = 256  # held-out media, at most
@@ -40,7 +40,7 @@ class TrainingMedia:
         media = _read(codec, places, config)
         measured = media if others is None else _read(codec, others, config)
         shown = measured.batch(range(min(MEASURED, len(measured))), generator(config.seed, 2)).to(config.device)
-        return cls(media, shown, media_digest(places), config.device)
+        return cls(media, shown, digest(media.keys), config.device)
 
     def __len__(self) -> int:
         return len(self.media)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from decoders.files import sync
+
 
 def plot_losses(metrics: Path, picture: Path, unit: str) -> None:
     """Draws training and held-out losses, in `unit`, over steps into a PNG. ImportError without matplotlib."""
@@ -45,20 +47,24 @@ class Metrics:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if self.path.exists() and step >= 0:
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_bytes().splitlines():
                 try:
                     if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except ValueError:
+                        kept.append(line + b"\n")
+                except (ValueError, KeyError, TypeError):
                     break
         temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_bytes(b"".join(kept))
         temporary.replace(self.path)
 
     def write(self, **line: Any) -> None:
         """Appends a line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Waits until the lines are on the disk."""
+        sync(self.path)
 
     def start(self) -> None:
         """Starts the clock."""

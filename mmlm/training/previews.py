@@ -27,7 +27,8 @@ def write_previews(folder: Path, step: int, rows: Sequence[Tensor], sample_rate:
         pause = torch.zeros(sample_rate // 4)
         pieces = [piece for column in zip(*rows, strict=True) for sound in column for piece in (sound[0].cpu(), pause)]
         partial = folder / f".{step:06d}.wav"
-        soundfile.write(partial, torch.cat(pieces).numpy(), sample_rate, format="WAV", subtype="PCM_16")
+        with partial.open("wb") as file:  # libsndfile itself would not follow the umask
+            soundfile.write(file, torch.cat(pieces).numpy(), sample_rate, format="WAV", subtype="PCM_16")
         os.replace(partial, folder / f"{step:06d}.wav")
         rows = [_spectrograms(row[:, 0], sample_rate) for row in rows]
     height, width = rows[0].shape[2:]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
+import torch
 from tqdm import tqdm
 
 SECONDS = 30.0  # between two lines, at least
@@ -23,6 +26,23 @@ def say(message: str, progress: bool, level: int = logging.INFO) -> None:
         tqdm.write(message, file=sys.stderr)
     else:
         print(message, file=sys.stderr, flush=True)
+
+
+def resumed(step: int, steps: int, output: Path, threads: int, device: torch.device) -> Iterator[str]:
+    """What a run says that goes on from a checkpoint. threads: that it was made with."""
+    now = torch.get_num_threads()
+    if step == steps:
+        yield (
+            f"the run in {output} is finished, all {steps} steps of it: nothing is trained, and the model gets its "
+            "weights. To train longer, give more steps and extend=True (extend=true in recipes)"
+        )
+        return
+    yield f"going on from step {step} of {steps} in {output}"
+    if threads != now and device.type == "cpu":
+        yield (
+            f"the run used {threads} threads until here, and now {now}: sums are rounded in another order, so bits may "
+            f"differ from those of the undisturbed run. OMP_NUM_THREADS={threads} keeps them"
+        )
 
 
 class Counter:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class NonFiniteLossError(ValueError):
-    """Several steps in a row had a loss or gradient that is not finite."""
+    """Several steps in a row had a loss or gradient that is not finite, or weights are not finite."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from mmlm.training.objectives.adapters import train
 from mmlm.training.objectives.codec import train_codec
 from mmlm.training.objectives.codes import train_writing
 from mmlm.training.objectives.decoder import train_decoder
+from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
 from mmlm.training.recipe import (
     JUDGES_PICTURES,
@@ -52,9 +53,10 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
     recipe = load_recipe(path, overrides)
     output = check_output(recipe.output)
     kinds = {WritingRecipe: _write, CodecRecipe: _codec, Recipe: _adapters}
-    prepared = kinds[type(recipe)](recipe, progress)
-    with _recorded(recipe, output):
-        return prepared()
+    with owned(output):
+        prepared = kinds[type(recipe)](recipe, progress)
+        with _recorded(recipe, output):
+            return prepared()
 
 
 def _adapters(recipe: Recipe, progress: bool) -> Callable[[], TrainResult]:
@@ -143,7 +145,6 @@ def _recorded(recipe: Recipe | CodecRecipe | WritingRecipe, output: Path) -> Ite
     """Writes `output/recipe.yaml`. The one of a run that refuses to be continued by this recipe is put back."""
     path = output / "recipe.yaml"
     before = path.read_text(encoding="utf-8") if path.exists() else None
-    output.mkdir(parents=True, exist_ok=True)
     path.write_text(recipe_yaml(recipe), encoding="utf-8")
     try:
         yield

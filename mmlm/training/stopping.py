@@ -24,7 +24,9 @@ def stop_requests() -> Iterator[list[int]]:
         requests.append(number)
         signal.signal(number, previous[number])
 
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous: dict[int, Any] = {
+        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
+    }
     for number in previous:
         signal.signal(number, note)
     try:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mmlm.training.checkpoint import (
+    check_finite,
     latest_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -27,8 +28,9 @@ from mmlm.training.identity import check_identity, sketch
 from mmlm.training.metrics import Metrics, plot_losses
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
+from mmlm.training.owner import owned
 from mmlm.training.precision import computing, resolve
-from mmlm.training.reporting import Counter, say
+from mmlm.training.reporting import Counter, resumed, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
 from mmlm.training.stopping import stop_requests
 
@@ -61,9 +63,14 @@ class Trainer:
         resume: go on from the newest checkpoint in `output`, bit for bit on a CPU; False starts anew and removes them.
 
         SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit,
-        KeyboardInterrupt). Errors: ValueError if `output` holds a run with another identity, before any weight is
-        changed; NonFiniteLossError, with the last good weights saved, if training diverges.
+        KeyboardInterrupt). Errors: OSError while another run writes into `output`; ValueError if it holds a run with
+        another identity, before any weight is changed; NonFiniteLossError, with the last good weights saved, if
+        training diverges.
         """
+        with owned(self.output):
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> TrainResult:
         if not resume and self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
         with self._training():
@@ -133,30 +140,27 @@ class Trainer:
             for name, tensor in tensors.items():
                 tensor.copy_(weights[name])
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
-        self._say_resumed()
+        for message in resumed(self.done.step, self.steps, self.output, checkpoint.state["threads"], self.device):
+            say(message, self.progress, logging.WARNING)
         return True
-
-    def _say_resumed(self) -> None:
-        step, steps, output = self.done.step, self.steps, self.output
-        if step < steps:
-            message = f"going on from step {step} of {steps} in {output}"
-        else:
-            message = (
-                f"the run in {output} is finished, all {steps} steps of it: nothing is trained, and the model gets its "
-                "weights. To train longer, give more steps and extend=True (extend=true in recipes)"
-            )
-        say(message, self.progress, logging.WARNING)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {**self.parameters, **self.objective.state()}
 
+    def _check_finite(self) -> None:
+        weights = {**self.parameters, **optimizer_tensors(self.optimizers, self.names)}
+        check_finite(weights, self.objective.state(), self.done.step, self.checkpoints)
+
     def _save(self) -> None:
+        self._check_finite()
         state = {
             "identity": self.identity,
             "weights": sketch(self.parameters),
             "progress": dataclasses.asdict(self.done),
+            "threads": torch.get_num_threads(),
         }
         tensors = optimizer_tensors(self.optimizers, self.names)
+        self.metrics.sync()  # a checkpoint has all lines until its step
         save_checkpoint(self.checkpoints, self.done.step, self._tensors(), tensors, state, self.config.keep)
 
     def _run(self) -> None:
@@ -272,6 +276,7 @@ class Trainer:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
+        self._check_finite()
         self.objective.train(False)
         with torch.no_grad():
             yield

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decoders.files import save_tensors
 from mmlm.training import LossObjective, Trainer, TrainerConfig
 from mmlm.training.identity import digest
 from mmlm.training.shuffle import Shuffle, generator
@@ -113,7 +114,6 @@ def train_clip(
     Returns the open_clip model.
     """
     import open_clip
-    from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
     output = Path(output)
@@ -152,7 +152,9 @@ def train_clip(
         model.eval().visual.output_tokens = False
         (folder / "open_clip_config.json").write_text(json.dumps(model_config, indent=2) + "\n")
         weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, folder / "open_clip_model.safetensors")
+        partial = folder / ".open_clip_model.safetensors"
+        save_tensors(weights, partial)
+        partial.replace(folder / "open_clip_model.safetensors")
         tokenizer.save_pretrained(str(folder))
         return folder
 

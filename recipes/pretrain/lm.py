@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from decoders.files import apply_umask
 from mmlm.training import LossObjective, Trainer, TrainerConfig
 from mmlm.training.identity import digest
 from mmlm.training.shuffle import Shuffle
@@ -78,6 +79,7 @@ def train_language_model(
     def save(folder: Path) -> Path:
         model.eval().save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
+        apply_umask(folder)
         return folder
 
     settings = TrainerConfig(

@@ -5,7 +5,6 @@ and of transformers; none are listed here.
 """
 
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
+from decoders.files import beside, sync
 from encoders.base import FrozenEncoder
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.frozen import causal_model, image_encoder_of, language_model_config
@@ -165,9 +165,10 @@ def save(model: MultimodalLM, path: str | Path) -> Path:
         state[f"lang_encoder.{_names(host.model, weight)[-1]}"] = rows
     state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-        torch.save(state, Path(folder, path.name))
-        os.replace(Path(folder, path.name), path)
+    with beside(path.parent) as folder:
+        torch.save(state, folder / path.name)
+        sync(folder / path.name)
+        os.replace(folder / path.name, path)
     return path
 
 

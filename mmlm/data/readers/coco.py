@@ -14,24 +14,27 @@ from mmlm.data.records import BadRecord, Record
 def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     """The images of the file with their captions. Names start from the folder `images`, or from the file's own."""
     folder = path.parent if images is None else images
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a COCO captions file ({error})") from error
-    try:
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        annotations = [(annotation["image_id"], annotation.get("caption")) for annotation in content["annotations"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        if isinstance(content, list) and content:
-            raise ValueError(
-                f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)"
-            ) from error
-        raise ValueError(f"{path} is not a COCO captions file ({type(error).__name__}: {error})") from error
-    if len(names) != len(content["images"]):
-        raise ValueError(f"{path}: {len(content['images']) - len(names)} images share the id of another")
+    pictures, annotations = _lists(path)
+    names: dict[Any, Any] = {}
+    shared = 0
+    for number, picture in enumerate(pictures, 1):
+        try:
+            image_id, name = picture["id"], picture["file_name"]
+            shared += image_id in names
+            names[image_id] = name
+        except (KeyError, TypeError) as error:
+            yield BadRecord(f"{path.name} images[{number}]", f"no entry with an id and a file_name ({error!r})")
+    if shared:
+        raise ValueError(f"{path}: {shared} images share the id of another")
     captions: dict[Any, list] = {image_id: [] for image_id in names}
-    for image_id, caption in annotations:
-        if image_id in captions:
+    for number, annotation in enumerate(annotations, 1):
+        try:
+            image_id, caption = annotation["image_id"], annotation.get("caption")
+            known = image_id in captions
+        except (KeyError, TypeError, AttributeError) as error:
+            yield BadRecord(f"{path.name} annotations[{number}]", f"no entry with an image_id ({error!r})")
+            continue
+        if known:
             captions[image_id].append(caption)
         else:
             yield BadRecord(f"{path.name} image {image_id}", "a caption for an image that the file does not list")
@@ -42,3 +45,20 @@ def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
             yield record_of(name, existing_file(folder, name), {"captions": captions[image_id]})
         except ValueError as error:
             yield BadRecord(f"{path.name} image {image_id}", str(error))
+
+
+def _lists(path: Path) -> tuple[list, list]:
+    """The entries of "images" and of "annotations". ValueError where the file has no such lists."""
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a COCO captions file ({error})") from error
+    if isinstance(content, list) and content:
+        raise ValueError(f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)")
+    lists = []
+    for name in ("images", "annotations"):
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise ValueError(f'{path} is not a COCO captions file: its "{name}" is no list')
+        lists.append(entries)
+    return lists[0], lists[1]

@@ -24,12 +24,18 @@ def read_jsonl(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
 
 
 def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, FileSlice | None]:
-    """The picture and the recording that a line names. ValueError where a file is missing."""
-    name, sound = fields.get("image", fields.get("file_name")), fields.get("audio")
-    if not any(isinstance(value, str) and value for value in (name, sound)):
+    """The picture and the recording that a line names. ValueError where a field is no name, or a file is missing."""
+    names = {name: fields[name] for name in ("image", "file_name", "audio") if name in fields}
+    if not names:
         raise ValueError('no picture or recording: none of "image", "file_name" and "audio" names a file')
-    picture = existing_file(folder, name) if name else None
-    return picture, existing_file(folder, sound, "recording") if sound else None
+    for name, value in names.items():
+        if not isinstance(value, str) or not value:
+            raise ValueError(f'"{name}" is {value!r:.80}, not the name of a file; leave it out where there is none')
+    picture, sound = names.get("image", names.get("file_name")), names.get("audio")
+    return (
+        None if picture is None else existing_file(folder, picture),
+        None if sound is None else existing_file(folder, sound, "recording"),
+    )
 
 
 def media_of_jsonl(path: Path) -> Iterator[tuple[FileSlice | None, FileSlice | None] | BadRecord]:
@@ -42,10 +48,17 @@ def media_of_jsonl(path: Path) -> Iterator[tuple[FileSlice | None, FileSlice | N
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """("FILE:NUMBER", text) of each line that is not empty; UTF-8, or UTF-16 where the file begins with its mark."""
+    """("FILE:NUMBER", text) of each line that is not empty; UTF-8, or UTF-16 where the file begins with its mark.
+
+    ValueError where UTF-16 is damaged: what follows may be shifted by a byte.
+    """
     with open(path, "rb") as start:
         encoding = "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     with open(path, encoding=encoding, errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path.name}:{number}", line
+        number = 0
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path.name}:{number}", line
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is damaged after line {number} ({error}); fetch or write it again") from error

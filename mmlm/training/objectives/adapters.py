@@ -18,6 +18,7 @@ from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
 from mmlm.training.examples import Examples, prepare, split, usable_records, write_bad_records
 from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.owner import owned
 from mmlm.training.precision import computing
 from mmlm.training.result import TrainResult
 from mmlm.training.trainer import Trainer
@@ -45,8 +46,9 @@ def train(
     settings: fields of TrainConfig, over those of `config`; TypeError for an unknown one.
 
     SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit, KeyboardInterrupt).
-    Errors: ValueError for settings or data that cannot be used (BadRecordsError with a list, if more than `bad_limit`
-    of the records are bad), and NonFiniteLossError, with the last good weights saved, if training diverges.
+    Errors: OSError while another run writes into `output`; ValueError for settings or data that cannot be used
+    (BadRecordsError with a list, if more than `bad_limit` of the records are bad); NonFiniteLossError, with the last
+    good weights saved, if training diverges.
     """
     config = with_settings(config or TrainConfig(), dict(settings))
     output = check_output(output)
@@ -54,6 +56,19 @@ def train(
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
     sources = [data] if held_out is None else [data, held_out]
+    with owned(output):
+        return _run(model, sources, images, output, resume, progress, config)
+
+
+def _run(
+    model: MultimodalLM,
+    sources: Sequence[Any],
+    images: str | os.PathLike | None,
+    output: Path,
+    resume: bool,
+    progress: bool,
+    config: TrainConfig,
+) -> TrainResult:
     preparing: dict[str, Any] = dict(cache=config.cache or output / "features", config=config, progress=progress)
     bad_records = output / "bad_records.jsonl"
     try:

@@ -25,6 +25,7 @@ from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.owner import owned
 from mmlm.training.previews import SHOWN, write_previews
 from mmlm.training.result import TrainResult
 from mmlm.training.shuffle import Shuffle, generator
@@ -55,9 +56,10 @@ def train_codec(
     config = config or CodecTrainConfig()
     output = check_output(output)
     check_device(config.device)
-    media = TrainingMedia.read(codec, data, held_out, config)
-    objective = CodecObjective(codec.to(config.device), media, config, perceptual)
-    return Trainer(objective, config, output, progress=progress).fit(resume=resume)
+    with owned(output):
+        media = TrainingMedia.read(codec, data, held_out, config)
+        objective = CodecObjective(codec.to(config.device), media, config, perceptual)
+        return Trainer(objective, config, output, progress=progress).fit(resume=resume)
 
 
 class CodecObjective(Objective):

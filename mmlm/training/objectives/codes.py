@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from decoders.codecs.checkpoint import codec_fingerprint
+from decoders.files import apply_umask
 from encoders.base import fingerprint
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.readers import read_records
@@ -21,6 +22,7 @@ from mmlm.prompting.processor import Batch, Example
 from mmlm.training.checks import check_output
 from mmlm.training.config import WritingTrainConfig
 from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.owner import owned
 from mmlm.training.pairs import Pair, Pairs, read_pairs
 from mmlm.training.result import TrainResult
 from mmlm.training.shuffle import Shuffle, generator
@@ -52,12 +54,13 @@ def train_writing(
         raise ValueError("the model has no codecs: assemble it with codecs=mmlm.Codecs(image=..., audio=...)")
     if config.tune == "lora" and host.lora is None:
         raise ValueError("the model has no LoRA: assemble it with a lora rank above 0, or tune rows, or full")
-    read = (output / "codes", config.max_seconds, progress)
     records = [read_records(source) for source in (data, *([] if held_out is None else [held_out]))]
-    pairs, *others = [read_pairs(model, own, *read) for own in records]
-    held = others[0] if others else None
-    objective = CodesObjective(model, pairs, held, config)
-    return Trainer(objective, config, output, progress=progress).fit(resume=resume)
+    with owned(output):
+        read = (output / "codes", config.max_seconds, progress)
+        pairs, *others = [read_pairs(model, own, *read) for own in records]
+        held = others[0] if others else None
+        objective = CodesObjective(model, pairs, held, config)
+        return Trainer(objective, config, output, progress=progress).fit(resume=resume)
 
 
 class CodesObjective(Objective):
@@ -150,6 +153,7 @@ class CodesObjective(Objective):
             language_model: Any = host.model
             language_model.save_pretrained(folder)
             host.tokenizer.save_pretrained(folder)
+            apply_umask(folder)
             host.name = str(folder.resolve())
         return self.model.save(output / "model")
 

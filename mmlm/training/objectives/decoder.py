@@ -24,6 +24,7 @@ from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.objectives.codec import quality
+from mmlm.training.owner import owned
 from mmlm.training.previews import SHOWN, write_previews
 from mmlm.training.result import TrainResult
 from mmlm.training.shuffle import Shuffle, generator
@@ -51,9 +52,10 @@ def train_decoder(
     config = config or CodecTrainConfig()
     output = check_output(output)
     check_device(config.device)
-    media = TrainingMedia.read(decoder.codec, data, held_out, config)
-    objective = DecoderObjective(decoder.to(config.device), media, config)
-    return Trainer(objective, config, output, progress=progress).fit(resume=resume)
+    with owned(output):
+        media = TrainingMedia.read(decoder.codec, data, held_out, config)
+        objective = DecoderObjective(decoder.to(config.device), media, config)
+        return Trainer(objective, config, output, progress=progress).fit(resume=resume)
 
 
 class DecoderObjective(Objective):

@@ -57,6 +57,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
 
     import mmlm
     from decoders.codecs.checkpoint import save_codec
+    from decoders.files import apply_umask
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -79,8 +80,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     save_file(tensors, partial / "model.safetensors", metadata=metadata)
     for kept in package.glob("*.md"):
         shutil.copy(kept, partial)
-    for file in partial.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes for its owner alone
+    apply_umask(partial)
     shutil.rmtree(package, ignore_errors=True)
     os.replace(partial, package)
     size = sum(file.stat().st_size for file in package.rglob("*") if file.is_file())

@@ -1,0 +1,82 @@
+"""Checkpoints: damage anywhere is noticed and named, the one before takes its place, and none holds NaN."""
+
+import logging
+import math
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlm.training import NonFiniteLossError
+from mmlm.training.checkpoint import check_finite, latest_checkpoint, save_checkpoint
+
+
+def save(folder: Path, step: int, keep: int = 2) -> Path:
+    state = {"progress": {"step": step, "loss_sum": 1.5}, "threads": 1}
+    return save_checkpoint(folder, step, {"w": torch.full((3,), float(step))}, {"m.w": torch.ones(3)}, state, keep)
+
+
+def test_a_flipped_bit_of_the_newest_is_noticed_and_the_one_before_is_used(tmp_path, caplog):
+    save(tmp_path, 8)
+    newest = save(tmp_path, 9)
+    names = {path.name for path in newest.iterdir()}
+    assert names == {"model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"}
+    for path in newest.iterdir():
+        whole = path.read_bytes()
+        for bit in range(0, len(whole) * 8, 7):  # each of the 8 in turn
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            caplog.clear()
+            assert latest_checkpoint(tmp_path).state["step"] == 8
+            assert f"{newest} is damaged ({path.name} changed" in caplog.text or path.name == "SHA256SUMS"
+        path.write_bytes(whole)
+    found = latest_checkpoint(tmp_path)
+    assert found.state["step"] == 9 and torch.equal(found.weights["w"], torch.full((3,), 9.0))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"])
+def test_a_file_that_is_missing_or_cut_is_named(tmp_path, name, caplog):
+    save(tmp_path, 8)
+    file = save(tmp_path, 9) / name
+    file.write_bytes(file.read_bytes()[:-1])
+    assert latest_checkpoint(tmp_path).state["step"] == 8
+    file.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert latest_checkpoint(tmp_path).state["step"] == 8
+    assert f"{name} cannot be read (No such file" in caplog.text
+
+
+def test_the_sums_are_those_of_sha256sum(tmp_path):
+    place = save(tmp_path, 3)
+    done = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count(": OK") == 3
+
+
+def test_damaged_ones_do_not_count_as_kept(tmp_path):
+    """A run that goes on from an older one leaves as many whole ones as before."""
+    for step in (2, 4, 6):
+        save(tmp_path, step, keep=3)
+    for step in (4, 6):
+        (tmp_path / f"step-{step:08d}" / "state.json").write_text("{}")
+    assert latest_checkpoint(tmp_path).state["step"] == 2
+    save(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_all_damaged_is_an_error_that_names_each(tmp_path):
+    for step in (1, 2):
+        (save(tmp_path, step) / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"all .* damaged \(step-00000002: state.json .*; step-00000001: state.json"):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_and_moments_that_are_not_finite_are_named(tmp_path, value):
+    good, bad = torch.ones(3), torch.tensor([1.0, value])
+    check_finite({"w": good}, {"mask": torch.tensor([0.0, -math.inf]), "count": torch.tensor(3)}, 4, tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"at step 4 these are not finite: exp_avg_sq.w;"):
+        check_finite({"w": good, "exp_avg_sq.w": bad}, {}, 4, tmp_path)
+    with pytest.raises(NonFiniteLossError, match="not finite: average;"):
+        check_finite({"w": good}, {"average": torch.tensor(math.nan)}, 4, tmp_path)
