@@ -8,6 +8,7 @@ from decoders.codecs.checkpoint import codec_fingerprint
 from mmlm.assembly.codecs import Codecs, load_codecs
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import LoraConfig
+from mmlm.model.draws import OwnDraws
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.network import layouts_of
 
@@ -25,10 +26,10 @@ def extended(
     if not codecs and lora is None:
         raise ValueError("nothing is given: a codec, a decoder, or lora")
     host = model.language_model
-    loaded = load_codecs(codecs.beside(model))
+    with OwnDraws(seed):
+        loaded = load_codecs(codecs.beside(model))
     lora = host.lora_config if lora is None else lora
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with OwnDraws(seed):
         writing = LanguageModel(
             host.model, host.tokenizer, host.name, host.vocabulary.tokens, layouts=layouts_of(loaded.codecs), lora=lora
         )
