@@ -76,13 +76,14 @@ class _Inference(Inference):
         mask: Any = decoder.mask
         for index, block in enumerate(self.blocks):
             normed = block.attn_ln(x)
-            own = _keys_values(block.attn, normed)
+            keys, values = _keys_values(block.attn, normed)
             if start:
-                own = tuple(torch.cat(pair, dim=1) for pair in zip(self.written[index], own, strict=True))
-                self.written[index] = own
+                earlier_keys, earlier_values = self.written[index]
+                keys, values = torch.cat([earlier_keys, keys], dim=1), torch.cat([earlier_values, values], dim=1)
+                self.written[index] = keys, values
             else:
-                self.written.append(own)
-            x = x + _attended(block.attn, normed, own, mask)
+                self.written.append((keys, values))
+            x = x + _attended(block.attn, normed, (keys, values), mask)
             x = x + _attended(block.cross_attn, block.cross_attn_ln(x), self.heard[index], None)
             x = x + block.mlp(block.mlp_ln(x))
         x = decoder.ln(x)

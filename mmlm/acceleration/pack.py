@@ -80,7 +80,13 @@ def pack(network: MultimodalNetwork, weights: Weights = "exact") -> Acceleration
     Returns what was chosen, and what was declined and why; `logging` has it too. Declined is what fails where plain
     passes do not, or gives other logits. All other errors come out, memory that ends among them. ValueError for
     quantised weights on a GPU.
+    Passes of other threads wait until it is done; texts that they were writing end in a ModelChangedError.
     """
+    with network.changes.changing("packed"):
+        return _pack(network, weights)
+
+
+def _pack(network: MultimodalNetwork, weights: Weights) -> Acceleration:
     host = network.language_model
     on_cpu = network.device.type == "cpu"
     if not on_cpu and weights != "exact":
@@ -119,5 +125,6 @@ def pack(network: MultimodalNetwork, weights: Weights = "exact") -> Acceleration
 
 def unpack(network: MultimodalNetwork) -> None:
     """Undoes `pack`, and frees the packed weights."""
-    unpack_layers(network)
-    network.language_model.acceleration = None
+    with network.changes.changing("unpacked"):
+        unpack_layers(network)
+        network.language_model.acceleration = None

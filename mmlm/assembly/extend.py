@@ -33,7 +33,7 @@ def extended(
         writing = LanguageModel(
             host.model, host.tokenizer, host.name, host.vocabulary.tokens, layouts=layouts_of(loaded.codecs), lora=lora
         )
-        writing.replaced = host.replaced
+        writing.replaced, writing.changes = host.replaced, host.changes  # the two share their frozen parts
         made = MultimodalLM(
             writing, model.encoders.get("image"), model.resampler_config, model.fusion_config, model.template,
             audio_encoder=model.encoders.get("audio"), audio_resampler=model.audio_resampler_config,

@@ -129,7 +129,7 @@ class Trainer:
         self.identity = {**checkpoint.state["identity"], "steps": self.steps}
         self.done = Progress(**checkpoint.state["progress"])
         weights = checkpoint.weights
-        with torch.no_grad():
+        with torch.no_grad(), self.objective.changing():
             for name, tensor in tensors.items():
                 tensor.copy_(weights[name])
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
@@ -207,12 +207,13 @@ class Trainer:
         loss, norm, count = self._gradient(parts, draws)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            for optimizer in self.optimizers:
-                optimizer.step()
+            with objective.changing():
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                with torch.no_grad():
+                    objective.after_step()
             done.loss_sum += loss * count
             done.count += count
-            with torch.no_grad():
-                objective.after_step()
         else:
             with torch.no_grad():
                 for name, tensor in objective.state().items():  # the forward pass may have moved a codebook

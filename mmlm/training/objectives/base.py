@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
+
+from mmlm.model.changes import Changing
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Objective(ABC):
     def train(self, mode: bool) -> None:
         """Sets training or evaluation mode."""
         self.module.train(mode)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """A context for a change of the weights: a model does not write texts with it meanwhile, in any thread."""
+        return self.module.changes.changing("trained") if isinstance(self.module, Changing) else nullcontext()
 
     def begin(self) -> None:  # noqa: B027 - most need nothing
         """Called before the first step of a new run, not of a resumed one."""
