@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmlm.generation.cache import preallocated_cache
 from mmlm.model.acceleration import RecordedSteps
+from mmlm.model.changes import ModelChangedError
 from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
@@ -98,6 +99,8 @@ class Decoder:
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
         with self.host.changes.passing(self.since), self.host.request(self.context, self.codes, wide=bool(self.wide)):
+            if self.wide and self.host.acceleration is None:
+                raise ModelChangedError("unpacked")
             output = self.host(
                 ids,
                 attention_mask=mask,

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 class ModelChangedError(RuntimeError):
     """The model was changed in another thread, or between two pieces of a stream, while a text was being written."""
 
+    def __init__(self, how: str) -> None:
+        super().__init__(f"the model was {how} while a text was being written: begin the text again")
+
 
 class Changes:
     """The changes of one model: it is packed, moved, cast, or its weights are trained or loaded.
@@ -46,13 +49,11 @@ class Changes:
                     self._turn.wait_for(lambda: self._changing is None)
                     self._passing.add(own)
             if since is not None and since != self.count:
-                raise ModelChangedError(
-                    f"the model was {self._latest} while a text was being written: begin the text again"
-                )
+                raise ModelChangedError(self._latest)
             yield
         finally:
             if not outer:
-                self._passing.discard(own)
+                self._passing.discard(own)  # at once: another interrupt may come
                 with self._turn:
                     self._turn.notify_all()
 
@@ -60,7 +61,8 @@ class Changes:
     def changing(self, how: str, state: Callable[[], object] | None = None) -> Iterator[None]:
         """A context for a change in this thread, in which no other thread runs a pass.
 
-        how: such as "packed", for the error. state: if it gives the same before and after, nothing was changed.
+        how: such as "packed", for the error. state: what a text depends on; where it is the same before and after, the
+            texts go on.
         """
         own = threading.get_ident()
         if self._changing == own:  # a part of a larger change
@@ -76,13 +78,15 @@ class Changes:
             yield
         finally:
             if self._changing == own:
-                if begun and (state is None or before != state()):
-                    self.count, self._latest = self.count + 1, how
-                with self._turn:
+                try:
+                    if begun and (state is None or before != state()):
+                        self._latest, self.count = how, self.count + 1
+                finally:
                     self._changing = None
-                    self._turn.notify_all()
+                    with self._turn:
+                        self._turn.notify_all()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Changes], tuple[()]]:
         return Changes, ()  # a copy of a model has passes and changes of its own
 
 
