@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from encoders.media.sound import SAMPLE_RATE, Audio
 from encoders.whisper import WhisperAudioEncoder
-from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.copies import Copies, use_packed
 from mmlm.acceleration.kernels import has_onednn, reduces_range
 from mmlm.acceleration.packing import pack_layers, unpack_layers
 from mmlm.assembly.assemble import assemble
@@ -200,6 +200,29 @@ def test_threads_that_pack_at_once_give_the_same():
             assert list(pool.map(lambda row: parts.texts(model, row, max_new_tokens=24), rows)) == alone
 
 
+class Meeting(Tensor):
+    """A weight that another thread changes, and copies, while it is compared with what was copied."""
+
+    meet: Callable[[], object] | None = None
+
+    def data_ptr(self) -> int:
+        meet, Meeting.meet = Meeting.meet, None
+        if meet is not None:
+            meet()
+        return super().data_ptr()
+
+
+def test_a_weight_that_another_thread_changes_is_never_its_earlier_copy():
+    weight, copies = torch.ones(2).as_subclass(Meeting), Copies()
+
+    def copied() -> float:
+        return copies.get(weight, "sum", lambda _: float(weight.sum()))
+
+    assert copied() == 2.0
+    Meeting.meet = lambda: (weight.add_(1), copied())
+    assert copied() == 4.0
+
+
 def test_a_copy_is_packed_on_its_own():
     model = parts.build("gpt2").pack()
     before = logits(model)
@@ -383,7 +406,7 @@ def test_weights_have_a_copy_for_each_kernel(weights, copies):
     with use_packed():
         for rows in (1, 2, 100, 3, 200):
             layer(torch.randn(rows, 64))
-    made = layer.forward.weight.products.made
+    made = layer.forward.weight.products.kept.made
     assert len([key for key in made if isinstance(key, str)]) == copies
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from encoders.base import Features
 from encoders.media import SAMPLE_RATE, MediaError, SoundStream
 from encoders.transcription import transcriber
+from encoders.transcription.decoding import NonFiniteTextError, decode_window
 from encoders.transcription.transcriber import Transcriber
 from encoders.transcription.windows import Windows
 from encoders.whisper import WhisperAudioEncoder, load_whisper
@@ -216,13 +217,13 @@ def test_segments_come_before_the_recording_has_been_read(monkeypatch):
 
 
 class Said:
-    """Stands for `model.decode`: gives prepared results, and keeps what it was asked."""
+    """Stands for `decode_window`: gives prepared results, and keeps what it was asked."""
 
-    def __init__(self, monkeypatch, model, *results):
+    def __init__(self, monkeypatch, *results):
         self.results, self.asked = list(results), []
-        monkeypatch.setattr(model, "decode", self)
+        monkeypatch.setattr(transcriber, "decode_window", self)
 
-    def __call__(self, mel, options):
+    def __call__(self, model, mel, options, generator):
         self.asked.append(options)
         given = self.results[min(len(self.asked), len(self.results)) - 1]
         return whisper.DecodingResult(
@@ -240,7 +241,7 @@ def words(text, start=0.0, end=2.0):
 def test_repetition_and_improbable_text_are_tried_again_warmer(monkeypatch):
     model = tiny_whisper()
     said = Said(
-        monkeypatch, model,
+        monkeypatch,
         {"tokens": words(" ha ha ha"), "compression_ratio": 9.0},
         {"tokens": words(" hm"), "avg_logprob": -3.0},
         {"tokens": words(" good")},
@@ -251,7 +252,7 @@ def test_repetition_and_improbable_text_are_tried_again_warmer(monkeypatch):
 
 def test_what_repeats_itself_to_the_end_is_left_out_and_told(monkeypatch, caplog):
     model = tiny_whisper()
-    Said(monkeypatch, model, {"tokens": words(" ha ha ha"), "compression_ratio": 9.0, "text": " ha ha ha"})
+    Said(monkeypatch, {"tokens": words(" ha ha ha"), "compression_ratio": 9.0, "text": " ha ha ha"})
     with caplog.at_level(logging.WARNING):
         transcript = Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en")
     assert transcript.text == "" and "ha ha ha" in caplog.text
@@ -260,16 +261,16 @@ def test_what_repeats_itself_to_the_end_is_left_out_and_told(monkeypatch, caplog
 def test_text_over_what_is_no_speech_is_left_out(monkeypatch):
     model = tiny_whisper()
     invented = {"tokens": words(" Thank you."), "no_speech_prob": 0.9, "avg_logprob": -1.5}
-    said = Said(monkeypatch, model, invented)
+    said = Said(monkeypatch, invented)
     assert Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en").segments == ()
     assert len(said.asked) == 1  # and no warmer attempt is made to hear something
-    Said(monkeypatch, model, {**invented, "avg_logprob": -0.3})  # sure of its words: speech after all
+    Said(monkeypatch, {**invented, "avg_logprob": -0.3})  # sure of its words: speech after all
     assert Transcriber(model).transcribe((noise(5.0), SAMPLE_RATE), language="en").text == "Thank you."
 
 
 def test_silence_is_not_decoded(monkeypatch):
     model = tiny_whisper()
-    said = Said(monkeypatch, model, {"tokens": words(" Thank you.")})
+    said = Said(monkeypatch, {"tokens": words(" Thank you.")})
     quiet = np.zeros(45 * SAMPLE_RATE, np.float32)
     assert Transcriber(model).transcribe((quiet, SAMPLE_RATE), language="en").segments == () and not said.asked
 
@@ -277,7 +278,7 @@ def test_silence_is_not_decoded(monkeypatch):
 def test_the_language_is_that_of_the_first_sound(monkeypatch):
     """Half a minute of nothing says no language."""
     model, heard = tiny_whisper(), []
-    Said(monkeypatch, model, {"tokens": words(" Good day.")})
+    Said(monkeypatch, {"tokens": words(" Good day.")})
     monkeypatch.setattr(model, "detect_language", lambda mel: heard.append(mel) or (None, {"de": 0.9, "en": 0.1}))
     late = np.concatenate([np.zeros(30 * SAMPLE_RATE, np.float32), noise(5.0)])
     transcript = Transcriber(model).transcribe((late, SAMPLE_RATE))
@@ -299,13 +300,13 @@ def test_an_hour_takes_the_memory_of_a_window():
 def test_earlier_text_is_the_prompt_until_a_warm_window(monkeypatch):
     model = tiny_whisper()
     first, second = words(" one", end=3.0), words(" two", end=3.0)
-    said = Said(monkeypatch, model, {"tokens": first}, {"tokens": second}, {"tokens": second})
+    said = Said(monkeypatch, {"tokens": first}, {"tokens": second}, {"tokens": second})
     Transcriber(model).transcribe((noise(80.0), SAMPLE_RATE), language="en", prompt="Ada")
     tokenizer = whisper.tokenizer.get_tokenizer(True, num_languages=99, language="en", task="transcribe")
     ada = tokenizer.encode(" Ada")
     assert [options.prompt for options in said.asked] == [ada, (ada + first)[-31:], (ada + first + second)[-31:]]
     bad = {"tokens": first, "avg_logprob": -3.0}
-    said = Said(monkeypatch, model, bad, bad, bad, {"tokens": first}, {"tokens": second})
+    said = Said(monkeypatch, bad, bad, bad, {"tokens": first}, {"tokens": second})
     Transcriber(model).transcribe((noise(40.0), SAMPLE_RATE), language="en", prompt="Ada")
     assert [(options.temperature, options.prompt) for options in said.asked[-2:]] == [(0.6, ada), (0.0, [])]
 
@@ -343,7 +344,7 @@ def test_bad_recordings_give_their_reason():
 
 def test_transcripts_are_written_by_upstreams_writers(monkeypatch, tmp_path):
     model = tiny_whisper()
-    Said(monkeypatch, model, {"tokens": words(" Hello", 0.5, 1.2) + words(" there.", 1.2, 2.0)})
+    Said(monkeypatch, {"tokens": words(" Hello", 0.5, 1.2) + words(" there.", 1.2, 2.0)})
     result = Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en").to_dict()
     whisper.utils.get_writer("all", str(tmp_path))(result, "talk.wav")
     assert (tmp_path / "talk.txt").read_text() == "Hello\nthere.\n"
@@ -376,7 +377,7 @@ def test_what_is_invented_while_nobody_speaks_is_left_out(monkeypatch):
     model = tiny_whisper()
     # In its second window, which begins at 30 s, Whisper hears something at once, and the sentence after 10 s.
     heard = [*words(" Thank you.", 0.0, 4.0), *words(" The boy sang.", 10.0, 13.0)]
-    said = Said(monkeypatch, model, {"tokens": heard})
+    said = Said(monkeypatch, {"tokens": heard})
     transcript = Transcriber(model).transcribe((samples, SAMPLE_RATE), language="en", vad=True)
     assert [segment.text for segment in transcript.segments] == [" The boy sang."]
     assert len(said.asked) == 1, "a window of nothing but noise is not decoded"
@@ -434,7 +435,7 @@ def test_a_model_of_100_languages_knows_cantonese(monkeypatch):
 
 def test_markup_in_a_prompt_is_plain_text(monkeypatch):
     model = tiny_whisper()
-    said = Said(monkeypatch, model, {"tokens": words(" hm")})
+    said = Said(monkeypatch, {"tokens": words(" hm")})
     Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en", prompt="notes <|endoftext|> of <|de|>")
     tokenizer = whisper.tokenizer.get_tokenizer(True, num_languages=99, language="en", task="transcribe")
     asked = said.asked[0].prompt
@@ -444,7 +445,7 @@ def test_markup_in_a_prompt_is_plain_text(monkeypatch):
 
 def test_one_temperature_may_stand_alone(monkeypatch):
     model = tiny_whisper()
-    said = Said(monkeypatch, model, {"tokens": words(" hm")})
+    said = Said(monkeypatch, {"tokens": words(" hm")})
     Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en", temperatures=0.4)
     assert [options.temperature for options in said.asked] == [0.4]
 
@@ -453,8 +454,9 @@ def test_weights_that_are_no_numbers_are_an_error_and_no_text():
     model = tiny_whisper()
     with torch.no_grad():
         model.decoder.ln.weight[0] = float("nan")
-    with pytest.raises(transcriber.NonFiniteTextError, match="NaN.*float32"):
-        Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en")
+    for temperature in (0.0, 1.0):
+        with pytest.raises(NonFiniteTextError, match="NaN.*float32"):
+            Transcriber(model).transcribe((noise(3.0), SAMPLE_RATE), language="en", temperatures=temperature)
 
 
 def test_threads_write_down_at_once_what_each_hears_alone(monkeypatch):
@@ -471,6 +473,55 @@ def test_threads_write_down_at_once_what_each_hears_alone(monkeypatch):
         for _ in range(2):
             assert list(pool.map(said, jobs)) == alone
     assert len(set(alone)) >= 3
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # upstream's beams
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.0}, {"temperature": 0.7}, {"temperature": 1.0}, {"temperature": 0.0, "beam_size": 3}],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_window_is_decoded_as_upstream_decodes_it(options, seed):
+    """The same tokens and log-probabilities, with upstream's draws from the global generator, which stays untouched."""
+    model = tiny_whisper(seed, sharpness=1.0)
+    mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(noise(20.0, seed)))
+    asked = whisper.DecodingOptions(language="en", fp16=False, prompt="Ada", **options)
+    torch.manual_seed(seed)
+    theirs = whisper.decode(model, mel, asked)
+    torch.manual_seed(99)
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    ours = decode_window(model, mel, asked, torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.rand(3), expected)
+    assert ours.tokens == theirs.tokens and len(ours.tokens) > 3
+    assert ours.avg_logprob == pytest.approx(theirs.avg_logprob, abs=1e-6)
+    assert ours.no_speech_prob == theirs.no_speech_prob and ours.text == theirs.text
+
+
+def test_the_model_has_no_hooks_while_it_is_decoded(monkeypatch):
+    model = tiny_whisper(0, sharpness=0.5)
+    hooks, real = [], model.decoder.ln.forward
+
+    def spy(x):
+        hooks.extend(hook for module in model.modules() for hook in module._forward_hooks.values())
+        return real(x)
+
+    monkeypatch.setattr(model.decoder.ln, "forward", spy)
+    Transcriber(model).transcribe((noise(2.0), SAMPLE_RATE), language="en", temperatures=(0.0,))
+    assert hooks == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # silero-vad's loading
+def test_threads_find_speech_where_each_finds_it_alone():
+    pytest.importorskip("silero_vad")
+    from encoders.transcription.voice_activity import voice_detector
+
+    heard = [spoken_after_noise(), spoken_after_noise()[::-1].copy(), noise(6.0)] * 2
+    alone = [voice_detector()(torch.from_numpy(samples)) for samples in heard]
+    with ThreadPoolExecutor(len(heard)) as pool:
+        assert list(pool.map(lambda samples: voice_detector()(torch.from_numpy(samples)), heard)) == alone
+    assert any(alone)
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path):

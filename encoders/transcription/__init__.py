@@ -1,8 +1,8 @@
 """Speech to text with Whisper, for recordings of any length.
 
 `Transcriber` decodes a recording window by window, as a stream of `Segment`s or as one `Transcript`. `windows` reads
-Whisper's input windows from a stream of samples, `segments` cuts a window's text at its timestamps, `voice_activity`
-finds where somebody speaks (with the extra `vad`). Importing this room imports whisper.
+Whisper's input windows from a stream of samples, `decoding` decodes one, `segments` cuts its text at its timestamps,
+`voice_activity` finds where somebody speaks (with the extra `vad`). Importing this room imports whisper.
 """
 
 from encoders.transcription.transcriber import TEMPERATURES, Transcriber

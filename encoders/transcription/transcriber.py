@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
@@ -17,6 +15,7 @@ from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
+from encoders.transcription.decoding import decode_window
 from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
@@ -30,14 +29,7 @@ PAUSE = 100  # frames; so much silence at the beginning of a window, or more, is
 NO_SPEECH = 0.6  # this and the next three are openai-whisper's defaults (whisper/transcribe.py)
 LOG_PROBABILITY = -1.0
 COMPRESSION_RATIO = 2.4
-# One window is decoded at a time: whisper keeps keys and values by hooks on the model, which all threads would share,
-# and samples from torch's global generator.
-DECODING = threading.Lock()
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-class NonFiniteTextError(ValueError):
-    """Whisper computed NaN where it should have computed probabilities."""
 
 
 class Transcriber:
@@ -200,7 +192,9 @@ class _Decoding:
         """The result at the first temperature at which it is acceptable, or at the last one."""
         context = self.model.dims.n_text_ctx // 2 - 1  # tokens of earlier text that a window may be given
 
-        def at(temperature: float) -> Any:  # a list only for a batch of spectrograms
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+
+        def at(temperature: float) -> DecodingResult:
             options = DecodingOptions(
                 task=self.task,
                 language=language,
@@ -209,21 +203,13 @@ class _Decoding:
                 prompt=self.previous[-context:],
                 fp16=self._half,
             )
-            result: Any = self.model.decode(mel, options)
-            if math.isnan(result.avg_logprob):
-                raise NonFiniteTextError(
-                    "Whisper computed NaN, so what is said is unknown: it overflows in "
-                    f"{'float16' if self._half else 'float32'}, or its weights are damaged"
-                )
-            return result
+            return decode_window(self.model, mel, options, generator)
 
-        with DECODING, torch.random.fork_rng(devices=[self.model.device] if self._half else []):
-            torch.manual_seed(seed)
-            result = at(self.temperatures[0])
-            for temperature in self.temperatures[1:]:
-                if _is_acceptable(result):
-                    break
-                result = at(temperature)
+        result = at(self.temperatures[0])
+        for temperature in self.temperatures[1:]:
+            if _is_acceptable(result):
+                break
+            result = at(temperature)
         return result
 
 

@@ -17,9 +17,11 @@ VoiceDetector = Callable[[Tensor], list[tuple[float, float]]]
 def voice_detector() -> VoiceDetector:
     """A function: samples [T] at 16 kHz → the stretches of speech in them, as (start, end) in seconds.
 
-    ImportError if silero-vad is not installed.
+    Its model is its own, since silero-vad keeps in it what it has heard so far. ImportError if silero-vad is not
+    installed.
     """
-    model, timestamps = _silero()
+    load, timestamps = _silero()
+    model = load()
 
     def detect(samples: Tensor) -> list[tuple[float, float]]:
         found = timestamps(samples, model, sampling_rate=SAMPLE_RATE)
@@ -29,7 +31,8 @@ def voice_detector() -> VoiceDetector:
 
 
 @functools.cache
-def _silero() -> tuple[Any, Any]:
+def _silero() -> tuple[Callable[[], Any], Callable[..., Any]]:
+    """What loads silero-vad, and its function that gives the stretches of speech."""
     threads = torch.get_num_threads()
     try:
         from silero_vad import get_speech_timestamps, load_silero_vad
@@ -37,4 +40,4 @@ def _silero() -> tuple[Any, Any]:
         raise ImportError("voice activity detection needs the extra: pip install 'mmlm[vad]'") from error
     finally:
         torch.set_num_threads(threads)  # importing silero_vad sets one thread for all of torch
-    return load_silero_vad(), get_speech_timestamps
+    return load_silero_vad, get_speech_timestamps

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,29 +31,48 @@ def is_wide(x: Tensor, weight: Tensor) -> bool:
     return x.dtype == torch.float32 and weight.dtype in HALVES and active.get()
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Copies of one state of a parameter, by key."""
+
+    source: Tensor  # what was copied; kept alive, so that no other tensor gets its address
+    version: int
+    made: dict[Any, Any] = field(default_factory=dict)
+
+    def are_of(self, parameter: Tensor) -> bool:
+        """Whether the copies are of this parameter: it was neither written to nor replaced, as `.to()` does."""
+        source = self.source
+        return (
+            source.data_ptr() == parameter.data_ptr()
+            and self.version == parameter._version
+            and source.shape == parameter.shape
+            and source.stride() == parameter.stride()
+        )
+
+
 class Copies:
-    """Copies of a parameter by key, made when first needed, and made again if the parameter has changed."""
+    """Copies of a parameter by key, made when first needed, and made again if the parameter has changed.
+
+    Threads may use them at once: what is read and replaced is one object, a state with its copies.
+    """
 
     def __init__(self) -> None:
-        self.source: Tensor | None = None  # what was copied; kept alive, so that no other tensor gets its address
-        self.version = -1
-        self.made: dict[Any, Any] = {}
+        self.kept: _Kept | None = None
 
     def forget(self, parameter: Tensor | None) -> None:
         """Drops the copies of a trained parameter: fused optimizers change it without counting the change."""
         if parameter is not None and parameter.requires_grad:
-            self.source, self.made = None, {}
+            self.kept = None
 
     def get(self, parameter: Tensor, key: Any, make: Callable[[Any], Any]) -> Any:
         """`make(key)`, or its earlier result if the parameter has not changed since."""
-        made = self.made  # `forget` in another thread may replace it
-        if not self._are_of(parameter):
-            made = self.made = {}
-            self.source, self.version = parameter.detach(), parameter._version
-        if key not in made:
+        kept = self.kept
+        if kept is None or not kept.are_of(parameter):
+            kept = self.kept = _Kept(parameter.detach(), parameter._version)
+        if key not in kept.made:
             with unrecorded():
-                made[key] = make(key)
-        return made[key]
+                kept.made[key] = make(key)
+        return kept.made[key]
 
     def widened(self, parameter: Tensor | None) -> Tensor | None:
         """A float32 copy; it is not kept if there may be gradients, or if torch does not count changes."""
@@ -61,17 +81,6 @@ class Copies:
         if torch.is_grad_enabled() or parameter.is_inference():
             return parameter.float()
         return self.get(parameter, torch.float32, parameter.to)
-
-    def _are_of(self, parameter: Tensor) -> bool:
-        """Whether the copies are of this parameter: it was neither written to nor replaced, as `.to()` does."""
-        source = self.source
-        return (
-            source is not None
-            and source.data_ptr() == parameter.data_ptr()
-            and self.version == parameter._version
-            and source.shape == parameter.shape
-            and source.stride() == parameter.stride()
-        )
 
     def __getstate__(self) -> dict:
         # Packed weights can be neither copied nor pickled: they are made again.

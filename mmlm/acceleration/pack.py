@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache
 from mmlm.acceleration import choosing
 from mmlm.acceleration.copies import use_packed
 from mmlm.acceleration.kernels import HALVES, Weights, has_fbgemm
-from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers, unpack_layers
+from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers, quantised, unpack_layers
 from mmlm.acceleration.probes import why_not_recorded, why_not_wide
 from mmlm.acceleration.recorded_step import SHORT, RecordedSteps, can_record
 from mmlm.model.fusion.media_context import MediaContext
@@ -80,7 +80,14 @@ def pack(network: MultimodalNetwork, weights: Weights = "exact") -> Acceleration
     Returns what was chosen, and what was declined and why; `logging` has it too. Declined is what fails where plain
     passes do not, or gives other logits. All other errors come out, memory that ends among them. ValueError for
     quantised weights on a GPU.
+    Passes of other threads wait until it is done. A text that was begun before goes on after it, or ends in a
+    ModelChangedError where weights are quantised otherwise now.
     """
+    with network.changes.changing("packed", lambda: quantised(network)):
+        return _pack(network, weights)
+
+
+def _pack(network: MultimodalNetwork, weights: Weights) -> Acceleration:
     host = network.language_model
     on_cpu = network.device.type == "cpu"
     if not on_cpu and weights != "exact":
@@ -118,6 +125,7 @@ def pack(network: MultimodalNetwork, weights: Weights = "exact") -> Acceleration
 
 
 def unpack(network: MultimodalNetwork) -> None:
-    """Undoes `pack`, and frees the packed weights."""
-    unpack_layers(network)
-    network.language_model.acceleration = None
+    """Undoes `pack`, and frees the packed weights. Texts go on as with `pack`; those of wide requests do not."""
+    with network.changes.changing("unpacked", lambda: quantised(network)):
+        unpack_layers(network)
+        network.language_model.acceleration = None

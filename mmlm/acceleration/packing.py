@@ -93,6 +93,11 @@ def choose_kernels(root: nn.Module, wide: bool = False) -> list[Chosen]:
     return found
 
 
+def quantised(root: nn.Module) -> set[str]:
+    """How the weights of packed layers are quantised; empty where they have all their bits."""
+    return {packed.weights for packed, _, _ in _packed_weights(root)} - {"exact"}
+
+
 def _packed_weights(root: nn.Module) -> Iterator[tuple[PackedWeight, Tensor, Tensor | None]]:
     """All packed weights in `root` with their parameters: weight and bias."""
     for module in root.modules():

@@ -15,6 +15,7 @@ from mmlm.assembly.codecs import Codecs, load_codecs
 from mmlm.assembly.frozen import audio_encoder_of, image_encoder_of, language_model_of
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
+from mmlm.model.draws import OwnDraws
 from mmlm.model.network import layouts_of
 from mmlm.prompting.templates import PromptTemplate
 
@@ -60,11 +61,11 @@ def assemble(
         raise ValueError(
             "final_norm=False is for an encoder by name: give it to the ready-made ClipImageEncoder itself"
         )
-    loaded = load_codecs(codecs)
-    images = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
-    audio = None if audio_encoder is None else audio_encoder_of(audio_encoder)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
+    with OwnDraws(seed):  # loading draws initial weights, too, before it replaces them
+        loaded = load_codecs(codecs)
+        images = None if image_encoder is None else image_encoder_of(image_encoder, final_norm, dtype)
+        audio = None if audio_encoder is None else audio_encoder_of(audio_encoder)
+    with OwnDraws(seed):
         host = language_model_of(
             language_model, tokenizer, dtype, audio is not None, layouts=layouts_of(loaded.codecs), lora=lora
         )

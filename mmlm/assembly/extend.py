@@ -8,6 +8,7 @@ from decoders.codecs.checkpoint import codec_fingerprint
 from mmlm.assembly.codecs import Codecs, load_codecs
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import LoraConfig
+from mmlm.model.draws import OwnDraws
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.network import layouts_of
 
@@ -25,14 +26,14 @@ def extended(
     if not codecs and lora is None:
         raise ValueError("nothing is given: a codec, a decoder, or lora")
     host = model.language_model
-    loaded = load_codecs(codecs.beside(model))
+    with OwnDraws(seed):
+        loaded = load_codecs(codecs.beside(model))
     lora = host.lora_config if lora is None else lora
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with OwnDraws(seed):
         writing = LanguageModel(
             host.model, host.tokenizer, host.name, host.vocabulary.tokens, layouts=layouts_of(loaded.codecs), lora=lora
         )
-        writing.replaced = host.replaced
+        writing.replaced, writing.changes = host.replaced, host.changes  # the two share their frozen parts
         made = MultimodalLM(
             writing, model.encoders.get("image"), model.resampler_config, model.fusion_config, model.template,
             audio_encoder=model.encoders.get("audio"), audio_resampler=model.audio_resampler_config,

@@ -26,6 +26,7 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.names import absolute_name, with_names
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
+from mmlm.model.draws import OwnDraws
 from mmlm.model.network import layouts_of
 
 FILES = ("config.json", "model.safetensors")
@@ -70,8 +71,8 @@ def load(
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
     given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
     sources = _sources(config, given)
-    loaded = load_saved_codecs(config, codecs)
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced
+    with OwnDraws(0):  # initial weights are drawn, then replaced
+        loaded = load_saved_codecs(config, codecs)
         with_audio = config.audio_encoder is not None
         layouts = layouts_of(loaded.codecs)
         host = language_model_of(sources["language_model"], tokenizer, dtype, with_audio, rows, layouts, config.lora)

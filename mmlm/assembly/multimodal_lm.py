@@ -38,7 +38,8 @@ class MultimodalLM(MultimodalNetwork):
 
     def save(self, folder: str | Path, *, bundle: bool = False) -> Path:
         """Writes what was added, and the names of the frozen parts or, bundled, these too: see `mmlm.assembly.save`."""
-        return save(self, folder, bundle=bundle)
+        with self.changes.passing():
+            return save(self, folder, bundle=bundle)
 
     def __repr__(self) -> str:
         return described(self)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmlm.generation.cache import preallocated_cache
 from mmlm.model.acceleration import RecordedSteps
+from mmlm.model.changes import ModelChangedError
 from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
@@ -14,11 +15,16 @@ class Decoder:
     """Runs the language model over a prompt once, then token by token, with everything a step needs made beforehand."""
 
     def __init__(
-        self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False
-    ):
-        """`codes`: logits of all codes come last, and what may follow what is the caller's to see to."""
+        self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False,
+        since: int | None = None,
+    ):  # fmt: skip
+        """`codes`: logits of all codes come last, and what may follow what is the caller's to see to.
+
+        since: `host.changes.count` when the context was made; None for now. No pass is made after a later change.
+        """
         host.check_codes(batch.input_ids, codes)
         self.host, self.context = host, context
+        self.since = host.changes.count if since is None else since
         self.codes = host.code_places() if codes else None
         rows, length = batch.input_ids.shape
         self.length = length
@@ -34,8 +40,13 @@ class Decoder:
         self.wide: bool | None = None  # whether hidden states and cache are float32: as the prompt's pass finds it
 
     def prefill(self) -> Tensor:
-        """Logits `[R, V]` after the prompt. ValueError where the model keeps no keys and values of it."""
-        self.wide = self.host.is_wide if self.wide is None else self.wide
+        """Logits `[R, V]` after the prompt. ValueError where the model keeps no keys and values of it.
+
+        Here and in `step`, ModelChangedError where the model was changed since `since`.
+        """
+        if self.wide is None:
+            with self.host.changes.passing(self.since):
+                self.wide = self.host.is_wide
         logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
         if self.cache.get_seq_length() == 0:
             raise ValueError(
@@ -63,7 +74,8 @@ class Decoder:
             self.recorded = self.record(self.cache, self.mask, self.positions, start)
         self.started = True
         if self.recorded is not None:
-            return self.recorded(tokens, self._forward)
+            with self.host.changes.passing(self.since):  # a replayed step does not come to `_forward`
+                return self.recorded(tokens, self._forward)
         return self._forward(tokens.unsqueeze(1), self._seen(), self.positions[:, start : self.length])
 
     def reorder(self, index: Tensor, ids: bool = True) -> None:
@@ -85,10 +97,10 @@ class Decoder:
         return self.mask[:, : self.length] if self.padded else None
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        if self.wide and self.host.acceleration is None:
-            raise RuntimeError("the model was unpacked while a text was being written: begin the text again")
         # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
-        with self.host.request(self.context, self.codes, wide=bool(self.wide)):
+        with self.host.changes.passing(self.since), self.host.request(self.context, self.codes, wide=bool(self.wide)):
+            if self.wide and self.host.acceleration is None:
+                raise ModelChangedError("unpacked")
             output = self.host(
                 ids,
                 attention_mask=mask,

@@ -79,13 +79,15 @@ def render(
             preview(step, of, as_media(model, modality, media))
 
     for first in range(0, len(codes), at_once):
-        batch = torch.stack([one.codes for one in codes[first : first + at_once]]).to(model.device)
-        if steps == 0:
-            media = model.codecs[modality].decode(batch)
-        else:
-            callback = None if preview is None else shown
-            decoder: Any = model.decoders[modality]  # a DiffusionDecoder, which takes seconds to import
-            media = decoder.decode(batch, steps, seed + first, callback=callback)
+        batch = torch.stack([one.codes for one in codes[first : first + at_once]])
+        with model.changes.passing():
+            batch = batch.to(model.device)
+            if steps == 0:
+                media = model.codecs[modality].decode(batch)
+            else:
+                callback = None if preview is None else shown
+                decoder: Any = model.decoders[modality]  # a DiffusionDecoder, which takes seconds to import
+                media = decoder.decode(batch, steps, seed + first, callback=callback)
         if not bool(media.isfinite().all()):
             precision = str(media.dtype).removeprefix("torch.")
             raise ValueError(

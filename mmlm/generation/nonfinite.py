@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -43,7 +44,7 @@ def watching(model: nn.Module, default: torch.dtype) -> Iterator[FirstNonFinite]
     A module whose outputs are the first to be not finite is named itself; where a module is given such values that no
     module before it gave, they come from the module around it.
     """
-    found = FirstNonFinite(default)
+    found, own = FirstNonFinite(default), threading.get_ident()
 
     def name(which: str) -> None:
         while isinstance(model.get_submodule(which), nn.ModuleList | nn.ModuleDict):
@@ -51,17 +52,24 @@ def watching(model: nn.Module, default: torch.dtype) -> Iterator[FirstNonFinite]
         weights = (tensor.dtype for tensor in model.get_submodule(which).parameters() if tensor.is_floating_point())
         found.name, found.dtype = which, next(weights, default)
 
+    def searching() -> bool:  # other threads run the same modules; their values are theirs to look at
+        return threading.get_ident() == own and found.name is None
+
     with ExitStack() as hooks:
         for path, module in model.named_modules():
             if not path:
                 continue
 
             def before(_: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
-                if found.name is None and not finite([*args[:1], kwargs.get("hidden_states")]):
+                if (
+                    threading.get_ident() == own
+                    and found.name is None
+                    and not finite([*args[:1], kwargs.get("hidden_states")])
+                ):
                     name(path.rpartition(".")[0])
 
             def after(_: nn.Module, args: tuple, output: Any, path: str = path) -> None:
-                if found.name is None and not finite(output):
+                if searching() and not finite(output):
                     name(path)
 
             hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)

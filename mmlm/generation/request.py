@@ -175,19 +175,21 @@ def request(
     examples = [model.processor.encode(row) for row in rows]
     batch = model.processor.collate(examples, padding_side="left")
     batch.labels = None
-    batch = batch.to(model.device)
-    room = options.max_new_tokens
-    if writing is not None:
-        room = room_for_media(model, writing, options, batch.input_ids.shape[1])
-    model.language_model.check_length(batch.input_ids.shape[1] + room)
-    again = functools.partial(model.media_context, batch, [example.media for example in examples])
-    context = again()
-    latents = context.latents_per_row()
-    usage = [
-        Usage(len(example.input_ids), len(example.media), count, 0)
-        for example, count in zip(examples[: len(prompts)], latents, strict=False)
-    ]
-    decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None)
+    with model.changes.passing():
+        since = model.changes.count
+        batch = batch.to(model.device)
+        room = options.max_new_tokens
+        if writing is not None:
+            room = room_for_media(model, writing, options, batch.input_ids.shape[1])
+        model.language_model.check_length(batch.input_ids.shape[1] + room)
+        again = functools.partial(model.media_context, batch, [example.media for example in examples])
+        context = again()
+        latents = context.latents_per_row()
+        usage = [
+            Usage(len(example.input_ids), len(example.media), count, 0)
+            for example, count in zip(examples[: len(prompts)], latents, strict=False)
+        ]
+        decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None, since=since)
     stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
     thinking = [begins_thinking(row) for row in rows]
     return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)

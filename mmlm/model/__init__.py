@@ -3,13 +3,16 @@
 `MultimodalNetwork` is the whole, with its forward pass and its `Output`. `LanguageModel` extends any causal language
 model by hooks: added token rows, codes, LoRA, and a callback for each pass. `PerceiverResampler` turns media features
 into latents, and `mmlm.model.fusion` lets the text attend to them. The configs hold the sizes of what is added.
+`Changes` has passes and changes of a model take turns, and `OwnDraws` gives random numbers that are a thread's own.
 """
 
 from mmlm.model.acceleration import Acceleration, RecordedSteps
 from mmlm.model.added_rows import AddedRows, CodeRows
 from mmlm.model.blocks import find_blocks
+from mmlm.model.changes import Changes, ModelChangedError
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
+from mmlm.model.draws import OwnDraws
 from mmlm.model.fusion.cross_attention import Fusion
 from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
@@ -23,6 +26,7 @@ from mmlm.model.resampler import PerceiverResampler
 __all__ = [
     "Acceleration",
     "AddedRows",
+    "Changes",
     "CodePlaces",
     "CodeRows",
     "ForwardCallback",
@@ -32,10 +36,12 @@ __all__ = [
     "LoraAdapters",
     "LoraConfig",
     "MediaContext",
+    "ModelChangedError",
     "ModuleMap",
     "ModuleSequence",
     "MultimodalNetwork",
     "Output",
+    "OwnDraws",
     "PerceiverResampler",
     "RecordedSteps",
     "ResamplerConfig",

@@ -45,4 +45,6 @@ def _checkpoint(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     Not reentrant: adapters above get gradients although the first block's inputs need none.
     """
     request = contextvars.copy_context()  # backward runs when the request has ended, on a GPU in another thread
-    return checkpoint(request.run, type(block).forward, block, *args, use_reentrant=False, **kwargs)
+    return checkpoint(
+        request.run, type(block).forward, block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+    )  # a block in evaluation mode draws nothing, and keeping the state would seed the global generator

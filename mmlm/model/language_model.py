@@ -13,7 +13,7 @@ Outside a request the language model computes exactly what it computed before it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ from encoders.base import fingerprint
 from mmlm.model.acceleration import Acceleration
 from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, scattered
 from mmlm.model.blocks import embedding_and_head, find_blocks
+from mmlm.model.changes import Changes, Changing
 from mmlm.model.checkpointing import checkpointed
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Changing):
     """A frozen causal language model with its tokenizer, and with rows for the added tokens.
 
     model: any transformers `...ForCausalLM`, compiled by `torch.compile`, wrapped by peft or with quantised layers too.
@@ -47,8 +48,7 @@ class LanguageModel(nn.Module):
     name: what rebuilds the model, for saving; None for a ready-made one.
     added_tokens: the names of the added tokens, in the order of their ids.
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
-        is left out if it is tied to the embedding, or if its first V rows stay. These rows are saved with the added
-        weights, because loading the model by its name does not restore them.
+        is left out if it is tied to the embedding, or if its first V rows stay. All are saved with the added weights.
     layouts: the codes of images and audio that the model writes; each has rows of its own.
     lora: the adapters that act while codes are written.
     ValueError for a model without an output head, with an embedding and a head of different vocabulary sizes, or
@@ -73,6 +73,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self._refused: set[str] = set()  # arguments that the model was found not to take
+        self.changes = Changes()
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
         self.config: Any = model.config.get_text_config()
         embedding, head = embedding_and_head(model)
@@ -156,9 +157,11 @@ class LanguageModel(nn.Module):
         self.model.eval()
         return self
 
-    def accelerated(self) -> AbstractContextManager[None]:
-        """A context in which, in this thread, the acceleration set by `MultimodalLM.pack` is used, if there is one."""
-        return nullcontext() if self.acceleration is None else self.acceleration.active()
+    @contextmanager
+    def accelerated(self) -> Iterator[None]:
+        """A context for passes in this thread: the acceleration of `pack` acts, and nobody changes the model."""
+        with self.changes.passing(), nullcontext() if self.acceleration is None else self.acceleration.active():
+            yield
 
     @contextmanager
     def request(
@@ -173,8 +176,7 @@ class LanguageModel(nn.Module):
 
         callback: follows each pass, and may change the hidden states that enter the blocks.
         codes: from `code_places`. Then codes are accepted too, and their logits come after all others.
-        logit_positions: bool `[B, T]`, the N positions that reach the head, which gives logits `[N, V + added]`. In
-            training they are few, and the logits of all positions would take most of the memory.
+        logit_positions: bool `[B, T]`, the N positions that reach the head. In training they are few.
         wide: whether hidden states are float32, for models with 16-bit weights (`is_wide`).
         lora: whether the low-rank adapters act; None: only in requests with codes.
         """

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from decoders.codecs.base import MediaCodec
 from encoders.base import Features, FrozenEncoder
+from mmlm.model.changes import Changing
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.features import encode_media, stack_features
 from mmlm.model.fusion.cross_attention import Fusion
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from encoders.transcription.transcriber import Transcriber
 
 
-class MultimodalNetwork(nn.Module):
+class MultimodalNetwork(Changing):
     """A frozen image encoder, a frozen audio encoder and a frozen language model, with the modules that join them.
 
     Only `added_parameters()` are trained and saved: the resamplers, the gated blocks, the rows of added tokens and
@@ -78,6 +79,7 @@ class MultimodalNetwork(nn.Module):
         self.fusion_config = fusion or FusionConfig()
         self.template = template or PromptTemplate()
         self.language_model = language_model
+        self.changes = language_model.changes
         media_dim = next(iter(self.encoders.values())).dim
         sizes = {"image": self.resampler_config, "audio": self.audio_resampler_config}
         self.resamplers = ModuleMap[PerceiverResampler](
@@ -199,27 +201,28 @@ class MultimodalNetwork(nn.Module):
         only with `codes`.
         ValueError when media do not match the batch, or labels are given but no token has one.
         """
-        batch = batch.to(self.device)
-        padded = not bool(batch.attention_mask.all())
-        self.language_model.check_codes(batch.input_ids, codes)
-        places = self.language_model.code_places() if codes else None
-        predicting = None  # [B, T]: positions whose next token has a label
-        if batch.labels is not None:
-            predicting = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
-            if not bool(predicting.any()):
-                raise ValueError("no token of the batch has a label: encode its rows with a target")
-        wide = self.language_model.is_wide
-        with self.language_model.request(self.media_context(batch, media), places, predicting, wide, lora):
-            logits = self.language_model(
-                batch.input_ids,
-                attention_mask=batch.attention_mask if padded else None,
-                position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-            ).logits
-        if batch.labels is None or predicting is None:
-            return Output(logits)
-        labels = batch.labels[:, 1:][predicting[:, :-1]]
-        return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
+        with self.changes.passing():
+            batch = batch.to(self.device)
+            padded = not bool(batch.attention_mask.all())
+            self.language_model.check_codes(batch.input_ids, codes)
+            places = self.language_model.code_places() if codes else None
+            predicting = None  # [B, T]: positions whose next token has a label
+            if batch.labels is not None:
+                predicting = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
+                if not bool(predicting.any()):
+                    raise ValueError("no token of the batch has a label: encode its rows with a target")
+            wide = self.language_model.is_wide
+            with self.language_model.request(self.media_context(batch, media), places, predicting, wide, lora):
+                logits = self.language_model(
+                    batch.input_ids,
+                    attention_mask=batch.attention_mask if padded else None,
+                    position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
+                    use_cache=False,
+                ).logits
+            if batch.labels is None or predicting is None:
+                return Output(logits)
+            labels = batch.labels[:, 1:][predicting[:, :-1]]
+            return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":

@@ -23,6 +23,7 @@ from mmlm.assembly.load import load
 from mmlm.data.media import find_media
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecordsError
+from mmlm.model.draws import OwnDraws
 from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
 from mmlm.training.examples import write_bad_records
@@ -96,11 +97,11 @@ def _codec(recipe: CodecRecipe, progress: bool) -> Callable[[], TrainResult]:
     check_device(config.device)
     if (part := recipe.decoder) is not None:
         sizes = {f.name: getattr(part, f.name) for f in fields(DiffusionDecoderConfig)}
-        with _seeded(recipe.seed):
+        with OwnDraws(recipe.seed):
             decoder = DiffusionDecoder(load_codec(part.codec), DiffusionDecoderConfig(**sizes))
         return lambda: train_decoder(decoder, recipe.data, recipe.output, **run)
     assert recipe.codec is not None, "CodecRecipe checks it"
-    with _seeded(recipe.seed):
+    with OwnDraws(recipe.seed):
         codec = _built(recipe.codec)
     if recipe.perceptual is not None and codec.modality != "image":
         raise ValueError(JUDGES_PICTURES)
@@ -165,11 +166,3 @@ def _codec_of(value: Any) -> Any:
         return load_pretrained(options.pop("source"), **options)
     except (KeyError, TypeError) as error:
         raise ValueError(f"a codec is a name, or a source with options of load_pretrained, not {value}") from error
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """New weights are drawn from this seed; the caller's random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -10,12 +10,13 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmlm.model.draws import OwnDraws
 from mmlm.training.checkpoint import (
     check_finite,
     latest_checkpoint,
@@ -97,23 +98,22 @@ class Trainer:
     @contextmanager
     def _training(self) -> Iterator[None]:
         """The module in training mode, with gradients for what trains alone; afterwards as it was before."""
-        module, device = self.objective.module, self.device
+        module = self.objective.module
         modes = [(part, part.training) for part in module.modules()]
         wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            try:
-                module.requires_grad_(False)
-                for parameter in self.trained:
-                    parameter.requires_grad_(True)
-                self.objective.train(True)
-                yield
-            finally:
-                for parameter in self.trained:
-                    parameter.grad = None
-                for parameter, requires_grad in wanted:
-                    parameter.requires_grad_(requires_grad)
-                for part, training in modes:
-                    part.training = training
+        try:
+            module.requires_grad_(False)
+            for parameter in self.trained:
+                parameter.requires_grad_(True)
+            self.objective.train(True)
+            yield
+        finally:
+            for parameter in self.trained:
+                parameter.grad = None
+            for parameter, requires_grad in wanted:
+                parameter.requires_grad_(requires_grad)
+            for part, training in modes:
+                part.training = training
 
     def _restore(self) -> bool:
         """Takes up the newest checkpoint, if there is one; sets the identity of the run."""
@@ -136,7 +136,7 @@ class Trainer:
         self.identity = {**checkpoint.state["identity"], "steps": self.steps}
         self.done = Progress(**checkpoint.state["progress"])
         weights = checkpoint.weights
-        with torch.no_grad():
+        with torch.no_grad(), self.objective.changing():
             for name, tensor in tensors.items():
                 tensor.copy_(weights[name])
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
@@ -203,17 +203,21 @@ class Trainer:
         for group in self.groups:
             group["lr"] = rate * group["lr_scale"]
         before = {name: tensor.clone() for name, tensor in objective.state().items()}
-        self._seed()
-        parts = objective.parts(done.step)
-        loss, norm, count = self._gradient(parts)
+        # Quantizers and dropout take no generator: what they draw depends on the seed and the step.
+        seed = self.config.seed * 1_000_003 + done.step
+        draws = OwnDraws(seed) if objective.draws else nullcontext()
+        with draws:
+            parts = objective.parts(done.step)
+        loss, norm, count = self._gradient(parts, draws)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            for optimizer in self.optimizers:
-                optimizer.step()
+            with objective.changing():
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                with torch.no_grad():
+                    objective.after_step()
             done.loss_sum += loss * count
             done.count += count
-            with torch.no_grad():
-                objective.after_step()
         else:
             with torch.no_grad():
                 for name, tensor in objective.state().items():  # the forward pass may have moved a codebook
@@ -226,15 +230,7 @@ class Trainer:
         self.metrics.add(sum(part.size for part in parts))
         return {"learning_rate": rate, "gradient_norm": norm if math.isfinite(norm) else None, "skipped": done.skipped}
 
-    def _seed(self) -> None:
-        """Seeds torch's global generators for this step: dropout and quantizers draw from them."""
-        seed = self.config.seed * 1_000_003 + self.done.step
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(seed)
-
-    def _gradient(self, parts: Sequence[Part]) -> tuple[float, float, int]:
+    def _gradient(self, parts: Sequence[Part], draws: AbstractContextManager[Any]) -> tuple[float, float, int]:
         """Accumulates the clipped gradient of the mean loss over the counts of all parts.
 
         Returns that loss, the gradient's norm before clipping, and the sum of counts.
@@ -243,7 +239,7 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         try:
             for part in parts:
-                with computing(self.config.precision, self.device):
+                with draws, computing(self.config.precision, self.device):
                     share = part.loss() * (part.count / max(1, total))
                 share.backward()
                 loss += share.detach()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
+
+from mmlm.model.changes import Changing
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,16 @@ class Part:
 class Objective(ABC):
     """What trains, its loss, its evaluation, what it saves, and what identifies the run.
 
-    The gradient of a step is that of the mean over the counts of all its parts. The trainer seeds torch's global
-    generator before each step, so that the loss is a function of the seed, the step and the weights.
+    The gradient of a step is that of the mean over the counts of all its parts. The loss is a function of the seed,
+    the step and the weights.
 
     Preference tuning (DPO) and distillation differ in the loss of a part, GRPO samples its completions in `parts`, and
     a probe has few `parameters`: each is one more file beside these.
 
     name: of the run, in the progress bar. module: the network; layers of the kinds `nn.Linear` and `nn.Embedding` in it
     tell Muon what to take. examples: in one pass over the data, and per_step: in one step; None where that is unknown.
+    draws: whether parts or losses draw random numbers without a generator of their own, as quantizers and dropout do.
+        The trainer then gives them one, seeded for each step.
     loss_unit: for the plot. preview_every: steps between previews; None for none.
     """
 
@@ -43,6 +48,7 @@ class Objective(ABC):
     module: nn.Module
     examples: int | None = None
     per_step: int = 1
+    draws: bool = False
     unit: str = "examples"
     loss_unit: str = "loss"
     preview_every: int | None = None
@@ -62,6 +68,10 @@ class Objective(ABC):
     def train(self, mode: bool) -> None:
         """Sets training or evaluation mode."""
         self.module.train(mode)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """A context for a change of the weights: a model does not write texts with it meanwhile, in any thread."""
+        return self.module.changes.changing("trained") if isinstance(self.module, Changing) else nullcontext()
 
     def begin(self) -> None:  # noqa: B027 - most need nothing
         """Called before the first step of a new run, not of a resumed one."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -21,6 +20,7 @@ from decoders.codecs.checkpoint import save_codec
 from decoders.codecs.image_vqvae import ImageVQVAE, picture_loss
 from decoders.codecs.spectrum import spectral_distance
 from encoders.base import check_device, fingerprint
+from mmlm.model.draws import OwnDraws
 from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig
 from mmlm.training.media import MediaSource, TrainingMedia
@@ -69,6 +69,7 @@ class CodecObjective(Objective):
     """
 
     unit = "media"
+    draws = True
 
     def __init__(
         self, codec: Codec, media: TrainingMedia, config: CodecTrainConfig, perceptual: Distance | None = None
@@ -150,8 +151,7 @@ class CodecObjective(Objective):
 def _critic(codec: Codec, config: CodecTrainConfig) -> PatchCritic | None:
     if config.adversarial_from is None:
         return None
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
+    with OwnDraws(config.seed):
         return PatchCritic(codec.channels, 2 if codec.modality == "image" else 1).to(config.device)
 
 

@@ -14,12 +14,14 @@ from mmlm.training.objectives.base import Objective, Part
 class LossObjective(Objective):
     """`loss_at(step)`, a scalar, over all parameters of a module.
 
-    loss_at: must depend on the step, the weights and torch's global generator alone.
+    loss_at: must depend on the step and the weights alone. What it draws from torch's global generators comes from
+        others, seeded for the step.
     save: writes the trained module into a folder and returns what it wrote.
     identity: the settings and data that `loss_at` uses, as JSON values (see `mmlm.training.identity.digest`).
     """
 
     unit = "steps"
+    draws = True
 
     def __init__(
         self,
