@@ -61,11 +61,7 @@ def watching(model: nn.Module, default: torch.dtype) -> Iterator[FirstNonFinite]
                 continue
 
             def before(_: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
-                if (
-                    threading.get_ident() == own
-                    and found.name is None
-                    and not finite([*args[:1], kwargs.get("hidden_states")])
-                ):
+                if searching() and not finite([*args[:1], kwargs.get("hidden_states")]):
                     name(path.rpartition(".")[0])
 
             def after(_: nn.Module, args: tuple, output: Any, path: str = path) -> None:
