@@ -41,7 +41,7 @@ def load_image(
         [H, W, C] or [C, H, W] with C of 1, 3 or 4; uint8, uint16 or float in 0..1. If a shape fits both layouts, an
         array is taken as [H, W, C] and a tensor as [C, H, W].
     max_pixels, max_bytes: limits on the image and on the encoded file, checked before anything is decoded.
-    allow_url: fetch http(s) addresses. Addresses inside your network are not excluded: keep it off for untrusted input.
+    allow_url: fetch http(s) addresses, from public machines alone, within 20 s.
     Transparent pixels are blended with white, 16 bits are scaled to 8, EXIF rotation is applied, and of an animation
     the first frame is used.
     Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError).

@@ -89,7 +89,7 @@ def open_audio(
     max_seconds, max_bytes: limits on the recording and on the encoded file, checked before anything is decoded.
     pcm_rate: the source is raw 16-bit little-endian mono at this rate without a header, as from a microphone.
     allow_truncated: use what is there of a file whose end is missing, with a warning, instead of an error.
-    allow_url: fetch http(s) addresses. Addresses inside your network are not excluded: keep it off for untrusted input.
+    allow_url: fetch http(s) addresses, from public machines alone, within 20 s.
     The sound of a film keeps its time: silence stands for a late beginning, for gaps, and for what is damaged within.
     What is decoded is the truth: lengths in a header are not believed, and tell nothing about truncation.
     Raises MediaError (a ValueError), also for samples that are not finite or far outside −1..1; for a path that does
