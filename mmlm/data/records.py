@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, overload
 
 from PIL import Image
 
+from encoders.files import check_regular
 from encoders.media.image import load_image
 
 
@@ -24,6 +25,7 @@ class FileSlice:
     size: int | None = None
 
     def read(self) -> bytes:
+        check_regular(self.path)
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(-1 if self.size is None else self.size)

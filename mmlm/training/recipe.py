@@ -56,6 +56,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
+from encoders.files import check_regular
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
@@ -272,9 +273,10 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
 
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     """What the YAML file and the overrides say, not yet checked against a schema."""
+    check_regular(path)
     try:
         written = OmegaConf.load(Path(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
         raise ValueError(f"{path} must hold keys and values")
