@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from encoders.base import check_tensor
+
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
@@ -120,6 +122,7 @@ class MediaCodec(nn.Module):
     def _decode(self, latents: Tensor) -> Tensor: ...
 
     def _check_media(self, media: Tensor) -> None:
+        check_tensor(media, f"{self.modality} as [B, C, *size]")
         shape, low, high = list(media.shape), *self.value_range
         if media.ndim != (4 if self.modality == "image" else 3) or shape[1] != self.channels or 0 in shape:
             wanted = "[B, 3, H, W]" if self.modality == "image" else "[B, 1, T]"
@@ -137,6 +140,7 @@ class MediaCodec(nn.Module):
             raise ValueError(f"media must lie in {low:g}..{high:g}; these range from {least:.3g} to {most:.3g}")
 
     def _check_codes(self, codes: Tensor) -> None:
+        check_tensor(codes, "codes [B, K, *grid]")
         shape = list(codes.shape)
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"codes must be integers, not {codes.dtype}")

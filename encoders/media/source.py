@@ -135,7 +135,7 @@ def _fetch(url: str, label: str, max_bytes: int) -> bytes:
 
 def check_bytes(count: int, label: str, max_bytes: int) -> None:
     """MediaError for a source of more than `max_bytes` bytes."""
-    if count > max_bytes:
+    if not count <= max_bytes:  # written so that NaN fails
         raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
 
 

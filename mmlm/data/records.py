@@ -12,8 +12,10 @@ from typing import Literal, TypeAlias, overload
 
 from PIL import Image
 
+from decoders.values import check_kind
 from encoders.files import check_regular
 from encoders.media.image import load_image
+from encoders.texts import check_text
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Record:
 
     key: its name, for messages. captions: of the picture. qa: questions with their answers. transcript: what is said
     in the recording, "" where nobody speaks. reply: the answer to the question that is asked in the recording.
-    ValueError where there is no medium, no text, or an empty text.
+    ValueError where there is no medium, no text, or an empty text, or one that is no valid text; TypeError for values
+    of another kind.
     """
 
     key: str
@@ -73,6 +76,13 @@ class Record:
     reply: str | None = None
 
     def __post_init__(self) -> None:
+        check_kind("captions", self.captions, tuple[str, ...])
+        check_kind("qa", self.qa, tuple[tuple[str, str], ...])
+        for name, text in {"transcript": self.transcript, "reply": self.reply}.items():
+            check_kind(name, text, str | None)
+        asked = (part for pair in self.qa for part in pair)
+        for text in (*self.captions, self.transcript or "", self.reply or "", *asked):
+            check_text(text, f"a text of record {self.key!r}")
         if self.source is None and self.sound is None:
             raise ValueError("neither a picture nor a recording")
         if self.sound is None and (self.transcript is not None or self.reply is not None):

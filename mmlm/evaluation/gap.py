@@ -52,6 +52,8 @@ def picture_gap(
     features: each record's picture as `encode_pictures` gives it, `[1, S, D]`. By default they are encoded here.
     ValueError where there are fewer than two records, or none has a text.
     """
+    if not all(isinstance(record, Record) for record in records):
+        raise TypeError("records are what mmlm.data.read_records gives")
     if len(records) < 2:
         raise ValueError(f"a wrong picture needs at least two records, got {len(records)}")
     texts = [(number, *text) for number, record in enumerate(records) for text in prompts(model, record)]

@@ -25,8 +25,8 @@ def check_memory(needed: int, rows: int, positions: int, device: torch.device) -
     if free is not None and needed > free:
         raise MemoryLimitError(
             f"{rows:,} rows of {positions:,} positions take {needed / 1e9:,.1f} GB, and {max(free, 0) / 1e9:,.1f} GB "
-            f"are free on {device}; take fewer at once (batch_size, num_beams, num_return_sequences, num_images), or lower "
-            "max_new_tokens"
+            f"are free on {device}; take fewer at once (batch_size, num_beams, num_return_sequences, num_images), or "
+            "lower max_new_tokens"
         )
 
 

@@ -46,7 +46,7 @@ _RANGES = {
     "no_repeat_ngram_size": (0, 10**7, "0..10,000,000"), "num_beams": (1, 1024, "1..1,024"),
     "num_return_sequences": (1, 65_536, "1..65,536"), "temperature": (1e-6, 1e6, "1e-6..1e6"), "top_p": (0, 1, "0..1"),
     "repetition_penalty": (1e-6, 1e6, "1e-6..1e6"), "length_penalty": (-5, 5, "-5..5"),
-    "top_k": (1, 2**31 - 1, "1..2^31 - 1"), "seed": (-(2**63), 2**63 - 1, "64 bits"),
+    "top_k": (1, 2**31 - 1, "1..2^31 - 1"), "seed": (-(2**63), 2**63 - 1, "-2^63..2^63 - 1"),
 }  # fmt: skip
 """Of each number its least and its greatest value, and the range in words."""
 

@@ -276,7 +276,7 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     check_regular(path)
     try:
         written = OmegaConf.load(Path(path))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
         raise ValueError(f"{path} must hold keys and values")
