@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mmlm.data.records import Record
 from mmlm.prompting.parts import Image, Part
 from mmlm.prompting.processor import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from encoders.base import Features
     from mmlm.assembly.multimodal_lm import MultimodalLM
-    from mmlm.data import Record
 
 
 @dataclass(frozen=True)
