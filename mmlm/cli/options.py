@@ -109,6 +109,8 @@ def add_media_options(verb: argparse.ArgumentParser) -> None:
 def media_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `draw` and `speak` that were given, checked before any weights are read."""
     options = _given(args, MEDIA)
+    if options.get("steps", 0) < 0:
+        raise ValueError(f"--steps must be at least 0, not {options['steps']}")
     from mmlm.tasks.draw import check_numbers, sampled, text_of
 
     text_of(args.text)

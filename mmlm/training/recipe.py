@@ -258,8 +258,7 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
     elif "codec" in config or "decoder" in config:
         schema = CodecRecipe
     try:
-        recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
-        return recipe
+        return cast(Any, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)))
     except ConfigKeyError as error:
         known = ", ".join(f.name for f in fields(schema))
         raise ValueError(f"{path}: unknown key {error.full_key!r}; the recipe's keys are {known}") from error
@@ -267,8 +266,7 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
         raise ValueError(f"{path}: {error.full_key!r} is missing") from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         key = getattr(error, "full_key", None)
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
+        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
 
 
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
