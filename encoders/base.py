@@ -70,6 +70,8 @@ class FrozenEncoder(nn.Module):
 
     def encode_items(self, items: Sequence[Tensor]) -> list[Features]:
         """Preprocessed media of any lengths, encoded as one batch → Features [1, S, D] for each, without padding."""
+        if not items:
+            return []
         equal = len({item.shape for item in items}) == 1
         encoded = self.encode(torch.stack(list(items)) if equal else items)
         found = []
@@ -124,6 +126,14 @@ def _sample(tensor: Tensor) -> Tensor:
         # The bits of bfloat16 read as integers, since NumPy has no bfloat16.
         return values.to(torch.bfloat16).view(torch.int16).cpu()
     return values.to(torch.int64).cpu()
+
+
+def check_tensor(value: Any, wanted: str) -> None:
+    """TypeError for what is no tensor, ValueError for one of the meta device, without values; `wanted` would do."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected a tensor, {wanted}, not {type(value).__name__}")
+    if value.is_meta:
+        raise ValueError(f"expected {wanted}, got a tensor of the meta device, which has no values")
 
 
 def check_device(device: str | torch.device) -> None:

@@ -18,8 +18,9 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.base import Features, FrozenEncoder, check_device, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
 from encoders.media.image import load_image
+from encoders.texts import check_texts
 
 SCHEMAS = ("local-dir:", "hf-hub:")
 
@@ -165,14 +166,17 @@ class ClipImageEncoder(FrozenEncoder):
     def embed_texts(self, texts: list[str]) -> Tensor:
         """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`.
 
-        A text beyond the model's context is cut there, with a warning.
+        A text beyond the model's context is cut there, with a warning. ValueError for one of more than 100,000
+        characters, with a NUL, or that is no valid Unicode.
         """
+        if not (texts := check_texts(texts)):
+            raise ValueError("there is no text to embed")
         if self.tokenizer is None:
             if self._source is None:
                 raise ValueError("a model passed without a name needs its tokenizer to embed texts: pass tokenizer=")
             self.tokenizer = load_tokenizer(self._source)
-        tokens = self.tokenizer(list(texts))
-        self._warn_of_cuts(list(texts), tokens)
+        tokens = self.tokenizer(texts)
+        self._warn_of_cuts(texts, tokens)
         return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
 
     def _warn_of_cuts(self, texts: list[str], tokens: Tensor) -> None:
@@ -201,7 +205,8 @@ class ClipImageEncoder(FrozenEncoder):
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _check(self, batch: Tensor) -> None:
-        if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, *self.image_size):
+        check_tensor(batch, "preprocessed images [N, 3, H, W]")
+        if batch.ndim != 4 or not len(batch) or tuple(batch.shape[1:]) != (3, *self.image_size):
             raise ValueError(
                 f"expected preprocessed images [N, 3, {self.image_size[0]}, {self.image_size[1]}], "
                 f"got {list(batch.shape)}; use preprocess() and torch.stack"

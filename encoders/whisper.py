@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.model import AudioEncoder
 
-from encoders.base import Features, FrozenEncoder, check_device, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
 from encoders.media.sound import SAMPLE_RATE, load_audio
 
 STRIDE = 2  # mel frames per token, the stride of the second convolution
@@ -120,6 +120,8 @@ class WhisperAudioEncoder(FrozenEncoder):
         in a batch as alone.
         """
         rows = [self._check(mel) for mel in batch]
+        if not rows:
+            raise ValueError("there is no spectrogram to encode")
         windows = [(row, part) for row, mel in enumerate(rows) for part in mel.split(self.window, dim=1)]
         encoded: dict[int, Tensor] = {}  # by the index of the window
         for length in sorted({part.shape[1] for _, part in windows}):
@@ -155,6 +157,7 @@ class WhisperAudioEncoder(FrozenEncoder):
 
     def _check(self, mel: Tensor) -> Tensor:
         n_mels = self.model.dims.n_mels
+        check_tensor(mel, f"a spectrogram [{n_mels}, T]")
         if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] < STRIDE or mel.shape[1] % STRIDE:
             raise ValueError(f"expected spectrograms [{n_mels}, T], T even, got {list(mel.shape)}; use preprocess()")
         return mel

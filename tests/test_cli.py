@@ -506,6 +506,9 @@ def test_init_writes_a_recipe_that_is_right(kind, tmp_path, monkeypatch, capsys)
     text = Path("first.yaml").read_text()
     assert main(["init", "first.yaml"]) == 2 and "exists already" in capsys.readouterr().err
     assert Path("first.yaml").read_text() == text
+    assert main(["init", "mine.yaml", "--kind", kind, "--data", "my: data.jsonl", "--output", "out"]) == 2
+    assert "no file matches 'my: data.jsonl'" in capsys.readouterr().err and not Path("mine.yaml").exists()
+    Path("my: data.jsonl").write_text("", encoding="utf-8")
     assert main(["init", "mine.yaml", "--kind", kind, "--data", "my: data.jsonl", "--output", "out"]) == 0
     mine = load_recipe("mine.yaml")
     assert (mine.data, mine.held_out, mine.output) == ("my: data.jsonl", None, "out")

@@ -19,7 +19,7 @@ ORDER = {
         ["_lazy"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["tasks"], ["assembly"],
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
-    "encoders": [["media"], ["base"], ["clip", "whisper"], ["transcription"]],
+    "encoders": [["files", "texts"], ["media"], ["base"], ["clip", "whisper"], ["transcription"]],
     "decoders": [["values", "files"], ["folder"], ["codecs"], ["diffusion"]],
 }  # fmt: skip
 USES = {"mmlm": {"encoders", "decoders"}, "encoders": set(), "decoders": set()}  # packages that a package may import

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import importlib
 import io
+import socket
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
 from encoders.media import MediaError, MissingMediaError, content_key, load_image
+from encoders.media.fetch import is_public
 
 quick = settings(max_examples=60, deadline=None)
 pictures = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -567,8 +569,9 @@ def test_content_key_refuses_what_load_image_refuses(source):
 
 
 @pytest.fixture
-def server():
-    """A small site on this machine; `server.hits` lists what was asked for."""
+def server(monkeypatch):
+    """A small site on this machine, which counts as public; `server.hits` lists what was asked for."""
+    monkeypatch.setattr("encoders.media.fetch.is_public", lambda address: address == "127.0.0.1")
     data = encoded(noise())
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -583,6 +586,10 @@ def server():
                 self.end_headers()
                 for _ in range(40):
                     self.wfile.write(b"x")
+                    time.sleep(0.05)
+            elif self.path == "/headers":
+                for _ in range(80):
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     time.sleep(0.05)
             elif self.path == "/endless":
                 self.send_response(200)
@@ -619,11 +626,6 @@ def server():
     site.server_close()
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 def test_an_address_is_fetched_only_when_asked(server):
     with pytest.raises(MediaError, match="allow_url"):
         load_image(server.url + "/a.png")
@@ -654,10 +656,67 @@ def test_fetching_is_limited(server, monkeypatch):
     monkeypatch.setattr("encoders.media.source._FETCH_SECONDS", 0.2)
     with pytest.raises(MediaError, match="longer than"):
         load_image(server.url + "/drip", allow_url=True)
+    with pytest.raises(MediaError, match="longer than"):  # nor may headers come for ever
+        load_image(server.url + "/headers", allow_url=True)
     server.shutdown()
     server.server_close()
     with pytest.raises(MediaError, match="cannot be fetched"):
         load_image(server.url + "/a.png", allow_url=True)
+
+
+# By the registries of special addresses of IANA (RFC 6890, 6598, 5737, 3849, 3056, 6052, 4380, 4291).
+NOT_PUBLIC = (
+    "127.0.0.1 127.9.9.9 0.0.0.0 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1 192.0.2.1 "
+    "198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255 :: ::1 fe80::1 fe80::1%eth0 fc00::1 fd12::1 ff02::1 2001:db8::1 "
+    "::ffff:127.0.0.1 ::ffff:10.0.0.1 2002:7f00:1:: 2002:c0a8:101:: 64:ff9b::10.0.0.1 64:ff9b::7f00:1"
+).split()
+PUBLIC = "1.1.1.1 8.8.8.8 172.15.0.1 172.32.0.1 100.128.0.1 2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::8.8.8.8".split()
+
+
+def test_which_addresses_are_of_the_internet():
+    assert [address for address in NOT_PUBLIC if is_public(address)] == []
+    assert [address for address in PUBLIC if not is_public(address)] == []
+
+
+def test_addresses_inside_a_network_are_refused(server, monkeypatch):
+    inside = "http://{}:" + server.url.rpartition(":")[2] + "/a.png"
+    with pytest.raises(MediaError, match="only public addresses"):
+        load_image(server.url + "/to?" + inside.format("127.0.0.2"), allow_url=True)
+    assert server.hits == ["/to?" + inside.format("127.0.0.2")]
+    monkeypatch.setattr("encoders.media.fetch.is_public", is_public)
+    for host in ("127.0.0.1", "localhost", "[::1]", "0", "2130706433", "0x7f.1", "10.0.0.1", "169.254.169.254"):
+        with pytest.raises(MediaError, match="only public addresses|cannot be fetched"):
+            load_image(inside.format(host), allow_url=True)
+    assert len(server.hits) == 1
+
+
+def test_the_address_that_is_connected_to_is_what_counts(server, monkeypatch):
+    """A name that has a public address when it is first asked for, and one of this machine after that."""
+    asked = []
+
+    def resolve(host, port, **_):
+        asked.append(host)
+        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr("encoders.media.fetch.is_public", is_public)
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    tried = []
+    monkeypatch.setattr("socket.socket.connect", lambda self, place: tried.append(place[0]) or self.close())
+    for _ in range(2):
+        with pytest.raises(MediaError):
+            load_image("http://example.invalid/a.png", allow_url=True)
+    assert tried == ["8.8.8.8"]
+    assert asked == ["example.invalid"] * 2, "a name is asked for once a connection"
+
+
+def test_a_name_that_nobody_answers_for_ends_at_the_deadline(monkeypatch):
+    forever = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: forever.wait(5))
+    monkeypatch.setattr("encoders.media.source._FETCH_SECONDS", 0.1)
+    with pytest.raises(MediaError, match="longer than"):
+        load_image("http://example.invalid/a.png", allow_url=True)
+    forever.set()
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[", "http://exa mple/", "http://:x/", "https://\n"])

@@ -55,7 +55,9 @@ def processor(tokenizer: PreTrainedTokenizerFast, max_length: int | None = None)
 def texts() -> st.SearchStrategy[str]:
     """Text around, between and across the control tokens that a user might type."""
     piece = (
-        st.sampled_from(CONTROL) | st.text(max_size=6) | st.sampled_from(["<", "</", "s>", "<|", "|>", " ", "é", "🙂"])
+        st.sampled_from(CONTROL)
+        | st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6)
+        | st.sampled_from(["<", "</", "s>", "<|", "|>", " ", "é", "🙂"])
     )
     return st.lists(piece, max_size=6).map("".join)
 

@@ -208,7 +208,8 @@ def test_any_mode_ends_within_its_words(model):
     few = dict(max_new_tokens=5, max_seconds=0.1, do_sample=True, seed=0)
     found = model.generate("a red ring", generation_mode="any", **few).parts
     assert all(isinstance(part, (str, Image.Image, Audio)) for part in found)
-    words = sum(len(model.processor.text_ids(part)) for part in found if isinstance(part, str))
+    texts = [part.replace("\0", " ") for part in found if isinstance(part, str)]  # untrained, it writes any byte
+    words = sum(len(model.processor.text_ids(text)) for text in texts)
     assert words <= 8  # five tokens, which other pieces may spell
     (picture,) = model.generate(["a ring"], generation_mode="image").media
     assert isinstance(picture, Image.Image)

@@ -41,7 +41,7 @@ def load_image(
         [H, W, C] or [C, H, W] with C of 1, 3 or 4; uint8, uint16 or float in 0..1. If a shape fits both layouts, an
         array is taken as [H, W, C] and a tensor as [C, H, W].
     max_pixels, max_bytes: limits on the image and on the encoded file, checked before anything is decoded.
-    allow_url: fetch http(s) addresses. Addresses inside your network are not excluded: keep it off for untrusted input.
+    allow_url: fetch http(s) addresses, from public machines alone, within 20 s.
     Transparent pixels are blended with white, 16 bits are scaled to 8, EXIF rotation is applied, and of an animation
     the first frame is used.
     Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError).
@@ -141,6 +141,8 @@ def _from_array(source: Any, label: str, max_pixels: int) -> Image.Image:
     height, width = shape[1:] if channels_first else shape[:2]
     _check_size(width, height, label, max_pixels)
     if _is_tensor(source):
+        if source.is_meta:
+            raise MediaError(f"{label}: a tensor of the meta device holds no values")
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()  # NumPy has no bfloat16
     values = _to_bytes(source, label)
@@ -170,7 +172,7 @@ def _to_bytes(values: np.ndarray, label: str) -> np.ndarray:
 
 def check_pixels(width: int, height: int, label: str, max_pixels: int) -> None:
     """MediaError for an image of more than `max_pixels` pixels."""
-    if width * height > max_pixels:
+    if not width * height <= max_pixels:  # written so that NaN fails
         raise MediaError(
             f"{label}: {width} x {height} pixels, more than {max_pixels:,}; scale it down or raise max_pixels"
         )

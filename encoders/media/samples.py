@@ -104,6 +104,8 @@ def to_float(samples: np.ndarray) -> np.ndarray:
 def _array(samples: Any, label: str) -> np.ndarray:
     """An array or tensor of numbers → an array. NumPy has no bfloat16, and nothing has full scale at 64 bits."""
     if hasattr(samples, "detach"):
+        if samples.is_meta:
+            raise MediaError(f"{label}: a tensor of the meta device holds no values")
         samples = samples.detach().cpu()
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()
     if samples.dtype.kind not in "iuf" or samples.dtype in (np.int64, np.uint64):

@@ -23,6 +23,9 @@ SAMPLE_RATE = 16_000  # Hz, Whisper's
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels together
 SUFFIXES = tuple("wav flac mp3 ogg oga opus aif aiff m4a aac wma amr caf mka".split())  # of files of audio only
 
+MAX_WHOLE_SECONDS = 3600.0  # of recordings that are read into memory as a whole
+MAX_WHOLE_SAMPLES = 1 << 28
+
 MAX_AMPLITUDE = 16.0  # of floats: mixes go a little beyond 1, and 16-bit values far beyond it
 
 _PADDING = 0.25  # seconds that an encoder may have added, and the decoder will leave out
@@ -60,12 +63,18 @@ class ReadingOptions(TypedDict, total=False):
 
 
 def load_audio(source: Any, *, sample_rate: int = SAMPLE_RATE, **reading: Unpack[ReadingOptions]) -> Audio:
-    """Any audio source → the whole recording in memory, mono, at `sample_rate`.
+    """Any audio source → the whole recording in memory, mono, at `sample_rate`: 4 bytes a sample.
 
-    `reading` and errors are those of `open_audio`.
+    `reading` and errors are those of `open_audio`, but `max_seconds` is an hour where it is not given, and no more than
+    2^28 samples (1 GB) are read.
     """
-    with open_audio(source, sample_rate=sample_rate, **reading) as sound:
-        return Audio(np.concatenate(list(sound.blocks)), sample_rate)
+    label, data = label_of(source[0] if isinstance(source, tuple) and source else source), bytearray()
+    with open_audio(source, sample_rate=sample_rate, **{"max_seconds": MAX_WHOLE_SECONDS, **reading}) as sound:
+        _check_count((sound.seconds - _PADDING) * sample_rate, label)
+        for block in sound.blocks:
+            data += block.tobytes()  # in place: a list of blocks and then all of them would take twice the memory
+            _check_count(len(data) // 4, label)
+    return Audio(np.frombuffer(data, np.float32), sample_rate)
 
 
 @contextmanager
@@ -89,15 +98,17 @@ def open_audio(
     max_seconds, max_bytes: limits on the recording and on the encoded file, checked before anything is decoded.
     pcm_rate: the source is raw 16-bit little-endian mono at this rate without a header, as from a microphone.
     allow_truncated: use what is there of a file whose end is missing, with a warning, instead of an error.
-    allow_url: fetch http(s) addresses. Addresses inside your network are not excluded: keep it off for untrusted input.
+    allow_url: fetch http(s) addresses, from public machines alone, within 20 s.
     The sound of a film keeps its time: silence stands for a late beginning, for gaps, and for what is damaged within.
     What is decoded is the truth: lengths in a header are not believed, and tell nothing about truncation.
     Raises MediaError (a ValueError), also for samples that are not finite or far outside −1..1; for a path that does
     not exist, MissingMediaError (also a FileNotFoundError).
     """
     check_limit(max_seconds)
-    if not isinstance(sample_rate, int) or sample_rate < 1:
-        raise ValueError(f"sample_rate must be a whole number of Hz, not {sample_rate!r}")
+    if not isinstance(sample_rate, int) or not 1 <= sample_rate <= MAX_SAMPLES_PER_SECOND:
+        raise ValueError(
+            f"sample_rate must be a whole number of Hz, at most {MAX_SAMPLES_PER_SECOND:,}, not {sample_rate!r}"
+        )
     label = label_of(source[0] if isinstance(source, tuple) and source else source)
     if isinstance(source, Audio):
         source = (source.waveform, source.sample_rate)
@@ -118,7 +129,7 @@ def open_audio(
 def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
     """SHA-256 in hex of a source's content, as a cache key: of the bytes of encoded sources, of samples otherwise."""
     if isinstance(source, Audio | tuple):
-        audio = load_audio(source)
+        audio = load_audio(source, max_seconds=MAX_SECONDS)
         return hashlib.sha256(b"mono %d " % audio.sample_rate + audio.waveform.tobytes()).hexdigest()
     digest = hashlib.sha256()
     with opened(source, label_of(source), max_bytes, allow_url=False) as file:
@@ -189,6 +200,14 @@ def _check_values(samples: np.ndarray, seconds: float, label: str) -> None:
         raise MediaError(
             f"{label}: samples reach {peak:,.0f}, where floats must lie in -1..1; divide 16-bit values by 32,768, "
             "or give them as int16"
+        )
+
+
+def _check_count(samples: float, label: str) -> None:
+    if samples > MAX_WHOLE_SAMPLES:
+        raise MediaError(
+            f"{label}: more than {MAX_WHOLE_SAMPLES:,} samples, which are not read into memory at once; cut it, take a "
+            "lower sample_rate, or read it block by block with open_audio"
         )
 
 

@@ -4,18 +4,23 @@ import base64
 import http.client
 import io
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from encoders.media.fetch import fetch
 
 MAX_BYTES = 100_000_000
 
 _FETCH_SECONDS = 20.0
+_PIECE = 1 << 20  # characters of a data: URL that are decoded at a time
+_DIGITS = np.full(256, -1, np.int16)
+for _digit in b"0123456789abcdefABCDEF":
+    _DIGITS[_digit] = int(chr(_digit), 16)
+_SPACES = b" \t\n\r\v\f"
 
 
 class MediaError(ValueError):
@@ -97,60 +102,55 @@ def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
 
 
 def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
-    header, comma, payload = source.partition(",")
-    if not comma:
+    comma = source.find(",")
+    header = source[:comma]
+    if comma < 0:
         raise MediaError(f"{label}: a data: URL needs a comma before its data")
     encoded = header.lower().endswith(";base64")
-    check_bytes(len(payload) * 3 // 4 - 2 if encoded else len(payload) // 3, label, max_bytes)  # a lower bound
-    data = unquote_to_bytes(payload)
+    start, data = len(header) + 1, bytearray()
+    while start < len(source):  # in pieces, which bounds the memory that each step takes
+        end = min(start + _PIECE, len(source))
+        if end < len(source) and (cut := source.rfind("%", end - 2, end)) > 0:  # whose digits may follow
+            end = cut
+        try:
+            piece = _unquoted(source[start:end].encode())
+        except ValueError as error:
+            raise MediaError(f"{label}: a data: URL holds no such characters; encode the file again") from error
+        data += piece.translate(None, _SPACES) if encoded else piece
+        check_bytes(len(data) * 3 // 4 - 2 if encoded else len(data), label, max_bytes)
+        start = end
     if encoded:
         try:
-            data = base64.b64decode(b"".join(data.split()), validate=True)
+            data = base64.b64decode(data, validate=True)
         except ValueError as error:
             raise MediaError(f"{label}: its base64 is broken ({error}); encode the file again") from error
     check_bytes(len(data), label, max_bytes)
-    return data
+    return bytes(data)
 
 
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https addresses only."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.URLError(f"redirected to {newurl[:80]!r}, which is not http(s)")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+def _unquoted(text: bytes) -> bytes:
+    """Bytes with `%41` for A, as `urllib.parse.unquote_to_bytes` has it, which makes an object of each."""
+    values = np.frombuffer(text, np.uint8)
+    digits = _DIGITS[values]
+    escapes = np.flatnonzero((values[:-2] == ord("%")) & (digits[1:-1] >= 0) & (digits[2:] >= 0))
+    found, kept = values.copy(), np.ones(len(values), bool)
+    found[escapes] = 16 * digits[escapes + 1] + digits[escapes + 2]
+    kept[escapes + 1] = kept[escapes + 2] = False
+    return found[kept].tobytes()
 
 
 def _fetch(url: str, label: str, max_bytes: int) -> bytes:
-    deadline = time.monotonic() + _FETCH_SECONDS
-    data = bytearray()
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "mmlm"})
-        with urllib.request.build_opener(_HttpOnly).open(request, timeout=_FETCH_SECONDS) as response:
-            check_bytes(int(response.headers.get("Content-Length") or 0), label, max_bytes)
-            while chunk := response.read1(65536):  # read1 returns what has arrived, so a slow server hits the deadline
-                data += chunk
-                check_bytes(len(data), label, max_bytes)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"longer than {_FETCH_SECONDS:.0f} s")
+        return fetch(url, lambda count: check_bytes(count, label, max_bytes), _FETCH_SECONDS)
     except MediaError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise MediaError(f"{label}: cannot be fetched ({error}); check the address, or download it yourself") from error
-    return bytes(data)
 
 
 def check_bytes(count: int, label: str, max_bytes: int) -> None:
     """MediaError for a source of more than `max_bytes` bytes."""
-    if count > max_bytes:
+    if not count <= max_bytes:  # written so that NaN fails
         raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -27,9 +28,13 @@ from encoders.media.image import MAX_PIXELS, check_pixels, load_image
 from encoders.media.source import MediaError, label_of, opened
 
 NUM_FRAMES = 8
+MAX_FRAMES = 10_000
+_LARGEST = 8  # frames of the largest size that may be kept; of smaller ones there may be more, in the same memory
 SUFFIXES = tuple("mp4 m4v mov mkv webm avi flv wmv 3gp ts mpg mpeg".split())
 
 _COVER = 0x0400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of an album, not a film
+_PADDING = 2000  # 128 rows and columns around frames of at most `MAX_ASPECT_RATIO`
+_MOST = (1 << 31) - 1  # of FFmpeg's option
 _ONE = 1 << 16  # in a display matrix
 # How a frame becomes upright, by a, b, c and d of its display matrix (ISO/IEC 14496-12, 8.3).
 _UPRIGHT = {
@@ -75,7 +80,8 @@ def load_video(
 
     source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, …; a `Video` is returned as
         it is.
-    max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file.
+    max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file. The frames that are returned
+        have at most 8 times `max_pixels` together, and are at most 10,000.
     Frames are reached by seeking, so that a long video is not decoded from start to end, unless its header states a
     wrong length or its format has no index (MPEG-TS and MPEG-PS). Frames are upright and of square pixels, as players
     show them.
@@ -85,13 +91,15 @@ def load_video(
         return source
     if not isinstance(num_frames, int) or num_frames < 1:
         raise ValueError(f"num_frames must be a whole number of at least 1, not {num_frames!r}")
+    if num_frames > MAX_FRAMES:
+        raise ValueError(f"num_frames must be at most {MAX_FRAMES:,}, not {num_frames:,}; read a long film in parts")
     check_limit(max_seconds)
     label = label_of(source)
-    with opened(source, label, max_bytes, allow_url=False) as file, closing(_Film(file, label)) as film:
+    with opened(source, label, max_bytes, allow_url=False) as file, closing(_Film(file, label, max_pixels)) as film:
         from av.error import FFmpegError
 
         try:
-            return _evenly_spaced(film, num_frames, max_pixels, max_seconds)
+            return _evenly_spaced(film, num_frames, max_seconds)
         except FFmpegError as error:
             raise damaged(label, error) from error
 
@@ -99,8 +107,8 @@ def load_video(
 class _Film:
     """The pictures of a file that is open."""
 
-    def __init__(self, file: BinaryIO, label: str) -> None:
-        self.file, self.label = file, label
+    def __init__(self, file: BinaryIO, label: str, max_pixels: int) -> None:
+        self.file, self.label, self.max_pixels = file, label, max_pixels
         self.open()
 
     def open(self) -> None:
@@ -115,6 +123,11 @@ class _Film:
         if self.stream.codec_context is None:
             self.close()
             raise MediaError(f"{self.label}: FFmpeg cannot decode its pictures; convert the video to H.264 or VP9")
+        check_pixels(self.stream.codec_context.width, self.stream.codec_context.height, self.label, self.max_pixels)
+        # Frames may be larger than the header says. FFmpeg refuses these before it has memory for them, and counts its
+        # padding of rows and columns too.
+        most = self.max_pixels + _PADDING * (math.isqrt(self.max_pixels) + 1)
+        self.stream.codec_context.options = {"max_pixels": str(min(most, _MOST))}
         start = self.stream.start_time
         self.start = 0.0 if start is None else float(start * self.stream.time_base)
 
@@ -151,7 +164,7 @@ class _Film:
                     break
                 found = time, frame
             if found is not None:
-                shown[found[0]] = found[1]
+                self._keep(shown, *found)
             complete = complete and follows and found is not None and found[0] <= seconds
         return shown, complete
 
@@ -161,14 +174,24 @@ class _Film:
         shown, last, waiting = {}, None, list(times)
         for time, frame in self._frames():
             while waiting and time > waiting[0] and last is not None:
-                shown[last[0]] = last[1]
+                self._keep(shown, *last)
                 waiting.pop(0)
             if not waiting:
                 break
             last = time, frame
         if waiting and last is not None:
-            shown[last[0]] = last[1]
+            self._keep(shown, *last)
         return shown
+
+    def _keep(self, shown: dict[float, Any], time: float, frame: Any) -> None:
+        """Adds a frame to those that are shown. MediaError for one that is too large, or too much with the others."""
+        check_pixels(frame.width, frame.height, self.label, self.max_pixels)
+        shown[time] = frame
+        if sum(own.width * own.height for own in shown.values()) > _LARGEST * self.max_pixels:
+            raise MediaError(
+                f"{self.label}: its frames have more than {_LARGEST * self.max_pixels:,} pixels together; take fewer "
+                "by num_frames, or raise max_pixels"
+            )
 
     def _frames(self) -> Iterator[tuple[float, Any]]:
         for frame in decoded(self.container, self.stream, self.label):
@@ -181,10 +204,8 @@ class _Film:
         self.open()
 
 
-def _evenly_spaced(film: _Film, num_frames: int, max_pixels: int, max_seconds: float) -> Video:
+def _evenly_spaced(film: _Film, num_frames: int, max_seconds: float) -> Video:
     """Frames of a film by the length that its header states, if seeking finds them, and else by reading all of it."""
-    context = film.stream.codec_context
-    check_pixels(context.width, context.height, film.label, max_pixels)
     seconds, complete, shown = film.stated_seconds(), False, {}
     if seconds is not None and 0 < seconds <= max_seconds:
         shown, complete = film.frames_by_seeking(_middles(seconds, num_frames))
@@ -196,7 +217,7 @@ def _evenly_spaced(film: _Film, num_frames: int, max_pixels: int, max_seconds: f
     if not shown:
         raise MediaError(f"{film.label}: damaged (none of its frames can be decoded); get a whole copy")
     times = sorted(shown)
-    return Video(tuple(_as_shown(shown[time], film, max_pixels) for time in times), tuple(times))
+    return Video(tuple(_as_shown(shown[time], film) for time in times), tuple(times))
 
 
 def _middles(seconds: float, count: int) -> list[float]:
@@ -204,14 +225,15 @@ def _middles(seconds: float, count: int) -> list[float]:
     return [(index + 0.5) * seconds / count for index in range(count)]
 
 
-def _as_shown(frame: Any, film: _Film, max_pixels: int) -> Image.Image:
+def _as_shown(frame: Any, film: _Film) -> Image.Image:
     """A frame as RGB, upright and of square pixels."""
-    image = load_image(frame.to_image(), max_pixels=max_pixels)
+    image = load_image(frame.to_image(), max_pixels=film.max_pixels)
     aspect = film.stream.sample_aspect_ratio or film.stream.codec_context.sample_aspect_ratio
     if aspect and aspect != 1:
         width = max(1, round(image.width * float(aspect)))
-        check_pixels(width, image.height, film.label, max_pixels)
-        image = load_image(image.resize((width, image.height), Image.Resampling.BICUBIC))  # with its checks of shape
+        check_pixels(width, image.height, film.label, film.max_pixels)
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
+        image = load_image(image, max_pixels=film.max_pixels)  # with its checks of shape
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image

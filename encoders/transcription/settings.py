@@ -9,6 +9,8 @@ from typing import Any
 import whisper
 from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
+from encoders.texts import check_texts
+
 
 def spoken_language(model: whisper.Whisper, language: str | None, task: str) -> str | None:
     """The code of the language that a model is asked for by code or name; None where it is to be detected.
@@ -38,6 +40,7 @@ def spoken_language(model: whisper.Whisper, language: str | None, task: str) -> 
     return code
 
 
+MAX_BEAMS = 100  # each has keys and values of its own, for Whisper's whole text
 MULTILINGUAL = "take a multilingual model, such as small instead of small.en"
 
 
@@ -47,6 +50,7 @@ def check_settings(
     """The temperatures, of which one may stand alone; TypeError or ValueError for a value that cannot be meant."""
     if prompt is not None and not isinstance(prompt, str):
         raise TypeError(f"prompt is a text, not {prompt!r}")
+    check_texts([] if prompt is None else [prompt], "prompt")
     given: Any = (temperatures,) if isinstance(temperatures, Real) else temperatures
     tried = tuple(given) if isinstance(given, Iterable) else (given,)
     if not all(isinstance(temperature, Real) for temperature in tried):
@@ -55,6 +59,10 @@ def check_settings(
         raise ValueError(f"temperatures must be one or more numbers in 0..2, not {tried!r}")
     if beam_size is not None and (not isinstance(beam_size, Integral) or beam_size < 1):
         raise ValueError(f"beam_size must be a whole number of at least 1, or None, not {beam_size!r}")
-    if not isinstance(seed, Integral):
+    if beam_size is not None and beam_size > MAX_BEAMS:
+        raise ValueError(f"beam_size must be at most {MAX_BEAMS}, not {beam_size!r}")
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise TypeError(f"seed must be a whole number, not {seed!r}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number of 64 bits, not {seed!r}")
     return tuple(float(temperature) for temperature in tried)

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (`| head`) has enough; the interpreter's own last flush must not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError) as error:  # what bad input raises throughout the library
+    except (ValueError, TypeError, OSError, ImportError) as error:  # what bad input raises throughout the library
         if args.debug:
             raise
         complain(args, str(error))

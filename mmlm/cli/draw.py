@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.strength <= 1:
         raise ValueError(f"--strength is a share, 0 to 1, not {args.strength}")
     options = media_options(args)
+    from mmlm.tasks.draw import check_numbers
+
+    check_numbers(num_images=args.num_images)
     paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
     start, mask = (None if name is None else read_image(name, args) for name in (args.init_image, args.mask))
     model = load_model(args)

@@ -114,11 +114,17 @@ def run(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{recipe} exists already: give another name, or remove it")
     if not recipe.parent.is_dir():
         raise FileNotFoundError(f"{recipe.parent}: no such folder")
+    from mmlm.data.readers.paths import expand
+
     data, held_out = args.data, args.held_out
     if data is None:
         if held_out is not None:
             raise ValueError("--held-out without --data: give both, or none for an example")
         data, held_out = (str(_example(recipe.with_name("example") / name, name)) for name in COUNTS)
+    else:
+        for given in (data, held_out):
+            if given is not None and "${" not in given:  # which the recipe fills in when it is run
+                expand(given)
     text = KINDS[args.kind].format(
         recipe=recipe,
         data=_quoted(data),

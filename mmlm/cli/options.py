@@ -111,9 +111,10 @@ def media_options(args: argparse.Namespace) -> dict[str, Any]:
     options = _given(args, MEDIA)
     if options.get("steps", 0) < 0:
         raise ValueError(f"--steps must be at least 0, not {options['steps']}")
-    from mmlm.tasks.draw import sampled, text_of
+    from mmlm.tasks.draw import check_numbers, sampled, text_of
 
     text_of(args.text)
+    check_numbers(**{name: options[name] for name in ("steps", "guidance_scale", "seed") if name in options})
     names = ("temperature", "top_k", "top_p", "seed")
     sampled(1, *(options.get(name, default) for name, default in zip(names, (1.0, None, None, 0), strict=True)))
     return options

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """A sound, into a file."""
     (path,) = output_paths(args.output, SUFFIXES)
     options = media_options(args)
-    if args.max_seconds <= 0:
+    if not args.max_seconds > 0:
         raise ValueError(f"--max-seconds must be above 0, not {args.max_seconds}")
     model = load_model(args)
     import soundfile

@@ -34,7 +34,7 @@ def _print_help(verb: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """One run of a recipe; the folder of what it trained."""
-    if not Path(args.recipe).is_file():
+    if not Path(args.recipe).exists():
         raise FileNotFoundError(f"{args.recipe}: no such file; `mmlm init` writes a recipe to begin with")
     from mmlm.training import train_from_recipe
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from encoders.files import check_regular
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.jsonl import media_of_jsonl
 from mmlm.data.readers.paths import expand
@@ -44,6 +45,8 @@ def media_in(
     for path in expand(source):
         if path.is_dir() and not (path / "metadata.jsonl").is_file():
             raise ValueError(f"{path} holds no metadata.jsonl: give the folder itself, not as data")
+        if not path.is_dir():
+            check_regular(path)
         if path.suffix == ".tar":
             for key, members in index_tar(path).items():
                 for suffix, places in members.items():

@@ -16,6 +16,7 @@ from PIL import ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from encoders.files import check_regular
 from encoders.media.image import load_image
 from encoders.media.sound import load_audio
 from encoders.media.source import MediaError
@@ -47,6 +48,8 @@ def _of_path(path: Path, modality: str) -> Sequence[FileSlice | bytes]:
     suffixes = IMAGE_SUFFIXES if modality == "image" else SOUND_SUFFIXES
     if path.is_dir() and not (path / "metadata.jsonl").is_file():
         return [FileSlice(file) for file in sorted(path.rglob("*")) if _suffix(file) in suffixes]
+    if not path.is_dir():
+        check_regular(path)
     if path.suffix == ".tar":
         members = (member for members in index_tar(path).values() for member in members.items())
         return [place for suffix, places in members if suffix in suffixes for place in places]

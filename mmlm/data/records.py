@@ -12,7 +12,10 @@ from typing import Literal, TypeAlias, overload
 
 from PIL import Image
 
+from decoders.values import check_kind
+from encoders.files import check_regular
 from encoders.media.image import load_image
+from encoders.texts import check_text
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class FileSlice:
     size: int | None = None
 
     def read(self) -> bytes:
+        check_regular(self.path)
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(-1 if self.size is None else self.size)
@@ -59,7 +63,8 @@ class Record:
 
     key: its name, for messages. captions: of the picture. qa: questions with their answers. transcript: what is said
     in the recording, "" where nobody speaks. reply: the answer to the question that is asked in the recording.
-    TypeError for a medium that is no place and no bytes; ValueError where there is no medium, no text or an empty one.
+    ValueError where there is no medium, no text, or an empty text, or one that is no valid text; TypeError for values
+    of another kind.
     """
 
     key: str
@@ -74,6 +79,13 @@ class Record:
         for medium in (self.source, self.sound):
             if not isinstance(medium, FileSlice | bytes | None):
                 raise TypeError(f"the medium of a record is a FileSlice or bytes, not {medium!r:.80}")
+        check_kind("captions", self.captions, tuple[str, ...])
+        check_kind("qa", self.qa, tuple[tuple[str, str], ...])
+        for name, text in {"transcript": self.transcript, "reply": self.reply}.items():
+            check_kind(name, text, str | None)
+        asked = (part for pair in self.qa for part in pair)
+        for text in (*self.captions, self.transcript or "", self.reply or "", *asked):
+            check_text(text, f"a text of record {self.key!r}")
         if self.source is None and self.sound is None:
             raise ValueError("neither a picture nor a recording")
         if self.sound is None and (self.transcript is not None or self.reply is not None):

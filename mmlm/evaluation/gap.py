@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mmlm.data.records import Record
 from mmlm.prompting.parts import Image, Part
 from mmlm.prompting.processor import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from encoders.base import Features
     from mmlm.assembly.multimodal_lm import MultimodalLM
-    from mmlm.data import Record
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def picture_gap(
     features: each record's picture as `encode_pictures` gives it, `[1, S, D]`. By default they are encoded here.
     ValueError where there are fewer than two records, or none has a text.
     """
+    if not all(isinstance(record, Record) for record in records):
+        raise TypeError("records are what mmlm.data.read_records gives")
     if len(records) < 2:
         raise ValueError(f"a wrong picture needs at least two records, got {len(records)}")
     texts = [(number, *text) for number, record in enumerate(records) for text in prompts(model, record)]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from encoders.texts import check_texts
+
 if TYPE_CHECKING:
     from whisper.normalizers import EnglishTextNormalizer
 
@@ -19,6 +21,8 @@ def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
     from torchaudio.functional import edit_distance
 
     normalise = _normaliser()
+    check_texts(said, "a transcript")
+    check_texts(expected, "a transcript")
     pairs = [(normalise(a).split(), normalise(b).split()) for a, b in zip(said, expected, strict=True)]
     words = sum(len(right) for _, right in pairs)
     if words == 0:

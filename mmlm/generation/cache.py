@@ -6,24 +6,29 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from mmlm.generation.memory import check_memory
+
 
 class PreallocatedLayer(DynamicLayer):
     """A DynamicLayer that writes into one buffer `[B, H, capacity, d]` instead of concatenating at each token.
 
     It appears exactly as long as what was written, so no family needs another mask than with transformers' own cache.
+    alike: for how many such layers memory is asked for when this one is made: all of a cache with its first, then none.
     """
 
     _keys: Tensor
     _values: Tensor
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, alike: int = 0) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.capacity, self.alike = capacity, alike
         self.length = 0
         self.place: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocates the buffers for keys and values of this shape and type."""
+        """Allocates the buffers for keys and values of this shape and type; MemoryLimitError where there is no room."""
+        needed = (key_states[:, :, :1].nbytes + value_states[:, :, :1].nbytes) * self.capacity * self.alike
+        check_memory(needed, len(key_states), self.capacity, key_states.device)
         self.dtype, self.device = key_states.dtype, key_states.device
         self._keys = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[-1])
         self._values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
@@ -67,6 +72,11 @@ class PreallocatedLayer(DynamicLayer):
         assert self.keys is not None and self.values is not None, "something has been written"
         return self.keys, self.values
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its buffers."""
+        return self._keys.nbytes + self._values.nbytes if self.is_initialized else 0
+
     def get_seq_length(self) -> int:
         """Positions that the layer appears to hold before the next token."""
         return self.length if self.place is None else self._written()[0].shape[2] - 1
@@ -87,7 +97,9 @@ class PreallocatedLayer(DynamicLayer):
 def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
     """A cache for `capacity` positions; special layers (short sliding windows, convolutions) stay transformers' own."""
     cache = DynamicCache(config=config)
-    cache.layers = [PreallocatedLayer(capacity) if _keeps(layer, capacity) else layer for layer in cache.layers]
+    kept = [index for index, layer in enumerate(cache.layers) if _keeps(layer, capacity)]
+    for index in kept:
+        cache.layers[index] = PreallocatedLayer(capacity, len(kept) if index == kept[0] else 0)
     return cache
 
 

@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor
 
-from mmlm.generation.cache import preallocated_cache
+from mmlm.generation.cache import PreallocatedLayer, preallocated_cache
+from mmlm.generation.memory import check_memory
 from mmlm.model.acceleration import RecordedSteps
 from mmlm.model.changes import ModelChangedError
 from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
+
+_COPIES = 6  # of logits, at the time of choosing: plain, scores, sums, sorted, their places
 
 
 class Decoder:
@@ -57,14 +60,22 @@ class Decoder:
         return logits
 
     def repeat(self, times: int) -> None:
-        """From here on each row comes `times` times, one after the other."""
+        """From here on each row comes `times` times, one after the other. MemoryLimitError where there is no room."""
         if times > 1:
+            self._check_room(times)
             index = torch.arange(self.ids.shape[0], device=self.ids.device).repeat_interleave(times)
             self.mask, self.positions, self.ids = self.mask[index], self.positions[index], self.ids[index]
             self._reorder_cache(index)
             self.context.repeat(times)
             if self.codes is not None:
                 self.codes.repeat(times)
+
+    def _check_room(self, times: int) -> None:
+        rows, capacity = self.ids.shape
+        cached = sum(layer.nbytes for layer in self.cache.layers if isinstance(layer, PreallocatedLayer))
+        vocabulary = self.host.vocabulary
+        logits = rows * (vocabulary.code_offset + vocabulary.code_rows) * 4 * _COPIES
+        check_memory(times * (cached + logits), times * rows, capacity, self.ids.device)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Appends `tokens [R]` and gives the logits `[R, V]` that follow."""

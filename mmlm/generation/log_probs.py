@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decoders.values import check_kind
+from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes
@@ -31,10 +33,16 @@ def log_probs(
     prompts: lists of parts, one per answer. Media are encoded once per batch; gradients pass, where they are enabled.
     codes: whether codes are among the tokens that may come next, as in requests that write media; None for rows whose
         answer holds codes. lora: whether the low-rank adapters act; None for rows with codes alone.
-    ValueError for lists of unequal lengths, and for an answer without a token or with an id that does not exist.
+    ValueError for lists of unequal lengths, for an answer without a token or with an id that does not exist, and where
+    the model computes NaN.
     """
-    if isinstance(prompts, str) or isinstance(answers, (str, Codes, GenerationResult)):
+    if not all(isinstance(one, (list, tuple)) for one in (prompts, answers)):
         raise TypeError("prompts and answers are lists, with one entry a row: log_probs([prompt], [answer])")
+    check_kind("batch_size", batch_size, int)
+    for name, value in {"codes": codes, "lora": lora}.items():
+        check_kind(name, value, bool | None)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts but {len(answers)} answers")
     examples = [_example(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -56,8 +64,13 @@ def _example(model: MultimodalNetwork, prompt: Any, answer: Answer) -> Example:
     parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
     if isinstance(answer, GenerationResult):
         answer = answer.token_ids
-    if isinstance(answer, (str, Codes)) or not all(isinstance(token, int) for token in answer):
+    if isinstance(answer, (str, Codes)):
         return model.processor.encode(parts, answer)
+    kinds = {type(part) for part in answer} if isinstance(answer, Sequence) else {type(None)}
+    if kinds and all(issubclass(kind, (str, Codes)) for kind in kinds):
+        return model.processor.encode(parts, answer)
+    if not all(issubclass(kind, int) and kind is not bool for kind in kinds):
+        raise TypeError(f"an answer is a text, codes, both in turn, ids or a result, not {str(answer)[:60]!r}")
     if not answer:
         raise ValueError("an answer holds no tokens")
     vocabulary = model.language_model.vocabulary
@@ -77,4 +90,6 @@ def _batch_log_probs(
     labels = batch.labels[:, 1:].to(output.logits.device)
     wanted = labels != IGNORE_INDEX
     values = output.logits.float().log_softmax(-1).gather(1, labels[wanted].unsqueeze(1)).squeeze(1)
+    if values.isnan().any():
+        raise NonFiniteLogitsError(1, model.language_model.dtype)
     return torch.split(values, wanted.sum(1).tolist())

@@ -36,10 +36,10 @@ def media_spans(model: MultimodalNetwork, mode: GenerationMode, max_seconds: flo
         what = {"image": "no pictures", "audio": "no sound", "any": "neither pictures nor sound"}[mode]
         raise ValueError(f"the model writes {what}: assemble it with a codec, and train it on codes")
     if "audio" in wanted:
-        if max_seconds <= 0:
+        if not max_seconds > 0:
             raise ValueError(f"max_seconds must be above 0, not {max_seconds}")
         span = wanted["audio"]
-        steps = max(1, min(span.layout.max_steps, round(max_seconds * (model.codecs["audio"].frame_rate or 0.0))))
+        steps = max(1, round(min(span.layout.max_steps, max_seconds * (model.codecs["audio"].frame_rate or 0.0))))
         wanted = {**wanted, "audio": CodeSpan(dataclasses.replace(span.layout, max_steps=steps), span.begin)}
     return wanted
 

@@ -24,6 +24,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -37,6 +39,16 @@ ELSEWHERE = {
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Ids so far `[R, T]`, prompt included, and scores `[R, V]` → scores `[R, V]`: transformers' interface."""
+
+
+_RANGES = {
+    "max_new_tokens": (1, 10**7, "1..10,000,000"), "min_new_tokens": (0, 10**7, "0..10,000,000"),
+    "no_repeat_ngram_size": (0, 10**7, "0..10,000,000"), "num_beams": (1, 1024, "1..1,024"),
+    "num_return_sequences": (1, 65_536, "1..65,536"), "temperature": (1e-6, 1e6, "1e-6..1e6"), "top_p": (0, 1, "0..1"),
+    "repetition_penalty": (1e-6, 1e6, "1e-6..1e6"), "length_penalty": (-5, 5, "-5..5"),
+    "top_k": (1, 2**31 - 1, "1..2^31 - 1"), "seed": (-(2**63), 2**63 - 1, "-2^63..2^63 - 1"),
+}  # fmt: skip
+"""Of each number its least and its greatest value, and the range in words."""
 
 
 class GenerationKeywords(TypedDict, total=False):
@@ -76,6 +88,9 @@ class GenerationOptions:
     seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
         takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
         the same seed gives the same texts for the same prompts and `batch_size`.
+    Numbers may be NumPy's. ValueError for one that is not finite or outside its range: temperature and
+    repetition_penalty lie in 1e-6..1e6, length_penalty in -5..5, num_beams is at most 1,024, num_return_sequences at
+    most 65,536, seed has 64 bits, and the strings of stop have at most 100,000 characters together.
     """
 
     max_new_tokens: int = 64
@@ -103,13 +118,19 @@ class GenerationOptions:
             self._check(name, getattr(self, name) >= 0, "must not be negative")
         most = f"must not exceed max_new_tokens={self.max_new_tokens}"
         self._check("min_new_tokens", self.min_new_tokens <= self.max_new_tokens, most)
-        self._check("length_penalty", math.isfinite(self.length_penalty), "must be finite")
+        self._check("length_penalty", abs(self.length_penalty) < math.inf, "must be finite")
         self._check("temperature", self.temperature > 0, "must be above 0 (top_k=1 takes the most likely token)")
         self._check("repetition_penalty", self.repetition_penalty > 0, "must be above 0")
         self._check("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1")
         self._check("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be in (0, 1]")
+        self._check_ranges()
         self._check("stop", all(self.stop_strings), "must not hold an empty string")
+        check_texts(self.stop_strings, "stop")
+        check_characters(
+            sum(map(len, self.stop_strings)), MAX_CHARACTERS, "stop", "no more than 100,000 are looked for"
+        )
         self._check("stop_token_ids", all(token >= 0 for token in self.stop_token_ids), "must not hold a negative id")
+        self._check("stop_token_ids", all(token < 2**31 for token in self.stop_token_ids), "must hold ids of 32 bits")
         self._check("bad_words_ids", all(self.bad_words_ids), "must not hold an empty sequence")
         if not self.do_sample and (self.temperature != 1.0 or self.top_k is not None or self.top_p is not None):
             raise ValueError("temperature, top_k and top_p act only when sampling: pass do_sample=True")
@@ -191,6 +212,17 @@ class GenerationOptions:
         self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
         called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
         self._check("logits_processor", called, "must be a list of functions", TypeError)
+
+    def _check_ranges(self) -> None:
+        """ValueError for a number beyond its range; NumPy's numbers, which torch does not take everywhere, as Python's.
+
+        Beyond these ranges scores overflow, or rows take all memory.
+        """
+        for name, (least, most, said) in _RANGES.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            self._check(name, least <= value <= most, f"must be in {said}")
+            object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def _check(self, name: str, good: bool, rule: str, kind: type[Exception] = ValueError) -> None:
         if not good:

@@ -67,5 +67,5 @@ def cut_at(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 def held_back(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end may be the beginning of a stop string."""
-    starts = [n for string in stop for n in range(1, len(string)) if text.endswith(string[:n])]
+    starts = [n for string in stop for n in range(1, min(len(string), len(text) + 1)) if text.endswith(string[:n])]
     return max(starts, default=0)

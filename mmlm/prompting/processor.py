@@ -12,11 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from encoders.texts import check_characters, check_text
 from mmlm.prompting.parts import Codes, Image, Markup, Media, Part, Sound, as_part
 from mmlm.prompting.vocabulary import AUDIO, MediaVocabulary
 
 IGNORE_INDEX = -100
 """The label of a token that takes no part in the loss, as in transformers."""
+
+
+_MOST = 10_000_000  # characters, whatever the number of positions
+_COMPOSED = 2
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,19 @@ class Processor:
         control |= {i: token.content for i, token in added.items() if re.fullmatch(r"<\S+>", token.content)}
         control.pop(tokenizer.unk_token_id, None)
         self._spelled = {i: _spell(tokenizer, token) for i, token in control.items()}
+        # What any text of a row may have: each token of a vocabulary of bytes or characters stands for one entry at
+        # most, and NFC makes one character of up to two that the tokenizer sees (four of three bytes).
+        longest = max(map(len, tokenizer.get_vocab()), default=1)
+        self.max_characters = _MOST if max_length is None else min(_MOST, _COMPOSED * longest * max_length)
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of plain text, in which typed control tokens stay plain characters.
 
-        ValueError when the tokenizer gives an id for which the language model has no embedding row.
+        ValueError for a text that is no valid Unicode, holds a NUL, or has more characters than the language model has
+        positions for; and when the tokenizer gives an id for which the language model has no embedding row.
         """
+        self._measure([text])
+        check_text(text)
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
         if max(ids, default=0) >= self.vocabulary.offset:
@@ -96,13 +108,14 @@ class Processor:
         `max_length` tokens; TypeError for a value that is no prompt part.
         """
         parts = [as_part(part) for part in ([parts] if isinstance(parts, str) else parts)]
+        targets = [] if target is None else [target] if isinstance(target, (str, Codes)) else list(target)
+        self._measure([*(part.text if isinstance(part, Markup) else part for part in parts), *targets])
         ids = [] if parts and isinstance(parts[0], Markup) else list(self.prefix)
         for part in parts:
             ids += self._part_ids(part)
         media = [part for part in parts if isinstance(part, (Image, Sound))]
         labels = [IGNORE_INDEX] * len(ids)
         if target is not None:
-            targets = [target] if isinstance(target, (str, Codes)) else target
             written = [self.text_ids(part) if isinstance(part, str) else self.code_ids(part) for part in targets]
             answer = [*(token for own in written for token in own), self.vocabulary.end_of_chunk_id]
             ids, labels = ids + answer, labels + answer
@@ -113,6 +126,18 @@ class Processor:
                 f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions"
             )
         return Example(ids, labels, media)
+
+    def _measure(self, parts: Sequence[Any]) -> None:
+        """ValueError where the texts of a row have more characters than its positions could hold.
+
+        Tokenizing takes time and memory, a gigabyte for some ten million characters.
+        """
+        count = sum(len(part) for part in parts if isinstance(part, str))
+        if self.max_length is None:
+            why = f"no more than {self.max_characters:,} are tokenized at once"
+        else:
+            why = f"the language model has {self.max_length:,} positions, for at most {self.max_characters:,} of them"
+        check_characters(count, self.max_characters, "the prompt", why)
 
     def _part_ids(self, part: Part) -> list[int]:
         if isinstance(part, str):

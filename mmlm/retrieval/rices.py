@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decoders.values import check_kind
 from encoders.clip import ClipImageEncoder
 from mmlm.data import Record, RecordSource, read_records
 from mmlm.data.cache import TensorCache
@@ -42,6 +43,7 @@ class Rices:
 
         Records of equal similarity keep their order, so that the result does not depend on the machine.
         """
+        check_kind("k", k, int)
         if k < 0:
             raise ValueError(f"k is the number of demonstrations, 0 or more, not {k}")
         query = self.encoder.embed_images(self.encoder.preprocess(image)[None]).cpu()
@@ -54,6 +56,7 @@ class Rices:
         template: by default `PromptTemplate()`; give `model.template` where the model has its own.
         ValueError where a retrieved record has no caption.
         """
+        check_kind("template", template, PromptTemplate | None)
         template = template or PromptTemplate()
         pairs = []
         for record in self.nearest(image, k):
@@ -69,6 +72,7 @@ class Rices:
 
         ValueError where a retrieved record has no question.
         """
+        check_kind("template", template, PromptTemplate | None)
         template = template or PromptTemplate()
         pairs = []
         for record in self.nearest(image, k):

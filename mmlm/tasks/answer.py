@@ -9,7 +9,7 @@ from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.templates import demonstrations
 from mmlm.tasks.generate import generate
-from mmlm.tasks.rows import Answers, answers_of, as_rows
+from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
 
 
 @takes_options
@@ -28,7 +28,8 @@ def answer(
     examples: (picture, question, answer) demonstrations for a few-shot prompt, the most similar last.
     details: return a `GenerationResult` in place of each text.
     """
-    shots = demonstrations([(model.template.question_prompt(image, q), text) for image, q, text in examples])
+    shown = as_examples(examples, "(picture, question, answer)")
+    shots = demonstrations([(model.template.question_prompt(image, q), text) for image, q, text in shown])
     pairs, batch = as_rows(pictures=images, questions=questions)
     prompts = [[*shots, *model.template.question_prompt(image, question)] for image, question in pairs]
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)

@@ -12,7 +12,7 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Image, Media, Part, Sound
 from mmlm.prompting.templates import CHAT, chat_prompt
 from mmlm.tasks.generate import generate
-from mmlm.tasks.rows import Answers, answers_of, as_rows
+from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
 from mmlm.tasks.transcribe import transcribe
 
 Mode = Literal["transcript", "features", "both"]
@@ -57,16 +57,18 @@ def ask(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
+    shown = as_examples(examples, "(question, answer)")
+    check_kind("chat", chat, bool | None)
     rows, batch = as_rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
     tokenizer = model.processor.tokenizer
     if chat is None:
         chat = mode == "transcript" and image is None and bool(getattr(tokenizer, "chat_template", None))
-    shots = [f"{model.template.spoken_prompt([], asked)[0]}{reply}\n" for asked, reply in examples]
+    shots = [f"{model.template.spoken_prompt([], asked)[0]}{reply}\n" for asked, reply in shown]
     prompts = []
     for recording, asked, picture, said in rows:
         parts = [*shots, *_prompt(model, recording, asked, picture, said, mode, chat, language)]
         prompts.append(chat_prompt(tokenizer, parts) if chat else parts)
-    if examples:
+    if shown:
         stop = options.get("stop", ())
         options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)

@@ -9,7 +9,7 @@ from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.templates import demonstrations
 from mmlm.tasks.generate import generate
-from mmlm.tasks.rows import Answers, answers_of, as_rows
+from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
 
 
 @takes_options
@@ -27,7 +27,8 @@ def caption(
     examples: (picture, caption) pairs for a few-shot prompt, the most similar last.
     details: return a `GenerationResult` in place of each text.
     """
-    shots = demonstrations([(model.template.caption_prompt(image), text) for image, text in examples])
+    shown = as_examples(examples, "(picture, caption)")
+    shots = demonstrations([(model.template.caption_prompt(image), text) for image, text in shown])
     rows, batch = as_rows(pictures=images)
     prompts = [[*shots, *model.template.caption_prompt(image)] for (image,) in rows]
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)

@@ -59,8 +59,7 @@ def draw(
     ValueError for a model that draws nothing, and for options that contradict each other.
     """
     check_numbers(num_images=num_images, steps=steps, guidance_scale=guidance_scale, strength=strength, seed=seed)
-    if num_images < 1:
-        raise ValueError(f"num_images must be at least 1, not {num_images}")
+    check_kind("rerank", rerank, bool)
     encoder = _reranker(model) if rerank else None
     if mask is not None and init_image is None:
         raise ValueError("a mask says what of init_image stays: give that too")
@@ -80,20 +79,26 @@ def draw(
     return drawn if batch else drawn[0]
 
 
-KINDS = {
-    "num_images": int,
-    "steps": int | None,
-    "guidance_scale": float,
-    "strength": float,
-    "max_seconds": float,
-    "seed": int,
+NUMBERS: dict[str, tuple[Any, float, float]] = {
+    "num_images": (int, 1, 65_536),
+    "steps": (int | None, 0, 10_000),
+    "guidance_scale": (float, -1e6, 1e6),
+    "strength": (float, 0, 1),
+    "max_seconds": (float, 0, float("inf")),
+    "seed": (int, -(2**63), 2**63 - 1),
 }
+"""Of each option of `draw` and `speak` its kind, its least and its greatest value."""
 
 
 def check_numbers(**given: Any) -> None:
-    """TypeError for an option of `draw` or `speak` that is no number, or not a whole one where it must be."""
+    """TypeError for an option that is no number, or not a whole one where it must be; ValueError beyond its range."""
     for name, value in given.items():
-        check_kind(name, value, KINDS[name])
+        kind, least, most = NUMBERS[name]
+        check_kind(name, value, kind)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+        if value is not None and value > most:
+            raise ValueError(f"{name} must be at most {most}, not {value}")
 
 
 def written_codes(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from decoders.values import check_kind
 from encoders.media.sound import SUFFIXES as SOUNDS
 from encoders.media.video import SUFFIXES as FILMS
 from mmlm.generation.result import GenerationResult
@@ -56,6 +57,19 @@ def as_rows(**columns: Any) -> tuple[list[tuple[Any, ...]], bool]:
     count = next(iter(lengths.values()), 1)
     whole = [lists.get(name, [value] * count) for name, value in columns.items()]
     return list(zip(*whole, strict=True)), bool(lists)
+
+
+def as_examples(examples: Any, form: str) -> list[tuple[Any, ...]]:
+    """The demonstrations of a few-shot prompt; TypeError where they are none of the `form` "(picture, caption)"."""
+    size = form.count(",") + 1
+    several = isinstance(examples, (list, tuple, Iterator))
+    found = list(examples) if several else None
+    if found is None or not all(isinstance(one, (list, tuple)) and len(one) == size for one in found):
+        raise TypeError(f"examples is a list of {form}, () for none, not {str(examples)[:60]!r}")
+    for one in found:
+        for text in one[1:]:
+            check_kind(f"in examples, a text of {form}", text, str)
+    return [tuple(one) for one in found]
 
 
 def as_prompts(prompt: Any) -> tuple[list[Any], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from decoders.values import check_kind
 from encoders.media.container import MAX_BYTES, MAX_SECONDS
 from mmlm.generation.options import takes_options
 from mmlm.model.network import MultimodalNetwork
@@ -44,6 +45,9 @@ def transcribe(
         "seed": seed, "max_seconds": max_seconds, "max_bytes": max_bytes, "pcm_rate": pcm_rate,
         "allow_truncated": allow_truncated, "allow_url": allow_url,
     }  # fmt: skip
+    flags = dict(vad=vad, allow_truncated=allow_truncated, allow_url=allow_url)
+    for name, value in {**flags, "condition_on_previous_text": condition_on_previous_text}.items():
+        check_kind(name, value, bool)
     rows, batch = as_rows(recordings=recordings)
     found = [_transcript(model, one, options) for (one,) in rows]
     return found if batch else found[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -22,6 +23,7 @@ _COUNTS = (
     "steps", "batch_size", "accumulation", "max_skipped", "log_every", "eval_every", "save_every", "keep",
     "sort_window", "held_out_examples", "preview_every", "pairs_per_row",
 )  # fmt: skip
+_FINITE = ("epochs", "learning_rate", "gate_learning_rate_scale", "weight_decay")
 _SHARES = ("final_learning_rate_scale", "caption_share", "bad_limit")  # 0 to 1
 _FRACTIONS = ("corrupted", "dropped", "ema_decay", "text_dropped")  # 0 to below 1
 
@@ -90,6 +92,10 @@ class TrainerConfig:
             self._check(name, 0 <= getattr(self, name) < 1, "must be a share from 0 to below 1")
         for name in ("weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "must not be negative")
+        for name in self._own(_FINITE):
+            self._check(name, getattr(self, name) < math.inf, "must be finite")
+        for name in self._own(_COUNTS) - optional | {"seed"}:
+            self._check(name, getattr(self, name) < 2**63, "must be below 2^63")
         self._check("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "must not be negative")
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "must be two of 0 ≤ β < 1")
         self._check("optimizer", self.optimizer in OPTIMIZERS, f"must be one of {', '.join(OPTIMIZERS)}")

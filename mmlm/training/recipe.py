@@ -56,6 +56,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
+from encoders.files import check_regular
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
@@ -257,8 +258,7 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
     elif "codec" in config or "decoder" in config:
         schema = CodecRecipe
     try:
-        recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
-        return recipe
+        return cast(Any, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)))
     except ConfigKeyError as error:
         known = ", ".join(f.name for f in fields(schema))
         raise ValueError(f"{path}: unknown key {error.full_key!r}; the recipe's keys are {known}") from error
@@ -266,15 +266,15 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
         raise ValueError(f"{path}: {error.full_key!r} is missing") from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         key = getattr(error, "full_key", None)
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
+        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
 
 
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     """What the YAML file and the overrides say, not yet checked against a schema."""
+    check_regular(path)
     try:
         written = OmegaConf.load(Path(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
         raise ValueError(f"{path} must hold keys and values")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from encoders.media.sound import SUFFIXES
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+MAX_NAMES = 100_000  # that the braces of a pattern may stand for
+
+_NAME = 4096  # characters of a path, at most
+_BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
 SOUND_SUFFIXES = (*SUFFIXES, "webm", "mp4")
 
 
@@ -31,14 +38,23 @@ def expand(pattern: str) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a{1..3}` → a1 a2 a3 (leading zeros kept), `{x,y}b` → xb yb; several braces multiply, leftmost slowest."""
-    brace = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if brace is None:
-        return [pattern]
-    first, last, choices = brace.groups()
-    if choices is None:
-        choices = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    else:
-        choices = choices.split(",")
-    tails = expand_braces(pattern[brace.end() :])
-    return [pattern[: brace.start()] + choice + tail for choice in choices for tail in tails]
+    """`a{1..3}` → a1 a2 a3 (leading zeros kept), `{x,y}b` → xb yb; several braces multiply, leftmost slowest.
+
+    ValueError for a pattern that stands for more than `MAX_NAMES` names.
+    """
+    parts: list[Sequence[str] | range] = []  # what stands between braces, and the choices of each, in turn
+    widths, place = [], 0
+    for brace in _BRACES.finditer(pattern):
+        first, last, choices = brace.groups()
+        chosen = choices.split(",") if choices is not None else range(int(first), int(last) + 1)
+        parts += [[pattern[place : brace.start()]], chosen]
+        widths += [0, len(first or "")]
+        place = brace.end()
+    counts = [len(part) for part in parts]
+    if math.prod(counts) * max(1, len(pattern) // _NAME) > MAX_NAMES:
+        raise ValueError(
+            f"the pattern {pattern[:80]!r} stands for more than {MAX_NAMES:,} names; write * for a part of the name, "
+            "or give several patterns"
+        )
+    spelled = [[str(own).zfill(width) for own in part] for part, width in zip(parts, widths, strict=True)]
+    return ["".join(names) for names in itertools.product(*spelled, [pattern[place:]])]

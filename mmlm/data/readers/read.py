@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from encoders.files import check_regular
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.jsonl import read_jsonl
 from mmlm.data.readers.paths import expand
@@ -72,6 +73,7 @@ def _read_path(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
         if not manifest.is_file():
             raise FileNotFoundError(f"{path} holds no metadata.jsonl; give a manifest, tars or a COCO captions file")
         return read_jsonl(manifest, images)
+    check_regular(path)
     if path.suffix == ".jsonl":
         return read_jsonl(path, images)
     if path.suffix == ".json":
