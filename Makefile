@@ -1,6 +1,7 @@
 # setup: .venv with the pinned versions   demo: see it work   test: the whole suite
 # test-processors: the suite on SSE4.2, AVX2 and this processor, one after the other
 # test-newest: the suite's core on the newest torch that the requirements allow
+# soak: hours of damaged files, killed runs and threads
 # lint: ruff and pyright                  docs: the site, in site/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +14,7 @@ export OMP_NUM_THREADS ?= 2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test test-processors test-newest lint docs
+.PHONY: setup demo test test-processors test-newest soak lint docs
 setup: $(INSTALLED)
 
 # One line for each large download shows that pip is at work; its errors pass through.
@@ -59,6 +60,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The long forms of tests in the suite; docs/reliability.md and docs/security.md have their figures.
+soak: $(INSTALLED)
+	$(BIN)/python benchmarks/fuzz_media.py --count 10000
+	$(BIN)/python benchmarks/soak_files.py --count 10000
+	$(BIN)/python benchmarks/soak_kills.py --count 1000 --flips 1000
+	$(BIN)/python benchmarks/soak_threads.py --minutes 60
 
 docs: $(INSTALLED)
 	$(BIN)/python -m mkdocs build --strict --quiet
