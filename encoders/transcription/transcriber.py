@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -40,10 +41,15 @@ class Transcriber:
     The differences: audio is read as it is needed, so an hour takes no more memory than a minute; the dynamic range is
     measured from the loudest sound so far, not of the whole recording; a second or more of silence at the beginning of
     a window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
+
+    computing: gives a context for each window that is decoded.
     """
 
-    def __init__(self, model: whisper.Whisper) -> None:
+    def __init__(
+        self, model: whisper.Whisper, computing: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
+        self.computing = computing
 
     def transcribe(
         self,
@@ -121,7 +127,8 @@ class Transcriber:
             windows = Windows(sound.blocks, self.model.dims.n_mels)
             seek = 0
             while (window := windows.at(seek)) is not None:
-                done, segments = decoding.window(window, seek, running)
+                with self.computing():
+                    done, segments = decoding.window(window, seek, running)
                 seek += done
                 running.seconds = min(seek, windows.frames) * FRAME_SECONDS
                 if on_window is not None:

@@ -232,7 +232,7 @@ class MultimodalNetwork(Changing):
             raise ValueError("the model has no Whisper to transcribe with: assemble it with an audio_encoder")
         from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
 
-        return Transcriber(whisper)
+        return Transcriber(whisper, self.language_model.accelerated)
 
 
 def layouts_of(

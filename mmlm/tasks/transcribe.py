@@ -12,7 +12,7 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.rows import as_rows
 
 if TYPE_CHECKING:
-    from encoders.transcription.transcript import Segment, Transcript
+    from encoders.transcription.transcript import Transcript
 
 
 @takes_options
@@ -49,17 +49,5 @@ def transcribe(
     for name, value in {**flags, "condition_on_previous_text": condition_on_previous_text}.items():
         check_kind(name, value, bool)
     rows, batch = as_rows(recordings=recordings)
-    found = [_transcript(model, one, options) for (one,) in rows]
+    found = [model.transcriber.transcribe(one, **options) for (one,) in rows]
     return found if batch else found[0]
-
-
-def _transcript(model: MultimodalNetwork, source: Any, options: dict[str, Any]) -> Transcript:
-    running = model.transcriber.stream(source, **options)
-    segments: list[Segment] = []
-    more = True
-    while more:
-        with model.language_model.accelerated():  # for some windows: a change of the model need not wait for an hour
-            one = next(running.segments, None)
-        segments += [] if one is None else [one]
-        more = one is not None
-    return running.transcript(segments)

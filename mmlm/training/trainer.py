@@ -230,7 +230,9 @@ class Trainer:
         self.metrics.add(sum(part.size for part in parts))
         return {"learning_rate": rate, "gradient_norm": norm if math.isfinite(norm) else None, "skipped": done.skipped}
 
-    def _gradient(self, parts: Sequence[Part], draws: AbstractContextManager[Any]) -> tuple[float, float, int]:
+    def _gradient(
+        self, parts: Sequence[Part], draws: AbstractContextManager[Any] | None = None
+    ) -> tuple[float, float, int]:
         """Accumulates the clipped gradient of the mean loss over the counts of all parts.
 
         Returns that loss, the gradient's norm before clipping, and the sum of counts.
@@ -239,7 +241,7 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         try:
             for part in parts:
-                with draws, computing(self.config.precision, self.device):
+                with draws or nullcontext(), computing(self.config.precision, self.device):
                     share = part.loss() * (part.count / max(1, total))
                 share.backward()
                 loss += share.detach()
