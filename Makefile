@@ -48,7 +48,7 @@ test-processors: $(INSTALLED)
 
 # In an environment of its own; all but torch and what it brings along has the pinned versions.
 NEWEST := .venv-newest
-CORE := laws packing choosing wide capture tape generation fusion clip whisper nano
+CORE := laws packing choosing wide capture tape draws generation fusion clip whisper nano
 test-newest: $(INSTALLED)
 	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	@grep -vE '^(torch|triton|nvidia|cuda)' constraints.txt > $(NEWEST)/constraints.txt

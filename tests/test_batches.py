@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import soundfile
 from PIL import Image, ImageDraw
-from whisper import DecodingResult, Whisper
+from whisper import DecodingResult
 from whisper.tokenizer import get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
+from encoders.transcription import transcriber
 from mmlm.cli import build_parser, main
 from mmlm.cli.messages import on_the_command_line
 from support.hearing import noise, save_whisper, tiny_whisper
@@ -180,7 +181,7 @@ def said(monkeypatch):
     tokenizer = get_tokenizer(True, num_languages=99, language="en", task="transcribe")
     first, calls = tokenizer.timestamp_begin, []
 
-    def decode(self, mel, options):
+    def decode(model, mel, options, generator):
         calls.append(options)
         text = f" Number {len(calls)}."
         tokens = [first, *tokenizer.encode(text), first + 50]
@@ -188,7 +189,7 @@ def said(monkeypatch):
             mel, "en", None, tokens, text, avg_logprob=-0.1, no_speech_prob=0.0, temperature=0.0, compression_ratio=1.0
         )
 
-    monkeypatch.setattr(Whisper, "decode", decode)
+    monkeypatch.setattr(transcriber, "decode_window", decode)
     return calls
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import soundfile
 from PIL import Image, ImageDraw
-from whisper import DecodingResult, Whisper
+from whisper import DecodingResult
 from whisper.tokenizer import get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE
+from encoders.transcription import transcriber
 from mmlm.cli import build_parser, keys, main
 from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
@@ -347,13 +348,13 @@ def said(monkeypatch):
     first = tokenizer.timestamp_begin
     tokens = [first, *tokenizer.encode(" Good"), first + 50, first + 50, *tokenizer.encode(" day."), first + 100]
 
-    def decode(self, mel, options):
+    def decode(model, mel, options, generator):
         return DecodingResult(
             mel, "en", None, tokens, " Good day.", avg_logprob=-0.1, no_speech_prob=0.0, temperature=0.0,
             compression_ratio=1.0,
         )  # fmt: skip
 
-    monkeypatch.setattr(Whisper, "decode", decode)
+    monkeypatch.setattr(transcriber, "decode_window", decode)
 
 
 def test_transcribe_prints_what_is_said(capsys, ears, talk, said):
