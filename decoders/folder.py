@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from decoders.files import beside, save_tensors, sync
+from encoders.sizes import believed, check_counts
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -40,7 +41,8 @@ def write_folder(folder: str | Path, config: dict[str, Any], tensors: Mapping[st
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The settings and the tensors of a folder, floating-point ones in float32.
 
-    FileNotFoundError if one of the two files is missing, ValueError if one is damaged.
+    FileNotFoundError if one of the two files is missing, ValueError if one is damaged, or names counts of layers that
+    no network has.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -48,13 +50,20 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise FileNotFoundError(f"{folder} is not a saved codec or decoder: {name} is missing")
     with damage_reported(folder):
         config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} holds no settings")
+        check_counts(config, folder)
     return config, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 @contextmanager
 def damage_reported(folder: str | Path) -> Iterator[None]:
-    """Turn the errors that a folder's contents cause into a ValueError that names the folder."""
+    """Turn the errors that a folder's contents cause into a ValueError that names the folder.
+
+    A network that is built meanwhile may be no larger than the folder's weights.
+    """
     try:
-        yield
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        with believed(folder):
+            yield
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{folder} is damaged, or was saved by another version: {error}") from error

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from open_clip.timm_model import TimmModel
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
 from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
+from encoders.guarded import clip_model, clip_tokenizer
 from encoders.media.image import load_image
+from encoders.sizes import RefusedError
 from encoders.texts import check_texts
 
 SCHEMAS = ("local-dir:", "hf-hub:")
@@ -49,6 +46,10 @@ class ClipImageEncoder(FrozenEncoder):
         tokenizer: Callable[[list[str]], Tensor] | None = None,
         final_norm: bool = True,
     ) -> None:
+        from open_clip.timm_model import TimmModel  # open_clip takes seconds to import, and not every model sees
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+        from open_clip.transformer import VisionTransformer
+
         super().__init__()
         self.model = model
         visual = getattr(model, "visual", None)
@@ -101,14 +102,16 @@ class ClipImageEncoder(FrozenEncoder):
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype is one of torch's types, such as torch.bfloat16, not {dtype!r}")
         check_device(device)
+        from open_clip.pretrained import get_pretrained_cfg
+
         name = str(name)
         model_name, pretrained = _parse(name)
         # open_clip 3 builds, for example, "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.
         tag = get_pretrained_cfg(model_name, pretrained) if pretrained else {}
         try:
-            loaded: Any = open_clip.create_model_from_pretrained(
-                model_name, pretrained, force_quick_gelu=tag.get("quick_gelu", False)
-            )
+            model, preprocess = clip_model(model_name, pretrained, force_quick_gelu=tag.get("quick_gelu", False))
+        except RefusedError:
+            raise
         except Exception as error:
             if tag or model_name.startswith("hf-hub:"):
                 raise FileNotFoundError(
@@ -119,7 +122,6 @@ class ClipImageEncoder(FrozenEncoder):
                 f"cannot load CLIP weights from {name!r}: {error}. They must be tensors (.safetensors, or a .pt state "
                 "dict) that fit the architecture; a TorchScript archive or other pickled code is not loaded"
             ) from error
-        model, preprocess = loaded
         model = model.to(device=device, dtype=dtype)
         return cls(model, preprocess, name=_absolute(name), final_norm=final_norm)
 
@@ -218,20 +220,9 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
 
     ValueError for one that needs Python code of its own: a model's settings may ask for that, and it is never run.
     """
-    model_name = _parse(name)[0]
-    try:
-        return open_clip.get_tokenizer(model_name, trust_remote_code=False)
-    except TypeError as error:
-        if str(error) != "SimpleTokenizer.__init__() got an unexpected keyword argument 'trust_remote_code'":
-            raise
-        return open_clip.get_tokenizer(model_name)  # open_clip's own, which has no such code and no such argument
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"the tokenizer of {name!r} needs Python code of its own, which is not run: make it yourself, and pass it "
-            "as ClipImageEncoder(model, preprocess, tokenizer=…)"
-        ) from None
+    return clip_tokenizer(
+        _parse(name)[0], "make it yourself, and pass it as ClipImageEncoder(model, preprocess, tokenizer=…)"
+    )
 
 
 def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[str]:
@@ -258,6 +249,9 @@ def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[s
 
 def _token_width(visual: nn.Module | None) -> int | None:
     """Width of a tower's patch tokens; None if it has none."""
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
     if isinstance(visual, VisionTransformer):
         return visual.positional_embedding.shape[1]
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "patch_embed") and hasattr(visual.trunk, "blocks"):
@@ -282,6 +276,9 @@ def _parse(name: str) -> tuple[str, str | None]:
         if not (Path(name) / "open_clip_config.json").is_file():
             raise FileNotFoundError(f"the folder {name!r} is not an open_clip model: it has no open_clip_config.json")
         return f"local-dir:{name}", None
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
     architecture, _, pretrained = name.partition("/")
     if architecture not in open_clip.list_models():
         raise ValueError(

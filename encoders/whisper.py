@@ -16,6 +16,7 @@ from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.model import AudioEncoder
 
 from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
+from encoders.guarded import whisper_file, whisper_named
 from encoders.media.sound import SAMPLE_RATE, load_audio
 
 STRIDE = 2  # mel frames per token, the stride of the second convolution
@@ -39,14 +40,14 @@ def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whispe
     path = Path(name)
     if short in known:
         try:
-            model = whisper.load_model(short, device=device)
+            model = whisper_named(short, device)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"cannot get the weights of Whisper {short!r}: {error}. Connect to the network, or give a local file"
             ) from error
     elif path.is_file():
         try:
-            model = whisper.load_model(str(path), device=device)
+            model = whisper_file(path, device)
         except Exception as error:  # torch, pickle and zip raise many types for other files
             raise ValueError(
                 f"cannot load a Whisper model from {str(name)!r}: {error}. It must be a file as openai-whisper writes "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.config import FORMAT_VERSION, FrozenPart, ImageEncoderPart, ModelConfig
@@ -213,9 +215,61 @@ def test_a_frozen_part_may_move(tmp_path):
     os.rename(tmp_path / "lm", tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match="lm does not exist.*language_model="):
         load(tmp_path / "saved", image_encoder=parts.image_encoder())
+    moved = load(tmp_path / "saved", language_model=tmp_path / "moved", image_encoder=parts.image_encoder())
+    assert torch.equal(logits(moved), logits(model))
     config = tmp_path / "saved/config.json"
     config.write_text(config.read_text().replace("../lm", "../moved"))
-    assert torch.equal(logits(load(tmp_path / "saved", image_encoder=parts.image_encoder())), logits(model))
+    with pytest.raises(ValueError, match="changed by hand.*language_model="):  # names are part of what was saved
+        load(tmp_path / "saved", image_encoder=parts.image_encoder())
+
+
+def test_a_model_of_format_1_loads_wherever_its_parts_are_named(tmp_path):
+    """The digest of older models leaves names out."""
+    model = parts.build("llama")
+    model.save(tmp_path)
+    config, weights = json.loads((tmp_path / "config.json").read_text()), load_file(tmp_path / "model.safetensors")
+    config["format_version"] = 1
+    nameless = json.loads(json.dumps(config))
+    for part in nameless.values():
+        if isinstance(part, dict):
+            part.pop("name", None)
+    digest = hashlib.sha256(json.dumps(nameless, sort_keys=True).encode()).hexdigest()[:16]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"config": digest})
+    config["language_model"]["name"] = "anything"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(logits(load(tmp_path, **ready("llama"))), logits(model))
+    config["format_version"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="changed by hand"):
+        load(tmp_path, **ready("llama"))
+
+
+def test_a_model_of_the_hub_says_where_its_parts_lie_and_names_no_paths(tmp_path, monkeypatch, capsys):
+    parts.build("llama").save(tmp_path / "hub")
+    written, weights = (tmp_path / "hub/config.json").read_text(), load_file(tmp_path / "hub/model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+
+    def named(name: str) -> None:
+        config = json.loads(written)
+        config["language_model"]["name"] = name
+        text = json.dumps(config, sort_keys=True)
+        (tmp_path / "hub/config.json").write_text(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        save_file(weights, tmp_path / "hub/model.safetensors", metadata={"config": digest})
+
+    for path in ("/etc", "../../somewhere", "mine", str(tmp_path / "mine")):
+        named(path)
+        with pytest.raises(ValueError, match="someone/seeing of the hub names its language model by the path"):
+            load("someone/seeing", image_encoder=parts.image_encoder())
+        load("someone/seeing", **ready("llama"))  # another one is given in its place
+    fetched = []
+    monkeypatch.setattr("mmlm.assembly.load.language_model_of", lambda *args: fetched.append(capsys.readouterr().err))
+    named("else/where")
+    with pytest.raises(AttributeError):  # nothing was fetched
+        load("someone/seeing", image_encoder=parts.image_encoder())
+    assert fetched == ["someone/seeing loads its language model from else/where\n"]
 
 
 # The hub
@@ -357,7 +411,7 @@ def test_a_language_model_that_is_code_is_refused_in_our_words(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     for given in ({}, {"tokenizer": families.tokenizer()}):
-        with pytest.raises(ValueError, match="needs Python code of its own, which mmlm does not run") as error:
+        with pytest.raises(ValueError, match="needs Python code of its own, which is not run") as error:
             assemble(folder, parts.image_encoder(), **given)
         assert "trust_remote_code" not in str(error.value)
     assert not (tmp_path / "ran").exists()

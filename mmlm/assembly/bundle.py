@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from decoders.codecs.base import MediaCodec
 from decoders.files import save_tensors
 from encoders.base import FrozenEncoder
-from encoders.clip import ClipImageEncoder
+from encoders.clip import ClipImageEncoder, load_tokenizer
 from mmlm.assembly.config import CodecPart, ModelConfig
 from mmlm.assembly.presets import preset_path
 from mmlm.model.language_model import LanguageModel
@@ -89,9 +89,7 @@ def _clip(encoder: FrozenEncoder) -> Callable[[Path], None]:
             if file.suffix in (".json", ".txt", ".model") and file.name != CLIP_CONFIG:  # those of the tokenizer
                 shutil.copy(file, folder)
         if not source.is_dir() and "hf_tokenizer_name" in config["model_cfg"].get("text_cfg", {}):
-            import open_clip
-
-            tokenizer: Any = open_clip.get_tokenizer(str(encoder.name).partition("/")[0])
+            tokenizer: Any = load_tokenizer(str(encoder.name))
             tokenizer.save_pretrained(str(folder))
 
     return write

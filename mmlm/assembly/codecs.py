@@ -43,6 +43,11 @@ class Codecs:
     def __bool__(self) -> bool:
         return any(part is not None for part in (self.image, self.audio, self.image_decoder, self.audio_decoder))
 
+    def by_field(self) -> dict[str, CodecSource | DecoderSource | None]:
+        """What was given for each codec and decoder, by the fields of `ModelConfig`."""
+        codecs = {f"{modality}_codec": self.codec(modality) for modality in MODALITIES}
+        return codecs | {f"{modality}_decoder": self.decoder(modality) for modality in MODALITIES}
+
     def codec(self, modality: str) -> CodecSource | None:
         """The codec of "image" or "audio"."""
         return self.image if modality == "image" else self.audio

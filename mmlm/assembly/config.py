@@ -12,7 +12,7 @@ from decoders.values import check_kinds
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # from 2 on, the digest that weights carry is also of the names of the parts
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,16 @@ class ModelConfig:
 
 
 def digest(values: dict[str, Any]) -> str:
-    """16 hex digits of a config as it is written, without the names of its frozen parts: those may change.
+    """16 hex digits of a config as it is written; in format 1 without the names of its frozen parts.
 
     Of what is written, not of what is read: a field added to ModelConfig later leaves old digests as they are.
     """
-    nameless = {
-        key: {k: v for k, v in part.items() if k != "name"} if isinstance(part, dict) else part
-        for key, part in values.items()
-    }
-    return hashlib.sha256(json.dumps(nameless, sort_keys=True).encode()).hexdigest()[:16]
+    if values.get("format_version") == 1:
+        values = {
+            key: {k: v for k, v in part.items() if k != "name"} if isinstance(part, dict) else part
+            for key, part in values.items()
+        }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

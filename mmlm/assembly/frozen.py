@@ -11,6 +11,8 @@ from torch import nn
 
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
+from encoders.guarded import from_pretrained
+from encoders.sizes import RefusedError
 from mmlm.assembly.config import FrozenPart
 from mmlm.assembly.names import path_in
 from mmlm.assembly.presets import PRESET, preset_path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 T = TypeVar("T")
+READY_MADE = "load it yourself, and pass the model with its tokenizer as language_model= and tokenizer="
 
 
 def language_model_of(
@@ -65,30 +68,26 @@ def causal_model(
 
     language_model_config(source)  # first: it tells a model that is code, of which the tokenizer's error says little
     path = _language_model_path(source)
+    options: dict[str, Any] = {"config": None}
+    kind: Any = AutoModelForCausalLM
     try:
         if _is_mosaic_gpt(path):
-            from mmlm.assembly.interop.mosaic_gpt import MosaicGpt, mpt_config
+            from mmlm.assembly.interop.mosaic_gpt import RENAMED, MosaicGpt, mpt_config
 
-            config, kind = mpt_config(path), MosaicGpt
-        else:
-            config, kind = None, AutoModelForCausalLM
+            kind, options = MosaicGpt, {"config": mpt_config(path), "key_mapping": RENAMED}
         if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
-        model = kind.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=False)
-        return model, tokenizer, lasting_name(source)
+            tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, config=options["config"])
+        return from_pretrained(kind, path, READY_MADE, dtype=dtype, **options), tokenizer, lasting_name(source)
     except Exception as error:
         raise unloadable(source, error) from error
 
 
 def unloadable(source: str | Path, error: Exception) -> Exception:
     """What to raise where a language model could not be loaded: in words that hold for mmlm."""
+    if isinstance(error, RefusedError):
+        return RefusedError(f"the language model cannot be loaded: {error}")
     if isinstance(error, OSError):
         return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}")
-    if "trust_remote_code" in str(error):
-        return ValueError(
-            f"the language model {str(source)!r} needs Python code of its own, which mmlm does not run: load it "
-            "yourself, and pass the model with its tokenizer as language_model= and tokenizer="
-        )
     return ValueError(f"the language model {str(source)!r} could not be loaded ({type(error).__name__}): {error}")
 
 
@@ -102,7 +101,7 @@ def language_model_config(source: str | Path) -> PreTrainedConfig:
             from mmlm.assembly.interop.mosaic_gpt import mpt_config
 
             return mpt_config(path)
-        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+        return from_pretrained(AutoConfig, path, READY_MADE).get_text_config()
     except Exception as error:
         raise unloadable(source, error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from encoders.base import FrozenEncoder
+from encoders.sizes import believed, check_counts
 from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs, load_saved_codecs
@@ -23,7 +25,7 @@ from mmlm.assembly.frozen import (
     language_model_of,
 )
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.assembly.names import absolute_name, with_names
+from mmlm.assembly.names import absolute_name, check_elsewhere, with_names
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
 from mmlm.model.draws import OwnDraws
@@ -67,29 +69,43 @@ def load(
         if audio_encoder is not None or codecs:
             raise ValueError(f"{name} has no audio encoder and no codecs: add codecs with mmlm.assembly.extended")
         return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
-    config, tensors = read_saved(model_folder(str(name)))
+    folder = model_folder(str(name))
+    config, tensors = read_saved(folder)
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
     given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
+    if str(name) not in PRESETS and not Path(name).exists():
+        _tell_elsewhere(str(name), folder, config, given | codecs.by_field())
     sources = _sources(config, given)
+    _check_rank(config, tensors)
     with OwnDraws(0):  # initial weights are drawn, then replaced
         loaded = load_saved_codecs(config, codecs)
-        with_audio = config.audio_encoder is not None
-        layouts = layouts_of(loaded.codecs)
-        host = language_model_of(sources["language_model"], tokenizer, dtype, with_audio, rows, layouts, config.lora)
-        check_fingerprint("language model", config.language_model, host.fingerprint())
-        images = audio = None
-        if (part := config.image_encoder) is not None:
-            images = image_encoder_of(sources["image_encoder"], part.final_norm, dtype)
-            check_fingerprint("image encoder", part, images.fingerprint())
-        if (part := config.audio_encoder) is not None:
-            audio = audio_encoder_of(sources["audio_encoder"])
-            check_fingerprint("audio encoder", part, audio.fingerprint())
-        model = MultimodalLM(
-            host, images, config.resampler, config.fusion, config.template, audio_encoder=audio,
-            audio_resampler=config.audio_resampler, codecs=loaded.codecs, decoders=loaded.decoders,
+        host = language_model_of(
+            sources["language_model"], tokenizer, dtype, config.audio_encoder is not None, rows,
+            layouts_of(loaded.codecs), config.lora,
         )  # fmt: skip
+        check_fingerprint("language model", config.language_model, host.fingerprint())
+        images, audio = _encoders(config, sources, dtype)
+        with believed(folder / "model.safetensors"):
+            model = MultimodalLM(
+                host, images, config.resampler, config.fusion, config.template, audio_encoder=audio,
+                audio_resampler=config.audio_resampler, codecs=loaded.codecs, decoders=loaded.decoders,
+            )  # fmt: skip
     load_added(model, tensors)
     return model.to(device)
+
+
+def _encoders(
+    config: ModelConfig, sources: dict[str, Any], dtype: torch.dtype
+) -> tuple[FrozenEncoder | None, FrozenEncoder | None]:
+    """The image encoder and the audio encoder that a model has, with warnings for other weights."""
+    images = audio = None
+    if (part := config.image_encoder) is not None:
+        images = image_encoder_of(sources["image_encoder"], part.final_norm, dtype)
+        check_fingerprint("image encoder", part, images.fingerprint())
+    if (part := config.audio_encoder) is not None:
+        audio = audio_encoder_of(sources["audio_encoder"])
+        check_fingerprint("audio encoder", part, audio.fingerprint())
+    return images, audio
 
 
 def _sources(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +117,25 @@ def _sources(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
     return {name: part and given_or_named(given[name], part.name, name) for name, part in saved.items()}
 
 
+def _tell_elsewhere(name: str, folder: Path, config: ModelConfig, given: dict[str, Any]) -> None:
+    """On standard error, before they are fetched: the parts of a model of the hub that lie in other repositories."""
+    elsewhere = check_elsewhere(name, folder, config, [part for part, source in given.items() if source is not None])
+    if elsewhere:
+        print(f"{name} loads its {', its '.join(elsewhere)}", file=sys.stderr, flush=True)
+
+
+def _check_rank(config: ModelConfig, tensors: dict[str, Tensor]) -> None:
+    """ValueError for adapters of a higher rank than the saved ones have, before they are built."""
+    ranks = [
+        len(tensor) for key, tensor in tensors.items() if ".lora." in key and key.endswith(".down") and tensor.ndim
+    ]
+    if (config.image_codec or config.audio_codec) and config.lora.rank > max(ranks, default=0):
+        raise ValueError(
+            f"the weights do not fit the model: the config has LoRA of rank {config.lora.rank}, and the weights "
+            f"{f'of rank {max(ranks)}' if ranks else 'none'}"
+        )
+
+
 def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The config and the tensors of a saved model, checked to belong together."""
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
@@ -108,13 +143,17 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         written = json.loads((folder / "config.json").read_text())
         config = ModelConfig.from_dict(written)
+        check_counts(written, folder)
         with safe_open(folder / "model.safetensors", "pt") as weights:
             metadata = weights.metadata() or {}
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
-        raise ValueError(f"the weights and the config.json in {folder} are of two different models: save it again")
+        raise ValueError(
+            f"the weights and the config.json in {folder} are of two different models, or the config was changed by "
+            "hand: save it again. Parts that lie elsewhere now are given by language_model=, image_encoder=, …"
+        )
     return with_names(config, lambda name: absolute_name(name, folder)), tensors
 
 

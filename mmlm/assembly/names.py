@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mmlm.assembly.config import FrozenPart, ModelConfig
@@ -50,3 +50,26 @@ def with_names(config: ModelConfig, change: Callable[[str], str]) -> ModelConfig
         if isinstance(part := getattr(config, field.name), FrozenPart) and part.name is not None
     }
     return dataclasses.replace(config, **parts)
+
+
+def check_elsewhere(model: str, folder: Path, config: ModelConfig, given: Collection[str]) -> list[str]:
+    """What a model of the hub loads from other places than its own folder: "language model from user/name", ….
+
+    given: fields of parts that the caller gives in place of those. ValueError for a part that is named by a path: of
+    another machine, or of whatever lies there on this one.
+    """
+    home, found = Path(os.path.realpath(folder)), []
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if not isinstance(part, FrozenPart) or part.name is None or field.name in given:
+            continue
+        what, path = field.name.replace("_", " "), path_in(part.name)
+        if path is not None and Path(path).is_relative_to(home):
+            continue
+        if path is not None or Path(part.name).exists() or Path(part.name.partition("/")[2] or ".").is_file():
+            raise ValueError(
+                f"{model} of the hub names its {what} by the path {part.name!r}, which is not followed: give the part "
+                f"with {'codecs' if field.name.endswith(('codec', 'decoder')) else field.name}="
+            )
+        found.append(f"{what} from {part.name}")
+    return found

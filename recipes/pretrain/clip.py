@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoders.files import save_tensors
+from encoders.guarded import from_pretrained
 from mmlm.training import LossObjective, Trainer, TrainerConfig
 from mmlm.training.identity import digest
 from mmlm.training.shuffle import Shuffle, generator
@@ -117,7 +118,7 @@ def train_clip(
     from transformers import AutoTokenizer
 
     output = Path(output)
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    tokenizer = from_pretrained(AutoTokenizer, tokenizer_folder, "take one that is files alone")
     add_end_of_text(tokenizer)
     pixels = stack_pictures(config, pictures)
     if len(pixels) != len(captions) or not all(captions):

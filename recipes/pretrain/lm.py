@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from decoders.files import apply_umask
+from encoders.guarded import from_pretrained
 from mmlm.training import LossObjective, Trainer, TrainerConfig
 from mmlm.training.identity import digest
 from mmlm.training.shuffle import Shuffle
@@ -52,7 +53,7 @@ def train_language_model(
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     output = Path(output)
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    tokenizer = from_pretrained(AutoTokenizer, tokenizer_folder, "take one that is files alone")
     rows = pack(tokenizer, documents, config.sequence_length, config.seed)
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(

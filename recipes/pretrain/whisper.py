@@ -15,6 +15,7 @@ from torch import Tensor
 from whisper.audio import HOP_LENGTH, N_FRAMES
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
+from encoders.guarded import torch_file
 from encoders.media.sound import SAMPLE_RATE
 from encoders.whisper import encode_window, log_mel
 from mmlm.training import LossObjective, Trainer, TrainerConfig
@@ -156,7 +157,7 @@ def condensed(path: str | Path, vocabulary: Vocabulary) -> dict[str, Tensor]:
 
     A token that is new to the vocabulary starts with the row that all others share.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+    state = torch_file(path)["model_state_dict"]
     table = state["decoder.token_embedding.weight"].float()
     shared, counts = table.unique(dim=0, return_counts=True)
     if len(table) != FULL_VOCABULARY or counts.max() < vocabulary.others // 2:

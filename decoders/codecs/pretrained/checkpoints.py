@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from decoders.codecs.pretrained.vqgan import VQGAN, VQGANConfig
+from encoders.guarded import torch_file
+from encoders.sizes import RefusedError
 
 # Used in training only: taming's discriminator and LPIPS, LlamaGen's record of recently used codes.
 NOT_OF_THE_NETWORK = ("loss.", "quantize.codebook_used")
@@ -27,8 +29,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         # Lightning's checkpoints contain instances of its callbacks, which weights_only alone would refuse.
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(Ignored, name) for name in strange]):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch_file(path, ignored=(Ignored, frozenset(strange)))
+    except RefusedError:
+        raise
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         # torch's own message advises to load the file with weights_only=False, which would run its code.
         raise ValueError(

@@ -17,6 +17,7 @@ from decoders.codecs.pretrained.checkpoints import read_weights, vqgan_from_weig
 from decoders.codecs.pretrained.frozen import FrozenCodec
 from decoders.codecs.pretrained.pictures import DiffusersVQ, Emu3VQ, JanusVQ, VQGANCodec
 from decoders.codecs.pretrained.sound import DacCodec, EncodecCodec, MimiCodec
+from encoders.guarded import from_pretrained
 
 CODECS: dict[str, type[FrozenCodec]] = {  # upstream class of the network → codec
     "diffusers.VQModel": DiffusersVQ,
@@ -36,6 +37,7 @@ CLASSES = {  # `_class_name` or `model_type` of a config.json → upstream class
     "dac": "transformers.DacModel",
     "mimi": "transformers.MimiModel",
 }
+READY_MADE = "load it yourself, and pass the module"
 
 
 def load_pretrained(
@@ -133,9 +135,9 @@ def _network(source: str, subfolder: str, kind: str, is_part: bool) -> nn.Module
     if is_part:
         from transformers import AutoConfig
 
-        options["config"] = AutoConfig.from_pretrained(source, subfolder=subfolder).vq_config
+        options["config"] = from_pretrained(AutoConfig, source, READY_MADE, subfolder=subfolder).vq_config
         options["key_mapping"] = {r"^(model\.)?vqmodel\.": ""}
-    network, report = upstream.from_pretrained(source, output_loading_info=True, **options)
+    network, report = from_pretrained(upstream, source, READY_MADE, output_loading_info=True, **options)
     absent = [*report["missing_keys"], *report["mismatched_keys"]]
     if absent:
         listed = ", ".join(map(str, absent))

@@ -41,11 +41,6 @@ class MosaicGpt(MptForCausalLM):
                     attention.register_module(name, norm)
                 attention.Wqkv.register_forward_hook(functools.partial(_norm_queries_and_keys, attention))
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> "MosaicGpt":
-        """The model in a folder or of a hub id; options: those of transformers, with `config` from `mpt_config`."""
-        return super().from_pretrained(path, key_mapping=RENAMED, **options)
-
 
 def mpt_config(path: str | Path) -> MptConfig:
     """The config of a MosaicGPT as an MptConfig. `ValueError` if transformers' MPT cannot compute that model."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
 from decoders.files import beside, sync
@@ -83,6 +82,8 @@ def load_released(
 
     Parts that are given are not downloaded.
     """
+    from open_clip.pretrained import get_pretrained_cfg
+
     preset = OPEN_FLAMINGO[name]
     wanted: dict[str, Sequence[str]] = {preset["checkpoint"]: ["checkpoint.pt"]}
     if language_model is None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from encoders.guarded import torch_file
 from mmlm.model.config import FusionConfig, ResamplerConfig
 
 HEADS = 8  # of all attentions; the one size that no tensor shows
@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        state = torch_file(path, mmap=True)
     except Exception as error:  # of many types, depending on what is wrong with the file
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} cannot be read as a file of tensors; pickled code is not loaded: {reason}") from error

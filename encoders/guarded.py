@@ -1,0 +1,178 @@
+"""The one door through which files of models reach a loader.
+
+No code that lies in a file is run, and nothing is asked on standard input. A size that a file tells is believed only as
+far as its weights have the bytes for it. `tests/test_house.py` refuses a loader that is called anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from encoders.sizes import RefusedError, believed, check_counts, check_deflation, weight_files
+
+TOKENIZER_SETTINGS = {  # what a CLIP's settings may give its tokenizer; all else could name files, servers or code
+    "additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token", "trust_remote_code",
+}  # fmt: skip
+
+
+# Code
+
+
+def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) -> Any:
+    """`kind.from_pretrained(source, **options)` of transformers or diffusers; code of the source's own is not run.
+
+    remedy: what the message advises where the source is code. `RefusedError` for such a source, and for a config
+    that asks for more than its weights hold; other errors are those of the library.
+    """
+    check_counts(_config(source, options.get("subfolder", "")), source)
+    if not kind.__module__.startswith("diffusers"):  # which never runs a model's code
+        options["trust_remote_code"] = False  # unset, transformers asks on standard input
+    try:
+        with believed(source, options.get("subfolder", "")):
+            return kind.from_pretrained(source, **options)
+    except (ValueError, ImportError) as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise RefusedError(f"{str(source)!r} needs Python code of its own, which is not run: {remedy}") from None
+
+
+def torch_file(path: str | Path, *, mmap: bool = False, ignored: tuple[type, frozenset[str]] | None = None) -> Any:
+    """What a file of torch.save holds: tensors and plain data, no other objects, on the CPU.
+
+    ignored: a class, and names of classes in the file that become instances of it instead.
+    `RefusedError` for tensors or entries that are larger than what the file has for them; for other files the errors
+    are torch's, of many types.
+    """
+    check_deflation(path)
+    replaced, names = ignored or (object, ())
+    with torch.serialization.safe_globals([(replaced, name) for name in names]):
+        content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+    for tensor in _tensors(content):
+        if (
+            tensor.layout == torch.strided
+            and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        ):
+            raise RefusedError(f"{path} holds a tensor {list(tensor.shape)} without the bytes for it")
+    return content
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _tensors(value)
+
+
+# Models of open_clip and openai-whisper
+
+
+def clip_model(name: str, pretrained: str | None, **options: Any) -> Any:
+    """`open_clip.create_model_from_pretrained`: the model, and its preprocessing. Errors are those of open_clip.
+
+    `RefusedError` for settings that name code, a path or more than the weights hold.
+    """
+    import open_clip
+
+    check_clip(name)
+    source = name.partition(":")[2] or str(pretrained)
+    is_tag = bool(pretrained) and not Path(source).is_file()  # sizes of open_clip's own, and weights still to come
+    for file in [] if is_tag else weight_files(source) or []:
+        check_deflation(file)
+    with nullcontext() if is_tag else believed(source):
+        return open_clip.create_model_from_pretrained(name, pretrained, weights_only=True, **options)
+
+
+def clip_tokenizer(name: str, remedy: str) -> Any:
+    """`open_clip.get_tokenizer`: list[str] → ids [N, L]. `RefusedError` for one that is code or asks for files."""
+    import open_clip
+
+    check_clip(name)
+    try:
+        return open_clip.get_tokenizer(name, trust_remote_code=False)
+    except TypeError as error:
+        if "unexpected keyword argument 'trust_remote_code'" not in str(error):
+            raise
+        return open_clip.get_tokenizer(name)  # open_clip's own, which has no such code and no such argument
+    except (ValueError, ImportError) as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise RefusedError(
+            f"the tokenizer of {name!r} needs Python code of its own, which is not run: {remedy}"
+        ) from None
+
+
+def check_clip(name: str) -> None:
+    """`RefusedError` for a CLIP of a folder or the hub whose settings name code, paths, or counts beyond belief."""
+    schema, _, source = name.partition(":")
+    if schema not in ("local-dir", "hf-hub"):
+        return  # a name that open_clip itself describes
+    settings = _config(source, "", "open_clip_config.json").get("model_cfg")
+    settings = settings if isinstance(settings, dict) else {}
+    check_counts(settings, source)
+    text, vision = (part if isinstance(part := settings.get(key), dict) else {} for key in ("text_cfg", "vision_cfg"))
+    given = text.get("tokenizer_kwargs") or {}
+    if not isinstance(given, dict) or given.keys() - TOKENIZER_SETTINGS:
+        raise RefusedError(f"{source} gives its tokenizer settings that are not passed on: {given}")
+    check_clip_names(source, vision.get("timm_model_name"), text.get("hf_tokenizer_name"), text.get("hf_model_name"))
+
+
+def check_clip_names(source: str, vision: Any, tokenizer: Any, text: Any) -> None:
+    """`RefusedError` where a CLIP's settings name a part by a path, or a text tower that is code."""
+    if vision and (not isinstance(vision, str) or ":" in vision or "/" in vision):
+        raise RefusedError(f"{source} names the image tower {vision!r}: only timm's own are built")
+    for named in (tokenizer, text):
+        if named and (not isinstance(named, str) or named.startswith(("/", "~", "..", "./")) or ".." in named):
+            raise RefusedError(f"{source} names a part by the path {named!r}: parts lie in the folder, or on the hub")
+    if text and ("auto_map" in (config := _config(text, "")) or Path(text).exists()):
+        raise RefusedError(f"{source} has a text tower with Python code of its own, or in another folder: {text!r}")
+    elif text:
+        check_counts(config, text)
+
+
+def whisper_file(path: str | Path, device: str | torch.device) -> Any:
+    """The model in a checkpoint as openai-whisper writes them.
+
+    `RefusedError` for dimensions that its weights do not have; for other files the errors are of many types.
+    """
+    from whisper.model import ModelDimensions, Whisper
+
+    content = torch_file(path)
+    check_counts(content["dims"], path)
+    with believed(path):
+        model = Whisper(ModelDimensions(**content["dims"]))
+    model.load_state_dict(content["model_state_dict"])
+    return model.to(device)
+
+
+def whisper_named(name: str, device: str | torch.device) -> Any:
+    """One of openai-whisper's own models, downloaded once and compared with the checksum that whisper knows."""
+    import whisper
+
+    return whisper.load_model(name, device=device)
+
+
+def _config(source: str | Path, subfolder: str, name: str = "config.json") -> dict[str, Any]:
+    """The settings of a folder or hub id; empty where there are none or they cannot be read, which the loader tells."""
+    place = Path(source, subfolder, name)
+    if not Path(source).exists():
+        from transformers.utils.hub import cached_file
+
+        try:
+            place = cached_file(str(source), name, subfolder=subfolder)
+        except (OSError, ValueError):
+            return {}
+    if place is None or not Path(place).is_file():
+        return {}
+    try:
+        found = json.loads(Path(place).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
