@@ -144,10 +144,8 @@ def flip_bits(name: str, work: Path, count: int, draw: np.random.Generator, tick
         flipped = flip(files[draw.integers(len(files))], draw)
         log.write_text("")
         code = ended(forked(lambda folder=folder: train(case, folder), log))
-        state = state_of(code == 0, "damaged" in log.read_text(), outcome(folder) == expected)
-        found[state] += 1
-        if state in STATES[3:]:
-            tqdm.write(f"{name}: {state}, {flipped}: {differences(outcome(folder), expected)[:5]}")
+        different = differences(outcome(folder), expected)
+        count_flip(found, code == 0, not different, log, f"{name}, {flipped}: {different[:5]}")
         shutil.rmtree(folder)
         tick()
     return found
@@ -168,10 +166,7 @@ def flip_index(work: Path, count: int, draw: np.random.Generator, tick: Callable
 
         code = ended(forked(build, log))
         same = code == 0 and torch.equal(torch.load(folder / "found.pt", weights_only=True), expected)
-        state = state_of(code == 0, "damaged" in log.read_text(), same)
-        found[state] += 1
-        if state in STATES[3:]:
-            tqdm.write(f"index: {state}, {flipped}")
+        count_flip(found, code == 0, same, log, f"index, {flipped}")
         shutil.rmtree(folder)
         tick()
     return found
@@ -184,6 +179,14 @@ def flip(path: Path, draw: np.random.Generator) -> str:
     data[place] ^= 1 << bit
     path.write_bytes(data)
     return f"{path.name} byte {place} bit {bit}"
+
+
+def count_flip(found: Counter, ran: bool, same: bool, log: Path, what: str) -> None:
+    """Counts what came of a flipped bit, and prints what must not come of one."""
+    state = state_of(ran, "damaged" in log.read_text(), same)
+    found[state] += 1
+    if state in STATES[3:]:
+        tqdm.write(f"{state}: {what}")
 
 
 def state_of(ran: bool, noticed: bool, same: bool) -> str:

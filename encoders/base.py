@@ -129,9 +129,12 @@ def _sample(tensor: Tensor) -> Tensor:
 
 
 def check_tensor(value: Any, wanted: str) -> None:
-    """TypeError for what is no tensor, ValueError for one of the meta device, without values; `wanted` would do."""
+    """TypeError for what is no tensor, ValueError for one of the meta device, which has no values.
+
+    wanted: what is expected, for the message.
+    """
     if not isinstance(value, Tensor):
-        raise TypeError(f"expected a tensor, {wanted}, not {type(value).__name__}")
+        raise TypeError(f"expected {wanted} as a tensor, not {type(value).__name__}")
     if value.is_meta:
         raise ValueError(f"expected {wanted}, got a tensor of the meta device, which has no values")
 

@@ -458,7 +458,7 @@ def test_a_prompt_that_spells_a_control_token_is_text(tmp_path, ears, said):
     ("arguments", "complaint"),
     [
         (["draw", "a ring", "-o", "x.png", "--strength", "2"], "--strength"),
-        (["draw", "a ring", "-o", "x.png", "--temperature", "0"], "temperature must be above 0"),
+        (["draw", "a ring", "-o", "x.png", "--temperature", "0"], "temperature must be in 1e-6"),
         (["draw", " ", "-o", "x.png"], "at least one word"),
         (["draw", "a ring", "-o", "x.png", "-n", "0"], "-n must"),
         (["speak", "two", "-o", "x.wav", "--max-seconds", "0"], "--max-seconds"),

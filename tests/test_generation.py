@@ -76,12 +76,12 @@ def spelled(model: MultimodalLM, text: str | bytes) -> list[int]:
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(max_new_tokens=0), "max_new_tokens must be at least 1"),
-        (dict(num_beams=0), "num_beams must be at least 1"),
-        (dict(num_return_sequences=0), "num_return_sequences must be at least 1"),
-        (dict(do_sample=True, temperature=0.0), "temperature must be above 0.*top_k=1"),
-        (dict(repetition_penalty=0.0), "repetition_penalty must be above 0"),
-        (dict(do_sample=True, top_k=0), "top_k must be at least 1"),
+        (dict(max_new_tokens=0), "max_new_tokens must be in 1"),
+        (dict(num_beams=0), "num_beams must be in 1"),
+        (dict(num_return_sequences=0), "num_return_sequences must be in 1"),
+        (dict(do_sample=True, temperature=0.0), "temperature must be in 1e-6.*top_k=1"),
+        (dict(repetition_penalty=0.0), "repetition_penalty must be in 1e-6"),
+        (dict(do_sample=True, top_k=0), "top_k must be in 1"),
         (dict(do_sample=True, top_p=0.0), r"top_p must be in \(0, 1\]"),
         (dict(do_sample=True, top_p=1.1), r"top_p must be in \(0, 1\]"),
         (dict(temperature=0.5), "pass do_sample=True"),

@@ -23,7 +23,11 @@ ORDER = {
     "decoders": [["values", "files"], ["folder"], ["codecs"], ["diffusion"]],
 }  # fmt: skip
 # Packages, or modules of them, that a package may import
-USES = {"mmlm": {"encoders", "decoders"}, "encoders": set(), "decoders": {"encoders.guarded", "encoders.sizes"}}
+USES = {
+    "mmlm": {"encoders", "decoders"},
+    "encoders": set(),
+    "decoders": {"encoders.base", "encoders.guarded", "encoders.sizes"},
+}
 DOORS = {"mmlm", "mmlm.__main__"}  # they hand names on, from any room
 HEAVY = {
     "PIL", "av", "diffusers", "huggingface_hub", "matplotlib", "numpy", "omegaconf", "open_clip", "safetensors",

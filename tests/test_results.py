@@ -323,7 +323,7 @@ def test_a_processor_whose_scores_choose_nothing_is_named(processor, error, mess
         ({"stop": 5}, TypeError, "stop must be a string or a list of strings, not 5"),
         ({"bad_words_ids": [351]}, TypeError, "bad_words_ids must be a list of lists"),
         ({"logits_processor": max}, TypeError, "logits_processor must be a list of functions"),
-        ({"num_beams": 2, "length_penalty": float("nan")}, ValueError, "length_penalty must be finite, not nan"),
+        ({"num_beams": 2, "length_penalty": float("nan")}, ValueError, "length_penalty must be in -5..5, not nan"),
         ({"min_new_tokens": 9, "max_new_tokens": 4}, ValueError, "must not exceed max_new_tokens=4, not 9"),
     ],
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from encoders.base import check_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ class MediaCodec(nn.Module):
     def _decode(self, latents: Tensor) -> Tensor: ...
 
     def _check_media(self, media: Tensor) -> None:
-        _check_tensor(media, "media")
+        check_tensor(media, "media")
         shape, low, high = list(media.shape), *self.value_range
         if media.ndim != (4 if self.modality == "image" else 3) or shape[1] != self.channels or 0 in shape:
             wanted = "[B, 3, H, W]" if self.modality == "image" else "[B, 1, T]"
@@ -139,7 +140,7 @@ class MediaCodec(nn.Module):
             raise ValueError(f"media must lie in {low:g}..{high:g}; these range from {least:.3g} to {most:.3g}")
 
     def _check_codes(self, codes: Tensor) -> None:
-        _check_tensor(codes, "codes")
+        check_tensor(codes, "codes")
         shape = list(codes.shape)
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"codes must be integers, not {codes.dtype}")
@@ -153,13 +154,6 @@ class MediaCodec(nn.Module):
         if least < 0 or most >= self.codebook_size:
             wrong = least if least < 0 else most
             raise ValueError(f"code {wrong} is outside the codebook, 0..{self.codebook_size - 1}")
-
-
-def _check_tensor(value: Any, what: str) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{what} must be a tensor, not {type(value).__name__}")
-    if value.is_meta:
-        raise ValueError(f"{what} are on the meta device, which holds no values")
 
 
 def codebook_statistics(codes: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:

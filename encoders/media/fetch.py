@@ -70,6 +70,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
+        """The request to the new address; URLError where that is neither http nor https."""
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise urllib.error.URLError(f"redirected to {newurl[:80]!r}, which is not http(s)")
         fp.close()  # which urllib would read to its end

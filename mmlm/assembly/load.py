@@ -49,8 +49,8 @@ def load(
 
     Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
     given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
-    were trained with is a warning with both fingerprints. dtype: of a language
-    model and an image encoder that are named; ready-made parts stay as they are.
+    were trained with is a warning with both fingerprints.
+    dtype: of a language model and an image encoder that are named; ready-made parts stay as they are.
     Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
     that do not fit the config, or a device that is not there; TypeError for values of another kind.
     """

@@ -27,6 +27,7 @@ class FileSlice:
     size: int | None = None
 
     def read(self) -> bytes:
+        """The bytes. OSError where the file cannot be read or ends too early; ValueError for a pipe or device."""
         check_regular(self.path)
         with open(self.path, "rb") as file:
             file.seek(self.offset)

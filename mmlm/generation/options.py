@@ -44,7 +44,8 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 _RANGES = {
     "max_new_tokens": (1, 10**7, "1..10,000,000"), "min_new_tokens": (0, 10**7, "0..10,000,000"),
     "no_repeat_ngram_size": (0, 10**7, "0..10,000,000"), "num_beams": (1, 1024, "1..1,024"),
-    "num_return_sequences": (1, 65_536, "1..65,536"), "temperature": (1e-6, 1e6, "1e-6..1e6"), "top_p": (0, 1, "0..1"),
+    "num_return_sequences": (1, 65_536, "1..65,536"), "top_p": (math.ulp(0), 1, "(0, 1]"),
+    "temperature": (1e-6, 1e6, "1e-6..1e6 (top_k=1 takes the most likely token)"),
     "repetition_penalty": (1e-6, 1e6, "1e-6..1e6"), "length_penalty": (-5, 5, "-5..5"),
     "top_k": (1, 2**31 - 1, "1..2^31 - 1"), "seed": (-(2**63), 2**63 - 1, "-2^63..2^63 - 1"),
 }  # fmt: skip
@@ -112,18 +113,9 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("max_new_tokens", "num_beams", "num_return_sequences"):
-            self._check(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("min_new_tokens", "no_repeat_ngram_size"):
-            self._check(name, getattr(self, name) >= 0, "must not be negative")
+        self._check_ranges()
         most = f"must not exceed max_new_tokens={self.max_new_tokens}"
         self._check("min_new_tokens", self.min_new_tokens <= self.max_new_tokens, most)
-        self._check("length_penalty", abs(self.length_penalty) < math.inf, "must be finite")
-        self._check("temperature", self.temperature > 0, "must be above 0 (top_k=1 takes the most likely token)")
-        self._check("repetition_penalty", self.repetition_penalty > 0, "must be above 0")
-        self._check("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1")
-        self._check("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be in (0, 1]")
-        self._check_ranges()
         self._check("stop", all(self.stop_strings), "must not hold an empty string")
         check_texts(self.stop_strings, "stop")
         check_characters(
