@@ -179,7 +179,10 @@ def attempt(kind: str, seed: int, index: int) -> tuple[str, str]:
     return outcome if seconds < SECONDS else ("failed", f"took {seconds:.0f} s")
 
 
-def _worker(kind: str, seed: int, first: int, last: int, results: multiprocessing.Queue) -> None:
+Attempt = Callable[[str, int, int], tuple[str, str]]  # kind, seed and number of a file → outcome and message
+
+
+def _worker(attempt: Attempt, kind: str, seed: int, first: int, last: int, results: multiprocessing.Queue) -> None:
     import logging
     import warnings
 
@@ -191,7 +194,7 @@ def _worker(kind: str, seed: int, first: int, last: int, results: multiprocessin
         results.put((index, *attempt(kind, seed, index)))
 
 
-def run(kind: str, count: int, seed: int) -> tuple[Counter, list[str]]:
+def run(kind: str, count: int, seed: int, attempt: Attempt = attempt) -> tuple[Counter, list[str]]:
     """Read `count` damaged files in a process of their own, which is started anew where it dies."""
     counts: Counter = Counter()
     failures: list[str] = []
@@ -200,7 +203,7 @@ def run(kind: str, count: int, seed: int) -> tuple[Counter, list[str]]:
         while index < count:
             results: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
             process = multiprocessing.get_context("spawn").Process(
-                target=_worker, args=(kind, seed, index, count, results), daemon=True
+                target=_worker, args=(attempt, kind, seed, index, count, results), daemon=True
             )
             process.start()
             while index < count:

@@ -7,8 +7,9 @@ far as its weights have the bytes for it. `tests/test_house.py` refuses a loader
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,6 @@ TOKENIZER_SETTINGS = {  # what a CLIP's settings may give its tokenizer; all els
 }  # fmt: skip
 
 
-# Code
-
-
 def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) -> Any:
     """`kind.from_pretrained(source, **options)` of transformers or diffusers; code of the source's own is not run.
 
@@ -35,7 +33,7 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
     if not kind.__module__.startswith("diffusers"):  # which never runs a model's code
         options["trust_remote_code"] = False  # unset, transformers asks on standard input
     try:
-        with believed(source, options.get("subfolder", "")):
+        with _no_pickles(source), believed(source, options.get("subfolder", "")):
             return kind.from_pretrained(source, **options)
     except (ValueError, ImportError) as error:
         if "trust_remote_code" not in str(error):
@@ -43,17 +41,18 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
         raise RefusedError(f"{str(source)!r} needs Python code of its own, which is not run: {remedy}") from None
 
 
-def torch_file(path: str | Path, *, mmap: bool = False, ignored: tuple[type, frozenset[str]] | None = None) -> Any:
+def torch_file(path: str | Path, *, mmap: bool = False, stand_in: type | None = None) -> Any:
     """What a file of torch.save holds: tensors and plain data, no other objects, on the CPU.
 
-    ignored: a class, and names of classes in the file that become instances of it instead.
-    `RefusedError` for tensors or entries that are larger than what the file has for them; for other files the errors
-    are torch's, of many types.
+    stand_in: a class whose instances take the place of all other objects, so that these are no reason to refuse a file.
+    `RefusedError` for other objects, and for tensors or entries that are larger than what the file has for them; for a
+    file of another kind the errors are torch's, of many types.
     """
     check_deflation(path)
-    replaced, names = ignored or (object, ())
-    with torch.serialization.safe_globals([(replaced, name) for name in names]):
-        content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+    with _no_pickles(path):
+        strange = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stand_in else []
+        with torch.serialization.safe_globals([(stand_in, name) for name in strange]):  # pyright: ignore[reportArgumentType]
+            content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     for tensor in _tensors(content):
         if (
             tensor.layout == torch.strided
@@ -61,6 +60,18 @@ def torch_file(path: str | Path, *, mmap: bool = False, ignored: tuple[type, fro
         ):
             raise RefusedError(f"{path} holds a tensor {list(tensor.shape)} without the bytes for it")
     return content
+
+
+@contextmanager
+def _no_pickles(source: str | Path) -> Iterator[None]:
+    """`RefusedError` in place of torch's error for pickled objects, whose text advises to load them after all."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise RefusedError(
+            f"{source} holds more than tensors, or is damaged; pickled code is not loaded. If you trust it, load it "
+            "yourself and save its state dict alone"
+        ) from error
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
@@ -86,7 +97,7 @@ def clip_model(name: str, pretrained: str | None, **options: Any) -> Any:
     is_tag = bool(pretrained) and not Path(source).is_file()  # sizes of open_clip's own, and weights still to come
     for file in [] if is_tag else weight_files(source) or []:
         check_deflation(file)
-    with nullcontext() if is_tag else believed(source):
+    with _no_pickles(source), nullcontext() if is_tag else believed(source):
         return open_clip.create_model_from_pretrained(name, pretrained, weights_only=True, **options)
 
 

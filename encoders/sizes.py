@@ -16,8 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 MOST_LAYERS = 10_000  # of any kind that settings may name
-COUNTS = re.compile(r"(layers?|blocks?|depths?|layers_per_\w+)$")  # keys of settings that name such a number
-SPARE_BYTES, SPARE_TENSORS = 1 << 28, 10_000  # masks, tables of positions: what no file holds
+COUNTS = re.compile(
+    r"(layers?|blocks?|depths?|layers_per_\w+|codebooks|quantizers)$"
+)  # keys of settings that name such a number
+SPARE_BYTES, SPARE_TENSORS = 1 << 28, 1000  # masks, tables of positions: what no file holds
 GROWTH = 16  # weights of 4 bits are first built in 32, and an allowance on top
 DEFLATED = 64  # how many times its own size a zip file may hold
 FACTORIES = {
@@ -34,7 +36,7 @@ def check_counts(config: Any, source: Any) -> None:
     """`RefusedError` for a config that names more than 10,000 layers, blocks or levels of any kind."""
     for key, value in _numbers(config):
         if COUNTS.search(key) and value > MOST_LAYERS:
-            raise RefusedError(f"{source} asks for {value:.3g} {key}: no model has more than {MOST_LAYERS:,}")
+            raise RefusedError(f"{source} asks for more than {MOST_LAYERS:,} {key}, which no model has")
 
 
 def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, float]]:
@@ -64,7 +66,7 @@ def believed(source: str | Path, subfolder: str = "") -> Iterator[None]:
     """While a network is built: `RefusedError` as soon as it needs more than the weights of `source` can fill.
 
     source: a file, a folder or a hub id that is in the cache. The limits are 16 times what the weights hold, and
-    256 MB and 10,000 tensors beside. Of several, one inside the other, the innermost counts.
+    256 MB and 1000 tensors beside. Of several, one inside the other, the innermost counts.
     """
     allowance = _Allowance(source, subfolder)
     token = _innermost.set(allowance)

@@ -427,7 +427,7 @@ def test_pickled_code_is_never_run(tiny_architecture, tmp_path):
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(_Attack()))
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
     for name in ("evil.pt", "raw.pt", "script.pt"):
-        with pytest.raises(ValueError, match="cannot load"):
+        with pytest.raises(ValueError, match="pickled code is not loaded"):
             ClipImageEncoder.load(f"{tiny_architecture}/{tmp_path / name}")
     assert not _Attack.ran
 

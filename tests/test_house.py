@@ -124,6 +124,50 @@ def too_long(file: Path) -> list[str]:
     return faults
 
 
+# Loaders: of code, and of files that can hold code. They are called in GUARDED alone.
+GUARDED = {"encoders/guarded.py"}
+LOADERS = {
+    "torch": {"load", "jit.load", "hub.load", "package.PackageImporter", "export.load"},
+    "open_clip": {
+        "create_model", "create_model_and_transforms", "create_model_from_pretrained", "get_tokenizer",
+        "load_checkpoint", "load_openai_model", "factory.create_model", "factory.get_tokenizer",
+    },
+    "whisper": {"load_model"},
+    "pickle": {"load", "loads", "Unpickler"},
+    "yaml": {"load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all"},
+    "marshal": {"load", "loads"},
+    "shelve": {"open"},
+    "joblib": {"load"},
+    "dill": {"load", "loads"},
+    "timm": {"create_model"},
+}  # fmt: skip
+METHODS = {"from_pretrained", "from_config", "load_state_dict_from_url", "load_weights"}  # of whatever object
+FLAGS = {"trust_remote_code": False, "weights_only": True, "allow_pickle": False}  # the only values they may have
+
+
+def loads_files(file: Path) -> list[str]:
+    """The calls in a file that load what may be code, and flags that would let code run."""
+    tree, faults = ast.parse(file.read_text()), []
+    names = {}  # in the file → its full name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.split(".")[0]: alias.asname and alias.name or alias.name.split(".")[0]
+                      for alias in node.names}  # fmt: skip
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name):
+            first, *rest = ast.unparse(node).split(".")
+            package, _, name = ".".join([names.get(first, ""), *rest]).partition(".")
+            if name in LOADERS.get(package, ()) or (isinstance(node, ast.Attribute) and node.attr in METHODS):
+                faults.append(f"{file}:{node.lineno} {ast.unparse(node)}")
+        elif isinstance(node, ast.keyword) and node.arg in FLAGS:
+            allowed = isinstance(node.value, ast.Constant) and node.value.value is FLAGS[node.arg]
+            if not allowed:
+                faults.append(f"{file}:{node.value.lineno} {node.arg}={ast.unparse(node.value)}")
+    return faults
+
+
 # The drawing itself, on a house drawn by hand
 
 
@@ -188,7 +232,41 @@ def test_a_reason_makes_room(tmp_path):
     assert len(too_long(file)) == 1
 
 
+def test_a_loader_is_found_under_any_name(tmp_path):
+    file = tmp_path / "a.py"
+    lines = {
+        "import torch\ntorch.load(x)": "torch.load",
+        "import torch as t\nread = t.load": "t.load",
+        "from torch import load as read\nread(x)": "read",
+        "import torch\ntorch.jit.load(x)": "torch.jit.load",
+        "def f():\n    import open_clip\n    open_clip.create_model('a')": "open_clip.create_model",
+        "from open_clip import get_tokenizer\nget_tokenizer('a')": "get_tokenizer",
+        "import whisper\nwhisper.load_model('a')": "whisper.load_model",
+        "AutoModel.from_pretrained(x)": "AutoModel.from_pretrained",
+        "partial(AutoModel.from_pretrained, x)": "AutoModel.from_pretrained",
+        "import yaml\nyaml.load(x, Loader)": "yaml.load",
+        "import pickle\npickle.loads(x)": "pickle.loads",
+        "call(trust_remote_code=given)": "trust_remote_code=given",
+        "call(weights_only=False)": "weights_only=False",
+    }
+    for source, found in lines.items():
+        file.write_text(source)
+        assert [fault.split(" ", 1)[1] for fault in loads_files(file)] == [found], source
+    file.write_text(
+        "from whisper.tokenizer import get_tokenizer\nget_tokenizer(True)\njson.load(x)\nfrom_pretrained(a)"
+    )
+    assert not loads_files(file)
+
+
 # The house as it stands
+
+
+def test_whatever_loads_files_goes_through_the_guarded_door(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    files = [path.relative_to(ROOT) for path in modules(ROOT, [*ORDER, "recipes", "demos"]).values()]
+    found = [fault for file in files if str(file) not in GUARDED for fault in loads_files(file)]
+    assert not found, "call encoders/guarded.py instead:\n" + "\n".join(found)
+    assert all(loads_files(Path(file)) for file in GUARDED)
 
 
 @pytest.mark.parametrize("packages", [["mmlm", "encoders", "decoders"], ["recipes"]], ids=["packages", "recipes"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoders.values import check_kind, check_kinds
+from mmlm.prompting.chat_template import PLACE, answered, asked
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Markup, Media, Part, Sound
 
 
@@ -83,15 +84,12 @@ CHAT = PromptTemplate(
 def chat_prompt(tokenizer: Any, parts: Sequence[Part]) -> list[Part]:
     """The parts as one user message, between the markup of the tokenizer's chat template.
 
-    ValueError when the chat template does not write a user message exactly once.
+    ValueError when the chat template does not write a user message exactly once, fails, or does not end.
     """
-    place = "\N{OBJECT REPLACEMENT CHARACTER}"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": place}], tokenize=False, add_generation_prompt=True
-    )
-    if text.count(place) != 1:
+    text = asked(tokenizer)
+    if text.count(PLACE) != 1:
         raise ValueError("the tokenizer's chat template does not write a user message exactly once")
-    before, after = text.split(place)
+    before, after = text.split(PLACE)
     return [Markup(before), *parts, Markup(after)]
 
 
@@ -99,18 +97,14 @@ def turn_end(tokenizer: Any) -> int | None:
     """The id of the control token that a chat template writes after an answer; None where it writes none.
 
     It may be no end of the tokenizer's own: Qwen's base models end in `<|endoftext|>`, their chats in `<|im_end|>`.
+    ValueError for a chat template that does not end.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
-    answer = "\N{OBJECT REPLACEMENT CHARACTER}"
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # a template may refuse anything; it then says nothing of ends
+    text = answered(tokenizer)
+    if text is None or PLACE not in text:
         return None
-    ids = (
-        tokenizer(text.rpartition(answer)[2].lstrip(), add_special_tokens=False)["input_ids"] if answer in text else []
-    )
+    ids = tokenizer(text.rpartition(PLACE)[2].lstrip(), add_special_tokens=False)["input_ids"]
     control = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     return ids[0] if ids and ids[0] in control else None
 

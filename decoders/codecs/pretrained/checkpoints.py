@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from decoders.codecs.pretrained.vqgan import VQGAN, VQGANConfig
@@ -28,15 +26,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     try:
         # Lightning's checkpoints contain instances of its callbacks, which weights_only alone would refuse.
-        strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        contents = torch_file(path, ignored=(Ignored, frozenset(strange)))
+        contents = torch_file(path, stand_in=Ignored)
     except RefusedError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        # torch's own message advises to load the file with weights_only=False, which would run its code.
+    except (RuntimeError, ValueError, EOFError) as error:
         raise ValueError(
-            f"{path} is not a zip file of torch.save, or asks for more than tensors when loaded. If you trust it, load "
-            'it yourself and save {"state_dict": its state dict}'
+            f'{path} is not a file of torch.save in its zip format, or is damaged: {{"state_dict": weights}} is needed'
         ) from error
     for key in ("ema", "model", "state_dict"):
         if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):

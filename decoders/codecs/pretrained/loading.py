@@ -18,6 +18,7 @@ from decoders.codecs.pretrained.frozen import FrozenCodec
 from decoders.codecs.pretrained.pictures import DiffusersVQ, Emu3VQ, JanusVQ, VQGANCodec
 from decoders.codecs.pretrained.sound import DacCodec, EncodecCodec, MimiCodec
 from encoders.guarded import from_pretrained
+from encoders.sizes import RefusedError
 
 CODECS: dict[str, type[FrozenCodec]] = {  # upstream class of the network → codec
     "diffusers.VQModel": DiffusersVQ,
@@ -137,7 +138,12 @@ def _network(source: str, subfolder: str, kind: str, is_part: bool) -> nn.Module
 
         options["config"] = from_pretrained(AutoConfig, source, READY_MADE, subfolder=subfolder).vq_config
         options["key_mapping"] = {r"^(model\.)?vqmodel\.": ""}
-    network, report = from_pretrained(upstream, source, READY_MADE, output_loading_info=True, **options)
+    try:
+        network, report = from_pretrained(upstream, source, READY_MADE, output_loading_info=True, **options)
+    except (RefusedError, OSError):
+        raise
+    except Exception as error:  # of many types, for settings and weights that are none
+        raise ValueError(f"{source} cannot be loaded as {name} ({type(error).__name__}): {error}") from error
     absent = [*report["missing_keys"], *report["mismatched_keys"]]
     if absent:
         listed = ", ".join(map(str, absent))

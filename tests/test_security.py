@@ -1,0 +1,532 @@
+"""Files of strangers: nothing in them runs, and no more is spent on them than their bytes are worth."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mmlm
+from decoders.codecs.checkpoint import load_codec, save_codec
+from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
+from decoders.codecs.pretrained import load_pretrained
+from decoders.codecs.quantizer import QuantizerConfig
+from decoders.diffusion.checkpoint import load_decoder, save_decoder
+from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
+from encoders.clip import ClipImageEncoder
+from encoders.guarded import torch_file
+from encoders.sizes import SPARE_BYTES, RefusedError, believed
+from encoders.whisper import WhisperAudioEncoder
+from mmlm.assembly.codecs import load_one_codec
+from mmlm.assembly.frozen import causal_model
+from mmlm.assembly.interop.open_flamingo_checkpoint import read_checkpoint
+from mmlm.data import read_records
+from mmlm.data.cache import TensorCache
+from mmlm.prompting.templates import chat_prompt, turn_end
+from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
+from mmlm.training.recipe import load_recipe
+from support import families
+
+NANO = Path(mmlm.__file__).parent / "nano"
+DOCUMENTED = (ValueError, TypeError, OSError)
+
+
+class Attack:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+class Trap:
+    """A folder for a part that carries code, and the mark that this code would leave."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, folder / "RAN"
+
+    def copy(self, part: str, **changes: object) -> Path:
+        """A part of nano, with other values in its config.json."""
+        made = self.folder / part
+        if (NANO / part).is_dir():
+            shutil.copytree(NANO / part, made, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(NANO / part, made)
+        if changes:
+            change(made / "config.json", **changes)
+        return made
+
+    def code(self, folder: Path, *names: str) -> None:
+        """Python files that leave the mark when they are imported."""
+        lines = [f"open({str(self.mark)!r}, 'w')", "from transformers import PreTrainedConfig as C"]
+        for name in names:
+            (folder / f"{name}.py").write_text("\n".join(lines))
+
+    def pickle(self, path: Path, form: str = "torch") -> Path:
+        """A pickle that leaves the mark: bare, as torch.save writes it, or as it wrote it long ago."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if form == "bare":
+            path.write_bytes(pickle.dumps({"a": Attack(self.mark)}))
+        else:
+            torch.save({"state_dict": Attack(self.mark)}, path, _use_new_zipfile_serialization=form == "torch")
+        return path
+
+
+def change(file: Path, **values: object) -> None:
+    """Other values in a JSON file; a name with __ in it leads into its sections."""
+    config = json.loads(file.read_text())
+    for name, value in values.items():
+        *sections, last = name.split("__")
+        place = config
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    file.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch) -> Iterator[Trap]:
+    """Whatever asks on standard input is told "yes"."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n" * 100))
+    yield Trap(tmp_path)
+
+
+def evil_config(trap: Trap) -> Path:
+    folder = trap.copy(
+        "language_model", model_type="own", auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}
+    )
+    trap.code(folder, "own")
+    return folder
+
+
+def evil_tokenizer(folder: Path, trap: Trap) -> Path:
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.T", "own.T"]}, tokenizer_class="Own")
+    trap.code(folder, "own")
+    return folder
+
+
+# Each door: a name, and what goes through it
+
+
+def clip_tokenizer(trap: Trap, **kwargs: object) -> object:
+    folder = evil_tokenizer(trap.copy("image_encoder"), trap)
+    change(folder / "open_clip_config.json", model_cfg__text_cfg__tokenizer_kwargs=kwargs)
+    return ClipImageEncoder.load(folder).embed_texts(["a"])
+
+
+def clip_text_tower(trap: Trap) -> object:
+    folder = trap.copy("image_encoder")
+    change(folder / "open_clip_config.json", model_cfg__text_cfg__hf_model_name=str(evil_config(trap)))
+    return ClipImageEncoder.load(folder)
+
+
+def clip_timm(trap: Trap) -> object:
+    folder = trap.copy("image_encoder")
+    change(folder / "open_clip_config.json", model_cfg__vision_cfg__timm_model_name=f"local-dir:{evil_config(trap)}")
+    return ClipImageEncoder.load(folder)
+
+
+def clip_weights(trap: Trap, form: str) -> object:
+    folder = trap.copy("image_encoder")
+    (folder / "open_clip_model.safetensors").unlink()
+    trap.pickle(folder / "open_clip_pytorch_model.bin", form)
+    return ClipImageEncoder.load(folder)
+
+
+def model_weights(trap: Trap, form: str) -> object:
+    folder = trap.copy("language_model")
+    (folder / "model.safetensors").unlink()
+    trap.pickle(folder / "pytorch_model.bin", form)
+    return causal_model(folder, None, torch.float32)
+
+
+def bystanders(trap: Trap) -> object:
+    """Files that some loader of transformers or diffusers would read: processors, schedulers, ways to generate."""
+    folder = trap.copy("language_model")
+    trap.code(folder, "own", "generate", "pipeline", "processing_own")
+    (folder / "custom_generate").mkdir()
+    trap.code(folder / "custom_generate", "generate")
+    own = {"auto_map": {"AutoProcessor": "own.T", "AutoImageProcessor": "own.T", "AutoFeatureExtractor": "own.T"}}
+    for name in ("processor_config", "preprocessor_config", "feature_extractor", "adapter_config"):
+        (folder / f"{name}.json").write_text(json.dumps(own))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": ["pipeline", "C"], "scheduler": ["own", "C"]}))
+    return causal_model(folder, None, torch.float32)
+
+
+def published_codec(trap: Trap, model_type: str, name: str, **changes: object) -> object:
+    folder = trap.folder / "codec"
+    trap.pickle(folder / name)
+    trap.code(folder, "own")
+    auto = {"AutoConfig": "own.C", "AutoModel": "own.M"}
+    kind = {"_class_name": model_type} if model_type == "VQModel" else {"model_type": model_type}
+    (folder / "config.json").write_text(json.dumps({**kind, "auto_map": auto, **changes}))
+    return load_one_codec(folder)
+
+
+def own_decoder(trap: Trap) -> object:
+    folder = trap.copy("image_codec")
+    (folder / "scheduler_config.json").write_text(json.dumps({"_class_name": "Own", "auto_map": {"Own": "own.C"}}))
+    trap.code(folder, "own")
+    trap.pickle(folder / "model.safetensors")
+    return load_decoder(folder, load_codec(NANO / "image_codec"))
+
+
+def recipe(trap: Trap, line: str) -> object:
+    path = trap.folder / "recipe.yaml"
+    path.write_text(line.replace("MARK", str(trap.mark)))
+    return load_recipe(path)
+
+
+def checkpoint(trap: Trap) -> object:
+    weights = {"a": torch.zeros(1)}
+    place = save_checkpoint(trap.folder, 1, weights, weights, {}, 1)
+    trap.pickle(place / "model.safetensors")
+    return latest_checkpoint(trap.folder)
+
+
+def template(trap: Trap, text: str) -> object:
+    tokenizer = families.tokenizer()
+    tokenizer.chat_template = text.replace("MARK", str(trap.mark))
+    return turn_end(tokenizer), chat_prompt(tokenizer, ["a"])
+
+
+def saved(trap: Trap, name: str) -> object:
+    folder = trap.folder / "saved"
+    folder.mkdir()
+    config = json.loads((NANO / "config.json").read_text())
+    config["language_model"]["name"] = name
+    (folder / "config.json").write_text(json.dumps(config))
+    # As a stranger would: the digest is that of the config. It guards against accidents, not against strangers.
+    from mmlm.assembly.config import digest
+
+    save_file(load_file(NANO / "model.safetensors"), folder / "model.safetensors", metadata={"config": digest(config)})
+    return mmlm.load(folder)
+
+
+def saved_weights(trap: Trap) -> object:
+    folder = trap.folder / "saved"
+    trap.pickle(folder / "model.safetensors")
+    shutil.copyfile(NANO / "config.json", folder / "config.json")
+    return mmlm.load(folder)
+
+
+def archive(trap: Trap) -> object:
+    import tarfile
+
+    trap.pickle(trap.folder / "a.pyd", "bare")
+    trap.pickle(trap.folder / "a.pth")
+    trap.pickle(trap.folder / "a.json", "bare")
+    trap.pickle(trap.folder / "a.jpg", "bare")
+    with tarfile.open(trap.folder / "pairs.tar", "w") as tar:
+        for name in ("a.pyd", "a.pth", "a.json", "a.jpg"):
+            tar.add(trap.folder / name, name)
+    return [record.decode() for record in read_records(str(trap.folder / "pairs.tar"))]
+
+
+ESCAPES = (
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.system('touch MARK') }}",
+    "{{ self.__init__.__globals__.__builtins__.open('MARK', 'w') }}",
+    "{{ ''|attr('__class__') }}{% include 'MARK' %}",
+    "{{ messages.__class__.__base__.__subclasses__() }}{{ raise_exception.__globals__['open']('MARK', 'w') }}",
+)
+YAML = (
+    "model: !!python/object/apply:os.system ['touch MARK']",
+    "model: !!python/object/new:builtins.open [MARK, w]",
+    "model: !!python/name:os.system",
+    'model: nano\ndata: ${eval:\'open("MARK", "w")\'}',
+)
+DOORS: dict[str, Callable[[Trap], object]] = {
+    "CLIP, tokenizer that asks for trust": lambda trap: clip_tokenizer(trap, trust_remote_code=True),
+    "CLIP, tokenizer": clip_tokenizer,
+    "CLIP, other settings of a tokenizer": lambda trap: clip_tokenizer(trap, tokenizer_file="/etc/passwd", proxies={}),
+    "CLIP, text tower": clip_text_tower,
+    "CLIP, image tower": clip_timm,
+    **{f"CLIP, weights {form}": lambda trap, form=form: clip_weights(trap, form) for form in ("torch", "old", "bare")},
+    "CLIP, file": lambda trap: ClipImageEncoder.load(f"ViT-S-32-alt/{trap.pickle(trap.folder / 'a.pt')}"),
+    "language model": lambda trap: causal_model(evil_config(trap), None, torch.float32),
+    "tokenizer": lambda trap: causal_model(evil_tokenizer(trap.copy("language_model"), trap), None, torch.float32),
+    "language model, weights": lambda trap: model_weights(trap, "torch"),
+    "language model, weights bare": lambda trap: model_weights(trap, "bare"),
+    "processors, schedulers": bystanders,
+    "Whisper": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt")),
+    "Whisper bare": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt", "bare")),
+    "VQGAN": lambda trap: load_pretrained(trap.pickle(trap.folder / "a.ckpt")),
+    "VQGAN old": lambda trap: load_pretrained(trap.pickle(trap.folder / "a.ckpt", "old")),
+    "EnCodec": lambda trap: published_codec(trap, "encodec", "pytorch_model.bin"),
+    "VQModel": lambda trap: published_codec(trap, "VQModel", "diffusion_pytorch_model.bin"),
+    "VQModel, safetensors": lambda trap: published_codec(trap, "VQModel", "diffusion_pytorch_model.safetensors"),
+    "Janus": lambda trap: published_codec(trap, "janus", "pytorch_model.bin", vq_config={}),
+    "codec": lambda trap: load_one_codec(trap.pickle(trap.copy("image_codec") / "model.safetensors").parent),
+    "decoder": own_decoder,
+    **{f"recipe {at}": lambda trap, line=line: recipe(trap, line) for at, line in enumerate(YAML)},
+    "checkpoint of training": checkpoint,
+    "cache": lambda trap: "a" in TensorCache(trap.pickle(trap.folder / "f/a.safetensors").parent),
+    "cache bare": lambda trap: "a" in TensorCache(trap.pickle(trap.folder / "f/a.safetensors", "bare").parent),
+    **{f"chat template {at}": lambda trap, text=text: template(trap, text) for at, text in enumerate(ESCAPES)},
+    "saved model, its weights": saved_weights,
+    "saved model, its language model": lambda trap: saved(trap, str(evil_config(trap))),
+    "OpenFlamingo": lambda trap: read_checkpoint(trap.pickle(trap.folder / "checkpoint.pt")),
+    "archive": archive,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_nothing_that_is_loaded_runs(trap, door):
+    try:
+        DOORS[door](trap)
+    except DOCUMENTED as error:
+        assert not any(advice in str(error) for advice in ("trust_remote_code", "weights_only"))  # no advice to run it
+    assert not trap.mark.exists()
+
+
+@pytest.mark.parametrize("door", ["tokenizer", "processors, schedulers"])
+def test_code_that_nobody_needs_does_not_hinder(trap, door):
+    """A tokenizer that transformers knows by its files, and files that are not read."""
+    if door == "tokenizer":
+        folder = trap.copy("language_model")
+        trap.code(folder, "own")
+        model, tokenizer, _ = causal_model(folder, None, torch.float32)
+    else:
+        model, tokenizer, _ = bystanders(trap)
+    assert model(**tokenizer("a", return_tensors="pt")).logits.isfinite().all() and not trap.mark.exists()
+
+
+def test_the_traps_do_spring_for_who_trusts_them(tmp_path):
+    """Otherwise the marks above would prove nothing. In a process of its own, which may do what we never do."""
+    trap = Trap(tmp_path)
+    folder = evil_config(trap)
+    code = f"import transformers; transformers.AutoConfig.from_pretrained({str(folder)!r})"
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    subprocess.run([sys.executable, "-c", code], input=b"yes\n", env=environment, capture_output=True, check=False)
+    assert trap.mark.exists()
+    trap.mark.unlink()
+    torch.load(trap.pickle(tmp_path / "a.pt"), weights_only=False)
+    assert trap.mark.exists()
+
+
+# Sizes
+
+HUGE = 10**9
+
+
+def refused(call: Callable[[], object]) -> None:
+    """Refused by what we count, not by an allocation that failed."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, RefusedError):
+        error = error.__cause__ or error.__context__
+    assert error is not None, caught.value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(num_hidden_layers=HUGE), dict(hidden_size=6 * HUGE), dict(intermediate_size=HUGE), dict(vocab_size=HUGE),
+        dict(head_dim=HUGE), dict(num_hidden_layers=9_999), dict(model_type="qwen2", num_hidden_layers=HUGE),
+        dict(model_type="qwen2_moe", num_experts=HUGE), dict(model_type="gpt2", n_layer=HUGE),
+        dict(model_type="opt", max_position_embeddings=HUGE), dict(num_hidden_layers=10**4000),
+    ],
+    ids=lambda changes: str(changes)[:50],
+)  # fmt: skip
+def test_a_language_model_is_no_larger_than_its_weights(trap, changes):
+    folder = trap.copy("language_model", **changes)
+    refused(lambda: causal_model(folder, families.tokenizer(), torch.float32))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(vision_cfg__layers=HUGE), dict(vision_cfg__width=32 * HUGE), dict(text_cfg__layers=HUGE),
+        dict(text_cfg__vocab_size=HUGE), dict(text_cfg__context_length=HUGE), dict(embed_dim=HUGE),
+        dict(vision_cfg__image_size=8 * 10**6), dict(vision_cfg__mlp_ratio=1e9), dict(vision_cfg__layers=9_999),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_clip_is_no_larger_than_its_weights(trap, changes):
+    folder = trap.copy("image_encoder")
+    change(folder / "open_clip_config.json", **{f"model_cfg__{name}": value for name, value in changes.items()})
+    refused(lambda: ClipImageEncoder.load(folder))
+
+
+@pytest.mark.parametrize("name", ["n_audio_layer", "n_audio_state", "n_audio_ctx", "n_vocab", "n_text_layer",
+                                  "n_text_ctx", "n_text_state", "n_text_head", "n_mels"])  # fmt: skip
+def test_a_whisper_is_no_larger_than_its_weights(trap, name):
+    content = torch.load(NANO / "audio_encoder.pt", weights_only=True)
+    content["dims"][name] = 384 * HUGE
+    torch.save(content, trap.folder / "ears.pt")
+    refused(lambda: WhisperAudioEncoder.load(trap.folder / "ears.pt"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(width=HUGE), dict(blocks=HUGE), dict(blocks=9_999), dict(quantizer__codebook_size=HUGE),
+        dict(quantizer__num_codebooks=HUGE), dict(quantizer__dim=HUGE),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_codec_is_no_larger_than_its_weights(trap, changes):
+    refused(lambda: load_codec(trap.copy("image_codec", **changes)))
+
+
+@pytest.mark.parametrize("changes", [dict(layers=HUGE), dict(layers=9_999), dict(channels=[16 * HUGE])], ids=str)
+def test_a_decoder_is_no_larger_than_its_weights(trap, changes):
+    codec = ImageVQVAE(ImageVQVAEConfig(size=16, width=8, blocks=1, quantizer=QuantizerConfig(codebook_size=8)))
+    save_decoder(DiffusionDecoder(codec, DiffusionDecoderConfig(channels=(16,))), trap.folder / "decoder")
+    change(trap.folder / "decoder/config.json", **changes)
+    refused(lambda: load_decoder(trap.folder / "decoder", codec))
+
+
+@pytest.mark.parametrize("kind", ["encodec", "VQModel"])
+def test_a_published_codec_is_no_larger_than_its_weights(trap, kind):
+    folder = trap.folder / "codec"
+    folder.mkdir()
+    values = {"_class_name": kind, "block_out_channels": [32 * HUGE], "layers_per_block": 1}
+    if kind == "encodec":
+        values = {"model_type": kind, "hidden_size": HUGE, "num_filters": HUGE}
+    (folder / "config.json").write_text(json.dumps(values))
+    for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
+        save_file({"a": torch.zeros(1)}, folder / name)
+    refused(lambda: load_one_codec(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(resampler__depth=HUGE), dict(audio_resampler__depth=9_999), dict(audio_resampler__stack=HUGE),
+        dict(fusion__heads=HUGE), dict(fusion__dim_head=HUGE), dict(fusion__ff_mult=HUGE), dict(lora__rank=HUGE),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_saved_model_is_no_larger_than_its_weights(trap, changes):
+    from mmlm.assembly.config import digest
+
+    folder = trap.folder / "saved"
+    folder.mkdir()
+    shutil.copyfile(NANO / "config.json", folder / "config.json")
+    change(folder / "config.json", **changes)
+    config = json.loads((folder / "config.json").read_text())
+    save_file(load_file(NANO / "model.safetensors"), folder / "model.safetensors", metadata={"config": digest(config)})
+    if "lora__rank" in changes:
+        with pytest.raises(ValueError, match="LoRA of rank 1000000000, and the weights of rank 32"):
+            mmlm.load(folder)
+    else:
+        refused(lambda: mmlm.load(folder))
+
+
+@pytest.mark.parametrize("shape", [[10**9, 10**9], [10**18], [2**63], [2**32, 2**32], [-1], [10**30]], ids=str)
+def test_a_safetensors_header_is_no_more_than_its_file(tmp_path, shape):
+    folder = tmp_path / "codec"
+    shutil.copytree(NANO / "image_codec", folder, copy_function=shutil.copyfile)
+    for end in (4, 4 * 10**18):
+        header = json.dumps({"codebook": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+        with pytest.raises(ValueError, match="is damaged"):
+            load_codec(folder)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + header)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_codec(folder)
+
+
+def test_a_tensor_of_a_checkpoint_has_its_bytes(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "a.pt")
+    with pytest.raises(RefusedError, match="without the bytes for it"):
+        torch_file(tmp_path / "a.pt")
+    shared = torch.zeros(8)
+    torch.save({"a": shared, "b": shared[2:4], "c": shared.view(2, 4).T, "n": 3}, tmp_path / "b.pt")
+    assert torch_file(tmp_path / "b.pt")["c"].shape == (4, 2)
+
+
+def test_a_zip_that_unpacks_to_far_more_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", bytes(10**8))
+    for load in (torch_file, WhisperAudioEncoder.load, load_pretrained, read_checkpoint):
+        with pytest.raises(ValueError, match="would unpack to 0.1 GB"):
+            load(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="would unpack to 0.1 GB"):
+        ClipImageEncoder.load(f"ViT-S-32-alt/{tmp_path / 'a.pt'}")
+
+
+def test_the_allowance_is_of_this_thread_and_of_the_innermost(tmp_path):
+    import threading
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "small.safetensors")
+    half = SPARE_BYTES // 4 // 2 + 2000  # float32: two of these are too many
+    with pytest.raises(RefusedError), believed(tmp_path):
+        torch.empty(half)
+        torch.empty(half)
+    with believed(tmp_path):
+        torch.empty(half)
+        with believed(tmp_path):
+            torch.empty(half)
+        other = threading.Thread(target=lambda: made.append(torch.empty(half)))
+        made: list[torch.Tensor] = []
+        other.start()
+        other.join()
+        assert len(made) == 1
+        drawn = torch.rand(3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(1)))
+    torch.empty(2 * half)
+
+
+def test_what_is_counted_changes_no_weights(tmp_path):
+    """The same network, drawn from the same seed, and its global generator after it."""
+    save_codec(ImageVQVAE(ImageVQVAEConfig(size=16, width=8)), tmp_path)
+
+    def drawn() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        return [*ImageVQVAE(ImageVQVAEConfig(size=16, width=8)).state_dict().values(), torch.rand(2)]
+
+    with torch.random.fork_rng(devices=[]):
+        plain = drawn()
+        with believed(tmp_path):
+            counted = drawn()
+    assert all(map(torch.equal, plain, counted))
+
+
+# Chat templates
+
+ENDLESS = {
+    "loops": "{% for a in range(9**5) %}{% for b in range(9**5) %}{% for c in range(9**5) %}{% endfor %}{% endfor %}"
+    "{% endfor %}",
+    "memory": "{{ 'x' * 10**11 }}",
+    "doubling": "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and computing are Linux's")
+def test_a_template_without_an_end_is_stopped(name):
+    tokenizer = families.tokenizer()
+    tokenizer.chat_template = ENDLESS[name]
+    with pytest.raises(ValueError, match="chat template was stopped"):
+        turn_end(tokenizer)
+
+
+def test_a_template_says_what_it_says_in_transformers():
+    """Special tokens, control of white space, filters, dates: as `apply_chat_template` renders them here."""
+    tokenizer = families.tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{{ bos_token }}{{ strftime_now('%Y') }}\n{%- for m in messages %}\n  {{ m.role|upper }} {{ m.content|trim }}"
+        "<|im_end|>\n{%- endfor %}{% if add_generation_prompt %} ANSWER {{ {'a': 1}|tojson }}{% endif %}"
+    )
+    before, middle, after = chat_prompt(tokenizer, ["hello"])
+    theirs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True
+    )
+    assert before.text + middle + after.text == theirs
