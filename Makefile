@@ -1,7 +1,7 @@
 # setup: .venv with the pinned versions   demo: see it work   test: the whole suite
 # test-processors: the suite on SSE4.2, AVX2 and this processor, one after the other
 # test-newest: the suite's core on the newest torch that the requirements allow
-# soak: some hours of damaged media, killed runs and threads
+# soak: some hours of damaged files, killed runs and threads
 # lint: ruff and pyright                  docs: the site, in site/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -64,6 +64,7 @@ lint: $(INSTALLED)
 # The long forms of tests in the suite; docs/reliability.md has figures of them.
 soak: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz_media.py --count 10000
+	$(BIN)/python benchmarks/soak_files.py --count 10000
 	$(BIN)/python benchmarks/soak_kills.py --count 1000 --flips 1000
 	$(BIN)/python benchmarks/soak_threads.py --minutes 60
 

@@ -178,6 +178,9 @@ class ClipImageEncoder(FrozenEncoder):
                 raise ValueError("a model passed without a name needs its tokenizer to embed texts: pass tokenizer=")
             self.tokenizer = load_tokenizer(self._source)
         tokens = self.tokenizer(texts)
+        size = getattr(getattr(self.model, "text", self.model), "vocab_size", 0)
+        if size and int(tokens.max()) >= size:
+            raise ValueError(f"the tokenizer makes ids up to {int(tokens.max())}, and this CLIP has {size} of them")
         self._warn_of_cuts(texts, tokens)
         return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
 

@@ -112,12 +112,14 @@ def clip_tokenizer(name: str, remedy: str) -> Any:
         if "unexpected keyword argument 'trust_remote_code'" not in str(error):
             raise
         return open_clip.get_tokenizer(name)  # open_clip's own, which has no such code and no such argument
-    except (ValueError, ImportError) as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise RefusedError(
-            f"the tokenizer of {name!r} needs Python code of its own, which is not run: {remedy}"
-        ) from None
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # of many types, for files that are no tokenizer's
+        if "trust_remote_code" in str(error):
+            raise RefusedError(
+                f"the tokenizer of {name!r} needs Python code of its own, which is not run: {remedy}"
+            ) from None
+        raise ValueError(f"the tokenizer of {name!r} cannot be loaded ({type(error).__name__}): {error}") from error
 
 
 def check_clip(name: str) -> None:

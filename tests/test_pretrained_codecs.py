@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 import mmlm
-from decoders.codecs.base import MediaCodec
+from decoders.codecs.base import MediaCodec, NonFiniteLatentsError
 from decoders.codecs.pretrained import load_pretrained
 from decoders.codecs.pretrained.checkpoints import vqgan_from_weights
 from decoders.codecs.pretrained.pictures import nearest
@@ -314,7 +314,7 @@ def test_nearest_by_hand() -> None:
     vectors = torch.tensor([[1.4, 0.1], [1.6, 0.1], [0.0, 2.1], [-9.0, -9.0]]).T.view(1, 2, 2, 2)
     assert nearest(vectors, codebook).tolist() == [[[[0, 1], [2, 0]]]]
     vectors[0, 0, 0, 0] = torch.inf
-    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+    with pytest.raises(NonFiniteLatentsError, match="NaN or infinite"):
         nearest(vectors, codebook)
 
 

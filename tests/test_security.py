@@ -317,6 +317,20 @@ def test_the_traps_do_spring_for_who_trusts_them(tmp_path):
     assert trap.mark.exists()
 
 
+def test_a_tokenizer_that_is_none_is_a_plain_error(trap):
+    folder = trap.copy("image_encoder")
+    whole = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="tokenizer of .* cannot be loaded"):
+        ClipImageEncoder.load(folder).embed_texts(["a"])
+    tokenizer = json.loads(whole)
+    tokenizer["model"]["vocab"] = {text: number + 10**6 for text, number in tokenizer["model"]["vocab"].items()}
+    tokenizer["added_tokens"], tokenizer["post_processor"] = [], None
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match="the tokenizer makes ids up to"):
+        ClipImageEncoder.load(folder).embed_texts(["a red circle"])
+
+
 # Sizes
 
 HUGE = 10**9

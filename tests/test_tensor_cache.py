@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoders.codecs.base import NonFiniteLatentsError
 from decoders.files import LEFT
 from mmlm.data import FileSlice, Record, RecordSet
 from mmlm.data import cache as caches
@@ -211,7 +212,7 @@ def test_codes_of_latents_that_are_nan_are_a_bad_record(tmp_path, monkeypatch, c
     def failing(media):
         calls.append(1)
         if len(calls) == 2:
-            raise FloatingPointError("latents are not finite")
+            raise NonFiniteLatentsError("latents are not finite")
         return encode(media)
 
     monkeypatch.setattr(codec, "encode", failing)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
-    from decoders.codecs.base import Encoding, MediaCodec
+    from decoders.codecs.base import Encoding, MediaCodec, NonFiniteLatentsError
     from decoders.codecs.checkpoint import codec_fingerprint, load_codec, save_codec
     from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
     from decoders.codecs.pretrained import load_pretrained
@@ -25,6 +25,7 @@ __all__ = [
     "ImageVQVAEConfig",
     "MediaCodec",
     "MuLawCodec",
+    "NonFiniteLatentsError",
     "PaletteCodec",
     "QuantizerConfig",
     "codec_fingerprint",
@@ -41,6 +42,7 @@ _MODULE = {
     "ImageVQVAEConfig": "image_vqvae",
     "MediaCodec": "base",
     "MuLawCodec": "raw",
+    "NonFiniteLatentsError": "base",
     "PaletteCodec": "raw",
     "QuantizerConfig": "quantizer",
     "codec_fingerprint": "checkpoint",

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from encoders.base import check_tensor
 
 
+class NonFiniteLatentsError(ValueError):
+    """A codec computed NaN or infinite latents, whose codes would be arbitrary."""
+
+
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """The result of encoding a batch of media.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, VectorQuantize
 
+from decoders.codecs.base import NonFiniteLatentsError
 from decoders.values import check_kinds, check_least
 
 # Codebook size → levels of each dimension (FSQ: Mentzer et al. 2023, table 1, and sizes near it).
@@ -90,13 +91,13 @@ class Quantizer(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents [B, D, *grid] → codes [B, K, *grid], quantised latents [B, D, *grid], and in training a loss.
 
-        FloatingPointError for latents that are not finite, whose codes would be arbitrary. RuntimeError in evaluation
+        `NonFiniteLatentsError` for latents that are not finite. RuntimeError in evaluation
         if the codebook was never trained: the library would initialise it from the first batch it sees.
         """
         with torch.autocast(latents.device.type, enabled=False):
             vectors = latents.float().flatten(2).transpose(1, 2)  # [B, N, D], the library's default layout
             if not bool(torch.isfinite(vectors).all()):
-                raise FloatingPointError("the latents to be quantised contain NaN or infinite values")
+                raise NonFiniteLatentsError("the latents to be quantised contain NaN or infinite values")
             if not self.training and not self.initialised:
                 raise RuntimeError("the codebook has not been learned: train the codec first, or load its weights")
             quantised, codes, *losses = self.layer(vectors)

@@ -113,7 +113,7 @@ def _codes(
                 data = record.image if codec.modality == "image" else record.audio
                 keys[index] = key = hashlib.sha256(data).hexdigest()
                 made = None if key in kept else _encode(data, codec, max_seconds, device)
-            except (OSError, ValueError, FloatingPointError) as error:
+            except (OSError, ValueError) as error:
                 bad[index] = str(error)
                 continue
             if made is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from decoders.codecs.base import NonFiniteLatentsError
 from mmlm.model.draws import OwnDraws
 from mmlm.training.checkpoint import (
     check_finite,
@@ -245,7 +246,7 @@ class Trainer:
                     share = part.loss() * (part.count / max(1, total))
                 share.backward()
                 loss += share.detach()
-        except FloatingPointError:  # a quantizer's, given latents that are not finite
+        except NonFiniteLatentsError:  # a quantizer's, given latents that are not finite
             return math.nan, math.nan, total
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()

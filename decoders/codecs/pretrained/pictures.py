@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decoders.codecs.base import NonFiniteLatentsError
 from decoders.codecs.pretrained.frozen import FrozenCodec
 from decoders.codecs.pretrained.vqgan import VQGAN
 
@@ -128,11 +129,11 @@ class VQGANCodec(PictureCodec):
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Vectors [B, D, h, w] → codes [B, 1, h, w] of the entries [N, D] nearest to them.
 
-    For entries of unit length this is the entry nearest in direction, whatever the vectors' lengths. FloatingPointError
-    for vectors that are not finite, whose codes would be arbitrary.
+    For entries of unit length this is the entry nearest in direction, whatever the vectors' lengths.
+    `NonFiniteLatentsError` for vectors that are not finite.
     """
     if not bool(torch.isfinite(vectors).all()):
-        raise FloatingPointError("the network's vectors contain NaN or infinite values: its weights may be damaged")
+        raise NonFiniteLatentsError("the network's vectors contain NaN or infinite values: its weights may be damaged")
     # |v − e|² − |v|²; the term |v|² is the same for every entry.
     distances = codebook.square().sum(1) - 2 * vectors.flatten(2).transpose(1, 2) @ codebook.T
     return distances.argmin(2).view(len(vectors), 1, *vectors.shape[2:])
