@@ -21,7 +21,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -136,20 +138,26 @@ def read(folder: Path, dtype: torch.dtype, device: str) -> MultimodalLM:
     return model.to(device, dtype)  # all of it, as the peer's: adapters are loaded in float32
 
 
-def sides(folder: Path, device: str, packed: bool) -> dict[str, dict[str, MultimodalLM]]:
-    """mmlm's models by the dtype that the peer has beside them, and by what they are called in the table."""
-    bf16, fp32 = (read(folder, dtype, device) for dtype in (torch.bfloat16, torch.float32))  # the larger one last
-    models = {"fp32": fp32, "bf16": bf16}
-    ways: dict[str, Weights] = {"fp32": "exact", "bf16": "exact"}
-    if packed and device == "cpu":
-        ways |= {"fp16": "fp16", "int8": "int8"}
-        models |= {name: sharing(models["fp32"]) for name in ("fp16", "int8")}
-    for name, model in models.items() if packed else ():
-        progress(f"packing {name}")
-        model.pack(ways[name])
+def sides(folder: Path, device: str, packed: bool) -> Iterator[tuple[str, dict[str, MultimodalLM]]]:
+    """The dtype that the peer has, and mmlm's models beside it by their names: two at a time, to take less memory."""
+
+    def made(model: MultimodalLM, name: str, weights: Weights = "exact") -> MultimodalLM:
+        if packed:
+            progress(f"packing {name}")
+            model.pack(weights)
+        return model
+
+    def fresh(name: str, dtype: torch.dtype) -> MultimodalLM:
+        return made(read(folder, dtype, device), name)
+
     if device == "cuda":
-        return {"float32": {"fp32": models["fp32"]}, "bfloat16": {"bf16": models["bf16"]}}
-    return {"float32": models}
+        yield "float32", {"fp32": fresh("fp32", torch.float32)}
+        yield "bfloat16", {"bf16": fresh("bf16", torch.bfloat16)}
+        return
+    yield "float32", {"fp32": fresh("fp32", torch.float32), "bf16": fresh("bf16", torch.bfloat16)}
+    if packed:
+        whole = read(folder, torch.float32, device)
+        yield "float32", {"fp16": made(sharing(whole), "fp16", "fp16"), "int8": made(sharing(whole), "int8", "int8")}
 
 
 def write_inputs(path: Path, model: MultimodalLM, work: Workload) -> dict[str, Tensor]:
@@ -273,33 +281,32 @@ def main() -> None:
     if args.device == "cuda":  # the bars are a CPU's
         chosen = {name: replace(work, bars={}, first_bars={}) for name, work in chosen.items()}
     peer = Peer(args.python, args.threads, args.device)
-    lines = []
+    lines: dict[str, list[str]] = {name: [] for name in chosen}
     with tempfile.TemporaryDirectory() as temporary:
         print("| workload | logits differ by | greedy tokens | 3 beams |\n| --- | --- | --- | --- |")
         for size in dict.fromkeys(work.size for work in chosen.values()):
             folder = Path(temporary, size)
             write_parts(folder, SIZES[size])
             works = {name: work for name, work in chosen.items() if work.size == size}
-            mine = models = {}
-            gc.collect()  # the last size's models: modules and their hooks refer to each other
-            mine = sides(folder, args.device, packed=not args.plain)
             agreed: dict[str, Tensor] = {}
-            for dtype, models in mine.items():
+            for dtype, models in sides(folder, args.device, packed=not args.plain):
                 peer.ask(load=folder, dtype=dtype)
                 for name, work in works.items():
-                    if dtype == "float32":
+                    if "fp32" in models:
                         compare(peer, folder, models["fp32"], name, work)
                     seconds, tokens, rate = measure(peer, folder, models, work, args.rounds)
                     agreed.setdefault(name, next(iter(tokens.values())))
                     for weights, ids in tokens.items():
                         agree = (ids == agreed[name]).float().mean().item()
-                        lines.append(row(name, rate, weights, seconds, work, agree))
+                        lines[name].append(row(name, rate, weights, seconds, work, agree))
+                models.clear()
+                gc.collect()  # modules and their hooks refer to each other
     peer.close()
     print(f"\n{peak_memory()}, beside the peer's")
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     print(f"\n{place}; times in ms; ratios are medians of paired ratios over {args.rounds} rounds\n")
     print("| workload | GB/s | weights | peer, a token | mmlm | ratio | peer, first token | mmlm | ratio | as fp32 |")
-    print("| --- " * 10 + "|\n" + "\n".join(lines))
+    print("| --- " * 10 + "|\n" + "\n".join(chain.from_iterable(lines.values())))
 
 
 if __name__ == "__main__":
