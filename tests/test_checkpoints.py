@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from mmlm.training import NonFiniteLossError
-from mmlm.training.checkpoint import check_finite, latest_checkpoint, save_checkpoint
+from mmlm.training.checkpoint import (
+    check_finite,
+    latest_checkpoint,
+    remove_checkpoints,
+    remove_leftovers,
+    save_checkpoint,
+)
 
 
 def save(folder: Path, step: int, keep: int = 2) -> Path:
@@ -63,6 +69,29 @@ def test_damaged_ones_do_not_count_as_kept(tmp_path):
     assert latest_checkpoint(tmp_path).state["step"] == 2
     save(tmp_path, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+@pytest.mark.parametrize("action", ["saving", "starting anew"])
+def test_a_kill_while_old_ones_are_deleted_leaves_whole_ones_alone(tmp_path, action, monkeypatch):
+    """A folder that is deleted file by file must not look like a checkpoint meanwhile."""
+    for step in (2, 4):
+        save(tmp_path, step, keep=2)
+    deleted = []
+
+    def killed(place, **_):
+        deleted.append(place)
+        (place / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmlm.training.checkpoint.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 6, keep=2) if action == "saving" else remove_checkpoints(tmp_path)
+    assert deleted
+    monkeypatch.undo()
+    whole = {"saving": ["step-00000004", "step-00000006"], "starting anew": []}[action]
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == whole
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == whole
 
 
 def test_all_damaged_is_an_error_that_names_each(tmp_path):

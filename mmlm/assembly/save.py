@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -21,6 +20,8 @@ REPLACED = "language_model.replaced."  # before the names of saved rows that sta
 
 def config_of(model: MultimodalNetwork) -> ModelConfig:
     """What rebuilds a model, with fingerprints of its frozen parts."""
+    if model.left_out:
+        raise ValueError(f"this model was loaded without its {model.left_out[0]} encoder: load all of it to save it")
     encoders = dict(model.encoders.items())
     image, audio = encoders.get("image"), encoders.get("audio")
     return ModelConfig(
@@ -100,9 +101,9 @@ def _write(model: MultimodalNetwork, config: ModelConfig, folder: Path, bundle: 
 
 
 def _move(source: Path, target: Path) -> None:
-    """Puts a file or folder where another one may be."""
+    """Puts a file or folder where another one may be; an old folder goes where what is temporary is removed."""
     if target.is_dir():
-        shutil.rmtree(target)
+        os.replace(target, source.with_name(f".{source.name}.old"))
     os.replace(source, target)
 
 

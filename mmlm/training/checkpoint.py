@@ -65,7 +65,7 @@ def save_checkpoint(
     if place.exists() and _damage(place) is None:
         return place
     temporary = folder / f".{place.name}.tmp"
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
     temporary.mkdir()
     for name, content in zip(FILES, (weights, optimizer), strict=False):
         save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, temporary / name)
@@ -73,14 +73,14 @@ def save_checkpoint(
     (temporary / SUMS).write_bytes(_sums(temporary))
     sync(*temporary.iterdir(), temporary)
     if place.exists():  # damaged
-        place.rename(folder / f".{place.name}.old")
+        _give_up(place)
     temporary.rename(place)
     sync(folder)
-    _remove_leftovers(folder)
     others = _folders(folder)
     newest = others.index(place)
     for other in (*others[:newest], *others[newest + keep :]):
-        shutil.rmtree(other)
+        _give_up(other)
+    remove_leftovers(folder)
     return place
 
 
@@ -152,7 +152,20 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(places, key=lambda place: int(place.name.removeprefix("step-")), reverse=True)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints of a run, the newest first: one that is killed meanwhile leaves whole ones or none."""
+    for place in _folders(folder):
+        _give_up(place)
+    remove_leftovers(folder)
+
+
+def _give_up(place: Path) -> None:
+    """Takes a checkpoint's name away at once: a process that is killed while it deletes leaves no half checkpoint."""
+    place.rename(place.with_name(f".{place.name}.old"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed run began to write, or to delete."""
     for place in (*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")):
         shutil.rmtree(place)
 

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +22,8 @@ from mmlm.training.checkpoint import (
     latest_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
+    remove_checkpoints,
+    remove_leftovers,
     save_checkpoint,
 )
 from mmlm.training.config import TrainerConfig
@@ -73,8 +74,9 @@ class Trainer:
             return self._fit(resume)
 
     def _fit(self, resume: bool) -> TrainResult:
-        if not resume and self.checkpoints.exists():
-            shutil.rmtree(self.checkpoints)
+        remove_leftovers(self.checkpoints)
+        if not resume:
+            remove_checkpoints(self.checkpoints)
         with self._training():
             resumed = self._restore()
             self.metrics.begin(self.done.step if resumed else -1)
