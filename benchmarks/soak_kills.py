@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -47,6 +48,7 @@ def forked(action: Callable[[], None], log: Path) -> int:
     code = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        tqdm.set_lock(threading.RLock())  # its own is shared with the parent, and one that is killed may hold it
         logging.basicConfig(filename=log, level=logging.WARNING, force=True)
         action()
         code = 0
