@@ -523,3 +523,39 @@ def test_what_init_writes_runs(nano_folder, tmp_path, monkeypatch, capsys):
     assert main(["train", "recipe.yaml", "steps=2", "batch_size=2", "held_out=null", "--json"]) == 0
     shown = capsys.readouterr()
     assert "is finished, all 2 steps" in shown.err and json.loads(shown.out)["steps"] == 2
+
+
+# ---- parts joined on the command line
+
+
+def test_parts_are_joined_to_a_new_model(nano, nano_folder, monkeypatch, capsys):
+    """What is written is what `assemble` gives of the same parts; the encoder that the job does not need stays away."""
+    import mmlm
+    from encoders.clip import ClipImageEncoder
+
+    ears = str(nano_folder / "audio_encoder.pt")
+    language_model = str(nano_folder / "language_model")
+    expected = mmlm.assemble(language_model, audio_encoder=ears).ask("demos/questions/shapes.wav", max_new_tokens=4)
+    monkeypatch.setattr(ClipImageEncoder, "load", lambda *_, **__: pytest.fail("it is not needed"))
+    given = ["--language-model", language_model, "--audio-encoder", ears, "--image-encoder", "nowhere"]
+    assert main(["ask", "demos/questions/shapes.wav", *given, "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out.strip() == " ".join(expected.split())
+
+
+def test_what_was_never_trained_says_so_in_one_line(nano_folder, pictures, capsys):
+    given = ["--language-model", str(nano_folder / "language_model")]
+    eyes = ["--image-encoder", str(nano_folder / "image_encoder")]
+    assert main(["caption", *pictures[:2], *given, *eyes, "--max-new-tokens", "1"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("mmlm caption: the adapters of this model were never trained") and error.count("\n") == 1
+    assert main(["caption", pictures[0], *given]) == 2
+    assert "--image-encoder" in capsys.readouterr().err
+
+
+def test_a_part_takes_the_place_of_a_named_models(pictures, nano_folder, capsys):
+    assert main(["caption", pictures[0]]) == 0
+    plain = capsys.readouterr().out
+    assert (
+        main(["caption", pictures[0], "--model", "nano", "--language-model", str(nano_folder / "language_model")]) == 0
+    )
+    assert capsys.readouterr().out == plain

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,14 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.config import FORMAT_VERSION, FrozenPart, ImageEncoderPart, ModelConfig
+from mmlm.assembly.extend import extended
 from mmlm.assembly.load import load
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.save import load_added
-from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.model.language_model import LanguageModel
+from mmlm.prompting.parts import Image
 from mmlm.prompting.templates import PromptTemplate
 from support import families, parts
 from support.parts import expected_names
+
+ROOT = Path(__file__).parents[1]
 
 
 def ready(family: str = "llama", seed: int = 0) -> dict:
@@ -415,3 +421,51 @@ def test_a_language_model_that_is_code_is_refused_in_our_words(tmp_path):
             assemble(folder, parts.image_encoder(), **given)
         assert "trust_remote_code" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("needed", ["image", "audio"])
+def test_an_encoder_that_is_not_needed_is_not_loaded(needed, tmp_path, monkeypatch):
+    """What is left gives what the whole model gives, and is not taken for the whole one."""
+    from encoders.clip import ClipImageEncoder
+    from encoders.whisper import WhisperAudioEncoder
+
+    whole = load("nano")
+    other = WhisperAudioEncoder if needed == "image" else ClipImageEncoder
+    monkeypatch.setattr(other, "load", lambda *_, **__: pytest.fail("it is not needed"))
+    part = load("nano", encoders=[needed])
+    assert list(part.encoders.keys()) == [needed]
+    if needed == "image":
+        picture = ROOT / "docs/images/scene.png"
+        assert part.caption(picture, details=True).log_probs == whole.caption(picture, details=True).log_probs
+    else:
+        question = ROOT / "demos/questions/shapes.wav"
+        for mode in ("transcript", "features"):
+            theirs = whole.ask(question, mode=mode, details=True)
+            assert part.ask(question, mode=mode, details=True).log_probs == theirs.log_probs
+    for save_it in (part.save, extended(part, lora=LoraConfig(rank=2)).save):
+        with pytest.raises(ValueError, match="loaded without its .* encoder"):
+            save_it(tmp_path / "part")
+    assert not list(tmp_path.glob("part/*"))
+
+
+def test_encoders_are_asked_for_by_their_names():
+    with pytest.raises(ValueError, match="'image' and 'audio', not 'video'"):
+        load("nano", encoders=["video"])
+
+
+def test_adapters_that_were_never_trained_say_so_once():
+    """Where something is to be seen or heard; not of text alone, and not once a gate is open."""
+    model = parts.build("llama")
+
+    def said(prompt):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.generate(prompt, max_new_tokens=1)
+        return [str(warning.message) for warning in found if "never trained" in str(warning.message)]
+
+    for layer in model.fusion.layers:
+        layer.attn_gate.data.zero_()
+    picture = Image(parts.picture(0))
+    assert len(said([picture, "a"])) == 1 and said(["a"]) == []
+    model.fusion.layers[-1].attn_gate.data.fill_(0.1)
+    assert said([picture, "a"]) == []

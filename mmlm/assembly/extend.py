@@ -37,7 +37,8 @@ def extended(
         made = MultimodalLM(
             writing, model.encoders.get("image"), model.resampler_config, model.fusion_config, model.template,
             audio_encoder=model.encoders.get("audio"), audio_resampler=model.audio_resampler_config,
-            codecs=loaded.codecs, decoders=loaded.decoders,
+            codecs=loaded.codecs, decoders=loaded.decoders, media_dim=model.media_dim,
+            left_out=model.left_out,
         )  # fmt: skip
     made = made.to(model.device)
     earlier = dict(model.added_parameters())

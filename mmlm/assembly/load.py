@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from mmlm.model.draws import OwnDraws
 from mmlm.model.network import layouts_of
 
 FILES = ("config.json", "model.safetensors")
+ENCODERS = ("image", "audio")
 
 
 def load(
@@ -42,6 +45,7 @@ def load(
     image_encoder: str | Path | FrozenEncoder | None = None,
     audio_encoder: str | Path | FrozenEncoder | None = None,
     codecs: Codecs = Codecs(),
+    encoders: Collection[str] | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
@@ -50,29 +54,23 @@ def load(
     Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
     given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
     were trained with is a warning with both fingerprints.
+    encoders: those that are needed, of "image" and "audio": the model's others are neither fetched nor loaded, and what
+        is loaded cannot be saved. None, or none that the model has: all of them.
     dtype: of a language model and an image encoder that are named; ready-made parts stay as they are.
     Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
     that do not fit the config, or a device that is not there; TypeError for values of another kind.
     """
     check_name(name, "a model")
     check_arguments(dtype, device, codecs=codecs)
-    if str(name) in ASSEMBLED:
-        parts = ASSEMBLED[str(name)]
-        return assemble(
-            language_model or parts["language_model"], image_encoder or parts["image_encoder"],
-            audio_encoder=audio_encoder or parts["audio_encoder"], tokenizer=tokenizer, codecs=codecs, dtype=dtype,
-            device=device,
-        )  # fmt: skip
-    if str(name) in OPEN_FLAMINGO:
-        from mmlm.assembly.interop.open_flamingo import load_released
-
-        if audio_encoder is not None or codecs:
-            raise ValueError(f"{name} has no audio encoder and no codecs: add codecs with mmlm.assembly.extended")
-        return load_released(str(name), language_model, image_encoder, tokenizer=tokenizer, dtype=dtype, device=device)
+    given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
+    if str(name) in {**ASSEMBLED, **OPEN_FLAMINGO}:
+        return _published(str(name), given, tokenizer, codecs, encoders, dtype, device)
     folder = model_folder(str(name))
     config, tensors = read_saved(folder)
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
-    given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
+    hears = config.audio_encoder is not None
+    left_out = _left_out(config, encoders)
+    config, tensors, given = _without(left_out, config, tensors, given)
     if str(name) not in PRESETS and not Path(name).exists():
         _tell_elsewhere(str(name), folder, config, given | codecs.by_field())
     sources = _sources(config, given)
@@ -80,18 +78,70 @@ def load(
     with OwnDraws(0):  # initial weights are drawn, then replaced
         loaded = load_saved_codecs(config, codecs)
         host = language_model_of(
-            sources["language_model"], tokenizer, dtype, config.audio_encoder is not None, rows,
-            layouts_of(loaded.codecs), config.lora,
-        )  # fmt: skip
+            sources["language_model"], tokenizer, dtype, hears, rows, layouts_of(loaded.codecs), config.lora
+        )
         check_fingerprint("language model", config.language_model, host.fingerprint())
         images, audio = _encoders(config, sources, dtype)
         with believed(folder / "model.safetensors"):
             model = MultimodalLM(
                 host, images, config.resampler, config.fusion, config.template, audio_encoder=audio,
                 audio_resampler=config.audio_resampler, codecs=loaded.codecs, decoders=loaded.decoders,
+                media_dim=_media_dim(tensors), left_out=left_out,
             )  # fmt: skip
     load_added(model, tensors)
     return model.to(device)
+
+
+def _published(
+    name: str, given: dict[str, Any], tokenizer: Any, codecs: Codecs, encoders: Collection[str] | None,
+    dtype: torch.dtype, device: str | torch.device,
+) -> MultimodalLM:  # fmt: skip
+    """A model of `mmlm models` whose parts are published, with what is given in their place."""
+    if name in OPEN_FLAMINGO:
+        from mmlm.assembly.interop.open_flamingo import load_released
+
+        if given["audio_encoder"] is not None or codecs:
+            raise ValueError(f"{name} has no audio encoder and no codecs: add codecs with mmlm.assembly.extended")
+        return load_released(
+            name, given["language_model"], given["image_encoder"], tokenizer=tokenizer, dtype=dtype, device=device
+        )
+    parts = {part: source or ASSEMBLED[name][part] for part, source in given.items()}
+    kept = needed_of(ENCODERS, encoders)
+    return assemble(
+        parts["language_model"], parts["image_encoder"] if "image" in kept else None,
+        audio_encoder=parts["audio_encoder"] if "audio" in kept else None, tokenizer=tokenizer, codecs=codecs,
+        dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def needed_of(had: Collection[str], needed: Collection[str] | None) -> set[str]:
+    """Of the encoders that a model has, those that are needed; all where none is."""
+    for name in needed or ():
+        if name not in ENCODERS:
+            raise ValueError(f"encoders are {' and '.join(map(repr, ENCODERS))}, not {name!r}")
+    return set(had) & set(needed or ()) or set(had)
+
+
+def _left_out(config: ModelConfig, encoders: Collection[str] | None) -> list[str]:
+    had = [name for name in ENCODERS if getattr(config, f"{name}_encoder") is not None]
+    return sorted(set(had) - needed_of(had, encoders))
+
+
+def _without(
+    left_out: Collection[str], config: ModelConfig, tensors: dict[str, Tensor], given: dict[str, Any]
+) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+    """Config, tensors and given parts of a model without some of its encoders."""
+    for name in left_out:
+        config = dataclasses.replace(config, **{f"{name}_encoder": None})
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(f"resamplers.{name}.")}
+        given = given | {f"{name}_encoder": None}
+    return config, tensors, given
+
+
+def _media_dim(tensors: dict[str, Tensor]) -> int | None:
+    """The width of the latents, by the weights that read them; None for weights that are not of such a model."""
+    tensor = tensors.get("fusion.layers.0.attn.to_kv.weight")
+    return None if tensor is None or tensor.ndim != 2 else tensor.shape[1]
 
 
 def _encoders(

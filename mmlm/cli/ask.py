@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         sound = batch.attempt(one.name, lambda one=one: read_sound(one, reading))
         if sound is None:
             continue
-        model = load_model(args) if model is None else model
+        model = load_model(args, "audio", *(() if image is None else ("image",))) if model is None else model
 
         def asked(one: Input = one, sound: Any = sound, model: Any = model) -> bool:
             answer(args, model, one, sound, question, image, options, label, note)

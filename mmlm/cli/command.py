@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 from mmlm import __version__
@@ -73,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # transformers and open_clip draw their bars through huggingface_hub
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        code = VERBS[args.verb].run(args) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: complain(args, str(message))
+            code = VERBS[args.verb].run(args) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (`| head`) has enough; the interpreter's own last flush must not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     check_numbers(num_images=args.num_images)
     paths = output_paths(args.output, SUFFIXES, 1 if args.rerank else args.num_images)
     start, mask = (None if name is None else read_image(name, args) for name in (args.init_image, args.mask))
-    model = load_model(args)
+    model = load_model(args, "image")
     from PIL import Image
 
     from mmlm.tasks.rows import results_of

@@ -22,7 +22,7 @@ class Note:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.silent = args.model != "nano"
+        self.silent = args.model not in (None, "nano") or vars(args).get("language_model") is not None
 
     def of_picture(self, picture: Any) -> None:
         """For a picture or video that is no drawing of flat shapes, a photograph say."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.inputs import Input
-from mmlm.cli.options import IMAGE_LIMITS, PARTS, VIDEO_LIMITS, reading_options
+from mmlm.cli.options import CODECS, IMAGE_LIMITS, PARTS, VIDEO_LIMITS, reading_options
 
 if TYPE_CHECKING:
     import torch
@@ -72,16 +72,40 @@ def dtype_of(args: argparse.Namespace) -> torch.dtype:
     return getattr(torch, args.dtype)
 
 
-def load_model(args: argparse.Namespace) -> MultimodalLM:
-    """The model of `--model`, on its device, packed where that was asked for."""
+def load_model(args: argparse.Namespace, *needed: str) -> MultimodalLM:
+    """The model of `--model`, or one that is joined of the parts given; on its device, packed where that was asked for.
+
+    needed: "image", "audio", the encoders that the work needs: others are not loaded. None: all of them.
+    """
     device = device_of(args)
     if args.pack not in (None, "exact") and device.type != "cpu":
         raise ValueError(f"--pack {args.pack} is for a CPU, not for {device}: use --pack exact")
+    from mmlm.assembly.codecs import Codecs
     from mmlm.assembly.load import load
 
     parts: dict[str, Any] = {part: vars(args).get(part) for part in PARTS}
-    model = load(args.model, **parts, dtype=dtype_of(args), device=device)
+    options: dict[str, Any] = {"dtype": dtype_of(args), "device": device}
+    options["codecs"] = Codecs(**{part.removesuffix("_codec"): vars(args).get(part) for part in CODECS})
+    if args.model is None and parts["language_model"] is not None:
+        model = joined(parts, needed, options)
+    else:
+        model = load(args.model or "nano", **parts, encoders=needed or None, **options)
     return model if args.pack is None else model.pack(args.pack)
+
+
+def joined(parts: dict[str, Any], needed: Collection[str], options: dict[str, Any]) -> MultimodalLM:
+    """A new model of a language model and those encoders that were given and are needed."""
+    given = {name for name in ("image", "audio") if parts[f"{name}_encoder"] is not None}
+    if not given:
+        raise ValueError(
+            "--language-model makes a new model with --image-encoder, --audio-encoder or both; name with --model the "
+            "model in which it takes the other's place"
+        )
+    from mmlm.assembly.assemble import assemble
+    from mmlm.assembly.load import needed_of
+
+    kept = {f"{name}_encoder": parts[f"{name}_encoder"] for name in needed_of(given, needed)}
+    return assemble(parts["language_model"], **kept, **options)
 
 
 def read_examples(args: argparse.Namespace) -> RecordSet | None:

@@ -76,7 +76,13 @@ def reading_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-PARTS = ("language_model", "image_encoder", "audio_encoder")
+PARTS = {
+    "language_model": "a causal language model",
+    "image_encoder": "a CLIP",
+    "audio_encoder": "a Whisper",
+}
+CODECS = {"image_codec": "what draws", "audio_codec": "what speaks"}
+"""Parts of a model that options name, with what each is."""
 
 
 def add_generation_options(verb: argparse.ArgumentParser) -> None:
@@ -128,20 +134,21 @@ def add_output_options(verb: argparse.ArgumentParser) -> None:
 
 def add_model_options(verb: argparse.ArgumentParser) -> None:
     """Which model, where, and in which precision."""
-    verb.add_argument(
-        "--model", default="nano", type=file_path, metavar="MODEL", help="preset, folder or hub id (default: nano)"
-    )
-    add_part_options(verb)
+    verb.add_argument("--model", type=file_path, metavar="MODEL", help="preset, folder or hub id (default: nano)")
+    add_part_options(verb, joining=True)
     add_device_option(verb)
     add_dtype_option(verb)
     add_pack_option(verb)
 
 
-def add_part_options(verb: argparse.ArgumentParser) -> None:
-    """Other places of the frozen parts."""
-    for part in PARTS:
-        flag, what = f"--{part.replace('_', '-')}", part.replace("_", " ")
-        verb.add_argument(flag, metavar="NAME", help=f"the {what} in place of the one that the model names")
+def add_part_options(verb: argparse.ArgumentParser, joining: bool = False) -> None:
+    """Frozen parts by name. joining: whether they may be joined to a new model."""
+    about = "names, folders or files, in place of those that the model names"
+    if joining:
+        about += ";\n--language-model without --model joins the parts to a new model, whose adapters are untrained"
+    group = verb.add_argument_group("parts", about)
+    for part, what in (PARTS | CODECS).items():
+        group.add_argument(f"--{part.replace('_', '-')}", type=file_path, metavar="NAME", help=what)
 
 
 def add_device_option(verb: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ def describe_pictures(
         if not pictures:
             continue
         if model is None:
-            model = load_model(args)
+            model = load_model(args, "image")
             examples = examples_of(records, model)
         prompts = [prompt_of(model, examples, picture) for picture in pictures.values()]
         names = [read[number][0] for number in pictures]

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     options = media_options(args)
     if not args.max_seconds > 0:
         raise ValueError(f"--max-seconds must be above 0, not {args.max_seconds}")
-    model = load_model(args)
+    model = load_model(args, "audio")
     import soundfile
 
     from encoders.media.sound import Audio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,11 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
 from mmlm.prompting.templates import begins_thinking
+
+UNTRAINED = (
+    "the adapters of this model were never trained: it writes as if it saw and heard nothing. Train them with `mmlm "
+    "train`, or choose a model that is trained. Speech it can answer by what is said: ask with mode='transcript'"
+)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on ("codes" or "decoding"), how far it is, and how far it goes."""
@@ -190,6 +196,8 @@ def request(
             for example, count in zip(examples[: len(prompts)], latents, strict=False)
         ]
         decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None, since=since)
+    if any(latents) and model.fusion.is_shut:
+        warnings.warn(UNTRAINED, stacklevel=2)
     stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
     thinking = [begins_thinking(row) for row in rows]
     return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)

@@ -6,7 +6,7 @@ With codecs it also writes images and audio, as codes between the words.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +46,8 @@ class MultimodalNetwork(Changing):
     codecs: by "image" and "audio", the codecs that turn written codes into media. The language model must have been
         built with `layouts=layouts_of(codecs)`.
     decoders: by modality, diffusion decoders for the codes of these codecs.
+    media_dim: width of the latents; None for that of the first encoder's tokens.
+    left_out: the encoders that the model has, and that were not loaded.
     ValueError when there is no encoder, or when language model, codecs and decoders do not fit each other.
     """
 
@@ -61,6 +63,8 @@ class MultimodalNetwork(Changing):
         audio_resampler: ResamplerConfig | None = None,
         codecs: Mapping[str, MediaCodec] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
+        media_dim: int | None = None,
+        left_out: Collection[str] = (),
     ) -> None:
         super().__init__()
         given = {"image": image_encoder, "audio": audio_encoder}
@@ -80,7 +84,8 @@ class MultimodalNetwork(Changing):
         self.template = template or PromptTemplate()
         self.language_model = language_model
         self.changes = language_model.changes
-        media_dim = next(iter(self.encoders.values())).dim
+        self.left_out = tuple(left_out)
+        self.media_dim = media_dim = media_dim or next(iter(self.encoders.values())).dim
         sizes = {"image": self.resampler_config, "audio": self.audio_resampler_config}
         self.resamplers = ModuleMap[PerceiverResampler](
             {

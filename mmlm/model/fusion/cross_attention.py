@@ -96,3 +96,8 @@ class Fusion(nn.Module):
         self.layers = ModuleSequence[GatedCrossAttentionBlock](
             GatedCrossAttentionBlock(language_model.hidden_size, media_dim, heads, dim_head, ff_mult) for _ in places
         )
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether all gates are at zero, where they start: nothing of the media reaches the language model."""
+        return not any(bool(layer.attn_gate.any()) for layer in self.layers)
