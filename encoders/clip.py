@@ -17,7 +17,7 @@ from encoders.base import Features, FrozenEncoder, check_device, check_tensor, f
 from encoders.guarded import clip_model, clip_tokenizer
 from encoders.media.image import load_image
 from encoders.sizes import RefusedError
-from encoders.texts import check_texts
+from encoders.texts import check_texts, tokenizing
 
 SCHEMAS = ("local-dir:", "hf-hub:")
 
@@ -177,7 +177,8 @@ class ClipImageEncoder(FrozenEncoder):
             if self._source is None:
                 raise ValueError("a model passed without a name needs its tokenizer to embed texts: pass tokenizer=")
             self.tokenizer = load_tokenizer(self._source)
-        tokens = self.tokenizer(texts)
+        with tokenizing():
+            tokens = self.tokenizer(texts)
         size = getattr(getattr(self.model, "text", self.model), "vocab_size", 0)
         if size and int(tokens.max()) >= size:
             raise ValueError(f"the tokenizer makes ids up to {int(tokens.max())}, and this CLIP has {size} of them")

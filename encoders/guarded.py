@@ -7,6 +7,7 @@ far as its weights have the bytes for it. `tests/test_house.py` refuses a loader
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -127,14 +128,24 @@ def check_clip(name: str) -> None:
     schema, _, source = name.partition(":")
     if schema not in ("local-dir", "hf-hub"):
         return  # a name that open_clip itself describes
-    settings = _config(source, "", "open_clip_config.json").get("model_cfg")
-    settings = settings if isinstance(settings, dict) else {}
+    written = _config(source, "", "open_clip_config.json")
+    check_preprocessing(source, written.get("preprocess_cfg"))
+    settings = settings if isinstance(settings := written.get("model_cfg"), dict) else {}
     check_counts(settings, source)
     text, vision = (part if isinstance(part := settings.get(key), dict) else {} for key in ("text_cfg", "vision_cfg"))
     given = text.get("tokenizer_kwargs") or {}
     if not isinstance(given, dict) or given.keys() - TOKENIZER_SETTINGS:
         raise RefusedError(f"{source} gives its tokenizer settings that are not passed on: {given}")
     check_clip_names(source, vision.get("timm_model_name"), text.get("hf_tokenizer_name"), text.get("hf_model_name"))
+
+
+def check_preprocessing(source: str, settings: Any) -> None:
+    """ValueError for a mean or a deviation that is not three numbers: no picture could be prepared with it."""
+    for name, least in (("mean", -math.inf), ("std", 0.0)):
+        values = settings.get(name) if isinstance(settings, dict) else None
+        numbers = isinstance(values, list) and len(values) == 3 and all(type(value) in (int, float) for value in values)
+        if values is not None and not (numbers and all(least < value < math.inf for value in values)):
+            raise ValueError(f"the preprocessing of {source} has {name} {values}, which is not three numbers")
 
 
 def check_clip_names(source: str, vision: Any, tokenizer: Any, text: Any) -> None:

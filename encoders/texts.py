@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 MAX_CHARACTERS = 100_000  # of texts of which only a beginning or an end is used
@@ -33,6 +34,17 @@ def check_texts(texts: Any, what: str = "a text") -> list[str]:
         check_characters(len(text), MAX_CHARACTERS, what, f"no more than {MAX_CHARACTERS:,} are read")
         check_text(text, what)
     return found
+
+
+@contextmanager
+def tokenizing() -> Iterator[None]:
+    """ValueError where the tokenizers library panics, as it does for damaged files: its error is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # which no module exports
+            raise
+        raise ValueError(f"the tokenizer fails ({error}): its files are damaged, or not of one model") from None
 
 
 def check_characters(count: int, most: int, what: str, why: str) -> None:

@@ -21,7 +21,7 @@ from mmlm.cli import build_parser, keys, main
 from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
 
-VERBS = "caption answer generate transcribe ask draw speak init train eval convert models".split()
+VERBS = "caption answer generate transcribe ask draw speak init train eval convert models inspect".split()
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
@@ -304,9 +304,10 @@ def test_few_shot_examples_come_before_the_picture(nano, pictures, pairs, capsys
 
 def test_models_lists_nano_with_its_size(nano_folder, capsys):
     assert main(["models", "--json"]) == 0
-    record, network, *others = map(json.loads, capsys.readouterr().out.splitlines())
-    assert [other["name"] for other in others][:2] == ["openflamingo-3b", "openflamingo-3b-instruct"]
-    assert network["name"] == "chat-small" and "whisper/small" in network["about"]
+    record, *others = map(json.loads, capsys.readouterr().out.splitlines())
+    names = ["chat-tiny", "chat-small", "chat-medium", "openflamingo-3b", "openflamingo-3b-instruct"]
+    assert [other["name"] for other in others][:5] == names
+    assert "whisper/small" in others[1]["about"] and others[1]["megabytes"] == 5100
     size = sum(path.stat().st_size for path in nano_folder.rglob("*") if path.is_file())
     assert record["name"] == "nano" and record["about"] and abs(record["megabytes"] - size / 1e6) < 0.1
 

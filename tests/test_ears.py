@@ -421,18 +421,15 @@ def test_images_of_paths_and_sounds_of_paths(tmp_path):
 
 def test_the_preset_for_a_network_is_assembled_from_its_parts(tmp_path, monkeypatch):
     """With parts of the upstream formats in the places of those that are downloaded."""
-    from mmlm.assembly.presets import ASSEMBLED
+    from mmlm.assembly.presets import ASSEMBLED, Published
     from support.hearing import save_whisper
 
     tokenizer = chatting().processor.tokenizer
     families.language_model("qwen2").save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
-    monkeypatch.setitem(ASSEMBLED, "chat-small", {
-        "language_model": str(tmp_path / "lm"),
-        "image_encoder": parts.image_encoder(),
-        "audio_encoder": str(save_whisper(tiny_whisper(vocabulary=51864), tmp_path / "whisper.pt")),
-    })  # fmt: skip
-    model = load("chat-small")
+    ears = str(save_whisper(tiny_whisper(vocabulary=51864), tmp_path / "whisper.pt"))
+    monkeypatch.setitem(ASSEMBLED, "chat-small", Published(str(tmp_path / "lm"), "not needed", ears, {}, 0.0))
+    model = load("chat-small", encoders=["audio"])
     said = "what is it?"
     answer = model.ask(QUESTION, transcript=said, max_new_tokens=4)
     prompt = tokenizer.apply_chat_template(

@@ -26,6 +26,7 @@ from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.clip import ClipImageEncoder
 from encoders.guarded import torch_file
 from encoders.sizes import SPARE_BYTES, RefusedError, believed
+from encoders.texts import tokenizing
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.codecs import load_one_codec
 from mmlm.assembly.frozen import causal_model
@@ -544,3 +545,28 @@ def test_a_template_says_what_it_says_in_transformers():
         [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True
     )
     assert before.text + middle + after.text == theirs
+
+
+def test_a_tokenizer_that_panics_is_a_plain_error(trap, capfd):
+    """The error of a panic in the tokenizers library is no `Exception`."""
+    folder = trap.copy("image_encoder")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    pieces = [{"SpecialToken": {"id": "nowhere", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {"elsewhere": {"id": "elsewhere", "ids": [0], "tokens": ["a"]}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": special,
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match="tokenizer"):
+        ClipImageEncoder.load(folder).embed_texts(["a red circle"])
+    assert "panicked" in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt), tokenizing():
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name, values", [("mean", ["", 0.5, 0.5]), ("mean", [0.5] * 4), ("std", [0.5, 0, 0.5])])
+def test_preprocessing_that_no_picture_could_pass_is_refused(trap, name, values):
+    folder = trap.copy("image_encoder")
+    change(folder / "open_clip_config.json", **{f"preprocess_cfg__{name}": values})
+    with pytest.raises(ValueError, match=f"has {name} .* not three numbers"):
+        ClipImageEncoder.load(folder)

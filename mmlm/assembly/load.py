@@ -105,7 +105,7 @@ def _published(
         return load_released(
             name, given["language_model"], given["image_encoder"], tokenizer=tokenizer, dtype=dtype, device=device
         )
-    parts = {part: source or ASSEMBLED[name][part] for part, source in given.items()}
+    parts = {part: source or getattr(ASSEMBLED[name], part) for part, source in given.items()}
     kept = needed_of(ENCODERS, encoders)
     return assemble(
         parts["language_model"], parts["image_encoder"] if "image" in kept else None,

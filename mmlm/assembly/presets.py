@@ -1,17 +1,38 @@
 """Models that come with the package, by name, and where their parts lie."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 PRESET = "preset:"
 PRESETS = {"nano": Path(__file__).parents[1] / "nano"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Names of published parts, the millions of weights of each and of new adapters, and the gigabytes to download."""
+
+    language_model: str
+    image_encoder: str
+    audio_encoder: str
+    millions: dict[str, float]
+    gigabytes: float
+
+
 ASSEMBLED = {
-    "chat-small": {
-        "language_model": "Qwen/Qwen2.5-0.5B-Instruct",
-        "image_encoder": "ViT-B-32/laion2b_s34b_b79k",
-        "audio_encoder": "whisper/small",
-    },
-}
+    "chat-tiny": Published(
+        "HuggingFaceTB/SmolLM2-360M-Instruct", "ViT-B-32/datacomp_xl_s13b_b90k", "whisper/base",
+        {"language_model": 362, "image_encoder": 151, "audio_encoder": 73, "added": 369}, 1.5,
+    ),
+    "chat-small": Published(
+        "Qwen/Qwen2.5-1.5B-Instruct", "ViT-B-16-SigLIP2/webli", "whisper/small",
+        {"language_model": 1544, "image_encoder": 375, "audio_encoder": 242, "added": 670}, 5.1,
+    ),
+    "chat-medium": Published(
+        "Qwen/Qwen3-4B-Instruct-2507", "ViT-SO400M-16-SigLIP2-256/webli", "whisper/turbo",
+        {"language_model": 4022, "image_encoder": 1136, "audio_encoder": 809, "added": 2182}, 14.2,
+    ),
+}  # fmt: skip
 """Models put together from published parts, which are downloaded once. Their adapters are new: they answer what is said
 (`ask` with mode="transcript"), and see and hear nothing else before they are trained."""
 

@@ -11,7 +11,21 @@ import warnings
 from collections.abc import Sequence
 
 from mmlm import __version__
-from mmlm.cli import answer, ask, caption, convert, draw, evaluate, generate, init, models, speak, train, transcribe
+from mmlm.cli import (
+    answer,
+    ask,
+    caption,
+    convert,
+    draw,
+    evaluate,
+    generate,
+    init,
+    inspect,
+    models,
+    speak,
+    train,
+    transcribe,
+)
 from mmlm.cli.messages import complain
 
 VERBS = {
@@ -27,6 +41,7 @@ VERBS = {
     "eval": evaluate,
     "convert": convert,
     "models": models,
+    "inspect": inspect,
 }
 """Each verb's module: its docstring is the purpose, `EXAMPLES` end its help, `add_arguments` and `run` do the rest."""
 

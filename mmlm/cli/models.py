@@ -29,8 +29,10 @@ def run(args: argparse.Namespace) -> None:
         record = {"name": name, "megabytes": round(size, 1), "folder": str(folder), "about": about}
         print_record(args, record, f"{name}\t{size:.1f} MB\t{about}")
     for name, parts in ASSEMBLED.items():
-        about = f"{', '.join(parts.values())}: downloaded once; answers what is said, its adapters are untrained."
-        print_record(args, {"name": name, "megabytes": None, "folder": None, "about": about}, f"{name}\t\t{about}")
+        named = f"{parts.language_model}, {parts.image_encoder}, {parts.audio_encoder}"
+        about = f"{named}: downloaded once, what a job needs of it; answers what is said, its adapters are untrained."
+        record = {"name": name, "megabytes": 1000 * parts.gigabytes, "folder": None, "about": about}
+        print_record(args, record, f"{name}\t{parts.gigabytes} GB\t{about}")
     for name, parts in OPEN_FLAMINGO.items():
         about = f"{parts['checkpoint']} on {parts['language_model']}: downloaded once, its size shown before."
         print_record(args, {"name": name, "megabytes": None, "folder": None, "about": about}, f"{name}\t\t{about}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.texts import check_characters, check_text
+from encoders.texts import check_characters, check_text, tokenizing
 from mmlm.prompting.parts import Codes, Image, Markup, Media, Part, Sound, as_part
 from mmlm.prompting.vocabulary import AUDIO, MediaVocabulary
 
@@ -89,7 +89,8 @@ class Processor:
         """
         self._measure([text])
         check_text(text)
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        with tokenizing():
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
         if max(ids, default=0) >= self.vocabulary.offset:
             raise ValueError(
