@@ -570,3 +570,48 @@ def test_preprocessing_that_no_picture_could_pass_is_refused(trap, name, values)
     change(folder / "open_clip_config.json", **{f"preprocess_cfg__{name}": values})
     with pytest.raises(ValueError, match=f"has {name} .* not three numbers"):
         ClipImageEncoder.load(folder)
+
+
+# Tars, recipes, links
+
+
+def test_a_tar_of_long_headers_is_refused(tmp_path):
+    """Of 100 kB of digits in an extended header, Python's own reader looks at every pair."""
+    import tarfile
+
+    info = tarfile.TarInfo("a.txt")
+    info.pax_headers = {"comment": "1" * 100_000}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    with pytest.raises(ValueError, match="an extended header of 100,0.. bytes"):
+        read_records(str(tmp_path / "a.tar"))
+
+
+def test_a_recipe_that_unfolds_is_refused(tmp_path):
+    lines = [f"k{at}: ${{k{at + 1}}}${{k{at + 1}}}" for at in range(60)]
+    (tmp_path / "a.yaml").write_text("\n".join(["model: nano", *lines, "k60: x"]))
+    with pytest.raises(ValueError, match="not resolved in recipes"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_a_template_that_writes_without_end_is_refused():
+    tokenizer = families.tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}{{ 'x' * 1000000 }}"
+    with pytest.raises(ValueError, match="it writes 1,000,001 characters"):
+        chat_prompt(tokenizer, ["a"])
+    assert turn_end(tokenizer) is None
+
+
+def test_a_bundle_takes_no_file_from_elsewhere(trap):
+    from support import parts
+
+    folder = trap.copy("image_encoder")
+    (trap.folder / "secret.txt").write_text("secret")
+    (folder / "merges.txt").symlink_to(trap.folder / "secret.txt")
+    (folder / "own.txt").symlink_to(folder / "tokenizer_config.json")
+    model = parts.build("llama")
+    eyes = ClipImageEncoder.load(folder)
+    bundled = mmlm.assemble(model.language_model.model, eyes, tokenizer=model.language_model.tokenizer)
+    bundled.save(trap.folder / "out", bundle=True)
+    names = {path.name for path in (trap.folder / "out/image_encoder").iterdir()}
+    assert "merges.txt" not in names and {"own.txt", "tokenizer.json"} <= names

@@ -86,13 +86,19 @@ def _clip(encoder: FrozenEncoder) -> Callable[[Path], None]:
         tensors = {name: tensor.clone() for name, tensor in narrowed(encoder.model.state_dict()).items()}
         save_tensors(tensors, folder / CLIP_WEIGHTS)
         for file in source.iterdir() if source.is_dir() else ():
-            if file.suffix in (".json", ".txt", ".model") and file.name != CLIP_CONFIG:  # those of the tokenizer
+            if file.suffix in (".json", ".txt", ".model") and file.name != CLIP_CONFIG and _is_own(file, source):
                 shutil.copy(file, folder)
         if not source.is_dir() and "hf_tokenizer_name" in config["model_cfg"].get("text_cfg", {}):
             tokenizer: Any = load_tokenizer(str(encoder.name))
             tokenizer.save_pretrained(str(folder))
 
     return write
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    """Whether a file of the tokenizer lies in its folder, or in the hub's cache, and is no link to elsewhere."""
+    place, home = file.resolve(), folder.resolve()
+    return place.is_relative_to(home) or place.parent == home.parents[1] / "blobs"
 
 
 def _clip_config(encoder: ClipImageEncoder, source: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, BYTES = 5, 1 << 30  # of computing and of memory, beyond what starting takes
+MOST_CHARACTERS = 100_000  # of what a template writes, which is tokenized then
 PATIENCE = 120  # seconds until a process that does not even compute is given up
 PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"  # where the text of a message goes
 ASKED = [{"role": "user", "content": PLACE}]
@@ -79,6 +80,8 @@ def _child() -> None:
     for messages, generation in ((ASKED, True), (ANSWERED, False)):
         try:
             texts, _ = render_jinja_template([messages], add_generation_prompt=generation, **request)
+            if len(texts[0]) > MOST_CHARACTERS:
+                raise ValueError(f"it writes {len(texts[0]):,} characters around one message")
             found.append({"text": texts[0]})
         except MemoryError:
             sys.exit(1)

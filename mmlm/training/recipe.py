@@ -274,7 +274,7 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     check_regular(path)
     try:
         written = OmegaConf.load(Path(path))
-    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
         raise ValueError(f"{path} must hold keys and values")
@@ -283,7 +283,10 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
             raise ValueError(f"{override!r} is not key=value")
     try:
         given = OmegaConf.from_dotlist(list(overrides))
-        return cast(DictConfig, OmegaConf.merge(_with_model(written), _with_model(given)))
+        merged = OmegaConf.merge(_with_model(written), _with_model(given))
+        if "${" in OmegaConf.to_yaml(merged):  # a few lines of them can stand for gigabytes
+            raise ValueError(f"{path}: ${{…}} is not resolved in recipes; write the value itself")
+        return cast(DictConfig, merged)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 

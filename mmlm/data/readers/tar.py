@@ -12,6 +12,8 @@ from mmlm.data.readers.fields import json_object, record_of
 from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import BadRecord, FileSlice, Record
 
+LONGEST_HEADER = 8192  # bytes
+
 
 def read_tar(path: Path) -> Iterator[Record | BadRecord]:
     """The records of a tar. Members of one key are one record."""
@@ -54,6 +56,10 @@ def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
             folder, name = os.path.split(member.name)
             if name.startswith(".") or not (member.isfile() or member.islnk() or member.issym()):
                 continue
+            if member.issparse():
+                raise ValueError(
+                    f"{path}: its member {member.name} is stored with holes; write the tar without --sparse"
+                )
             if member.isfile():
                 place = FileSlice(path, member.offset_data, member.size)
             else:
@@ -66,9 +72,21 @@ def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
             places[member.name] = place
             stem, _, suffix = name.partition(".")
             index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not a plain tar ({error}); fetch or write it again") from error
     return index
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended header is no longer than a name and some numbers need.
+
+    The time that tarfile takes to read one grew with the square of its length until Python 3.11.10.
+    """
+
+    def _proc_pax(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes, more than {LONGEST_HEADER:,}")
+        return super()._proc_pax(tarfile_)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -81,7 +99,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         begin: int | None = 0
         while begin is not None:
             file.seek(begin)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
                 yield from tar
             if tar.offset == begin:
                 raise tarfile.ReadError(f"what begins at byte {begin:,} is no member")
