@@ -76,7 +76,11 @@ def reading_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-PARTS = ("language_model", "image_encoder", "audio_encoder")
+PARTS = {
+    "language_model": "a folder or hub id",
+    "image_encoder": "a name of open_clip, or a folder",
+    "audio_encoder": "a name of openai-whisper, a checkpoint file, a folder or hub id of transformers or CTranslate2",
+}
 
 
 def add_generation_options(verb: argparse.ArgumentParser) -> None:
@@ -139,9 +143,9 @@ def add_model_options(verb: argparse.ArgumentParser) -> None:
 
 def add_part_options(verb: argparse.ArgumentParser) -> None:
     """Other places of the frozen parts."""
-    for part in PARTS:
+    for part, forms in PARTS.items():
         flag, what = f"--{part.replace('_', '-')}", part.replace("_", " ")
-        verb.add_argument(flag, metavar="NAME", help=f"the {what} in place of the one that the model names")
+        verb.add_argument(flag, metavar="NAME", help=f"in place of the {what} that the model names: {forms}")
 
 
 def add_device_option(verb: argparse.ArgumentParser) -> None:
