@@ -540,7 +540,7 @@ def real() -> Path:
 def test_real_weights_are_one_model_in_all_forms(real, data_folder, names):
     models = [load_whisper(real / name) for name in names]
     assert len({WhisperAudioEncoder(model).fingerprint() for model in models}) == 1
-    recordings = sorted((data_folder / "test_inputs").glob("*.flac"))[:3]
+    recordings = sorted((data_folder / "test_inputs").glob("*.flac"))[:2]
     for recording in recordings:
         said = [Transcriber(model).transcribe(recording) for model in models]
         assert said[0].text.strip() and all(one.segments == said[0].segments for one in said)
