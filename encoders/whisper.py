@@ -87,7 +87,7 @@ class WhisperAudioEncoder(FrozenEncoder):
     def load(cls, name: str | Path, *, device: str | torch.device = "cpu") -> WhisperAudioEncoder:
         """Load the encoder that `name` describes, see `load_whisper`."""
         model = load_whisper(name, device)
-        is_path = str(name) not in whisper.available_models() and Path(name).exists()
+        is_path = str(name).removeprefix(OWN) not in whisper.available_models() and Path(name).exists()
         return cls(model, name=str(Path(name).resolve() if is_path else name))
 
     @property

@@ -97,6 +97,8 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
             tensors[name] = torch.frombuffer(data, dtype=TYPES[number]).reshape(shape)
         for _ in range(_unpack(file, "I")[0]):
             alias, name = _text(file), _text(file)
+            if name not in tensors:
+                raise ValueError(f"{path.name} has no {name!r} for {alias!r} to stand for: {HALF}")
             tensors |= {alias + end: tensors[name + end] for end in ("", SCALE) if name + end in tensors}
     return tensors
 
@@ -129,10 +131,11 @@ def _exact(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 def _text(file: BufferedReader) -> str:
     [length] = _unpack(file, "H")
-    return file.read(length)[:-1].decode()
+    [text] = _unpack(file, f"{length}s")
+    return text[:-1].decode()
 
 
-def _unpack(file: BufferedReader, form: str) -> tuple[int, ...]:
+def _unpack(file: BufferedReader, form: str) -> tuple[Any, ...]:
     try:
         return struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))
     except struct.error as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _tensors(files: ModelFiles) -> Iterator[tuple[str, Tensor]]:
             with safe_open(place, "pt") as opened:
                 yield from ((name, opened.get_tensor(name)) for name in opened.keys())
         else:
-            yield from torch_file(place, mmap=True).items()
+            yield from torch_file(place, mmap=zipfile.is_zipfile(place)).items()
 
 
 def _check_kind(config: Mapping[str, Any]) -> None:

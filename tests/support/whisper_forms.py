@@ -30,7 +30,7 @@ def upstream(seed: int = 0, **sizes: Any) -> WhisperForConditionalGeneration:
 
 
 def save_upstream(model: WhisperForConditionalGeneration, folder: Path, form: str = "safetensors") -> Path:
-    """As transformers writes a folder: in "safetensors" or "bin", and each of them in "shards"."""
+    """As transformers writes a folder: in "safetensors" or "bin" (also "old"), and each of them in "shards"."""
     model.save_pretrained(folder, max_shard_size="3MB" if "shards" in form else "1GB")
     if "bin" in form:
         state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -40,7 +40,8 @@ def save_upstream(model: WhisperForConditionalGeneration, folder: Path, form: st
         parts = [names[::2], names[1::2]] if "shards" in form else [names]
         files = [f"pytorch_model-{n + 1:05}-of-00002.bin" if "shards" in form else "pytorch_model.bin" for n in (0, 1)]
         for file, part in zip(files, parts, strict=False):
-            torch.save({name: state[name] for name in part}, folder / file)
+            content = {name: state[name] for name in part}
+            torch.save(content, folder / file, _use_new_zipfile_serialization="old" not in form)
         if "shards" in form:
             owner = {name: file for file, part in zip(files, parts, strict=True) for name in part}
             write_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": owner})
