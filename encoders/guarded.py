@@ -161,21 +161,6 @@ def check_clip_names(source: str, vision: Any, tokenizer: Any, text: Any) -> Non
         check_counts(config, text)
 
 
-def whisper_file(path: str | Path, device: str | torch.device) -> Any:
-    """The model in a checkpoint as openai-whisper writes them.
-
-    `RefusedError` for dimensions that its weights do not have; for other files the errors are of many types.
-    """
-    from whisper.model import ModelDimensions, Whisper
-
-    content = torch_file(path)
-    check_counts(content["dims"], path)
-    with believed(path):
-        model = Whisper(ModelDimensions(**content["dims"]))
-    model.load_state_dict(content["model_state_dict"])
-    return model.to(device)
-
-
 def whisper_named(name: str, device: str | torch.device) -> Any:
     """One of openai-whisper's own models, downloaded once and compared with the checksum that whisper knows."""
     import whisper

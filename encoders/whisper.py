@@ -16,28 +16,32 @@ from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.model import AudioEncoder
 
 from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
-from encoders.guarded import whisper_file, whisper_named
+from encoders.guarded import whisper_named
+from encoders.hub import HUB_ID
 from encoders.media.sound import SAMPLE_RATE, load_audio
+from encoders.whisper_forms.choose import from_file, from_folder
 
+OWN = "whisper/"  # before names of openai-whisper's own models
 STRIDE = 2  # mel frames per token, the stride of the second convolution
 DYNAMIC_RANGE = 8.0  # powers of ten below the loudest value, where log-power is clipped
 MIN_SAMPLES = N_FFT  # 25 ms: one frame
 
 
 def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whisper.Whisper:
-    """Load the openai-whisper model that `name` describes, frozen and in eval mode.
+    """Load the Whisper that `name` describes, frozen, float32 and in eval mode: openai-whisper's module for every form.
 
     name: one of openai-whisper's own ("tiny", "small", "large-v3", …; "whisper/tiny" is the same), which is downloaded
-        once; or a checkpoint file in its layout: tensors and dimensions only, pickled code is refused.
-    ValueError for an unknown name or a file that is not such a checkpoint; FileNotFoundError if the weights cannot be
-    fetched; TypeError for what is no name. A device that is not there is a ValueError too.
+        once; a checkpoint file in its layout; or a folder or hub id of transformers ("openai/whisper-tiny", fine-tunes,
+        distil-whisper) or of CTranslate2 ("Systran/faster-whisper-tiny"). Tensors and settings only, pickled code is
+        refused. Weights of 8 and 16 bits become float32.
+    ValueError for an unknown name, another form, a model that openai-whisper's module cannot be, and a device that is
+    not there; FileNotFoundError for a file that is missing or cannot be fetched; TypeError for what is no name.
     """
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"a Whisper is given by its name or file, not {type(name).__name__}")
+        raise TypeError(f"a Whisper is given by its name, file or folder, not {type(name).__name__}")
     check_device(device)
-    short = str(name).removeprefix("whisper/")
-    known = whisper.available_models()
-    path = Path(name)
+    name = str(name)
+    known, short = whisper.available_models(), name.removeprefix(OWN)
     if short in known:
         try:
             model = whisper_named(short, device)
@@ -45,17 +49,15 @@ def load_whisper(name: str | Path, device: str | torch.device = "cpu") -> whispe
             raise FileNotFoundError(
                 f"cannot get the weights of Whisper {short!r}: {error}. Connect to the network, or give a local file"
             ) from error
-    elif path.is_file():
-        try:
-            model = whisper_file(path, device)
-        except Exception as error:  # torch, pickle and zip raise many types for other files
-            raise ValueError(
-                f"cannot load a Whisper model from {str(name)!r}: {error}. It must be a file as openai-whisper writes "
-                'them: torch.save({"dims": …, "model_state_dict": …})'
-            ) from error
+    elif Path(name).is_file():
+        model = from_file(Path(name))
+    elif Path(name).is_dir() or (HUB_ID.fullmatch(name) and not name.startswith(OWN)):
+        model = from_folder(name)
     else:
-        raise ValueError(f"{str(name)!r} is neither a file nor a Whisper model; the models: {', '.join(known)}")
-    return model.requires_grad_(False).eval()
+        raise ValueError(
+            f"{name!r} is neither a file nor a folder, a hub id or a Whisper model; the models: {', '.join(known)}"
+        )
+    return model.to(device).requires_grad_(False).eval()
 
 
 class WhisperAudioEncoder(FrozenEncoder):
@@ -85,8 +87,8 @@ class WhisperAudioEncoder(FrozenEncoder):
     def load(cls, name: str | Path, *, device: str | torch.device = "cpu") -> WhisperAudioEncoder:
         """Load the encoder that `name` describes, see `load_whisper`."""
         model = load_whisper(name, device)
-        absolute = Path(name).resolve() if Path(name).is_file() else name
-        return cls(model, name=str(absolute))
+        is_path = str(name).removeprefix(OWN) not in whisper.available_models() and Path(name).exists()
+        return cls(model, name=str(Path(name).resolve() if is_path else name))
 
     @property
     def device(self) -> torch.device:

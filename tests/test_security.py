@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,6 +38,7 @@ from mmlm.prompting.templates import chat_prompt, turn_end
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.recipe import load_recipe
 from support import families
+from support.whisper_forms import ctranslate2_file
 
 NANO = Path(mmlm.__file__).parent / "nano"
 DOCUMENTED = (ValueError, TypeError, OSError)
@@ -166,6 +168,22 @@ def bystanders(trap: Trap) -> object:
     return causal_model(folder, None, torch.float32)
 
 
+def whisper_folder(trap: Trap, form: str) -> object:
+    """A folder of transformers, with code beside it and a pickle for weights; or one of CTranslate2."""
+    folder = trap.folder / "ears"
+    trap.pickle(folder / ("model.bin" if form == "CTranslate2" else "pytorch_model.bin"), "torch")
+    trap.code(folder, "own", "modeling_whisper", "tokenization_whisper")
+    auto = {"AutoConfig": "own.C", "AutoModel": "own.M", "AutoTokenizer": ["own.T", "own.T"]}
+    config = {} if form == "CTranslate2" else {"model_type": "whisper", "auto_map": auto}
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "preprocessor_config.json"):
+        (folder / name).write_text(json.dumps(config))
+    if form == "shards":
+        trap.pickle(folder / "a.bin", "old")
+        (folder / "pytorch_model.bin").unlink()
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "a.bin"}}))
+    return WhisperAudioEncoder.load(folder)
+
+
 def published_codec(trap: Trap, model_type: str, name: str, **changes: object) -> object:
     folder = trap.folder / "codec"
     trap.pickle(folder / name)
@@ -264,6 +282,10 @@ DOORS: dict[str, Callable[[Trap], object]] = {
     "processors, schedulers": bystanders,
     "Whisper": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt")),
     "Whisper bare": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt", "bare")),
+    **{
+        f"Whisper, {form}": lambda trap, form=form: whisper_folder(trap, form)
+        for form in ("transformers", "shards", "CTranslate2")
+    },
     "VQGAN": lambda trap: load_pretrained(trap.pickle(trap.folder / "a.ckpt")),
     "VQGAN old": lambda trap: load_pretrained(trap.pickle(trap.folder / "a.ckpt", "old")),
     "EnCodec": lambda trap: published_codec(trap, "encodec", "pytorch_model.bin"),
@@ -384,6 +406,37 @@ def test_a_whisper_is_no_larger_than_its_weights(trap, name):
     content["dims"][name] = 384 * HUGE
     torch.save(content, trap.folder / "ears.pt")
     refused(lambda: WhisperAudioEncoder.load(trap.folder / "ears.pt"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [([HUGE], 4), ([2**31, 2**31], 4), ([1], 4 * 10**9), ([65535] * 255, 4), ([2], 4)], ids=str
+)
+def test_a_tensor_of_ctranslate2_has_its_bytes(tmp_path, shape, size):
+    (tmp_path / "config.json").write_text("{}")
+    head = ctranslate2_file({}, {})[:-8]  # up to the number of tensors
+    text = struct.pack("<H", 2) + b"a\0"
+    tensor = text + struct.pack(f"<B{len(shape)}I", len(shape), *shape) + struct.pack("<BI", 0, size) + bytes(4)
+    for data in (struct.pack("<I", 1) + tensor, struct.pack("<I", 2**32 - 1) + tensor):
+        (tmp_path / "model.bin").write_bytes(head + data + bytes(4))
+        with pytest.raises(ValueError, match="cannot load a Whisper"):
+            WhisperAudioEncoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [1, 9_999])
+def test_a_whisper_of_ctranslate2_is_no_larger_than_its_weights(tmp_path, layers):
+    """Sizes come from the tensors: one that is wide and flat, or many small ones, ask for far more than they hold."""
+    width = 2**14 if layers == 1 else 2**10
+    tensors = {
+        "encoder/conv1/weight": torch.zeros(width, 80, 1, dtype=torch.int8),
+        "encoder/position_encodings/encodings": torch.zeros(1, 1),
+        "decoder/position_encodings/encodings": torch.zeros(1, 1),
+        "decoder/embeddings/weight": torch.zeros(51864, 1, dtype=torch.int8),
+        **{f"encoder/layer_{index}/ffn/linear_0/bias": torch.zeros(1) for index in range(layers)},
+        **{f"{side}/num_heads": np.int16(1) for side in ("encoder", "decoder")},
+    }
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.bin").write_bytes(ctranslate2_file(tensors, {}))
+    refused(lambda: WhisperAudioEncoder.load(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
 from encoders.transcription.voice_activity import VoiceDetector, voice_detector
 from encoders.transcription.windows import Window, Windows
+from encoders.whisper_forms.parts import suppressed
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +209,7 @@ class _Decoding:
                 temperature=temperature,
                 beam_size=self.beam_size if temperature == 0 else None,
                 prompt=self.previous[-context:],
+                suppress_tokens=suppressed(self.model),
                 fp16=self._half,
             )
             return decode_window(self.model, mel, options, generator)

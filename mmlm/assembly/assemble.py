@@ -42,7 +42,8 @@ def assemble(
     language_model: a hub id, a folder, or a `...ForCausalLM` (then with its `tokenizer`).
     image_encoder: an open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. final_norm: whether
         its tokens pass the tower's last norm; OpenFlamingo's do not. A ready-made encoder says so itself.
-    audio_encoder: a model of openai-whisper, such as "whisper/tiny", a checkpoint file, or a `FrozenEncoder`.
+    audio_encoder: a Whisper of openai-whisper's, such as "whisper/tiny", or its checkpoint file, a folder or hub id of
+        transformers or CTranslate2, as `encoders.whisper.load_whisper` takes them; or a `FrozenEncoder`.
     resampler, audio_resampler, fusion, template: sizes of the adapters and the wording of prompts; None for Flamingo's.
     codecs: what the model draws and speaks with; it gets rows for their codes, which are to be trained. lora: low-rank
         adapters of the language model, which act while codes are written.

@@ -119,14 +119,15 @@ def _clip_config(encoder: ClipImageEncoder, source: Path) -> dict[str, Any]:
 
 def _whisper(encoder: FrozenEncoder) -> Callable[[Path], None]:
     from encoders.whisper import WhisperAudioEncoder
+    from encoders.whisper_forms.openai import content_of
 
     if not isinstance(encoder, WhisperAudioEncoder):
         raise ValueError(
             f"bundle=True takes along a Whisper, not a {type(encoder).__name__}: save it yourself, and give it with "
             "audio_encoder= when the model is loaded"
         )
-    network = encoder.model
-    content = {"dims": vars(network.dims), "model_state_dict": narrowed(network.state_dict())}
+    content = content_of(encoder.model)
+    content["model_state_dict"] = narrowed(content["model_state_dict"])
     return lambda file: torch.save(content, file)
 
 

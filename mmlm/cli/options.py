@@ -77,11 +77,11 @@ def reading_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 PARTS = {
-    "language_model": "a causal language model",
-    "image_encoder": "a CLIP",
-    "audio_encoder": "a Whisper",
+    "language_model": "a causal language model: a folder, a file of GGUF, or a hub id",
+    "image_encoder": "a CLIP: a name of open_clip, a folder, a file or a hub id",
+    "audio_encoder": "a Whisper: a name of openai-whisper, a checkpoint file, a folder or a hub id",
 }
-CODECS = {"image_codec": "what draws", "audio_codec": "what speaks"}
+CODECS = {"image_codec": "what draws: a folder or hub id", "audio_codec": "what speaks: a folder or hub id"}
 """Parts of a model that options name, with what each is."""
 
 

@@ -30,6 +30,7 @@ EXAMPLES = """\
   mmlm transcribe lectures/ --model whisper/base --format srt --output subtitles/  (keeps the folders' order)
   mmlm transcribe --data speech.jsonl --model whisper/base --json
   mmlm transcribe film.mp4 --model my-whisper.pt --language en --json
+  mmlm transcribe talk.mp3 --model distil-whisper/distil-small.en
   arecord -f S16_LE -r 16000 -t raw -d 5 | mmlm transcribe - --pcm-rate 16000 --model whisper/base"""
 
 
@@ -46,7 +47,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         default="nano",
         type=file_path,
         metavar="WHISPER",
-        help="nano, a Whisper model such as whisper/small (downloaded once), or a checkpoint file (default: nano)",
+        help="nano, whisper/small or another of openai-whisper's, its checkpoint file, or a folder or hub id of "
+        "transformers or CTranslate2 (faster-whisper) (default: nano)",
     )
     verb.add_argument("--format", choices=("txt", "srt", "vtt", "tsv", "json", "all"), help="openai-whisper's formats")
     verb.add_argument("--output", type=file_path, metavar="FOLDER", help="write files there, not to standard output")
