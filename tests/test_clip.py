@@ -429,6 +429,8 @@ def test_pickled_code_is_never_run(tiny_architecture, tmp_path):
     for name in ("evil.pt", "raw.pt", "script.pt"):
         with pytest.raises(ValueError, match="pickled code is not loaded"):
             ClipImageEncoder.load(f"{tiny_architecture}/{tmp_path / name}")
+    with pytest.raises(ValueError, match="OpenAI's TorchScript archives are given by their path alone"):
+        ClipImageEncoder.load(f"{tiny_architecture}/{tmp_path}/script.pt")
     assert not _Attack.ran
 
 

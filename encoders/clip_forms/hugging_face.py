@@ -34,9 +34,12 @@ def transformers_model(source: str) -> tuple[nn.Module, Any]:
     )
     size = _pair(config.vision_config.image_size)
     transform, described = transform_of(picture_settings(source), defaults, size)
-    read, report = from_pretrained(upstream, source, READY_MADE, dtype="auto", output_loading_info=True)
-    if lacking := sorted(report["missing_keys"]):  # transformers would draw them anew
-        raise RefusedError(f"its weights lack {len(lacking)} tensors, first {lacking[0]}; both towers are needed")
+    read, report = from_pretrained(
+        upstream, source, READY_MADE, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    # transformers would draw them anew
+    if lacking := sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]):
+        raise RefusedError(f"its weights lack {len(lacking)} tensors of its config, first {lacking[0]}")
     model = build(config)
     model.load_state_dict(convert(read.state_dict()))
     set_model_preprocess_cfg(model, described)
@@ -89,9 +92,9 @@ def _clip(config: Any) -> nn.Module:
     import open_clip
 
     vision, text = config.vision_config, config.text_config
-    if vision.hidden_act != text.hidden_act and "quick_gelu" in (vision.hidden_act, text.hidden_act):
-        raise RefusedError("QuickGELU in one tower alone is not what open_clip builds")
     quick_gelu, act_kwargs, _ = _activation(vision)
+    if quick_gelu != _activation(text)[0]:
+        raise RefusedError("it has QuickGELU in one tower alone, which open_clip does not build")
     largest = text.eos_token_id in (2, text.vocab_size - 1)  # of all ids, the end mark's; old configs say 2
     return open_clip.CLIP(
         config.projection_dim,

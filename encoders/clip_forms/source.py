@@ -28,19 +28,19 @@ class ClipSource:
     pretrained: str | None = None
 
     def folder(self) -> Path | None:
-        """The folder with its settings and tokenizer, fetched once from the hub; None for what is no folder."""
-        place = self.place
-        if self.form == "open_clip":
-            if not place.startswith(SCHEMAS):
-                return None
-            place = place.partition(":")[2]
-        elif self.form == "openai":
-            return None
-        if Path(place).is_dir():
-            return Path(place)
-        from huggingface_hub import snapshot_download
+        """Its folder on this machine; None if it has a name or is a file."""
+        place = Path(self.place.removeprefix("local-dir:"))
+        return place if place.is_dir() else None
 
-        return Path(snapshot_download(place, allow_patterns=[f"*{suffix}" for suffix in SMALL]))
+    def files(self) -> list[Path]:
+        """The settings, tokenizer and weights of a CLIP of transformers, fetched once from the hub."""
+        folder = self.folder()
+        if folder is None:
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(self.place, allow_patterns=[f"*{suffix}" for suffix in SMALL]))
+        weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        return [*(file for file in sorted(folder.iterdir()) if file.suffix in SMALL), *weights]
 
 
 def find_clip(name: str) -> ClipSource:
