@@ -56,7 +56,7 @@ class ClipImageEncoder(FrozenEncoder):
             kind = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
             raise ValueError(
                 f"the image tower of {name or type(model).__name__} is a {kind}, which has no patch tokens; choose "
-                "a model with a vision transformer, such as ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP"
+                "a model with a vision transformer, such as ViT-B-32, ViT-B-16-SigLIP or MobileCLIP-B"
             )
         if final_norm and isinstance(visual, VisionTransformer) and visual.attn_pool is not None:
             raise ValueError(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import open_clip
+import transformers
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
 from torch import Tensor, nn
 
 from encoders.clip_forms.pictures import CLIP_DEFAULTS, SIGLIP_DEFAULTS, picture_settings, transform_of
 from encoders.clip_forms.renaming import clip_weights, siglip_weights
+from encoders.clip_forms.siglip_tower import SiglipTower
 from encoders.guarded import from_pretrained
 from encoders.hub import read_settings
 from encoders.sizes import RefusedError
@@ -23,9 +27,6 @@ ACTIVATIONS = {  # transformers' name → open_clip's quick_gelu and act_kwargs,
 
 def transformers_model(source: str) -> tuple[nn.Module, Any]:
     """The model in a folder or hub id, and its preprocessing. `RefusedError` for another kind of model."""
-    import transformers
-    from open_clip.model import set_model_preprocess_cfg
-
     kind = _model_type(source)
     config = from_pretrained(transformers.AutoConfig, source, READY_MADE)
     upstream = transformers.CLIPModel if kind == "clip" else transformers.SiglipModel
@@ -67,10 +68,8 @@ class TransformersTokenizer:
 
 def transformers_tokenizer(source: str, remedy: str) -> TransformersTokenizer:
     """The tokenizer of a folder or hub id. remedy: what the message advises where it is code."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    config = from_pretrained(AutoConfig, source, remedy)
-    tokenizer = from_pretrained(AutoTokenizer, source, remedy)
+    config = from_pretrained(transformers.AutoConfig, source, remedy)
+    tokenizer = from_pretrained(transformers.AutoTokenizer, source, remedy)
     # SigLIP's own lowers texts itself. SigLIP 2 learned from lowered texts too, and its tokenizer is Gemma's.
     lower = _model_type(source) == "siglip" and getattr(tokenizer, "do_lower_case", True)
     return TransformersTokenizer(tokenizer, config.text_config.max_position_embeddings, lower)
@@ -89,8 +88,6 @@ def _model_type(source: str) -> str:
 
 
 def _clip(config: Any) -> nn.Module:
-    import open_clip
-
     vision, text = config.vision_config, config.text_config
     quick_gelu, act_kwargs, _ = _activation(vision)
     if quick_gelu != _activation(text)[0]:
@@ -98,33 +95,29 @@ def _clip(config: Any) -> nn.Module:
     largest = text.eos_token_id in (2, text.vocab_size - 1)  # of all ids, the end mark's; old configs say 2
     return open_clip.CLIP(
         config.projection_dim,
-        {
-            "layers": vision.num_hidden_layers,
-            "width": vision.hidden_size,
-            "head_width": vision.hidden_size // vision.num_attention_heads,
-            "mlp_ratio": _ratio(vision),
-            "patch_size": vision.patch_size,
-            "image_size": _pair(vision.image_size),
-            "act_kwargs": act_kwargs,
-            "norm_kwargs": {"eps": vision.layer_norm_eps},
-        },
-        _text(text) | ({} if largest else {"pool_type": "eos", "eos_id": text.eos_token_id}),
+        CLIPVisionCfg(
+            layers=vision.num_hidden_layers,
+            width=vision.hidden_size,
+            head_width=vision.hidden_size // vision.num_attention_heads,
+            mlp_ratio=_ratio(vision),
+            patch_size=vision.patch_size,
+            image_size=_pair(vision.image_size),
+            act_kwargs=act_kwargs,
+            norm_kwargs={"eps": vision.layer_norm_eps},
+        ),
+        _text(text, **({} if largest else {"pool_type": "eos", "eos_id": text.eos_token_id})),
         quick_gelu=quick_gelu,
     )
 
 
 def _siglip(config: Any) -> nn.Module:
-    import open_clip
-
-    from encoders.clip_forms.siglip_tower import SiglipTower
-
     vision, text = config.vision_config, config.text_config
     if not vision.vision_use_head:
         raise RefusedError("its image tower has no head, and so no embeddings of pictures")
     model = open_clip.CustomTextCLIP(
         text.projection_size,
-        {"layers": 0, "width": 64},  # nothing: the tower of any size takes its place
-        _text(text) | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+        CLIPVisionCfg(layers=0, width=64),  # nothing: the tower of any size takes its place
+        _text(text, no_causal_mask=True, proj_bias=True, pool_type="last"),
         quick_gelu=_activation(text)[0],
         init_logit_bias=-10,
     )
@@ -141,17 +134,18 @@ def _siglip(config: Any) -> nn.Module:
     return model
 
 
-def _text(text: Any) -> dict[str, Any]:
-    return {
-        "context_length": text.max_position_embeddings,
-        "vocab_size": text.vocab_size,
-        "width": text.hidden_size,
-        "heads": text.num_attention_heads,
-        "layers": text.num_hidden_layers,
-        "mlp_ratio": _ratio(text),
-        "act_kwargs": _activation(text)[1],
-        "norm_kwargs": {"eps": text.layer_norm_eps},
-    }
+def _text(text: Any, **other: Any) -> CLIPTextCfg:
+    return CLIPTextCfg(
+        context_length=text.max_position_embeddings,
+        vocab_size=text.vocab_size,
+        width=text.hidden_size,
+        heads=text.num_attention_heads,
+        layers=text.num_hidden_layers,
+        mlp_ratio=_ratio(text),
+        act_kwargs=_activation(text)[1],  # pyright: ignore[reportArgumentType]  # whose default is None
+        norm_kwargs={"eps": text.layer_norm_eps},
+        **other,
+    )
 
 
 def _activation(tower: Any) -> tuple[bool, dict[str, str] | None, str]:

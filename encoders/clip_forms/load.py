@@ -21,7 +21,7 @@ def load_clip(source: ClipSource) -> tuple[nn.Module, Any]:
         return _open_clip(source.place, source.pretrained)
     try:
         if source.form == "transformers":
-            from encoders.clip_forms.hugging_face import transformers_model
+            from encoders.clip_forms.hugging_face import transformers_model  # takes seconds, and few need it
 
             return transformers_model(source.place)
         from encoders.clip_forms.openai import openai_model

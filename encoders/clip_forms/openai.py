@@ -6,6 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import open_clip
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
 from encoders.clip_forms.torchscript import is_torchscript, torchscript_tensors
@@ -21,11 +25,6 @@ def openai_model(path: str) -> tuple[nn.Module, Any]:
 
     Sizes are those of the tensors. `RefusedError` for a file that does not say whose it is, and for ResNets.
     """
-    import open_clip
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-    from open_clip.model import set_model_preprocess_cfg
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
     tensors = _read(path)
     if "visual.proj" not in tensors:
         raise RefusedError("its image tower is a ResNet, which has no patch tokens: take one of the files named ViT")

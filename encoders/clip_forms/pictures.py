@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
 from encoders.hub import read_settings
 from encoders.sizes import RefusedError
 
@@ -36,15 +39,12 @@ def transform_of(given: Mapping[str, Any], defaults: Mapping[str, Any], image_si
     image_size: height and width that the model takes. `RefusedError` for settings that do not lead there, or that leave
     out the resizing or the scale of 0..1.
     """
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
-
     settings = {**defaults, **given}
     resize, crop = _edges(settings["size"]), settings["do_center_crop"]
     final = _edges(settings["crop_size"], square=True) if crop else resize
-    mean, std = settings["image_mean"], settings["image_std"]
+    mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
     if not settings.get("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
+        mean, std = (0.0,) * 3, (1.0,) * 3
     interpolation = INTERPOLATION.get(settings.get("resample", 3))
     largest = max(resize) if isinstance(resize, tuple) else resize
     for fault, wrong in {
@@ -60,9 +60,9 @@ def transform_of(given: Mapping[str, Any], defaults: Mapping[str, Any], image_si
             raise RefusedError(f"its preprocessing {fault}: {dict(given)}")
     mode = "squash" if isinstance(resize, tuple) else "shortest"
     first = [Resize(resize, InterpolationMode(interpolation)), *([CenterCrop(final)] if crop else [])]
-    last = image_transform_v2(PreprocessCfg(mean=mean, std=std), is_train=False).transforms[-3:]  # RGB, tensor, scale
     described = {"size": final, "mean": mean, "std": std, "interpolation": interpolation, "resize_mode": mode}
-    return Compose([*first, *last]), described
+    upstream: Any = image_transform_v2(PreprocessCfg(mean=mean, std=std), is_train=False)
+    return Compose([*first, *upstream.transforms[-3:]]), described  # RGB, tensor, scale
 
 
 def _edges(size: Any, square: bool = False) -> int | tuple[int, int]:
@@ -73,4 +73,4 @@ def _edges(size: Any, square: bool = False) -> int | tuple[int, int]:
 
 
 def _colours(values: Any) -> bool:
-    return isinstance(values, list | tuple) and len(values) == 3 and all(math.isfinite(value) for value in values)
+    return len(values) == 3 and all(math.isfinite(value) for value in values)
