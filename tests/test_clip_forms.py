@@ -1,5 +1,6 @@
 """CLIPs in every form that people have: the same features as each form's own library, or one line that says why not."""
 
+import importlib.util
 import io
 import json
 import shutil
@@ -77,6 +78,38 @@ def test_the_end_mark_of_clip_is_where_its_config_says(tmp_path, eos):
 @pytest.mark.parametrize("act", ["gelu_pytorch_tanh", "gelu"])
 def test_siglip_of_transformers(tmp_path, act):
     equals_upstream(tmp_path, clips.save_siglip(tmp_path, act=act), 30)
+
+
+def with_sentencepiece(folder: Path) -> None:
+    """The tokenizer of the first SigLIPs, by its name."""
+    for file in folder.glob("*token*"):
+        file.unlink()
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 64, "model_input_names": ["input_ids"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is here")
+def test_a_siglip_without_sentencepiece_sees_and_says_what_its_texts_need(tmp_path):
+    upstream = clips.save_siglip(tmp_path)
+    with_sentencepiece(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(b"")
+    encoder = ClipImageEncoder.load(tmp_path)
+    embedding = upstream.get_image_features(pictures(30)).pooler_output
+    torch.testing.assert_close(encoder.embed_images(pictures(30)), F.normalize(embedding, dim=-1), **EXACT)
+    with pytest.raises(ImportError, match="pip install sentencepiece protobuf$"):
+        encoder.embed_texts(["a red circle"])
+
+
+def test_a_siglip_with_sentencepiece(tmp_path):
+    pieces = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    upstream = clips.save_siglip(tmp_path)
+    with_sentencepiece(tmp_path)
+    (tmp_path / "texts").write_text("\n".join(clips.TEXTS * 9).lower())
+    options = dict(vocab_size=40, hard_vocab_limit=False, pad_id=-1, bos_id=-1, eos_id=1, unk_id=0)
+    place = dict(input=str(tmp_path / "texts"), model_prefix=str(tmp_path / "spiece"))
+    pieces.SentencePieceTrainer.train(**place, **options)
+    equals_upstream(tmp_path, upstream, 30)
 
 
 def test_a_siglip_has_the_tower_that_open_clip_builds(tmp_path):

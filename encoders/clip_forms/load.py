@@ -39,7 +39,10 @@ def load_clip(source: ClipSource) -> tuple[nn.Module, Any]:
 
 
 def load_tokenizer_of(source: ClipSource, remedy: str) -> Callable[[list[str]], Tensor]:
-    """Its tokenizer: list[str] → ids [N, L]. ValueError, with the remedy, for one that needs code of its own."""
+    """Its tokenizer: list[str] → ids [N, L].
+
+    ValueError, with the remedy, for one that needs code of its own; ImportError for one that needs other packages.
+    """
     if source.form == "open_clip":
         return clip_tokenizer(source.place, remedy)
     if source.form == "openai":
@@ -50,6 +53,10 @@ def load_tokenizer_of(source: ClipSource, remedy: str) -> Callable[[list[str]], 
         return transformers_tokenizer(source.place, remedy)
     except RefusedError:
         raise
+    except ImportError as error:  # in SigLIP's first version it is one of sentencepiece
+        raise ImportError(
+            f"the tokenizer of {source.place!r} needs packages that are not here: pip install sentencepiece protobuf"
+        ) from error
     except OSError as error:
         raise FileNotFoundError(f"the tokenizer of {source.place!r} cannot be loaded: {error}") from error
     except Exception as error:  # of many types, for files that are no tokenizer's

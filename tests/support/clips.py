@@ -87,7 +87,7 @@ def save_siglip(folder: Path, size: int = 30, act: str = "gelu_pytorch_tanh", **
     config = SiglipConfig(
         vision_config=dict(image_size=size, patch_size=PATCH, **shared),
         text_config=dict(
-            vocab_size=len(siglip_tokenizer()), max_position_embeddings=CONTEXT, bos_token_id=None, eos_token_id=1,
+            vocab_size=40, max_position_embeddings=CONTEXT, bos_token_id=None, eos_token_id=1,
             pad_token_id=0, **shared,
         ),
     )  # fmt: skip
