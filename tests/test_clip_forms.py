@@ -3,10 +3,13 @@
 import importlib.util
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub.errors
 import open_clip
 import pytest
 import timm
@@ -18,13 +21,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import mmlm
 from encoders.clip import ClipImageEncoder
 from encoders.clip_forms.pictures import CLIP_DEFAULTS, SIGLIP_DEFAULTS, transform_of
+from encoders.clip_forms.renaming import clip_weights, siglip_weights
 from mmlm.data import Record
 from mmlm.retrieval.rices import Rices
 from support import clips, families, parts
@@ -123,6 +127,27 @@ def test_a_siglip_has_the_tower_that_open_clip_builds(tmp_path):
     shapes = {name: value.shape for name, value in named.state_dict().items()}
     assert {name: value.shape for name, value in tower.state_dict().items()} == shapes
     assert [type(part).__name__ for part in tower.modules()] == [type(part).__name__ for part in named.modules()]
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14-336", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2"])
+def test_published_sizes_have_the_names_and_shapes_of_open_clips(name):
+    """Without memory: on the meta device."""
+    config = open_clip.get_model_config(name)
+    custom = config.pop("custom_text", False)
+    with torch.device("meta"):
+        own = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config).state_dict()
+        if custom:
+            text = dict(vocab_size=config["text_cfg"]["vocab_size"], bos_token_id=None, eos_token_id=1)
+            found = siglip_weights(SiglipModel(SiglipConfig(text_config=text)).state_dict())
+        elif name == "ViT-B-32":
+            found = clip_weights(CLIPModel(CLIPConfig()).state_dict())
+        else:
+            vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+            text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+            vision |= dict(image_size=336, patch_size=14)
+            sizes = CLIPConfig(projection_dim=768, vision_config=vision, text_config=text)
+            found = clip_weights(CLIPModel(sizes).state_dict())
+    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in own.items()}
 
 
 @pytest.mark.parametrize("form", ["sharded", "float16", "pickled", "whole processor"])
@@ -419,6 +444,25 @@ def test_what_is_missing_is_named(hub, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="neither open_clip_config.json nor transformers' config.json"):
         ClipImageEncoder.load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("GatedRepoError", "accept them at https://huggingface.co/some/one, then log in with `hf auth login`"),
+        ("RepositoryNotFoundError", "no model 'some/one'; if it is a private one, log in"),
+        ("HfHubHTTPError", "cannot read 'some/one' of the hub: broken"),
+    ],
+)
+def test_what_the_hub_answers_is_one_line_that_says_what_to_do(monkeypatch, kind, why):
+    def answer(*args: object, **kwargs: object) -> str:
+        response = SimpleNamespace(headers={}, request=None)  # what an error reads of it
+        raise getattr(huggingface_hub.errors, kind)("broken\nfor reasons", response=response)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", answer)
+    with pytest.raises(FileNotFoundError, match=re.escape(why)) as caught:
+        ClipImageEncoder.load("some/one")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
