@@ -57,7 +57,7 @@ def transform_of(given: Mapping[str, Any], defaults: Mapping[str, Any], image_si
         "has a mean or deviation that is none": not _colours(mean) or not _colours(std) or min(std) <= 0,
     }.items():
         if wrong:
-            raise RefusedError(f"its preprocessing {fault}: {dict(given)}")
+            raise RefusedError(f"its preprocessing {fault}: {str(dict(given))[:300]}")
     mode = "squash" if isinstance(resize, tuple) else "shortest"
     first = [Resize(resize, InterpolationMode(interpolation)), *([CenterCrop(final)] if crop else [])]
     described = {"size": final, "mean": mean, "std": std, "interpolation": interpolation, "resize_mode": mode}
