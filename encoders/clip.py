@@ -1,4 +1,4 @@
-"""Any open_clip vision transformer as a frozen encoder: patch tokens, and CLIP embeddings for retrieval."""
+"""Any CLIP with a vision transformer as a frozen encoder: patch tokens, and CLIP embeddings for retrieval."""
 
 import hashlib
 import os
@@ -14,12 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
-from encoders.guarded import clip_model, clip_tokenizer
+from encoders.clip_forms.load import load_clip, load_tokenizer_of
+from encoders.clip_forms.source import find_clip, lasting_name
 from encoders.media.image import load_image
-from encoders.sizes import RefusedError
 from encoders.texts import check_texts, tokenizing
-
-SCHEMAS = ("local-dir:", "hf-hub:")
 
 
 class ClipImageEncoder(FrozenEncoder):
@@ -58,7 +56,7 @@ class ClipImageEncoder(FrozenEncoder):
             kind = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
             raise ValueError(
                 f"the image tower of {name or type(model).__name__} is a {kind}, which has no patch tokens; choose "
-                "a model with a vision transformer, such as ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP"
+                "a model with a vision transformer, such as ViT-B-32, ViT-B-16-SigLIP or MobileCLIP-B"
             )
         if final_norm and isinstance(visual, VisionTransformer) and visual.attn_pool is not None:
             raise ValueError(
@@ -91,39 +89,22 @@ class ClipImageEncoder(FrozenEncoder):
         """Load the encoder that `name` describes; weights and tokens are of type `dtype`.
 
         name: "ViT-B-32/laion2b_s34b_b79k" (architecture and pretrained tag), "ViT-B-32/path/to/file.safetensors" (or
-            .pt: tensors only, pickled code is refused), or a folder with open_clip_config.json, weights and tokenizer.
-            A file contains no settings: it gets the default preprocessing of the architecture, and weights trained
-            with QuickGELU need the "-quickgelu" architecture. A tag or a folder determines both.
-        ValueError for an unknown name, FileNotFoundError for weights that are missing and cannot be fetched; TypeError
-        for what is no name or no dtype.
+            .pt: tensors only, pickled code is refused), a folder or hub id ("google/siglip-base-patch16-224") of
+            open_clip or of transformers' CLIP and SigLIP, or a file of OpenAI's ("path/to/ViT-B-32.pt").
+            A file after an architecture contains no settings: it gets the default preprocessing of the architecture,
+            and weights trained with QuickGELU need the "-quickgelu" architecture. All else determines both.
+        ValueError for an unknown name or form, FileNotFoundError for files that are missing and cannot be fetched;
+        TypeError for what is no name or no dtype.
         """
         if not isinstance(name, str | os.PathLike):
             raise TypeError(f"an image encoder is given by its name or folder, not {type(name).__name__}")
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype is one of torch's types, such as torch.bfloat16, not {dtype!r}")
         check_device(device)
-        from open_clip.pretrained import get_pretrained_cfg
-
-        name = str(name)
-        model_name, pretrained = _parse(name)
-        # open_clip 3 builds, for example, "ViT-L-14" with GELU even for tags trained with QuickGELU, and only warns.
-        tag = get_pretrained_cfg(model_name, pretrained) if pretrained else {}
-        try:
-            model, preprocess = clip_model(model_name, pretrained, force_quick_gelu=tag.get("quick_gelu", False))
-        except RefusedError:
-            raise
-        except Exception as error:
-            if tag or model_name.startswith("hf-hub:"):
-                raise FileNotFoundError(
-                    f"cannot get the weights of {name!r}: {error}. If they are not in the local cache, connect to the "
-                    "network; or give a local file as 'ARCHITECTURE/path/to/file.safetensors', or a folder"
-                ) from error
-            raise ValueError(
-                f"cannot load CLIP weights from {name!r}: {error}. They must be tensors (.safetensors, or a .pt state "
-                "dict) that fit the architecture; a TorchScript archive or other pickled code is not loaded"
-            ) from error
+        source = find_clip(str(name))
+        model, preprocess = load_clip(source)
         model = model.to(device=device, dtype=dtype)
-        return cls(model, preprocess, name=_absolute(name), final_norm=final_norm)
+        return cls(model, preprocess, name=lasting_name(str(name), source), final_norm=final_norm)
 
     @property
     def device(self) -> torch.device:
@@ -224,9 +205,8 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
 
     ValueError for one that needs Python code of its own: a model's settings may ask for that, and it is never run.
     """
-    return clip_tokenizer(
-        _parse(name)[0], "make it yourself, and pass it as ClipImageEncoder(model, preprocess, tokenizer=…)"
-    )
+    remedy = "make it yourself, and pass it as ClipImageEncoder(model, preprocess, tokenizer=…)"
+    return load_tokenizer_of(find_clip(name), remedy)
 
 
 def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[str]:
@@ -262,36 +242,3 @@ def _token_width(visual: nn.Module | None) -> int | None:
         trunk: Any = visual.trunk
         return trunk.num_features
     return None
-
-
-def _absolute(name: str) -> str:
-    """The name with its file or folder as an absolute path, so that it means the same in any working directory."""
-    if Path(name).is_dir():
-        return str(Path(name).resolve())
-    architecture, _, file = name.partition("/")
-    return f"{architecture}/{Path(file).resolve()}" if Path(file).is_file() else name
-
-
-def _parse(name: str) -> tuple[str, str | None]:
-    """A name for `load` → the (model_name, pretrained) that open_clip expects."""
-    if name.startswith(SCHEMAS):
-        return name, None
-    if Path(name).is_dir():
-        if not (Path(name) / "open_clip_config.json").is_file():
-            raise FileNotFoundError(f"the folder {name!r} is not an open_clip model: it has no open_clip_config.json")
-        return f"local-dir:{name}", None
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-
-    architecture, _, pretrained = name.partition("/")
-    if architecture not in open_clip.list_models():
-        raise ValueError(
-            f"{name!r} is neither a folder nor ARCHITECTURE/TAG with an architecture that open_clip knows "
-            "(open_clip.list_models() lists them; ViT-B-32, for example)"
-        )
-    if not get_pretrained_cfg(architecture, pretrained) and not Path(pretrained).is_file():
-        tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
-        raise FileNotFoundError(
-            f"{pretrained!r} is neither a file nor a pretrained tag of {architecture}; its tags: {tags}"
-        )
-    return architecture, pretrained

@@ -340,7 +340,8 @@ def timm_clip(name: str) -> open_clip.CLIP:
     return model
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
+# The last is MobileCLIP-B's
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224", "vit_base_mci_224"])
 def test_timm_towers_give_the_patch_tokens_of_timm_itself(name):
     model = timm_clip(name)
     pixels = torch.randn(2, 3, 224, 224)
@@ -361,6 +362,9 @@ def test_towers_without_patch_tokens_are_refused():
     vision = dict(timm_model_name="resnet18", timm_pool="avg", timm_proj="linear", image_size=32)
     with pytest.raises(ValueError, match="ResNet.*no patch tokens"):
         encoder(open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=CONFIG["text_cfg"]))
+    mobile = dict(timm_model_name="fastvit_mci0", timm_pool="avg", timm_proj=None, image_size=256)  # MobileCLIP2-S0
+    with pytest.raises(ValueError, match="FastVit.*no patch tokens.*MobileCLIP-B"):
+        encoder(open_clip.CLIP(embed_dim=16, vision_cfg=mobile, text_cfg=CONFIG["text_cfg"]))
     resnet = open_clip.CLIP(
         **{**CONFIG, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}}
     )
@@ -388,8 +392,8 @@ def test_wrong_batches_are_refused(shape):
 
 
 def test_names_that_cannot_be_loaded_say_why(tiny_architecture, tmp_path):
-    with pytest.raises(ValueError, match="neither a folder nor ARCHITECTURE/TAG"):
-        ClipImageEncoder.load("no-such-thing/openai")
+    with pytest.raises(ValueError, match="neither a file, a folder, a hub id nor ARCHITECTURE/TAG"):
+        ClipImageEncoder.load("no-such-thing/at/all")
     with pytest.raises(FileNotFoundError, match="its tags: .*laion2b_s34b_b79k"):
         ClipImageEncoder.load("ViT-B-32")
     with pytest.raises(FileNotFoundError, match="missing.pt"):
@@ -429,6 +433,8 @@ def test_pickled_code_is_never_run(tiny_architecture, tmp_path):
     for name in ("evil.pt", "raw.pt", "script.pt"):
         with pytest.raises(ValueError, match="pickled code is not loaded"):
             ClipImageEncoder.load(f"{tiny_architecture}/{tmp_path / name}")
+    with pytest.raises(ValueError, match="OpenAI's TorchScript archives are given by their path alone"):
+        ClipImageEncoder.load(f"{tiny_architecture}/{tmp_path}/script.pt")
     assert not _Attack.ran
 
 

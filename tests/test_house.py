@@ -20,7 +20,8 @@ ORDER = {
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
-        ["files", "hub", "texts", "sizes"], ["media"], ["guarded"], ["base", "whisper_forms"], ["clip", "whisper"],
+        ["files", "hub", "model_files", "texts", "sizes"], ["media"], ["guarded"],
+        ["base", "clip_forms", "whisper_forms"], ["clip", "whisper"],
         ["transcription"],
     ],
     "decoders": [["values", "files"], ["folder"], ["codecs"], ["diffusion"]],

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from mmlm.data.cache import TensorCache
 from mmlm.prompting.templates import chat_prompt, turn_end
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.recipe import load_recipe
-from support import families
+from support import clips, families
 from support.whisper_forms import ctranslate2_file
 
 NANO = Path(mmlm.__file__).parent / "nano"
@@ -146,6 +147,39 @@ def clip_weights(trap: Trap, form: str) -> object:
     (folder / "open_clip_model.safetensors").unlink()
     trap.pickle(folder / "open_clip_pytorch_model.bin", form)
     return ClipImageEncoder.load(folder)
+
+
+def clip_of_transformers(trap: Trap) -> object:
+    """Code for every part of a CLIPModel: its model, tokenizer, processor."""
+    folder = trap.folder / "clip"
+    clips.save_clip(folder)
+    evil_tokenizer(folder, trap)
+    change(folder / "config.json", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"})
+    change(folder / "preprocessor_config.json", auto_map={"AutoImageProcessor": "own.T"}, image_processor_type="Own")
+    ClipImageEncoder.load(folder)  # none of which it needs
+    return ClipImageEncoder.load(folder).embed_texts(["a"])
+
+
+def clip_of_transformers_weights(trap: Trap, form: str) -> object:
+    folder = trap.folder / "clip"
+    clips.save_clip(folder)
+    (folder / "model.safetensors").unlink()
+    trap.pickle(folder / "pytorch_model.bin", form)
+    return ClipImageEncoder.load(folder)
+
+
+def archive_of_torchscript(trap: Trap, pickles: dict[str, bytes]) -> Path:
+    """A small archive with other pickles in it."""
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(trap.folder / "plain.pt"))
+    with zipfile.ZipFile(trap.folder / "plain.pt") as plain, zipfile.ZipFile(trap.folder / "ViT-B-32.pt", "w") as made:
+        for name in plain.namelist():
+            made.writestr(name, pickles.get(name.partition("/")[2]) or plain.read(name))
+    return trap.folder / "ViT-B-32.pt"
+
+
+def openai_file(trap: Trap, *names: str) -> object:
+    evil = pickle.dumps({"a": Attack(trap.mark)}, protocol=2)
+    return ClipImageEncoder.load(archive_of_torchscript(trap, dict.fromkeys(names, evil)))
 
 
 def model_weights(trap: Trap, form: str) -> object:
@@ -275,6 +309,19 @@ DOORS: dict[str, Callable[[Trap], object]] = {
     "CLIP, image tower": clip_timm,
     **{f"CLIP, weights {form}": lambda trap, form=form: clip_weights(trap, form) for form in ("torch", "old", "bare")},
     "CLIP, file": lambda trap: ClipImageEncoder.load(f"ViT-S-32-alt/{trap.pickle(trap.folder / 'a.pt')}"),
+    "CLIP of transformers": clip_of_transformers,
+    **{
+        f"CLIP of transformers, weights {form}": lambda trap, form=form: clip_of_transformers_weights(trap, form)
+        for form in ("torch", "old", "bare")
+    },
+    **{
+        f"CLIP of OpenAI, {form}": lambda trap, form=form: ClipImageEncoder.load(
+            trap.pickle(trap.folder / "ViT-B-32.pt", form)
+        )
+        for form in ("torch", "old", "bare")
+    },
+    "CLIP of OpenAI, TorchScript": lambda trap: openai_file(trap, "data.pkl"),
+    "CLIP of OpenAI, TorchScript's constants": lambda trap: openai_file(trap, "constants.pkl"),
     "language model": lambda trap: causal_model(evil_config(trap), None, torch.float32),
     "tokenizer": lambda trap: causal_model(evil_tokenizer(trap.copy("language_model"), trap), None, torch.float32),
     "language model, weights": lambda trap: model_weights(trap, "torch"),
@@ -338,6 +385,11 @@ def test_the_traps_do_spring_for_who_trusts_them(tmp_path):
     trap.mark.unlink()
     torch.load(trap.pickle(tmp_path / "a.pt"), weights_only=False)
     assert trap.mark.exists()
+    trap.mark.unlink()
+    evil = pickle.dumps(Attack(trap.mark), protocol=2)
+    with zipfile.ZipFile(archive_of_torchscript(trap, {"data.pkl": evil})) as file:
+        pickle.loads(file.read("plain/data.pkl"))
+    assert trap.mark.exists()
 
 
 def test_a_tokenizer_that_is_none_is_a_plain_error(trap):
@@ -397,6 +449,52 @@ def test_a_clip_is_no_larger_than_its_weights(trap, changes):
     folder = trap.copy("image_encoder")
     change(folder / "open_clip_config.json", **{f"model_cfg__{name}": value for name, value in changes.items()})
     refused(lambda: ClipImageEncoder.load(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(vision_config__num_hidden_layers=HUGE), dict(vision_config__num_hidden_layers=9_999),
+        dict(vision_config__hidden_size=64 * HUGE), dict(vision_config__image_size=8 * 10**6),
+        dict(text_config__vocab_size=HUGE), dict(text_config__max_position_embeddings=HUGE), dict(projection_dim=HUGE),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["clip", "siglip"])
+def test_a_clip_of_transformers_is_no_larger_than_its_weights(trap, changes, form):
+    if form == "siglip" and "projection_dim" in changes:
+        changes = {"text_config__projection_size": HUGE}
+    folder = trap.folder / "clip"
+    (clips.save_clip if form == "clip" else clips.save_siglip)(folder)
+    # Otherwise a preprocessing for smaller pictures would be the first fault
+    size = changes.get("vision_config__image_size")
+    if size:
+        change(folder / "preprocessor_config.json", size={"height": size, "width": size}, crop_size=size)
+    change(folder / "config.json", **changes)
+    refused(lambda: ClipImageEncoder.load(folder))
+
+
+@pytest.mark.parametrize("size", [(10**6, 10**6), (10**18,), (-1, 2), (2, 3), (2**62, 2**62)], ids=str)
+def test_a_tensor_of_torchscript_has_its_bytes(trap, size):
+    """As a reference would say it: an offset of 0, strides of a tensor without gaps."""
+    strides = [1] * len(size)
+    for at in range(len(size) - 1, 0, -1):
+        strides[at - 1] = strides[at] * size[at]
+
+    class Stored:
+        pass
+
+    class Tensor:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (Stored(), 0, size, tuple(strides), False, OrderedDict())
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item):
+            return ("storage", torch.FloatStorage, "0", "cpu", 4) if isinstance(item, Stored) else None
+
+    written = io.BytesIO()
+    Pickler(written, protocol=2).dump(Tensor())
+    refused(lambda: ClipImageEncoder.load(archive_of_torchscript(trap, {"data.pkl": written.getvalue()})))
 
 
 @pytest.mark.parametrize("name", ["n_audio_layer", "n_audio_state", "n_audio_ctx", "n_vocab", "n_text_layer",
@@ -525,8 +623,12 @@ def test_a_zip_that_unpacks_to_far_more_is_refused(tmp_path):
     for load in (torch_file, WhisperAudioEncoder.load, load_pretrained, read_checkpoint):
         with pytest.raises(ValueError, match="would unpack to 0.1 GB"):
             load(tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="would unpack to 0.1 GB"):
-        ClipImageEncoder.load(f"ViT-S-32-alt/{tmp_path / 'a.pt'}")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", bytes(10**8))
+        file.writestr("a/constants.pkl", b"")
+    for name in (f"ViT-S-32-alt/{tmp_path / 'a.pt'}", tmp_path / "a.pt", tmp_path / "script.pt"):
+        with pytest.raises(ValueError, match="would unpack to 0.1 GB"):
+            ClipImageEncoder.load(name)
 
 
 def test_the_allowance_is_of_this_thread_and_of_the_innermost(tmp_path):

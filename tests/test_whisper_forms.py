@@ -20,8 +20,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from encoders.hub import ModelFiles
 from encoders.media import SAMPLE_RATE
+from encoders.model_files import ModelFiles
 from encoders.transcription import transcriber
 from encoders.transcription.transcriber import Transcriber
 from encoders.whisper import WhisperAudioEncoder, load_whisper

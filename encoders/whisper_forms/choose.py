@@ -6,7 +6,7 @@ from pathlib import Path
 
 import whisper
 
-from encoders.hub import ModelFiles
+from encoders.model_files import ModelFiles
 from encoders.whisper_forms import ctranslate2, huggingface, openai
 from encoders.whisper_forms.others import READ, other_file, other_form
 from encoders.whisper_forms.parts import Parts, build

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.hub import ModelFiles
+from encoders.model_files import ModelFiles
 from encoders.sizes import RefusedError
 from encoders.whisper_forms.parts import OTHER, Parts, dimensions, said, tied
 from encoders.whisper_forms.vocabulary import check_vocabulary

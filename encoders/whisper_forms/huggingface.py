@@ -14,7 +14,7 @@ from torch import Tensor
 from whisper.model import ModelDimensions
 
 from encoders.guarded import torch_file
-from encoders.hub import ModelFiles
+from encoders.model_files import ModelFiles
 from encoders.whisper_forms.parts import OTHER, Parts, dimensions, said, tied
 from encoders.whisper_forms.vocabulary import check_vocabulary
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from whisper.tokenizer import get_encoding
 
-from encoders.hub import ModelFiles
+from encoders.model_files import ModelFiles
 
 SIZES = {51864: ("gpt2", 99), 51865: ("multilingual", 99), 51866: ("multilingual", 100)}  # → encoding, languages
 FILES = ("tokenizer.json", "vocab.json", "vocabulary.json", "vocabulary.txt")

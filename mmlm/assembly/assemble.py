@@ -40,8 +40,9 @@ def assemble(
     """A new model from a causal LM and a CLIP, a Whisper or both. Its adapters are untrained, their gates shut.
 
     language_model: a hub id, a folder, or a `...ForCausalLM` (then with its `tokenizer`).
-    image_encoder: an open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, or a `FrozenEncoder`. final_norm: whether
-        its tokens pass the tower's last norm; OpenFlamingo's do not. A ready-made encoder says so itself.
+    image_encoder: a CLIP or SigLIP: an open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, a hub id, a file of
+        OpenAI's, or a `FrozenEncoder`. final_norm: whether its tokens pass the tower's last norm; OpenFlamingo's do
+        not. A ready-made encoder says so itself.
     audio_encoder: a Whisper of openai-whisper's, such as "whisper/tiny", or its checkpoint file, a folder or hub id of
         transformers or CTranslate2, as `encoders.whisper.load_whisper` takes them; or a `FrozenEncoder`.
     resampler, audio_resampler, fusion, template: sizes of the adapters and the wording of prompts; None for Flamingo's.

@@ -16,12 +16,13 @@ from decoders.codecs.base import MediaCodec
 from decoders.files import save_tensors
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder, load_tokenizer
+from encoders.clip_forms.source import SETTINGS, SMALL, ClipSource, find_clip
 from mmlm.assembly.config import CodecPart, ModelConfig
 from mmlm.assembly.presets import preset_path
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.network import MultimodalNetwork
 
-CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+CLIP_WEIGHTS = "open_clip_model.safetensors"
 MARK = "./"  # names of bundled parts start from the model's folder
 
 
@@ -45,7 +46,7 @@ def _writers(model: MultimodalNetwork) -> Iterator[tuple[str, tuple[str, Callabl
     yield "language_model", ("language_model", _language_model(model.language_model))
     for modality, encoder in model.encoders.items():
         if modality == "image":
-            yield "image_encoder", ("image_encoder", _clip(encoder))
+            yield "image_encoder", _clip(encoder)
         else:
             yield "audio_encoder", ("audio_encoder.pt", _whisper(encoder))
     for modality, codec in model.codecs.items():
@@ -71,48 +72,65 @@ def _language_model(host: LanguageModel) -> Callable[[Path], None]:
     return write
 
 
-def _clip(encoder: FrozenEncoder) -> Callable[[Path], None]:
+def _clip(encoder: FrozenEncoder) -> tuple[str, Callable[[Path], Any]]:
+    """The file or folder of a CLIP, in the form that it was loaded in, and what writes it."""
     if not isinstance(encoder, ClipImageEncoder) or encoder.name is None:
         raise ValueError(
             "bundle=True takes along an image encoder that was loaded by its name, and this one was given ready-made: "
             "save it without bundle=True, and give it with image_encoder= when the model is loaded"
         )
-    source = Path(preset_path(encoder.name))
-    config = _clip_config(encoder, source)
+    source = find_clip(preset_path(encoder.name))
+    if source.form == "openai":
+        return "image_encoder.pt", lambda file: shutil.copyfile(source.place, file)
+    return "image_encoder", _copied(source) if source.form == "transformers" else _open_clip(encoder, source)
+
+
+def _copied(source: ClipSource) -> Callable[[Path], None]:
+    files = [file for file in source.files() if _is_own(file)]
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
-        (folder / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+
+    return write
+
+
+def _open_clip(encoder: ClipImageEncoder, source: ClipSource) -> Callable[[Path], None]:
+    config, home = _clip_config(encoder, source), source.folder()
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / SETTINGS).write_text(json.dumps(config, indent=2) + "\n")
         tensors = {name: tensor.clone() for name, tensor in narrowed(encoder.model.state_dict()).items()}
         save_tensors(tensors, folder / CLIP_WEIGHTS)
-        for file in source.iterdir() if source.is_dir() else ():
-            if file.suffix in (".json", ".txt", ".model") and file.name != CLIP_CONFIG and _is_own(file, source):
+        for file in home.iterdir() if home else ():
+            if file.suffix in SMALL and file.name != SETTINGS and _is_own(file):  # those of the tokenizer
                 shutil.copy(file, folder)
-        if not source.is_dir() and "hf_tokenizer_name" in config["model_cfg"].get("text_cfg", {}):
+        if not home and "hf_tokenizer_name" in config["model_cfg"].get("text_cfg", {}):
             tokenizer: Any = load_tokenizer(str(encoder.name))
             tokenizer.save_pretrained(str(folder))
 
     return write
 
 
-def _is_own(file: Path, folder: Path) -> bool:
-    """Whether a file of the tokenizer lies in its folder, or in the hub's cache, and is no link to elsewhere."""
-    place, home = file.resolve(), folder.resolve()
+def _is_own(file: Path) -> bool:
+    """Whether a file of a model lies in its folder, or in the hub's cache, and is no link to elsewhere."""
+    place, home = file.resolve(), file.parent.resolve()
     return place.is_relative_to(home) or place.parent == home.parents[1] / "blobs"
 
 
-def _clip_config(encoder: ClipImageEncoder, source: Path) -> dict[str, Any]:
+def _clip_config(encoder: ClipImageEncoder, source: ClipSource) -> dict[str, Any]:
     """The architecture and the preprocessing of an encoder, as open_clip reads them from a folder."""
-    if source.is_dir():
-        return json.loads((source / CLIP_CONFIG).read_text())
+    if home := source.folder():
+        return json.loads((home / SETTINGS).read_text())
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
-    architecture, _, tag = str(encoder.name).partition("/")
-    network = open_clip.get_model_config(architecture)
+    network = open_clip.get_model_config(source.place)
     if network is None or "hf_model_name" in network.get("text_cfg", {}):
         raise ValueError(f"bundle=True cannot take {encoder.name!r} along: open_clip reads a part of it from the hub")
-    if get_pretrained_cfg(architecture, tag).get("quick_gelu"):
+    if source.pretrained and get_pretrained_cfg(source.place, source.pretrained).get("quick_gelu"):
         network["quick_gelu"] = True
     return {"model_cfg": network, "preprocess_cfg": encoder.model.visual.preprocess_cfg}
 

@@ -25,7 +25,7 @@ model: nano
 # To begin with new adapters between parts of your choice, instead:
 # model:
 #   language_model: Qwen/Qwen2.5-0.5B          # any causal language model: a hub id or a folder
-#   image_encoder: ViT-B-32/laion2b_s34b_b79k  # any CLIP of open_clip
+#   image_encoder: ViT-B-32/laion2b_s34b_b79k  # any CLIP or SigLIP
 #   audio_encoder: whisper/small               # pictures, sound or both
 
 # Pictures, films or recordings with texts about them. Leave held_out away if you keep none apart.
