@@ -19,7 +19,10 @@ ORDER = {
         ["_lazy"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["tasks"], ["assembly"],
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
-    "encoders": [["files", "texts", "sizes"], ["media"], ["guarded"], ["base"], ["clip", "whisper"], ["transcription"]],
+    "encoders": [
+        ["files", "texts", "hub"], ["sizes"], ["gguf", "media"], ["guarded"], ["base"], ["clip", "whisper"],
+        ["transcription"],
+    ],
     "decoders": [["values", "files"], ["folder"], ["codecs"], ["diffusion"]],
 }  # fmt: skip
 # Packages, or modules of them, that a package may import
