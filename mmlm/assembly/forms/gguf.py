@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'mmlm[gguf]'"
 ELSEWHERE = "load it with transformers (gguf_file=), and pass it with its tokenizer as language_model= and tokenizer="
-
+PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # types of tensors that are not quantised
 NAMES = {  # of the layers of a block, in the file and in transformers
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
@@ -90,15 +91,16 @@ ARCHITECTURES = {
 def gguf_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """The language model in a file, with its weights dequantised to a floating type.
 
-    ImportError without the package gguf; ValueError for a file of another kind, or of settings that are not understood;
-    `RefusedError` for a damaged one.
+    ImportError for quantised weights without the package gguf; ValueError for a file of another kind, or of settings
+    that are not understood; `RefusedError` for a damaged one.
     """
     file = read_gguf(path)
     config = gguf_config(file)
-    try:
-        import gguf  # noqa: F401  # before any work
-    except ImportError as error:
-        raise ImportError(f"{path} is a GGUF file, for which the package gguf is needed: {INSTALL}") from error
+    if any(tensor.type not in PLAIN for tensor in file.tensors.values()):
+        try:
+            import gguf  # noqa: F401  # before any work
+        except ImportError as error:
+            raise ImportError(f"{path} is read with the package gguf, which is not here: {INSTALL}") from error
     from transformers import AutoModelForCausalLM
 
     architecture = ARCHITECTURES[file.settings["general.architecture"]]
@@ -136,7 +138,10 @@ def gguf_config(file: GgufFile) -> PreTrainedConfig:
         widths = {told[key] for key in WIDTHS if key in told} or {even}
         (config["head_dim"],) = widths
         blocks = {int(found[1]) for key in file.tensors if (found := re.match(r"blk\.(\d+)\.", key))}
-        if blocks != set(range(config["num_hidden_layers"])) or config["hidden_size"] != told["embedding_length"]:
+        if (
+            not len(blocks) == max(blocks, default=-1) + 1 == config["num_hidden_layers"]
+            or config["hidden_size"] != told["embedding_length"]
+        ):
             raise RefusedError(f"{file.path} has settings that are not those of its tensors: fetch it again")
         config["rope_parameters"] = _rope(file, told, config["head_dim"])
         config |= architecture.settings(file, config)
@@ -206,26 +211,21 @@ def _weights(
     file: GgufFile, name: str, tensor: GgufTensor, architecture: Architecture, config: PreTrainedConfig
 ) -> Tensor:
     """The values of a tensor in float32, as transformers orders them."""
-    import gguf
-    import numpy
-
-    content = numpy.frombuffer(_bytes(file, tensor), dtype=numpy.uint8)
-    kind = gguf.GGMLQuantizationType(tensor.type)
-    if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
-        rows = content.view(numpy.float32 if kind == gguf.GGMLQuantizationType.F32 else numpy.float16)
+    if tensor.type in PLAIN:
+        values = torch.frombuffer(bytearray(_bytes(file, tensor)), dtype=PLAIN[tensor.type]).float()
     else:
-        rows = content.reshape(-1, tensor.size // (_elements(tensor.shape) // tensor.shape[-1]))
-    values = torch.from_numpy(gguf.dequantize(rows, kind).astype(numpy.float32)).reshape(tensor.shape)
+        import gguf
+        import numpy
+
+        rows = numpy.frombuffer(_bytes(file, tensor), dtype=numpy.uint8).reshape(prod(tensor.shape[:-1]), -1)
+        values = torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType(tensor.type)).astype(numpy.float32))
+    values = values.reshape(tensor.shape)
     if architecture.offset and name.endswith("norm.weight"):
         values = values - architecture.offset
     if architecture.swapped and (found := re.search(r"attn_([qk])\.(weight|bias)$", name)):
         heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
         values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
     return values
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
 
 
 def _bytes(file: GgufFile, tensor: GgufTensor) -> bytes:
