@@ -10,7 +10,7 @@ import torch
 
 from encoders.gguf import is_gguf, read_gguf
 from encoders.guarded import from_pretrained, settings_of
-from encoders.hub import hub_fault, split_revision
+from encoders.hub import cache_fault, hub_fault, split_revision
 from encoders.sizes import RefusedError
 from mmlm.assembly.forms.adapter import adapted, adapter_settings, base_of
 from mmlm.assembly.forms.gguf import gguf_config, gguf_model
@@ -51,6 +51,8 @@ def language_model_config(source: str | Path) -> PreTrainedConfig:
 def unloadable(source: str | Path, error: Exception) -> Exception:
     """What to raise where a language model could not be loaded: one line, in words that hold for mmlm."""
     fault = hub_fault(source, error)
+    if fault is None and isinstance(error, OSError) and not Path(source).is_absolute():
+        fault = cache_fault(source)
     if fault is not None:
         return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {fault}")
     words = " ".join(str(error).split())
