@@ -177,7 +177,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, revision = split_revision(name)
-    given = {} if revision is None else {"revision": revision}
+    given: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(FILES), **given))
         lacking = [file for file in FILES if not (folder / file).is_file()]
