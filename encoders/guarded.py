@@ -116,7 +116,7 @@ def with_adapter(model: Any, source: str | Path) -> Any:
     ImportError without the package peft; `RefusedError` for an adapter that is more than its weights hold, that needs
     other files than its own, names modules to import, or has no weights to add.
     """
-    from peft import PeftModel
+    from peft import PeftModel  # pyright: ignore[reportMissingImports]
 
     settings = settings_of(source, name="adapter_config.json")
     if (kind := settings.get("peft_type")) not in ADAPTERS:

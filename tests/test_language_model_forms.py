@@ -225,3 +225,110 @@ def test_an_adapter_of_the_hub_names_no_paths_and_says_what_it_loads(tmp_path, m
     shutil.rmtree(snapshot)
     assert base_of(written(snapshot, "someone/model", revision="v2")) == "someone/model@v2"
     assert "loads the model that it adapts from someone/model" in capsys.readouterr().err
+
+
+# Quantised by other libraries
+
+
+def extended(language_model):
+    model = mmlm.assemble(
+        language_model, parts.image_encoder(), tokenizer=families.tokenizer(), resampler=parts.RESAMPLER,
+        fusion=parts.fusion(),
+    )  # fmt: skip
+    parts.open_gates(model)
+    return model
+
+
+def works(language_model, folder: Path) -> None:
+    """Its logits are upstream's; it writes, is told by its weights, is saved, and gives its adapters gradients."""
+    expected = logits(language_model)
+    model = extended(language_model)
+    assert torch.equal(logits(model.language_model.model), expected)
+    rows = [[parts.picture(1), "Output:"]]
+    assert parts.token_ids(model, rows, max_new_tokens=4) == parts.upstream_ids(model, rows, max_new_tokens=4)
+    saved = json.loads((model.save(folder) / "config.json").read_text())
+    assert saved["language_model"]["fingerprint"] == model.language_model.fingerprint()
+    batch, media = parts.encoded(model.train(), rows)
+    model(batch, media).logits.float().square().sum().backward()
+    gradients = [parameter.grad for _, parameter in model.added_parameters() if parameter.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+class OfBytes(torch.Tensor):
+    """A weight of bytes and a scale that knows linear layers alone, as torchao's do."""
+
+    @staticmethod
+    def __new__(cls, values, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=scale.dtype)
+
+    def __init__(self, values, scale):
+        self.values, self.scale = values, scale
+
+    def dequantize(self):
+        return self.values * self.scale
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.linear:
+            weight = args[1].dequantize()
+            return function(args[0], weight, *args[2:], **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return OfBytes(args[0].values, args[0].scale)
+        raise NotImplementedError(f"{function} of bytes")
+
+
+def of_bytes(model: torch.nn.Module) -> torch.nn.Module:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            scale = module.weight.detach().abs().max() / 127
+            weight = OfBytes((module.weight.detach() / scale).round().to(torch.int8), scale)
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return model
+
+
+def test_weights_of_a_class_of_their_own(tmp_path):
+    model = of_bytes(families.language_model("gemma"))  # its head is tied to its embedding, which stays
+    model.lm_head.weight = of_bytes(torch.nn.Sequential(torch.nn.Linear(families.WIDTH, families.VOCAB)))[0].weight
+    works(model, tmp_path)
+    other = of_bytes(families.language_model("gemma", seed=1))
+    assert extended(other).language_model.fingerprint() != extended(model).language_model.fingerprint()
+
+
+def test_models_of_torchao(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    model = families.language_model("llama")
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    works(model, tmp_path)
+
+
+def test_models_of_bitsandbytes(tmp_path):
+    """8 bits, ready-made and from the folder that it is saved to."""
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("accelerate")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    place = folder_of(tmp_path / "lm")
+    model = AutoModelForCausalLM.from_pretrained(place, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    model.save_pretrained(tmp_path / "bytes")
+    families.tokenizer().save_pretrained(tmp_path / "bytes")
+    again = loaded(tmp_path / "bytes")
+    assert type(again.model.layers[0].mlp.up_proj).__name__ == "Linear8bitLt"
+    torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("method", "package"), [("gptq", "optimum|gptqmodel"), ("awq", "gptqmodel"), ("hqq", "HQQ")])
+def test_what_needs_a_package_names_it(tmp_path, monkeypatch, method, package):
+    for module in ("optimum", "gptqmodel", "hqq"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    place = folder_of(tmp_path)
+    written = json.loads((place / "config.json").read_text())
+    written["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32}
+    (place / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ImportError, match=package) as caught:
+        loaded(place)
+    assert "\n" not in str(caught.value)

@@ -53,7 +53,7 @@ def adapted(model: Any, source: str | Path) -> Any:
     ImportError without the package peft; ValueError for an adapter that does not fit, or cannot be added.
     """
     try:
-        import peft  # noqa: F401
+        import peft  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(f"{source} is an adapter of peft, for which that package is needed: {INSTALL}") from error
     made = with_adapter(model, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def gguf_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     config = gguf_config(file)
     if any(tensor.type not in PLAIN for tensor in file.tensors.values()):
         try:
-            import gguf  # noqa: F401  # before any work
+            importlib.import_module("gguf")  # before any work
         except ImportError as error:
             raise ImportError(f"{path} is read with the package gguf, which is not here: {INSTALL}") from error
     from transformers import AutoModelForCausalLM
@@ -214,8 +215,9 @@ def _weights(
     if tensor.type in PLAIN:
         values = torch.frombuffer(bytearray(_bytes(file, tensor)), dtype=PLAIN[tensor.type]).float()
     else:
-        import gguf
         import numpy
+
+        gguf: Any = importlib.import_module("gguf")
 
         rows = numpy.frombuffer(_bytes(file, tensor), dtype=numpy.uint8).reshape(prod(tensor.shape[:-1]), -1)
         values = torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType(tensor.type)).astype(numpy.float32))
