@@ -113,9 +113,15 @@ def fingerprint(source: nn.Module | Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def plain_values(tensor: Tensor) -> Tensor:
+    """The values that a quantised tensor stands for, torch's own or of a class like torchao's; others as they are."""
+    own = type(tensor).dequantize is not Tensor.dequantize
+    return tensor.dequantize() if tensor.is_quantized or own else tensor
+
+
 def _sample(tensor: Tensor) -> Tensor:
     """At most 4096 values of `tensor`, including the first and the last, as integers on the CPU."""
-    values = (tensor.dequantize() if tensor.is_quantized else tensor).reshape(-1)
+    values = plain_values(tensor).reshape(-1)
     if values.numel() > SAMPLES_PER_TENSOR:
         # Not a constant stride: a stride of 4096 would read one column of a matrix 4096 wide.
         steps = torch.arange(SAMPLES_PER_TENSOR, device=values.device)

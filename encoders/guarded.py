@@ -18,29 +18,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from encoders.hub import split_revision
 from encoders.sizes import RefusedError, believed, check_counts, check_deflation, weight_files
 
 TOKENIZER_SETTINGS = {  # what a CLIP's settings may give its tokenizer; all else could name files, servers or code
     "additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token", "trust_remote_code",
 }  # fmt: skip
 
+ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA")  # of peft: weights of their own
+
 
 def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) -> Any:
     """`kind.from_pretrained(source, **options)` of transformers or diffusers; code of the source's own is not run.
 
-    remedy: what the message advises where the source is code. `RefusedError` for such a source, and for a config
-    that asks for more than its weights hold; other errors are those of the library.
+    source: a folder, a hub id, or `user/model@revision`. remedy: what the message advises where the source is code.
+    `RefusedError` for such a source, for a config that asks for more than its weights hold, and for an index that names
+    files elsewhere; other errors are those of the library.
     """
-    check_counts(_config(source, options.get("subfolder", "")), source)
+    subfolder = options.get("subfolder", "")
+    check_counts(settings_of(source, subfolder), source)
+    check_indexes(Path(source, subfolder))
+    name, revision = split_revision(source)
+    if revision is not None:
+        options["revision"] = revision
     if not kind.__module__.startswith("diffusers"):  # which never runs a model's code
         options["trust_remote_code"] = False  # unset, transformers asks on standard input
     try:
-        with _no_pickles(source), believed(source, options.get("subfolder", "")):
-            return kind.from_pretrained(source, **options)
+        with _no_pickles(source), believed(source, subfolder):
+            return kind.from_pretrained(name, **options)
     except (ValueError, ImportError) as error:
         if "trust_remote_code" not in str(error):
             raise
         raise RefusedError(f"{str(source)!r} needs Python code of its own, which is not run: {remedy}") from None
+
+
+def model_of_tensors(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str | Path) -> Any:
+    """The network that an auto class of transformers makes for a config, with tensors that were read from `source`.
+
+    `RefusedError` where one is missing, is not of the network or has another shape, before memory is taken.
+    """
+    check_counts(config.to_dict(), source)
+    with believed(source), torch.device("meta"):
+        network = kind.from_config(config, trust_remote_code=False)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    shared = dict(network.named_parameters(remove_duplicate=False)).keys() - dict(network.named_parameters()).keys()
+    wrong = [name for name in tensors if expected.get(name) != tensors[name].shape]
+    if wrong := wrong or sorted(expected.keys() - tensors.keys() - shared):
+        raise RefusedError(f"the tensors of {source} are not those of the network that its settings tell: {wrong[0]}")
+    with believed(source):
+        return type(network).from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=next(iter(tensors.values())).dtype
+        )
 
 
 def torch_file(path: str | Path, *, mmap: bool = False, stand_in: type | None = None) -> Any:
@@ -103,6 +131,24 @@ def plain_pickle(data: bytes, named: Callable[[str, str], Any], stored: Callable
     return Reader(io.BytesIO(data)).load()
 
 
+def with_adapter(model: Any, source: str | Path) -> Any:
+    """A model with the adapter of peft in a folder, a hub id or `user/adapter@revision`, which stays beside it.
+
+    ImportError without the package peft; `RefusedError` for an adapter that is more than its weights hold, that needs
+    other files than its own, names modules to import, or has no weights to add.
+    """
+    from peft import PeftModel  # pyright: ignore[reportMissingImports]
+
+    settings = settings_of(source, name="adapter_config.json")
+    if (kind := settings.get("peft_type")) not in ADAPTERS:
+        raise RefusedError(f"{source} is an adapter of the kind {kind!r}: of those, {', '.join(ADAPTERS)} are loaded")
+    if named := [key for key in ("megatron_config", "layer_replication", "eva_config") if settings.get(key)]:
+        raise RefusedError(f"the adapter {source} has settings that are not followed: {', '.join(named)}")
+    name, revision = split_revision(source)
+    with _no_pickles(source), believed(source):
+        return PeftModel.from_pretrained(model, name, revision=revision)
+
+
 # Models of open_clip and openai-whisper
 
 
@@ -148,7 +194,7 @@ def check_clip(name: str) -> None:
     schema, _, source = name.partition(":")
     if schema not in ("local-dir", "hf-hub"):
         return  # a name that open_clip itself describes
-    written = _config(source, "", "open_clip_config.json")
+    written = settings_of(source, "", "open_clip_config.json")
     check_preprocessing(source, written.get("preprocess_cfg"))
     settings = settings if isinstance(settings := written.get("model_cfg"), dict) else {}
     check_counts(settings, source)
@@ -175,7 +221,7 @@ def check_clip_names(source: str, vision: Any, tokenizer: Any, text: Any) -> Non
     for named in (tokenizer, text):
         if named and (not isinstance(named, str) or named.startswith(("/", "~", "..", "./")) or ".." in named):
             raise RefusedError(f"{source} names a part by the path {named!r}: parts lie in the folder, or on the hub")
-    if text and ("auto_map" in (config := _config(text, "")) or Path(text).exists()):
+    if text and ("auto_map" in (config := settings_of(text)) or Path(text).exists()):
         raise RefusedError(f"{source} has a text tower with Python code of its own, or in another folder: {text!r}")
     elif text:
         check_counts(config, text)
@@ -188,14 +234,24 @@ def whisper_named(name: str, device: str | torch.device) -> Any:
     return whisper.load_model(name, device=device)
 
 
-def _config(source: str | Path, subfolder: str, name: str = "config.json") -> dict[str, Any]:
+def check_indexes(folder: Path) -> None:
+    """`RefusedError` for a folder whose index of shards names files outside of it."""
+    for index in folder.glob("*.index*.json") if folder.is_dir() else ():
+        shards = settings_of(folder, "", index.name).get("weight_map")
+        for shard in set(map(str, shards.values())) if isinstance(shards, dict) else ():
+            if shard.startswith(("/", "~")) or "\\" in shard or ":" in shard or ".." in shard.split("/"):
+                raise RefusedError(f"{index} names the shard {shard!r}, which lies outside of its folder")
+
+
+def settings_of(source: str | Path, subfolder: str = "", name: str = "config.json") -> dict[str, Any]:
     """The settings of a folder or hub id; empty where there are none or they cannot be read, which the loader tells."""
     place = Path(source, subfolder, name)
     if not Path(source).exists():
         from transformers.utils.hub import cached_file
 
+        repository, revision = split_revision(source)
         try:
-            place = cached_file(str(source), name, subfolder=subfolder)
+            place = cached_file(repository, name, subfolder=subfolder, revision=revision)
         except (OSError, ValueError):
             return {}
     if place is None or not Path(place).is_file():

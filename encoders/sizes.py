@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from encoders.hub import split_revision
+
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+SETTINGS = ("config.json", "open_clip_config.json", "adapter_config.json")
 MOST_LAYERS = 10_000  # of any kind that settings may name
 # Keys of settings that name such a number.
 COUNTS = re.compile(r"(layers?|blocks?|depths?|layers_per_\w+|codebooks|quantizers)$")
@@ -149,9 +152,10 @@ def weight_files(source: str | Path, subfolder: str = "") -> list[Path] | None:
 def _cached(name: str, subfolder: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("config.json", "open_clip_config.json"):
+    repository, revision = split_revision(name)
+    for file in SETTINGS:
         try:
-            found = try_to_load_from_cache(name, f"{subfolder}/{file}" if subfolder else file)
+            found = try_to_load_from_cache(repository, f"{subfolder}/{file}" if subfolder else file, revision=revision)
         except ValueError:  # no hub id
             return None
         if isinstance(found, str):

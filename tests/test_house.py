@@ -20,7 +20,7 @@ ORDER = {
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
-        ["files", "hub", "model_files", "texts", "sizes"], ["media"], ["guarded"],
+        ["files", "texts", "hub", "model_files"], ["sizes"], ["gguf", "media"], ["guarded"],
         ["base", "clip_forms", "whisper_forms"], ["clip", "whisper"],
         ["transcription"],
     ],

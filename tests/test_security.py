@@ -38,11 +38,11 @@ from mmlm.data.cache import TensorCache
 from mmlm.prompting.templates import chat_prompt, turn_end
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.recipe import load_recipe
-from support import clips, families
+from support import clips, families, gguf_files
 from support.whisper_forms import ctranslate2_file
 
 NANO = Path(mmlm.__file__).parent / "nano"
-DOCUMENTED = (ValueError, TypeError, OSError)
+DOCUMENTED = (ValueError, TypeError, OSError, ImportError)
 
 
 class Attack:
@@ -189,6 +189,29 @@ def model_weights(trap: Trap, form: str) -> object:
     return causal_model(folder, None, torch.float32)
 
 
+def adapter(trap: Trap, **settings: object) -> object:
+    """An adapter of peft, whose weights or settings are code."""
+    folder = trap.folder / "adapter"
+    trap.pickle(folder / "adapter_model.bin")
+    trap.code(folder, "own")
+    base = str(trap.copy("language_model"))
+    written = {"peft_type": "LORA", "base_model_name_or_path": base, "target_modules": ["q_proj"], "r": 2, **settings}
+    (folder / "adapter_config.json").write_text(json.dumps(written))
+    return causal_model(folder, None, torch.float32)
+
+
+def gguf_file(trap: Trap) -> object:
+    """Files of code and a pickle beside a file of GGUF, and a chat template that would leave the mark."""
+    language_model, tokenizer = families.language_model("llama"), families.tokenizer()
+    folder = evil_config(trap)
+    trap.pickle(folder / "pytorch_model.bin")
+    path = gguf_files.model_file(
+        folder / "a.gguf", language_model, "llama", tokenizer,
+        **{"tokenizer.chat_template": ESCAPES[1].replace("MARK", str(trap.mark))},
+    )  # fmt: skip
+    return turn_end(causal_model(path, None, torch.float32)[1])
+
+
 def bystanders(trap: Trap) -> object:
     """Files that some loader of transformers or diffusers would read: processors, schedulers, ways to generate."""
     folder = trap.copy("language_model")
@@ -326,6 +349,11 @@ DOORS: dict[str, Callable[[Trap], object]] = {
     "tokenizer": lambda trap: causal_model(evil_tokenizer(trap.copy("language_model"), trap), None, torch.float32),
     "language model, weights": lambda trap: model_weights(trap, "torch"),
     "language model, weights bare": lambda trap: model_weights(trap, "bare"),
+    "GGUF": gguf_file,
+    "adapter, weights": adapter,
+    "adapter, module": lambda trap: adapter(trap, megatron_config={"a": 1}, megatron_core="own"),
+    "adapter, mapping": lambda trap: adapter(trap, auto_mapping={"base_model_class": "C", "parent_library": "own"}),
+    "adapter of another kind": lambda trap: adapter(trap, peft_type="XLORA", adapters={"a": str(trap.folder)}),
     "processors, schedulers": bystanders,
     "Whisper": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt")),
     "Whisper bare": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt", "bare")),

@@ -39,7 +39,8 @@ def assemble(
 ) -> MultimodalLM:
     """A new model from a causal LM and a CLIP, a Whisper or both. Its adapters are untrained, their gates shut.
 
-    language_model: a hub id, a folder, or a `...ForCausalLM` (then with its `tokenizer`).
+    language_model: a hub id (`user/model`, `user/model@revision`), a folder, a file of GGUF, an adapter of peft, or a
+        `...ForCausalLM` (then with its `tokenizer`).
     image_encoder: a CLIP or SigLIP: an open_clip `NAME/PRETRAINED_TAG`, `NAME/FILE`, a folder, a hub id, a file of
         OpenAI's, or a `FrozenEncoder`. final_norm: whether its tokens pass the tower's last norm; OpenFlamingo's do
         not. A ready-made encoder says so itself.

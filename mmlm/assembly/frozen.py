@@ -11,9 +11,8 @@ from torch import nn
 
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
-from encoders.guarded import from_pretrained
-from encoders.sizes import RefusedError
 from mmlm.assembly.config import FrozenPart
+from mmlm.assembly.forms.named import named_model
 from mmlm.assembly.names import path_in
 from mmlm.assembly.presets import PRESET, preset_path
 from mmlm.model.config import LoraConfig
@@ -22,10 +21,9 @@ from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
-READY_MADE = "load it yourself, and pass the model with its tokenizer as language_model= and tokenizer="
 
 
 def language_model_of(
@@ -53,7 +51,7 @@ def language_model_of(
 def causal_model(
     source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
-    """A bare language model with its tokenizer and lasting name, from a hub id, a folder or a ready-made model."""
+    """A bare language model with its tokenizer and lasting name: by name (see `forms.named`), or a ready-made one."""
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "convert_tokens_to_ids")):
         raise TypeError(f"tokenizer is one of transformers', made by AutoTokenizer.from_pretrained, not {tokenizer!r}")
     if isinstance(source, nn.Module):
@@ -64,60 +62,8 @@ def causal_model(
                 f"a language model is a causal one of transformers (…ForCausalLM), not {type(source).__name__}"
             )
         return source, tokenizer, None  # pyright: ignore[reportReturnType]  # any module with a causal LM's interface
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    language_model_config(source)  # first: it tells a model that is code, of which the tokenizer's error says little
-    path = _language_model_path(source)
-    options: dict[str, Any] = {"config": None}
-    kind: Any = AutoModelForCausalLM
-    try:
-        if _is_mosaic_gpt(path):
-            from mmlm.assembly.interop.mosaic_gpt import RENAMED, MosaicGpt, mpt_config
-
-            kind, options = MosaicGpt, {"config": mpt_config(path), "key_mapping": RENAMED}
-        if tokenizer is None:
-            tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, config=options["config"])
-        return from_pretrained(kind, path, READY_MADE, dtype=dtype, **options), tokenizer, lasting_name(source)
-    except Exception as error:
-        raise unloadable(source, error) from error
-
-
-def unloadable(source: str | Path, error: Exception) -> Exception:
-    """What to raise where a language model could not be loaded: in words that hold for mmlm."""
-    if isinstance(error, RefusedError):
-        return RefusedError(f"the language model cannot be loaded: {error}")
-    if isinstance(error, OSError):
-        return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {error}")
-    return ValueError(f"the language model {str(source)!r} could not be loaded ({type(error).__name__}): {error}")
-
-
-def language_model_config(source: str | Path) -> PreTrainedConfig:
-    """The text config of a language model by name, without its weights."""
-    from transformers import AutoConfig
-
-    path = _language_model_path(source)
-    try:
-        if _is_mosaic_gpt(path):
-            from mmlm.assembly.interop.mosaic_gpt import mpt_config
-
-            return mpt_config(path)
-        return from_pretrained(AutoConfig, path, READY_MADE).get_text_config()
-    except Exception as error:
-        raise unloadable(source, error) from error
-
-
-def _is_mosaic_gpt(path: str) -> bool:
-    """Whether it is MPT-1B, whose own code no longer runs: see interop/mosaic_gpt.py."""
-    from transformers import PreTrainedConfig
-
-    return PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "mosaic_gpt"
-
-
-def _language_model_path(source: str | Path) -> str:
-    path = preset_path(source)
-    if Path(path).is_absolute() and not Path(path).exists():  # transformers would take it for a hub id
-        raise FileNotFoundError(f"the language model {path} does not exist")
-    return path
+    model, tokenizer = named_model(source, tokenizer, dtype)
+    return model, tokenizer, lasting_name(source)
 
 
 def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:

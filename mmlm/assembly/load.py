@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from encoders.base import FrozenEncoder
+from encoders.hub import hub_fault, split_revision
 from encoders.sizes import believed, check_counts
 from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.assemble import assemble
@@ -213,7 +214,7 @@ def model_folder(name: str) -> Path:
         return PRESETS[name]
     if Path(name).exists():
         return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if split_revision(name)[0].count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join([*PRESETS, *ASSEMBLED, *OPEN_FLAMINGO])
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model"
@@ -225,14 +226,19 @@ def _from_hub(name: str) -> Path:
     """The folder of a model of the hub, with the frozen parts that are bundled with it; downloaded once."""
     from huggingface_hub import snapshot_download
 
+    repository, revision = split_revision(name)
+    given: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(FILES), **given))
         lacking = [file for file in FILES if not (folder / file).is_file()]
         if not lacking and (bundled := _bundled(folder)):
-            snapshot_download(name, allow_patterns=[f"{part}{end}" for part in bundled for end in ("", "/*")])
+            patterns = [f"{part}{end}" for part in bundled for end in ("", "/*")]
+            snapshot_download(repository, allow_patterns=patterns, **given)
             lacking = [part for part in bundled if not (folder / part).exists()]
     except Exception as error:
-        raise FileNotFoundError(f"no folder {name!r}, and it could not be fetched from the hub: {error}") from error
+        fault = hub_fault(name, error)
+        words = fault or f"no folder {name!r}, and it could not be fetched from the hub: {' '.join(str(error).split())}"
+        raise FileNotFoundError(words) from error
     if lacking:
         raise FileNotFoundError(
             f"{name!r} lacks {', '.join(lacking)}: it is no model of mmlm, or its download to {folder} was cut off "

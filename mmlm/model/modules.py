@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
+from encoders.base import plain_values
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -50,4 +52,4 @@ def weight_of(layer: nn.Module) -> Tensor:
     weight: Any = layer.weight
     weight = weight() if callable(weight) else weight  # torch's quantised layers give it when they are asked
     assert isinstance(weight, Tensor)
-    return weight.dequantize() if weight.is_quantized else weight
+    return plain_values(weight)

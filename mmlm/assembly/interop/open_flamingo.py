@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from decoders.files import beside, sync
 from encoders.base import FrozenEncoder
 from mmlm.assembly.assemble import assemble
-from mmlm.assembly.frozen import causal_model, image_encoder_of, language_model_config
+from mmlm.assembly.forms.named import language_model_config
+from mmlm.assembly.frozen import causal_model, image_encoder_of
 from mmlm.assembly.interop.download import LANGUAGE_MODEL_FILES, fetch
 from mmlm.assembly.interop.open_flamingo_checkpoint import HEADS, read_checkpoint
 from mmlm.assembly.multimodal_lm import MultimodalLM

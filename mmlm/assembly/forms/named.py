@@ -1,0 +1,151 @@
+"""Language models by name, whatever form lies there: a folder of transformers, a file of GGUF, an adapter of peft."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from encoders.gguf import is_gguf, read_gguf
+from encoders.guarded import from_pretrained, settings_of
+from encoders.hub import cache_fault, hub_fault, split_revision
+from encoders.sizes import RefusedError
+from mmlm.assembly.forms.adapter import adapted, adapter_settings, base_of
+from mmlm.assembly.forms.gguf import gguf_config, gguf_model
+from mmlm.assembly.forms.gguf_tokenizer import gguf_tokenizer
+from mmlm.assembly.presets import preset_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+READY_MADE = "load it yourself, and pass the model with its tokenizer as language_model= and tokenizer="
+_HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+(?:@[\w.-]+)?)/(.+\.gguf)")
+_VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)(\w+?)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+
+
+def named_model(source: str | Path, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    """A language model and its tokenizer (or the given one), by the name that `assemble` takes.
+
+    FileNotFoundError or ValueError, in one line, for what cannot be found or loaded; `RefusedError` for a danger.
+    """
+    try:
+        path = _place(source)
+        if not adapter_settings(path):
+            return _whole(path, tokenizer, dtype)
+        return _adapted(path, tokenizer, dtype)
+    except Exception as error:
+        raise unloadable(source, error) from error
+
+
+def language_model_config(source: str | Path) -> PreTrainedConfig:
+    """The text config of a language model by name, without its weights."""
+    try:
+        path = _place(source)
+        return _settings(_place(base_of(path)) if adapter_settings(path) else path)
+    except Exception as error:
+        raise unloadable(source, error) from error
+
+
+def unloadable(source: str | Path, error: Exception) -> Exception:
+    """What to raise where a language model could not be loaded: one line, in words that hold for mmlm."""
+    fault = hub_fault(source, error)
+    if fault is None and isinstance(error, OSError) and not Path(source).is_absolute():
+        fault = cache_fault(source)
+    if fault is not None:
+        return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {fault}")
+    words = " ".join(str(error).split())
+    if isinstance(error, RefusedError):
+        return RefusedError(f"the language model cannot be loaded: {words}")
+    if isinstance(error, ImportError):
+        return ImportError(f"the language model {str(source)!r} could not be loaded: {words}")
+    if isinstance(error, OSError):
+        return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {words}")
+    return ValueError(f"the language model {str(source)!r} could not be loaded ({type(error).__name__}): {words}")
+
+
+def _whole(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    if is_gguf(path):
+        tokenizer = tokenizer or gguf_tokenizer(read_gguf(path))
+        return gguf_model(path, dtype), tokenizer
+    return _of_transformers(path, tokenizer, dtype)
+
+
+def _of_transformers(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = _config(path)  # first: it tells a model that is code, of which the tokenizer's error says little
+    options: dict[str, Any] = {"variant": _variant(path)}
+    kind: Any = AutoModelForCausalLM
+    tokenizer_options = {}
+    if _is_mosaic_gpt(path):
+        from mmlm.assembly.interop.mosaic_gpt import RENAMED, MosaicGpt
+
+        kind, tokenizer_options = MosaicGpt, {"config": config}
+        options = {"config": config, "key_mapping": RENAMED}
+    if tokenizer is None:
+        tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, **tokenizer_options)
+    return from_pretrained(kind, path, READY_MADE, dtype=dtype, **options), tokenizer
+
+
+def _adapted(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    """The model that an adapter is for, with the adapter. Its tokenizer is the adapter's own, where it has one."""
+    from transformers import AutoTokenizer
+
+    base = _place(base_of(path))
+    if adapter_settings(base):
+        raise ValueError(f"it is an adapter of {base}, which is an adapter itself: {READY_MADE}")
+    if tokenizer is None and settings_of(path, name="tokenizer_config.json"):
+        tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, config=_settings(base))
+    model, tokenizer = _whole(base, tokenizer, dtype)
+    return adapted(model, path), tokenizer
+
+
+def _settings(path: str) -> PreTrainedConfig:
+    return gguf_config(read_gguf(path)) if is_gguf(path) else _config(path)
+
+
+def _config(path: str) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    if _is_mosaic_gpt(path):
+        from mmlm.assembly.interop.mosaic_gpt import mpt_config
+
+        return mpt_config(path)
+    return from_pretrained(AutoConfig, path, READY_MADE).get_text_config()
+
+
+def _is_mosaic_gpt(path: str) -> bool:
+    """Whether it is MPT-1B, whose own code no longer runs: see interop/mosaic_gpt.py."""
+    from transformers import PreTrainedConfig
+
+    name, revision = split_revision(path)
+    return PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type") == "mosaic_gpt"
+
+
+def _place(source: str | Path) -> str:
+    """The path or hub id that a name stands for; a file of GGUF on the hub is fetched."""
+    path = preset_path(source)
+    if Path(path).exists():
+        return path
+    if Path(path).is_absolute():  # transformers would take it for a hub id
+        raise FileNotFoundError(f"{path} does not exist")
+    if (found := _HUB_FILE.fullmatch(path)) is None:
+        return path
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = split_revision(found[1])
+    return hf_hub_download(repository, found[2], revision=revision)
+
+
+def _variant(path: str) -> str | None:
+    """The variant of weights ("fp16") in a folder that has no others; ValueError where it has several."""
+    folder = Path(path)
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    if any(re.fullmatch(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)", name) for name in names):
+        return None
+    found = sorted({match[1] for name in names if (match := _VARIANT.fullmatch(name))})
+    if len(found) > 1:
+        raise ValueError(f"{path} holds weights of several variants ({', '.join(found)}): leave one of them there")
+    return found[0] if found else None

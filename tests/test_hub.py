@@ -1,0 +1,146 @@
+"""Names on the hub: revisions, files of GGUF, mirrors, caches, errors. A hub on this machine answers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from encoders.hub import hub_fault, split_revision
+from support import families, gguf_files, parts
+from support.hub import hub
+
+ROOT = Path(__file__).parents[1]
+# In a process of its own, since huggingface_hub reads its environment when it is imported.
+PROGRAM = """
+import json, sys, torch
+from pathlib import Path
+from huggingface_hub import constants
+from mmlm.assembly.load import load
+from mmlm.assembly.frozen import causal_model
+from support import parts
+for name in sys.argv[1:]:
+    kind, _, name = name.partition(":")
+    if kind == "offline":
+        constants.HF_HUB_OFFLINE = True
+        continue
+    if kind == "remove":
+        next(Path(constants.HF_HUB_CACHE).rglob(name)).unlink()
+        continue
+    try:
+        if kind == "whole":
+            model = load(name, image_encoder=parts.image_encoder()).language_model.model
+        else:
+            model, _, lasting = causal_model(name, None, torch.float32)
+            assert lasting == name
+        with torch.no_grad():
+            print(json.dumps(model(torch.arange(3, 9).unsqueeze(0)).logits.sum().item()))
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"))
+"""
+LOADED = {  # the revision that each of these names has
+    "lm:someone/lm": 0, "lm:someone/lm@v2": 1, "lm:someone/files/lm.gguf": 0, "lm:someone/files@v2/lm.gguf": 1,
+    "whole:someone/seeing@v1": 1,
+}  # fmt: skip
+ABSENT = "no folder here, and no model of the hub at http://127.*HF_ENDPOINT.* correct the name, or log in"
+REFUSED = {
+    "lm:someone/gated": "is gated: accept its terms .* `hf auth login` .* HF_TOKEN",
+    "whole:someone/gated": "is gated: accept its terms", "lm:someone/gated/lm.gguf": "is gated: accept its terms",
+    "lm:someone/private": ABSENT, "lm:someone/absent": ABSENT, "whole:someone/absent": ABSENT,
+    "lm:someone/lm@v3": "someone/lm has no revision 'v3' on the hub",
+    "whole:someone/seeing@v3": "someone/seeing has no revision 'v3' on the hub",
+    "lm:someone/files/absent.gguf": "is no file of the hub", "lm:someone/files": "config.json",
+    "lm:someone/broken": "did not give someone/broken \\(status 400\\)",
+}  # fmt: skip
+LACKING = ["lm:someone/lm", "lm:someone/other", "whole:someone/seeing", "lm:a/b/lm.gguf"]
+
+
+def expected(seed: int) -> float:
+    with torch.no_grad():
+        return families.language_model("llama", seed)(torch.arange(3, 9).unsqueeze(0)).logits.sum().item()
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> dict[str, list]:
+    """For each name the sum of its logits, or its error: from the hub, then from the cache, then from half of it."""
+    root = tmp_path_factory.mktemp("published")
+    for seed, revision in enumerate(["main", "v2"]):
+        model, folder = families.language_model("llama", seed), root / "someone/files" / revision
+        model.save_pretrained(root / "someone/lm" / revision, max_shard_size="20KB")
+        families.tokenizer().save_pretrained(root / "someone/lm" / revision)
+        folder.mkdir(parents=True)
+        gguf_files.model_file(folder / "lm.gguf", model, "llama", families.tokenizer())
+    model = parts.build("llama")
+    model.language_model.name = "someone/lm@v2"
+    model.save(root / "someone/seeing/v1")
+    runs = {"hub": [*LOADED, *REFUSED], "cache": [*LOADED], "half": LACKING}
+    names = [*runs["hub"], "offline:", *runs["cache"], "remove:model-00002-of-*.safetensors"]
+    names += ["remove:model-00002-of-*.safetensors", *runs["half"]]
+    with hub(root) as address:
+        environment = {
+            **os.environ, "HF_ENDPOINT": address, "HF_HUB_CACHE": str(root / "cache"), "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_OFFLINE": "0",
+            "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{os.environ.get('PYTHONPATH', '')}",
+        }  # fmt: skip
+        command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *names]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = iter([json.loads(line) for line in run.stdout.splitlines()])
+    return {kind: [next(lines) for _ in asked] for kind, asked in runs.items()}
+
+
+def test_names_with_revisions_are_fetched_from_a_mirror(told):
+    assert told["hub"][: len(LOADED)] == pytest.approx([expected(seed) for seed in LOADED.values()], abs=1e-4)
+
+
+def test_what_was_fetched_is_loaded_again_without_a_network(told):
+    assert told["cache"] == told["hub"][: len(LOADED)]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_hub_refuses_is_told_in_one_line(told, name):
+    line = told["hub"][len(LOADED) + list(REFUSED).index(name)]
+    assert re.search(REFUSED[name], line) and "\n" not in line, line
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_a_cache_that_lacks_something_says_so(told, name):
+    line = told["half"][LACKING.index(name)]
+    words = (
+        "not in the cache .*, or not whole, and nothing is fetched while HF_HUB_OFFLINE is set: load it once without"
+    )
+    assert re.search(words, line) and "\n" not in line, line
+
+
+def test_a_hub_that_is_not_reached_is_told(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    error = OSError("in many words")
+    error.__cause__ = LocalEntryNotFoundError("no")
+    assert "cannot be reached: connect to the network" in str(hub_fault("a/b", error))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("user/model", ("user/model", None)), ("user/model@v1", ("user/model", "v1")), ("gpt2@main", ("gpt2", "main")),
+        ("user/model@refs/pr/1", ("user/model", "refs/pr/1")), ("/runs/a@b", ("/runs/a@b", None)),
+        ("../a@b", ("../a@b", None)), ("a/b/c@d", ("a/b/c@d", None)),
+    ],
+)  # fmt: skip
+def test_a_revision_stands_after_the_name(name, expected):
+    assert split_revision(name) == expected
+
+
+def test_a_folder_that_is_there_is_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model@v1").mkdir()
+    assert split_revision("model@v1") == ("model@v1", None)
+
+
+def test_other_errors_are_not_the_hubs():
+    assert hub_fault("a", ValueError("x")) is None
