@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from encoders.hub import split_revision
+from encoders.pickles import check_pickle
+from encoders.settings import check_settings, check_tokenizer_class, leads_out
 from encoders.sizes import RefusedError, believed, check_counts, check_deflation, weight_files
+from encoders.texts import tokenizing
 
 TOKENIZER_SETTINGS = {  # what a CLIP's settings may give its tokenizer; all else could name files, servers or code
     "additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token", "trust_remote_code",
@@ -36,15 +39,23 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
     files elsewhere; other errors are those of the library.
     """
     subfolder = options.get("subfolder", "")
-    check_counts(settings_of(source, subfolder), source)
+    for file in ("config.json", "tokenizer_config.json"):
+        settings = settings_of(source, subfolder, file)
+        check_counts(settings, source)
+        check_settings(settings, source)
+        check_tokenizer_class(settings, source)
     check_indexes(Path(source, subfolder))
+    for file in weight_files(source, subfolder) or ():
+        if file.suffix != ".safetensors":
+            check_deflation(file)
+            check_pickle(file)
     name, revision = split_revision(source)
     if revision is not None:
         options["revision"] = revision
     if not kind.__module__.startswith("diffusers"):  # which never runs a model's code
         options["trust_remote_code"] = False  # unset, transformers asks on standard input
     try:
-        with _no_pickles(source), believed(source, subfolder):
+        with _no_pickles(source), believed(source, subfolder), tokenizing():
             return kind.from_pretrained(name, **options)
     except (ValueError, ImportError) as error:
         if "trust_remote_code" not in str(error):
@@ -79,6 +90,7 @@ def torch_file(path: str | Path, *, mmap: bool = False, stand_in: type | None = 
     file of another kind the errors are torch's, of many types.
     """
     check_deflation(path)
+    check_pickle(path)
     with _no_pickles(path):
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stand_in else []
         with torch.serialization.safe_globals([(stand_in, name) for name in strange]):  # pyright: ignore[reportArgumentType]
@@ -105,11 +117,15 @@ def _no_pickles(source: str | Path) -> Iterator[None]:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from _tensors(value)
+    """The tensors in mappings within mappings, each mapping once: one may be in several, and in itself."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values()
 
 
 def plain_pickle(data: bytes, named: Callable[[str, str], Any], stored: Callable[[Any], Any]) -> Any:
@@ -164,6 +180,7 @@ def clip_model(name: str, pretrained: str | None, **options: Any) -> Any:
     is_tag = bool(pretrained) and not Path(source).is_file()  # sizes of open_clip's own, and weights still to come
     for file in [] if is_tag else weight_files(source) or []:
         check_deflation(file)
+        check_pickle(file)
     with _no_pickles(source), nullcontext() if is_tag else believed(source):
         return open_clip.create_model_from_pretrained(name, pretrained, weights_only=True, **options)
 
@@ -194,6 +211,7 @@ def check_clip(name: str) -> None:
     schema, _, source = name.partition(":")
     if schema not in ("local-dir", "hf-hub"):
         return  # a name that open_clip itself describes
+    check_tokenizer_class(settings_of(source, "", "tokenizer_config.json"), source)
     written = settings_of(source, "", "open_clip_config.json")
     check_preprocessing(source, written.get("preprocess_cfg"))
     settings = settings if isinstance(settings := written.get("model_cfg"), dict) else {}
@@ -239,8 +257,8 @@ def check_indexes(folder: Path) -> None:
     for index in folder.glob("*.index*.json") if folder.is_dir() else ():
         shards = settings_of(folder, "", index.name).get("weight_map")
         for shard in set(map(str, shards.values())) if isinstance(shards, dict) else ():
-            if shard.startswith(("/", "~")) or "\\" in shard or ":" in shard or ".." in shard.split("/"):
-                raise RefusedError(f"{index} names the shard {shard!r}, which lies outside of its folder")
+            if leads_out(shard) or ":" in shard or (folder / shard).exists() and not (folder / shard).is_file():
+                raise RefusedError(f"{index} names the shard {shard!r}, which is no file of its folder")
 
 
 def settings_of(source: str | Path, subfolder: str = "", name: str = "config.json") -> dict[str, Any]:

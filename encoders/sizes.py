@@ -20,7 +20,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 SETTINGS = ("config.json", "open_clip_config.json", "adapter_config.json")
 MOST_LAYERS = 10_000  # of any kind that settings may name
 # Keys of settings that name such a number.
-COUNTS = re.compile(r"(layers?|blocks?|depths?|layers_per_\w+|codebooks|quantizers)$")
+COUNTS = re.compile(r"(layers?|blocks?|depths?|layers_per_\w+|codebooks|quantizers|labels)$")
 SPARE_BYTES, SPARE_TENSORS = 1 << 28, 1000  # masks, tables of positions: what no file holds
 GROWTH = 16  # weights of 4 bits are first built in 32, and an allowance on top
 DEFLATED = 64  # how many times its own size a zip file may hold

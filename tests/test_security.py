@@ -798,3 +798,122 @@ def test_a_bundle_takes_no_file_from_elsewhere(trap):
     bundled.save(trap.folder / "out", bundle=True)
     names = {path.name for path in (trap.folder / "out/image_encoder").iterdir()}
     assert "merges.txt" not in names and {"own.txt", "tokenizer.json"} <= names
+
+
+# What breaks no rule of a pickle or a setting, and is no model all the same
+
+
+def pickled(trap: Trap, content: object, name: str = "a.pt", zipped: bool = True) -> Path:
+    torch.save(content, trap.folder / name, _use_new_zipfile_serialization=zipped)
+    return trap.folder / name
+
+
+class Buffer:
+    """Unpickled, it is a buffer of 10^12 bytes, which torch's reader of plain data would make."""
+
+    def __reduce__(self):
+        return bytearray, (10**12,)
+
+
+def laughing() -> dict:
+    """A tuple of two of a tuple of two …, 60 times: a few hundred bytes, and its hash takes 2^60 steps."""
+    inner: tuple = ("a", "b")
+    for _ in range(60):
+        inner = (inner, inner)
+    return {"a": inner}
+
+
+LOADS = {
+    "Whisper": WhisperAudioEncoder.load,
+    "VQGAN": load_pretrained,
+    "OpenFlamingo": read_checkpoint,
+    "CLIP": lambda path: ClipImageEncoder.load(f"ViT-S-32-alt/{path}"),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old form"])
+@pytest.mark.parametrize("load", LOADS)
+def test_a_pickle_is_no_larger_than_its_file(trap, load, zipped):
+    for content, why in ((Buffer(), "asks for a builtins.bytearray"), (laughing(), "holds a tuple of more than")):
+        with pytest.raises(ValueError, match=why):
+            LOADS[load](pickled(trap, {"state_dict": content, "dims": {}}, zipped=zipped))
+
+
+def test_weights_of_a_language_model_are_looked_at_before_they_are_read(trap):
+    folder = trap.copy("language_model")
+    (folder / "model.safetensors").unlink()
+    pickled(trap, {"a": Buffer()}, "language_model/pytorch_model.bin")
+    with pytest.raises(ValueError, match="asks for a builtins.bytearray"):
+        causal_model(folder, None, torch.float32)
+
+
+def test_mappings_that_hold_each_other_are_read_once(tmp_path):
+    inner: dict = {"a": torch.zeros(2)}
+    for _ in range(60):
+        inner = {"a": inner, "b": inner}
+    torch.save(inner, tmp_path / "a.pt")
+    assert torch_file(tmp_path / "a.pt").keys() == {"a", "b"}
+
+
+def test_ordinary_checkpoints_pass(tmp_path):
+    """Of optimizers, tuples, shared tensors and names, in both forms of file."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=True)
+    network(torch.zeros(1, 3)).sum().backward()
+    optimizer.step()
+    content = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "args": ("a", (1, 2.5), [None])}
+    for zipped in (True, False):
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        found = torch_file(tmp_path / "a.pt")
+        assert torch.equal(found["model"]["0.weight"], network[0].weight) and found["args"] == content["args"]
+
+
+@pytest.mark.parametrize("missing", ["model.norm.weight", "model.layers.0.mlp.up_proj.weight"])
+def test_weights_that_are_not_all_there_are_refused(trap, missing):
+    """They would be drawn at random, and a text written all the same."""
+    folder = trap.copy("language_model")
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors.pop(missing) is not None
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lack 1 tensors, such as {missing}"):
+        causal_model(folder, None, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("config.json", dict(configuration_files=["config.4.0.0.json"])),
+        ("tokenizer_config.json", dict(fast_tokenizer_files=["../tokenizer.4.0.0.json"])),
+        ("tokenizer_config.json", dict(tokenizer_file="/etc/passwd")),
+        ("tokenizer_config.json", dict(vocab_file="../elsewhere.json")),
+        ("tokenizer_config.json", dict(tokenizer_class="AutoImageProcessor")),
+        ("tokenizer_config.json", dict(tokenizer_class="LlamaForCausalLM")),
+        ("tokenizer_config.json", dict(tokenizer_class=["PreTrainedTokenizerFast"])),
+        ("config.json", dict(tokenizer_class="AutoVideoProcessor")),
+        ("config.json", dict(num_labels=10**8)),
+    ],
+    ids=str,
+)
+def test_settings_lead_nowhere_else(trap, file, settings):
+    folder = trap.copy("language_model")
+    change(folder / file, **settings)
+    refused(lambda: causal_model(folder, None, torch.float32))
+
+
+@pytest.mark.parametrize("shard", ["../weights.safetensors", "/etc/passwd", "a/../../b.safetensors", "pipe"])
+def test_shards_lie_in_their_folder(trap, shard):
+    folder = trap.copy("language_model")
+    os.mkfifo(folder / "pipe")
+    (folder / "model.safetensors").rename(trap.folder / "weights.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(lambda: causal_model(folder, None, torch.float32))
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_audio_head", 0), ("n_text_head", "a"), ("n_audio_ctx", 3 * 10**6)])
+def test_the_dims_of_a_whisper_are_those_of_its_weights(trap, name, value):
+    content = torch.load(NANO / "audio_encoder.pt", weights_only=True)
+    content["dims"][name] = value
+    torch.save(content, trap.folder / "ears.pt")
+    with pytest.raises(ValueError, match="heads do not divide its width|not those of its weights"):
+        WhisperAudioEncoder.load(trap.folder / "ears.pt")

@@ -9,8 +9,8 @@ import whisper
 from whisper.model import ModelDimensions
 
 from encoders.guarded import torch_file
-from encoders.sizes import check_counts
-from encoders.whisper_forms.parts import Parts, said, said_beside
+from encoders.sizes import RefusedError
+from encoders.whisper_forms.parts import Parts, dimensions, said, said_beside
 
 LAYOUT = 'a file as openai-whisper writes them: torch.save({"dims": …, "model_state_dict": …})'
 
@@ -20,10 +20,10 @@ def read(path: Path) -> Parts:
     content = torch_file(path)
     if not isinstance(content, dict) or not {"dims", "model_state_dict"} <= content.keys():
         raise ValueError("it holds no dims and no model_state_dict")
-    check_counts(content["dims"], path)
-    return Parts(
-        ModelDimensions(**content["dims"]), content["model_state_dict"], **said(content, "suppress_tokens", path)
-    )
+    told, state = ModelDimensions(**content["dims"]), content["model_state_dict"]
+    if (found := dimensions(state, told.n_audio_head, told.n_text_head)) != told:
+        raise RefusedError(f"its dims {vars(told)} are not those of its weights, {vars(found)}")
+    return Parts(found, state, **said(content, "suppress_tokens", path))
 
 
 def content_of(model: whisper.Whisper) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class Processor:
         self.max_length = max_length
         # Checked by running the tokenizer: some configs set a bos token that the tokenizer never writes.
         bos = tokenizer.bos_token_id
-        self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+        with tokenizing():
+            self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
         # In some vocabularies a control token is an ordinary piece as well, so that typed text could produce it. Other
         # vocabularies add control tokens ("<|fim_prefix|>") without marking them as special. Text gets the ids of the
         # characters in place of both. Words that were added to the vocabulary stay as they are.

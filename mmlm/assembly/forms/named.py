@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from mmlm.assembly.presets import preset_path
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+log = logging.getLogger(__name__)
 READY_MADE = "load it yourself, and pass the model with its tokenizer as language_model= and tokenizer="
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+(?:@[\w.-]+)?)/(.+\.gguf)")
 _VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)(\w+?)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
@@ -86,7 +88,19 @@ def _of_transformers(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[Pre
         options = {"config": config, "key_mapping": RENAMED}
     if tokenizer is None:
         tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, **tokenizer_options)
-    return from_pretrained(kind, path, READY_MADE, dtype=dtype, **options), tokenizer
+    model, report = from_pretrained(kind, path, READY_MADE, dtype=dtype, output_loading_info=True, **options)
+    _check_whole(report, path)
+    return model, tokenizer
+
+
+def _check_whole(report: dict[str, Any], path: str) -> None:
+    """ValueError where weights are missing, which would be drawn at random; a warning where some are left over."""
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"its weights lack {len(missing)} tensors, such as {missing[0]}: they are damaged, or not all of it"
+        )
+    if unknown := sorted(report["unexpected_keys"]):
+        log.warning("%s has %s tensors that its settings do not ask for, such as %s", path, len(unknown), unknown[0])
 
 
 def _adapted(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
