@@ -191,7 +191,8 @@ def clip_tokenizer(name: str, remedy: str) -> Any:
 
     check_clip(name)
     try:
-        return open_clip.get_tokenizer(name, trust_remote_code=False)
+        with tokenizing():
+            return open_clip.get_tokenizer(name, trust_remote_code=False)
     except TypeError as error:
         if "unexpected keyword argument 'trust_remote_code'" not in str(error):
             raise
