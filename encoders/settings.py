@@ -25,14 +25,15 @@ def check_settings(settings: Mapping[str, Any], source: Any) -> None:
 def check_tokenizer_class(settings: Mapping[str, Any], source: Any) -> None:
     """`RefusedError` where what is named as a tokenizer is another class of transformers, which may ask for code."""
     import transformers
+    from transformers.utils.import_utils import DummyObject
 
     name = settings.get("tokenizer_class")
     known = getattr(transformers, name, None) if isinstance(name, str) else None
-    if name is not None and (
-        not isinstance(name, str)
-        or known is not None
-        and not (isinstance(known, type) and issubclass(known, transformers.PreTrainedTokenizerBase))
-    ):
+    if known is None and (name is None or isinstance(name, str)):
+        return  # nothing, or a name that the loader does not know either
+    if isinstance(known, DummyObject):
+        return  # of a package that is missing, which the loader tells
+    if not (isinstance(known, type) and issubclass(known, transformers.PreTrainedTokenizerBase)):
         raise RefusedError(f"{source} names as its tokenizer {name!r}, which is none")
 
 

@@ -356,7 +356,9 @@ def test_private_names_are_looked_up_in_one_place():
     files = [file for room in ("mmlm", "encoders", "decoders") for file in (ROOT / room).rglob("*.py")]
     found = {str(file.relative_to(ROOT)) for file in files if PRIVATE.search(file.read_text())}
     # TorchDispatchMode is documented ("Extending PyTorch"), though its module's name begins with an underscore.
-    assert found == {"mmlm/acceleration/operators.py", "mmlm/model/draws.py"}
+    # torchscript.py has names as they stand in files, and asks torch for none of them.
+    names_of_files = "encoders/clip_forms/torchscript.py"
+    assert found == {"mmlm/acceleration/operators.py", "mmlm/model/draws.py", names_of_files}
     assert len(names()) >= 12
 
 

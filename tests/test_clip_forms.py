@@ -449,9 +449,15 @@ def test_what_is_missing_is_named(hub, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("GatedRepoError", "accept them at https://huggingface.co/some/one, then log in with `hf auth login`"),
-        ("RepositoryNotFoundError", "no model 'some/one'; if it is a private one, log in"),
-        ("HfHubHTTPError", "cannot read 'some/one' of the hub: broken"),
+        (
+            "GatedRepoError",
+            "some/one is gated: accept its terms on its page of the hub, then log in",
+        ),
+        (
+            "RepositoryNotFoundError",
+            "'some/one' is no folder here, and no model of the hub",
+        ),
+        ("HfHubHTTPError", "the hub did not give some/one"),
     ],
 )
 def test_what_the_hub_answers_is_one_line_that_says_what_to_do(monkeypatch, kind, why):

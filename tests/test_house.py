@@ -20,7 +20,7 @@ ORDER = {
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
-        ["files", "texts", "hub", "model_files"], ["sizes"], ["gguf", "media", "pickles", "settings"], ["guarded"],
+        ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "pickles", "settings"], ["guarded"],
         ["base", "clip_forms", "whisper_forms"], ["clip", "whisper"],
         ["transcription"],
     ],

@@ -526,7 +526,7 @@ def test_a_tensor_of_torchscript_has_its_bytes(trap, size):
 
 
 @pytest.mark.parametrize("name", ["n_audio_layer", "n_audio_state", "n_audio_ctx", "n_vocab", "n_text_layer",
-                                  "n_text_ctx", "n_text_state", "n_text_head", "n_mels"])  # fmt: skip
+                                  "n_text_ctx", "n_text_state", "n_mels"])  # fmt: skip
 def test_a_whisper_is_no_larger_than_its_weights(trap, name):
     content = torch.load(NANO / "audio_encoder.pt", weights_only=True)
     content["dims"][name] = 384 * HUGE
@@ -773,7 +773,7 @@ def test_a_tar_of_long_headers_is_refused(tmp_path):
 def test_a_recipe_that_unfolds_is_refused(tmp_path):
     lines = [f"k{at}: ${{k{at + 1}}}${{k{at + 1}}}" for at in range(60)]
     (tmp_path / "a.yaml").write_text("\n".join(["model: nano", *lines, "k60: x"]))
-    with pytest.raises(ValueError, match="not resolved in recipes"):
+    with pytest.raises(ValueError, match="more than 20 references"):
         load_recipe(tmp_path / "a.yaml")
 
 
@@ -834,7 +834,7 @@ LOADS = {
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old form"])
 @pytest.mark.parametrize("load", LOADS)
 def test_a_pickle_is_no_larger_than_its_file(trap, load, zipped):
-    for content, why in ((Buffer(), "asks for a builtins.bytearray"), (laughing(), "holds a tuple of more than")):
+    for content, why in ((Buffer(), r"asks for a \w+\.bytearray"), (laughing(), "holds a tuple of more than")):
         with pytest.raises(ValueError, match=why):
             LOADS[load](pickled(trap, {"state_dict": content, "dims": {}}, zipped=zipped))
 
@@ -843,7 +843,7 @@ def test_weights_of_a_language_model_are_looked_at_before_they_are_read(trap):
     folder = trap.copy("language_model")
     (folder / "model.safetensors").unlink()
     pickled(trap, {"a": Buffer()}, "language_model/pytorch_model.bin")
-    with pytest.raises(ValueError, match="asks for a builtins.bytearray"):
+    with pytest.raises(ValueError, match=r"asks for a \w+\.bytearray"):
         causal_model(folder, None, torch.float32)
 
 

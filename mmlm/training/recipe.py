@@ -252,11 +252,8 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """
     config = _merged(path, overrides)
-    schema: type[Recipe | CodecRecipe | WritingRecipe] = Recipe
-    if "write" in config:
-        schema = WritingRecipe
-    elif "codec" in config or "decoder" in config:
-        schema = CodecRecipe
+    of_codec = "codec" in config or "decoder" in config
+    schema = WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
     try:
         return cast(Any, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)))
     except ConfigKeyError as error:
@@ -278,17 +275,16 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
         raise ValueError(f"{path} must hold keys and values")
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"{override!r} is not key=value")
+    if wrong := [override for override in overrides if "=" not in override]:
+        raise ValueError(f"{wrong[0]!r} is not key=value")
     try:
-        given = OmegaConf.from_dotlist(list(overrides))
-        merged = OmegaConf.merge(_with_model(written), _with_model(given))
-        if "${" in OmegaConf.to_yaml(merged):  # a few lines of them can stand for gigabytes
-            raise ValueError(f"{path}: ${{…}} is not resolved in recipes; write the value itself")
-        return cast(DictConfig, merged)
+        both = (_with_model(config) for config in (written, OmegaConf.from_dotlist(list(overrides))))
+        merged = cast(DictConfig, OmegaConf.merge(*both))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+    if OmegaConf.to_yaml(merged).count("${") > 20:  # each may hold two of the next: a page can stand for gigabytes
+        raise ValueError(f"{path} has more than 20 references (${{…}}); write the values themselves")
+    return merged
 
 
 def _with_model(config: DictConfig) -> DictConfig:

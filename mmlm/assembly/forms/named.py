@@ -132,10 +132,7 @@ def _config(path: str) -> PreTrainedConfig:
 
 def _is_mosaic_gpt(path: str) -> bool:
     """Whether it is MPT-1B, whose own code no longer runs: see interop/mosaic_gpt.py."""
-    from transformers import PreTrainedConfig
-
-    name, revision = split_revision(path)
-    return PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type") == "mosaic_gpt"
+    return settings_of(path).get("model_type") == "mosaic_gpt"
 
 
 def _place(source: str | Path) -> str:
