@@ -61,12 +61,17 @@ class ModelFiles:
 def read_settings(source: str, name: str) -> dict[str, Any] | None:
     """A JSON file of a folder or hub id; None if there is none. ValueError for what is no JSON, or no object of it."""
     file = Path(source, name) if Path(source).is_dir() else hub_file(source, name)
-    if file is None or not file.is_file():
-        return None
+    return read_json(file) if file is not None and file.is_file() else None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file. ValueError for what is no JSON, or no object of it."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{file} is nested without an end") from error
+        raise ValueError(f"{file} is damaged: it is nested without an end") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no settings")
+        raise ValueError(f"{file} is damaged: it holds no settings")
     return found

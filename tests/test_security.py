@@ -917,3 +917,31 @@ def test_the_dims_of_a_whisper_are_those_of_its_weights(trap, name, value):
     torch.save(content, trap.folder / "ears.pt")
     with pytest.raises(ValueError, match="heads do not divide its width|not those of its weights"):
         WhisperAudioEncoder.load(trap.folder / "ears.pt")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"_class_name": ["VQModel"]}', "[" * 100_000, '{"a": "\ud800"'])
+def test_settings_of_a_codec_that_are_none_are_plain_errors(trap, text):
+    folder = trap.folder / "codec"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match="config.json"):
+        load_one_codec(folder)
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"), [({3: torch.zeros(1)}, "is no name"), ({"a": torch.zeros(3 * 10**7, 0)}, "without values")]
+)
+def test_a_state_dict_has_names_and_values(trap, weights, why):
+    """The number of rows of an empty tensor would be the width of a network."""
+    with pytest.raises(ValueError, match=why):
+        load_pretrained(pickled(trap, {"state_dict": weights}))
+
+
+def test_entries_of_a_cache_do_not_overlap(tmp_path):
+    values = bytes(4000)
+    entries = {f"k{at}": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]} for at in range(50)}
+    entries["__metadata__"] = {"checksums": json.dumps({name: "00000000" for name in entries})}
+    header = json.dumps(entries).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + values)
+    cache = TensorCache(tmp_path)
+    assert len(cache) == 0 and not list(tmp_path.glob("*.safetensors"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import whisper
 
-from encoders.model_files import ModelFiles
+from encoders.model_files import ModelFiles, read_json
 from encoders.whisper_forms import ctranslate2, huggingface, openai
 from encoders.whisper_forms.others import READ, other_file, other_form
 from encoders.whisper_forms.parts import Parts, build
@@ -42,7 +42,7 @@ def from_folder(name: str) -> whisper.Whisper:
 
 
 def _read(files: ModelFiles) -> Parts:
-    config = huggingface.read_json(files.need(CONFIG))
+    config = read_json(files.need(CONFIG))
     if "model_type" in config:
         return huggingface.read(files, config)
     if files.find(ctranslate2.WEIGHTS) is not None:

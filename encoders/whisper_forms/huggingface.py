@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from torch import Tensor
 from whisper.model import ModelDimensions
 
 from encoders.guarded import torch_file
-from encoders.model_files import ModelFiles
+from encoders.model_files import ModelFiles, read_json
 from encoders.whisper_forms.parts import OTHER, Parts, dimensions, said, tied
 from encoders.whisper_forms.vocabulary import check_vocabulary
 
@@ -82,17 +81,6 @@ def renamed(name: str) -> str:
         return NAMES[own]
     module, _, last = own.rpartition(".")
     return f"{NAMES[module]}.{last}" if module in NAMES else name
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; ValueError where it holds none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} is damaged: it holds no settings")
-    return found
 
 
 def _tensors(files: ModelFiles) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from decoders.codecs.base import MediaCodec
+from encoders.model_files import read_settings
 from mmlm.assembly.config import CodecPart, FrozenPart, ModelConfig
 from mmlm.assembly.frozen import check_fingerprint, given_or_named, lasting_name
 from mmlm.assembly.presets import preset_path
@@ -134,8 +134,7 @@ def load_one_codec(source: CodecSource, part: CodecPart | None = None) -> MediaC
     from decoders.codecs.checkpoint import load_codec  # the quantizers take a second to import
 
     path = Path(preset_path(source))
-    config = path / "config.json"
-    if config.is_file() and "kind" in json.loads(config.read_text()):
+    if path.is_dir() and "kind" in (read_settings(str(path), "config.json") or {}):
         codec = load_codec(path)
         codec.name = lasting_name(source)
         return codec

@@ -141,7 +141,7 @@ def _index(path: Path) -> dict[str, _Place]:
         if not 8 + length <= whole:
             raise ValueError("it is cut short")
         header = file.read(length)
-    found = {}
+    found, held = {}, 0
     try:
         entries = json.loads(header)
         checksums = json.loads(entries.pop("__metadata__")[CHECKSUMS])
@@ -149,13 +149,16 @@ def _index(path: Path) -> dict[str, _Place]:
             raise ValueError("its header changed")
         for key, entry in entries.items():
             dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-            if not all(type(size) is int and size >= 0 for size in (begin, *shape)):
+            if len(shape) > 32 or not all(type(size) is int and 0 <= size <= whole for size in (begin, end, *shape)):
                 raise ValueError("its header changed")
             if not 0 <= begin <= end <= whole - 8 - length or end - begin != math.prod(shape) * dtype.itemsize:
                 raise ValueError("it is cut short, or its header changed")
+            held += end - begin
             found[key] = _Place(path, key, 8 + length + begin, end - begin, dtype, shape, checksums[key])
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its header cannot be read") from error
+    if held > whole:
+        raise ValueError("its entries overlap")
     return found
 
 

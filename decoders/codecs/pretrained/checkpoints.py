@@ -29,14 +29,24 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         contents = torch_file(path, stand_in=Ignored)
     except RefusedError:
         raise
-    except (RuntimeError, ValueError, EOFError) as error:
+    except (RuntimeError, ValueError, LookupError, AttributeError, EOFError) as error:
         raise ValueError(
             f'{path} is not a file of torch.save in its zip format, or is damaged: {{"state_dict": weights}} is needed'
         ) from error
     for key in ("ema", "model", "state_dict"):
         if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
-            return dict(contents[key])
+            return _weights(contents[key], path)
     raise ValueError(f'{path} holds no state dict under "ema", "model" or "state_dict"')
+
+
+def _weights(found: Mapping[Any, Any], path: str | Path) -> dict[str, Tensor]:
+    """A state dict; ValueError for names that are no texts, and for tensors that hold nothing but their sizes."""
+    for name, tensor in found.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path} holds no state dict: {name!r} is no name")
+        if isinstance(tensor, Tensor) and not tensor.numel():
+            raise ValueError(f"{path} holds a tensor {name} {list(tensor.shape)} without values")
+    return dict(found)
 
 
 class Ignored:

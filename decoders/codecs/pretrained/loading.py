@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from decoders.codecs.pretrained.frozen import FrozenCodec
 from decoders.codecs.pretrained.pictures import DiffusersVQ, Emu3VQ, JanusVQ, VQGANCodec
 from decoders.codecs.pretrained.sound import DacCodec, EncodecCodec, MimiCodec
 from encoders.guarded import from_pretrained
+from encoders.model_files import read_json
 from encoders.sizes import RefusedError
 
 CODECS: dict[str, type[FrozenCodec]] = {  # upstream class of the network → codec
@@ -97,9 +97,9 @@ def _find(source: str | Path | nn.Module, subfolder: str) -> tuple[Callable[...,
         return (CODECS[kind], lambda: source) if kind else (VQGANCodec, lambda: vqgan_from_weights(source.state_dict()))
     if Path(source).is_file():
         return VQGANCodec, lambda: vqgan_from_weights(read_weights(source))
-    config = json.loads(_config_file(str(source), subfolder).read_text(encoding="utf-8"))
+    config = read_json(_config_file(str(source), subfolder))
     name = config.get("_class_name", config.get("model_type"))
-    if name not in CLASSES:
+    if not isinstance(name, str) or name not in CLASSES:
         raise ValueError(f"the config.json of {source} names {name!r}, and none of {', '.join(CLASSES)}")
     kind, is_part = CLASSES[name], "vq_config" in config
     return CODECS[kind], lambda: _network(str(source), subfolder, kind, is_part)

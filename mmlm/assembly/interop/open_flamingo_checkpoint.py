@@ -90,6 +90,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _checkpoint(perceiver, gated, rest)
     except KeyError as error:
         raise ValueError(f"{path} is incomplete: it lacks {error.args[0]}") from error
+    except (IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} is damaged: a tensor has another shape than an OpenFlamingo's") from error
 
 
 def _checkpoint(
