@@ -30,7 +30,7 @@ ORDER = {
 USES = {
     "mmlm": {"encoders", "decoders"},
     "encoders": set(),
-    "decoders": {"encoders.base", "encoders.guarded", "encoders.sizes"},
+    "decoders": {"encoders.base", "encoders.model_files", "encoders.guarded", "encoders.sizes"},
 }
 DOORS = {"mmlm", "mmlm.__main__"}  # they hand names on, from any room
 HEAVY = {
