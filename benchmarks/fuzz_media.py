@@ -227,6 +227,17 @@ def run(kind: str, count: int, seed: int, attempt: Attempt = attempt) -> tuple[C
     return counts, failures
 
 
+def report(found: dict[str, tuple[Counter, list[str]]], read: str, refused: str) -> None:
+    """Prints the outcomes of each kind as a table, and each failure; ends the program, with exit code 1 if any is."""
+    print(f"| Damaged | files | {read} | {refused} | anything else |")
+    print("|---|---|---|---|---|")
+    for kind, (counts, _) in found.items():
+        print(f"| {kind} | {counts.total():,} | {counts['read']:,} | {counts['refused']:,} | {counts['failed']:,} |")
+    failures = [line for _, lines in found.values() for line in lines]
+    print("\n".join(failures), file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
 def main() -> None:
     """Print a table of outcomes, and each failure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -235,13 +246,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     args = parser.parse_args()
     found = {kind: run(kind, args.count, args.seed) for kind in args.kinds}
-    print("| Damaged | files | read | refused with MediaError | anything else |")
-    print("|---|---|---|---|---|")
-    for kind, (counts, _) in found.items():
-        print(f"| {kind} | {args.count:,} | {counts['read']:,} | {counts['refused']:,} | {counts['failed']:,} |")
-    failures = [line for _, lines in found.values() for line in lines]
-    print("\n".join(failures), file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    report(found, "read", "refused with MediaError")
 
 
 if __name__ == "__main__":

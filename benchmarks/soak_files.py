@@ -15,7 +15,6 @@ import io
 import json
 import resource
 import shutil
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_media import damaged, pictures, run
+from fuzz_media import damaged, pictures, report, run
 
 DOCUMENTED = (ValueError, TypeError, OSError)
 MOST_MEMORY = 2 << 30  # bytes beyond what the process took after its first file
@@ -219,13 +218,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     args = parser.parse_args()
     found = {kind: run(kind, args.count, args.seed, timed) for kind in args.kinds}
-    print("| Damaged | files | loaded and used | refused with a documented error | anything else |")
-    print("|---|---|---|---|---|")
-    for kind, (counts, _) in found.items():
-        print(f"| {kind} | {args.count:,} | {counts['read']:,} | {counts['refused']:,} | {counts['failed']:,} |")
-    failures = [line for _, lines in found.values() for line in lines]
-    print("\n".join(failures), file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    report(found, "loaded and used", "refused with a documented error")
 
 
 if __name__ == "__main__":

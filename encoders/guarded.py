@@ -20,7 +20,7 @@ from torch import Tensor
 
 from encoders.hub import split_revision
 from encoders.pickles import check_pickle
-from encoders.settings import check_settings, check_tokenizer_class, leads_out
+from encoders.settings import check_tokenizer_class, leads_out, other_files
 from encoders.sizes import RefusedError, believed, check_counts, check_deflation, weight_files
 from encoders.texts import tokenizing
 
@@ -41,9 +41,9 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
     subfolder = options.get("subfolder", "")
     for file in ("config.json", "tokenizer_config.json"):
         settings = settings_of(source, subfolder, file)
-        check_counts(settings, source)
-        check_settings(settings, source)
         check_tokenizer_class(settings, source)
+        for each in (settings, *(settings_of(source, subfolder, name) for name in other_files(settings, source))):
+            check_counts(each, source)
     check_indexes(Path(source, subfolder))
     for file in weight_files(source, subfolder) or ():
         if file.suffix != ".safetensors":
@@ -95,7 +95,7 @@ def torch_file(path: str | Path, *, mmap: bool = False, stand_in: type | None = 
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stand_in else []
         with torch.serialization.safe_globals([(stand_in, name) for name in strange]):  # pyright: ignore[reportArgumentType]
             content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    for tensor in _tensors(content):
+    for tensor in tensors_in(content):
         if (
             tensor.layout == torch.strided
             and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
@@ -116,7 +116,7 @@ def _no_pickles(source: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _tensors(content: Any) -> Iterator[Tensor]:
+def tensors_in(content: Any) -> Iterator[Tensor]:
     """The tensors in mappings within mappings, each mapping once: one may be in several, and in itself."""
     waiting, seen = [content], set()
     while waiting:

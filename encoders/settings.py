@@ -9,17 +9,20 @@ from typing import Any
 from encoders.sizes import RefusedError
 
 ELSEWHERE = re.compile(r"[/~\\]|\.\.|[a-zA-Z]:")  # how a name begins that is no name in the folder
-REDIRECTIONS = ("configuration_files", "fast_tokenizer_files")  # other files in place of those that were checked
+REDIRECTIONS = ("configuration_files", "fast_tokenizer_files")  # keys of such lists
 
 
-def check_settings(settings: Mapping[str, Any], source: Any) -> None:
-    """`RefusedError` for a config.json or tokenizer_config.json that puts other files in the place of checked ones."""
-    for key in REDIRECTIONS:
-        if settings.get(key):
-            raise RefusedError(f"the settings of {source} name other files to be read ({key}), which are not followed")
-    for key, value in settings.items():
-        if key.endswith("_file") and isinstance(value, str) and leads_out(value):
-            raise RefusedError(f"the settings of {source} name a file outside of its folder: {key} {value!r}")
+def other_files(settings: Mapping[str, Any], source: Any) -> list[str]:
+    """The files that a config.json or tokenizer_config.json puts in its own place, or the tokenizer's.
+
+    `RefusedError` for one outside of the folder. Paths of the machine on which a tokenizer was saved, as many hold them
+    (`special_tokens_map_file`, …), are none: transformers does not follow them.
+    """
+    found = [name for key in REDIRECTIONS for name in settings.get(key) or ()]
+    for name in found:
+        if not isinstance(name, str) or leads_out(name):
+            raise RefusedError(f"the settings of {source} name {name!r}, which is no file of its folder")
+    return found
 
 
 def check_tokenizer_class(settings: Mapping[str, Any], source: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import mmlm
 from encoders.clip import ClipImageEncoder
@@ -10,7 +11,7 @@ from mmlm.assembly import inspect as inspecting
 from mmlm.assembly.inspect import inspect
 from mmlm.assembly.presets import ASSEMBLED
 from mmlm.cli import main
-from support import parts
+from support import gguf_files, parts
 
 
 def test_nano_is_told_without_loading_it(nano_folder, monkeypatch):
@@ -57,3 +58,13 @@ def test_a_preset_is_told_before_it_is_downloaded(name, monkeypatch, capsys):
 def test_what_is_no_model_is_an_error(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 2
     assert "is not a saved model" in capsys.readouterr().err
+
+
+def test_parts_in_other_forms_are_told_by_what_they_tell(tmp_path):
+    """A file of GGUF tells its shapes; one of another kind is not counted, and no error."""
+    tensors = {"token_embd.weight": torch.zeros(8, 4), "output_norm.weight": torch.zeros(4)}
+    path = gguf_files.write(tmp_path / "model.gguf", {"general.architecture": "llama"}, tensors)
+    assert inspecting._facts("language_model", str(path)).weights == 36
+    (tmp_path / "other.bin").write_bytes(b"no weights that torch knows")
+    found = inspecting._facts("audio_encoder", str(tmp_path / "other.bin"))
+    assert found.weights is None and found.size == 27

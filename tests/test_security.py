@@ -882,10 +882,9 @@ def test_weights_that_are_not_all_there_are_refused(trap, missing):
 @pytest.mark.parametrize(
     ("file", "settings"),
     [
-        ("config.json", dict(configuration_files=["config.4.0.0.json"])),
+        ("config.json", dict(configuration_files=["../config.4.0.0.json"])),
         ("tokenizer_config.json", dict(fast_tokenizer_files=["../tokenizer.4.0.0.json"])),
-        ("tokenizer_config.json", dict(tokenizer_file="/etc/passwd")),
-        ("tokenizer_config.json", dict(vocab_file="../elsewhere.json")),
+        ("config.json", dict(configuration_files=["/etc/config.4.0.0.json"])),
         ("tokenizer_config.json", dict(tokenizer_class="AutoImageProcessor")),
         ("tokenizer_config.json", dict(tokenizer_class="LlamaForCausalLM")),
         ("tokenizer_config.json", dict(tokenizer_class=["PreTrainedTokenizerFast"])),
@@ -898,6 +897,25 @@ def test_settings_lead_nowhere_else(trap, file, settings):
     folder = trap.copy("language_model")
     change(folder / file, **settings)
     refused(lambda: causal_model(folder, None, torch.float32))
+
+
+def test_files_that_take_the_place_of_settings_are_checked_as_well(trap):
+    folder = trap.copy("language_model")
+    shutil.copyfile(folder / "config.json", folder / "config.4.0.0.json")
+    change(folder / "config.json", configuration_files=["config.4.0.0.json"])
+    causal_model(folder, None, torch.float32)
+    change(folder / "config.4.0.0.json", num_hidden_layers=10**9)
+    refused(lambda: causal_model(folder, None, torch.float32))
+
+
+def test_paths_of_the_machine_that_saved_a_tokenizer_do_no_harm(trap):
+    """As many tokenizers of the hub hold them."""
+    folder = trap.copy("language_model")
+    paths = dict(special_tokens_map_file="/home/somebody/.cache/a.json", tokenizer_file="/content/tokenizer.json")
+    change(folder / "tokenizer_config.json", **paths, name_or_path="/content/model")
+    _, tokenizer, _ = causal_model(folder, None, torch.float32)
+    _, whole, _ = causal_model(NANO / "language_model", None, torch.float32)
+    assert tokenizer("a red circle")["input_ids"] == whole("a red circle")["input_ids"]
 
 
 @pytest.mark.parametrize("shard", ["../weights.safetensors", "/etc/passwd", "a/../../b.safetensors", "pipe"])

@@ -91,8 +91,8 @@ class Quantizer(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents [B, D, *grid] → codes [B, K, *grid], quantised latents [B, D, *grid], and in training a loss.
 
-        `NonFiniteLatentsError` for latents that are not finite. RuntimeError in evaluation
-        if the codebook was never trained: the library would initialise it from the first batch it sees.
+        `NonFiniteLatentsError` for latents that are not finite. RuntimeError in evaluation if the codebook was never
+        trained: the library would initialise it from the first batch it sees.
         """
         with torch.autocast(latents.device.type, enabled=False):
             vectors = latents.float().flatten(2).transpose(1, 2)  # [B, N, D], the library's default layout

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from encoders.hub import HUB_ID, hub_file
+from encoders.hub import HUB_ID, hub_file, split_revision
 
 SCHEMAS = ("local-dir:", "hf-hub:")
 SETTINGS = "open_clip_config.json"
@@ -71,6 +71,8 @@ def find_clip(name: str) -> ClipSource:
             "knows (open_clip.list_models() lists them; ViT-B-32, for example)"
         )
     if hub_file(name, SETTINGS):
+        if split_revision(name)[1] is not None:
+            raise ValueError(f"open_clip takes no revision: download {name!r} (`hf download`), and name its folder")
         return ClipSource("open_clip", f"hf-hub:{name}")
     if hub_file(name, "config.json"):
         return ClipSource("transformers", name)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import Tensor
 
-from encoders.guarded import torch_file
+from encoders.gguf import is_gguf, read_gguf
+from encoders.guarded import tensors_in, torch_file
 from encoders.sizes import weight_files
 from mmlm.assembly.config import FrozenPart, ModelConfig
 from mmlm.assembly.load import model_folder, read_saved
@@ -33,7 +33,8 @@ HALVED = ("language_model", "image_encoder")  # what `dtype` applies to; all els
 class PartFacts:
     """A part by the field of `ModelConfig`, its name, how many weights it has, and the bytes of its files.
 
-    None for what is not known before the part is downloaded. licence: what its model card says.
+    None for what is not known before the part is downloaded, or that its form does not tell. licence: what its model
+    card says.
     """
 
     part: str
@@ -113,8 +114,9 @@ def _facts(part: str, name: str | None) -> PartFacts:
     files = weight_files(place) or []
     if not files:
         return PartFacts(part, name, None, None)
-    folder = files[0].parent
-    return PartFacts(part, name, sum(map(_count, files)), sum(file.stat().st_size for file in files), _licence(folder))
+    counts = [_count(file) for file in files]
+    weights = None if None in counts else sum(filter(None, counts))
+    return PartFacts(part, name, weights, sum(file.stat().st_size for file in files), _licence(files[0].parent))
 
 
 def _place(name: str) -> str | Path:
@@ -133,20 +135,17 @@ def _place(name: str) -> str | Path:
     return name
 
 
-def _count(file: Path) -> int:
-    """How many weights a file holds; nothing but its header is read of a safetensors file."""
+def _count(file: Path) -> int | None:
+    """How many weights a file holds, by its header where it has one; None for a form that does not tell."""
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as opened:
             return sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())
-    return sum(tensor.numel() for tensor in _tensors(torch_file(file)))
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from _tensors(value)
+    if is_gguf(file):
+        return sum(math.prod(tensor.shape) for tensor in read_gguf(file).tensors.values())
+    try:
+        return sum(tensor.numel() for tensor in tensors_in(torch_file(file)))
+    except Exception:  # of many types: it is no file of torch.save
+        return None
 
 
 def _licence(folder: Path) -> str | None:

@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
     found = inspect(args.model)
     lines = [found.name]
     for part in found.parts:
-        weights = UNKNOWN if part.weights is None else f"{shown(part.weights, 'weights')}"
+        weights = "weights of a form that is not counted" if part.size else UNKNOWN
+        weights = weights if part.weights is None else shown(part.weights, "weights")
         size = "" if part.size is None else f", {shown(part.size, 'B')} on disk"
         licence = "" if part.licence is None else f", {part.licence}"
         name = part.name or ("new" if part.part == "added" else "ready-made")
