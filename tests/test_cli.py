@@ -543,6 +543,7 @@ def test_parts_are_joined_to_a_new_model(nano, nano_folder, monkeypatch, capsys)
     assert capsys.readouterr().out.strip() == " ".join(expected.split())
 
 
+@pytest.mark.filterwarnings("default:the adapters of this model were never trained")
 def test_what_was_never_trained_says_so_in_one_line(nano_folder, pictures, capsys):
     given = ["--language-model", str(nano_folder / "language_model")]
     eyes = ["--image-encoder", str(nano_folder / "image_encoder")]

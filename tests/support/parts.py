@@ -62,6 +62,7 @@ def audio_encoder(seed: int = 0) -> WhisperAudioEncoder:
         for parameter in model.encoder.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(model.decoder.positional_embedding)  # upstream leaves it as memory is, NaN or not
     return WhisperAudioEncoder(model)
 
 
