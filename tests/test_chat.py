@@ -6,9 +6,9 @@ import pytest
 import transformers
 
 import mmlm
-from mmlm.generation.text import after_thinking
+from mmlm.prompting.conversation import turn_end
 from mmlm.prompting.parts import Markup
-from mmlm.prompting.templates import begins_thinking, turn_end
+from mmlm.prompting.thinking import after_thinking, begins_thinking
 from support import families, parts
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

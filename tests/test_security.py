@@ -35,7 +35,7 @@ from mmlm.assembly.frozen import causal_model
 from mmlm.assembly.interop.open_flamingo_checkpoint import read_checkpoint
 from mmlm.data import read_records
 from mmlm.data.cache import TensorCache
-from mmlm.prompting.templates import chat_prompt, turn_end
+from mmlm.prompting.conversation import chat_prompt, turn_end
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.recipe import load_recipe
 from support import clips, families, gguf_files
@@ -275,7 +275,7 @@ def checkpoint(trap: Trap) -> object:
 def template(trap: Trap, text: str) -> object:
     tokenizer = families.tokenizer()
     tokenizer.chat_template = text.replace("MARK", str(trap.mark))
-    return turn_end(tokenizer), chat_prompt(tokenizer, ["a"])
+    return turn_end(tokenizer), chat_prompt(tokenizer, [{"role": "user", "content": "a"}])
 
 
 def saved(trap: Trap, name: str) -> object:
@@ -723,7 +723,7 @@ def test_a_template_says_what_it_says_in_transformers():
         "{{ bos_token }}{{ strftime_now('%Y') }}\n{%- for m in messages %}\n  {{ m.role|upper }} {{ m.content|trim }}"
         "<|im_end|>\n{%- endfor %}{% if add_generation_prompt %} ANSWER {{ {'a': 1}|tojson }}{% endif %}"
     )
-    before, middle, after = chat_prompt(tokenizer, ["hello"])
+    before, middle, after = chat_prompt(tokenizer, [{"role": "user", "content": "hello"}])
     theirs = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True
     )
@@ -780,8 +780,8 @@ def test_a_recipe_that_unfolds_is_refused(tmp_path):
 def test_a_template_that_writes_without_end_is_refused():
     tokenizer = families.tokenizer()
     tokenizer.chat_template = "{{ messages[0].content }}{{ 'x' * 1000000 }}"
-    with pytest.raises(ValueError, match="it writes 1,000,001 characters"):
-        chat_prompt(tokenizer, ["a"])
+    with pytest.raises(ValueError, match="it writes 1,000,003 characters"):
+        chat_prompt(tokenizer, [{"role": "user", "content": "a"}])
     assert turn_end(tokenizer) is None
 
 

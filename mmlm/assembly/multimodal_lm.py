@@ -12,6 +12,7 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.answer import answer
 from mmlm.tasks.ask import ask
 from mmlm.tasks.caption import caption
+from mmlm.tasks.chat import chat, chat_prompt
 from mmlm.tasks.draw import draw
 from mmlm.tasks.generate import generate, stream
 from mmlm.tasks.speak import speak
@@ -30,6 +31,8 @@ class MultimodalLM(MultimodalNetwork):
     answer = answer
     transcribe = transcribe
     ask = ask
+    chat = chat
+    chat_prompt = chat_prompt
     draw = draw
     speak = speak
 

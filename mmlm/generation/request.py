@@ -24,7 +24,7 @@ from mmlm.model.fusion.media_context import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
-from mmlm.prompting.templates import begins_thinking
+from mmlm.prompting.thinking import begins_thinking
 
 UNTRAINED = (
     "the adapters of this model were never trained: it writes as if it saw and heard nothing. Train them with `mmlm "

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
-from mmlm.generation.text import after_thinking
 from mmlm.prompting.parts import Codes
+from mmlm.prompting.thinking import after_thinking
 
 if TYPE_CHECKING:
     from PIL import Image

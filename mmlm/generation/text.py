@@ -48,17 +48,6 @@ class PartialText:
         return self
 
 
-def after_thinking(text: str, begun: bool = False) -> str:
-    """The text after a model's thinking, `<think>…</think>`; "" while it thinks; all of a text without thinking.
-
-    begun: whether the prompt has written the opening mark, so that only the closing one is in the text.
-    """
-    _, closed, answer = text.rpartition("</think>")
-    if closed:
-        return answer
-    return "" if begun or text.lstrip().startswith("<think>") else text
-
-
 def cut_at(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     """The text before the first stop string, and whether there is one."""
     places = [place for place in (text.find(string) for string in stop) if place >= 0]

@@ -33,7 +33,7 @@ from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
 from mmlm.prompting.code_layout import CodeLayout
-from mmlm.prompting.templates import turn_end
+from mmlm.prompting.conversation import turn_end
 from mmlm.prompting.vocabulary import ADDED_TOKENS, MediaVocabulary
 
 if TYPE_CHECKING:

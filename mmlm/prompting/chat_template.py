@@ -8,56 +8,82 @@ import functools
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 SECONDS, BYTES = 5, 1 << 30  # of computing and of memory, beyond what starting takes
 MOST_CHARACTERS = 100_000  # of what a template writes, which is tokenized then
 PATIENCE = 120  # seconds until a process that does not even compute is given up
-PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"  # where the text of a message goes
-ASKED = [{"role": "user", "content": PLACE}]
-ANSWERED = [{"role": "user", "content": "a"}, {"role": "assistant", "content": PLACE}]
+PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"  # what stands for what is said, in what a template is given
+AHEAD = 4  # questions of a plain conversation that are rendered at once, since starting the process takes a second
 
-
-def asked(tokenizer: Any) -> str:
-    """One user message, `PLACE`, and what precedes its answer; ValueError for a template that fails or does not end."""
-    return _text(tokenizer, ASKED, True)
-
-
-def answered(tokenizer: Any) -> str | None:
-    """A question and its answer, `PLACE`; None for a template that refuses them. ValueError for one without an end."""
-    try:
-        return _text(tokenizer, ANSWERED, False)
-    except EndlessTemplateError:
-        raise
-    except Exception:  # a template may refuse anything
-        return None
+Messages = list[dict[str, Any]]
 
 
 class EndlessTemplateError(ValueError):
     """A chat template that was stopped."""
 
 
-def _text(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> str:
+def rendered(tokenizer: Any, messages: Messages, generation: bool, keywords: Mapping[str, Any] | None = None) -> str:
+    """The text of a conversation by the tokenizer's chat template; ValueError for one that fails or does not end.
+
+    generation: whether it ends in what precedes an answer.
+    """
     from transformers import PreTrainedTokenizerBase
 
+    keywords = dict(keywords or {})
     if getattr(type(tokenizer), "apply_chat_template", None) is not PreTrainedTokenizerBase.apply_chat_template:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)  # its own code
-    request = {"chat_template": tokenizer.get_chat_template(), **tokenizer.special_tokens_map}
+        return tokenizer.apply_chat_template(  # its own code
+            messages, tokenize=False, add_generation_prompt=generation, **keywords
+        )
+    request = {"chat_template": tokenizer.get_chat_template(), **tokenizer.special_tokens_map, **keywords}
+    conversations = together(messages, generation)
     today = datetime.date.today().isoformat()  # which some templates write
-    found = _rendered(json.dumps(request, sort_keys=True, default=str), today)[0 if generation else 1]
+    done = _run(json.dumps(request, sort_keys=True, default=str), json.dumps(conversations), today)
+    found = done[conversations.index((messages, generation))]
     if "error" in found:
         raise ValueError(f"the tokenizer's chat template fails: {found['error']}")
     return found["text"]
 
 
-@functools.lru_cache(maxsize=64)
-def _rendered(request: str, today: str) -> list[dict[str, str]]:
-    """Both conversations by one process, since starting it takes a second: the "text" of each, or the "error"."""
+def answered(tokenizer: Any) -> str | None:
+    """A question and its answer, which is a `PLACE`; None for a template that refuses them.
+
+    ValueError for a template without an end.
+    """
+    try:
+        return rendered(tokenizer, plain(2), False).replace(f"{PLACE}1{PLACE}", PLACE)
+    except EndlessTemplateError:
+        raise
+    except Exception:  # a template may refuse anything
+        return None
+
+
+def plain(turns: int, system: bool = False) -> Messages:
+    """A conversation of question and answer in turn, each with one place; `system`: a system message before them."""
+    roles = [*(["system"] if system else []), *(("user", "assistant")[turn % 2] for turn in range(turns))]
+    return [{"role": role, "content": f"{PLACE}{place}{PLACE}"} for place, role in enumerate(roles)]
+
+
+def together(messages: Messages, generation: bool) -> list[tuple[Messages, bool]]:
+    """The conversations that are rendered with this one: of a plain one, also what it was and soon will be."""
+    wanted, system = (messages, generation), messages[0]["role"] == "system"
+    first = max(0, len(messages) - system - 1) // (2 * AHEAD) * 2 * AHEAD + 1
+    found = [(plain(turns, system), True) for turns in range(first, first + 2 * AHEAD, 2)]
+    if first == 1 and not system:
+        found.append((plain(2), False))  # how a turn ends is asked of every template
+    return found if wanted in found else [wanted]
+
+
+@functools.lru_cache(maxsize=256)
+def _run(request: str, conversations: str, today: str) -> list[dict[str, str]]:
+    """The "text" of each conversation, or the "error", by a process of its own."""
+    given = [sys.path, json.loads(request), json.loads(conversations)]
     try:
         done = subprocess.run(
-            [sys.executable, __file__], input=json.dumps([sys.path, json.loads(request)]), capture_output=True,
-            text=True, timeout=PATIENCE, check=False,
+            [sys.executable, __file__], input=json.dumps(given), capture_output=True, text=True, timeout=PATIENCE,
+            check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise EndlessTemplateError(f"the tokenizer's chat template was stopped after {PATIENCE} s") from None
@@ -71,17 +97,17 @@ def _rendered(request: str, today: str) -> list[dict[str, str]]:
 
 def _child() -> None:
     """Renders what standard input asks for, by transformers' own function."""
-    path, request = json.load(sys.stdin)
+    path, request, conversations = json.load(sys.stdin)
     sys.path[:] = path
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit()
     found = []
-    for messages, generation in ((ASKED, True), (ANSWERED, False)):
+    for messages, generation in conversations:
         try:
             texts, _ = render_jinja_template([messages], add_generation_prompt=generation, **request)
             if len(texts[0]) > MOST_CHARACTERS:
-                raise ValueError(f"it writes {len(texts[0]):,} characters around one message")
+                raise ValueError(f"it writes {len(texts[0]):,} characters around what is said")
             found.append({"text": texts[0]})
         except MemoryError:
             sys.exit(1)

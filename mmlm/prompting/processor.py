@@ -4,6 +4,7 @@ User text never becomes a control token. If a user types or says `<image>`, `<|e
 language model, the tokenizer gets it as plain characters. Only parts produce control tokens.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class Processor:
         control |= {i: token.content for i, token in added.items() if re.fullmatch(r"<\S+>", token.content)}
         control.pop(tokenizer.unk_token_id, None)
         self._spelled = {i: _spell(tokenizer, token) for i, token in control.items()}
+        self._control = {*control, *added} - {tokenizer.unk_token_id}
         # What any text of a row may have: each token of a vocabulary of bytes or characters stands for one entry at
         # most, and NFC makes one character of up to two that the tokenizer sees (four of three bytes).
         longest = max(map(len, tokenizer.get_vocab()), default=1)
@@ -113,8 +115,10 @@ class Processor:
         targets = [] if target is None else [target] if isinstance(target, (str, Codes)) else list(target)
         self._measure([*(part.text if isinstance(part, Markup) else part for part in parts), *targets])
         ids = [] if parts and isinstance(parts[0], Markup) else list(self.prefix)
-        for part in parts:
-            ids += self._part_ids(part)
+        for written, run in itertools.groupby(parts, lambda part: isinstance(part, (str, Markup))):
+            run = list(run)
+            marked = written and any(isinstance(part, Markup) for part in run)
+            ids += self._marked_ids(run) if marked else [token for part in run for token in self._part_ids(part)]
         media = [part for part in parts if isinstance(part, (Image, Sound))]
         labels = [IGNORE_INDEX] * len(ids)
         if target is not None:
@@ -140,6 +144,22 @@ class Processor:
         else:
             why = f"the language model has {self.max_length:,} positions, for at most {self.max_characters:,} of them"
         check_characters(count, self.max_characters, "the prompt", why)
+
+    def _marked_ids(self, run: Sequence[Any]) -> list[int]:
+        """The ids of text and markup that follow each other: those of one text, which is what a template writes.
+
+        Where a control token in it is not the markup's, each part is tokenized on its own.
+        """
+        apart = [self._part_ids(part) for part in run]
+        with tokenizing():
+            whole = self.tokenizer("".join(getattr(part, "text", part) for part in run), add_special_tokens=False)
+        own = [ids for part, ids in zip(run, apart, strict=True) if isinstance(part, Markup)]
+        if self._controls(whole["input_ids"]) == [token for ids in own for token in self._controls(ids)]:
+            return whole["input_ids"]
+        return [token for ids in apart for token in ids]
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._control]
 
     def _part_ids(self, part: Part) -> list[int]:
         if isinstance(part, str):

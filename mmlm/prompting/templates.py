@@ -1,12 +1,12 @@
-"""The text around media: templates for captions, questions, drawing and speaking, and chat templates."""
+"""The text around media: templates for captions, questions, drawing and speaking."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from decoders.values import check_kind, check_kinds
-from mmlm.prompting.chat_template import PLACE, answered, asked
-from mmlm.prompting.parts import END_OF_CHUNK, Image, Markup, Media, Part, Sound
+from mmlm.prompting.messages import Message
+from mmlm.prompting.parts import END_OF_CHUNK, Image, Media, Part, Sound
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,27 @@ class PromptTemplate:
         before, after = (self.draw if modality == "image" else self.speak).split("{text}", 1)
         return [before + text + after]
 
+    def conversation(self, turns: Sequence[Message]) -> list[Part]:
+        """Parts of a conversation for a language model without a chat template: questions, and answers that end chunks.
+
+        ValueError for messages of tools, which only a chat template can write.
+        """
+        parts: list[Part] = []
+        for turn in turns:
+            texts = [part for part in turn.content if isinstance(part, str)]
+            media = [part for part in turn.content if not isinstance(part, str)]
+            if turn.role == "tool" or turn.tool_calls:
+                raise ValueError("the tokenizer has no chat template, which alone could write calls of tools")
+            if turn.role == "system":
+                parts += [*media, "\n".join(texts) + "\n"]
+            elif turn.role == "assistant":
+                parts += [*media, *texts, END_OF_CHUNK]
+            elif texts:
+                parts += [*media, self._question("\n".join(texts))]
+            else:
+                parts += [*media, self.reply if isinstance(media[-1], Sound) else self.caption]
+        return parts[:-1] if turns and turns[-1].role == "assistant" else parts  # where it goes on
+
     def _question(self, question: str) -> str:
         check_kind("question", question, str)
         if not question.strip():
@@ -79,39 +100,6 @@ CHAT = PromptTemplate(
     question="{question}", transcript="Transcript of a recording: ", reply="Answer the question in the recording."
 )
 """The template for language models with a chat template, which itself marks where questions and answers begin."""
-
-
-def chat_prompt(tokenizer: Any, parts: Sequence[Part]) -> list[Part]:
-    """The parts as one user message, between the markup of the tokenizer's chat template.
-
-    ValueError when the chat template does not write a user message exactly once, fails, or does not end.
-    """
-    text = asked(tokenizer)
-    if text.count(PLACE) != 1:
-        raise ValueError("the tokenizer's chat template does not write a user message exactly once")
-    before, after = text.split(PLACE)
-    return [Markup(before), *parts, Markup(after)]
-
-
-def turn_end(tokenizer: Any) -> int | None:
-    """The id of the control token that a chat template writes after an answer; None where it writes none.
-
-    It may be no end of the tokenizer's own: Qwen's base models end in `<|endoftext|>`, their chats in `<|im_end|>`.
-    ValueError for a chat template that does not end.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    text = answered(tokenizer)
-    if text is None or PLACE not in text:
-        return None
-    ids = tokenizer(text.rpartition(PLACE)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    control = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
-    return ids[0] if ids and ids[0] in control else None
-
-
-def begins_thinking(parts: Sequence[Any]) -> bool:
-    """Whether a prompt ends in the opening mark of a thinking block, which some chat templates write."""
-    return bool(parts) and isinstance(parts[-1], Markup) and parts[-1].text.rstrip().endswith("<think>")
 
 
 def _image_or_sound(source: Any) -> Media:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Unpack, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 from decoders.values import check_kind
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Image, Media, Part, Sound
-from mmlm.prompting.templates import CHAT, chat_prompt
+from mmlm.prompting.conversation import chat_prompt
+from mmlm.prompting.messages import Message, as_messages
+from mmlm.prompting.parts import Image, Media, Sound
+from mmlm.prompting.templates import CHAT
+from mmlm.tasks.chat import Mode, check_mode, heard
 from mmlm.tasks.generate import generate
 from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
 from mmlm.tasks.transcribe import transcribe
 
-Mode = Literal["transcript", "features", "both"]
 EXAMPLES = (
     ("what is the opposite of hot?", "cold"),
     ("how many legs does a dog have?", "four"),
@@ -32,10 +34,12 @@ def ask(
     question: Any = None,
     image: Any = None,
     *,
+    messages: Any = (),
     mode: Mode = "transcript",
     transcript: Any = None,
     examples: Sequence[tuple[str, str]] = (),
     chat: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     language: str | None = None,
     details: bool = False,
     batch_size: int = 32,
@@ -44,33 +48,47 @@ def ask(
     """The answer to the question asked in a recording, or to a `question` about it; `image` is what it is about.
 
     Lists of recordings, questions or pictures give a list. A recording is anything `encoders.media.open_audio` reads.
+    messages: a conversation that went before, as `chat` takes it.
     mode: "transcript" has Whisper write down what is said and the language model answer that, which needs no trained
         adapters, except for the picture; "features" lets the trained adapters hear the recording itself; "both" does
         both.
     transcript: what is said, where it is known already: text or a `Transcript`.
-    examples: (question, answer) texts that show a language model without a chat template what is wanted (`EXAMPLES`).
-    chat: use the tokenizer's chat template; None does so where there is one and the prompt is text alone, since
-        adapters are trained on prompts of `model.template`.
+    examples: (question, answer) texts that show a language model what is wanted (`EXAMPLES`).
+    chat: use the tokenizer's chat template; None does so where there is one and messages are given, or the prompt is
+        text alone, since adapters are trained on prompts of `model.template`. Then examples are earlier turns.
+    chat_template_kwargs: for the chat template, such as {"enable_thinking": False}.
     language: what is spoken; None detects it.
     details: return a `GenerationResult` in place of each text.
     ValueError where there is nothing to answer: nobody speaks, and no question is given.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
+    check_mode(mode)
     shown = as_examples(examples, "(question, answer)")
     check_kind("chat", chat, bool | None)
     rows, batch = as_rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
     tokenizer = model.processor.tokenizer
+    before = as_messages(messages) if messages else []
     if chat is None:
-        chat = mode == "transcript" and image is None and bool(getattr(tokenizer, "chat_template", None))
-    shots = [f"{model.template.spoken_prompt([], asked)[0]}{reply}\n" for asked, reply in shown]
-    prompts = []
-    for recording, asked, picture, said in rows:
-        parts = [*shots, *_prompt(model, recording, asked, picture, said, mode, chat, language)]
-        prompts.append(chat_prompt(tokenizer, parts) if chat else parts)
-    if shown:
-        stop = options.get("stop", ())
-        options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
+        text_alone = mode == "transcript" and image is None
+        chat = bool(getattr(tokenizer, "chat_template", None)) and (bool(before) or text_alone)
+    if chat_template_kwargs and not chat:
+        raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
+    template = CHAT if chat else model.template
+    before = [heard(model, turn, mode, language, template) for turn in before]
+    asked = [
+        _prompt(model, recording, own, picture, said, mode, chat, language) for recording, own, picture, said in rows
+    ]
+    if chat:
+        for asked_before, reply in shown:
+            before += [Message("user", (asked_before,)), Message("assistant", (reply,))]
+        prompts = [
+            chat_prompt(tokenizer, [*before, Message("user", tuple(parts))], chat_template_kwargs) for parts in asked
+        ]
+    else:
+        shots = [f"{model.template.spoken_prompt([], question)[0]}{reply}\n" for question, reply in shown]
+        prompts = [[*model.template.conversation(before), *shots, *parts] for parts in asked]
+        if shown:
+            stop = options.get("stop", ())
+            options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)
 
 
@@ -83,7 +101,7 @@ def _prompt(
     mode: Mode,
     chat: bool,
     language: str | None,
-) -> list[Part]:
+) -> list[Any]:
     """Parts that ask about one recording."""
     if mode != "transcript" and hasattr(recording, "read"):
         recording = load_audio(recording)  # a stream is read once, and both ways hear it

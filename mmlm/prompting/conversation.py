@@ -1,0 +1,143 @@
+"""Conversations → prompts: what was said, between the markup of a tokenizer's chat template.
+
+The template never sees what was said: it gets a place for each text and each medium. So nothing that a user types, that
+a recording says or that a tool returns can become markup, and one rendering serves all conversations of a form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmlm.prompting.chat_template import PLACE, answered, rendered
+from mmlm.prompting.messages import Message, as_messages
+from mmlm.prompting.parts import Image, Markup, Part, Sound
+from mmlm.prompting.thinking import after_thinking
+
+_PLACES = re.compile(f"{PLACE}([0-9]+){PLACE}")
+
+
+def chat_prompt(tokenizer: Any, messages: Any, keywords: Mapping[str, Any] | None = None) -> list[Part]:
+    """The parts of a conversation, `as_messages`, up to where the answer begins.
+
+    If the last message is the assistant's, the answer goes on from it. Of earlier answers the thinking is left out.
+    keywords: of the chat template, such as {"enable_thinking": False}; values are what JSON can hold.
+    ValueError where the template fails, does not end, or leaves out or repeats something that was said.
+    """
+    turns = as_messages(messages)
+    said: list[str | Image | Sound] = []
+    shown = [_shown(turn, said, last=turn is turns[-1]) for turn in turns]
+    goes_on = turns[-1].role == "assistant"
+    if goes_on and not turns[-1].content:
+        raise ValueError("the last message is the assistant's and says nothing to go on from: leave it out")
+    text = rendered(tokenizer, shown, not goes_on, _checked(keywords))
+    found = [int(number) for number in _PLACES.findall(text)]
+    if any(number >= len(said) for number in found):
+        raise ValueError("the tokenizer's chat template writes a place for what nobody said")
+    if wrong := [number for number in range(len(said)) if found.count(number) != 1]:
+        what = "leaves out" if wrong[0] not in found else "repeats"
+        raise ValueError(f"the tokenizer's chat template {what} what a message says: {_named(turns, said, wrong[0])}")
+    if goes_on:
+        text = _up_to_the_last(text, turns[-1].content[-1])
+    pieces = _PLACES.split(text)
+    parts: list[Part] = [Markup(pieces[0])]  # also where it is empty: the template alone says how a text begins
+    for number, before, after in zip(pieces[1::2], pieces[:-1:2], pieces[2::2], strict=True):
+        parts.append(_written(said[int(number)], before, after))
+        if after:
+            parts.append(Markup(after))
+    return parts
+
+
+def _shown(turn: Message, said: list[str | Image | Sound], last: bool) -> dict[str, Any]:
+    """A message as the template gets it: with places in it, whose contents are added to `said`."""
+    content: list[str | Image | Sound] = []
+    for one in turn.content:  # texts that follow each other are lines, as in other programs
+        if isinstance(one, str) and content and isinstance(content[-1], str):
+            content[-1] += "\n" + one
+        else:
+            content.append(one)
+    if turn.role == "assistant" and not last:
+        content = [after_thinking(one).lstrip("\n") if isinstance(one, str) else one for one in content]
+    message: dict[str, Any] = {"role": turn.role, "content": "".join(_place(one, said) for one in content)}
+    if turn.tool_calls:
+        message["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": _places(dict(call.arguments), said)}}
+            | ({} if call.id is None else {"id": call.id})
+            for call in turn.tool_calls
+        ]
+    names = {"name": turn.name, "tool_call_id": turn.tool_call_id}
+    return message | {key: value for key, value in names.items() if value is not None}
+
+
+def _place(one: str | Image | Sound, said: list[str | Image | Sound]) -> str:
+    """A place; around it the white space of a text, which the template may cut off."""
+    bare = one.strip() if isinstance(one, str) else one
+    if not bare:
+        return str(one)
+    place = f"{PLACE}{len(said)}{PLACE}"
+    said.append(bare)
+    if not isinstance(one, str):
+        return place
+    start = len(one) - len(one.lstrip())
+    return one[:start] + place + one[start + len(one.strip()) :]
+
+
+def _places(value: Any, said: list[str | Image | Sound]) -> Any:
+    """Arguments of a call with places for their texts, keys too."""
+    if isinstance(value, Mapping):
+        return {_place(str(key), said): _places(own, said) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_places(own, said) for own in value]
+    return _place(value, said) if isinstance(value, str) else value
+
+
+def _written(one: str | Image | Sound, before: str, after: str) -> str | Image | Sound:
+    """A text between quotes is part of JSON that the template wrote, so it is escaped as JSON has it."""
+    if isinstance(one, str) and before.endswith('"') and after.startswith('"'):
+        return json.dumps(one, ensure_ascii=False)[1:-1]
+    return one
+
+
+def _up_to_the_last(text: str, last: str | Image | Sound) -> str:
+    """A rendering up to the end of its last place, and the white space after it that the template left there."""
+    *_, place = _PLACES.finditer(text)
+    space = last[len(last.rstrip()) :] if isinstance(last, str) else ""
+    return text[: place.end()] + (space if text.startswith(space, place.end()) else "")
+
+
+def _named(turns: Sequence[Message], said: Sequence[Any], number: int) -> str:
+    role = next((turn.role for turn in turns if said[number] in turn.content), None)
+    what = repr(said[number][:60]) if isinstance(said[number], str) else "a picture or a recording"
+    return what if role is None else f"{what}, of the {role}"
+
+
+def _checked(keywords: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keywords of a template; ValueError for those that are not the template's, or that JSON cannot hold."""
+    if not isinstance(keywords, Mapping | None):
+        raise TypeError(f"chat_template_kwargs is a dictionary, not {type(keywords).__name__}")
+    found = dict(keywords or {})
+    if taken := sorted(found.keys() & {"messages", "add_generation_prompt", "chat_template", "conversations"}):
+        raise ValueError(f"chat_template_kwargs: {taken[0]} is not yours to set")
+    try:
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"chat_template_kwargs: {error}") from error
+    return found
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The id of the control token that a chat template writes after an answer; None where it writes none.
+
+    It may be no end of the tokenizer's own: Qwen's base models end in `<|endoftext|>`, their chats in `<|im_end|>`.
+    ValueError for a chat template that does not end.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    text = answered(tokenizer)
+    if text is None or PLACE not in text:
+        return None
+    ids = tokenizer(text.rpartition(PLACE)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    control = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    return ids[0] if ids and ids[0] in control else None
