@@ -59,7 +59,7 @@ def _shown(turn: Message, said: list[str | Image | Sound], last: bool) -> dict[s
         else:
             content.append(one)
     if turn.role == "assistant" and not last:
-        content = [after_thinking(one).lstrip("\n") if isinstance(one, str) else one for one in content]
+        content = [_without_thinking(one) if isinstance(one, str) else one for one in content]
     message: dict[str, Any] = {"role": turn.role, "content": "".join(_place(one, said) for one in content)}
     if turn.tool_calls:
         message["tool_calls"] = [
@@ -69,6 +69,11 @@ def _shown(turn: Message, said: list[str | Image | Sound], last: bool) -> dict[s
         ]
     names = {"name": turn.name, "tool_call_id": turn.tool_call_id}
     return message | {key: value for key, value in names.items() if value is not None}
+
+
+def _without_thinking(text: str) -> str:
+    answer = after_thinking(text)
+    return text if answer == text else answer.lstrip("\n")
 
 
 def _place(one: str | Image | Sound, said: list[str | Image | Sound]) -> str:

@@ -74,7 +74,7 @@ def as_part(value: Any) -> Part:
     if value is None or isinstance(value, (bool, int, float, dict, list, tuple)):
         raise TypeError(
             "a prompt part is text, an mmlm.Image(...), an mmlm.Sound(...), a pathlib.Path, a PIL image or an array, "
-            f"not {type(value).__name__}"
+            f"not {type(value).__name__}" + ("; messages are for model.chat(...)" if isinstance(value, dict) else "")
         )
     if isinstance(value, Audio) or (isinstance(value, PurePath) and value.suffix.lower().lstrip(".") in SUFFIXES):
         return Sound(value)

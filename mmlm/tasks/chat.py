@@ -71,14 +71,18 @@ def chat_prompt(
     """The prompt of one conversation, for `generate` and `stream`; arguments and errors are those of `chat`."""
     check_mode(mode)
     turns = as_messages(messages, allow_url=allow_url)
-    tokenizer = model.processor.tokenizer
-    template = CHAT if getattr(tokenizer, "chat_template", None) else model.template
+    template = template_of(model)
     turns = [heard(model, turn, mode, language, template) for turn in turns]
     if template is CHAT:
-        return templated(tokenizer, turns, chat_template_kwargs)
+        return templated(model.processor.tokenizer, turns, chat_template_kwargs)
     if chat_template_kwargs:
         raise ValueError("chat_template_kwargs: the tokenizer has no chat template that could use them")
     return template.conversation(turns)
+
+
+def template_of(model: MultimodalNetwork) -> PromptTemplate:
+    """The wording of a conversation: the chat template's own marks where there is one, else the model's."""
+    return CHAT if getattr(model.processor.tokenizer, "chat_template", None) else model.template
 
 
 def check_mode(mode: str) -> None:

@@ -1,0 +1,206 @@
+"""A conversation on the command line: what is typed, what is read, and the answers as they come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmlm.cli.batch import UNUSABLE
+from mmlm.cli.first_contact import Note
+from mmlm.cli.inputs import Input
+from mmlm.cli.loading import read_image
+from mmlm.cli.messages import complain
+from mmlm.cli.options import SOUND_LIMITS, file_path, reading_options
+from mmlm.cli.output import described, print_record
+
+if TYPE_CHECKING:
+    from mmlm.assembly.multimodal_lm import MultimodalLM
+    from mmlm.generation.result import GenerationResult
+    from mmlm.prompting.messages import Message
+    from mmlm.tasks.generate import TextStream
+
+HELP = """\
+/image FILE [text]   look at a picture or video     /audio FILE [text]   hear a recording
+/save FILE           keep the conversation          /clear               begin anew
+/undo                take back the last question    /exit, Ctrl-D        end
+\"\"\"                  begins and ends a text of several lines; Ctrl-C ends an answer"""
+
+_FILE_AND_TEXT = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)
+
+
+@dataclass
+class Conversation:
+    """What was said so far: as it is saved, and as the model takes it, with media encoded once.
+
+    waiting: media that go with the next question.
+    """
+
+    args: argparse.Namespace
+    model: MultimodalLM
+    options: dict[str, Any]
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    turns: list[Message] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.note = Note(self.args)
+
+    def entered(self, line: str) -> bool:
+        """Does what a line says, and whether it could; EOFError for the wish to end."""
+        word, _, rest = line.strip().partition(" ")
+        if not word or (word.startswith("/") and not word.startswith("//")):
+            return self._command(word, rest.strip())
+        return self.attempt(line[1:] if word.startswith("//") else line)
+
+    def _command(self, word: str, rest: str) -> bool:
+        if word in ("/exit", "/quit", "/bye"):
+            raise EOFError
+        if word in ("/image", "/audio") and rest:
+            found = _FILE_AND_TEXT.fullmatch(rest)
+            *names, text = found.groups() if found else (rest, "")
+            self.attach(word[1:], [file_path(name) for name in names if name])
+            return self.attempt(text) if text else True
+        if word == "/clear":
+            kept = next((place for place, turn in enumerate(self.turns) if turn.role != "system"), len(self.turns))
+            del self.messages[kept:], self.turns[kept:], self.waiting[:]
+        elif word == "/undo":
+            self._take_back()
+        elif word == "/save" and rest:
+            return self._tried(lambda: self._save(file_path(rest)))
+        elif word == "/help":
+            print(HELP, file=sys.stderr)
+        elif word:
+            complain(
+                self.args, f"{word} is no command, or lacks its file; /help lists them, and // begins a text with /"
+            )
+            return False
+        return True
+
+    def attach(self, kind: str, names: list[str]) -> None:
+        """Media for the next question."""
+        self.waiting += [{"type": kind, "path" if "://" not in name else "url": name} for name in names]
+
+    def attempt(self, text: str | None) -> bool:
+        """Answers a question, or the last message where there is none; what fails is said and taken back."""
+        count = len(self.turns)
+
+        def act() -> None:
+            if text is not None:
+                parts = [*self.waiting, *([{"type": "text", "text": text}] if text.strip() else [])]
+                self.add({"role": "user", "content": parts if self.waiting else text})
+            self._answer()
+            if self.args.save is not None:
+                self._save(self.args.save)
+
+        done = self._tried(act)
+        if not done:
+            del self.messages[count:], self.turns[count:]
+        self.waiting = []
+        return done
+
+    def add(self, message: dict[str, Any]) -> None:
+        """Adds a message: its media are read, recordings written down, pictures encoded."""
+        from mmlm.prompting.messages import as_messages
+        from mmlm.prompting.parts import Image, Sound
+        from mmlm.tasks.chat import heard, template_of
+
+        (turn,) = as_messages([self._read(message)], allow_url=self.args.allow_url)
+        turn = heard(self.model, turn, self.args.mode, self.args.language, template_of(self.model))
+        content = []
+        for part in turn.content:
+            if isinstance(part, (Image, Sound)):
+                part = replace(part, source=self.model.encode_media([part])[0])
+            content.append(part)
+        self.turns.append(replace(turn, content=tuple(content)))
+        self.messages.append(message)
+
+    def _read(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message with its files read, within the limits that were given."""
+        from encoders.media.sound import load_audio
+
+        if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+            return message
+        content = []
+        for part in message["content"]:
+            kind = part.get("type") if isinstance(part, dict) else None
+            name = part.get("path", part.get("url")) if kind in ("image", "audio", "video") else None
+            if isinstance(name, str) and kind == "audio":
+                part = {"type": kind, kind: load_audio(name, **reading_options(self.args, *SOUND_LIMITS))}
+            elif isinstance(name, str):
+                picture = read_image(Input(name, Path()), self.args)
+                self.note.of_picture(picture)
+                part = {"type": "image", "image": picture}
+            content.append(part)
+        return message | {"content": content}
+
+    def _answer(self) -> None:
+        """Writes the answer as it comes, and adds it."""
+        from mmlm.prompting.messages import Message
+        from mmlm.tasks.chat import room
+        from mmlm.tasks.rows import one_result
+
+        args, model = self.args, self.model
+        keywords = args.chat_template_kwargs
+        prompt = model.chat_prompt(self.turns, mode="features", chat_template_kwargs=keywords)
+        options = {"max_new_tokens": room(model, [prompt]), **self.options}
+        if args.json or options.get("num_beams", 1) > 1:
+            result = one_result(model.generate(prompt, **options))
+            print_record(args, {"role": "assistant", "content": result.answer.strip(), **result.to_dict()}, result.text)
+            answer = result.answer.strip()
+        else:
+            result, answer = written(model.stream(prompt, **options))
+        self.turns.append(Message("assistant", (answer,) if answer else ()))
+        self.messages.append({"role": "assistant", "content": answer})
+        if result is not None:
+            self._tell(result)
+
+    def _tell(self, result: GenerationResult) -> None:
+        """How an answer ended, where that was asked for or matters."""
+        if result.finish_reason == "length":
+            complain(self.args, f"cut off after {result.usage.generated_tokens} tokens: raise max_new_tokens")
+        if self.args.details and not self.args.json:
+            print(f"  {described(result)}", flush=True)
+
+    def _take_back(self) -> None:
+        """The last question and what followed it."""
+        asked = [place for place, turn in enumerate(self.turns) if turn.role == "user"]
+        if asked:
+            del self.messages[asked[-1] :], self.turns[asked[-1] :]
+
+    def _save(self, name: str) -> None:
+        Path(name).write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n")
+
+    def _tried(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except BrokenPipeError:
+            raise
+        except UNUSABLE as error:
+            if self.args.debug:
+                raise
+            complain(self.args, str(error))
+            return False
+        return True
+
+
+def written(stream: TextStream) -> tuple[GenerationResult | None, str]:
+    """Prints a stream as it comes: its result, None where Ctrl-C ended it, and the answer without thinking."""
+    from mmlm.prompting.thinking import after_thinking
+
+    pieces: list[str] = []
+    try:
+        for piece in stream:
+            pieces.append(piece)
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        stream.close()
+        print(flush=True)
+        return None, after_thinking("".join(pieces)).strip()
+    print(flush=True)
+    return stream.result, stream.result.answer.strip()
