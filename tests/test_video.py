@@ -61,6 +61,17 @@ def test_films_that_cannot_be_sought_are_read(tmp_path, name, codec, gop):
     assert video.times == pytest.approx([0.25 + 0.5 * index for index in range(8)], abs=0.15)
 
 
+def test_captions_that_begin_near_the_end_hide_no_picture(tmp_path):
+    """FLV names its streams as they come: a text among the last pictures is a stream that nobody knew of."""
+    data = film(tmp_path / "a.flv", seconds=4, rate=25, codec="flv1").read_bytes()
+    tags, at = [], 13  # behind the header: each tag is a type, the size of its data, and 8 bytes more
+    while at < len(data):
+        tags.append(at)
+        at += 11 + int.from_bytes(data[at + 1 : at + 4], "big") + 4
+    video = load_video(data[: tags[-2]] + bytes([18]) + data[tags[-2] + 1 :], num_frames=8)  # 18: text
+    assert colours(video) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_a_video_of_few_frames_gives_those_it_has(tmp_path):
     video = load_video(film(tmp_path / "a.mp4", seconds=1, rate=3), num_frames=8)
     assert len(video.frames) == 3 and list(video.times) == sorted(set(video.times))

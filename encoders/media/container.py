@@ -66,6 +66,8 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
                 failed = 0
                 yield packet
             return
+        except IndexError:  # a packet of a stream that begins within the file, which PyAV has no place for
+            continue
         except (FFmpegError, OSError) as error:  # OSError: FFmpeg asked for a place before the file
             failed += 1
             yield Lost(0.0, error)
