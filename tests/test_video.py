@@ -63,13 +63,22 @@ def test_films_that_cannot_be_sought_are_read(tmp_path, name, codec, gop):
 
 def test_captions_that_begin_near_the_end_hide_no_picture(tmp_path):
     """FLV names its streams as they come: a text among the last pictures is a stream that nobody knew of."""
-    data = film(tmp_path / "a.flv", seconds=4, rate=25, codec="flv1").read_bytes()
+    with av.open(str(tmp_path / "a.flv"), "w") as container:
+        pictures, sound = container.add_stream("flv1", rate=25), container.add_stream("aac", rate=16_000)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        for index in range(100):
+            pixels = np.full((48, 64, 3), COLOURS[index // 25], np.uint8)
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux([*pictures.encode(None), *sound.encode(frame), *sound.encode(None)])
+    data = (tmp_path / "a.flv").read_bytes()
     tags, at = [], 13  # behind the header: each tag is a type, the size of its data, and 8 bytes more
     while at < len(data):
         tags.append(at)
         at += 11 + int.from_bytes(data[at + 1 : at + 4], "big") + 4
-    video = load_video(data[: tags[-2]] + bytes([18]) + data[tags[-2] + 1 :], num_frames=8)  # 18: text
-    assert colours(video) == [0, 0, 1, 1, 2, 2, 3, 3]
+    video = load_video(data[: tags[-2]] + bytes([18]) + data[tags[-2] + 1 :], num_frames=200)  # 18: text
+    assert len(video.frames) >= 98 and colours(video) == sorted(colours(video))
 
 
 def test_a_video_of_few_frames_gives_those_it_has(tmp_path):
