@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,12 +90,13 @@ class FrozenEncoder(nn.Module):
         """A short hex string that changes if the weights or the preprocessing change."""
 
 
-def fingerprint(source: nn.Module | Mapping[str, Tensor]) -> str:
+def fingerprint(source: nn.Module | Mapping[str, Tensor | Callable[[], Tensor]]) -> str:
     """16 hex characters that identify the weights of a module or state dict.
 
     SHA-256 of the names (sorted), shapes and at most 4096 evenly spaced values of each tensor, so that billions of
     parameters take about a second; a change of other values is not noticed. Floating-point values are rounded to
-    bfloat16 first: float32 and bfloat16 copies of the same weights have the same fingerprint.
+    bfloat16 first: float32 and bfloat16 copies of the same weights have the same fingerprint. A function in place of a
+    tensor gives it when its turn comes.
     """
     state = source.state_dict() if isinstance(source, nn.Module) else source
     tensors = dict(state)
@@ -103,7 +104,7 @@ def fingerprint(source: nn.Module | Mapping[str, Tensor]) -> str:
         tensors |= {f"{name}.{part}": own for part, own in enumerate(value)} if isinstance(value, tuple) else {}
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name]() if callable(tensors[name]) else tensors[name]
         if not isinstance(tensor, Tensor):  # the extra state of a module
             continue
         if tensor.is_meta:

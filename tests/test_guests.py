@@ -129,7 +129,7 @@ def test_tokens_that_a_model_adds_are_told():
             kwargs.pop("attention_mask"), kwargs.pop("position_ids")
             return self.inside["model"](inputs_embeds=torch.cat([embedded[:, :1]] * 3 + [embedded], dim=1), **kwargs)
 
-    with pytest.raises(ValueError, match="Prompted reads 5 tokens where it is given 2"):
+    with pytest.raises(ValueError, match="reads 5 tokens where it is given 2"):
         dressed(Prompted).generate(["ab"])
 
 
@@ -171,3 +171,26 @@ def test_pefts_models():
     prompted = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     with pytest.raises(ValueError, match="reads 4 tokens where it is given 1"):
         dressed(lambda model: peft.get_peft_model(model, prompted)).generate(["a"])
+
+
+def test_a_model_that_lies_on_disk_writes_what_it_writes_in_memory(tmp_path):
+    pytest.importorskip("accelerate", reason="device_map needs accelerate")
+    plain = dressed(lambda model: model)
+    plain.language_model.model.save_pretrained(tmp_path)
+    blocks = plain.language_model.config.num_hidden_layers
+    places = {name: "cpu" for name in ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")}
+    places |= {f"model.layers.{index}": "disk" if index % 2 else "cpu" for index in range(blocks)}
+    placed = dressed(
+        lambda model: type(model).from_pretrained(
+            tmp_path, device_map=places, offload_folder=tmp_path / "off", dtype=torch.float32
+        )
+    )
+    assert any(tensor.is_meta for tensor in placed.language_model.model.parameters())
+    expected = everything(plain)
+    assert everything(placed) == expected
+    assert placed.language_model.fingerprint() == plain.language_model.fingerprint()
+    placed.to("cpu", torch.bfloat16)
+    assert placed.fusion.layers[0].attn.to_q.weight.dtype == torch.bfloat16
+    assert placed.language_model.dtype == torch.float32
+    placed.to(torch.float32)
+    assert everything(placed.pack())[0] == expected[0]

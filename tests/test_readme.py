@@ -17,9 +17,11 @@ PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*
 
 def test_every_command_line_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines() if line.startswith("mmlm ")]
-    verbs = set("caption answer generate transcribe ask draw speak train eval models inspect".split())
+    blocks = re.findall(r"^```(.*?)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    commands = [
+        line for language, block in blocks if not language for line in block.splitlines() if line.startswith("mmlm ")
+    ]
+    verbs = set("caption answer generate transcribe ask chat draw speak train eval models inspect".split())
     assert {shlex.split(line)[1] for line in commands} == verbs
     for line in commands:
         build_parser().parse_args(shlex.split(line)[1:])

@@ -21,7 +21,7 @@ from mmlm.cli.options import (
     generation_options,
     reading_options,
 )
-from mmlm.cli.output import one_line, print_result
+from mmlm.cli.output import one_line, print_result, tell_cut
 
 EXAMPLES = """\
   mmlm ask question.wav
@@ -121,3 +121,4 @@ def answer(
     text = one_line(result.answer)
     record = {"audio": one.name, "question": question, "image": args.image, "mode": args.mode}
     print_result(args, {**record, "answer": text, "transcript": said and said.to_dict()}, before + text, result)
+    tell_cut(args, result, one.name if label else "")

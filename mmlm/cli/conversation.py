@@ -17,7 +17,7 @@ from mmlm.cli.inputs import Input
 from mmlm.cli.loading import read_image
 from mmlm.cli.messages import complain
 from mmlm.cli.options import SOUND_LIMITS, file_path, reading_options
-from mmlm.cli.output import described, print_record
+from mmlm.cli.output import described, print_record, tell_cut
 
 if TYPE_CHECKING:
     from mmlm.assembly.multimodal_lm import MultimodalLM
@@ -162,8 +162,7 @@ class Conversation:
 
     def _tell(self, result: GenerationResult) -> None:
         """How an answer ended, where that was asked for or matters."""
-        if result.finish_reason == "length":
-            complain(self.args, f"cut off after {result.usage.generated_tokens} tokens: raise max_new_tokens")
+        tell_cut(self.args, result)
         if self.args.details and not self.args.json:
             print(f"  {described(result)}", flush=True)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmlm.cli.messages import complain
+
 if TYPE_CHECKING:
     from mmlm.generation.result import GenerationResult
 
@@ -35,6 +37,13 @@ def described(result: GenerationResult) -> str:
         f"mean log-probability {sum(result.log_probs) / max(1, count):.3f}",
     ]
     return "; ".join([*parts, *([] if result.score is None else [f"score {result.score:.3f}"])])
+
+
+def tell_cut(args: argparse.Namespace, result: GenerationResult, name: str = "") -> None:
+    """A line on standard error where an answer was cut off by the limit of tokens; JSON says so itself."""
+    if result.finish_reason == "length" and not args.json:
+        count = result.usage.generated_tokens
+        complain(args, f"{name and f'{name}: '}cut off after {count} tokens: raise max_new_tokens")
 
 
 def one_line(text: str) -> str:

@@ -12,7 +12,7 @@ from mmlm.cli.first_contact import Note
 from mmlm.cli.inputs import Input
 from mmlm.cli.loading import examples_of, load_model, read_examples, read_image
 from mmlm.cli.options import generation_options
-from mmlm.cli.output import one_line, print_result
+from mmlm.cli.output import one_line, print_result, tell_cut
 
 if TYPE_CHECKING:
     from mmlm.assembly.multimodal_lm import MultimodalLM
@@ -49,5 +49,7 @@ def describe_pictures(
             text = one_line(result.answer)
             record = {"image": name, **({"question": args.question} if key == "answer" else {}), key: text}
             print_result(args, record, f"{name}\t{text}" if label else text, result)
+            if key == "answer":
+                tell_cut(args, result, name if label else "")
             batch.done += 1
     return batch.code()

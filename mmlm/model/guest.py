@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,28 @@ def called(
             if found is None or found[1] not in given or not again():
                 raise
             refused.add(found[1])
+
+
+def is_placed(model: nn.Module) -> bool:
+    """Whether accelerate has put parts of a model in several places (`device_map`), between which it moves what it has
+    to: other devices, and weights that come from memory or disk for each pass.
+    """
+    return len(set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))) > 1
+
+
+def offloaded(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
+    """The weights that accelerate keeps elsewhere between passes, by name: a call reads one."""
+    found: dict[str, Callable[[], Tensor]] = {}
+    for place, module in model.named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        for own in (hook, *getattr(hook, "hooks", ())):
+            weights = getattr(own, "weights_map", None)
+            if weights is None:
+                continue
+            for name, tensor in module.named_parameters():
+                if tensor.is_meta:
+                    found.setdefault(f"{place}.{name}".lstrip("."), functools.partial(weights.__getitem__, name))
+    return found
 
 
 def plain_names(state: dict[str, Any]) -> dict[str, Any]:

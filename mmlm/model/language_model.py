@@ -12,9 +12,9 @@ Outside a request the language model computes exactly what it computed before it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from encoders.base import fingerprint
 from mmlm.model.acceleration import Acceleration
 from mmlm.model.added_rows import AddedRows, CodeRows, mean_rows, replace_rows, scattered
+from mmlm.model.block_hook import BlockHook
 from mmlm.model.blocks import embedding_and_head, find_blocks
 from mmlm.model.changes import Changes, Changing
 from mmlm.model.checkpointing import checkpointed
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
-from mmlm.model.guest import called, plain_names
+from mmlm.model.guest import called, is_placed, offloaded, plain_names
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
@@ -92,7 +93,7 @@ class LanguageModel(Changing):
         head.register_forward_pre_hook(self._keep_logit_positions)
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
-            block.register_forward_pre_hook(_BlockHook(self, index), with_kwargs=True)
+            block.register_forward_pre_hook(BlockHook(self.active_request, index), with_kwargs=True)
         self.lora_config = lora
         self.codes: CodeRows | None = None
         self.lora: LoraAdapters | None = None
@@ -103,6 +104,15 @@ class LanguageModel(Changing):
             self.codes = CodeRows(embedding_rows, head_rows, 1 + image.layout.codes if image else 0)
             if lora.rank:
                 self.lora = LoraAdapters(self.blocks, lora.rank, lora.alpha, self._uses_lora)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As `Changing`, but a model that accelerate has placed stays where it is, and of its type."""
+        if not is_placed(self.model):
+            return super()._apply(fn, recurse)
+        for name, module in self.named_children():
+            if name != "model":
+                module._apply(fn)
+        return super()._apply(fn, recurse=False)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -143,7 +153,7 @@ class LanguageModel(Changing):
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
-        return fingerprint(plain_names(self.model.state_dict()))
+        return fingerprint(plain_names(self.model.state_dict() | offloaded(self.model)))
 
     def replaced_rows(self) -> dict[str, Tensor]:
         """The current values of the `rows` that replaced the model's own; empty if none did."""
@@ -277,24 +287,3 @@ class LanguageModel(Changing):
             heads.append(self.codes.head)
         logits = [F.linear(args[0], head.to(args[0].dtype)).to(output.dtype) for head in heads]
         return torch.cat([output, *logits], dim=-1)
-
-
-class _BlockHook:
-    """Passes the hidden states of one block, its first argument or `hidden_states`, through the request's callback."""
-
-    def __init__(self, language_model: LanguageModel, index: int) -> None:
-        self.language_model, self.index = language_model, index
-
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        request = self.language_model.active_request()
-        if request is None or request.callback is None:
-            return None
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if request.ids is not None and hidden.shape[1] != request.ids.shape[1]:
-            raise ValueError(
-                f"{type(self.language_model.model).__name__} reads {hidden.shape[1]} tokens where it is given "
-                f"{request.ids.shape[1]}, as after prompt tuning: media would be seen from other places. Take a "
-                "language model without tokens of its own"
-            )
-        hidden = request.callback.before_block(self.index, hidden)
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

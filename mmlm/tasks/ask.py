@@ -10,7 +10,7 @@ from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.conversation import chat_prompt
-from mmlm.prompting.messages import Message, as_messages
+from mmlm.prompting.messages import Message, Role, as_messages
 from mmlm.prompting.parts import Image, Media, Sound
 from mmlm.prompting.templates import CHAT
 from mmlm.tasks.chat import Mode, check_mode, heard
@@ -25,6 +25,8 @@ EXAMPLES = (
 )
 """Questions and answers for the `examples` of `ask`: they show a language model that only continues text what is
 wanted."""
+
+ROLES: tuple[Role, Role] = ("user", "assistant")
 
 
 @takes_options
@@ -74,12 +76,9 @@ def ask(
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
     template = CHAT if chat else model.template
     before = [heard(model, turn, mode, language, template) for turn in before]
-    asked = [
-        _prompt(model, recording, own, picture, said, mode, chat, language) for recording, own, picture, said in rows
-    ]
+    asked = [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     if chat:
-        for asked_before, reply in shown:
-            before += [Message("user", (asked_before,)), Message("assistant", (reply,))]
+        before += [Message(role, (text,)) for pair in shown for role, text in zip(ROLES, pair, strict=True)]
         prompts = [
             chat_prompt(tokenizer, [*before, Message("user", tuple(parts))], chat_template_kwargs) for parts in asked
         ]
