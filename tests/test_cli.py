@@ -323,7 +323,8 @@ def test_train_then_caption_and_measure(nano, pictures, pairs, tmp_path, capsys)
     assert capsys.readouterr().out.strip()
     assert main(["eval", folder, pairs, "--limit", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["loss"]["records"] == 3 and report["answers"]["count"] == 3
+    assert report["image"]["loss"]["records"] == 3 and report["image"]["answers"]["count"] == 3
+    assert report["audio"] is None
 
 
 # ---- transcribe
