@@ -439,6 +439,8 @@ def test_transcripts_and_spoken_questions_by_hand():
     errors = 4 + 4 + 4 if wrong == [1, 2, 0] else 4 + 4 + 3
     assert report.transcripts.shuffled == pytest.approx(errors / 11)
     assert report.transcripts.whisper is None and report.transcripts.count == 3
+    whole = report.transcripts.whole  # "Zero apples fall down." alone is right
+    assert (whole.right, whole.shuffled, whole.majority) == pytest.approx((1 / 3, 0, 1 / 3))
     # Recording 2 is answered "2", and another one by its own number: right is 2 of 3.
     assert report.replies.right == pytest.approx(2 / 3) and report.replies.count == 3
     expected = ("0", "1", "0")

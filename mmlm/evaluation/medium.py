@@ -33,12 +33,16 @@ class AnswerScores:
 
 @dataclass(frozen=True)
 class TranscriptScores:
-    """Word error rates of what the adapters let the language model write down, by `word_error_rate`."""
+    """Word error rates of what the adapters let the language model write down, by `word_error_rate`.
+
+    whole: the share of transcripts without an error, by exact match.
+    """
 
     right: float
     shuffled: float  # against the words of other recordings
     whisper: float | None  # of the audio encoder's own Whisper, None where it has no decoder
     count: int  # recordings
+    whole: AnswerScores
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class MediumReport:
             _row("loss, nats per answer token", *(f"{x:.3f}" for x in (loss.right, loss.shuffled, loss.without)))
         )
         matches = {"questions": self.answers, "spoken questions": self.replies, "captions": self.labels}
+        if self.transcripts is not None:
+            matches["transcripts"] = self.transcripts.whole
         for what, exact in matches.items():
             if exact is not None:
                 lines.append(_row(f"exact match, {exact.count} {what}", f"{exact.right:.1%}", f"{exact.shuffled:.1%}"))
@@ -150,15 +156,16 @@ def _transcripts(trials: Trials, options: dict[str, Any]) -> TranscriptScores | 
     if len(asked) < 2 or not any(text.strip() for text in expected):
         return None
     written = trials.written(asked, trials.own, options)
-    wrong = [expected[number] for number in derangement(len(expected), trials.seed)]
+    order = derangement(len(expected), trials.seed)
     said = None
     if (transcriber := _transcriber(trials)) is not None:
         said = [transcriber.transcribe(trials.records[one.number].audio).text for one in asked]
     return TranscriptScores(
         word_error_rate(written, expected),
-        word_error_rate(written, wrong),
+        word_error_rate(written, [expected[number] for number in order]),
         None if said is None else word_error_rate(said, expected),
         len(asked),
+        match_scores(written, [written[number] for number in order], [[text] for text in expected]),
     )
 
 
