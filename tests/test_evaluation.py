@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -16,7 +17,7 @@ from PIL import Image as PILImage
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import load_image
 from mmlm.assembly.assemble import assemble
-from mmlm.data import BadRecord, BadRecordsError, Record, RecordSet
+from mmlm.data import BadRecord, BadRecordsError, FileSlice, Record, RecordSet
 from mmlm.evaluation import Report, evaluate, medium_gap, retrieval_recall, score_captions, word_error_rate
 from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval
@@ -28,6 +29,7 @@ from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.prompting.vocabulary import ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
+from support import parts
 from support.families import VOCAB, language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -326,8 +328,8 @@ def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
             asked = [("Output:", caption) for caption in record.captions]
             asked += [(f"Question:{question} Short answer:", answer) for question, answer in record.qa]
             for prompt, answer in asked:
-                parts = [prompt] if picture is None else [Image(picture), prompt]
-                example = model.processor.encode(parts, answer)
+                shown = [prompt] if picture is None else [Image(picture), prompt]
+                example = model.processor.encode(shown, answer)
                 with torch.no_grad():
                     output = model(model.processor.collate([example]), [example.media])
                 total += output.loss.item() * (len(answer) + 1)  # one token a byte, and the end
@@ -462,6 +464,53 @@ def test_whispers_own_word_error_rate_stands_beside_that_of_the_adapters():
     report = evaluate(WithDecoder(), spoken_records())
     assert report.audio.transcripts.whisper == pytest.approx(1 / 11)
     assert "own Whisper has a word error rate of 9.1%" in str(report)
+
+
+def test_spoken_questions_of_a_real_model_are_answered_as_by_ask():
+    model, count = parts.shared(ears="tokens"), 4
+    pictures = [grey(60 * n) for n in range(count)]
+    sounds = [wav(parts.sound(0.5 + 0.2 * n, seed=n).source) for n in range(count)]
+    wrong = derangement(count, seed=0)
+    for modality in ("audio", "image"):
+        heard = [wrong[n] if modality == "audio" else n for n in range(count)]
+        seen = [wrong[n] if modality == "image" else n for n in range(count)]
+        said, other = (
+            model.ask([sounds[n] for n in h], image=[pictures[n] for n in s], mode="features", max_new_tokens=6)
+            for h, s in ((range(count), range(count)), (heard, seen))
+        )
+        expected = [said[0], said[1], other[2], other[3]]
+        assert all(normalize_answer(text) for text in expected)
+        records = [Record(str(n), pictures[n], (), (), sounds[n], None, reply) for n, reply in enumerate(expected)]
+        report = getattr(evaluate(model, records, max_new_tokens=6), modality)
+        same = [normalize_answer(text) for text in expected]
+        for found, given in ((report.replies.right, said), (report.replies.shuffled, other)):
+            assert found == sum(normalize_answer(a) == b for a, b in zip(given, same, strict=True)) / count
+        assert report.replies.right >= 0.5 and report.replies.shuffled >= 0.5
+
+
+def test_a_film_is_seen_whole(tmp_path):
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width = stream.height = 32
+        for level in (0, 120, 250):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    model = parts.shared()
+    records = [Record("film", FileSlice(path), ("a film",)), Record("still", grey(9), ("a still",))]
+    features, bad = encoded(model, records)
+    (film,) = model.encode_media([path])
+    assert not bad and torch.equal(features["image"][0].tokens, film.tokens)
+    assert features["image"][0].times.unique().tolist() == [0.0, 1.0, 2.0]
+    path.write_bytes(b"no film")
+    assert "picture of record 'film' cannot be used" in encoded(model, records)[1][0]
+
+
+def wav(sound) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, sound.waveform, sound.sample_rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
 
 
 def test_labels_are_captions_that_recur():
