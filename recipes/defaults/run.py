@@ -45,7 +45,7 @@ MODALITY = {"sound": "audio", "pictures": "image"}
 PASSES = {"fsdd": 1, "coffee_orders": 2, "flickr8k": 1}
 MEASURED = 150  # dev photographs, five captions each; of sound all
 LONGEST = 20  # tokens of an answer
-CONFIG = TrainConfig(steps=220, batch_size=16, learning_rate=5e-4, precision="auto", save_every=50, keep=1)
+CONFIG = TrainConfig(steps=220, batch_size=16, learning_rate=1e-3, precision="auto", save_every=50, keep=1)
 COLUMNS = ("form", "trained, millions", "loss, nats", "right medium is worth, nats", "exact match", "another medium")
 
 

@@ -31,7 +31,7 @@ DATA = Path(os.environ.get("MMLM_DATA", ROOT / "../shared/data"))
 PASSES = {"fsdd": 1, "coffee_orders": 3, "speechocean": 2}
 RESAMPLER = ResamplerConfig(depth=0, stack=4, timed=True)
 FUSION = FusionConfig(cross_attention_every=3)
-ADAPTERS = TrainConfig(steps=1000, batch_size=16, learning_rate=5e-4, precision="auto", save_every=50, eval_every=250)
+ADAPTERS = TrainConfig(steps=1000, batch_size=16, learning_rate=1e-3, precision="auto", save_every=50, eval_every=250)
 LONGEST = 40  # tokens of a transcript or an answer
 DIGITS, ABOVE_COMMONEST = 0.97, 0.20  # bars: digits right; orders right, above the commonest answers
 
