@@ -8,6 +8,7 @@ import soundfile
 from PIL import Image
 
 import mmlm
+from mmlm.assembly.presets import ASSEMBLED
 from mmlm.cli import main
 from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.training import plan_from_recipe
@@ -128,6 +129,8 @@ def test_plans_of_saved_models_of_codecs_and_of_writing(data, tmp_path, nano_fol
     nano = mmlm.load("nano")
     assert plan.weights == sum(tensor.numel() for _, tensor in nano.added_parameters())
     assert all(choice.why == "as nano has it" for choice in plan.choices) and len(plan.choices) == 3
+    tiny = plan_from_recipe(recipe(tmp_path, model="chat-tiny", data=str(data), bad_limit=0.5))  # nothing is fetched
+    assert "whisper/base" in tiny.model and tiny.weights == ASSEMBLED["chat-tiny"].millions["added"] * 1e6
     size = {"size": 16, "downsample": 4, "width": 16, "blocks": 1}
     codec = plan_from_recipe(recipe(tmp_path, codec={"image": size}, data=str(data.parent), steps=5, batch_size=3))
     assert (codec.data, codec.held_out, codec.steps, codec.per_step) == ("2 pictures", None, 5, 3) and codec.weights
@@ -135,3 +138,18 @@ def test_plans_of_saved_models_of_codecs_and_of_writing(data, tmp_path, nano_fol
     (tmp_path / "good.jsonl").write_text("".join(data.read_text().splitlines(keepends=True)[:2]))
     found = plan_from_recipe(recipe(tmp_path, **writing))
     assert found.weights is None and found.steps == 9 and found.data.startswith("2 records, 2 pictures")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "blocks", "eyes", "ears"),
+    [  # as their makers tell
+        ("chat-tiny", 960, 32, 768, 512),
+        ("chat-small", 1536, 28, 768, 768),
+        ("chat-medium", 2560, 36, 1152, 1280),
+    ],
+)
+def test_presets_tell_how_many_weights_their_adapters_have(name, width, blocks, eyes, ears, monkeypatch):
+    monkeypatch.setattr("mmlm.training.plan.language_model_size", lambda _: (width, blocks))
+    monkeypatch.setattr("mmlm.training.plan.encoder_width", lambda own, _: {"image": eyes, "audio": ears}[own])
+    count = new_weights("", {"image": "", "audio": ""}, DEFAULTS, FusionConfig())
+    assert round(count / 1e6) == ASSEMBLED[name].millions["added"]

@@ -140,19 +140,16 @@ def _new(part: ModelRecipe) -> tuple[str, tuple[Choice, ...], int | None]:
     named = published or part
     language_model = cast(str, named.language_model)
     encoders = {own: name for own in RESAMPLER if (name := getattr(named, f"{own}_encoder")) is not None}
-    given = part.new_adapters()
-    resamplers = {"image": given.get("resampler"), "audio": given.get("audio_resampler")}
-    sizes = {own: resamplers[own] or DEFAULTS[own] for own in encoders}
-    fusion = given.get("fusion")
-    choices = [
-        Choice(RESAMPLER[own], described(size), NAMED if resamplers[own] is not None else WHY[own])
-        for own, size in sizes.items()
-    ]
-    choices.append(
-        Choice("fusion", described(fusion or FusionConfig()), NAMED if fusion is not None else WHY["fusion"])
-    )
+    given = {"image": part.resampler, "audio": part.new_adapters().get("audio_resampler"), "fusion": part.fusion}
+    why = {own: WHY[own] if form is None else NAMED for own, form in given.items()}
+    sizes = {own: given[own] or DEFAULTS[own] for own in encoders}
+    fusion = part.fusion or FusionConfig()
+    choices = [Choice(RESAMPLER[own], described(size), why[own]) for own, size in sizes.items()]
+    choices.append(Choice("fusion", described(fusion), why["fusion"]))
     model = f"new adapters between {language_model} and {' and '.join(encoders.values())}"
-    return model, tuple(choices), new_weights(language_model, encoders, sizes, fusion or FusionConfig())
+    if published is not None:  # nothing is fetched for a plan
+        return model, tuple(choices), round(1e6 * published.millions["added"])
+    return model, tuple(choices), new_weights(language_model, encoders, sizes, fusion)
 
 
 def new_weights(
@@ -187,8 +184,7 @@ def described(size: ResamplerConfig | FusionConfig) -> str:
     """A resampler or a fusion in a few words."""
     if isinstance(size, FusionConfig):
         every = size.cross_attention_every
-        return (
-            f"a gated block before {'every block' if every == 1 else f'one block in {every}'}, text sees {SEEN[size.visibility]}"
-        )
+        places = "every block" if every == 1 else f"one block in {every}"
+        return f"a gated block before {places}, text sees {SEEN[size.visibility]}"
     form = f"{size.depth} layers, {size.num_latents} latents" if size.depth else "every token, no latents"
     return form + (f", {size.stack} tokens joined in one" if size.stack > 1 else "") + (", timed" if size.timed else "")
