@@ -458,7 +458,7 @@ def test_whispers_own_word_error_rate_stands_beside_that_of_the_adapters():
 
     class WithDecoder(KnownModel):
         transcriber = SimpleNamespace(
-            transcribe=lambda audio: SimpleNamespace(text=heard.get(audio, "two plums green leaves"))
+            transcribe=lambda audio, **_: SimpleNamespace(text=heard.get(audio, "two plums green leaves"))
         )
 
     report = evaluate(WithDecoder(), spoken_records())

@@ -40,7 +40,7 @@ class TranscriptScores:
 
     right: float
     shuffled: float  # against the words of other recordings
-    whisper: float | None  # of the audio encoder's own Whisper, None where it has no decoder
+    whisper: float | None  # of the audio encoder's own Whisper, greedy; None where it has no decoder
     count: int  # recordings
     whole: AnswerScores
 
@@ -159,7 +159,9 @@ def _transcripts(trials: Trials, options: dict[str, Any]) -> TranscriptScores | 
     order = derangement(len(expected), trials.seed)
     said = None
     if (transcriber := _transcriber(trials)) is not None:
-        said = [transcriber.transcribe(trials.records[one.number].audio).text for one in asked]
+        # Greedily: the tries at higher temperatures would take several times as long on short recordings.
+        heard = (transcriber.transcribe(trials.records[one.number].audio, temperatures=(0.0,)) for one in asked)
+        said = [transcript.text for transcript in heard]
     return TranscriptScores(
         word_error_rate(written, expected),
         word_error_rate(written, [expected[number] for number in order]),
