@@ -13,7 +13,7 @@ import torch
 import mmlm
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import read_records
-from mmlm.evaluation.gap import encode_pictures, picture_gap
+from mmlm.evaluation.gap import medium_gap
 from mmlm.prompting.parts import Image
 
 
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     plain: list[str] = []
     print("| weights | loss | change | same texts |\n| --- | --- | --- | --- |")
     for name, model in variants(args.model).items():
-        features = encode_pictures(model, records)
-        loss = picture_gap(model, records, features=features, resamples=100).right
+        features = model.encode_media([record.decode() for record in records])
+        loss = medium_gap(model, records, features={"image": features}, resamples=100).right
         texts = model.caption([Image(item) for item in features], max_new_tokens=30)
         if not plain:
             plain, reference = texts, loss

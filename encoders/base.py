@@ -104,7 +104,8 @@ def fingerprint(source: nn.Module | Mapping[str, Tensor | Callable[[], Tensor]])
         tensors |= {f"{name}.{part}": own for part, own in enumerate(value)} if isinstance(value, tuple) else {}
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name]() if callable(tensors[name]) else tensors[name]
+        given = tensors[name]
+        tensor = given if isinstance(given, Tensor) or not callable(given) else given()
         if not isinstance(tensor, Tensor):  # the extra state of a module
             continue
         if tensor.is_meta:

@@ -323,7 +323,8 @@ def test_train_then_caption_and_measure(nano, pictures, pairs, tmp_path, capsys)
     assert capsys.readouterr().out.strip()
     assert main(["eval", folder, pairs, "--limit", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["loss"]["records"] == 3 and report["answers"]["count"] == 3
+    assert report["image"]["loss"]["records"] == 3 and report["image"]["answers"]["count"] == 3
+    assert report["audio"] is None
 
 
 # ---- transcribe
@@ -462,7 +463,7 @@ def test_the_help_of_train_has_every_key_with_its_default_and_meaning(capsys):
     from decoders.codecs.audio_vqvae import AudioVQVAEConfig
     from decoders.codecs.image_vqvae import ImageVQVAEConfig
     from decoders.diffusion.decoder import DiffusionDecoderConfig
-    from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
+    from mmlm.model.config import DEFAULTS, FusionConfig, LoraConfig, ResamplerConfig
     from mmlm.prompting.templates import PromptTemplate
     from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
 
@@ -472,7 +473,7 @@ def test_the_help_of_train_has_every_key_with_its_default_and_meaning(capsys):
         ("", CodecTrainConfig()),
         ("write.", WritingTrainConfig()),
         ("model.resampler.", ResamplerConfig()),
-        ("model.audio_resampler.", ResamplerConfig(timed=True)),
+        ("model.audio_resampler.", DEFAULTS["audio"]),
         ("model.fusion.", FusionConfig()),
         ("model.template.", PromptTemplate()),
         ("model.lora.", LoraConfig()),

@@ -21,7 +21,7 @@ from encoders.media import MediaError, audio_key, content_key, load_audio, load_
 from mmlm.cli import main
 from mmlm.data import FileSlice, Record, read_records
 from mmlm.data.media import find_media
-from mmlm.evaluation import picture_gap, word_error_rate
+from mmlm.evaluation import medium_gap, word_error_rate
 from mmlm.generation.options import GenerationOptions
 from mmlm.training import train_from_recipe
 
@@ -253,7 +253,7 @@ sounds.encode(torch.full((1, 1, 6400), 1e38))          | ValueError        | -1.
 sounds.encode(np.zeros((1, 1, 64)))                    | TypeError         | tensor
 word_error_rate([None], [None])                        | TypeError         | texts
 word_error_rate([], [])                                | ValueError        | no word
-picture_gap(model, ["a", "b"])                         | TypeError         | records
+medium_gap(model, ["a", "b"])                          | TypeError         | records
 mmlm.contact_sheet(None)                               | TypeError         |
 GenerationOptions(seed=-(2**64))                       | ValueError        | seed
 GenerationOptions.of({"temprature": 1})                | TypeError         | temperature

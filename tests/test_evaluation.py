@@ -7,24 +7,29 @@ import sys
 from collections import Counter
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image as PILImage
 
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import load_image
 from mmlm.assembly.assemble import assemble
-from mmlm.data import BadRecord, BadRecordsError, Record, RecordSet
-from mmlm.evaluation import Report, evaluate, picture_gap, retrieval_recall, score_captions, word_error_rate
+from mmlm.data import BadRecord, BadRecordsError, FileSlice, Record, RecordSet
+from mmlm.evaluation import Report, evaluate, medium_gap, retrieval_recall, score_captions, word_error_rate
 from mmlm.evaluation.captions import tokenize
-from mmlm.evaluation.gap import bootstrap_interval, derangement
-from mmlm.evaluation.report import normalize_answer
+from mmlm.evaluation.gap import bootstrap_interval
+from mmlm.evaluation.medium import normalize_answer
+from mmlm.evaluation.trials import Trials, derangement, encoded
+from mmlm.generation.result import GenerationResult, Usage
 from mmlm.model.config import ResamplerConfig
 from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.templates import PromptTemplate
-from mmlm.prompting.vocabulary import MediaVocabulary
+from mmlm.prompting.vocabulary import ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
+from support import parts
 from support.families import VOCAB, language_model, tokenizer
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -174,42 +179,58 @@ def test_retrieval_owners_are_checked():
 
 
 class KnownModel:
-    """Gives every right token probability 0.8 with the picture of its own record, 0.2 with another, 0.5 with none.
+    """Gives every right token probability 0.8 with the medium of its own record, 0.2 with another, 0.5 with none.
 
-    The picture says which record it is of (its one feature), and so does the first character of each answer.
+    The medium says which record it is of (its one feature), and so does the first character of each answer.
     """
 
     template = PromptTemplate()
+    said = ("zero apples fall down", "one pear falls", "two plums")  # what it writes of each recording
 
     def __init__(self):
-        self.vocabulary = MediaVocabulary(VOCAB)
+        self.vocabulary = MediaVocabulary(VOCAB, ADDED_TOKENS_WITH_AUDIO)
         self.processor = Processor(tokenizer(), self.vocabulary)  # one token a byte
+        self.encoders = {"image": None, "audio": None}
         self.encoded = 0
+
+    @property
+    def transcriber(self):
+        raise ValueError("no Whisper")
 
     def encode_media(self, media):
         self.encoded += len(media)
-        return [Features(torch.full((1, 1, 1), float(image.source.getpixel((0, 0))[0]))) for image in media]
+        levels = [
+            item.source.getpixel((0, 0))[0] if isinstance(item, Image) else round(10 * item.source.waveform.mean())
+            for item in media
+        ]
+        return [Features(torch.full((1, 1, 1), float(level))) for level in levels]
 
     def __call__(self, batch, media):
         size = VOCAB + len(self.vocabulary)
         logits = torch.zeros(*batch.input_ids.shape, size)
         for row, (labels, items) in enumerate(zip(batch.labels, media, strict=True)):
-            own = int(self.processor.decode(labels[labels != -100][:1]))
+            first = self.processor.decode(labels[labels != -100][:1])
+            own = int(first) if first.isdigit() else -1
             probability = 0.5
             if items:
                 probability = 0.8 if items[0].tokens.item() == own else 0.2
-            assert (self.vocabulary.image_id in batch.input_ids[row]) == bool(items)
+            assert sum(int(i in self.vocabulary.media_ids) for i in batch.input_ids[row].tolist()) == len(items)
             for position in range(1, batch.input_ids.shape[1]):
                 # Logits of the right token against all others alike.
                 others = (1 - probability) / (size - 1)
                 logits[row, position - 1, batch.input_ids[row, position]] = math.log(probability / others)
         return SimpleNamespace(logits=logits[:, :-1][batch.labels[:, 1:] != -100])
 
-    def caption(self, images, **options):
-        return [f"{int(image.source.tokens.item())} is what it shows" for image in images]
+    def generate(self, prompts, **options):
+        return [self._result(self._text(*prompt)) for prompt in prompts]
 
-    def answer(self, images, questions, **options):
-        return [f" {int(image.source.tokens.item())}. " for image in images]
+    def _text(self, medium, asked):
+        number = int(medium.source.tokens.item())
+        described = {"Output:": f"{number} is what it shows", "Transcript:": self.said[number]}
+        return described.get(asked, f" {number}. ")
+
+    def _result(self, text):
+        return GenerationResult(text, (), (), "stop", Usage(0, 0, 0, 0))
 
 
 def grey(level: int) -> bytes:
@@ -219,18 +240,34 @@ def grey(level: int) -> bytes:
     return file.getvalue()
 
 
-def known_records():
+def steady(level: int) -> bytes:
+    """A recording of one value; which record it is of."""
+    file = io.BytesIO()
+    soundfile.write(file, np.full(400, level / 10), 16000, format="WAV")
+    return file.getvalue()
+
+
+def known_record(key: str, level: int, captions: tuple, qa: tuple = (), modality: str = "image", **texts) -> Record:
+    medium = {"source": grey(level)} if modality == "image" else {"sound": steady(level)}
+    return Record(key, captions=captions, qa=qa, **medium, **texts)
+
+
+def known_records(modality: str = "image"):
     # Lengths differ, so that a mean over texts or records is not the mean over tokens.
     return [
-        Record("a", grey(0), ("0", "0 long caption", "0 is what it shows"), (("which?", "0"),)),
-        Record("b", grey(1), ("1 is what it shows too",), (("which?", "1"), ("and now?", "1"))),
-        Record("c", grey(2), ("2 and a very much longer caption",), ()),
+        known_record("a", 0, ("0", "0 long caption", "0 is what it shows"), (("which?", "0"),), modality),
+        known_record("b", 1, ("1 is what it shows too",), (("which?", "1"), ("and now?", "1")), modality),
+        known_record("c", 2, ("2 and a very much longer caption",), (), modality),
     ]
 
 
-def test_gap_of_known_losses():
+MODALITIES = pytest.mark.parametrize("modality", ["image", "audio"])
+
+
+@MODALITIES
+def test_gap_of_known_losses(modality):
     model = KnownModel()
-    gap = picture_gap(model, known_records(), batch_size=2, resamples=200)
+    gap = medium_gap(model, known_records(modality), modality, batch_size=2, resamples=200)
     assert gap.right == pytest.approx(-math.log(0.8), abs=1e-5)
     assert gap.shuffled == pytest.approx(-math.log(0.2), abs=1e-5)
     assert gap.without == pytest.approx(-math.log(0.5), abs=1e-5)
@@ -249,7 +286,7 @@ def test_gap_is_a_mean_over_tokens():
             seen = [image.source.getpixel((0, 0))[0] == 2 for image in media]
             return [Features(torch.full((1, 1, 1), 2.0 if two else -1.0)) for two in seen]
 
-    gap = picture_gap(HalfBlind(), known_records(), resamples=200)
+    gap = medium_gap(HalfBlind(), known_records(), resamples=200)
     tokens, seen = 38 + 27 + 33, 33
     assert gap.right == pytest.approx(-(seen * math.log(0.8) + (tokens - seen) * math.log(0.2)) / tokens, abs=1e-5)
     assert gap.gap == pytest.approx(seen * math.log(4) / tokens, abs=1e-5)
@@ -283,7 +320,7 @@ def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
         Record("b", grey(2), ("blue, blue and blue",)),
         Record("c", grey(3), (), (("what?", "nothing at all"),)),
     ]
-    gap = picture_gap(model, records, batch_size=4, seed=5, resamples=10)
+    gap = medium_gap(model, records, batch_size=4, seed=5, resamples=10)
 
     def mean_loss(pictures):
         total, tokens = 0.0, 0
@@ -291,8 +328,8 @@ def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
             asked = [("Output:", caption) for caption in record.captions]
             asked += [(f"Question:{question} Short answer:", answer) for question, answer in record.qa]
             for prompt, answer in asked:
-                parts = [prompt] if picture is None else [Image(picture), prompt]
-                example = model.processor.encode(parts, answer)
+                shown = [prompt] if picture is None else [Image(picture), prompt]
+                example = model.processor.encode(shown, answer)
                 with torch.no_grad():
                     output = model(model.processor.collate([example]), [example.media])
                 total += output.loss.item() * (len(answer) + 1)  # one token a byte, and the end
@@ -306,9 +343,42 @@ def test_gap_of_a_real_model_against_its_own_loss_one_text_at_a_time():
     assert abs(gap.gap) > 1e-3
 
 
-def test_gap_needs_two_records():
-    with pytest.raises(ValueError, match="at least two records"):
-        picture_gap(KnownModel(), known_records()[:1])
+@MODALITIES
+def test_gap_needs_two_records(modality):
+    with pytest.raises(ValueError, match="at least two records with a (picture|recording), got 1"):
+        medium_gap(KnownModel(), known_records(modality)[:1], modality)
+
+
+def test_one_medium_is_exchanged_and_the_other_stays():
+    records = [Record(str(n), grey(n), ("seen",), (("which?", "a"),), steady(n), "said", "b") for n in range(4)] + [
+        Record("4", grey(4), ("a picture alone",))
+    ]
+    model = KnownModel()
+    features, bad = encoded(model, records, batch_size=3)
+    assert not bad
+    wrong = derangement(4, seed=2)
+    for modality, kinds, others in (
+        ("audio", ["transcript", "question", "reply"], {n: wrong[n] for n in range(4)}),
+        ("image", ["caption", "question", "reply"], None),
+    ):
+        trials = Trials(model, records, features, modality, seed=2)
+        asked = trials.asked()
+        assert [one.text.kind for one in asked if one.number == 0] == kinds
+        assert not any(one.text.reads for one in asked)  # the words of the recording would tell what it says
+        given = trials.wrong if others is None else others
+        assert (
+            trials.wrong == given and sorted(given) == sorted(given.values()) and all(a != b for a, b in given.items())
+        )
+        for one in asked:
+            for giver in (trials.own, trials.wrong, trials.none):
+                *media, words = trials.prompt(one, giver)
+                shown = {type(part).__name__: int(part.source.tokens.item()) for part in media}
+                expected = {"Image": one.number, **({"Sound": one.number} if one.number < 4 else {})}
+                name = "Image" if modality == "image" else "Sound"
+                expected[name] = giver[one.number]
+                assert shown == {name: level for name, level in expected.items() if level is not None}
+                asks = {"caption": "Output:", "transcript": "Transcript:", "reply": "Short answer:"}
+                assert words == asks.get(one.text.kind, "Question:which? Short answer:")
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -337,15 +407,141 @@ def test_bootstrap_draws_records_not_tokens():
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_known_model():
-    report = evaluate(KnownModel(), known_records())
-    assert isinstance(report, Report)
+@MODALITIES
+def test_evaluate_known_model(modality):
+    whole = evaluate(KnownModel(), known_records(modality))
+    assert isinstance(whole, Report)
+    report, other = (whole.image, whole.audio) if modality == "image" else (whole.audio, whole.image)
+    assert other is None
     assert report.answers.right == 1 and report.answers.shuffled == 0 and report.answers.count == 3
     assert report.answers.majority == pytest.approx(2 / 3) and report.answers.majority_answer == "1"
     assert report.captions.cider > report.shuffled_captions.cider
+    assert report.replies is None and report.transcripts is None and report.labels is None
+    table, medium = str(whole), "picture" if modality == "image" else "recording"
+    assert "100.0%" in table and "1.386 nats" in table and "'1' would match 66.7% of the questions" in table
+    assert all(f"{which} {medium}" in table for which in ("right", "wrong", "no"))
+    assert ("recording" if modality == "image" else "picture") not in table
+    assert whole.to_dict()[modality]["loss"]["gap"] == report.loss.gap
+
+
+def spoken_records():
+    # What KnownModel.said gets wrong of them: nothing; "falls" of "a pear falls"; "green plums" is left out.
+    words = ("Zero apples fall down.", "one pear stands", "two plums green plums")
+    return [
+        known_record(str(n), n, (), (), "audio", transcript=said, reply=reply)
+        for n, (said, reply) in enumerate(zip(words, ("0", "1", "0"), strict=True))
+    ]
+
+
+def test_transcripts_and_spoken_questions_by_hand():
+    report = evaluate(KnownModel(), spoken_records()).audio
+    assert report.transcripts.right == pytest.approx((0 + 1 + 2) / 11)
+    # Texts of 4, 3 and 2 words beside those of another recording, of 4, 3 and 4 words, with which they share none.
+    wrong = derangement(3, seed=0)
+    errors = 4 + 4 + 4 if wrong == [1, 2, 0] else 4 + 4 + 3
+    assert report.transcripts.shuffled == pytest.approx(errors / 11)
+    assert report.transcripts.whisper is None and report.transcripts.count == 3
+    whole = report.transcripts.whole  # "Zero apples fall down." alone is right
+    assert (whole.right, whole.shuffled, whole.majority) == pytest.approx((1 / 3, 0, 1 / 3))
+    # Recording 2 is answered "2", and another one by its own number: right is 2 of 3.
+    assert report.replies.right == pytest.approx(2 / 3) and report.replies.count == 3
+    expected = ("0", "1", "0")
+    assert report.replies.shuffled == pytest.approx(sum(str(wrong[n]) == expected[n] for n in range(3)) / 3)
+    assert report.replies.majority == pytest.approx(2 / 3) and report.replies.majority_answer == "0"
+    assert report.answers is None and report.captions is None
     table = str(report)
-    assert "100.0%" in table and "1.386 nats" in table and "'1' would match 66.7%" in table
-    assert report.to_dict()["loss"]["gap"] == report.loss.gap
+    assert "word error rate, 3 transcripts" in table and "27.3%" in table and "Whisper" not in table
+
+
+def test_whispers_own_word_error_rate_stands_beside_that_of_the_adapters():
+    heard = {record.audio: record.transcript for record in spoken_records()[:2]}  # and of the third one, another word
+
+    class WithDecoder(KnownModel):
+        transcriber = SimpleNamespace(
+            transcribe=lambda audio, **_: SimpleNamespace(text=heard.get(audio, "two plums green leaves"))
+        )
+
+    report = evaluate(WithDecoder(), spoken_records())
+    assert report.audio.transcripts.whisper == pytest.approx(1 / 11)
+    assert "own Whisper has a word error rate of 9.1%" in str(report)
+
+
+def test_spoken_questions_of_a_real_model_are_answered_as_by_ask():
+    model, count = parts.shared(ears="tokens"), 4
+    pictures = [grey(60 * n) for n in range(count)]
+    sounds = [wav(parts.sound(0.5 + 0.2 * n, seed=n).source) for n in range(count)]
+    wrong = derangement(count, seed=0)
+    for modality in ("audio", "image"):
+        heard = [wrong[n] if modality == "audio" else n for n in range(count)]
+        seen = [wrong[n] if modality == "image" else n for n in range(count)]
+        said, other = (
+            model.ask([sounds[n] for n in h], image=[pictures[n] for n in s], mode="features", max_new_tokens=6)
+            for h, s in ((range(count), range(count)), (heard, seen))
+        )
+        expected = [said[0], said[1], other[2], other[3]]
+        assert all(normalize_answer(text) for text in expected)
+        records = [Record(str(n), pictures[n], (), (), sounds[n], None, reply) for n, reply in enumerate(expected)]
+        report = getattr(evaluate(model, records, max_new_tokens=6), modality)
+        same = [normalize_answer(text) for text in expected]
+        for found, given in ((report.replies.right, said), (report.replies.shuffled, other)):
+            assert found == sum(normalize_answer(a) == b for a, b in zip(given, same, strict=True)) / count
+        assert report.replies.right >= 0.5 and report.replies.shuffled >= 0.5
+
+
+def test_a_film_is_seen_whole(tmp_path):
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width = stream.height = 32
+        for level in (0, 120, 250):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    model = parts.shared()
+    records = [Record("film", FileSlice(path), ("a film",)), Record("still", grey(9), ("a still",))]
+    features, bad = encoded(model, records)
+    (film,) = model.encode_media([path])
+    assert not bad and torch.equal(features["image"][0].tokens, film.tokens)
+    assert features["image"][0].times.unique().tolist() == [0.0, 1.0, 2.0]
+    path.write_bytes(b"no film")
+    assert "picture of record 'film' cannot be used" in encoded(model, records)[1][0]
+
+
+def wav(sound) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, sound.waveform, sound.sample_rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def test_labels_are_captions_that_recur():
+    class Labelled(KnownModel):
+        def _text(self, medium, asked):
+            return ("Rain.", "a dog", "rain", "wind")[int(medium.source.tokens.item())]
+
+    sounds = [
+        known_record(str(n), n, (label,), (), "audio") for n, label in enumerate(("rain", "a dog", "rain", "bells"))
+    ]
+    labels = evaluate(Labelled(), sounds).audio.labels
+    assert (labels.right, labels.majority, labels.majority_answer, labels.count) == (3 / 4, 2 / 4, "rain", 4)
+    written, expected = ("rain", "a dog", "rain", "wind"), ("rain", "a dog", "rain", "bells")
+    wrong = derangement(4, seed=0)
+    assert labels.shuffled == sum(written[wrong[n]] == expected[n] for n in range(4)) / 4
+    assert "exact match, 4 captions" in str(evaluate(Labelled(), sounds))
+
+
+def test_pictures_and_recordings_are_measured_each_by_itself():
+    report = evaluate(KnownModel(), [*known_records(), *known_records("audio")])
+    assert report.image == evaluate(KnownModel(), known_records()).image
+    assert report.audio == evaluate(KnownModel(), known_records("audio")).audio
+    assert "right picture" in str(report) and "right recording" in str(report)
+
+
+def test_media_without_an_encoder_are_refused_before_any_is_encoded():
+    model = KnownModel()
+    del model.encoders["audio"]
+    with pytest.raises(ValueError, match="the data hold recordings, but the model has no audio encoder"):
+        evaluate(model, known_records("audio"))
+    assert model.encoded == 0
 
 
 def test_records_left_out_are_counted():
@@ -362,11 +558,20 @@ def test_records_left_out_are_counted():
         evaluate(KnownModel(), records, num_beam=2)
 
 
+def test_recordings_that_cannot_be_decoded_are_left_out_and_counted():
+    records = known_records("audio")
+    broken = Record("broken", None, records[0].captions, records[0].qa, b"no recording")
+    report = evaluate(KnownModel(), [broken, *records, *[records[0]] * 200], limit=4, batch_size=2)
+    assert report.bad_records == 1 and report.audio.loss.records == 3
+    with pytest.raises(BadRecordsError, match="recording of record 'broken' cannot be used"):
+        evaluate(KnownModel(), [broken, *records])
+
+
 def test_pictures_that_cannot_be_decoded_are_left_out_and_counted():
     records = list(known_records())
     broken = Record("broken", b"no picture", records[0].captions, records[0].qa)
     report = evaluate(KnownModel(), [broken, *records, *[records[0]] * 200], limit=4, batch_size=2)
-    assert report.bad_records == 1 and report.loss.records == 3
+    assert report.bad_records == 1 and report.image.loss.records == 3
     with pytest.raises(BadRecordsError, match="picture of record 'broken' cannot be used"):
         evaluate(KnownModel(), [broken, *records])
 
@@ -386,15 +591,16 @@ def test_bleu4_of_captions_under_four_words_is_left_out():
     assert scores.bleu4 is None and scores.cider > 0
     assert score_captions(["a dog", "a cat"], [["a dog"], ["the red cat sleeps"]]).bleu4 is not None
     report = evaluate(KnownModel(), list(known_records()))
-    short = dataclasses.replace(report.captions, bleu4=None)
-    assert "BLEU" not in str(dataclasses.replace(report, captions=short, shuffled_captions=short))
+    assert "BLEU" in str(report)
+    short = dataclasses.replace(report.image.captions, bleu4=None)
+    assert "BLEU" not in str(dataclasses.replace(report.image, captions=short, shuffled_captions=short))
 
 
 def test_evaluate_captions_or_questions_alone():
     captions = [Record(r.key, r.source, r.captions) for r in known_records()]
-    assert evaluate(KnownModel(), captions).answers is None
+    assert evaluate(KnownModel(), captions).image.answers is None
     questions = [Record(r.key, r.source, (), r.qa) for r in known_records() if r.qa]
-    report = evaluate(KnownModel(), questions, limit=2)
+    report = evaluate(KnownModel(), questions, limit=2).image
     assert report.captions is None and report.answers.count == 3 and "CIDEr" not in str(report)
     with pytest.raises(ValueError, match="at least two records"):
         evaluate(KnownModel(), questions, limit=1)

@@ -33,6 +33,7 @@ from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.codecs import load_one_codec
 from mmlm.assembly.frozen import causal_model
 from mmlm.assembly.interop.open_flamingo_checkpoint import read_checkpoint
+from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data import read_records
 from mmlm.data.cache import TensorCache
 from mmlm.prompting.conversation import chat_prompt, turn_end
@@ -361,6 +362,9 @@ DOORS: dict[str, Callable[[Trap], object]] = {
         f"Whisper, {form}": lambda trap, form=form: whisper_folder(trap, form)
         for form in ("transformers", "shards", "CTranslate2")
     },
+    "width of a Whisper": lambda trap: encoder_width("audio", str(trap.pickle(trap.folder / "a.pt"))),
+    "width of a Whisper bare": lambda trap: encoder_width("audio", str(trap.pickle(trap.folder / "a.pt", "bare"))),
+    "width of a language model": lambda trap: language_model_size(str(evil_config(trap))),
     "VQGAN": lambda trap: load_pretrained(trap.pickle(trap.folder / "a.ckpt")),
     "VQGAN old": lambda trap: load_pretrained(trap.pickle(trap.folder / "a.ckpt", "old")),
     "EnCodec": lambda trap: published_codec(trap, "encodec", "pytorch_model.bin"),

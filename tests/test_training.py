@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 
 import mmlm
 from encoders.clip import ClipImageEncoder
+from mmlm.assembly.assemble import assemble
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
 from mmlm.data.media import Pictures
 from mmlm.data.sampling import ExampleStream
-from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.training import (
     NonFiniteLossError,
     TrainConfig,
@@ -41,6 +42,8 @@ from mmlm.training.identity import digest, sketch
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.pairs import read_pairs
+from mmlm.training.recipe import AudioResampler
+from support import parts
 from support.families import language_model, tokenizer
 from support.training_objectives import (
     COLOURS,
@@ -926,8 +929,14 @@ def test_a_part_of_the_audio_resampler_keeps_the_rest(tmp_path):
     text = "model: {language_model: a, audio_encoder: b, audio_resampler: {depth: 2}}\ndata: x\noutput: y\n"
     (tmp_path / "r.yaml").write_text(text)
     assert load_recipe(tmp_path / "r.yaml").model.new_adapters() == {
-        "audio_resampler": ResamplerConfig(depth=2, timed=True)
+        "audio_resampler": ResamplerConfig(depth=2, stack=4, timed=True)
     }
+
+
+def test_a_recipe_and_python_have_the_same_defaults_for_sound():
+    assert dataclasses.asdict(AudioResampler()) == dataclasses.asdict(DEFAULTS["audio"])
+    model = assemble(language_model("llama"), tokenizer=tokenizer(), audio_encoder=parts.audio_encoder())
+    assert model.audio_resampler_config == DEFAULTS["audio"]
 
 
 def test_the_resolved_recipe_lies_beside_the_run_and_runs(recipe, tmp_path, monkeypatch):

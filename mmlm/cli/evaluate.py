@@ -1,4 +1,4 @@
-"""Measure a model beside the same model given wrong pictures."""
+"""Measure a model beside the same model given wrong pictures or recordings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mmlm.cli.output import print_record
 
 EXAMPLES = """\
   mmlm eval nano pairs.jsonl
-  mmlm eval my-model photos/ --limit 200 --num-beams 3 --json"""
+  mmlm eval my-model photos/ --limit 200 --num-beams 3 --json
+  mmlm eval my-model speech.jsonl                  (hearing: answers, transcripts, labels)"""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -39,7 +40,16 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """The table of all figures, or the report as JSON."""
     options = generation_options(args)
+    from mmlm.data import read_records
     from mmlm.evaluation import evaluate
+    from mmlm.evaluation.trials import media_of
 
-    report = evaluate(lambda: load_model(args), args.data, limit=args.limit, batch_size=args.batch_size, **options)
+    records = read_records(args.data)
+    report = evaluate(
+        lambda: load_model(args, *media_of(records)),
+        records,
+        limit=args.limit,
+        batch_size=args.batch_size,
+        **options,
+    )
     print_record(args, report.to_dict(), str(report))

@@ -13,6 +13,7 @@ EXAMPLES = """\
   mmlm train recipe.yaml
   mmlm train recipe.yaml steps=200 learning_rate=1e-3 output=runs/second
   mmlm train recipe.yaml steps=400 extend=true     (the run that ended after fewer steps, for longer)
+  mmlm train recipe.yaml --dry-run                 (what would be trained, on what and why; nothing is)
   mmlm train recipe.yaml --json                    (prints the folder and the last losses)"""
 
 
@@ -20,6 +21,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments. The help has all keys of recipes as well, which are looked up when it is asked for."""
     verb.add_argument("recipe", metavar="RECIPE.yaml", help="`mmlm init` writes one to begin with")
     verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values in place of the recipe's")
+    verb.add_argument("--dry-run", action="store_true", help="say what would be trained, and on what; train nothing")
     add_json_option(verb)
     setattr(verb, "print_help", partial(_print_help, verb))  # noqa: B010
 
@@ -33,10 +35,14 @@ def _print_help(verb: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One run of a recipe; the folder of what it trained."""
+    """One run of a recipe; the folder of what it trained. With --dry-run, what it would do."""
     if not Path(args.recipe).exists():
         raise FileNotFoundError(f"{args.recipe}: no such file; `mmlm init` writes a recipe to begin with")
-    from mmlm.training import train_from_recipe
+    from mmlm.training import plan_from_recipe, train_from_recipe
 
+    if args.dry_run:
+        plan = plan_from_recipe(args.recipe, args.overrides)
+        print_record(args, plan.to_dict(), str(plan))
+        return
     result = train_from_recipe(args.recipe, args.overrides)
     print_record(args, {**vars(result), "model": str(result.model)}, str(result.model))

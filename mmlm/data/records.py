@@ -113,6 +113,12 @@ class Record:
         return tuple(found)
 
     @property
+    def media(self) -> dict[str, FileSlice | bytes]:
+        """Where its media lie, by modality: "image" and "audio", in this order."""
+        places = {"image": self.source, "audio": self.sound}
+        return {name: place for name, place in places.items() if place is not None}
+
+    @property
     def image(self) -> bytes:
         """The encoded picture (JPEG, PNG, …), read from disk at each access."""
         return _read(self.source, self.key, "picture")

@@ -1,4 +1,4 @@
-"""How much the picture helps: the loss of the right text with the right picture, with a wrong one, and without."""
+"""How much a medium helps: the loss of the right text with the right picture or recording, a wrong one, and none."""
 
 from __future__ import annotations
 
@@ -12,125 +12,88 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmlm.data.records import Record
-from mmlm.prompting.parts import Image, Part
+from mmlm.evaluation.trials import Encoded, Trials, check_enough, encoded
 from mmlm.prompting.processor import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from encoders.base import Features
     from mmlm.assembly.multimodal_lm import MultimodalLM
 
 
 @dataclass(frozen=True)
-class PictureGap:
+class MediumGap:
     """Mean negative log-likelihood in nats per answer token, and the gap `shuffled - right` with its 95% interval."""
 
-    right: float  # every text with its own picture
-    shuffled: float  # every text with another record's picture
-    without: float  # the same text with no picture
+    right: float  # every text with its own picture or recording
+    shuffled: float  # every text with that of another record
+    without: float  # the same text with none
     gap: float
     interval: tuple[float, float]  # of the gap
     records: int
     tokens: int
 
 
-def picture_gap(
+def medium_gap(
     model: MultimodalLM,
     records: Sequence[Record],
+    modality: str = "image",
     *,
-    features: Sequence[Features] | None = None,
+    features: Encoded | None = None,
     batch_size: int = 32,
     seed: int = 0,
     resamples: int = 10_000,
-) -> PictureGap:
-    """Measure the gap over all captions and answers of `records`, at least two.
+) -> MediumGap:
+    """Measure the gap over all texts about the pictures ("image") or recordings ("audio") of `records`, at least two.
 
-    The end-of-chunk token counts as an answer token, as in training. The wrong pictures are a derangement of the
-    records. A picture that occurs in several records may get its own text there, which makes the gap smaller, never
-    larger. The interval is a paired percentile bootstrap over records, not texts, because the captions of one picture
-    are not independent. `seed` draws both.
+    These are captions, transcripts and answers, the last without the words of a recording in the prompt. Media of the
+    other modality stay where they are. The end-of-chunk token counts as an answer token, as in training. The wrong
+    media are a derangement of the records. A medium that occurs in several records may get its own text there, which
+    makes the gap smaller, never larger. The interval is a paired percentile bootstrap over records, not texts, because
+    the captions of one picture are not independent. `seed` draws both.
 
-    features: each record's picture as `encode_pictures` gives it, `[1, S, D]`. By default they are encoded here.
-    ValueError where there are fewer than two records, or none has a text.
+    features: of the media, as `encoded` gives them. By default they are encoded here.
+    ValueError where fewer than two records have a text about the medium, and for media that cannot be decoded.
     """
-    if not all(isinstance(record, Record) for record in records):
-        raise TypeError("records are what mmlm.data.read_records gives")
-    if len(records) < 2:
-        raise ValueError(f"a wrong picture needs at least two records, got {len(records)}")
-    texts = [(number, *text) for number, record in enumerate(records) for text in prompts(model, record)]
-    if not texts:
-        raise ValueError("no record has a caption or a question with an answer")
-    features = encode_pictures(model, records, batch_size) if features is None else features
-    wrong = derangement(len(records), seed)
+    check_enough(records, modality)
+    if features is None:
+        features, bad = encoded(model, records, batch_size)
+        if bad:
+            raise ValueError(next(iter(bad.values())))
+    return gap_of(Trials(model, records, features, modality, batch_size, seed), resamples)
 
+
+def gap_of(trials: Trials, resamples: int = 10_000) -> MediumGap:
+    """The gap of records whose media are encoded; see `medium_gap`."""
+    model, numbers = trials.model, trials.numbers
+    row_of = {number: row for row, number in enumerate(numbers)}
     # Texts of similar length share a batch, so that little of it is padding.
-    texts.sort(key=lambda text: (len(text[2]), text[0]))
-    sums = np.zeros((3, len(records)))
-    counts = np.zeros(len(records))
-    for start in range(0, len(texts), batch_size):
-        chosen = texts[start : start + batch_size]
-        rows = [number for number, _, _ in chosen]
-        for condition, pictures in enumerate((rows, [wrong[number] for number in rows], None)):
-            examples = [
-                model.processor.encode(parts if pictures else without_pictures(parts), target)
-                for _, parts, target in chosen
-            ]
-            media = [[features[number]] for number in pictures] if pictures else [[] for _ in chosen]
-            loss, tokens = answer_losses(model, examples, media)
+    asked = sorted(trials.asked(), key=lambda one: (len(one.text.answer), one.number))
+    sums = np.zeros((3, len(numbers)))
+    counts = np.zeros(len(numbers))
+    for start in range(0, len(asked), trials.batch_size):
+        chosen = asked[start : start + trials.batch_size]
+        rows = [row_of[one.number] for one in chosen]
+        for condition, giver in enumerate((trials.own, trials.wrong, trials.none)):
+            examples = [model.processor.encode(trials.prompt(one, giver), one.text.answer) for one in chosen]
+            loss, tokens = answer_losses(model, examples)
             np.add.at(sums[condition], rows, loss)
         np.add.at(counts, rows, tokens)
 
-    low, high = bootstrap_interval(sums[1] - sums[0], counts, resamples=resamples, seed=seed)
-    right, shuffled, without = sums.sum(axis=1) / counts.sum()
-    return PictureGap(
-        right=float(right),
-        shuffled=float(shuffled),
-        without=float(without),
-        gap=float(shuffled - right),
-        interval=(low, high),
-        records=len(records),
-        tokens=int(counts.sum()),
-    )
-
-
-def prompts(model: MultimodalLM, record: Record) -> list[tuple[list[Part], str]]:
-    """The (prompt, answer) pairs of a record: its captions, then its questions. `Image(None)` marks the picture."""
-    picture = Image(None)
-    found = [(model.template.caption_prompt(picture), caption) for caption in record.captions]
-    return found + [(model.template.question_prompt(picture, question), answer) for question, answer in record.qa]
-
-
-def without_pictures(parts: Sequence[Part]) -> list[Part]:
-    """The same prompt without its pictures and their tokens."""
-    return [part for part in parts if not isinstance(part, Image)]
+    low, high = bootstrap_interval(sums[1] - sums[0], counts, resamples=resamples, seed=trials.seed)
+    right, shuffled, without = (float(total) for total in sums.sum(axis=1) / counts.sum())
+    return MediumGap(right, shuffled, without, shuffled - right, (low, high), len(numbers), int(counts.sum()))
 
 
 @torch.no_grad()
-def answer_losses(model: MultimodalLM, examples: Sequence, media: Sequence[list]) -> tuple[np.ndarray, np.ndarray]:
+def answer_losses(model: MultimodalLM, examples: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Each example's summed negative log-likelihood of its labels in nats, `[B]`, and its number of labels, `[B]`."""
     batch = model.processor.collate(examples, padding_side="right")
-    logits: Tensor = model(batch, media).logits
+    logits: Tensor = model(batch, [[part.source for part in example.media] for example in examples]).logits
     assert batch.labels is not None, "collated examples have labels"
     labels = batch.labels[:, 1:].to(logits.device)
     answer = labels != IGNORE_INDEX
     loss = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
     loss[answer] = cross_entropy(logits.float(), labels[answer], reduction="none").double()
     return loss.sum(dim=1).cpu().numpy(), answer.sum(dim=1).cpu().numpy()
-
-
-def encode_pictures(model: MultimodalLM, records: Sequence[Record], batch_size: int = 32) -> list[Features]:
-    """Frozen features of each record's picture, encoded `batch_size` at a time."""
-    features = []
-    for start in range(0, len(records), batch_size):
-        features += model.encode_media([Image(record.decode()) for record in records[start : start + batch_size]])
-    return features
-
-
-def derangement(count: int, seed: int) -> list[int]:
-    """A permutation of `range(count)` without a fixed point: one random cycle through all of it."""
-    order = np.random.default_rng(seed).permutation(count)
-    wrong = np.empty(count, dtype=int)
-    wrong[order] = np.roll(order, -1)
-    return wrong.tolist()
 
 
 def bootstrap_interval(

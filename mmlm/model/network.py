@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from decoders.codecs.base import MediaCodec
 from encoders.base import Features, FrozenEncoder
 from mmlm.model.changes import Changing
-from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.model.features import encode_media, stack_features
 from mmlm.model.fusion.cross_attention import Fusion
 from mmlm.model.fusion.media_context import MediaContext
@@ -78,8 +78,8 @@ class MultimodalNetwork(Changing):
         self.codecs = ModuleMap[MediaCodec](codecs)
         self.decoders = ModuleMap[nn.Module](decoders)
         _check_writing(self.codecs, self.decoders, language_model)
-        self.resampler_config = resampler or ResamplerConfig()
-        self.audio_resampler_config = audio_resampler or ResamplerConfig(timed=True)
+        self.resampler_config = resampler or DEFAULTS["image"]
+        self.audio_resampler_config = audio_resampler or DEFAULTS["audio"]
         self.fusion_config = fusion or FusionConfig()
         self.template = template or PromptTemplate()
         self.language_model = language_model

@@ -16,6 +16,7 @@ import torch
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.data.prompts import prompt_of
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
 from mmlm.prompting.parts import Image, Media, Sound, modality_of
@@ -54,11 +55,7 @@ class Examples:
         media: list[Media] = [] if entry.source is None else [Image(entry.key)]
         if entry.sound is not None and chosen.hears:
             media.append(Sound(entry.key))
-        if chosen.asked:
-            prompt = self.template.spoken_prompt(media, entry.transcript if chosen.reads else None, chosen.question)
-        else:
-            prompt = [*media, self.template.caption if chosen.kind == "caption" else self.template.transcript]
-        return self.processor.encode(prompt, chosen.answer)
+        return self.processor.encode(prompt_of(self.template, entry, chosen, media), chosen.answer)
 
     def length(self, record: int, text: int) -> int:
         """Tokens of an example."""

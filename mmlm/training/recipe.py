@@ -66,12 +66,11 @@ JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
 
 @dataclass(frozen=True)
 class AudioResampler(ResamplerConfig):
-    """A resampler of sound has the settings of `model.resampler`, of which this one has another default.
+    """A resampler of sound has the settings of `model.resampler`, with the defaults of `DEFAULTS["audio"]`."""
 
-    timed: adds to each token the time at which its window begins.
-    """
-
+    depth: int = 0
     timed: bool = True
+    stack: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

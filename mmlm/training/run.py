@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from decoders.codecs.audio_vqvae import AudioVQVAE
 from decoders.codecs.checkpoint import load_codec
@@ -33,6 +35,7 @@ from mmlm.training.objectives.codes import train_writing
 from mmlm.training.objectives.decoder import train_decoder
 from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
+from mmlm.training.plan import Plan, plan_of, plan_of_adapters
 from mmlm.training.recipe import (
     JUDGES_PICTURES,
     CodecParts,
@@ -53,23 +56,45 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
     """
     recipe = load_recipe(path, overrides)
     output = check_output(recipe.output)
-    kinds = {WritingRecipe: _write, CodecRecipe: _codec, Recipe: _adapters}
     with owned(output):
-        prepared = kinds[type(recipe)](recipe, progress)
+        try:
+            prepared = _prepared(recipe, progress)
+        except BadRecordsError as error:
+            write_bad_records(output / "bad_records.jsonl", error.bad)
+            raise
         with _recorded(recipe, output):
-            return prepared()
+            return prepared.run()
 
 
-def _adapters(recipe: Recipe, progress: bool) -> Callable[[], TrainResult]:
+def plan_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Plan:
+    """What `train_from_recipe` would do, without doing it: `mmlm train recipe.yaml --dry-run`.
+
+    All is checked that a run checks before it loads weights; nothing is written.
+    """
+    recipe = load_recipe(path, overrides)
+    check_output(recipe.output)
+    return _prepared(recipe, progress=False).plan()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose data, output and device are checked, and what it would do."""
+
+    run: Callable[[], TrainResult]
+    plan: Callable[[], Plan]
+
+
+def _prepared(recipe: Recipe | CodecRecipe | WritingRecipe, progress: bool) -> Prepared:
+    kinds = {WritingRecipe: _write, CodecRecipe: _codec, Recipe: _adapters}
+    return kinds[type(recipe)](recipe, progress)
+
+
+def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     part = recipe.model
     check_device(part.device)
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
-    try:
-        data = read_records(recipe.data, **reading)
-        held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
-    except BadRecordsError as error:
-        write_bad_records(Path(recipe.output) / "bad_records.jsonl", error.bad)
-        raise
+    data = read_records(recipe.data, **reading)
+    held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
     placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": part.device}
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})
 
@@ -88,10 +113,10 @@ def _adapters(recipe: Recipe, progress: bool) -> Callable[[], TrainResult]:
         running: dict[str, Any] = dict(output=recipe.output, resume=recipe.resume, progress=progress, config=config)
         return train(model, data, held_out=held_out, **running)
 
-    return run
+    return Prepared(run, lambda: plan_of_adapters(recipe, data, held_out))
 
 
-def _codec(recipe: CodecRecipe, progress: bool) -> Callable[[], TrainResult]:
+def _codec(recipe: CodecRecipe, progress: bool) -> Prepared:
     config = CodecTrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(CodecTrainConfig)})
     run: dict[str, Any] = dict(held_out=recipe.held_out, config=config, resume=recipe.resume, progress=progress)
     check_device(config.device)
@@ -99,7 +124,8 @@ def _codec(recipe: CodecRecipe, progress: bool) -> Callable[[], TrainResult]:
         sizes = {f.name: getattr(part, f.name) for f in fields(DiffusionDecoderConfig)}
         with OwnDraws(recipe.seed):
             decoder = DiffusionDecoder(load_codec(part.codec), DiffusionDecoderConfig(**sizes))
-        return lambda: train_decoder(decoder, recipe.data, recipe.output, **run)
+        plan = partial(_plan_of_media, recipe, decoder, decoder.codec.modality, f"a diffusion decoder of {part.codec}")
+        return Prepared(partial(train_decoder, decoder, recipe.data, recipe.output, **run), plan)
     assert recipe.codec is not None, "CodecRecipe checks it"
     with OwnDraws(recipe.seed):
         codec = _built(recipe.codec)
@@ -109,7 +135,8 @@ def _codec(recipe: CodecRecipe, progress: bool) -> Callable[[], TrainResult]:
         if source is not None:
             find_media(source, "image" if codec.modality == "image" else "audio")
     judge = None if recipe.perceptual is None else clip_judge(recipe.perceptual, recipe.device)
-    return lambda: train_codec(codec, recipe.data, recipe.output, perceptual=judge, **run)
+    plan = partial(_plan_of_media, recipe, codec, codec.modality, f"a codec ({type(codec).__name__})")
+    return Prepared(partial(train_codec, codec, recipe.data, recipe.output, perceptual=judge, **run), plan)
 
 
 def _built(parts: CodecParts) -> ImageVQVAE | AudioVQVAE:
@@ -122,7 +149,21 @@ def _built(parts: CodecParts) -> ImageVQVAE | AudioVQVAE:
     return codec
 
 
-def _write(recipe: WritingRecipe, progress: bool) -> Callable[[], TrainResult]:
+def _plan_of_media(recipe: CodecRecipe, module: nn.Module, modality: str, model: str) -> Plan:
+    kind: Any = "image" if modality == "image" else "audio"
+    counts = [
+        None
+        if source is None
+        else f"{len(find_media(source, kind)):,} {'pictures' if kind == 'image' else 'recordings'}"
+        for source in (recipe.data, recipe.held_out)
+    ]
+    assert recipe.steps is not None, "codecs have no epochs"
+    weights = sum(tensor.numel() for tensor in module.parameters())
+    per_step = recipe.batch_size * recipe.accumulation
+    return Plan(model, str(counts[0]), counts[1], recipe.steps, per_step, recipe.output, weights=weights)
+
+
+def _write(recipe: WritingRecipe, progress: bool) -> Prepared:
     part = recipe.model
     check_device(part.device)
     data = read_records(recipe.data)
@@ -138,7 +179,8 @@ def _write(recipe: WritingRecipe, progress: bool) -> Callable[[], TrainResult]:
         running: dict[str, Any] = dict(resume=recipe.resume, progress=progress)
         return train_writing(model, data, recipe.output, held_out, recipe.write, **running)
 
-    return run
+    does = f"{part.load} learns to write codes ({recipe.write.tune})"
+    return Prepared(run, lambda: plan_of(recipe.write, does, data, held_out, recipe.output))
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
     python -m recipes.flickr8k.run                       # every stage; what is done is skipped, what stopped goes on
     python -m recipes.flickr8k.run --stages evaluate     # one stage
+    python -m recipes.flickr8k.run --language-model $MMLM_REAL/smollm2-135m-instruct     # in place of the small one
 
 A tokenizer and a small language model learn from the text of the train captions alone, a small open_clip model from the
 train photographs with their captions; both are then frozen, and adapters join them. Planned for 45 minutes of one core.
+With --language-model the same CLIP is joined to another language model, whose adapters and report stand beside the
+others, under its name.
 Flickr8k is for research and education only and the photographs belong to their authors: neither they nor what is
 trained here belongs in the package, so everything is written to the run's folder.
 """
@@ -12,9 +15,9 @@ trained here belongs in the package, so everything is written to the run's folde
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,9 @@ IMAGE_ENCODER = ClipTrainConfig(
 RESAMPLER = ResamplerConfig(depth=2, num_latents=16, heads=4, dim_head=48)
 FUSION = FusionConfig(heads=4, dim_head=48)
 ADAPTERS = TrainConfig(epochs=12, batch_size=32, learning_rate=1e-3, precision="auto")
+# Of a language model that knows words already, and is larger
+LARGE_FUSION = FusionConfig(cross_attention_every=3)
+LARGE_ADAPTERS = TrainConfig(epochs=4, batch_size=32, learning_rate=5e-4, precision="auto", save_every=50)
 SHEET_PHOTOS = 12
 
 
@@ -76,15 +82,22 @@ def dev_set() -> RecordSet:
     return read_records(DATA / "dev-*.tar")
 
 
-def language_model(output: Path) -> None:
-    """Tokenizer and language model, from the train captions' text alone, worded as the adapters will meet it."""
-    captions = [caption for record in train_set() for caption in record.captions]
-    train_tokenizer(captions, VOCABULARY, output / "tokenizer")
-    documents = [[f"Output:{caption}"] for caption in captions]
+def tokenizer(output: Path, _: Path | None) -> None:
+    """Byte-level BPE of the train captions, for CLIP and the small language model."""
+    train_tokenizer(
+        [caption for record in train_set() for caption in record.captions], VOCABULARY, output / "tokenizer"
+    )
+
+
+def language_model(output: Path, given: Path | None) -> None:
+    """The small language model, from the train captions' text alone, worded as the adapters will meet it."""
+    if given is not None:
+        return
+    documents = [[f"Output:{caption}"] for record in train_set() for caption in record.captions]
     train_language_model(LANGUAGE_MODEL, documents, output / "tokenizer", output / "language_model")
 
 
-def image_encoder(output: Path) -> None:
+def image_encoder(output: Path, _: Path | None) -> None:
     """CLIP, from the train photographs, each step with one of a photograph's five captions."""
     records = train_set()
     pictures = (load_image(record.image) for record in records)
@@ -92,15 +105,18 @@ def image_encoder(output: Path) -> None:
     train_clip(IMAGE_ENCODER, pictures, captions, output / "tokenizer", output / "image_encoder")
 
 
-def adapters(output: Path) -> None:
+def adapters(output: Path, given: Path | None) -> None:
     """Resampler and gated blocks between the two, both frozen."""
-    model = assemble(output / "language_model", output / "image_encoder", resampler=RESAMPLER, fusion=FUSION)
-    train(model, train_set(), held_out=dev_set(), output=output / "adapters", config=ADAPTERS)
+    own = given or output / "language_model"
+    fusion, config = (FUSION, ADAPTERS) if given is None else (LARGE_FUSION, LARGE_ADAPTERS)
+    config = dataclasses.replace(config, cache=str(output / "features"))
+    model = assemble(own, output / "image_encoder", resampler=RESAMPLER, fusion=fusion)
+    train(model, train_set(), held_out=dev_set(), output=output / named("adapters", given), config=config)
 
 
-def evaluation(output: Path) -> None:
+def evaluation(output: Path, given: Path | None) -> None:
     """Dev figures as `report.json` and a table, and a contact sheet of photographs as a seeded draw has them."""
-    model, records = load(output / "adapters/model"), dev_set()
+    model, records = load(output / named("adapters", given) / "model"), dev_set()
     found = retrieval(model.encoders["image"], records)
     report = evaluate(model, records, num_beams=3, max_new_tokens=30)
     print(report)
@@ -110,11 +126,16 @@ def evaluation(output: Path) -> None:
     chosen = np.random.default_rng(0).choice(len(records), SHEET_PHOTOS, replace=False)
     photos = [records[int(index)].image for index in chosen]
     captions = model.caption(photos, num_beams=3, max_new_tokens=30)
-    print(contact_sheet(photos, captions, output / "dev.png"))
+    print(contact_sheet(photos, captions, output / f"{named('dev', given)}.png"))
     for index, caption in zip(chosen, captions, strict=True):
         print(f"{records[int(index)].key}: {caption}")
-    figures = {**report.to_dict(), "retrieval": asdict(found)}
-    (output / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    figures = {**report.to_dict(), "retrieval": dataclasses.asdict(found)}
+    (output / f"{named('report', given)}.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def named(what: str, given: Path | None) -> str:
+    """What is made with a language model that was given bears its name."""
+    return what if given is None else f"{what}-{given.name}"
 
 
 def retrieval(encoder: ClipImageEncoder, records: RecordSet) -> RetrievalScores:
@@ -126,24 +147,29 @@ def retrieval(encoder: ClipImageEncoder, records: RecordSet) -> RetrievalScores:
 
 
 STAGES = {
+    "tokenizer": (tokenizer, "tokenizer/tokenizer.json"),
     "language_model": (language_model, "language_model/model.safetensors"),
     "image_encoder": (image_encoder, "image_encoder/open_clip_model.safetensors"),
-    "adapters": (adapters, "adapters/model/model.safetensors"),
-    "evaluate": (evaluation, "report.json"),
+    "adapters": (adapters, "model/model.safetensors"),
+    "evaluate": (evaluation, None),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs/flickr8k", help="the run's folder")
+    parser.add_argument("--language-model", type=Path, metavar="FOLDER", help="in place of the small one")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     arguments = parser.parse_args()
     for name in arguments.stages:
         stage, result = STAGES[name]
-        if name != "evaluate" and (arguments.output / result).exists():
-            print(f"{name}: done, see {arguments.output / result}")
+        folder = (
+            arguments.output / named("adapters", arguments.language_model) if name == "adapters" else arguments.output
+        )
+        if result is not None and (folder / result).exists():
+            print(f"{name}: done, see {folder / result}")
         else:
-            stage(arguments.output)
+            stage(arguments.output, arguments.language_model)
 
 
 if __name__ == "__main__":

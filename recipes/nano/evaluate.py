@@ -20,7 +20,7 @@ import torch
 
 import mmlm
 from mmlm.data import RecordSet, read_records
-from mmlm.evaluation.gap import picture_gap
+from mmlm.evaluation.gap import medium_gap
 from mmlm.model.language_model import LanguageModel
 from recipes.nano import data
 from recipes.nano.judge import judge_caption
@@ -195,7 +195,7 @@ def evaluate_names(model: mmlm.MultimodalLM, dev: RecordSet) -> None:
     own, other = write(model, features), write(model, rolled(features))
     for figure, measure in (("names exactly right", str.__eq__), ("words shared with the name (F1)", word_f1)):
         row(figure, len(dev), share(map(measure, own, names)), None, share(map(measure, other, names)))
-    gap = picture_gap(model, dev, features=features)
+    gap = medium_gap(model, dev, features={"image": features})
     print(
         f"\nLoss of the right names, nats a token: {gap.right:.3f} with the right picture, {gap.shuffled:.3f} with a "
         f"wrong one,\n{gap.without:.3f} with none; gap {gap.gap:.3f} (95% interval {gap.interval[0]:.3f} to "

@@ -21,7 +21,7 @@ import torch
 import mmlm
 from mmlm.data import RecordSet, read_records
 from mmlm.evaluation import word_error_rate
-from mmlm.evaluation.gap import derangement
+from mmlm.evaluation.trials import derangement
 from recipes.nano import data
 from recipes.nano.evaluate import LONGEST, rolled, row, share, title
 from recipes.nano.speech import NUMBERS, Phrases, write_speech, write_spoken_questions

@@ -27,7 +27,7 @@ from mmlm.assembly.interop.open_flamingo_eval import (
 )
 from mmlm.data import Record, RecordSet, read_records
 from mmlm.evaluation.captions import score_captions
-from mmlm.evaluation.report import normalize_answer
+from mmlm.evaluation.medium import normalize_answer
 
 
 def evaluate_captions(

@@ -1,0 +1,190 @@
+"""What a recipe would do: `mmlm train --dry-run`. Settings of frozen parts are read, and none of their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mmlm.assembly.inspect import inspect
+from mmlm.assembly.load import model_folder, read_saved
+from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
+from mmlm.assembly.widths import encoder_width, language_model_size
+from mmlm.data.records import RecordSet
+from mmlm.model.config import DEFAULTS, WHY, FusionConfig, ResamplerConfig
+from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
+from mmlm.model.resampler import PerceiverResampler
+from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
+from mmlm.training.config import TrainerConfig
+from mmlm.training.features import film_of
+from mmlm.training.recipe import ModelRecipe, Recipe
+
+RESAMPLER = {"image": "resampler of pictures", "audio": "resampler of sound"}
+NAMED = "named by the recipe"
+SEEN = {"latest": "the latest medium", "group": "the latest group of media", "all": "all media before it"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting of the new modules, and why it is used."""
+
+    what: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
+class DataCount:
+    """How many records of a source can be used, media of each kind among them, texts about these, and bad records."""
+
+    records: int
+    pictures: int
+    films: int
+    recordings: int
+    texts: int
+    bad: int
+
+    def __str__(self) -> str:
+        counts = {name: count for name, count in vars(self).items() if count and name != "records"}
+        return ", ".join([f"{self.records:,} records", *(f"{count:,} {name}" for name, count in counts.items())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. `print` shows it.
+
+    per_step: examples of a step. choices: of new modules. weights: how many train; None where only loading tells.
+    """
+
+    model: str
+    data: str
+    held_out: str | None
+    steps: int
+    per_step: int
+    output: str
+    choices: tuple[Choice, ...] = ()
+    weights: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        count = "known when the parts are loaded" if self.weights is None else f"{self.weights:,} weights"
+        lines = {
+            "model": self.model,
+            **{choice.what: f"{choice.value} ({choice.why})" for choice in self.choices},
+            "trains": count,
+            "data": self.data,
+            "held out": self.held_out or "nothing",
+            "steps": f"{self.steps:,} of {self.per_step} examples",
+            "output": self.output,
+        }
+        return "\n".join(f"{name + ':':<23}{value}" for name, value in lines.items())
+
+
+def count_of(records: RecordSet | None) -> DataCount | None:
+    """What a source holds; None for none."""
+    if records is None:
+        return None
+    films = sum(film_of(record) is not None for record in records)
+    pictures = sum("image" in record.media for record in records) - films
+    recordings = sum("audio" in record.media for record in records)
+    texts = sum(len(record.texts) for record in records)
+    return DataCount(len(records), pictures, films, recordings, texts, len(records.bad))
+
+
+def plan_of(
+    config: TrainerConfig, model: str, data: RecordSet, held_out: RecordSet | None, output: str, **known: Any
+) -> Plan:
+    """The plan of a run on records. known: `choices` and `weights`, where they are known."""
+    per_step = config.batch_size * config.accumulation
+    steps = config.steps or max(1, math.ceil(config.epochs * len(data) / per_step))
+    held = count_of(held_out)
+    return Plan(model, str(count_of(data)), None if held is None else str(held), steps, per_step, output, **known)
+
+
+def plan_of_adapters(recipe: Recipe, data: RecordSet, held_out: RecordSet | None) -> Plan:
+    """The plan of a run that trains adapters: new ones, or those of a model.
+
+    Errors are those of a model whose config, or of parts whose settings, cannot be found or read.
+    """
+    name = recipe.model.load
+    if name is None or name in ASSEMBLED:
+        model, choices, weights = _new(recipe.model)
+    else:
+        facts = inspect(name)
+        model, weights = (
+            f"the adapters of {name}, trained further",
+            next(p.weights for p in facts.parts if p.part == "added"),
+        )
+        choices = () if name in OPEN_FLAMINGO else _saved(name)
+    return plan_of(recipe, model, data, held_out, recipe.output, choices=choices, weights=weights)
+
+
+def _saved(name: str) -> tuple[Choice, ...]:
+    config, _ = read_saved(model_folder(name))
+    has = {"image": config.image_encoder is not None, "audio": config.audio_encoder is not None}
+    found = {"image": config.resampler, "audio": config.audio_resampler}
+    choices = [Choice(RESAMPLER[own], described(found[own]), f"as {name} has it") for own in has if has[own]]
+    return (*choices, Choice("fusion", described(config.fusion), f"as {name} has it"))
+
+
+def _new(part: ModelRecipe) -> tuple[str, tuple[Choice, ...], int | None]:
+    """New adapters: between what, of which form and why, and how many weights."""
+    published = ASSEMBLED.get(part.load or "")
+    named = published or part
+    language_model = cast(str, named.language_model)
+    encoders = {own: name for own in RESAMPLER if (name := getattr(named, f"{own}_encoder")) is not None}
+    given = {"image": part.resampler, "audio": part.new_adapters().get("audio_resampler"), "fusion": part.fusion}
+    why = {own: WHY[own] if form is None else NAMED for own, form in given.items()}
+    sizes = {own: given[own] or DEFAULTS[own] for own in encoders}
+    fusion = part.fusion or FusionConfig()
+    choices = [Choice(RESAMPLER[own], described(size), why[own]) for own, size in sizes.items()]
+    choices.append(Choice("fusion", described(fusion), why["fusion"]))
+    model = f"new adapters between {language_model} and {' and '.join(encoders.values())}"
+    if published is not None:  # nothing is fetched for a plan
+        return model, tuple(choices), round(1e6 * published.millions["added"])
+    return model, tuple(choices), new_weights(language_model, encoders, sizes, fusion)
+
+
+def new_weights(
+    language_model: str, encoders: Mapping[str, str], sizes: Mapping[str, ResamplerConfig], fusion: FusionConfig
+) -> int | None:
+    """How many weights new adapters have, by the settings of the frozen parts; None where these do not tell.
+
+    encoders: names by modality. sizes: of their resamplers. ValueError for a fusion that the language model is too
+    short for.
+    """
+    width, blocks = language_model_size(language_model)
+    widths = {own: encoder_width(own, name) for own, name in encoders.items()}
+    if not 1 <= fusion.cross_attention_every <= blocks:
+        raise ValueError(f"fusion.cross_attention_every must be in 1..{blocks}, not {fusion.cross_attention_every}")
+    known = {own: found for own, found in widths.items() if found is not None}
+    if len(known) < len(widths):
+        return None
+    media_dim = next(iter(known.values()))
+    tokens = ADDED_TOKENS_WITH_AUDIO if "audio" in known else ADDED_TOKENS
+    with torch.device("meta"):
+        block = GatedCrossAttentionBlock(width, media_dim, fusion.heads, fusion.dim_head, fusion.ff_mult)
+        resamplers = [PerceiverResampler(media_dim, known[own], **asdict(size)) for own, size in sizes.items()]
+    rows = 2 * len(tokens) * width  # of the embedding and of the head
+    return rows + blocks // fusion.cross_attention_every * _count(block) + sum(map(_count, resamplers))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.parameters())
+
+
+def described(size: ResamplerConfig | FusionConfig) -> str:
+    """A resampler or a fusion in a few words."""
+    if isinstance(size, FusionConfig):
+        every = size.cross_attention_every
+        places = "every block" if every == 1 else f"one block in {every}"
+        return f"a gated block before {places}, text sees {SEEN[size.visibility]}"
+    form = f"{size.depth} layers, {size.num_latents} latents" if size.depth else "every token, no latents"
+    return form + (f", {size.stack} tokens joined in one" if size.stack > 1 else "") + (", timed" if size.timed else "")
