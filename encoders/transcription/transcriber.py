@@ -10,13 +10,13 @@ from typing import Any, Unpack
 
 import torch
 import whisper
-from torch import Tensor
 from whisper.audio import HOP_LENGTH
 from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
 from encoders.transcription.decoding import decode_window
+from encoders.transcription.passes import Heard, hear, spoken_in
 from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
@@ -160,8 +160,9 @@ class _Decoding:
         if spoken == []:
             return window.frames, []
         mel = window.mel.to(self.model.device, torch.float16 if self._half else torch.float32)
-        tokenizer = self._tokenizer(mel, running)
-        result = self._decode(mel, running.language, self.seed + seek)
+        heard = hear(self.model, mel)  # once, for the language and for every try
+        tokenizer = self._tokenizer(heard, running)
+        result = self._decode(heard, running.language, self.seed + seek)
         if not is_speech(result):
             return window.frames, []
         done, segments = cut_at_timestamps(result, seek, window.frames, tokenizer)
@@ -179,12 +180,10 @@ class _Decoding:
     def _half(self) -> bool:
         return self.model.device.type == "cuda"
 
-    def _tokenizer(self, mel: Tensor, running: Transcription) -> Tokenizer:
-        """The tokenizer of the language, which is detected in `mel` [n_mels, T] if it is unknown."""
+    def _tokenizer(self, heard: Heard, running: Transcription) -> Tokenizer:
+        """The tokenizer of the language, which is detected in a window if it is unknown."""
         if running.language is None:
-            detected: Any = self.model.detect_language(mel)  # for a single spectrogram: token, probabilities
-            probabilities: dict[str, float] = detected[1]
-            running.language = max(probabilities, key=probabilities.__getitem__)
+            running.language = spoken_in(self.model, heard)
         if self.tokenizer is None:
             self.tokenizer = get_tokenizer(
                 self.model.is_multilingual,
@@ -196,7 +195,7 @@ class _Decoding:
             self.previous = self.tokenizer.encoding.encode_ordinary(" " + self.prompt.strip()) if self.prompt else []
         return self.tokenizer
 
-    def _decode(self, mel: Tensor, language: str | None, seed: int) -> DecodingResult:
+    def _decode(self, heard: Heard, language: str | None, seed: int) -> DecodingResult:
         """The result at the first temperature at which it is acceptable, or at the last one."""
         context = self.model.dims.n_text_ctx // 2 - 1  # tokens of earlier text that a window may be given
 
@@ -212,7 +211,7 @@ class _Decoding:
                 suppress_tokens=suppressed(self.model),
                 fp16=self._half,
             )
-            return decode_window(self.model, mel, options, generator)
+            return decode_window(self.model, heard, options, generator)
 
         result = at(self.temperatures[0])
         for temperature in self.temperatures[1:]:

@@ -1,0 +1,105 @@
+"""Whisper's encoder and decoder over one window, with keys and values that belong to it alone.
+
+Upstream keeps keys and values by hooks on the model, so two threads with one model would write into each other's text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import whisper
+from torch import Tensor
+from whisper.decoding import Inference
+from whisper.model import MultiHeadAttention
+from whisper.tokenizer import get_tokenizer
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A window as the decoder hears it, for every try to write it down.
+
+    features: the encoder's tokens [1, S, D]. keys_values: the keys and values [1, S, D] of each block of the decoder.
+    """
+
+    features: Tensor
+    keys_values: list[tuple[Tensor, Tensor]]
+
+
+def hear(model: whisper.Whisper, mel: Tensor) -> Heard:
+    """Encode a spectrogram [n_mels, 3000]."""
+    features = model.encoder(mel[None])
+    blocks: Any = model.decoder.blocks
+    return Heard(features, [_keys_values(block.cross_attn, features) for block in blocks])
+
+
+def spoken_in(model: whisper.Whisper, heard: Heard) -> str:
+    """The code of the most probable language of a window: `whisper.detect_language`."""
+    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
+    start = torch.tensor([tokenizer.sot], device=heard.features.device)
+    (logits,) = Passes(model, heard, rows=1).begin(start, [0])
+    return tokenizer.all_language_codes[int(logits[list(tokenizer.all_language_tokens)].argmax())]
+
+
+class Passes(Inference):
+    """The decoder's passes over the tokens that are new (TextDecoder.forward), with its keys and values so far.
+
+    rows: texts that are written side by side, as beams are. All begin with the same tokens, which are read once.
+    """
+
+    def __init__(self, model: whisper.Whisper, heard: Heard, rows: int) -> None:
+        self.decoder, self.heard = model.decoder, heard
+        blocks: Any = self.decoder.blocks
+        self.blocks: list[Any] = list(blocks)
+        self.length = 0  # of the texts so far
+        size = (len(self.blocks), 2, rows, model.dims.n_text_ctx, model.dims.n_text_state)
+        self.written = heard.features.new_empty(size)  # keys and values of the tokens, of each block
+
+    def begin(self, tokens: Tensor, positions: list[int]) -> Tensor:
+        """The first tokens [T] of all rows → the logits [P, V] at P of their positions."""
+        x = self._pass(tokens[None])[0, positions]
+        self.written[:, :, 1:, : self.length] = self.written[:, :, :1, : self.length]
+        return self._logits(x)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """The next token of each row, [R] → logits [R, V]."""
+        return self._logits(self._pass(tokens[:, None])[:, 0])
+
+    def rearrange_kv_cache(self, source_indices: list[int]) -> None:
+        """Beam i goes on from what beam `source_indices[i]` was."""
+        if source_indices != list(range(len(source_indices))):
+            self.written[:, :, :, : self.length] = self.written[:, :, source_indices, : self.length]
+
+    def _pass(self, tokens: Tensor) -> Tensor:
+        """Tokens [R, T] → what the decoder makes of them, [R, T, D]."""
+        decoder, (rows, count), start = self.decoder, tokens.shape, self.length
+        self.length = end = start + count
+        x = decoder.token_embedding(tokens) + decoder.positional_embedding[start:end]
+        x = x.to(self.heard.features.dtype)
+        for block, written, heard in zip(self.blocks, self.written, self.heard.keys_values, strict=True):
+            normed = block.attn_ln(x)
+            written[0, :rows, start:end], written[1, :rows, start:end] = _keys_values(block.attn, normed)
+            keys, values = written[:, :rows, :end]
+            x = x + _attended(block.attn, normed, keys, values, causal=count > 1)
+            # To the recording all tokens of all rows attend alike: as one row they read its keys and values once.
+            x = x + _attended(block.cross_attn, block.cross_attn_ln(x).view(1, rows * count, -1), *heard).view_as(x)
+            x = x + block.mlp(block.mlp_ln(x))
+        return decoder.ln(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return (x @ self.decoder.token_embedding.weight.to(x.dtype).T).float()
+
+
+def _keys_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+    return attention.key(x), attention.value(x)
+
+
+def _attended(attention: MultiHeadAttention, x: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
+    """MultiHeadAttention of [R, T, D] to keys and values [R, S, D]."""
+    query, key, value = (
+        one.unflatten(-1, (attention.n_head, -1)).transpose(1, 2) for one in (attention.query(x), keys, values)
+    )
+    found = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    return attention.out(found.transpose(1, 2).flatten(2))
