@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import whisper
-from torch import Tensor
+from torch import Tensor, nn
 from whisper.decoding import Inference
-from whisper.model import MultiHeadAttention
+from whisper.model import Linear, MultiHeadAttention
 from whisper.tokenizer import get_tokenizer
 
 
@@ -22,17 +22,31 @@ class Heard:
     """A window as the decoder hears it, for every try to write it down.
 
     features: the encoder's tokens [1, S, D]. keys_values: the keys and values [1, S, D] of each block of the decoder.
+    output: the model's `output_layer`.
     """
 
     features: Tensor
     keys_values: list[tuple[Tensor, Tensor]]
+    output: nn.Module
 
 
-def hear(model: whisper.Whisper, mel: Tensor) -> Heard:
-    """Encode a spectrogram [n_mels, 3000]."""
+def hear(model: whisper.Whisper, mel: Tensor, output: nn.Module | None = None) -> Heard:
+    """Encode a spectrogram [n_mels, 3000]. output: the model's `output_layer`, where it is kept; it may be packed."""
     features = model.encoder(mel[None])
     blocks: Any = model.decoder.blocks
-    return Heard(features, [_keys_values(block.cross_attn, features) for block in blocks])
+    keys_values = [_keys_values(block.cross_attn, features) for block in blocks]
+    return Heard(features, keys_values, output_layer(model) if output is None else output)
+
+
+def output_layer(model: whisper.Whisper) -> nn.Module:
+    """What the decoder makes [..., D] → logits [..., V], by the weights of its token embedding.
+
+    Upstream multiplies by them without a layer. As a layer it can be packed like the others.
+    """
+    with torch.device("meta"):
+        layer = Linear(model.dims.n_text_state, model.dims.n_vocab, bias=False)
+    layer.weight = model.decoder.token_embedding.weight
+    return layer
 
 
 def spoken_in(model: whisper.Whisper, heard: Heard) -> str:
@@ -61,11 +75,11 @@ class Passes(Inference):
         """The first tokens [T] of all rows → the logits [P, V] at P of their positions."""
         x = self._pass(tokens[None])[0, positions]
         self.written[:, :, 1:, : self.length] = self.written[:, :, :1, : self.length]
-        return self._logits(x)
+        return self.heard.output(x).float()
 
     def step(self, tokens: Tensor) -> Tensor:
         """The next token of each row, [R] → logits [R, V]."""
-        return self._logits(self._pass(tokens[:, None])[:, 0])
+        return self.heard.output(self._pass(tokens[:, None])[:, 0]).float()
 
     def rearrange_kv_cache(self, source_indices: list[int]) -> None:
         """Beam i goes on from what beam `source_indices[i]` was."""
@@ -87,9 +101,6 @@ class Passes(Inference):
             x = x + _attended(block.cross_attn, block.cross_attn_ln(x).view(1, rows * count, -1), *heard).view_as(x)
             x = x + block.mlp(block.mlp_ln(x))
         return decoder.ln(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        return (x @ self.decoder.token_embedding.weight.to(x.dtype).T).float()
 
 
 def _keys_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,14 @@ from typing import Any, Unpack
 
 import torch
 import whisper
+from torch import nn
 from whisper.audio import HOP_LENGTH
 from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
 from encoders.transcription.decoding import decode_window
-from encoders.transcription.passes import Heard, hear, spoken_in
+from encoders.transcription.passes import Heard, hear, output_layer, spoken_in
 from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
@@ -44,6 +45,7 @@ class Transcriber:
     a window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
 
     computing: gives a context for each window that is decoded.
+    output: the model's last layer, which upstream computes without a layer; to be packed beside `model`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Transcriber:
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.computing = computing
+        self.output = output_layer(self.model)
 
     def transcribe(
         self,
@@ -106,8 +109,9 @@ class Transcriber:
         """
         language = spoken_language(self.model, language, task)
         temperatures = check_settings(prompt, temperatures, beam_size, seed)
+        self.output.weight = self.model.decoder.token_embedding.weight  # another one where it was replaced since
         decoding = _Decoding(
-            self.model, task, prompt, temperatures, condition_on_previous_text, beam_size,
+            self.model, self.output, task, prompt, temperatures, condition_on_previous_text, beam_size,
             voice_detector() if vad else None, seed,
         )  # fmt: skip
         running = Transcription(iter(()), language)
@@ -142,6 +146,7 @@ class _Decoding:
     """The decoding of one recording, window by window: its settings, and the text so far."""
 
     model: whisper.Whisper
+    output: nn.Module
     task: str
     prompt: str | None
     temperatures: tuple[float, ...]
@@ -160,7 +165,7 @@ class _Decoding:
         if spoken == []:
             return window.frames, []
         mel = window.mel.to(self.model.device, torch.float16 if self._half else torch.float32)
-        heard = hear(self.model, mel)  # once, for the language and for every try
+        heard = hear(self.model, mel, self.output)  # once, for the language and for every try
         tokenizer = self._tokenizer(heard, running)
         result = self._decode(heard, running.language, self.seed + seek)
         if not is_speech(result):
