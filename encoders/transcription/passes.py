@@ -81,13 +81,29 @@ class Passes(Inference):
         """The next token of each row, [R] → logits [R, V]."""
         return self.heard.output(self._pass(tokens[:, None])[:, 0]).float()
 
+    def attend(self, tokens: Tensor, heads: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """All tokens [T] of a text → logits [T, V], and the scores [N, T, S] of N heads for what is heard.
+
+        heads: (layer, head) of each. Scores are those before the softmax.
+        """
+        asked: list[Tensor] = []
+        x = self._pass(tokens[None], asked)[0]
+        scores = {
+            layer: _scores(self.blocks[layer].cross_attn, asked[layer], self.heard.keys_values[layer][0])
+            for layer in {layer for layer, _ in heads}
+        }
+        return self.heard.output(x).float(), torch.stack([scores[layer][head] for layer, head in heads])
+
     def rearrange_kv_cache(self, source_indices: list[int]) -> None:
         """Beam i goes on from what beam `source_indices[i]` was."""
         if source_indices != list(range(len(source_indices))):
             self.written[:, :, :, : self.length] = self.written[:, :, source_indices, : self.length]
 
-    def _pass(self, tokens: Tensor) -> Tensor:
-        """Tokens [R, T] → what the decoder makes of them, [R, T, D]."""
+    def _pass(self, tokens: Tensor, asked: list[Tensor] | None = None) -> Tensor:
+        """Tokens [R, T] → what the decoder makes of them, [R, T, D].
+
+        asked: takes the inputs [1, R * T, D] of each block's attention to the recording.
+        """
         decoder, (rows, count), start = self.decoder, tokens.shape, self.length
         self.length = end = start + count
         x = decoder.token_embedding(tokens) + decoder.positional_embedding[start:end]
@@ -98,7 +114,10 @@ class Passes(Inference):
             keys, values = written[:, :rows, :end]
             x = x + _attended(block.attn, normed, keys, values, causal=count > 1)
             # To the recording all tokens of all rows attend alike: as one row they read its keys and values once.
-            x = x + _attended(block.cross_attn, block.cross_attn_ln(x).view(1, rows * count, -1), *heard).view_as(x)
+            normed = block.cross_attn_ln(x).view(1, rows * count, -1)
+            x = x + _attended(block.cross_attn, normed, *heard).view_as(x)
+            if asked is not None:
+                asked.append(normed)
             x = x + block.mlp(block.mlp_ln(x))
         return decoder.ln(x)
 
@@ -109,8 +128,18 @@ def _keys_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tens
 
 def _attended(attention: MultiHeadAttention, x: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
     """MultiHeadAttention of [R, T, D] to keys and values [R, S, D]."""
-    query, key, value = (
-        one.unflatten(-1, (attention.n_head, -1)).transpose(1, 2) for one in (attention.query(x), keys, values)
-    )
+    query, key, value = (_split(one, attention.n_head) for one in (attention.query(x), keys, values))
     found = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return attention.out(found.transpose(1, 2).flatten(2))
+
+
+def _scores(attention: MultiHeadAttention, x: Tensor, keys: Tensor) -> Tensor:
+    """The scores [H, T, S] of each head for [1, T, D] and keys [1, S, D], before the softmax."""
+    query, key = _split(attention.query(x), attention.n_head)[0], _split(keys, attention.n_head)[0]
+    scale = query.shape[-1] ** -0.25
+    return ((query * scale) @ (key * scale).transpose(-1, -2)).float()
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[R, T, D] → [R, H, T, D / H]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -18,11 +18,12 @@ from whisper.tokenizer import Tokenizer, get_tokenizer
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
 from encoders.transcription.decoding import decode_window
 from encoders.transcription.passes import Heard, hear, output_layer, spoken_in
-from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, overlaps
+from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, is_closed, nonempty, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
 from encoders.transcription.voice_activity import VoiceDetector, voice_detector
 from encoders.transcription.windows import Window, Windows
+from encoders.transcription.words import last_word_end, with_words
 from encoders.whisper_forms.parts import suppressed
 
 log = logging.getLogger(__name__)
@@ -66,13 +67,15 @@ class Transcriber:
         condition_on_previous_text: bool = True,
         beam_size: int | None = None,
         vad: bool = False,
+        word_timestamps: bool = False,
         seed: int = 0,
         **reading: Unpack[ReadingOptions],
     ) -> Transcript:
         """The transcript of a whole recording; arguments and errors are those of `stream`."""
         running = self.stream(
             source, language=language, task=task, prompt=prompt, temperatures=temperatures,
-            condition_on_previous_text=condition_on_previous_text, beam_size=beam_size, vad=vad, seed=seed, **reading,
+            condition_on_previous_text=condition_on_previous_text, beam_size=beam_size, vad=vad,
+            word_timestamps=word_timestamps, seed=seed, **reading,
         )  # fmt: skip
         return running.transcript(list(running))
 
@@ -87,6 +90,7 @@ class Transcriber:
         condition_on_previous_text: bool = True,
         beam_size: int | None = None,
         vad: bool = False,
+        word_timestamps: bool = False,
         on_window: Callable[[Transcription], None] | None = None,
         seed: int = 0,
         **reading: Unpack[ReadingOptions],
@@ -102,6 +106,8 @@ class Transcriber:
         beam_size: number of beams at temperature 0; None decodes greedily.
         vad: leave out text where silero-vad hears no speech (with the extra `vad`), since Whisper invents text for
             music and noise.
+        word_timestamps: gives segments `words`, timed by the attention of the model's alignment heads, and moves the
+            starts and ends of segments to them, as `whisper.transcribe` does.
         on_window: called after every window with the running `Transcription`.
         seed: of the sampling at temperatures above 0.
         ValueError for a language or task that this Whisper does not have, and for a temperature beyond 0..2; TypeError
@@ -112,7 +118,7 @@ class Transcriber:
         self.output.weight = self.model.decoder.token_embedding.weight  # another one where it was replaced since
         decoding = _Decoding(
             self.model, self.output, task, prompt, temperatures, condition_on_previous_text, beam_size,
-            voice_detector() if vad else None, seed,
+            voice_detector() if vad else None, word_timestamps, seed,
         )  # fmt: skip
         running = Transcription(iter(()), language)
         running.segments = self._segments(running, decoding, source, reading, on_window)
@@ -153,9 +159,11 @@ class _Decoding:
     conditioned: bool
     beam_size: int | None
     voice: VoiceDetector | None
+    timing: bool
     seed: int
     tokenizer: Tokenizer | None = None  # made when the language is known
     previous: list[int] = field(default_factory=list)  # tokens that the next window is given as its prompt
+    spoken_until: float = 0.0  # the end of the last word that was timed, in seconds
 
     def window(self, window: Window, seek: int, running: Transcription) -> tuple[int, list[Segment]]:
         """How many frames of a window are done, and their segments. Sets `running.language` if it is still unknown."""
@@ -174,6 +182,15 @@ class _Decoding:
         if result.compression_ratio > COMPRESSION_RATIO:
             log.warning("at %.1f s, repetitive text is left out: %s", seek * FRAME_SECONDS, result.text[:60])
             done, segments = window.frames, []
+        if self.timing and segments:
+            segments = with_words(
+                self.model, heard, tokenizer, segments, seek * FRAME_SECONDS, window.frames, self.spoken_until
+            )
+            self.spoken_until = last_word_end(segments) or 0.0
+            past = round(self.spoken_until / FRAME_SECONDS) - seek
+            if past > 0 and not is_closed(result, tokenizer):
+                done = past  # what follows the last word is heard again
+        segments = nonempty(segments)
         if spoken is not None:
             segments = [segment for segment in segments if overlaps(segment, spoken, seek * FRAME_SECONDS)]
         self.previous += [token for segment in segments for token in segment.tokens]

@@ -27,6 +27,7 @@ def transcribe(
     condition_on_previous_text: bool = True,
     beam_size: int | None = None,
     vad: bool = False,
+    word_timestamps: bool = False,
     seed: int = 0,
     max_seconds: float = MAX_SECONDS,
     max_bytes: int = MAX_BYTES,
@@ -42,10 +43,10 @@ def transcribe(
     options: dict[str, Any] = {
         "language": language, "task": task, "prompt": prompt, "temperatures": temperatures,
         "condition_on_previous_text": condition_on_previous_text, "beam_size": beam_size, "vad": vad,
-        "seed": seed, "max_seconds": max_seconds, "max_bytes": max_bytes, "pcm_rate": pcm_rate,
-        "allow_truncated": allow_truncated, "allow_url": allow_url,
+        "word_timestamps": word_timestamps, "seed": seed, "max_seconds": max_seconds, "max_bytes": max_bytes,
+        "pcm_rate": pcm_rate, "allow_truncated": allow_truncated, "allow_url": allow_url,
     }  # fmt: skip
-    flags = dict(vad=vad, allow_truncated=allow_truncated, allow_url=allow_url)
+    flags = dict(vad=vad, word_timestamps=word_timestamps, allow_truncated=allow_truncated, allow_url=allow_url)
     for name, value in {**flags, "condition_on_previous_text": condition_on_previous_text}.items():
         check_kind(name, value, bool)
     rows, batch = as_rows(recordings=recordings)
