@@ -24,6 +24,7 @@ class Segment:
     tokens: Whisper's token ids, timestamps included. temperature: of the sampling that gave the text. avg_logprob: in
     nats per token. compression_ratio: of the text's length to its zlib-compressed length, high for repetitive text.
     no_speech_prob: in 0..1. These four are those of whisper.DecodingResult. words: where they were asked for.
+    channel: the speaker's, where channels are speakers; 1 is the first.
     """
 
     start: float
@@ -35,6 +36,7 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] | None = None
+    channel: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, in the form of openai-whisper's own segments: without what was not asked for."""
