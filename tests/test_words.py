@@ -43,11 +43,11 @@ def ours(model, samples, **options):
 def test_words_and_windows_are_upstreams(monkeypatch, seed, vocabulary):
     """A random model attends anywhere: every rule for long words at pauses and ends of sentences has its turn."""
     monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)  # upstream keeps what repeats itself
-    model = tiny_whisper(seed, vocabulary, sharpness=3.0)
-    samples = noise(8.0, seed)
+    model = tiny_whisper(seed, vocabulary, sharpness=0.3)
+    samples = noise(3.0, seed)
     times, words, chances = upstreams(model, samples)
     own_times, own_words, own_chances = ours(model, samples)
-    assert own_words == words and sum(map(len, words)) >= 5
+    assert own_words == words and sum(map(len, words)) >= 3
     np.testing.assert_allclose(np.array(own_times), np.array(times), atol=1e-6)
     np.testing.assert_allclose(own_chances, chances, rtol=1e-3, atol=1e-7)
 
