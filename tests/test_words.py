@@ -14,7 +14,7 @@ from encoders.media.sound import SAMPLE_RATE, load_audio
 from encoders.transcription import transcriber
 from encoders.transcription.transcriber import Transcriber
 from encoders.whisper import load_whisper
-from support.hearing import ENGLISH, noise, tiny_whisper
+from support.hearing import noise, tiny_whisper
 
 
 def upstreams(model, samples, **options):
@@ -38,13 +38,10 @@ def ours(model, samples, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("vocabulary", [51865, ENGLISH])
-def test_words_and_windows_are_upstreams(monkeypatch, seed, vocabulary):
-    """A random model attends anywhere: every rule for long words at pauses and ends of sentences has its turn."""
+def test_words_and_windows_are_upstreams(monkeypatch):
+    """A random model attends anywhere: rules for long words at pauses and ends of sentences have their turn."""
     monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)  # upstream keeps what repeats itself
-    model = tiny_whisper(seed, vocabulary, sharpness=0.3)
-    samples = noise(3.0, seed)
+    model, samples = tiny_whisper(0, sharpness=0.3), noise(3.0)
     times, words, chances = upstreams(model, samples)
     own_times, own_words, own_chances = ours(model, samples)
     assert own_words == words and sum(map(len, words)) >= 3
