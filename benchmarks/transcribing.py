@@ -1,97 +1,198 @@
-"""What a full-size Whisper costs here: time and memory of features and of transcribing, at random weights.
+"""Transcribing real speech with real weights, beside openai-whisper and faster-whisper.
 
-    python benchmarks/transcribing.py recording.flac [--models tiny base small]
+    MMLM_REAL=FOLDER python benchmarks/transcribing.py 'speech/dev-*.tar' [--peers FOLDER] [--model base] [--rounds 3]
 
-Each size runs in a process of its own, so that its peak of memory is its own. Random weights say nonsense, and more of
-it than speech has: at most so many tokens a window as `--tokens` allows (30 s of speech have about 100). "packed" is
-how many times faster transcribing is on packed weights, the median of paired ratios; memory is that without them.
+FOLDER holds whisper-MODEL.pt and faster-whisper-MODEL (shared/real/prepare.py makes it). The data are recordings with
+their transcripts, in any form that `mmlm.read_records` reads. They are transcribed as they are ("each"), and joined to
+one long recording with pauses ("joined"). `--peers` is a folder where `pip install --target` put faster-whisper.
+
+Every run is a process of its own, which first transcribes 5 s that do not count; the programs take turns. CPU seconds
+are of all threads, for one minute of speech, the median of the rounds; the ratios are medians of the ratios within a
+round: to openai-whisper, and to faster-whisper in int8. All programs detect the language, in the first window or in
+each recording, unless `--language` gives it, and draw one sample where they try again. Words are normalised alike.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-# Width, heads and layers of openai-whisper's models (its README's table); all have 80 mels and 51,865 tokens.
-SIZES = {"quick": (64, 2, 1), "tiny": (384, 6, 4), "base": (512, 8, 6), "small": (768, 12, 12)}
+import numpy as np
+
+RATE = 16_000
+PAUSE = RATE // 2  # samples between joined recordings
+PROGRAMS = ("openai-whisper", "faster-whisper", "faster-whisper int8", "mmlm", "mmlm exact", "mmlm int8")
+BASES = ("openai-whisper", "faster-whisper int8")
+Transcribe = Callable[[np.ndarray], str]
 
 
-def measure(name: str, recording: str, tokens: int, rounds: int) -> dict:
+def openai_whisper(weights: Path, model: str, options: argparse.Namespace) -> Transcribe:
     import torch
     import whisper
 
-    from encoders.media.sound import load_audio
+    torch.set_num_threads(options.threads)
+    own = whisper.load_model(str(weights / f"whisper-{model}.pt"), "cpu")
+    settings = {"beam_size": options.beams, "language": options.language, "fp16": False}
+    return lambda samples: str(whisper.transcribe(own, samples, **settings)["text"])
+
+
+def faster_whisper(weights: Path, model: str, options: argparse.Namespace, kind: str) -> Transcribe:
+    from faster_whisper import WhisperModel
+
+    folder = str(weights / f"faster-whisper-{model}")
+    own = WhisperModel(folder, device="cpu", compute_type=kind, cpu_threads=options.threads)
+    settings = {"beam_size": options.beams or 1, "best_of": 1, "language": options.language}
+
+    def transcribe(samples: np.ndarray) -> str:
+        segments, _ = own.transcribe(samples, **settings)
+        return "".join(segment.text for segment in segments)
+
+    return transcribe
+
+
+def mmlm(weights: Path, model: str, options: argparse.Namespace, packed: str | None) -> Transcribe:
+    import torch
+
     from encoders.transcription.transcriber import Transcriber
-    from encoders.whisper import WhisperAudioEncoder
-    from mmlm.acceleration.copies import use_packed
-    from mmlm.acceleration.packing import pack_layers
+    from encoders.whisper import load_whisper
+    from mmlm.acceleration.speech import pack_transcriber
 
-    torch.manual_seed(0)
-    width, heads, layers = SIZES[name]
-    dims = whisper.ModelDimensions(
-        n_mels=80, n_audio_ctx=1500, n_audio_state=width, n_audio_head=heads, n_audio_layer=layers, n_vocab=51865,
-        n_text_ctx=2 * tokens, n_text_state=width, n_text_head=heads, n_text_layer=layers,
-    )  # fmt: skip
-    model = whisper.Whisper(dims)
-    torch.nn.init.normal_(model.decoder.positional_embedding, std=0.02)
-    sound = load_audio(recording)
-    encoder, transcriber = WhisperAudioEncoder(model), Transcriber(model)
-    start = time.perf_counter()
-    (features,) = encoder.features([sound])
-    hearing = time.perf_counter() - start
-
-    def transcribe() -> tuple[float, str]:
-        began = time.perf_counter()
-        text = transcriber.transcribe(sound, language="en", temperatures=(0.0,)).text
-        return time.perf_counter() - began, text
-
-    _, said = transcribe()
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    pack_layers(model)
-    with use_packed():
-        assert transcribe()[1] == said, "packed weights write down something else"
-    pairs = []
-    for _ in range(rounds):
-        plain, _ = transcribe()
-        with use_packed():
-            pairs.append((plain, transcribe()[0]))
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": sound.seconds,
-        "features": list(features.tokens.shape),
-        "hearing": hearing,
-        "transcribing": statistics.median(plain for plain, _ in pairs),
-        "ratio": statistics.median(plain / packed for plain, packed in pairs),
-        "gigabytes": gigabytes,
-    }
+    torch.set_num_threads(options.threads)
+    own = Transcriber(load_whisper(weights / f"whisper-{model}.pt"))
+    if packed is not None:
+        pack_transcriber(own, packed)
+    settings = {"beam_size": options.beams, "language": options.language}
+    return lambda samples: own.transcribe((samples, RATE), **settings).text
 
 
-def main() -> None:
+def loaded(program: str, options: argparse.Namespace) -> Transcribe:
+    """A program with its model."""
+    name, _, form = program.partition(" ")
+    if name == "openai-whisper":
+        return openai_whisper(options.weights, options.model, options)
+    if name == "faster-whisper":
+        return faster_whisper(options.weights, options.model, options, form or "float32")
+    return mmlm(options.weights, options.model, options, form or None)
+
+
+def measure(program: str, files: list[Path], options: argparse.Namespace) -> dict:
+    """What a process prints: CPU seconds, texts and the peak of memory of transcribing these arrays of samples."""
+    recordings = [np.load(file) for file in files]
+    transcribe = loaded(program, options)
+    transcribe(recordings[0][: 5 * RATE])
+    start = time.process_time()
+    texts = [transcribe(samples) for samples in recordings]
+    seconds = time.process_time() - start
+    return {"cpu": seconds, "texts": texts, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+
+
+def run(program: str, files: list[Path], options: argparse.Namespace, beams: int | None) -> dict:
+    """`measure` in a process of its own."""
+    given = {"--weights": options.weights, "--model": options.model, "--threads": options.threads, "--beams": beams}
+    given |= {"--language": options.language, "--child": program}
+    flags = [str(part) for pair in given.items() if pair[1] is not None for part in pair]
+    paths = [str(Path(__file__).parents[1]), str(options.peers or ""), os.environ.get("PYTHONPATH", "")]
+    own = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, __file__, *map(str, files), *flags]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | own)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def heading() -> None:
+    names = ("recordings", "program", "search", "CPU s/min", *(f"÷ {base}" for base in BASES), "WER", "peak")
+    print(f"| {' | '.join(names)} |\n" + "| --- " * len(names) + "|", flush=True)
+
+
+def compare(
+    name: str,
+    files: list[Path],
+    expected: list[str],
+    beams: int | None,
+    installed: list[str],
+    options: argparse.Namespace,
+) -> None:
+    """All programs over these files, in turns, and one line for each."""
+    from mmlm.evaluation.words import word_error_rate
+
+    minutes = sum(len(np.load(file, mmap_mode="r")) for file in files) / RATE / 60
+    rounds = [{program: run(program, files, options, beams) for program in installed} for _ in range(options.rounds)]
+    for program in options.programs:
+        search = "greedy" if beams is None else f"{beams} beams"
+        if program not in installed:
+            print(f"| {name} | {program} | {search} | not installed | | | | |", flush=True)
+            continue
+        own = [found[program] for found in rounds]
+        cost = statistics.median(found["cpu"] for found in own) / minutes
+        ratios = []
+        for base in BASES:
+            pairs = [found[program]["cpu"] / found[base]["cpu"] for found in rounds if base in found]
+            ratios.append(f"{statistics.median(pairs):.2f}" if pairs else "")
+        errors = word_error_rate(own[-1]["texts"], expected)
+        peak = max(found["gigabytes"] for found in own)
+        print(f"| {name} | {program} | {search} | {cost:.1f} | {' | '.join(ratios)} | {errors:.1%} | {peak:.2f} GB |")
+        sys.stdout.flush()
+
+
+def prepared(options: argparse.Namespace, folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
+    """The arrays of samples, as files in `folder`, and what is said in them: each alone, and all joined with pauses."""
+    from encoders.media.sound import load_audio
+    from mmlm.data import read_records
+
+    records = [record for record in read_records(options.data).records if record.sound and record.transcript]
+    records = records[:: max(1, len(records) // options.count)][: options.count]
+    sounds = [record.sound if isinstance(record.sound, bytes) else record.sound.read() for record in records]
+    samples = [load_audio(sound).waveform for sound in sounds]
+    texts = [record.transcript for record in records]
+    files = [folder / f"{number}.npy" for number in range(len(samples))]
+    for file, one in zip(files, samples, strict=True):
+        np.save(file, one)
+    silence = np.zeros(PAUSE, np.float32)
+    np.save(folder / "joined.npy", np.concatenate([part for one in samples for part in (one, silence)]))
+    return {"joined": ([folder / "joined.npy"], [" ".join(texts)]), "each": (files, texts)}
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recording")
-    parser.add_argument("--models", nargs="+", choices=SIZES, default=["tiny", "base", "small"])
-    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--weights", type=Path, default=os.environ.get("MMLM_REAL"), help="default: $MMLM_REAL")
+    parser.add_argument("--model", default="base")
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    parser.add_argument("--search", nargs="+", type=int, default=[1, 5], help="numbers of beams; 1 is greedy")
+    parser.add_argument("--sets", nargs="+", choices=("joined", "each"), default=["joined", "each"])
+    parser.add_argument("--count", type=int, default=1000, help="recordings to take of the data")
+    parser.add_argument("--language")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beams", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measure(arguments.child, arguments.recording, arguments.tokens, arguments.rounds)))
+    options = parser.parse_args(argv)
+    if options.weights is None:
+        parser.error("set MMLM_REAL to a folder made by shared/real/prepare.py, or give --weights")
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    if options.child:
+        print(json.dumps(measure(options.child, [Path(name) for name in options.data], options)))
         return
-    columns = ("Whisper", "parameters", "recording", "features", "time", "transcribing", "packed", "peak memory")
-    print(f"| {' | '.join(columns)} |\n" + "| --- " * len(columns) + "|")
-    for name in arguments.models:
-        options = ["--tokens", str(arguments.tokens), "--rounds", str(arguments.rounds), "--child", name]
-        command = [sys.executable, __file__, arguments.recording, *options]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(
-            f"| {name} | {found['parameters'] / 1e6:.0f} M | {found['seconds']:.1f} s | {found['features']} "
-            f"| {found['hearing']:.2f} s | {found['transcribing']:.1f} s | {found['ratio']:.2f}x "
-            f"| {found['gigabytes']:.2f} GB |",
-            flush=True,
-        )
+    here = importlib.util.find_spec("faster_whisper") or (options.peers and (options.peers / "faster_whisper").is_dir())
+    installed = [program for program in options.programs if here or not program.startswith("faster")]
+    heading()
+    with tempfile.TemporaryDirectory() as folder:
+        sets = prepared(options, Path(folder))
+        for name in options.sets:
+            for beams in options.search:
+                compare(name, *sets[name], None if beams == 1 else beams, installed, options)
 
 
 if __name__ == "__main__":

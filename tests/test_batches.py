@@ -181,12 +181,20 @@ def said(monkeypatch):
     tokenizer = get_tokenizer(True, num_languages=99, language="en", task="transcribe")
     first, calls = tokenizer.timestamp_begin, []
 
-    def decode(model, mel, options, generator):
+    def decode(model, heard, options, generator):
         calls.append(options)
         text = f" Number {len(calls)}."
         tokens = [first, *tokenizer.encode(text), first + 50]
         return DecodingResult(
-            mel, "en", None, tokens, text, avg_logprob=-0.1, no_speech_prob=0.0, temperature=0.0, compression_ratio=1.0
+            heard.features,
+            "en",
+            None,
+            tokens,
+            text,
+            avg_logprob=-0.1,
+            no_speech_prob=0.0,
+            temperature=0.0,
+            compression_ratio=1.0,
         )
 
     monkeypatch.setattr(transcriber, "decode_window", decode)

@@ -95,11 +95,38 @@ def test_hearing(benchmark, capsys):
     assert capsys.readouterr().out.count("x |") == 2
 
 
-def test_transcribing(benchmark, tmp_path):
+def test_whisper_sizes(benchmark, tmp_path):
     recording = tmp_path / "noise.wav"
     soundfile.write(recording, hearing.noise(2.0), 16000)
-    found = benchmark("transcribing").measure("quick", str(recording), tokens=4, rounds=1)
+    found = benchmark("whisper_sizes").measure("quick", str(recording), tokens=4, rounds=1)
     assert found["features"] == [1, 100, 64] and found["ratio"] > 0
+
+
+def test_transcribing(benchmark, capsys, tmp_path, monkeypatch):
+    """A process for the program that is there, and a line for the one that is not."""
+    hearing.save_whisper(hearing.tiny_whisper(sharpness=3.0), tmp_path / "whisper-quick.pt")
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", hearing.noise(2.0), 16000)
+    lines = [f'{{"audio": "{name}.wav", "transcript": "a red circle"}}\n' for name in ("a", "b")]
+    (tmp_path / "speech.jsonl").write_text("".join(lines))
+    module, compared = benchmark("transcribing"), []
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "mmlm.evaluation.words.word_error_rate", lambda said, expected: compared.append((said, expected)) or 0.5
+    )
+    programs = ["faster-whisper int8", "mmlm"]
+    given = ["--weights", str(tmp_path), "--model", "quick", "--programs", *programs, "--language", "en"]
+    module.main(
+        [str(tmp_path / "speech.jsonl"), *given, "--rounds", "1", "--search", "1", "--sets", "each", "--threads", "1"]
+    )
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == programs
+    assert rows[0][3].startswith("not installed") and float(rows[1][3]) > 0
+    [(said, expected)] = compared
+    assert expected == ["a red circle"] * 2
+    options = module.arguments(["x", *given, "--threads", "1"])
+    transcribe = module.loaded("openai-whisper", options)
+    assert len(said) == 2 and isinstance(transcribe(hearing.noise(2.0)), str)
 
 
 def test_precision(benchmark, capsys, tmp_path):

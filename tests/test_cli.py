@@ -350,9 +350,9 @@ def said(monkeypatch):
     first = tokenizer.timestamp_begin
     tokens = [first, *tokenizer.encode(" Good"), first + 50, first + 50, *tokenizer.encode(" day."), first + 100]
 
-    def decode(model, mel, options, generator):
+    def decode(model, heard, options, generator):
         return DecodingResult(
-            mel, "en", None, tokens, " Good day.", avg_logprob=-0.1, no_speech_prob=0.0, temperature=0.0,
+            heard.features, "en", None, tokens, " Good day.", avg_logprob=-0.1, no_speech_prob=0.0, temperature=0.0,
             compression_ratio=1.0,
         )  # fmt: skip
 

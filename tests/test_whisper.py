@@ -18,6 +18,7 @@ from encoders.base import Features
 from encoders.media import SAMPLE_RATE, MediaError, SoundStream
 from encoders.transcription import transcriber
 from encoders.transcription.decoding import NonFiniteTextError, decode_window
+from encoders.transcription.passes import hear, spoken_in
 from encoders.transcription.transcriber import Transcriber
 from encoders.transcription.windows import Windows
 from encoders.whisper import WhisperAudioEncoder, load_whisper
@@ -223,11 +224,11 @@ class Said:
         self.results, self.asked = list(results), []
         monkeypatch.setattr(transcriber, "decode_window", self)
 
-    def __call__(self, model, mel, options, generator):
+    def __call__(self, model, heard, options, generator):
         self.asked.append(options)
         given = self.results[min(len(self.asked), len(self.results)) - 1]
         return whisper.DecodingResult(
-            audio_features=mel, language="en", temperature=options.temperature,
+            audio_features=heard.features, language="en", temperature=options.temperature,
             **{"avg_logprob": -0.2, "no_speech_prob": 0.0, "compression_ratio": 1.0, **given},
         )  # fmt: skip
 
@@ -279,7 +280,7 @@ def test_the_language_is_that_of_the_first_sound(monkeypatch):
     """Half a minute of nothing says no language."""
     model, heard = tiny_whisper(), []
     Said(monkeypatch, {"tokens": words(" Good day.")})
-    monkeypatch.setattr(model, "detect_language", lambda mel: heard.append(mel) or (None, {"de": 0.9, "en": 0.1}))
+    monkeypatch.setattr(transcriber, "spoken_in", lambda model, window: heard.append(window) or "de")
     late = np.concatenate([np.zeros(30 * SAMPLE_RATE, np.float32), noise(5.0)])
     transcript = Transcriber(model).transcribe((late, SAMPLE_RATE))
     assert transcript.language == "de" and transcript.text == "Good day." and len(heard) == 1
@@ -492,11 +493,41 @@ def test_a_window_is_decoded_as_upstream_decodes_it(options, seed):
     torch.manual_seed(99)
     expected = torch.rand(3)
     torch.manual_seed(99)
-    ours = decode_window(model, mel, asked, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        ours = decode_window(model, hear(model, mel), asked, torch.Generator().manual_seed(seed))
     assert torch.equal(torch.rand(3), expected)
     assert ours.tokens == theirs.tokens and len(ours.tokens) > 3
     assert ours.avg_logprob == pytest.approx(theirs.avg_logprob, abs=1e-6)
-    assert ours.no_speech_prob == theirs.no_speech_prob and ours.text == theirs.text
+    assert ours.no_speech_prob == pytest.approx(theirs.no_speech_prob, rel=1e-4) and ours.text == theirs.text
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # upstream's beams
+@pytest.mark.parametrize("beam_size", [None, 3])
+def test_a_window_is_encoded_once_for_its_language_and_all_tries(monkeypatch, beam_size):
+    """Whatever is tried: the encoder runs once a window, and so do the keys of what is heard."""
+    monkeypatch.setattr(transcriber, "LOG_PROBABILITY", 0.0)  # no text is probable enough
+    monkeypatch.setattr(transcriber, "NO_SPEECH", 1.0)
+    model, runs = tiny_whisper(0, sharpness=3.0), []
+    for part in (model.encoder, model.decoder.blocks[0].cross_attn.key):
+        real = part.forward
+        monkeypatch.setattr(part, "forward", lambda x, part=part, real=real: runs.append(part) or real(x))
+    windows = []
+    transcript = Transcriber(model).stream(
+        (noise(10.0), SAMPLE_RATE), beam_size=beam_size, temperatures=(0.0, 0.5, 1.0),
+        on_window=lambda running: windows.append(running.seconds),
+    )  # fmt: skip
+    list(transcript)
+    assert transcript.language and windows
+    assert runs.count(model.encoder) == runs.count(model.decoder.blocks[0].cross_attn.key) == len(windows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_language_is_the_one_that_upstream_detects(seed):
+    model = tiny_whisper(seed, sharpness=3.0)
+    mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(noise(20.0, seed)))
+    _, probabilities = whisper.detect_language(model, mel)
+    with torch.no_grad():
+        assert spoken_in(model, hear(model, mel)) == max(probabilities, key=probabilities.get)
 
 
 def test_the_model_has_no_hooks_while_it_is_decoded(monkeypatch):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from encoders.media.samples import BLOCK, Block
+from encoders.media.source import MediaError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,25 @@ class Mixer:
             log.warning("%s: its channels cancel each other; the louder one is used", self.label)
             self.warned = True
         return np.ascontiguousarray(samples[:, power.argmax()])
+
+
+class Picker:
+    """Channels [n, channels] → one of them [n]; `channel` 1 is the first. MediaError where there is none such."""
+
+    def __init__(self, label: str, channel: int, channels: int) -> None:
+        if not isinstance(channel, int) or isinstance(channel, bool):
+            raise TypeError(f"channel is a whole number, where 1 is the first, not {channel!r}")
+        self.label, self.channel = label, channel
+        self._check(channels)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """[n, channels] → [n]"""
+        self._check(samples.shape[1])  # which may change on the way
+        return np.ascontiguousarray(samples[:, self.channel - 1])
+
+    def _check(self, channels: int) -> None:
+        if not 1 <= self.channel <= channels:
+            raise MediaError(f"{self.label}: there is no channel {self.channel}: it has {channels}")
 
 
 class Resampler:

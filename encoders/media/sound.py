@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypedDict, Unpack
 import numpy as np
 
 from encoders.media.container import MAX_BYTES, MAX_SECONDS, check_limit, too_long
-from encoders.media.mono import Mixer, Resampler, joined
+from encoders.media.mono import Mixer, Picker, Resampler, joined
 from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm
 from encoders.media.sound_track import decode, survey
 from encoders.media.source import MediaError, label_of, opened
@@ -46,10 +46,14 @@ class Audio:
 
 @dataclass(frozen=True)
 class SoundStream:
-    """An open recording. `seconds`: its length, to some milliseconds; `blocks`: mono float32 samples [n]."""
+    """An open recording. `seconds`: its length, to some milliseconds; `blocks`: mono float32 samples [n].
+
+    channels: how many the source has, of which `blocks` are the mean, or one.
+    """
 
     seconds: float
     blocks: Iterator[np.ndarray]
+    channels: int = 1
 
 
 class ReadingOptions(TypedDict, total=False):
@@ -58,6 +62,7 @@ class ReadingOptions(TypedDict, total=False):
     max_seconds: float
     max_bytes: int
     pcm_rate: int | None
+    channel: int | None
     allow_truncated: bool
     allow_url: bool
 
@@ -85,6 +90,7 @@ def open_audio(
     max_seconds: float = MAX_SECONDS,
     max_bytes: int = MAX_BYTES,
     pcm_rate: int | None = None,
+    channel: int | None = None,
     allow_truncated: bool = False,
     allow_url: bool = False,
 ) -> Iterator[SoundStream]:
@@ -97,6 +103,7 @@ def open_audio(
         cancel each other (one is the other upside down), the louder is taken, with a warning.
     max_seconds, max_bytes: limits on the recording and on the encoded file, checked before anything is decoded.
     pcm_rate: the source is raw 16-bit little-endian mono at this rate without a header, as from a microphone.
+    channel: this one alone, where 1 is the first, in place of the mean of all.
     allow_truncated: use what is there of a file whose end is missing, with a warning, instead of an error.
     allow_url: fetch http(s) addresses, from public machines alone, within 20 s.
     The sound of a film keeps its time: silence stands for a late beginning, for gaps, and for what is damaged within.
@@ -114,7 +121,7 @@ def open_audio(
         source = (source.waveform, source.sample_rate)
     if isinstance(source, tuple):
         samples = from_array(source, label)
-        yield _stream(samples, label, sample_rate, max_seconds)
+        yield _stream(samples, label, sample_rate, max_seconds, channel)
         return
     if hasattr(source, "shape"):
         raise MediaError(f"{label}: an array has no sample rate; give (samples, rate in Hz)")
@@ -123,7 +130,7 @@ def open_audio(
             samples = from_pcm(file, pcm_rate, label)
         else:
             samples = _from_file(file, label, allow_truncated)
-        yield _stream(samples, label, sample_rate, max_seconds)
+        yield _stream(samples, label, sample_rate, max_seconds, channel)
 
 
 def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
@@ -151,27 +158,29 @@ def _from_file(file: BinaryIO, label: str, allow_truncated: bool) -> Samples:
     return Samples(track.seconds, track.rate, track.channels, decode(track))
 
 
-def _stream(samples: Samples, label: str, sample_rate: int, max_seconds: float) -> SoundStream:
+def _stream(samples: Samples, label: str, sample_rate: int, max_seconds: float, channel: int | None) -> SoundStream:
     """The mono samples of a source, after the checks that come before decoding."""
     _check_rate(samples.rate, samples.channels, label)
     if samples.seconds == 0:
         raise _empty(label)
     if samples.seconds - _PADDING > max_seconds:
         raise too_long(label, max_seconds)
-    return SoundStream(samples.seconds, _mono_at(sample_rate, samples, label, max_seconds))
+    mix = Mixer(label) if channel is None else Picker(label, channel, samples.channels)
+    return SoundStream(samples.seconds, _mono_at(sample_rate, samples, label, max_seconds, mix), samples.channels)
 
 
-def _mono_at(sample_rate: int, samples: Samples, label: str, max_seconds: float) -> Iterator[np.ndarray]:
+def _mono_at(
+    sample_rate: int, samples: Samples, label: str, max_seconds: float, mix: Mixer | Picker
+) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate`, checked while they are decoded. A rate that changes on the way is followed."""
     resampler, decoded, given = Resampler(sample_rate), 0.0, 0
-    mixer = Mixer(label)
     for block in joined(samples.blocks):
         _check_rate(block.rate, block.samples.shape[1], label)
         _check_values(block.samples, decoded, label)
         decoded += len(block.samples) / block.rate
         if decoded > max_seconds:
             raise too_long(label, max_seconds)
-        for mono in resampler(mixer(block.samples), block.rate):
+        for mono in resampler(mix(block.samples), block.rate):
             given += len(mono)
             yield mono
     if decoded == 0:

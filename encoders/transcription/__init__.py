@@ -1,11 +1,12 @@
 """Speech to text with Whisper, for recordings of any length.
 
 `Transcriber` decodes a recording window by window, as a stream of `Segment`s or as one `Transcript`. `windows` reads
-Whisper's input windows from a stream of samples, `decoding` decodes one, `segments` cuts its text at its timestamps,
-`voice_activity` finds where somebody speaks (with the extra `vad`). Importing this room imports whisper.
+Whisper's input windows from a stream of samples, `passes` runs the model over one, `decoding` decodes it, `segments`
+cuts its text at its timestamps, `words` times its words, `voice_activity` finds where somebody speaks (with the extra
+`vad`). Importing this room imports whisper.
 """
 
 from encoders.transcription.transcriber import TEMPERATURES, Transcriber
-from encoders.transcription.transcript import Segment, Transcript, Transcription
+from encoders.transcription.transcript import Segment, Transcript, Transcription, Word
 
-__all__ = ["TEMPERATURES", "Segment", "Transcriber", "Transcript", "Transcription"]
+__all__ = ["TEMPERATURES", "Segment", "Transcriber", "Transcript", "Transcription", "Word"]

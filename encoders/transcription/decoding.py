@@ -1,22 +1,29 @@
 """openai-whisper's decoding of one window, with keys, values and random numbers that belong to it alone.
 
-Upstream keeps keys and values by hooks on the model and samples from torch's global generator, so two threads with one
-model would write into each other's text. Here the model's layers are called with a cache of the window's own; rules,
-beams and ranking are upstream's.
+Upstream samples from torch's global generator, and encodes a window again for each try. Here the draws come from a
+generator that is given, and the passes of the model from `passes.py`; rules, beams and ranking are upstream's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 import whisper
 from torch import Tensor
 from torch.distributions import Categorical
-from whisper.decoding import BeamSearchDecoder, DecodingOptions, DecodingResult, DecodingTask, GreedyDecoder, Inference
-from whisper.model import MultiHeadAttention
+from whisper.decoding import (
+    BeamSearchDecoder,
+    DecodingOptions,
+    DecodingResult,
+    DecodingTask,
+    GreedyDecoder,
+    LogitFilter,
+    SuppressTokens,
+)
+
+from encoders.transcription.passes import Heard, Passes
 
 
 class NonFiniteTextError(ValueError):
@@ -29,80 +36,67 @@ class NonFiniteTextError(ValueError):
 
 
 def decode_window(
-    model: whisper.Whisper, mel: Tensor, options: DecodingOptions, generator: torch.Generator
+    model: whisper.Whisper, heard: Heard, options: DecodingOptions, generator: torch.Generator
 ) -> DecodingResult:
-    """The text of a spectrogram [n_mels, 3000]: `whisper.decode`, with samples drawn from `generator`.
+    """The text of a window that was encoded by `hear`: `whisper.decode`, with samples drawn from `generator`.
 
-    NonFiniteTextError where the model computes NaN.
+    options: with the language. NonFiniteTextError where the model computes NaN.
     """
-    result = _Task(model, options, generator).run(mel[None])[0]
+    result = _Task(model, heard, options, generator).run(heard.features)[0]
     if math.isnan(result.avg_logprob):
         raise NonFiniteTextError("float16" if options.fp16 else "float32")
     return result
 
 
 class _Task(DecodingTask):
-    """Upstream's decoding of one window, with another cache and another source of random numbers."""
+    """Upstream's decoding of one window, with other passes and another source of random numbers."""
 
-    def __init__(self, model: whisper.Whisper, options: DecodingOptions, generator: torch.Generator) -> None:
+    def __init__(
+        self, model: whisper.Whisper, heard: Heard, options: DecodingOptions, generator: torch.Generator
+    ) -> None:
         super().__init__(model, options)
-        self.inference = _Inference(model, self.sample_begin)
+        self.passes = Passes(model, heard, rows=self.n_group)
         if isinstance(self.decoder, BeamSearchDecoder):
-            self.decoder.inference = self.inference
+            self.decoder.inference = self.passes
         elif options.temperature > 0:
             self.decoder = _Sampler(options, self.tokenizer.eot, generator)
+        self.logit_filters = [
+            _Suppressed(rule, heard.features.device) if isinstance(rule, SuppressTokens) else rule
+            for rule in self.logit_filters
+        ]
 
+    def _main_loop(self, audio_features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+        """Tokens [R, T], the same in every row, which are continued; their log-probabilities, and that nobody speaks.
 
-class _Inference(Inference):
-    """The decoder's pass over the tokens that are new (TextDecoder.forward), with its keys and values so far."""
-
-    def __init__(self, model: whisper.Whisper, prompt_length: int) -> None:
-        self.decoder, self.prompt_length = model.decoder, prompt_length
-        blocks: Any = self.decoder.blocks
-        self.blocks: list[Any] = list(blocks)
-        self.length = 0
-        self.written: list[tuple[Tensor, Tensor]] = []  # of each block: keys and values of the tokens, [R, T, D]
-        self.heard: list[tuple[Tensor, Tensor]] = []  # … and of the recording
-
-    def logits(self, tokens: Tensor, audio_features: Tensor) -> Tensor:
-        """Tokens so far [R, T] and tokens of the recording [1, S, D] → logits [R, T or 1, V]."""
-        if not self.heard:
-            self.heard = [_keys_values(block.cross_attn, audio_features) for block in self.blocks]
-        if tokens.shape[-1] > self.prompt_length:
-            tokens = tokens[:, -1:]
-        decoder, start, self.length = self.decoder, self.length, self.length + tokens.shape[-1]
-        x = decoder.token_embedding(tokens) + decoder.positional_embedding[start : self.length]
-        x = x.to(audio_features.dtype)
-        mask: Any = decoder.mask
-        for index, block in enumerate(self.blocks):
-            normed = block.attn_ln(x)
-            keys, values = _keys_values(block.attn, normed)
-            if start:
-                earlier_keys, earlier_values = self.written[index]
-                keys, values = torch.cat([earlier_keys, keys], dim=1), torch.cat([earlier_values, values], dim=1)
-                self.written[index] = keys, values
+        Upstream's loop. Of the first pass, logits are computed where they are used: at two positions.
+        """
+        rows, no_speech = len(tokens), math.nan
+        sums = torch.zeros(rows, device=tokens.device)
+        for step in range(self.sample_len):
+            if step == 0:
+                at_start, logits = self.passes.begin(tokens[0], [self.sot_index, -1])
+                if self.tokenizer.no_speech is not None:
+                    no_speech = float(at_start.softmax(dim=-1)[self.tokenizer.no_speech])
+                logits = logits.repeat(rows, 1)
             else:
-                self.written.append((keys, values))
-            x = x + _attended(block.attn, normed, (keys, values), mask)
-            x = x + _attended(block.cross_attn, block.cross_attn_ln(x), self.heard[index], None)
-            x = x + block.mlp(block.mlp_ln(x))
-        x = decoder.ln(x)
-        return (x @ decoder.token_embedding.weight.to(x.dtype).T).float()
-
-    def rearrange_kv_cache(self, source_indices: list[int]) -> None:
-        """Beam i goes on from what beam `source_indices[i]` was."""
-        if source_indices != list(range(len(source_indices))):
-            self.written = [(keys[source_indices], values[source_indices]) for keys, values in self.written]
+                logits = self.passes.step(tokens[:, -1])
+            for rule in self.logit_filters:
+                rule.apply(logits, tokens)
+            tokens, ended = self.decoder.update(tokens, logits, sums)
+            if ended or tokens.shape[-1] > self.n_ctx:
+                break
+        return tokens, sums, [no_speech] * rows
 
 
-def _keys_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    return attention.key(x), attention.value(x)
+class _Suppressed(LogitFilter):
+    """Upstream's SuppressTokens, with its ids as a tensor that is made once and not for each token."""
 
+    def __init__(self, rule: SuppressTokens, device: torch.device) -> None:
+        self.ids = torch.tensor(rule.suppress_tokens, dtype=torch.long, device=device)
 
-def _attended(
-    attention: MultiHeadAttention, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None
-) -> Tensor:
-    return attention.out(attention.qkv_attention(attention.query(x), *keys_values, mask)[0])
+    def apply(self, logits: Tensor, tokens: Tensor) -> None:
+        """Logits [R, V], changed in place."""
+        logits.index_fill_(1, self.ids, -math.inf)
 
 
 class _Sampler(GreedyDecoder):

@@ -10,18 +10,20 @@ from typing import Any, Unpack
 
 import torch
 import whisper
-from torch import Tensor
+from torch import nn
 from whisper.audio import HOP_LENGTH
 from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
 from encoders.transcription.decoding import decode_window
-from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, overlaps
+from encoders.transcription.passes import Heard, hear, output_layer, spoken_in
+from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, is_closed, nonempty, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
 from encoders.transcription.voice_activity import VoiceDetector, voice_detector
 from encoders.transcription.windows import Window, Windows
+from encoders.transcription.words import last_word_end, with_words
 from encoders.whisper_forms.parts import suppressed
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Transcriber:
     a window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
 
     computing: gives a context for each window that is decoded.
+    output: the model's last layer, which upstream computes without a layer; to be packed beside `model`.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Transcriber:
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.computing = computing
+        self.output = output_layer(self.model)
 
     def transcribe(
         self,
@@ -63,13 +67,15 @@ class Transcriber:
         condition_on_previous_text: bool = True,
         beam_size: int | None = None,
         vad: bool = False,
+        word_timestamps: bool = False,
         seed: int = 0,
         **reading: Unpack[ReadingOptions],
     ) -> Transcript:
         """The transcript of a whole recording; arguments and errors are those of `stream`."""
         running = self.stream(
             source, language=language, task=task, prompt=prompt, temperatures=temperatures,
-            condition_on_previous_text=condition_on_previous_text, beam_size=beam_size, vad=vad, seed=seed, **reading,
+            condition_on_previous_text=condition_on_previous_text, beam_size=beam_size, vad=vad,
+            word_timestamps=word_timestamps, seed=seed, **reading,
         )  # fmt: skip
         return running.transcript(list(running))
 
@@ -84,6 +90,7 @@ class Transcriber:
         condition_on_previous_text: bool = True,
         beam_size: int | None = None,
         vad: bool = False,
+        word_timestamps: bool = False,
         on_window: Callable[[Transcription], None] | None = None,
         seed: int = 0,
         **reading: Unpack[ReadingOptions],
@@ -99,6 +106,8 @@ class Transcriber:
         beam_size: number of beams at temperature 0; None decodes greedily.
         vad: leave out text where silero-vad hears no speech (with the extra `vad`), since Whisper invents text for
             music and noise.
+        word_timestamps: gives segments `words`, timed by the attention of the model's alignment heads, and moves the
+            starts and ends of segments to them, as `whisper.transcribe` does.
         on_window: called after every window with the running `Transcription`.
         seed: of the sampling at temperatures above 0.
         ValueError for a language or task that this Whisper does not have, and for a temperature beyond 0..2; TypeError
@@ -106,9 +115,10 @@ class Transcriber:
         """
         language = spoken_language(self.model, language, task)
         temperatures = check_settings(prompt, temperatures, beam_size, seed)
+        self.output.weight = self.model.decoder.token_embedding.weight  # another one where it was replaced since
         decoding = _Decoding(
-            self.model, task, prompt, temperatures, condition_on_previous_text, beam_size,
-            voice_detector() if vad else None, seed,
+            self.model, self.output, task, prompt, temperatures, condition_on_previous_text, beam_size,
+            voice_detector() if vad else None, word_timestamps, seed,
         )  # fmt: skip
         running = Transcription(iter(()), language)
         running.segments = self._segments(running, decoding, source, reading, on_window)
@@ -142,15 +152,18 @@ class _Decoding:
     """The decoding of one recording, window by window: its settings, and the text so far."""
 
     model: whisper.Whisper
+    output: nn.Module
     task: str
     prompt: str | None
     temperatures: tuple[float, ...]
     conditioned: bool
     beam_size: int | None
     voice: VoiceDetector | None
+    timing: bool
     seed: int
     tokenizer: Tokenizer | None = None  # made when the language is known
     previous: list[int] = field(default_factory=list)  # tokens that the next window is given as its prompt
+    spoken_until: float = 0.0  # the end of the last word that was timed, in seconds
 
     def window(self, window: Window, seek: int, running: Transcription) -> tuple[int, list[Segment]]:
         """How many frames of a window are done, and their segments. Sets `running.language` if it is still unknown."""
@@ -160,14 +173,24 @@ class _Decoding:
         if spoken == []:
             return window.frames, []
         mel = window.mel.to(self.model.device, torch.float16 if self._half else torch.float32)
-        tokenizer = self._tokenizer(mel, running)
-        result = self._decode(mel, running.language, self.seed + seek)
+        heard = hear(self.model, mel, self.output)  # once, for the language and for every try
+        tokenizer = self._tokenizer(heard, running)
+        result = self._decode(heard, running.language, self.seed + seek)
         if not is_speech(result):
             return window.frames, []
         done, segments = cut_at_timestamps(result, seek, window.frames, tokenizer)
         if result.compression_ratio > COMPRESSION_RATIO:
             log.warning("at %.1f s, repetitive text is left out: %s", seek * FRAME_SECONDS, result.text[:60])
             done, segments = window.frames, []
+        if self.timing and segments:
+            segments = with_words(
+                self.model, heard, tokenizer, segments, seek * FRAME_SECONDS, window.frames, self.spoken_until
+            )
+            self.spoken_until = last_word_end(segments) or 0.0
+            past = round(self.spoken_until / FRAME_SECONDS) - seek
+            if past > 0 and not is_closed(result, tokenizer):
+                done = past  # what follows the last word is heard again
+        segments = nonempty(segments)
         if spoken is not None:
             segments = [segment for segment in segments if overlaps(segment, spoken, seek * FRAME_SECONDS)]
         self.previous += [token for segment in segments for token in segment.tokens]
@@ -179,12 +202,10 @@ class _Decoding:
     def _half(self) -> bool:
         return self.model.device.type == "cuda"
 
-    def _tokenizer(self, mel: Tensor, running: Transcription) -> Tokenizer:
-        """The tokenizer of the language, which is detected in `mel` [n_mels, T] if it is unknown."""
+    def _tokenizer(self, heard: Heard, running: Transcription) -> Tokenizer:
+        """The tokenizer of the language, which is detected in a window if it is unknown."""
         if running.language is None:
-            detected: Any = self.model.detect_language(mel)  # for a single spectrogram: token, probabilities
-            probabilities: dict[str, float] = detected[1]
-            running.language = max(probabilities, key=probabilities.__getitem__)
+            running.language = spoken_in(self.model, heard)
         if self.tokenizer is None:
             self.tokenizer = get_tokenizer(
                 self.model.is_multilingual,
@@ -196,7 +217,7 @@ class _Decoding:
             self.previous = self.tokenizer.encoding.encode_ordinary(" " + self.prompt.strip()) if self.prompt else []
         return self.tokenizer
 
-    def _decode(self, mel: Tensor, language: str | None, seed: int) -> DecodingResult:
+    def _decode(self, heard: Heard, language: str | None, seed: int) -> DecodingResult:
         """The result at the first temperature at which it is acceptable, or at the last one."""
         context = self.model.dims.n_text_ctx // 2 - 1  # tokens of earlier text that a window may be given
 
@@ -212,7 +233,7 @@ class _Decoding:
                 suppress_tokens=suppressed(self.model),
                 fp16=self._half,
             )
-            return decode_window(self.model, mel, options, generator)
+            return decode_window(self.model, heard, options, generator)
 
         result = at(self.temperatures[0])
         for temperature in self.temperatures[1:]:

@@ -8,12 +8,23 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word with its punctuation and the space before it; `start` and `end` in seconds, `probability` in 0..1."""
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of speech: its `start` and `end` in seconds, its text, and Whisper's confidence in its window.
 
     tokens: Whisper's token ids, timestamps included. temperature: of the sampling that gave the text. avg_logprob: in
     nats per token. compression_ratio: of the text's length to its zlib-compressed length, high for repetitive text.
-    no_speech_prob: in 0..1. The last four are those of whisper.DecodingResult.
+    no_speech_prob: in 0..1. These four are those of whisper.DecodingResult. words: where they were asked for.
+    channel: the speaker's, where channels are speakers; 1 is the first.
     """
 
     start: float
@@ -24,6 +35,12 @@ class Segment:
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
+    words: tuple[Word, ...] | None = None
+    channel: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, in the form of openai-whisper's own segments: without what was not asked for."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """The transcript in the form of openai-whisper's own result, which its writers accept."""
-        segments = [{"id": index, **asdict(segment)} for index, segment in enumerate(self.segments)]
+        segments = [{"id": index, **segment.to_dict()} for index, segment in enumerate(self.segments)]
         return {"text": self.text, "segments": segments, "language": self.language}
 
 

@@ -65,6 +65,12 @@ def device_of(args: argparse.Namespace) -> torch.device:
     return torch.device(args.device)
 
 
+def check_pack(args: argparse.Namespace, device: torch.device) -> None:
+    """ValueError for a `--pack` that is not for this device."""
+    if args.pack not in (None, "exact") and device.type != "cpu":
+        raise ValueError(f"--pack {args.pack} is for a CPU, not for {device}: use --pack exact")
+
+
 def dtype_of(args: argparse.Namespace) -> torch.dtype:
     """The type of `--dtype`."""
     import torch
@@ -78,8 +84,7 @@ def load_model(args: argparse.Namespace, *needed: str) -> MultimodalLM:
     needed: "image", "audio", the encoders that the work needs: others are not loaded. None: all of them.
     """
     device = device_of(args)
-    if args.pack not in (None, "exact") and device.type != "cpu":
-        raise ValueError(f"--pack {args.pack} is for a CPU, not for {device}: use --pack exact")
+    check_pack(args, device)
     from mmlm.assembly.codecs import Codecs
     from mmlm.assembly.load import load
 

@@ -6,31 +6,38 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import UNUSABLE, Batch
 from mmlm.cli.first_contact import Note
 from mmlm.cli.inputs import Input, inputs_of, labelled, output_stems
-from mmlm.cli.loading import check_sound, device_of
+from mmlm.cli.loading import check_pack, check_sound, device_of
 from mmlm.cli.options import (
     SOUND_LIMITS,
     add_batch_options,
     add_device_option,
     add_json_option,
+    add_pack_option,
     add_reading_options,
     file_path,
     reading_options,
 )
 
+if TYPE_CHECKING:
+    from encoders.media.sound import ReadingOptions
+
+FORMATS = ("txt", "vtt", "srt", "tsv", "json")  # openai-whisper's
 EXAMPLES = """\
   mmlm transcribe talk.mp3 --model whisper/small
   mmlm transcribe *.wav --model whisper/base --format srt --output subtitles/
   mmlm transcribe lectures/ --model whisper/base --format srt --output subtitles/  (keeps the folders' order)
   mmlm transcribe --data speech.jsonl --model whisper/base --json
   mmlm transcribe film.mp4 --model my-whisper.pt --language en --json
-  mmlm transcribe talk.mp3 --model distil-whisper/distil-small.en
+  mmlm transcribe talk.mp3 --model distil-whisper/distil-small.en --pack int8 --beam-size 5
+  mmlm transcribe talk.mp3 --model whisper/small --format vtt --word-timestamps
+  mmlm transcribe call.wav --model whisper/small --channels split
   arecord -f S16_LE -r 16000 -t raw -d 5 | mmlm transcribe - --pcm-rate 16000 --model whisper/base"""
 
 
@@ -50,16 +57,27 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="nano, whisper/small or another of openai-whisper's, its checkpoint file, or a folder or hub id of "
         "transformers or CTranslate2 (faster-whisper) (default: nano)",
     )
-    verb.add_argument("--format", choices=("txt", "srt", "vtt", "tsv", "json", "all"), help="openai-whisper's formats")
+    verb.add_argument("--format", choices=(*FORMATS, "all"), help="openai-whisper's formats")
     verb.add_argument("--output", type=file_path, metavar="FOLDER", help="write files there, not to standard output")
     verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
     verb.add_argument("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: to English")
     verb.add_argument("--vad", action="store_true", help="leave out text for stretches without speech (extra vad)")
     verb.add_argument("--prompt", metavar="TEXT", help="text that might come before: names and words to expect")
+    verb.add_argument("--beam-size", type=int, metavar="N", help="search with so many beams (default: greedily)")
+    verb.add_argument(
+        "--word-timestamps",
+        action="store_true",
+        help="time each word (in json; srt and vtt show the word that is said)",
+    )
+    verb.add_argument(
+        "--channels", choices=("mix", "split"), default="mix",
+        help="split: each channel is a speaker, written down by itself (default: mix)",
+    )  # fmt: skip
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples of second attempts")
     add_batch_options(verb)
     add_reading_options(verb, *SOUND_LIMITS)
     add_device_option(verb)
+    add_pack_option(verb)
     add_json_option(verb)
 
 
@@ -69,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--format all writes several files: give a folder for them with --output")
     if args.json and (args.format or args.output) is not None:
         raise ValueError("--json prints the whole transcript: give it without --format and --output")
+    if args.word_timestamps and not args.json and args.format not in ("srt", "vtt", "json", "all"):
+        raise ValueError("--word-timestamps: lines of text have no times; give --format json, srt or vtt, or --json")
+    if args.channels == "split" and any(name == "-" or "://" in name for name in args.recordings):
+        raise ValueError("--channels split reads a recording more than once: give a file")
     if args.output is not None:
         from mmlm.training.checks import check_output
 
@@ -79,42 +101,59 @@ def run(args: argparse.Namespace) -> int:
     if args.format is not None and args.output is None and label:
         raise ValueError(f"--format {args.format} of several recordings: give a folder for their files with --output")
     stems = None if args.output is None else dict(zip(inputs, output_stems(inputs, args.output), strict=True))
-    reading = reading_options(args, *SOUND_LIMITS)
+    reading: Any = reading_options(args, *SOUND_LIMITS)
     inputs = [one for one in inputs if batch.attempt(one.name, lambda one=one: check_sound(one, reading))]
     if not inputs:
         return batch.code()
-    from encoders.transcription.transcriber import Transcriber
-    from encoders.whisper import load_whisper
-    from mmlm.assembly.presets import part_of_preset
-
-    given = {name: getattr(args, name) for name in ("language", "prompt", "task", "seed", "vad")}
-    options = {name: value for name, value in given.items() if value is not None} | reading
-    transcriber = Transcriber(load_whisper(part_of_preset(args.model, "audio_encoder.pt"), device_of(args)))
-    note = Note(args)
+    stream, note = listening(args, reading), Note(args)
     for one in inputs:
         stem = None if stems is None else stems[one]
-        if batch.attempt(one.name, functools.partial(transcribe, args, transcriber, one, options, label, stem, note)):
+        if batch.attempt(one.name, functools.partial(transcribe, args, stream, one, label, stem, note)):
             batch.done += 1
     return batch.code()
 
 
+def listening(args: argparse.Namespace, reading: ReadingOptions) -> Callable[[Any], Any]:
+    """The model, loaded, which refuses what it cannot do: a function from a recording to its running transcription."""
+    device = device_of(args)
+    check_pack(args, device)
+    from encoders.transcription.settings import check_settings, spoken_language
+    from encoders.transcription.transcriber import TEMPERATURES, Transcriber
+    from encoders.whisper import load_whisper
+    from mmlm.assembly.presets import part_of_preset
+
+    check_settings(args.prompt, TEMPERATURES, args.beam_size, args.seed)
+    transcriber = Transcriber(load_whisper(part_of_preset(args.model, "audio_encoder.pt"), device))
+    spoken_language(transcriber.model, args.language, args.task)
+    if args.pack is not None and device.type == "cpu":
+        from mmlm.acceleration.speech import pack_transcriber
+
+        pack_transcriber(transcriber, args.pack)
+    names = ("language", "prompt", "task", "seed", "vad", "beam_size", "word_timestamps")
+    options = {name: getattr(args, name) for name in names}
+    if args.channels == "mix":
+        return lambda source: transcriber.stream(source, **options, **reading)
+    from encoders.transcription.channels import stream_channels
+
+    return lambda source: stream_channels(transcriber, source, reading, **options)
+
+
 def transcribe(
     args: argparse.Namespace,
-    transcriber: Any,
+    stream: Callable[[Any], Any],
     one: Input,
-    options: dict[str, Any],
     label: bool,
     stem: Path | None,
     note: Note,
 ) -> bool:
     """One recording, written wherever it was asked for: what was heard before an error, too. True when it is done."""
-    running = transcriber.stream(one.source(), **options)
+    running = stream(one.source())
     at_once, segments = args.format is None and args.output is None and not args.json, []
     try:
         for segment in with_bar(running, one.name):
             segments.append(segment)
             if at_once:
-                line = segment.text.strip()
+                line = marked(segment.text.strip(), segment.channel)
                 print(f"{one.name}\t{line}" if label else line, flush=True)
     except UNUSABLE as error:
         if segments and not at_once:
@@ -136,15 +175,43 @@ def write(args: argparse.Namespace, one: Input, result: dict[str, Any], stem: Pa
     if stem is None and args.json:
         print(json.dumps({"audio": one.name, **result}, ensure_ascii=False), flush=True)
         return
+    for name in FORMATS if args.format == "all" else (args.format or "txt",):
+        written(name, result if name == "json" else with_speakers(result), stem)
+
+
+def written(name: str, result: dict[str, Any], stem: Path | None) -> None:
+    """A transcript in one of openai-whisper's formats: as a file, or on standard output."""
     from whisper.utils import get_writer
 
-    if stem is not None:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        save: Any = get_writer(args.format or "txt", str(stem.parent))  # upstream annotates the name as a file
-        save(result, f"{stem.name}.audio", {})  # it takes the suffix away
+    folder = "." if stem is None else str(stem.parent)
+    writer: Any = get_writer(name, folder)  # upstream annotates the name as a file
+    shown = {"highlight_words": "words" in next(iter(result["segments"]), {})}
+    if stem is None:
+        writer.write_result(result, sys.stdout, shown)
     else:
-        writer: Any = get_writer(args.format, ".")
-        writer.write_result(result, sys.stdout, {})
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        writer(result, f"{stem.name}.audio", shown)  # it takes the suffix away
+
+
+def marked(line: str, channel: int | None) -> str:
+    """A line with its speaker, where channels are speakers."""
+    return line if channel is None else f"Speaker {channel}: {line}"
+
+
+def with_speakers(result: dict[str, Any]) -> dict[str, Any]:
+    """A transcript whose lines begin with their speakers, where channels are speakers."""
+    return {**result, "segments": [with_speaker(segment) for segment in result["segments"]]}
+
+
+def with_speaker(segment: dict[str, Any]) -> dict[str, Any]:
+    """A segment whose text, and so its first word, begins with its speaker."""
+    if "channel" not in segment:
+        return segment
+    found = {**segment, "text": marked(segment["text"].strip(), segment["channel"])}
+    if words := [dict(word) for word in segment.get("words", ())]:
+        words[0]["word"] = marked(words[0]["word"].strip(), segment["channel"])
+        found["words"] = words
+    return found
 
 
 def with_bar(running: Any, name: str) -> Iterator[Any]:

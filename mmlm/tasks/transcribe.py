@@ -12,6 +12,7 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.rows import as_rows
 
 if TYPE_CHECKING:
+    from encoders.media.sound import ReadingOptions
     from encoders.transcription.transcript import Transcript
 
 
@@ -27,6 +28,8 @@ def transcribe(
     condition_on_previous_text: bool = True,
     beam_size: int | None = None,
     vad: bool = False,
+    word_timestamps: bool = False,
+    channels: Literal["mix", "split"] = "mix",
     seed: int = 0,
     max_seconds: float = MAX_SECONDS,
     max_bytes: int = MAX_BYTES,
@@ -36,18 +39,34 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """What is said in a recording, as a `Transcript`; several recordings give a list.
 
-    The options and errors are those of `encoders.transcription.Transcriber.stream`, from `max_seconds` on those of
-    `encoders.media.open_audio`. ValueError where the model has no Whisper.
+    channels: "split" takes each channel of a recording for a speaker: it is written down by itself, and segments carry
+        `channel`, where 1 is the first. "mix" writes down their mean.
+    The other options and errors are those of `encoders.transcription.Transcriber.stream`, from `max_seconds` on those
+    of `encoders.media.open_audio`. ValueError where the model has no Whisper.
     """
     options: dict[str, Any] = {
         "language": language, "task": task, "prompt": prompt, "temperatures": temperatures,
         "condition_on_previous_text": condition_on_previous_text, "beam_size": beam_size, "vad": vad,
-        "seed": seed, "max_seconds": max_seconds, "max_bytes": max_bytes, "pcm_rate": pcm_rate,
+        "word_timestamps": word_timestamps, "seed": seed,
+    }  # fmt: skip
+    reading: ReadingOptions = {
+        "max_seconds": max_seconds, "max_bytes": max_bytes, "pcm_rate": pcm_rate,
         "allow_truncated": allow_truncated, "allow_url": allow_url,
     }  # fmt: skip
-    flags = dict(vad=vad, allow_truncated=allow_truncated, allow_url=allow_url)
+    flags = dict(vad=vad, word_timestamps=word_timestamps, allow_truncated=allow_truncated, allow_url=allow_url)
     for name, value in {**flags, "condition_on_previous_text": condition_on_previous_text}.items():
         check_kind(name, value, bool)
+    if channels not in ("mix", "split"):
+        raise ValueError(f"channels must be 'mix' or 'split', not {channels!r}")
     rows, batch = as_rows(recordings=recordings)
-    found = [model.transcriber.transcribe(one, **options) for (one,) in rows]
+
+    def said(recording: Any) -> Transcript:
+        if channels == "mix":
+            return model.transcriber.transcribe(recording, **options, **reading)
+        from encoders.transcription.channels import stream_channels
+
+        running = stream_channels(model.transcriber, recording, reading, **options)
+        return running.transcript(list(running))
+
+    found = [said(one) for (one,) in rows]
     return found if batch else found[0]
