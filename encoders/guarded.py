@@ -22,16 +22,16 @@ from encoders.hub import split_revision
 from encoders.pickles import check_pickle
 from encoders.settings import (
     check_ends,
-    check_indexes,
     check_parts,
     check_tokenizer_class,
     foreign_ways,
     other_files,
     settings_of,
 )
-from encoders.sizes import RefusedError, believed, check_counts, check_deflation, weight_files
+from encoders.sizes import RefusedError, believed, check_counts, check_deflation
 from encoders.texts import tokenizing
 from encoders.tokenizer_rules import check_made, check_tokenizer_files
+from encoders.weights import look_at_weights
 
 log = logging.getLogger(__name__)
 ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA")  # of peft: weights of their own
@@ -48,19 +48,17 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
     _check_settings(source, subfolder)
     if kind.__name__ == "AutoTokenizer":
         check_tokenizer_files(source, subfolder)
-    check_indexes(Path(source, subfolder))
-    for file in weight_files(source, subfolder) or ():
-        if file.suffix != ".safetensors":
-            check_deflation(file)
-            check_pickle(file)
+    library = kind.__module__.partition(".")[0]
+    loads_weights = not kind.__name__.startswith(("AutoConfig", "AutoTokenizer"))
+    look_at_weights(source, subfolder, library if loads_weights else None)
     name, revision = split_revision(source)
     if revision is not None:
         options["revision"] = revision
-    if not kind.__module__.startswith("diffusers"):  # which never runs a model's code
+    if library != "diffusers":  # which never runs a model's code
         options["trust_remote_code"] = False  # unset, transformers asks on standard input
     try:
         with _no_pickles(source), believed(source, subfolder), tokenizing():
-            if "Config" not in kind.__name__ and (ways := foreign_ways(settings_of(source, subfolder))):
+            if loads_weights and (ways := foreign_ways(settings_of(source, subfolder))):
                 log.warning("%s names ways to compute that are not used: %s", source, str(ways)[:200])
                 options["config"] = _plain_config(name, options)
             made = kind.from_pretrained(name, **options)
@@ -190,6 +188,7 @@ def with_adapter(model: Any, source: str | Path) -> Any:
         raise RefusedError(f"{source} is an adapter of the kind {kind!r}: of those, {', '.join(ADAPTERS)} are loaded")
     if named := [key for key in ("megatron_config", "layer_replication", "eva_config") if settings.get(key)]:
         raise RefusedError(f"the adapter {source} has settings that are not followed: {', '.join(named)}")
+    look_at_weights(source, library="peft")
     name, revision = split_revision(source)
     with _no_pickles(source), believed(source):
         return PeftModel.from_pretrained(model, name, revision=revision)
@@ -208,9 +207,8 @@ def clip_model(name: str, pretrained: str | None, **options: Any) -> Any:
     check_clip(name)
     source = name.partition(":")[2] or str(pretrained)
     is_tag = bool(pretrained) and not Path(source).is_file()  # sizes of open_clip's own, and weights still to come
-    for file in [] if is_tag else weight_files(source) or []:
-        check_deflation(file)
-        check_pickle(file)
+    if not is_tag:
+        look_at_weights(source, library="open_clip")
     with _no_pickles(source), nullcontext() if is_tag else believed(source):
         return open_clip.create_model_from_pretrained(name, pretrained, weights_only=True, **options)
 

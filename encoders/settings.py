@@ -79,15 +79,6 @@ def foreign_ways(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_indexes(folder: Path) -> None:
-    """`RefusedError` for a folder whose index of shards names files outside of it."""
-    for index in folder.glob("*.index*.json") if folder.is_dir() else ():
-        shards = settings_of(folder, "", index.name).get("weight_map")
-        for shard in set(map(str, shards.values())) if isinstance(shards, dict) else ():
-            if leads_out(shard) or ":" in shard or (folder / shard).exists() and not (folder / shard).is_file():
-                raise RefusedError(f"{index} names the shard {shard!r}, which is no file of its folder")
-
-
 def settings_of(source: str | Path, subfolder: str = "", name: str = "config.json") -> dict[str, Any]:
     """The settings of a folder or hub id; empty where there are none or they cannot be read, which the loader tells."""
     place = file_of(source, subfolder, name)

@@ -175,15 +175,18 @@ def weights_in(source: str | Path, subfolder: str = "") -> tuple[int, int] | Non
 
 def weight_files(source: str | Path, subfolder: str = "") -> list[Path] | None:
     """The files of weights in a folder, or of a hub id in the cache, or the one file; None for no such thing."""
-    place = Path(source)
-    if place.is_file():
-        return [place]
-    folder = place / subfolder
-    if not place.is_dir():
-        if (cached := _cached(str(source), subfolder)) is None:
-            return None
-        folder = cached
+    if Path(source).is_file():
+        return [Path(source)]
+    if (folder := weights_folder(source, subfolder)) is None:
+        return None
     return [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS and file.is_file()]
+
+
+def weights_folder(source: str | Path, subfolder: str = "") -> Path | None:
+    """The folder of a model, or of a hub id in the cache; None where there is none."""
+    if Path(source).is_dir():
+        return Path(source, subfolder) if Path(source, subfolder).is_dir() else None
+    return None if Path(source).exists() else _cached(str(source), subfolder)
 
 
 def _cached(name: str, subfolder: str) -> Path | None:

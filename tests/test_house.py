@@ -21,7 +21,7 @@ ORDER = {
     ],
     "encoders": [
         ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "patterns", "pickles", "settings"],
-        ["tokenizer_rules"], ["clip_settings"], ["guarded"],
+        ["tokenizer_rules", "weights"], ["clip_settings"], ["guarded"],
         ["base", "clip_forms", "whisper_forms"], ["clip", "whisper"],
         ["transcription"],
     ],
