@@ -57,7 +57,8 @@ def check_parts(settings: Mapping[str, Any], source: Any) -> None:
     for key, value in values_in(settings):
         if key in WEIGHTS_OF_PARTS and value or key in KINDS_OF_PARTS and re.search(r"[:/\\]", str(value)):
             raise RefusedError(
-                f"the settings of {source} take a part from elsewhere, which is not followed: {key} {str(value)[:80]!r}"
+                f"the settings of {source} take a part from elsewhere, which is not followed ({key} "
+                f"{str(value)[:80]!r}): remove that from them"
             )
 
 
@@ -67,7 +68,9 @@ def check_ends(settings: Mapping[str, Any], file: str, source: Any) -> None:
         if key == "eos_token_id" and value is not None:
             ids = value if isinstance(value, list) else [value]
             if not all(type(each) is int and 0 <= each < 1 << 31 for each in ids):
-                raise ValueError(f"{file} of {source} has eos_token_id {str(value)[:80]!r}, not ids of tokens")
+                raise ValueError(
+                    f"{file} of {source} has eos_token_id {str(value)[:80]!r}, not ids of tokens: correct it"
+                )
 
 
 def foreign_ways(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,22 +54,29 @@ def check_made(made: Any, source: Any) -> None:
 
 def check_tokenizer(tokenizer: Mapping[str, Any], source: Any) -> None:
     """`RefusedError` for a tokenizer.json whose rules make a text far longer, or take far longer than it is long."""
+    if fault := _fault(tokenizer):
+        raise RefusedError(f"the tokenizer of {source} {fault}. If you trust it, load it, and pass it as tokenizer=")
+
+
+def _fault(tokenizer: Mapping[str, Any]) -> str | None:
+    """What is beyond belief in the rules of a tokenizer; None where all is plain."""
     try:
         before = [*_rules(tokenizer.get("normalizer")), *_rules(tokenizer.get("pre_tokenizer"))]
         for what, rules in (("texts", before), ("what is written", [*_rules(tokenizer.get("decoder"))])):
             if len(rules) > MOST_RULES:
-                raise RefusedError(f"the tokenizer of {source} has {len(rules):,} rules for {what}")
+                return f"has {len(rules):,} rules for {what}, more than {MOST_RULES:,}"
             if (growth := _growth(rules)) > MOST_GROWTH:
-                raise RefusedError(f"the tokenizer of {source} makes {growth:.3g} characters of one, of {what}")
+                return f"may make {growth:.3g} characters of one, in {what}"
         if (growth := _added([*_rules(tokenizer.get("post_processor"))])) > MOST_GROWTH:
-            raise RefusedError(f"the tokenizer of {source} makes {growth:.3g} tokens of one")
+            return f"may make {growth:.3g} tokens of one"
     except PatternError as error:
-        raise RefusedError(f"the tokenizer of {source} has a pattern that is not searched with: {error}") from None
+        return f"has a pattern that is not searched with: {error}"
     model = tokenizer.get("model")
     for name, most in {"max_input_chars_per_word": MOST_WORD, **dict.fromkeys(AFFIXES, MOST_WORD)}.items():
         value = model.get(name) if isinstance(model, Mapping) else None
         if (len(value) if isinstance(value, str) else value if isinstance(value, int) else 0) > most:
-            raise RefusedError(f"the tokenizer of {source} has {name} {str(value)[:40]}: no word is that long")
+            return f"has {name} {str(value)[:40]}: no word is that long"
+    return None
 
 
 def check_tokens(settings: Mapping[str, Any], source: Any) -> None:
