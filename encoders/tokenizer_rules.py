@@ -102,29 +102,50 @@ def _rules(rule: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _growth(rules: list[Mapping[str, Any]]) -> float:
-    """At most how many characters become of one, by rules in turn. Their keys tell them: types may be left out."""
-    length = 1.0
-    for rule in rules:
+    """At most how many characters become of one, by rules in turn. Their keys tell them: types may be left out.
+
+    From the last rule to the first: what each character that is replaced becomes by this rule and all after it, times
+    what all characters alike become by the others.
+    """
+    alike, added, becomes = 1.0, 0.0, dict[str, float]()
+    for rule in reversed(rules):
         pattern, content = rule.get("pattern"), rule.get("content")
-        text = _composed(content) if isinstance(content, str) else 0
+        if isinstance(prefix := rule.get("prepend"), str):
+            added += alike * _length(prefix, becomes)
+            continue
         if isinstance(pattern, Mapping) and isinstance(literal := pattern.get("String"), str):
             if not literal:
                 raise PatternError("it is empty")
-            length *= max(1.0, text / len(literal))
-        elif isinstance(pattern, Mapping) and isinstance(expression := pattern.get("Regex"), str):
+            share = _length(content, becomes) / len(literal)
+            becomes |= {one: share if one == literal else max(becomes.get(one, 1.0), share) for one in literal}
+            continue
+        if isinstance(pattern, Mapping) and isinstance(expression := pattern.get("Regex"), str):
             check_pattern(expression)
-            length += (length + 1) * text  # it may match between any two characters
-        if isinstance(prefix := rule.get("prepend"), str):
-            length += _composed(prefix)
-        if isinstance(table := rule.get("precompiled_charsmap"), str):
-            length *= _longest_entry(table)
-        if rule.get("type") == "ByteLevel" or "trim_offsets" in rule:
-            length *= BYTES
-        if rule.get("type") == "BertNormalizer" or "handle_chinese_chars" in rule:
-            length *= SPACES
-        if "replacement" in rule:  # of spaces, of which one is put before each piece
-            length *= 2
-    return length
+            inserted = _length(content, becomes)  # it may match between any two characters, and at the end
+            added += alike * inserted
+            alike *= _most(becomes) + inserted
+        else:  # which may make any character of any other
+            alike *= _most(becomes) * _factor(rule)
+        becomes = {}
+    return alike * _most(becomes) + added
+
+
+def _most(becomes: Mapping[str, float]) -> float:
+    return max(1.0, *becomes.values()) if becomes else 1.0
+
+
+def _factor(rule: Mapping[str, Any]) -> float:
+    """At most how many characters other rules make of one."""
+    found = 1.0
+    if isinstance(table := rule.get("precompiled_charsmap"), str):
+        found *= _longest_entry(table)
+    if rule.get("type") == "ByteLevel" or "trim_offsets" in rule:
+        found *= BYTES
+    if rule.get("type") == "BertNormalizer" or "handle_chinese_chars" in rule:
+        found *= SPACES
+    if "replacement" in rule:  # of spaces, of which one is put before each piece
+        found *= 2
+    return found
 
 
 def _added(processors: list[Mapping[str, Any]]) -> float:
@@ -148,16 +169,17 @@ def _added(processors: list[Mapping[str, Any]]) -> float:
     return length
 
 
-def _composed(text: str) -> int:
-    """The number of characters of a text in the longest of Unicode's forms: so these never add to what is counted."""
-    return max(len(text), len(unicodedata.normalize("NFKD", text.lower())))
+def _length(text: Any, becomes: Mapping[str, float]) -> float:
+    """What becomes of a text, in the longest of Unicode's forms: so these never add to what is counted."""
+    forms = (text, unicodedata.normalize("NFKD", text.lower())) if isinstance(text, str) else ()
+    return max((sum(becomes.get(character, 1.0) for character in form) for form in forms), default=0.0)
 
 
-def _longest_entry(table: str) -> int:
+def _longest_entry(table: str) -> float:
     """The characters of the longest text that a table of SentencePiece puts in the place of others."""
     try:
         data = base64.b64decode(table)
     except (binascii.Error, ValueError):
         return 1  # which the loader tells
     texts = data[4 + int.from_bytes(data[:4], "little") :].split(b"\0")
-    return max((_composed(text.decode("utf-8", "replace")) for text in texts), default=1) or 1
+    return max(1.0, *(_length(text.decode("utf-8", "replace"), {}) for text in texts))
