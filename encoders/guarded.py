@@ -41,14 +41,14 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
     """`kind.from_pretrained(source, **options)` of transformers or diffusers; code of the source's own is not run.
 
     source: a folder, a hub id, or `user/model@revision`. remedy: what the message advises where the source is code.
-    `RefusedError` for such a source, for a config that asks for more than its weights hold, and for an index that names
-    files elsewhere; other errors are those of the library.
+    `RefusedError` for such a source, for a config that asks for more than its weights hold, for files and parts of
+    elsewhere, and for a tokenizer whose rules are beyond belief; other errors are those of the library.
     """
     subfolder = options.get("subfolder", "")
     _check_settings(source, subfolder)
     if kind.__name__ == "AutoTokenizer":
         check_tokenizer_files(source, subfolder)
-    library = kind.__module__.partition(".")[0]
+    library = "diffusers" if kind.__module__.startswith("diffusers") else "transformers"  # or of its kind
     loads_weights = not kind.__name__.startswith(("AutoConfig", "AutoTokenizer"))
     look_at_weights(source, subfolder, library if loads_weights else None)
     name, revision = split_revision(source)
