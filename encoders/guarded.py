@@ -7,8 +7,7 @@ far as its weights have the bytes for it. `tests/test_house.py` refuses a loader
 from __future__ import annotations
 
 import io
-import json
-import math
+import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -18,16 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from encoders.clip_settings import check_clip
 from encoders.hub import split_revision
 from encoders.pickles import check_pickle
-from encoders.settings import check_tokenizer_class, leads_out, other_files
-from encoders.sizes import RefusedError, believed, check_counts, check_deflation, weight_files
+from encoders.settings import (
+    check_ends,
+    check_parts,
+    check_tokenizer_class,
+    foreign_ways,
+    other_files,
+    settings_of,
+)
+from encoders.sizes import RefusedError, believed, check_counts, check_deflation
 from encoders.texts import tokenizing
+from encoders.tokenizer_rules import check_made, check_tokenizer_files
+from encoders.weights import look_at_weights
 
-TOKENIZER_SETTINGS = {  # what a CLIP's settings may give its tokenizer; all else could name files, servers or code
-    "additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token", "trust_remote_code",
-}  # fmt: skip
-
+log = logging.getLogger(__name__)
 ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA")  # of peft: weights of their own
 
 
@@ -35,32 +41,54 @@ def from_pretrained(kind: Any, source: str | Path, remedy: str, **options: Any) 
     """`kind.from_pretrained(source, **options)` of transformers or diffusers; code of the source's own is not run.
 
     source: a folder, a hub id, or `user/model@revision`. remedy: what the message advises where the source is code.
-    `RefusedError` for such a source, for a config that asks for more than its weights hold, and for an index that names
-    files elsewhere; other errors are those of the library.
+    `RefusedError` for such a source, for a config that asks for more than its weights hold, for files and parts of
+    elsewhere, and for a tokenizer whose rules are beyond belief; other errors are those of the library.
     """
     subfolder = options.get("subfolder", "")
-    for file in ("config.json", "tokenizer_config.json"):
-        settings = settings_of(source, subfolder, file)
-        check_tokenizer_class(settings, source)
-        for each in (settings, *(settings_of(source, subfolder, name) for name in other_files(settings, source))):
-            check_counts(each, source)
-    check_indexes(Path(source, subfolder))
-    for file in weight_files(source, subfolder) or ():
-        if file.suffix != ".safetensors":
-            check_deflation(file)
-            check_pickle(file)
+    _check_settings(source, subfolder)
+    if kind.__name__ == "AutoTokenizer":
+        check_tokenizer_files(source, subfolder)
+    library = "diffusers" if kind.__module__.startswith("diffusers") else "transformers"  # or of its kind
+    loads_weights = not kind.__name__.startswith(("AutoConfig", "AutoTokenizer"))
+    look_at_weights(source, subfolder, library if loads_weights else None)
     name, revision = split_revision(source)
     if revision is not None:
         options["revision"] = revision
-    if not kind.__module__.startswith("diffusers"):  # which never runs a model's code
+    if library != "diffusers":  # which never runs a model's code
         options["trust_remote_code"] = False  # unset, transformers asks on standard input
     try:
         with _no_pickles(source), believed(source, subfolder), tokenizing():
-            return kind.from_pretrained(name, **options)
+            if loads_weights and (ways := foreign_ways(settings_of(source, subfolder))):
+                log.warning("%s names ways to compute that are not used: %s", source, str(ways)[:200])
+                options["config"] = _plain_config(name, options)
+            made = kind.from_pretrained(name, **options)
+            check_made(made, source)
+            return made
     except (ValueError, ImportError) as error:
         if "trust_remote_code" not in str(error):
             raise
         raise RefusedError(f"{str(source)!r} needs Python code of its own, which is not run: {remedy}") from None
+
+
+def _check_settings(source: str | Path, subfolder: str) -> None:
+    """An error for settings of a folder or hub id that name what is not followed, or sizes beyond belief."""
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        settings = settings_of(source, subfolder, file)
+        check_tokenizer_class(settings, source)
+        for each in (settings, *(settings_of(source, subfolder, name) for name in other_files(settings, source))):
+            check_counts(each, source)
+            check_parts(each, source)
+            check_ends(each, file, source)
+
+
+def _plain_config(name: str, options: dict[str, Any]) -> Any:
+    """The config of transformers for a network that computes with torch alone, in attention and in experts."""
+    from transformers import AutoConfig
+
+    places = {key: options[key] for key in ("revision", "subfolder", "trust_remote_code") if key in options}
+    config = options.get("config") or AutoConfig.from_pretrained(name, **places)
+    config._attn_implementation = config._experts_implementation = "eager"
+    return config
 
 
 def model_of_tensors(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str | Path) -> Any:
@@ -160,6 +188,7 @@ def with_adapter(model: Any, source: str | Path) -> Any:
         raise RefusedError(f"{source} is an adapter of the kind {kind!r}: of those, {', '.join(ADAPTERS)} are loaded")
     if named := [key for key in ("megatron_config", "layer_replication", "eva_config") if settings.get(key)]:
         raise RefusedError(f"the adapter {source} has settings that are not followed: {', '.join(named)}")
+    look_at_weights(source, library="peft")
     name, revision = split_revision(source)
     with _no_pickles(source), believed(source):
         return PeftModel.from_pretrained(model, name, revision=revision)
@@ -178,9 +207,8 @@ def clip_model(name: str, pretrained: str | None, **options: Any) -> Any:
     check_clip(name)
     source = name.partition(":")[2] or str(pretrained)
     is_tag = bool(pretrained) and not Path(source).is_file()  # sizes of open_clip's own, and weights still to come
-    for file in [] if is_tag else weight_files(source) or []:
-        check_deflation(file)
-        check_pickle(file)
+    if not is_tag:
+        look_at_weights(source, library="open_clip")
     with _no_pickles(source), nullcontext() if is_tag else believed(source):
         return open_clip.create_model_from_pretrained(name, pretrained, weights_only=True, **options)
 
@@ -189,15 +217,19 @@ def clip_tokenizer(name: str, remedy: str) -> Any:
     """`open_clip.get_tokenizer`: list[str] → ids [N, L]. `RefusedError` for one that is code or asks for files."""
     import open_clip
 
-    check_clip(name)
+    source = check_clip(name)
     try:
+        if source is not None:
+            check_tokenizer_files(source)
         with tokenizing():
-            return open_clip.get_tokenizer(name, trust_remote_code=False)
+            made = open_clip.get_tokenizer(name, trust_remote_code=False)
+        check_made(getattr(made, "tokenizer", None), name)
+        return made
     except TypeError as error:
         if "unexpected keyword argument 'trust_remote_code'" not in str(error):
             raise
         return open_clip.get_tokenizer(name)  # open_clip's own, which has no such code and no such argument
-    except (OSError, ImportError):
+    except (OSError, ImportError, RefusedError):
         raise
     except Exception as error:  # of many types, for files that are no tokenizer's
         if "trust_remote_code" in str(error):
@@ -207,76 +239,8 @@ def clip_tokenizer(name: str, remedy: str) -> Any:
         raise ValueError(f"the tokenizer of {name!r} cannot be loaded ({type(error).__name__}): {error}") from error
 
 
-def check_clip(name: str) -> None:
-    """`RefusedError` for a CLIP of a folder or the hub whose settings name code, paths, or counts beyond belief."""
-    schema, _, source = name.partition(":")
-    if schema not in ("local-dir", "hf-hub"):
-        return  # a name that open_clip itself describes
-    check_tokenizer_class(settings_of(source, "", "tokenizer_config.json"), source)
-    written = settings_of(source, "", "open_clip_config.json")
-    check_preprocessing(source, written.get("preprocess_cfg"))
-    settings = settings if isinstance(settings := written.get("model_cfg"), dict) else {}
-    check_counts(settings, source)
-    text, vision = (part if isinstance(part := settings.get(key), dict) else {} for key in ("text_cfg", "vision_cfg"))
-    given = text.get("tokenizer_kwargs") or {}
-    if not isinstance(given, dict) or given.keys() - TOKENIZER_SETTINGS:
-        raise RefusedError(f"{source} gives its tokenizer settings that are not passed on: {given}")
-    check_clip_names(source, vision.get("timm_model_name"), text.get("hf_tokenizer_name"), text.get("hf_model_name"))
-
-
-def check_preprocessing(source: str, settings: Any) -> None:
-    """ValueError for a mean or a deviation that is not three numbers: no picture could be prepared with it."""
-    for name, least in (("mean", -math.inf), ("std", 0.0)):
-        values = settings.get(name) if isinstance(settings, dict) else None
-        numbers = isinstance(values, list) and len(values) == 3 and all(type(value) in (int, float) for value in values)
-        if values is not None and not (numbers and all(least < value < math.inf for value in values)):
-            raise ValueError(f"the preprocessing of {source} has {name} {values}, which is not three numbers")
-
-
-def check_clip_names(source: str, vision: Any, tokenizer: Any, text: Any) -> None:
-    """`RefusedError` where a CLIP's settings name a part by a path, or a text tower that is code."""
-    if vision and (not isinstance(vision, str) or ":" in vision or "/" in vision):
-        raise RefusedError(f"{source} names the image tower {vision!r}: only timm's own are built")
-    for named in (tokenizer, text):
-        if named and (not isinstance(named, str) or named.startswith(("/", "~", "..", "./")) or ".." in named):
-            raise RefusedError(f"{source} names a part by the path {named!r}: parts lie in the folder, or on the hub")
-    if text and ("auto_map" in (config := settings_of(text)) or Path(text).exists()):
-        raise RefusedError(f"{source} has a text tower with Python code of its own, or in another folder: {text!r}")
-    elif text:
-        check_counts(config, text)
-
-
 def whisper_named(name: str, device: str | torch.device) -> Any:
     """One of openai-whisper's own models, downloaded once and compared with the checksum that whisper knows."""
     import whisper
 
     return whisper.load_model(name, device=device)
-
-
-def check_indexes(folder: Path) -> None:
-    """`RefusedError` for a folder whose index of shards names files outside of it."""
-    for index in folder.glob("*.index*.json") if folder.is_dir() else ():
-        shards = settings_of(folder, "", index.name).get("weight_map")
-        for shard in set(map(str, shards.values())) if isinstance(shards, dict) else ():
-            if leads_out(shard) or ":" in shard or (folder / shard).exists() and not (folder / shard).is_file():
-                raise RefusedError(f"{index} names the shard {shard!r}, which is no file of its folder")
-
-
-def settings_of(source: str | Path, subfolder: str = "", name: str = "config.json") -> dict[str, Any]:
-    """The settings of a folder or hub id; empty where there are none or they cannot be read, which the loader tells."""
-    place = Path(source, subfolder, name)
-    if not Path(source).exists():
-        from transformers.utils.hub import cached_file
-
-        repository, revision = split_revision(source)
-        try:
-            place = cached_file(repository, name, subfolder=subfolder, revision=revision)
-        except (OSError, ValueError):
-            return {}
-    if place is None or not Path(place).is_file():
-        return {}
-    try:
-        found = json.loads(Path(place).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

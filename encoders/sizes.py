@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from encoders.hub import split_revision
 
@@ -36,20 +38,21 @@ class RefusedError(ValueError):
 
 def check_counts(config: Any, source: Any) -> None:
     """`RefusedError` for a config that names more than 10,000 layers, blocks or levels of any kind."""
-    for key, value in _numbers(config):
-        if COUNTS.search(key) and value > MOST_LAYERS:
+    for key, value in values_in(config):
+        if isinstance(value, int | float) and COUNTS.search(key) and value > MOST_LAYERS:
             raise RefusedError(f"{source} asks for more than {MOST_LAYERS:,} {key}, which no model has")
 
 
-def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(config, Mapping):
-        for own, value in config.items():
-            yield from _numbers(value, str(own))
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from _numbers(value, key)
-    elif isinstance(config, int | float):
-        yield key, config
+def values_in(config: Any) -> Iterator[tuple[str, Any]]:
+    """All that settings hold, with its key: sections, lists, and their items by the key of the list."""
+    waiting = [("", config)]
+    while waiting:
+        key, value = waiting.pop()
+        yield key, value
+        if isinstance(value, Mapping):
+            waiting += ((str(own), inner) for own, inner in value.items())
+        elif isinstance(value, list | tuple):
+            waiting += ((key, inner) for inner in value)
 
 
 def check_deflation(path: str | Path) -> None:
@@ -91,23 +94,57 @@ class _Allowance(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in FACTORIES and _innermost.get() is self and "out" not in kwargs:
+        if _innermost.get() is not self:
+            return func(*args, **kwargs)
+        if func in FACTORIES and "out" not in kwargs:
             settings = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
-            made = func(*args, **{**settings, "device": "meta"})
-            self.bytes, self.tensors = self.bytes + made.numel() * made.element_size(), self.tensors + 1
-            if self._beyond() and not self.asked:
-                held, tensors = weights_in(self.source, self.subfolder) or (math.inf, math.inf)
-                self.limits = (SPARE_BYTES + GROWTH * held, SPARE_TENSORS + GROWTH * tensors)
-                self.asked = True
-            if self._beyond():
-                raise RefusedError(
-                    f"the settings of {self.source} ask for {self.bytes / 1e9:.3g} GB and more in {self.tensors:,} "
-                    "tensors and more, which its weights cannot fill: they are damaged, or not of this model"
-                )
-        return func(*args, **kwargs)
+            self._count(func(*args, **{**settings, "device": "meta"}))
+            return func(*args, **kwargs)
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if (told := _without_values(func, args, kwargs, given)) is not None:
+            self._count_table(told, given)
+            return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        self._count_table(made, given)
+        return made
+
+    def _count_table(self, made: Any, given: list[Tensor]) -> None:
+        """Counts what is computed and larger than what it is computed of: tables of positions, masks, copies."""
+        larger = isinstance(made, Tensor) and made.numel() > sum(map(torch.numel, given))
+        if larger and made.layout == torch.strided and not _is_view(made):
+            self._count(made)
+
+    def _count(self, made: Tensor) -> None:
+        self.bytes, self.tensors = self.bytes + made.numel() * made.element_size(), self.tensors + 1
+        if self._beyond() and not self.asked:
+            held, tensors = weights_in(self.source, self.subfolder) or (math.inf, math.inf)
+            self.limits = (SPARE_BYTES + GROWTH * held, SPARE_TENSORS + GROWTH * tensors)
+            self.asked = True
+        if self._beyond():
+            raise RefusedError(
+                f"the settings of {self.source} ask for {self.bytes / 1e9:.3g} GB and more in {self.tensors:,} "
+                "tensors and more, which its weights cannot fill: they are damaged, or not of this model"
+            )
 
     def _beyond(self) -> bool:
         return self.bytes > self.limits[0] or self.tensors > self.limits[1]
+
+
+def _is_view(tensor: Tensor) -> bool:
+    """Whether values of a tensor lie at the same place."""
+    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
+
+
+def _without_values(func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+    """What a function would make, as a tensor of the meta device; None where it must be small, or needs values."""
+    if math.prod(map(torch.numel, given)) * 8 <= SPARE_BYTES or all(tensor.is_meta for tensor in given):
+        return None
+    try:
+        moved = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in given}
+        args, kwargs = tree_map(lambda leaf: moved.get(id(leaf), leaf), (args, kwargs))
+        return func(*args, **kwargs)
+    except Exception:  # of many types
+        return None
 
 
 _innermost: ContextVar[_Allowance | None] = ContextVar("allowance", default=None)
@@ -138,15 +175,18 @@ def weights_in(source: str | Path, subfolder: str = "") -> tuple[int, int] | Non
 
 def weight_files(source: str | Path, subfolder: str = "") -> list[Path] | None:
     """The files of weights in a folder, or of a hub id in the cache, or the one file; None for no such thing."""
-    place = Path(source)
-    if place.is_file():
-        return [place]
-    folder = place / subfolder
-    if not place.is_dir():
-        if (cached := _cached(str(source), subfolder)) is None:
-            return None
-        folder = cached
+    if Path(source).is_file():
+        return [Path(source)]
+    if (folder := weights_folder(source, subfolder)) is None:
+        return None
     return [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS and file.is_file()]
+
+
+def weights_folder(source: str | Path, subfolder: str = "") -> Path | None:
+    """The folder of a model, or of a hub id in the cache; None where there is none."""
+    if Path(source).is_dir():
+        return Path(source, subfolder) if Path(source, subfolder).is_dir() else None
+    return None if Path(source).exists() else _cached(str(source), subfolder)
 
 
 def _cached(name: str, subfolder: str) -> Path | None:

@@ -1,21 +1,27 @@
 """Checkpoints: damage anywhere is noticed and named, the one before takes its place, and none holds NaN."""
 
+import json
 import logging
 import math
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmlm.training import NonFiniteLossError
 from mmlm.training.checkpoint import (
+    FILES,
     check_finite,
     latest_checkpoint,
     remove_checkpoints,
     remove_leftovers,
     save_checkpoint,
 )
+from support.training_objectives import CASES
 
 
 def save(folder: Path, step: int, keep: int = 2) -> Path:
@@ -109,3 +115,105 @@ def test_weights_and_moments_that_are_not_finite_are_named(tmp_path, value):
         check_finite({"w": good, "exp_avg_sq.w": bad}, {}, 4, tmp_path)
     with pytest.raises(NonFiniteLossError, match="not finite: average;"):
         check_finite({"w": good}, {"average": torch.tensor(math.nan)}, 4, tmp_path)
+
+
+# Checkpoints of whoever writes checksums too
+
+
+def other(section: str, **values: object) -> Callable[[dict], object]:
+    """A state with other values in one section."""
+    return lambda state: {**state, section: {**state[section], **values}}
+
+
+HUGE = 10**30
+STATES: dict[str, Callable[[dict], object]] = {
+    "no object": lambda state: [state],
+    "nothing": lambda state: {},
+    "deep": lambda state: "[" * 100_000,
+    "a huge step": lambda state: {**state, "step": HUGE, "progress": {**state["progress"], "step": HUGE}},
+    "another step": other("progress", step=5),
+    "a step of text": other("progress", step="6"),
+    "more steps than the run has": other("identity", steps=5),
+    "steps of text": other("identity", steps="6"),
+    "no identity": lambda state: {**state, "identity": None},
+    "a precision that is none": other("identity", precision=["float32"]),
+    "starting weights of text": other("identity", starting_weights={"0.weight": "1"}),
+    "weights in a list": lambda state: {**state, "weights": [1, 2]},
+    "huge weights": lambda state: {**state, "weights": dict.fromkeys(state["weights"], 10**400)},
+    "a count below zero": other("progress", count=-3),
+    "a sum of text": other("progress", loss_sum="1"),
+    "figures in a list": other("progress", figures=[1]),
+    "figures of text": other("progress", figures={"held_out_loss": "x"}),
+    "a loss of text": other("progress", last_loss="low"),
+    "unknown progress": other("progress", **{"__class__": "x"}),
+    "threads of text": lambda state: {**state, "threads": "all"},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run that is done, and a call that goes on from it."""
+    case, output = CASES["any loss"], tmp_path_factory.mktemp("run")
+    case.train(case.build(), output)
+    return output, lambda: case.train(case.build(), output)
+
+
+@contextmanager
+def changed(output: Path, file: str, change: Callable[[Path], object]) -> Iterator[None]:
+    """While a file of the last checkpoint is another, with checksums that agree."""
+    place = output / "checkpoints/step-00000006"
+    kept = {path.name: path.read_bytes() for path in place.iterdir()}
+    change(place / file)
+    (place / "SHA256SUMS").write_bytes(subprocess.check_output(["sha256sum", *FILES], cwd=place))
+    try:
+        yield
+    finally:
+        for name, data in kept.items():
+            (place / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_no_run_has_written_is_refused(run, name):
+    output, go_on = run
+
+    def change(path: Path) -> None:
+        found = STATES[name](json.loads(path.read_text()))
+        path.write_text(found if isinstance(found, str) else json.dumps(found))
+
+    refused = pytest.raises(ValueError, match=r"state.json is (none of a run|damaged)")
+    with changed(output, "state.json", change), refused:
+        go_on()
+    go_on()
+
+
+TENSORS: dict[str, Callable[[dict[str, torch.Tensor], str], dict[str, torch.Tensor]]] = {
+    "a single value": lambda tensors, name: {**tensors, name: torch.zeros(1, 1)},
+    "far more values": lambda tensors, name: {**tensors, name: torch.zeros(1000, 1000)},
+    "another name": lambda tensors, name: {f"{key}.": value for key, value in tensors.items()},
+}
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_that_are_not_the_runs_are_refused(run, file, name):
+    """One of a single value would be spread over a whole parameter; without its moments the run would be another."""
+    output, go_on = run
+
+    def change(path: Path) -> None:
+        tensors = load_file(path)
+        first = next(key for key, value in tensors.items() if value.ndim == 2)
+        save_file(TENSORS[name](tensors, first), path)
+
+    with (
+        changed(output, file, change),
+        pytest.raises(ValueError, match=r"no .* of the shape|has the shape|belongs to no parameter"),
+    ):
+        go_on()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_a_file_of_tensors_that_is_none_is_a_plain_error(run, file):
+    output, go_on = run
+    damaged = pytest.raises(ValueError, match=f"{file} is damaged")
+    with changed(output, file, lambda path: path.write_bytes(bytes(100))), damaged:
+        go_on()

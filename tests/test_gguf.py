@@ -302,6 +302,9 @@ def test_pieces_of_sentencepiece_are_merged_by_their_ids(tmp_path_factory):
 # Faults
 
 
+LONG = ["a" * 10**6, *(f"<{number}>" for number in range(256))]  # its halves alone are 10^12 characters
+
+
 def whole(tmp_path: Path, **changes) -> Path:
     model = families.language_model("llama")
     return gguf_files.model_file(tmp_path / "whole.gguf", model, "llama", families.tokenizer(), **changes)
@@ -327,6 +330,7 @@ def whole(tmp_path: Path, **changes) -> Path:
         ({"llama.block_count": None}, "lacks settings of a llama"),
         ({"tokenizer.ggml.model": "rwkv"}, "tokenizer of the kind 'rwkv', which is not read: give .* tokenizer="),
         ({"tokenizer.ggml.eos_token_id": 5000}, "special ones, than it has tokens"),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": LONG}, "a token of more than 1,000 characters"),
         ({"general.alignment": 0}, "no alignment 0"),
     ],
     ids=str,

@@ -20,7 +20,8 @@ ORDER = {
         ["retrieval"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
-        ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "pickles", "settings"], ["guarded"],
+        ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "patterns", "pickles", "settings"],
+        ["tokenizer_rules", "weights"], ["clip_settings"], ["guarded"],
         ["base", "clip_forms", "whisper_forms"], ["clip", "whisper"],
         ["transcription"],
     ],

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,15 @@ from support import families, gguf_files, parts
 from support.hub import hub
 
 ROOT = Path(__file__).parents[1]
+NANO = ROOT / "mmlm/nano"
 # In a process of its own, since huggingface_hub reads its environment when it is imported.
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path
 from huggingface_hub import constants
+from encoders.clip import ClipImageEncoder
+from encoders.settings import settings_of
+from encoders.weights import look_at_weights
 from mmlm.assembly.load import load
 from mmlm.assembly.frozen import causal_model
 from support import parts
@@ -33,7 +38,12 @@ for name in sys.argv[1:]:
         next(Path(constants.HF_HUB_CACHE).rglob(name)).unlink()
         continue
     try:
-        if kind == "whole":
+        if kind == "clip":
+            ClipImageEncoder.load(name)
+        elif kind == "adapter":
+            assert settings_of(name, name="adapter_config.json")["peft_type"] == "LORA"
+            look_at_weights(name, library="peft")  # as for `with_adapter`, without that package
+        elif kind == "whole":
             model = load(name, image_encoder=parts.image_encoder()).language_model.model
         else:
             model, _, lasting = causal_model(name, None, torch.float32)
@@ -44,8 +54,8 @@ for name in sys.argv[1:]:
         print(json.dumps(f"{type(error).__name__}: {error}"))
 """
 LOADED = {  # the revision that each of these names has
-    "lm:someone/lm": 0, "lm:someone/lm@v2": 1, "lm:someone/files/lm.gguf": 0, "lm:someone/files@v2/lm.gguf": 1,
-    "whole:someone/seeing@v1": 1,
+    "lm:someone/old": 0, "lm:someone/lm": 0, "lm:someone/lm@v2": 1, "lm:someone/files/lm.gguf": 0,
+    "lm:someone/files@v2/lm.gguf": 1, "whole:someone/seeing@v1": 1,
 }  # fmt: skip
 ABSENT = "no folder here, and no model of the hub at http://127.*HF_ENDPOINT.* correct the name, or log in"
 REFUSED = {
@@ -55,6 +65,9 @@ REFUSED = {
     "lm:someone/lm@v3": "someone/lm has no revision 'v3' on the hub",
     "whole:someone/seeing@v3": "someone/seeing has no revision 'v3' on the hub",
     "lm:someone/files/absent.gguf": "is no file of the hub", "lm:someone/files": "config.json",
+    "lm:someone/buffer": r"asks for a \w+\.bytearray", "lm:someone/shards": r"asks for a \w+\.bytearray",
+    "lm:someone/elsewhere": "names the shard '../a.bin', which is no file of weights of its folder",
+    "clip:someone/eyes": r"asks for a \w+\.bytearray", "adapter:someone/adapter": r"asks for a \w+\.bytearray",
     "lm:someone/broken": "did not give someone/broken \\(status 400\\)",
 }  # fmt: skip
 LACKING = ["lm:someone/lm", "lm:someone/other", "whole:someone/seeing", "lm:a/b/lm.gguf"]
@@ -63,6 +76,39 @@ LACKING = ["lm:someone/lm", "lm:someone/other", "whole:someone/seeing", "lm:a/b/
 def expected(seed: int) -> float:
     with torch.no_grad():
         return families.language_model("llama", seed)(torch.arange(3, 9).unsqueeze(0)).logits.sum().item()
+
+
+class Buffer:
+    """Unpickled, it is a buffer of 10^12 bytes."""
+
+    def __reduce__(self):
+        return bytearray, (10**12,)
+
+
+def publish_pickles(place: Path) -> None:
+    """Models whose weights are pickled: a good one, and others of which a pickle asks for more than there is."""
+    evil = {"a": Buffer()}
+    indexes = {"shards": "a-1.bin", "elsewhere": "../a.bin"}
+    for name in ("old", "buffer", *indexes):
+        folder = place / name / "main"
+        folder.mkdir(parents=True)
+        families.language_model("llama", 0).config.save_pretrained(folder)
+        families.tokenizer().save_pretrained(folder)
+        if shard := indexes.get(name):
+            index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
+            (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+            torch.save(evil, folder / "a-1.bin")
+        else:
+            weights = families.language_model("llama", 0).state_dict() if name == "old" else evil
+            torch.save(weights, folder / "pytorch_model.bin")
+    eyes = place / "eyes/main"
+    shutil.copytree(NANO / "image_encoder", eyes, copy_function=shutil.copyfile)
+    (eyes / "open_clip_model.safetensors").unlink()
+    torch.save(evil, eyes / "open_clip_pytorch_model.bin")
+    adapter = place / "adapter/main"
+    adapter.mkdir(parents=True)
+    torch.save(evil, adapter / "adapter_model.bin")
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +121,7 @@ def told(tmp_path_factory) -> dict[str, list]:
         families.tokenizer().save_pretrained(root / "someone/lm" / revision)
         folder.mkdir(parents=True)
         gguf_files.model_file(folder / "lm.gguf", model, "llama", families.tokenizer())
+    publish_pickles(root / "someone")
     model = parts.build("llama")
     model.language_model.name = "someone/lm@v2"
     model.save(root / "someone/seeing/v1")
@@ -85,6 +132,7 @@ def told(tmp_path_factory) -> dict[str, list]:
         environment = {
             **os.environ, "HF_ENDPOINT": address, "HF_HUB_CACHE": str(root / "cache"), "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_OFFLINE": "0",
+            "DISABLE_SAFETENSORS_CONVERSION": "1",
             "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{os.environ.get('PYTHONPATH', '')}",
         }  # fmt: skip
         command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *names]

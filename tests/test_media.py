@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+import gzip
 import hashlib
 import http.server
 import importlib
 import io
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
@@ -719,7 +721,80 @@ def test_a_name_that_nobody_answers_for_ends_at_the_deadline(monkeypatch):
     forever.set()
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[", "http://exa mple/", "http://:x/", "https://\n"])
-def test_malformed_addresses(url):
+ADDRESSES = [
+    "http://", "http://[", "http://exa mple/", "http://:x/", "https://\n", "http:///a.png", "http://:80/a.png",
+    "http://host:99999999999999999999/a.png", "http://host:65536/", "http://host:-1/", "http://host:0/",
+    "http://host:\u0661/", "http://host\0/a.png", "http://ho\rst/", "http://me:secret@host/", "http://@host/",
+    "http://[::1/", "http://[::1]x/", "http://[v9.a]/", "http://" + "a." * 10_000, "http://" + "a" * 64 + ".invalid/",
+    "http://..invalid/", "http://\ud800/", "http://host\uff20elsewhere/", "http://host\\@elsewhere/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ADDRESSES, ids=ascii)
+def test_addresses_that_are_none_are_refused_at_once(url, monkeypatch):
+    """Nobody is asked for the address of a name, nor waited for."""
+
+    def resolve(host, port, **_):
+        # As the system's resolver does it: a label that is none, or a port beyond a C integer
+        host.encode("idna")
+        struct.pack("q", port)
+        raise AssertionError(f"{host}:{port} was looked up")
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    monkeypatch.setattr("encoders.media.source._FETCH_SECONDS", 1000)  # a test that waits this long has failed
     with pytest.raises(MediaError, match="cannot be fetched"):
         load_image(url, allow_url=True)
+
+
+def test_an_error_of_the_resolver_ends_the_wait(monkeypatch):
+    def resolve(*_, **__):
+        raise OverflowError("Python int too large to convert to C long")
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    monkeypatch.setattr("encoders.media.source._FETCH_SECONDS", 1000)
+    with pytest.raises(MediaError, match="cannot be fetched"):
+        load_image("http://host/", allow_url=True)
+
+
+ANSWERS = {
+    "nothing": b"",
+    "no HTTP": b"220 ftp ready\r\n",
+    "no status": b"HTTP/1.1 9999999999 OK\r\n\r\n",
+    "a header without an end": b"HTTP/1.1 200 OK\r\nA: " + b"a" * 200_000,
+    "headers without an end": b"HTTP/1.1 200 OK\r\n" + b"A: a\r\n" * 50_000,
+    "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "a length of 5000 digits": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "a negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 99999999999\r\n\r\nabc",
+    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    "a chunk of negative size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n0\r\n\r\n",
+    "a chunk of 2^70": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 18 + b"\r\nabc",
+    "a chunk's line without an end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 200_000,
+    "a gzip bomb": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(10**8)),
+    "a redirect to nowhere": b"HTTP/1.1 302 Found\r\n\r\n",
+    "a redirect to itself": b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n",
+    "a redirect to a port that is none": b"HTTP/1.1 302 Found\r\nLocation: http://host:99999999999/\r\n\r\n",
+    "a redirect to a file": b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n",
+    "a redirect of no characters": b"HTTP/1.1 302 Found\r\nLocation: http://\xff\xfe/\r\n\r\n",
+    "an early end": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_whatever_a_server_answers_is_a_plain_error(answer, monkeypatch):
+    monkeypatch.setattr("encoders.media.fetch.is_public", lambda address: address == "127.0.0.1")
+    asked = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(65536))
+            with contextlib.suppress(ConnectionError):
+                self.request.sendall(ANSWERS[answer])
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as site:
+        site.daemon_threads, site.block_on_close = True, False
+        threading.Thread(target=site.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(MediaError, match="cannot be fetched|cannot be decoded|not an image|truncated|damaged"):
+            load_image(f"http://127.0.0.1:{site.server_address[1]}/", allow_url=True, max_bytes=10**6)
+        site.shutdown()
+    assert 0 < len(asked) < 20  # it is not asked for ever

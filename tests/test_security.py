@@ -759,6 +759,114 @@ def test_preprocessing_that_no_picture_could_pass_is_refused(trap, name, values)
         ClipImageEncoder.load(folder)
 
 
+def test_preprocessing_that_is_not_known_is_named(trap):
+    folder = trap.copy("image_encoder")
+    file = folder / "open_clip_config.json"
+    whole = file.read_text()
+    unknown = [
+        ("mode", "L"), ("mode", ["RGB"]), ("interpolation", "lanczos"), ("interpolation", 3), ("resize_mode", "x"),
+        ("fill_color", "x"), ("fill_color", 10**9), ("fill_color", True),
+    ]  # fmt: skip
+    for name, value in unknown:
+        file.write_text(whole)
+        change(file, **{f"preprocess_cfg__{name}": value})
+        with pytest.raises(ValueError, match=rf"preprocess_cfg in open_clip_config.json\) has {name} .*, which is no"):
+            ClipImageEncoder.load(folder)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_ends_of_a_text_are_ids(trap, file):
+    folder = trap.copy("language_model")
+    for value in ("x", -1, [[1]], [1, "2"], {"a": 1}, True, 1.5, 10**12):
+        change(folder / file, eos_token_id=value)
+        with pytest.raises(ValueError, match=rf"{file} of .* has eos_token_id .*, not ids of tokens"):
+            causal_model(folder, None, torch.float32)
+
+
+# Parts and ways to compute that settings name
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        dict(model_args={"checkpoint_path": "EVIL"}), dict(model_args={"pretrained_cfg": {"file": "EVIL"}}),
+        dict(architecture="local-dir:EVIL"), dict(architecture="hf-hub:someone/model"),
+        dict(model_args={"pretrained_cfg_overlay": {"url": "http://localhost/a.pth"}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_parts_of_timm_bring_no_weights_of_their_own(trap, named):
+    """Gemma 3n builds its image tower by timm, which would load what its settings name."""
+    text = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        head_dim=16, vocab_size=64, vocab_size_per_layer_input=64, hidden_size_per_layer_input=4, laurel_rank=2,
+        num_kv_shared_layers=0, altup_num_inputs=2, layer_types=["full_attention"], activation_sparsity_pattern=[0.0],
+    )  # fmt: skip
+    evil = trap.pickle(trap.folder / "evil.pt")
+    vision = json.loads(json.dumps(named).replace("EVIL", str(evil)))
+    folder = trap.copy("language_model")
+    vision = {"model_type": "gemma3n_vision", "architecture": "test_vit", "hidden_size": 64, **vision}
+    config = {"model_type": "gemma3n", "text_config": text, "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RefusedError, match="take a part from elsewhere") as caught:
+        causal_model(folder, None, torch.float32)
+    assert not trap.mark.exists() and "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attn_implementation", "someone/kernel"), ("_attn_implementation", "someone/kernel"),
+        ("_attn_implementation", "flash_attention_2"), ("attn_implementation", "flex_attention"),
+        ("_attn_implementation", {"": "paged|eager"}), ("experts_implementation", "someone/kernel"),
+        ("attn_implementation", 5),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ways_to_compute_are_those_of_torch_alone(trap, name, value):
+    """Kernels of the hub are code: they are neither fetched nor run, and the logits are those without them."""
+    folder = trap.copy("language_model", **{name: value})
+    ids = torch.arange(3, 9).unsqueeze(0)
+    with torch.no_grad():
+        found = causal_model(folder, families.tokenizer(), torch.float32)[0](ids).logits
+        plain = causal_model(NANO / "language_model", families.tokenizer(), torch.float32)[0](ids).logits
+    torch.testing.assert_close(found, plain)
+
+
+@pytest.mark.parametrize("layers", [1, 100])
+@pytest.mark.parametrize("model_type", ["gptj", "codegen"])
+def test_tables_of_positions_are_no_larger_than_the_weights(trap, model_type, layers):
+    """They are computed of two rows of numbers, and no weights of the file are shaped like them."""
+    sizes = dict(n_embd=16, n_layer=layers, n_head=4, vocab_size=64, n_ctx=64)
+    long = dict(n_positions=10**5, rotary_dim=2 * 10**4) if layers == 1 else dict(n_positions=10**4, rotary_dim=1000)
+    folder = trap.copy("language_model")
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **sizes, **long}))
+    refused(lambda: causal_model(folder, families.tokenizer(), torch.float32))
+
+
+def test_what_is_computed_is_counted_before_memory_is_taken(tmp_path):
+    """On the CPU, where it would be taken; and what only looks larger is not counted."""
+    save_file({"a": torch.zeros(1)}, tmp_path / "small.safetensors")
+    row = torch.zeros(10**6)
+    with believed(tmp_path):
+        for _ in range(50):
+            row.expand(10**6, -1)
+            row + 1
+        with pytest.raises(RefusedError, match="ask for 4e\\+03 GB"):
+            row[:, None] * row
+    with believed(tmp_path), pytest.raises(RefusedError):
+        for _ in range(100):
+            row[:1000, None] * row[:1000]
+
+
+def test_settings_nested_without_end_are_plain_errors(trap):
+    folder = trap.copy("language_model")
+    for depth in (900, 100_000):
+        (folder / "config.json").write_text('{"model_type": "llama", "a": ' + "[" * depth + "]" * depth + "}")
+        with pytest.raises(DOCUMENTED):
+            causal_model(folder, None, torch.float32)
+
+
 # Tars, recipes, links
 
 

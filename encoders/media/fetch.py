@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+_MOST_CHARACTERS = 8000  # of an address: what servers take
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 
@@ -39,6 +41,7 @@ def fetch(url: str, check: Callable[[int], None], seconds: float) -> bytes:
     Proxies that the environment names are not used: they would connect in our place.
     OSError, HTTPException or ValueError for what cannot be fetched; TimeoutError where it takes longer.
     """
+    check_address(url)
     end = time.monotonic() + seconds
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Redirects, _Http(end), _Https(end))
     data = bytearray()
@@ -58,6 +61,27 @@ def fetch(url: str, check: Callable[[int], None], seconds: float) -> bytes:
     return bytes(data)
 
 
+def check_address(url: str) -> None:
+    """ValueError for an address that is none of http(s): by its kind, its host, its port, its length or characters."""
+    if len(url) > _MOST_CHARACTERS:
+        raise ValueError(f"it has more than {_MOST_CHARACTERS:,} characters")
+    if any(ord(character) <= 32 or ord(character) == 127 for character in url):
+        raise ValueError("it holds spaces or control characters; write them as %20 and the like")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{url[:80]!r} is not http(s)")
+    if "@" in parts.netloc:
+        raise ValueError("names and passwords in addresses are not sent")
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    if "[" in parts.netloc or "]" in parts.netloc:
+        ipaddress.IPv6Address(parts.hostname.partition("%")[0])  # ValueError for what is none
+        if not re.fullmatch(r"\[[^\[\]]*\](:\d*)?", parts.netloc):
+            raise ValueError(f"{parts.netloc!r} is no host")
+    if parts.port == 0:  # of other ports that are none, `port` itself raises the error
+        raise ValueError("there is no port 0")
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https addresses only."""
 
@@ -70,9 +94,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """The request to the new address; URLError where that is neither http nor https."""
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.URLError(f"redirected to {newurl[:80]!r}, which is not http(s)")
+        """The request to the new address; ValueError where that is none of http(s)."""
+        try:
+            check_address(newurl)
+        except ValueError as error:
+            raise ValueError(f"it leads on to another address: {error}") from error
         fp.close()  # which urllib would read to its end
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -169,8 +195,8 @@ def _resolved(host: str, port: int, end: float) -> Any:
     def resolve() -> None:
         try:
             answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, ValueError) as error:  # ValueError: a label that is empty or too long
-            answer.put(error)
+        except Exception as error:  # of many types: a label that is empty or too long, a number beyond a C integer
+            answer.put(error if isinstance(error, OSError) else OSError(f"{host!r} cannot be looked up: {error}"))
 
     threading.Thread(target=resolve, daemon=True).start()
     try:

@@ -13,16 +13,18 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from decoders.files import save_tensors, sync
+from encoders.model_files import read_json
 from mmlm.training.result import NonFiniteLossError
 
 log = logging.getLogger(__name__)
@@ -40,13 +42,28 @@ class Checkpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """By name, on the CPU."""
-        return load_file(self.folder / "model.safetensors")
+        """By name, on the CPU. ValueError for a file that is damaged in spite of its checksum."""
+        return _tensors(self.folder / "model.safetensors")
 
     @property
     def optimizer(self) -> dict[str, Tensor]:
-        """What `optimizer_tensors` took, on the CPU."""
-        return load_file(self.folder / "optimizer.safetensors")
+        """What `optimizer_tensors` took, on the CPU. ValueError as for `weights`."""
+        return _tensors(self.folder / "optimizer.safetensors")
+
+    def weights_like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of these names. ValueError where one is missing, or has another shape."""
+        found = self.weights
+        for name, tensor in tensors.items():
+            if name not in found or found[name].shape != tensor.shape:
+                raise ValueError(f"{self.folder / 'model.safetensors'} has no {name} of the shape {list(tensor.shape)}")
+        return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def save_checkpoint(
@@ -93,7 +110,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     damages = []
     for place in candidates:
         if (damage := _damage(place)) is None:
-            return Checkpoint(place, json.loads((place / "state.json").read_text()))
+            return Checkpoint(place, read_json(place / "state.json"))
         damages.append(f"{place.name}: {damage}")
         log.warning("the checkpoint %s is damaged (%s) and is passed over", place, damage)
     if candidates:
@@ -134,7 +151,10 @@ def optimizer_tensors(optimizers: Sequence[Optimizer], names: dict[Parameter, st
 def load_optimizer_tensors(
     optimizers: Sequence[Optimizer], names: dict[Parameter, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Restores what `optimizer_tensors` took, on the parameter's device, where fused AdamW keeps all of its state."""
+    """Restores what `optimizer_tensors` took, on the parameter's device, where fused AdamW keeps all of its state.
+
+    ValueError for what belongs to no parameter, or has another shape.
+    """
     parameters = {name: parameter for parameter, name in names.items()}
     owner = {
         parameter: optimizer for optimizer in optimizers for group in optimizer.param_groups
@@ -142,8 +162,11 @@ def load_optimizer_tensors(
     }  # fmt: skip
     for key, value in tensors.items():
         entry, _, name = key.partition(".")
-        if (parameter := parameters.get(name)) is not None:
-            owner[parameter].state[parameter][entry] = value.clone().to(parameter.device)
+        if (parameter := parameters.get(name)) is None:
+            raise ValueError(f"{key} of a checkpoint belongs to no parameter that is trained")
+        if value.ndim and value.shape != parameter.shape:
+            raise ValueError(f"{key} of a checkpoint has the shape {list(value.shape)}, not {list(parameter.shape)}")
+        owner[parameter].state[parameter][entry] = value.clone().to(parameter.device)
 
 
 def _folders(folder: Path) -> list[Path]:

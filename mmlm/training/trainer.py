@@ -35,6 +35,7 @@ from mmlm.training.owner import owned
 from mmlm.training.precision import computing, resolve
 from mmlm.training.reporting import Counter, resumed, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
+from mmlm.training.state import progress_of
 from mmlm.training.stopping import stop_requests
 
 
@@ -121,6 +122,7 @@ class Trainer:
     def _restore(self) -> bool:
         """Takes up the newest checkpoint, if there is one; sets the identity of the run."""
         checkpoint = latest_checkpoint(self.checkpoints)
+        done = self.done if checkpoint is None else progress_of(checkpoint)
         if checkpoint is not None and self.asked.precision == "auto":  # what it began with, on whatever hardware
             precision = checkpoint.state["identity"].get("precision", self.config.precision)
             self.config = dataclasses.replace(self.config, precision=precision)
@@ -137,8 +139,7 @@ class Trainer:
             return False
         check_identity(checkpoint, self.identity, self.output, self.config.extend)
         self.identity = {**checkpoint.state["identity"], "steps": self.steps}
-        self.done = Progress(**checkpoint.state["progress"])
-        weights = checkpoint.weights
+        weights, self.done = checkpoint.weights_like(tensors), done
         with torch.no_grad(), self.objective.changing():
             for name, tensor in tensors.items():
                 tensor.copy_(weights[name])

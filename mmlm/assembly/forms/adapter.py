@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from encoders.guarded import settings_of, with_adapter
+from encoders.guarded import with_adapter
 from encoders.hub import split_revision
+from encoders.settings import settings_of
 
 INSTALL = "pip install 'mmlm[peft]'"
 

@@ -42,6 +42,7 @@ class Split:
     begins: bool = False
 
 
+MOST_PIECE = 1000  # characters of a token that is looked for in two halves, at each of its places
 GPT2, DIGITS = Split(), Split(digits=True)
 LLAMA3 = Split(rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}", whole=True, begins=True)
 QWEN2 = Split(rf"{_WORDS}|\p{{N}}|{_REST}", composed=True)
@@ -123,6 +124,8 @@ def _sentencepiece(file: GgufFile, told: dict[str, Any], vocabulary: dict[str, i
     scores = [score for score, type_ in zip(told.get("scores", ()), types) if type_ == NORMAL]
     if any(after > before for before, after in zip(scores, scores[1:])):
         raise ValueError(f"{file.path} has a tokenizer whose tokens are not in the order of their merges: {GIVE}")
+    if max(map(len, vocabulary), default=0) > MOST_PIECE:
+        raise RefusedError(f"{file.path} has a token of more than {MOST_PIECE:,} characters")
     merges = []
     for token in vocabulary:
         halves = ((token[:place], token[place:]) for place in range(len(token) - 1, 0, -1))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoders.gguf import is_gguf, read_gguf
-from encoders.guarded import from_pretrained, settings_of
+from encoders.guarded import from_pretrained
 from encoders.hub import cache_fault, hub_fault, split_revision
+from encoders.settings import settings_of
 from encoders.sizes import RefusedError
 from mmlm.assembly.forms.adapter import adapted, adapter_settings, base_of
 from mmlm.assembly.forms.gguf import gguf_config, gguf_model
