@@ -11,10 +11,13 @@ from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from encoders.media.sound import SAMPLE_RATE, Audio
+from encoders.transcription.passes import hear
+from encoders.transcription.transcriber import Transcriber
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.acceleration.copies import Copies, use_packed
 from mmlm.acceleration.kernels import has_onednn, reduces_range
 from mmlm.acceleration.packing import pack_layers, unpack_layers
+from mmlm.acceleration.speech import pack_transcriber
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from support import families, hearing, kernels, parts
@@ -99,6 +102,27 @@ def test_a_packed_whisper_writes_down_the_same():
     assert model.transcribe(sound, language="en", temperatures=(1.0,)).text == said.text
     # Two blocks of the encoder with six linear layers, one of the decoder with ten.
     assert products(lambda: model.transcribe(sound, language="en", temperatures=(1.0,))) > 2 * 6 + 10
+
+
+def test_what_a_quantised_whisper_hears_is_exact_and_what_it_writes_is_not():
+    whisper = hearing.tiny_whisper(sharpness=0.3)
+    transcriber = Transcriber(whisper)
+    mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[1, 2, 3]])
+
+    def both() -> tuple[list[Tensor], Tensor]:
+        heard = hear(whisper, mel[0])
+        own = [heard.features, *(tensor for pair in heard.keys_values for tensor in pair)]
+        return own, whisper.decoder(tokens, heard.features)
+
+    with torch.no_grad():
+        plain, written = both()
+        pack_transcriber(transcriber, "int8")
+        with transcriber.computing():
+            packed, quantised = both()
+    for one, other in zip(packed, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert 1e-3 < (quantised - written).abs().max() / written.abs().max() < 0.2
 
 
 @FEW_FAMILIES

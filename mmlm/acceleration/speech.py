@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 def pack_transcriber(transcriber: Transcriber, weights: Weights = "exact") -> list[Chosen]:
     """Lets a transcriber on a CPU compute with packed weights, see `pack`; gives the kernels that were chosen.
 
-    weights: "fp16", "int8" and "int4" quantise all of Whisper, its encoder too: its text may change. ValueError for
-    another value, and for a transcriber on a GPU.
+    weights: "fp16", "int8" and "int4" quantise the layers that write: text may change. Those that hear, the encoder
+    and the keys and values of a recording, stay exact: they take a whole window at once, for which int8 has one scale.
+    ValueError for another value, and for a transcriber on a GPU.
     """
     device = transcriber.model.device
     if device.type != "cpu":
         raise ValueError(f"packed weights are for a CPU, and Whisper is on {device}")
-    chosen = []
-    for part in (transcriber.model, transcriber.output):
+    model, chosen = transcriber.model, []
+    for part in (model, transcriber.output):
         pack_layers(part, weights)
+    crossing = [module for name, module in model.decoder.named_modules() if name.endswith("cross_attn")]
+    for part in (model.encoder, *(layer for module in crossing for layer in (module.key, module.value))):
+        pack_layers(part)
+    for part in (model, transcriber.output):
         chosen += choose_kernels(part)
     transcriber.computing = use_packed
     return chosen
