@@ -30,7 +30,9 @@ def look_at_weights(source: str | Path, subfolder: str = "", library: str | None
     for index in folder.glob("*.index*.json") if folder is not None else ():
         for shard in _shards(index):
             if leads_out(shard) or Path(shard).suffix not in WEIGHTS or Path(shard).name != shard or ":" in shard:
-                raise RefusedError(f"{index} names the shard {shard!r}, which is no file of weights of its folder")
+                raise RefusedError(
+                    f"{index} names the shard {shard!r}, which is no file of its folder, or none of weights"
+                )
             if (index.parent / shard).exists() and not (index.parent / shard).is_file():
                 raise RefusedError(f"{index} names the shard {shard!r}, which is no file")
     for file in weight_files(source, subfolder) or ():

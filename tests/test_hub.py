@@ -66,7 +66,7 @@ REFUSED = {
     "whole:someone/seeing@v3": "someone/seeing has no revision 'v3' on the hub",
     "lm:someone/files/absent.gguf": "is no file of the hub", "lm:someone/files": "config.json",
     "lm:someone/buffer": r"asks for a \w+\.bytearray", "lm:someone/shards": r"asks for a \w+\.bytearray",
-    "lm:someone/elsewhere": "names the shard '../a.bin', which is no file of weights of its folder",
+    "lm:someone/elsewhere": "names the shard '../a.bin', which is no file of its folder, or none of weights",
     "clip:someone/eyes": r"asks for a \w+\.bytearray", "adapter:someone/adapter": r"asks for a \w+\.bytearray",
     "lm:someone/broken": "did not give someone/broken \\(status 400\\)",
 }  # fmt: skip
