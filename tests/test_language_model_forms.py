@@ -74,7 +74,7 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, form, name):
     written = json.loads(index.read_text())
     written["weight_map"] = {key: name.format(shard) for key, shard in written["weight_map"].items()}
     index.write_text(json.dumps(written))
-    with pytest.raises(RefusedError, match="names the shard .* no file of weights of its folder"):
+    with pytest.raises(RefusedError, match="names the shard .* no file of its folder"):
         loaded(place)
 
 
