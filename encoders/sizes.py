@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from encoders.hub import split_revision
 
@@ -100,7 +99,8 @@ class _Allowance(TorchFunctionMode):
             settings = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
             self._count(func(*args, **{**settings, "device": "meta"}))
             return func(*args, **kwargs)
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        given: list[Tensor] = []
+        _changed((args, kwargs), given.append)
         if (told := _without_values(func, args, kwargs, given)) is not None:
             self._count_table(told, given)
             return func(*args, **kwargs)
@@ -141,10 +141,19 @@ def _without_values(func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> A
         return None
     try:
         moved = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in given}
-        args, kwargs = tree_map(lambda leaf: moved.get(id(leaf), leaf), (args, kwargs))
+        args, kwargs = _changed((args, kwargs), lambda tensor: moved[id(tensor)])
         return func(*args, **kwargs)
     except Exception:  # of many types
         return None
+
+
+def _changed(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Lists, tuples and dictionaries of arguments with what `change` makes of each tensor in them."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)(_changed(own, change) for own in value)
+    return {key: _changed(own, change) for key, own in value.items()} if type(value) is dict else value
 
 
 _innermost: ContextVar[_Allowance | None] = ContextVar("allowance", default=None)

@@ -220,7 +220,7 @@ def bystanders(trap: Trap) -> object:
     (folder / "custom_generate").mkdir()
     trap.code(folder / "custom_generate", "generate")
     own = {"auto_map": {"AutoProcessor": "own.T", "AutoImageProcessor": "own.T", "AutoFeatureExtractor": "own.T"}}
-    for name in ("processor_config", "preprocessor_config", "feature_extractor", "adapter_config"):
+    for name in ("processor_config", "preprocessor_config", "feature_extractor"):
         (folder / f"{name}.json").write_text(json.dumps(own))
     (folder / "model_index.json").write_text(json.dumps({"_class_name": ["pipeline", "C"], "scheduler": ["own", "C"]}))
     return causal_model(folder, None, torch.float32)

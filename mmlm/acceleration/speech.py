@@ -25,8 +25,9 @@ def pack_transcriber(transcriber: Transcriber, weights: Weights = "exact") -> li
     model, chosen = transcriber.model, []
     for part in (model, transcriber.output):
         pack_layers(part, weights)
-    crossing = [module for name, module in model.decoder.named_modules() if name.endswith("cross_attn")]
-    for part in (model.encoder, *(layer for module in crossing for layer in (module.key, module.value))):
+    of_a_window = ("cross_attn.key", "cross_attn.value")
+    crossing = [module for name, module in model.decoder.named_modules() if name.endswith(of_a_window)]
+    for part in (model.encoder, *crossing):
         pack_layers(part)
     for part in (model, transcriber.output):
         chosen += choose_kernels(part)
