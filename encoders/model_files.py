@@ -45,10 +45,10 @@ class ModelFiles:
         """The names of all files, for messages; none where the hub does not tell them."""
         if self.is_folder:
             return sorted(os.listdir(self.name))
-        from huggingface_hub import list_repo_files
+        from huggingface_hub import HfApi
 
-        try:
-            return sorted(list_repo_files(self.name))
+        try:  # once: listing the files page by page would try again for half a minute
+            return sorted(file.rfilename for file in HfApi().model_info(self.name, timeout=10).siblings or ())
         except Exception:  # the message does without them
             return []
 

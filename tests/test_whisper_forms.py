@@ -488,6 +488,7 @@ def test_what_the_hub_says_is_one_line_that_says_what_to_do(monkeypatch, error, 
         raise raised
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fails)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
     with pytest.raises(FileNotFoundError, match=reason) as caught:
