@@ -274,6 +274,8 @@ def test_forms_of_one_message_are_one_message(tmp_path):
          "is a data: URL or an http"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a.b/c.png"}}]}], MediaError,
          "pass allow_url=True"),
+        ([{"role": "user", "content": [{"type": "video", "url": "https://a.b/c.mp4"}]}], MediaError,
+         "are not fetched; download it"),
         ([{"role": "user", "content": [{"type": "audio", "url": "https://a.b/c.wav"}]}], MediaError, "allow_url=True"),
         ([{"role": "user", "content": [END_OF_CHUNK]}], TypeError, "holds texts, pictures and recordings"),
         ([{"role": "user", "content": [Markup("<s>")]}], TypeError, "not Markup"),
@@ -410,6 +412,11 @@ def test_examples_of_ask_are_turns_and_messages_come_before():
     expected = model.chat([*before, *said(*shown[0], "and wings?")], max_new_tokens=6)
     found = model.ask(None, transcript="and wings?", messages=before, examples=shown, max_new_tokens=6)
     assert found == expected
+    asked = [*before, *said("and wings?")]
+    assert model.ask(messages=asked, max_new_tokens=6) == model.chat(asked, max_new_tokens=6)
+    for nothing in ({}, {"messages": asked, "examples": shown}):
+        with pytest.raises(ValueError, match="nothing to answer: give"):
+            model.ask(**nothing)
     own = chatting(TEMPLATES["chatml"] + "{{ 'No.' if hurry is defined }}")
     assert own.ask(None, transcript="a", chat_template_kwargs={"hurry": True}, max_new_tokens=6) == own.chat(
         said("a"), chat_template_kwargs={"hurry": True}, max_new_tokens=6

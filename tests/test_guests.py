@@ -185,6 +185,11 @@ def test_a_model_that_lies_on_disk_writes_what_it_writes_in_memory(tmp_path):
             tmp_path, device_map=places, offload_folder=tmp_path / "off", dtype=torch.float32
         )
     )
+    with pytest.raises(ValueError, match="give them a device in device_map"):
+        elsewhere = places | {"model.embed_tokens": "disk"}
+        dressed(
+            lambda model: type(model).from_pretrained(tmp_path, device_map=elsewhere, offload_folder=tmp_path / "a")
+        )
     assert any(tensor.is_meta for tensor in placed.language_model.model.parameters())
     expected = everything(plain)
     assert everything(placed) == expected

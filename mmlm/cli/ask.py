@@ -15,6 +15,7 @@ from mmlm.cli.options import (
     SOUND_LIMITS,
     add_batch_options,
     add_generation_options,
+    add_hearing_options,
     add_model_options,
     add_reading_options,
     file_path,
@@ -42,15 +43,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--data", type=file_path, metavar="DATA", help="tars or manifest: its recordings, without their texts"
     )
     verb.add_argument("--image", type=file_path, metavar="IMAGE", help="the picture that the question is about")
-    verb.add_argument(
-        "--mode",
-        choices=("transcript", "features", "both"),
-        default="transcript",
-        help="what the language model gets: the words, what the adapters hear, or both (default: transcript)",
-    )
+    add_hearing_options(verb)
     verb.add_argument("--show-transcript", action="store_true", help="print what was said before the answer")
     verb.add_argument("--few-shot", action="store_true", help="for a language model that only continues text")
-    verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
     add_batch_options(verb)
     add_model_options(verb)
     add_reading_options(verb, *SOUND_LIMITS, "max_pixels")

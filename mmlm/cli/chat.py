@@ -15,6 +15,7 @@ from mmlm.cli.loading import load_model
 from mmlm.cli.options import (
     SOUND_LIMITS,
     add_generation_options,
+    add_hearing_options,
     add_model_options,
     add_reading_options,
     file_path,
@@ -22,7 +23,7 @@ from mmlm.cli.options import (
 )
 
 EXAMPLES = """\
-  mmlm chat --language-model HuggingFaceTB/SmolLM2-360M-Instruct --audio-encoder base
+  mmlm chat --language-model HuggingFaceTB/SmolLM2-360M-Instruct --audio-encoder whisper/base
   mmlm chat "what color is the circle?" --image first.png
   mmlm chat --messages talk.json --json            (answers the last message of a conversation)
   printf 'hello\\nand in French?\\n' | mmlm chat --model chat-small --system "Answer in one word." --save talk.json"""
@@ -41,13 +42,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--messages", type=file_path, metavar="FILE", help="a conversation to go on with: JSON as OpenAI's API has it"
     )
     verb.add_argument("--save", type=file_path, metavar="FILE", help="keep the conversation there after each answer")
-    verb.add_argument(
-        "--mode",
-        choices=("transcript", "features", "both"),
-        default="transcript",
-        help="recordings as their words, as what the adapters hear, or both (default: transcript)",
-    )
-    verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
+    add_hearing_options(verb)
     verb.add_argument(
         "--chat-template-kwargs", type=json_object, metavar="JSON", help="""such as '{"enable_thinking": false}'"""
     )

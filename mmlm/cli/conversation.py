@@ -148,7 +148,9 @@ class Conversation:
         args, model = self.args, self.model
         keywords = args.chat_template_kwargs
         prompt = model.chat_prompt(self.turns, mode="features", chat_template_kwargs=keywords)
-        options = {"max_new_tokens": room(model, [prompt]), **self.options}
+        options = dict(self.options)
+        if "max_new_tokens" not in options:
+            options["max_new_tokens"] = room(model, [prompt])
         if args.json or options.get("num_beams", 1) > 1:
             result = one_result(model.generate(prompt, **options))
             print_record(args, {"role": "assistant", "content": result.answer.strip(), **result.to_dict()}, result.text)

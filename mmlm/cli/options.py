@@ -76,6 +76,17 @@ def reading_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
+def add_hearing_options(verb: argparse.ArgumentParser) -> None:
+    """How a recording reaches the language model."""
+    verb.add_argument(
+        "--mode",
+        choices=("transcript", "features", "both"),
+        default="transcript",
+        help="what the language model gets: the words, what the adapters hear, or both (default: transcript)",
+    )
+    verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
+
+
 PARTS = {
     "language_model": "a causal language model: a folder, a file of GGUF, or a hub id",
     "image_encoder": "a CLIP: a name of open_clip, a folder, a file or a hub id",

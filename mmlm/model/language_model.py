@@ -78,6 +78,8 @@ class LanguageModel(Changing):
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
         self.config: Any = model.config.get_text_config()
         embedding, head = embedding_and_head(model)
+        if weight_of(embedding).is_meta or weight_of(head).is_meta:
+            raise ValueError("the embedding and the head lie on disk or beside: give them a device in device_map")
         vocabulary_size = weight_of(head).shape[0]
         if weight_of(embedding).shape[0] != vocabulary_size:
             raise ValueError(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from encoders.media.image import load_image
-from encoders.media.sound import Audio, load_audio
+from encoders.media.sound import load_audio
+from encoders.media.source import MediaError, label_of
 from encoders.media.video import load_video
 from mmlm.prompting.parts import Image, Sound, as_part
 
@@ -173,9 +174,10 @@ def _medium(kind: str, source: Any, allow_url: bool) -> Image | Sound:
         return source
     away = isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
     if kind == "audio":
-        one = isinstance(source, (Audio, tuple)) or not away
-        return Sound(source if one else load_audio(source, allow_url=allow_url))
+        return Sound(load_audio(source, allow_url=allow_url) if away else source)
     if kind == "video":
+        if away:
+            raise MediaError(f"{label_of(source)}: videos are not fetched; download it")
         return Image(load_video(source))
     return Image(load_image(source, allow_url=allow_url) if away else source)
 

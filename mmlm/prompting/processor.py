@@ -95,6 +95,10 @@ class Processor:
         with tokenizing():
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
+        return self._with_rows(ids, text)
+
+    def _with_rows(self, ids: list[int], text: str) -> list[int]:
+        """The ids of a text; ValueError for one without a row."""
         if max(ids, default=0) >= self.vocabulary.offset:
             raise ValueError(
                 f"the tokenizer gives id {max(ids)} in {text[:80]!r}, but the language model's vocabulary has "
@@ -150,13 +154,15 @@ class Processor:
 
         Where a control token in it is not the markup's, each part is tokenized on its own.
         """
-        apart = [self._part_ids(part) for part in run]
+        for part in run:
+            check_text(part.text if isinstance(part, Markup) else part)
+        whole = "".join(part.text if isinstance(part, Markup) else part for part in run)
         with tokenizing():
-            whole = self.tokenizer("".join(getattr(part, "text", part) for part in run), add_special_tokens=False)
-        own = [ids for part, ids in zip(run, apart, strict=True) if isinstance(part, Markup)]
-        if self._controls(whole["input_ids"]) == [token for ids in own for token in self._controls(ids)]:
-            return whole["input_ids"]
-        return [token for ids in apart for token in ids]
+            ids = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        own = [token for part in run if isinstance(part, Markup) for token in self._controls(self._part_ids(part))]
+        if self._controls(ids) == own:
+            return self._with_rows(ids, whole)
+        return [token for part in run for token in self._part_ids(part)]
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
         return [token for token in ids if token in self._control]

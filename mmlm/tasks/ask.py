@@ -12,7 +12,7 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.conversation import chat_prompt
 from mmlm.prompting.messages import Message, Role, as_messages
 from mmlm.prompting.parts import Image, Media, Sound
-from mmlm.prompting.templates import CHAT
+from mmlm.prompting.templates import CHAT, PromptTemplate
 from mmlm.tasks.chat import Mode, check_mode, heard
 from mmlm.tasks.generate import generate
 from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
@@ -32,7 +32,7 @@ ROLES: tuple[Role, Role] = ("user", "assistant")
 @takes_options
 def ask(
     model: MultimodalNetwork,
-    recordings: Any,
+    recordings: Any = None,
     question: Any = None,
     image: Any = None,
     *,
@@ -50,7 +50,7 @@ def ask(
     """The answer to the question asked in a recording, or to a `question` about it; `image` is what it is about.
 
     Lists of recordings, questions or pictures give a list. A recording is anything `encoders.media.open_audio` reads.
-    messages: a conversation that went before, as `chat` takes it.
+    messages: a conversation that went before, as `chat` takes it; by itself, its last message is answered.
     mode: "transcript" has Whisper write down what is said and the language model answer that, which needs no trained
         adapters, except for the picture; "features" lets the trained adapters hear the recording itself; "both" does
         both.
@@ -69,6 +69,9 @@ def ask(
     rows, batch = as_rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
     tokenizer = model.processor.tokenizer
     before = as_messages(messages) if messages else []
+    alone = recordings is question is image is transcript is None
+    if alone and (shown or not before):
+        raise ValueError("there is nothing to answer: give a recording, its transcript, a question or messages")
     if chat is None:
         text_alone = mode == "transcript" and image is None
         chat = bool(getattr(tokenizer, "chat_template", None)) and (bool(before) or text_alone)
@@ -76,19 +79,25 @@ def ask(
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
     template = CHAT if chat else model.template
     before = [heard(model, turn, mode, language, template) for turn in before]
-    asked = [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
+    last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     if chat:
         before += [Message(role, (text,)) for pair in shown for role, text in zip(ROLES, pair, strict=True)]
-        prompts = [
-            chat_prompt(tokenizer, [*before, Message("user", tuple(parts))], chat_template_kwargs) for parts in asked
-        ]
+        turns = [[*before, Message("user", tuple(parts))] for parts in last] or [before]
+        prompts = [chat_prompt(tokenizer, own, chat_template_kwargs) for own in turns]
     else:
-        shots = [f"{model.template.spoken_prompt([], question)[0]}{reply}\n" for question, reply in shown]
-        prompts = [[*model.template.conversation(before), *shots, *parts] for parts in asked]
+        prompts = _without_chat(model.template, before, shown, last)
         if shown:
             stop = options.get("stop", ())
             options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)
+
+
+def _without_chat(
+    template: PromptTemplate, before: list[Message], shown: list[tuple[str, str]], last: list[list[Any]]
+) -> list[list[Any]]:
+    """Prompts by a model's own template: a conversation, examples, and what is asked."""
+    shots = [f"{template.spoken_prompt([], question)[0]}{reply}\n" for question, reply in shown]
+    return [[*template.conversation(before), *shots, *parts] for parts in last or [[]]]
 
 
 def _prompt(

@@ -54,7 +54,8 @@ def chat(
         )
         for one in found
     ]
-    options = {"max_new_tokens": room(model, prompts), **options}
+    if "max_new_tokens" not in options:
+        options["max_new_tokens"] = room(model, prompts)
     return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)
 
 
