@@ -421,6 +421,8 @@ def test_examples_of_ask_are_turns_and_messages_come_before():
     assert own.ask(None, transcript="a", chat_template_kwargs={"hurry": True}, max_new_tokens=6) == own.chat(
         said("a"), chat_template_kwargs={"hurry": True}, max_new_tokens=6
     )
+    with pytest.raises(TypeError, match="unknown option 'enable_thinking'; .*chat_template_kwargs="):
+        own.ask(None, transcript="a", enable_thinking=False)
     with pytest.raises(ValueError, match="pass chat=True"):
         model.ask(None, transcript="a", chat=False, chat_template_kwargs={"hurry": True})
 

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "stream": "text that comes in pieces is model.stream(prompt, …)", "stop_strings": "did you mean 'stop'?",
     "guidance_scale": "guidance acts in draw and speak", "max_length": "did you mean 'max_new_tokens'?",
     "max_tokens": "did you mean 'max_new_tokens'?", "n": "did you mean 'num_return_sequences'?",
+    "enable_thinking": 'settings of a chat template go to chat and ask: chat_template_kwargs={"enable_thinking": ...}',
     "device": "move the model itself: model.to(device)", "dtype": "cast the model itself: model.to(dtype)",
 }  # fmt: skip
 """Options of other libraries and verbs: what is meant here."""
