@@ -27,7 +27,6 @@ from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.training import (
     NonFiniteLossError,
     TrainConfig,
-    Trainer,
     load_recipe,
     precision,
     train,
@@ -38,6 +37,7 @@ from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.config import TrainerConfig, TrainSettings
 from mmlm.training.examples import Examples
 from mmlm.training.features import cached_features
+from mmlm.training.gradient import Gradient
 from mmlm.training.identity import digest, sketch
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
@@ -145,9 +145,9 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path, monke
         config = TrainConfig(max_grad_norm=clip, batch_size=math.ceil(12 / accumulation), accumulation=accumulation)
         objective = AdaptersObjective(model, examples, None, config)
         monkeypatch.setattr(objective.stream, "step", lambda step: chosen)
-        loss, found_norm, answers = Trainer(objective, config, tmp_path)._gradient(objective.parts(0))
-        assert loss == pytest.approx(total.item() / count, rel=1e-5)
-        assert found_norm == pytest.approx(norm, rel=1e-4) and answers == count
+        step = Gradient([*parameters.values()], "float32", model.device, clip).of(objective.parts(0))
+        assert step.loss == pytest.approx(total.item() / count, rel=1e-5)
+        assert step.norm == pytest.approx(norm, rel=1e-4) and step.count == count
         scale = min(1.0, clip / norm)
         for name, parameter in parameters.items():
             torch.testing.assert_close(parameter.grad, reference[name] * scale, rtol=1e-3, atol=1e-5 * scale)

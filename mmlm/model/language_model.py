@@ -73,6 +73,7 @@ class LanguageModel(Changing):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.fingerprinted: str | None = None  # of weights that lie in parts on several devices
         self._refused: set[str] = set()  # arguments that the model was found not to take
         self.changes = Changes()
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
@@ -155,7 +156,7 @@ class LanguageModel(Changing):
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
-        return fingerprint(plain_names(self.model.state_dict() | offloaded(self.model)))
+        return self.fingerprinted or fingerprint(plain_names(self.model.state_dict() | offloaded(self.model)))
 
     def replaced_rows(self) -> dict[str, Tensor]:
         """The current values of the `rows` that replaced the model's own; empty if none did."""

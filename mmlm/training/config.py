@@ -16,7 +16,7 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 # Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`.
 _FREE = {
     "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "cache",
-    "held_out_examples", "bad_limit", "device", "extend",
+    "held_out_examples", "bad_limit", "device", "extend", "shard",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
 _COUNTS = (
@@ -124,6 +124,8 @@ class TrainConfig(TrainerConfig):
     held_out_examples: at most this many held-out records are used.
     cache: folder for the features of the frozen encoders; None puts it into the output folder.
     bad_limit: share of bad records (0–1) above which the run stops with their list.
+    shard: split the frozen language model over the processes that a launcher has started (FSDP2), where it does not
+        fit on each device. It takes time, and afterwards the model in memory is not to be used: load what was saved.
     """
 
     learning_rate: float = 3e-4
@@ -138,6 +140,7 @@ class TrainConfig(TrainerConfig):
     held_out_examples: int = 256
     cache: str | None = None
     bad_limit: float = 0.01
+    shard: bool = False
 
 
 class TrainSettings(TypedDict, total=False):
@@ -168,6 +171,7 @@ class TrainSettings(TypedDict, total=False):
     held_out_examples: int
     cache: str | None
     bad_limit: float
+    shard: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
 from mmlm.training.features import cached_features, renumbered
 from mmlm.training.identity import digest
+from mmlm.training.ranks import by_first
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 
@@ -143,7 +144,11 @@ def prepare(
 
 
 def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
-    """Bad records as JSON lines, or no file where there are none."""
+    """Bad records as JSON lines, or no file where there are none; the first process writes them."""
+    by_first(lambda: _write_bad_records(path, bad))
+
+
+def _write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
     if not bad:
         path.unlink(missing_ok=True)
         return

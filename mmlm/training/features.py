@@ -20,6 +20,7 @@ from encoders.media.video import NUM_FRAMES, is_video, load_video
 from mmlm.data.cache import TensorCache
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.model.features import video_features
+from mmlm.training.ranks import is_first, merged, own, world
 from mmlm.training.reporting import Counter
 
 Entry = TypeVar("Entry")
@@ -69,18 +70,20 @@ def cached_features(
     """Features of the picture, or the recording, of each record that has one.
 
     They come from the cache or, where it lacks them, from the encoder; each medium is read once, so that what is
-    encoded is what was hashed. Media that cannot be read or decoded, or that are encoded to NaN, are bad.
-    BadRecordsError if these are more than `bad_limit` of all records, OSError if the disk has no room for the features.
+    encoded is what was hashed. Processes that train together share the work and the cache. Media that cannot be read
+    or decoded, or that are encoded to NaN, are bad. BadRecordsError if these are more than `bad_limit` of all records,
+    OSError if the disk has no room for the features.
     """
     cache = TensorCache(Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}")
     medium = {"image": "picture", "audio": "recording"}[encoder.modality]
     places = {index: place for index, record in enumerate(records) if (place := _place(record, encoder)) is not None}
-    room = _Room(cache.folder, len(set(places.values())) - len(cache))
+    room = _Room(cache.folder, (len(set(places.values())) - len(cache)) // world())
     keys: dict[int, str] = {}
     bad: dict[int, str] = {}
     known: dict[str, str] = {}  # by key, what is wrong with a medium
-    with Counter(len(places), f"features of {medium}s", progress) as counter:
-        for index in places:
+    mine = own(list(places))
+    with Counter(len(mine), f"features of {medium}s", progress and is_first()) as counter:
+        for index in mine:
             counter.update()
             try:
                 source, key = _read(records[index], encoder)
@@ -94,9 +97,12 @@ def cached_features(
             if known[key]:
                 bad[index] = f"the {medium} {known[key]}"
     cache.flush()
+    bad, keys = merged(bad), merged(keys)
     records.without(bad).check(bad_limit)
     good = {index: key for index, key in keys.items() if index not in bad}
-    return CachedFeatures(StoredFeatures(encoder, cache, good), bad, keys)
+    return CachedFeatures(
+        StoredFeatures(encoder, cache if world() == 1 else TensorCache(cache.folder), good), bad, keys
+    )
 
 
 def film_of(record: Record) -> Path | None:

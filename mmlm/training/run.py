@@ -36,6 +36,7 @@ from mmlm.training.objectives.decoder import train_decoder
 from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
 from mmlm.training.plan import Plan, plan_of, plan_of_adapters
+from mmlm.training.ranks import is_first, own_device
 from mmlm.training.recipe import (
     JUDGES_PICTURES,
     CodecParts,
@@ -56,12 +57,15 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
     """
     recipe = load_recipe(path, overrides)
     output = check_output(recipe.output)
-    with owned(output):
+    device = recipe.device if isinstance(recipe, CodecRecipe) else recipe.model.device
+    with owned(output, device):
         try:
             prepared = _prepared(recipe, progress)
         except BadRecordsError as error:
             write_bad_records(output / "bad_records.jsonl", error.bad)
             raise
+        if not is_first():
+            return prepared.run()
         with _recorded(recipe, output):
             return prepared.run()
 
@@ -91,11 +95,12 @@ def _prepared(recipe: Recipe | CodecRecipe | WritingRecipe, progress: bool) -> P
 
 def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     part = recipe.model
-    check_device(part.device)
+    device = own_device(part.device)
+    check_device(device)
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
     data = read_records(recipe.data, **reading)
     held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
-    placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": part.device}
+    placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": device}
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})
 
     def run() -> TrainResult:
@@ -165,13 +170,14 @@ def _plan_of_media(recipe: CodecRecipe, module: nn.Module, modality: str, model:
 
 def _write(recipe: WritingRecipe, progress: bool) -> Prepared:
     part = recipe.model
-    check_device(part.device)
+    device = own_device(part.device)
+    check_device(device)
     data = read_records(recipe.data)
     held_out = None if recipe.held_out is None else read_records(recipe.held_out)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
 
     def run() -> TrainResult:
-        model = load(part.load, device=part.device)
+        model = load(part.load, device=device)
         given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
         if given or part.lora is not None:
             codecs = Codecs(*(given.get(name) for name in names))

@@ -9,13 +9,12 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from decoders.codecs.base import NonFiniteLatentsError
 from mmlm.model.draws import OwnDraws
 from mmlm.training.checkpoint import (
     check_finite,
@@ -27,12 +26,14 @@ from mmlm.training.checkpoint import (
     save_checkpoint,
 )
 from mmlm.training.config import TrainerConfig
+from mmlm.training.gradient import Gradient
 from mmlm.training.identity import check_identity, sketch
 from mmlm.training.metrics import Metrics, plot_losses
-from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.objectives.base import Objective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.owner import owned
-from mmlm.training.precision import computing, resolve
+from mmlm.training.precision import resolve
+from mmlm.training.ranks import by_first, is_first, summed, world
 from mmlm.training.reporting import Counter, resumed, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
 from mmlm.training.state import progress_of
@@ -43,7 +44,7 @@ class Trainer:
     """Trains an objective in place.
 
     `output` gets what the objective saves, `metrics.jsonl`, `loss.png`, `checkpoints/` and, from some objectives,
-    `previews/`.
+    `previews/`. Processes that a launcher has started (`mmlm.training.ranks`) train together; the first one writes.
     """
 
     def __init__(
@@ -69,28 +70,40 @@ class Trainer:
         SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit,
         KeyboardInterrupt). Errors: OSError while another run writes into `output`; ValueError if it holds a run with
         another identity, before any weight is changed; NonFiniteLossError, with the last good weights saved, if
-        training diverges.
+        training diverges, or for several processes where the objective is trained by one.
         """
-        with owned(self.output):
+        with owned(self.output, self.device):
             return self._fit(resume)
 
     def _fit(self, resume: bool) -> TrainResult:
-        remove_leftovers(self.checkpoints)
-        if not resume:
-            remove_checkpoints(self.checkpoints)
+        self._check_ranks()
+        by_first(lambda: (remove_leftovers if resume else remove_checkpoints)(self.checkpoints))
         with self._training():
             resumed = self._restore()
             self.metrics.begin(self.done.step if resumed else -1)
             if not resumed:
                 self.objective.begin()
             self._run()
+        done, folder = self.done, by_first(self._finish)
+        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped)
+
+    def _finish(self) -> Path:
         folder = self.objective.save(self.output)
         try:
             plot_losses(self.metrics.path, self.output / "loss.png", self.objective.loss_unit)
         except ImportError:
             self.say("no loss.png: matplotlib is not installed")
-        done = self.done
-        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped)
+        return folder
+
+    def _check_ranks(self) -> None:
+        name, size = self.objective.name, self.config.batch_size * self.config.accumulation
+        if world() > 1 and not self.objective.spreads:
+            raise ValueError(f"{name}: this is trained by one process, not by {world()}; start it without a launcher")
+        if size < world():
+            raise ValueError(
+                f"{name}: {size} examples a step are too few for {world()} processes; set batch_size or accumulation "
+                "higher"
+            )
 
     def _count_steps(self) -> int:
         if self.config.steps is not None:
@@ -145,7 +158,7 @@ class Trainer:
                 tensor.copy_(weights[name])
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
         for message in resumed(self.done.step, self.steps, self.output, checkpoint.state["threads"], self.device):
-            say(message, self.progress, logging.WARNING)
+            self.say(message, logging.WARNING)
         return True
 
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -165,20 +178,22 @@ class Trainer:
         }
         tensors = optimizer_tensors(self.optimizers, self.names)
         self.metrics.sync()  # a checkpoint has all lines until its step
-        save_checkpoint(self.checkpoints, self.done.step, self._tensors(), tensors, state, self.config.keep)
+        content = (self._tensors(), tensors, state)
+        by_first(lambda: save_checkpoint(self.checkpoints, self.done.step, *content, self.config.keep) and None)
 
     def _run(self) -> None:
         """Steps `done.step` … `steps`."""
         done, config, objective = self.done, self.config, self.objective
         with (
             stop_requests() as requests,
-            Counter(self.steps, objective.name, self.progress, initial=done.step) as bar,
+            Counter(self.steps, objective.name, self.progress and is_first(), initial=done.step) as bar,
         ):
+            gradient = Gradient(self.trained, config.precision, self.device, config.max_grad_norm, objective.partial)
             if done.step == 0 and not done.figures:
                 self._evaluate()
             self.metrics.start()
-            while done.step < self.steps and not requests:
-                line = self._step()
+            while done.step < self.steps and not _anywhere(requests):
+                line = self._step(gradient)
                 bar.update()
                 if self._due(config.log_every):
                     self._log(line, bar)
@@ -191,16 +206,17 @@ class Trainer:
                         self._preview()
                     if self._due(config.save_every):
                         self._save()
-            if requests:
+            if stopped := _anywhere(requests):
                 self._save()
-        if requests:
+        if stopped:
             self.say(f"stopped at step {done.step} of {self.steps}; the same call goes on from there")
-            raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
+            number = requests[0] if requests else signal.SIGTERM
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def _due(self, every: int) -> bool:
         return self.done.step % every == 0 or self.done.step == self.steps
 
-    def _step(self) -> dict[str, Any]:
+    def _step(self, gradient: Gradient) -> dict[str, Any]:
         """One optimizer step, or a skipped one; returns its figures."""
         done, objective = self.done, self.objective
         rate = learning_rate(self.config, done.step, self.steps)
@@ -212,16 +228,15 @@ class Trainer:
         draws = OwnDraws(seed) if objective.draws else nullcontext()
         with draws:
             parts = objective.parts(done.step)
-        loss, norm, count = self._gradient(parts, draws)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
+        found = gradient.of(parts, draws)
+        if found.is_finite:
             with objective.changing():
                 for optimizer in self.optimizers:
                     optimizer.step()
                 with torch.no_grad():
                     objective.after_step()
-            done.loss_sum += loss * count
-            done.count += count
+            done.loss_sum += found.loss * found.count
+            done.count += found.count
         else:
             with torch.no_grad():
                 for name, tensor in objective.state().items():  # the forward pass may have moved a codebook
@@ -229,31 +244,11 @@ class Trainer:
         for parameter in self.trained:
             parameter.grad = None
         done.step += 1
-        done.skipped += not finite
-        done.skipped_in_a_row = 0 if finite else done.skipped_in_a_row + 1
-        self.metrics.add(sum(part.size for part in parts))
-        return {"learning_rate": rate, "gradient_norm": norm if math.isfinite(norm) else None, "skipped": done.skipped}
-
-    def _gradient(
-        self, parts: Sequence[Part], draws: AbstractContextManager[Any] | None = None
-    ) -> tuple[float, float, int]:
-        """Accumulates the clipped gradient of the mean loss over the counts of all parts.
-
-        Returns that loss, the gradient's norm before clipping, and the sum of counts.
-        """
-        total = sum(part.count for part in parts)
-        loss = torch.zeros((), device=self.device)
-        try:
-            for part in parts:
-                with draws or nullcontext(), computing(self.config.precision, self.device):
-                    share = part.loss() * (part.count / max(1, total))
-                share.backward()
-                loss += share.detach()
-        except NonFiniteLatentsError:  # a quantizer's, given latents that are not finite
-            return math.nan, math.nan, total
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
-        loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()
-        return loss, norm, total
+        done.skipped += not found.is_finite
+        done.skipped_in_a_row = 0 if found.is_finite else done.skipped_in_a_row + 1
+        self.metrics.add(found.size)
+        norm = found.norm if math.isfinite(found.norm) else None
+        return {"learning_rate": rate, "gradient_norm": norm, "skipped": done.skipped}
 
     def _log(self, line: dict[str, Any], bar: Counter) -> None:
         done, objective = self.done, self.objective
@@ -293,6 +288,12 @@ class Trainer:
             "learning_rate, precision='float32', or look for odd pictures or texts"
         )
 
-    def say(self, message: str) -> None:
-        """Tells the user, beside the progress bar; without one, the log."""
-        say(message, self.progress)
+    def say(self, message: str, level: int = logging.INFO) -> None:
+        """Tells the user, beside the progress bar; without one, the log at this level."""
+        if is_first():
+            say(message, self.progress, level)
+
+
+def _anywhere(requests: Sequence[int]) -> bool:
+    """Whether any process was asked to stop."""
+    return summed(len(requests))[0] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ from mmlm.training.examples import Examples, prepare, split, usable_records, wri
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
+from mmlm.training.ranks import own, summed, world
 from mmlm.training.result import TrainResult
+from mmlm.training.sharding import shard
 from mmlm.training.trainer import Trainer
 
 
@@ -56,7 +59,7 @@ def train(
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
     sources = [data] if held_out is None else [data, held_out]
-    with owned(output):
+    with owned(output, model.device):
         return _run(model, sources, images, output, resume, progress, config)
 
 
@@ -74,7 +77,7 @@ def _run(
     try:
         # All that can be wrong with either set is found before the first medium is encoded.
         records = [usable_records(model, source, config, images) for source in sources]
-        training, *others = [prepare(model, own, **preparing) for own in records]
+        training, *others = [prepare(model, usable, **preparing) for usable in records]
     except BadRecordsError as error:
         write_bad_records(bad_records, error.bad)
         raise
@@ -94,6 +97,7 @@ class AdaptersObjective(Objective):
     """Cross-entropy of answers, given media and prompts; the mean over answer tokens, in nats."""
 
     name = "adapters"
+    spreads = True
     unit = "tokens"
     loss_unit = "loss (nats per answer token)"
 
@@ -109,6 +113,14 @@ class AdaptersObjective(Objective):
             length=training.length,
             window=config.sort_window,
         )
+        self.partial = any(  # a share without pictures, or without recordings, does not use their resampler
+            set(record.media) != set(model.encoders) or not all(text.hears for text in record.texts)
+            for record in training.records
+        )
+        if config.shard:
+            if self.per_step % world():
+                raise ValueError(f"shard needs as many examples for each of {world()} processes, not {self.per_step}")
+            shard(model.language_model)
 
     def parameters(self) -> dict[str, Parameter]:
         return dict(self.model.added_parameters())
@@ -117,7 +129,8 @@ class AdaptersObjective(Objective):
         return {}
 
     def parts(self, step: int) -> list[Part]:
-        return [self._part(self.training, chosen) for chosen in split(self.stream.step(step), self.config.accumulation)]
+        parts = math.ceil(self.config.accumulation / world())
+        return [self._part(self.training, chosen) for chosen in split(own(self.stream.step(step)), parts)]
 
     def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
         batch, media = examples.collate(chosen)
@@ -134,10 +147,14 @@ class AdaptersObjective(Objective):
         chosen.sort(key=lambda pair: held.length(*pair))
         total, tokens = 0.0, 0
         for start in range(0, count, self.config.batch_size):
-            part = self._part(held, chosen[start : start + self.config.batch_size])
+            batch = chosen[start : start + self.config.batch_size]
+            mine = own(batch)
+            part = self._part(held, mine or batch[:1])  # a language model in parts is passed by all as often
             with computing(self.config.precision, self.model.device):
                 loss = part.loss()
-            total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
+            if mine:
+                total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
+        total, tokens = summed(total, tokens)
         return {"held_out_loss": total / tokens}
 
     def save(self, output: Path) -> Path:
@@ -149,7 +166,10 @@ class AdaptersObjective(Objective):
             "objective": self.name,
             "data": training.fingerprint(),
             "language_model": model.language_model.fingerprint(),
-            **{f"{name}_encoder": cast(FrozenEncoder, own).fingerprint() for name, own in model.encoders.items()},
+            **{
+                f"{name}_encoder": cast(FrozenEncoder, encoder).fingerprint()
+                for name, encoder in model.encoders.items()
+            },
             "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
             "resampler": dataclasses.asdict(model.resampler_config),
             "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
