@@ -18,6 +18,7 @@ from encoders.sizes import weight_files
 from mmlm.assembly.config import FrozenPart, ModelConfig
 from mmlm.assembly.load import model_folder, read_saved
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, Published, preset_path
+from mmlm.model.fusion.kinds import KINDS
 
 JOBS = {
     "language_model": ("generate",),
@@ -87,9 +88,10 @@ def inspect(name: str | Path) -> ModelFacts:
     config, tensors = read_saved(folder)
     found = [_facts(part, own.name) for part, own in _parts(config)]
     count, size = sum(tensor.numel() for tensor in tensors.values()), (folder / "model.safetensors").stat().st_size
-    gates = [tensor for key, tensor in tensors.items() if key.endswith(".attn_gate")]
+    zero = KINDS[config.fusion.kind].starts_at_zero
+    trained = any(bool(tensor.any()) for key, tensor in tensors.items() if key.endswith(zero))
     added = PartFacts("added", str(folder), count, size, _licence(folder))
-    return ModelFacts(str(name), (*found, added), any(bool(gate.any()) for gate in gates))
+    return ModelFacts(str(name), (*found, added), trained)
 
 
 def _parts(config: ModelConfig) -> Iterator[tuple[str, FrozenPart]]:

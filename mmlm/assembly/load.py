@@ -140,9 +140,9 @@ def _without(
 
 
 def _media_dim(tensors: dict[str, Tensor]) -> int | None:
-    """The width of the latents, by the weights that read them; None for weights that are not of such a model."""
-    tensor = tensors.get("fusion.layers.0.attn.to_kv.weight")
-    return None if tensor is None or tensor.ndim != 2 else tensor.shape[1]
+    """The width of the latents, by the norm that gives them; None for weights that are not of such a model."""
+    norms = (tensors.get(f"resamplers.{name}.norm.weight") for name in ENCODERS)
+    return next((len(tensor) for tensor in norms if tensor is not None and tensor.ndim == 1), None)
 
 
 def _encoders(

@@ -1,6 +1,6 @@
 """Sizes of the modules that are added to the frozen parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from decoders.values import check_kinds, check_least
 
@@ -42,8 +42,10 @@ WHY = {
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Sizes and positions of the gated cross-attention blocks; the defaults are OpenFlamingo-3B's.
+    """How media join the language model; the defaults are OpenFlamingo-3B's gated cross-attention.
 
+    kind: "cross_attention" (Flamingo), the text attends to media in gated blocks, whose sizes are the other settings;
+        or "prefix" (LLaVA), media stand among the words, and there are no other settings.
     cross_attention_every: a gated block precedes every n-th block of the language model; 1 to the number of its blocks,
         which is checked where the model is put together.
     visibility: a text token sees the "latest" item before it, the latest "group" of consecutive items, or "all".
@@ -56,10 +58,16 @@ class FusionConfig:
     heads: int = 8
     dim_head: int = 64
     ff_mult: int = 4
+    kind: str = "cross_attention"
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_least(self, heads=1, dim_head=1, ff_mult=1)
+        if self.kind not in ("cross_attention", "prefix"):
+            raise ValueError(f"kind must be 'cross_attention' or 'prefix', not {self.kind!r}")
+        of_blocks = [f.name for f in fields(self) if f.name != "kind" and getattr(self, f.name) != f.default]
+        if self.kind == "prefix" and of_blocks:
+            raise ValueError(f"{', '.join(of_blocks)}: of gated blocks, which kind 'prefix' has none of; leave it out")
         if self.visibility not in ("latest", "group", "all"):
             raise ValueError(f"visibility must be 'latest', 'group' or 'all', not {self.visibility!r}")
 

@@ -4,7 +4,7 @@ While a request is active, hooks on the model do the following:
 
 - The input embedding accepts ids past the vocabulary, and gives them the added rows.
 - The output head appends the logits of the added tokens, before any scale or soft-cap of the family's own.
-- A callback may change the hidden states that enter a block; gated cross-attention works in this way.
+- A callback may change the embeddings, and the hidden states that enter a block: media join in one of these ways.
 - In requests that write codes, their rows and logits are included, and low-rank adapters act beside the linear layers.
 
 Outside a request the language model computes exactly what it computed before it was given.
@@ -187,7 +187,7 @@ class LanguageModel(Changing):
     ) -> Iterator[None]:
         """A context in which, in this thread, the model accepts added ids and gives their logits.
 
-        callback: follows each pass, and may change the hidden states that enter the blocks.
+        callback: follows each pass, and may change the embeddings and the hidden states that enter the blocks.
         codes: from `code_places`. Then codes are accepted too, and their logits come after all others.
         logit_positions: bool `[B, T]`, the N positions that reach the head. In training they are few.
         wide: whether hidden states are float32, for models with 16-bit weights (`is_wide`).
@@ -226,7 +226,7 @@ class LanguageModel(Changing):
         """ValueError when `length` is more positions than the language model has."""
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
-                f"prompt and max_new_tokens are {length} tokens together, but the language model has "
+                f"a text with its media and max_new_tokens takes {length} tokens, but the language model has "
                 f"{self.max_length} positions"
             )
 
@@ -272,7 +272,8 @@ class LanguageModel(Changing):
                 position = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
                 rows = rows + position * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
-        return output.float() if request.wide else output
+        output = output.float() if request.wide else output
+        return output if request.callback is None else request.callback.embedded(request.ids, output)
 
     def _keep_logit_positions(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self.active_request()

@@ -16,16 +16,15 @@ from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data.records import RecordSet
 from mmlm.model.config import DEFAULTS, WHY, FusionConfig, ResamplerConfig
-from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
+from mmlm.model.fusion.kinds import KINDS
 from mmlm.model.resampler import PerceiverResampler
-from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
+from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
 from mmlm.training.config import TrainerConfig
 from mmlm.training.features import film_of
 from mmlm.training.recipe import ModelRecipe, Recipe
 
 RESAMPLER = {"image": "resampler of pictures", "audio": "resampler of sound"}
 NAMED = "named by the recipe"
-SEEN = {"latest": "the latest medium", "group": "the latest group of media", "all": "all media before it"}
 
 
 @dataclass(frozen=True)
@@ -162,18 +161,16 @@ def new_weights(
     """
     width, blocks = language_model_size(language_model)
     widths = {own: encoder_width(own, name) for own, name in encoders.items()}
-    if not 1 <= fusion.cross_attention_every <= blocks:
-        raise ValueError(f"fusion.cross_attention_every must be in 1..{blocks}, not {fusion.cross_attention_every}")
     known = {own: found for own, found in widths.items() if found is not None}
-    if len(known) < len(widths):
-        return None
-    media_dim = next(iter(known.values()))
-    tokens = ADDED_TOKENS_WITH_AUDIO if "audio" in known else ADDED_TOKENS
+    media_dim = next(iter(known.values()), 1)
+    vocabulary = MediaVocabulary(0, ADDED_TOKENS_WITH_AUDIO if "audio" in widths else ADDED_TOKENS)
     with torch.device("meta"):
-        block = GatedCrossAttentionBlock(width, media_dim, fusion.heads, fusion.dim_head, fusion.ff_mult)
+        joined = KINDS[fusion.kind](fusion, width, blocks, media_dim, vocabulary)
+        if len(known) < len(widths):
+            return None
         resamplers = [PerceiverResampler(media_dim, known[own], **asdict(size)) for own, size in sizes.items()]
-    rows = 2 * len(tokens) * width  # of the embedding and of the head
-    return rows + blocks // fusion.cross_attention_every * _count(block) + sum(map(_count, resamplers))
+    rows = 2 * len(vocabulary) * width  # of the embedding and of the head
+    return rows + sum(map(_count, (joined, *resamplers)))
 
 
 def _count(module: nn.Module) -> int:
@@ -183,8 +180,6 @@ def _count(module: nn.Module) -> int:
 def described(size: ResamplerConfig | FusionConfig) -> str:
     """A resampler or a fusion in a few words."""
     if isinstance(size, FusionConfig):
-        every = size.cross_attention_every
-        places = "every block" if every == 1 else f"one block in {every}"
-        return f"a gated block before {places}, text sees {SEEN[size.visibility]}"
+        return KINDS[size.kind].described(size)
     form = f"{size.depth} layers, {size.num_latents} latents" if size.depth else "every token, no latents"
     return form + (f", {size.stack} tokens joined in one" if size.stack > 1 else "") + (", timed" if size.timed else "")
