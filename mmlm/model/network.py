@@ -24,6 +24,7 @@ from mmlm.model.language_model import LanguageModel
 from mmlm.model.modules import ModuleMap
 from mmlm.model.output import Output
 from mmlm.model.resampler import PerceiverResampler
+from mmlm.model.segments import keeps_apart, positions, separating_mask
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.parts import as_media, modality_of
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Processor
@@ -223,7 +224,6 @@ class MultimodalNetwork(Changing):
             context = self.media_context(batch, media)
             batch = context.placed(batch)
             self.language_model.check_length(batch.input_ids.shape[1])
-            padded = not bool(batch.attention_mask.all())
             predicting = None  # [B, T]: positions whose next token has a label
             if batch.labels is not None:
                 predicting = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
@@ -231,14 +231,27 @@ class MultimodalNetwork(Changing):
             with self.language_model.request(context, places, predicting, wide, lora):
                 logits = self.language_model(
                     batch.input_ids,
-                    attention_mask=batch.attention_mask if padded else None,
-                    position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
+                    attention_mask=self._attention_mask(batch.attention_mask, wide),
+                    position_ids=positions(batch.attention_mask),
                     use_cache=False,
                 ).logits
             if batch.labels is None or predicting is None:
                 return Output(logits)
             labels = batch.labels[:, 1:][predicting[:, :-1]]
             return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
+
+    def _attention_mask(self, segments: Tensor, wide: bool) -> Tensor | None:
+        """What the language model takes for the `attention_mask` of a batch; None where nothing is to be masked."""
+        if bool((segments > 1).any()):
+            return separating_mask(segments, torch.float32 if wide else self.language_model.dtype)
+        return None if bool(segments.all()) else segments
+
+    @functools.cached_property
+    def keeps_texts_apart(self) -> bool:
+        """Whether texts can share a row (`Processor.pack`) without seeing each other; found by running the model."""
+        host = self.language_model
+        with host.accelerated():
+            return keeps_apart(host, host.device, torch.float32 if host.is_wide else host.dtype)
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":

@@ -36,7 +36,10 @@ class Example:
 
 @dataclass
 class Batch:
-    """Padded rows, `[B, T]` each: `input_ids`, `attention_mask` (1 = token, 0 = padding), `labels` (-100: no loss)."""
+    """Padded rows, `[B, T]` each: `input_ids`, `attention_mask` and `labels` (-100: no loss).
+
+    attention_mask: 0 for padding, 1 for tokens; where several texts share a row, the number of the text in its row.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -195,18 +198,25 @@ class Processor:
 
         padding_side: "right" or "left"; ValueError for anything else.
         """
+        return self.pack([[example] for example in examples], padding_side)
+
+    def pack(self, rows: Sequence[Sequence[Example]], padding_side: str = "right") -> Batch:
+        """The same, with one or more texts in a row, which do not see each other."""
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
-        longest = max(len(example.input_ids) for example in examples)
-        ids = torch.full((len(examples), longest), self.vocabulary.pad_id)
+        longest = max(sum(len(example.input_ids) for example in row) for row in rows)
+        ids = torch.full((len(rows), longest), self.vocabulary.pad_id)
         mask = torch.zeros_like(ids)
         labels = torch.full_like(ids, IGNORE_INDEX)
-        for row, example in enumerate(examples):
-            length = len(example.input_ids)
-            span = slice(longest - length, longest) if padding_side == "left" else slice(0, length)
-            ids[row, span] = torch.tensor(example.input_ids)
-            labels[row, span] = torch.tensor(example.labels)
-            mask[row, span] = 1
+        for row, examples in enumerate(rows):
+            at = 0 if padding_side == "right" else longest - sum(len(example.input_ids) for example in examples)
+            for number, example in enumerate(examples, start=1):
+                span = slice(at, at := at + len(example.input_ids))
+                ids[row, span] = torch.tensor(example.input_ids)
+                labels[row, span] = torch.tensor(example.labels)
+                if number > 1:  # the text before it does not predict how it begins
+                    labels[row, span.start] = IGNORE_INDEX
+                mask[row, span] = number
         return Batch(ids, mask, labels)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:

@@ -9,6 +9,8 @@ from mmlm.model.fusion.gated_block import GatedCrossAttentionBlock, KeysValues
 from mmlm.model.fusion.interface import MediaContext, MediaItems
 from mmlm.model.fusion.visibility import MediaView, Visibility, visible_media
 from mmlm.model.modules import ModuleSequence
+from mmlm.model.segments import begins, carried
+from mmlm.prompting.processor import Batch
 
 
 class CrossAttentionContext(MediaContext):
@@ -37,6 +39,7 @@ class CrossAttentionContext(MediaContext):
         self.real: Tensor | None = None
         self.keys_values: list[KeysValues] = []  # one pair for each gated block; empty without media
         self._decoding = False
+        self._segments: Tensor | None = None  # [R, T], where several texts share a row
         if items is None:
             return
         latents, mask, places = items.latents, items.mask, (items.rows, items.slots)
@@ -68,6 +71,11 @@ class CrossAttentionContext(MediaContext):
             placed = placed.index_put(places, part)
         return placed.reshape(self.rows, self.num_items * self.num_latents, *part.shape[2:]).transpose(1, 2)
 
+    def placed(self, batch: Batch) -> Batch:
+        if bool((batch.attention_mask > 1).any()):
+            self._segments = batch.attention_mask
+        return batch
+
     def on_ids(self, ids: Tensor) -> None:
         """Called first in each pass with its ids `[R·n, T]`; updates what they may attend to."""
         if self._decoding or not self.keys_values:
@@ -77,13 +85,16 @@ class CrossAttentionContext(MediaContext):
         is_media = torch.isin(ids, self.media_ids.to(ids.device))
         before = torch.cat([self.last_was_media.unsqueeze(1), is_media[:, :-1]], dim=1)
         starts = is_media & ~before
+        if self._segments is not None:
+            starts |= is_media & begins(self._segments)
         media_time = self.media_time.unsqueeze(1) + is_media.cumsum(1)
         group_time = self.group_time.unsqueeze(1) + starts.cumsum(1)
         row, column = is_media.nonzero(as_tuple=True)
         self.item_group[row, media_time[row, column] - 1] = group_time[row, column]
         self.media_time, self.group_time = media_time[:, -1], group_time[:, -1]
         self.last_was_media = is_media[:, -1]
-        visible = visible_media(media_time, group_time, self.item_group, self.visibility)
+        others = None if self._segments is None else carried(media_time - is_media.long(), self._segments)
+        visible = visible_media(media_time, group_time, self.item_group, self.visibility, others)
         self.view = self._view(visible, beams)
 
     def _view(self, visible: Tensor, beams: int) -> MediaView:

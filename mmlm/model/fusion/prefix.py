@@ -127,7 +127,7 @@ def spread(batch: Batch, places: Tensor, counts: Tensor, pad_id: int) -> Batch:
     to be continued do, else on the right.
     """
     mask = batch.attention_mask
-    copies = mask.clone()  # of each token; 0 of padding
+    copies = mask.clamp(max=1)  # of each token; 0 of padding
     copies[places] = counts.to(copies)
     lengths = copies.sum(1)
     longest = int(lengths.max())
