@@ -1,5 +1,7 @@
 """Prefix fusion: media among the words, beside twins of the language model that are given embeddings by hand."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +14,21 @@ from torch import Tensor
 
 import mmlm
 from encoders.base import Features
+from mmlm.assembly import Codecs, extended
 from mmlm.assembly.inspect import inspect
 from mmlm.assembly.interop import open_flamingo
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.model.config import FusionConfig
+from mmlm.data import RecordSet
+from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.fusion.interface import MediaItems
 from mmlm.model.fusion.prefix import PrefixContext, spread
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
+from mmlm.training.recipe import load_recipe
 from support import families, parts
+from support.codec_parts import image_codec
 from support.references import gelu, numpy_weights
+from support.training_objectives import tiny_records
 
 EVERY_FAMILY = pytest.mark.parametrize("family", list(families.FAMILIES))
 V = families.VOCAB
@@ -226,6 +233,75 @@ def test_losses_and_gradients_of_a_batch_are_those_of_its_rows(family):
     model.language_model.model.gradient_checkpointing_enable()
     again, checkpointed = loss_and_gradient(model, examples)
     assert again == loss and all(torch.equal(checkpointed[name], found) for name, found in gradient.items())
+
+
+def prefix_model(seed: int = 0) -> MultimodalLM:
+    return mmlm.assemble(
+        families.language_model("llama"), parts.image_encoder(), tokenizer=families.tokenizer(),
+        resampler=ResamplerConfig(depth=0), fusion=FusionConfig(kind="prefix"), seed=seed,
+    )  # fmt: skip
+
+
+def test_a_run_learns_and_a_resumed_one_is_the_undisturbed_one(tmp_path):
+    whole, resumed, stopped = (prefix_model() for _ in range(3))
+    settings = dict(steps=12, batch_size=4, precision="float32", save_every=6, eval_every=6, progress=False)
+    data, held = tiny_records(12), tiny_records(4, 12)
+    result = mmlm.train(whole, data, held_out=held, output=tmp_path / "whole", learning_rate=3e-3, **settings)
+    lines = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert held_out[-1] < held_out[0] == pytest.approx(max(held_out)) and result.held_out_loss == held_out[-1]
+
+    class Stop(RuntimeError):
+        pass
+
+    def stop(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 11:  # in the second step after a checkpoint
+            raise Stop
+
+    calls: list[Any] = []
+    stopped.fusion.projector.register_forward_pre_hook(stop)
+    with pytest.raises(Stop):
+        mmlm.train(stopped, data, held_out=held, output=tmp_path / "resumed", learning_rate=3e-3, **settings)
+    mmlm.train(resumed, data, held_out=held, output=tmp_path / "resumed", learning_rate=3e-3, **settings)
+    for (name, one), (_, other) in zip(whole.added_parameters(), resumed.added_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_texts_that_have_no_room_beside_their_media_are_left_out(tmp_path):
+    model = prefix_model()  # 256 positions, of which a picture takes 16
+    around = len(model.processor.encode([parts.picture(0), "Output:"], target="").input_ids)
+    long = [
+        replace(own, captions=("y" * (256 - 15 - around + more),), qa=()) for more, own in enumerate(tiny_records(3))
+    ]
+    settings = dict(steps=1, batch_size=2, bad_limit=0.5, progress=False, output=tmp_path)
+    result = mmlm.train(model, RecordSet((*long, *tiny_records(8, 3))), **settings)
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "bad_records.jsonl").read_text().splitlines()]
+    assert result.bad_records == 2 and reasons == [
+        f"text and media take {256 + more} of the language model's 256 positions" for more in (1, 2)
+    ]
+
+
+def test_recipes_choose_it_by_one_key(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: {language_model: a, image_encoder: b, fusion: {kind: prefix}}\ndata: d\noutput: o\nsteps: 1\n"
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.model.new_adapters() == {"fusion": FusionConfig(kind="prefix")}
+    with pytest.raises(ValueError, match="visibility: of gated blocks"):
+        load_recipe(tmp_path / "recipe.yaml", ["model.fusion.visibility=all"])
+
+
+def test_codes_follow_a_picture_of_the_prompt():
+    model = extended(parts.build("llama", visibility="prefix"), Codecs(image=image_codec()))
+    (layout,) = model.language_model.vocabulary.layouts
+    prompts = [[parts.picture(seed), "draw it again"] for seed in (1, 2)]
+    found = [model.generate(prompt, generation_mode="image") for prompt in prompts]
+    for one, prompt in zip(found, prompts, strict=True):
+        assert len(one.media) == 1 and len(one.token_ids) == layout.rows - layout.codebook_size + layout.codes
+        (values,) = model.log_probs([prompt], [one], codes=True, lora=True)
+        np.testing.assert_allclose(one.log_probs, values.detach(), atol=1e-3)
+    assert not np.allclose(found[0].log_probs, found[1].log_probs, atol=0.01), "the pictures of the prompts differ"
 
 
 def test_a_saved_model_is_the_same_model_and_tells_its_fusion(tmp_path):

@@ -180,7 +180,8 @@ def _check_rank(config: ModelConfig, tensors: dict[str, Tensor]) -> None:
     ranks = [
         len(tensor) for key, tensor in tensors.items() if ".lora." in key and key.endswith(".down") and tensor.ndim
     ]
-    if (config.image_codec or config.audio_codec) and config.lora.rank > max(ranks, default=0):
+    has_lora = config.image_codec or config.audio_codec or config.lora.reads
+    if has_lora and config.lora.rank > max(ranks, default=0):
         raise ValueError(
             f"the weights do not fit the model: the config has LoRA of rank {config.lora.rank}, and the weights "
             f"{f'of rank {max(ranks)}' if ranks else 'none'}"

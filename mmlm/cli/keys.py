@@ -19,7 +19,13 @@ COLUMN = 36  # where meanings begin
 SETTINGS, RECIPES = "mmlm/training/config.py", "mmlm/training/recipe.py"
 SIZES, IMAGE, AUDIO = "mmlm/model/config.py", "decoders/codecs/image_vqvae.py", "decoders/codecs/audio_vqvae.py"
 QUANTIZER, DECODER = "decoders/codecs/quantizer.py", "decoders/diffusion/decoder.py"
-HOMES = {"TrainerConfig": SETTINGS, "TrainConfig": SETTINGS, "CodecTrainConfig": SETTINGS, "ResamplerConfig": SIZES}
+HOMES = {
+    "TrainerConfig": SETTINGS,
+    "TrainConfig": SETTINGS,
+    "CodecTrainConfig": SETTINGS,
+    "ResamplerConfig": SIZES,
+    "LoraConfig": SIZES,
+}
 HOMES |= {"DiffusionDecoderConfig": DECODER, "QuantizerConfig": QUANTIZER}
 
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -29,6 +35,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("model.resampler.", SIZES, "ResamplerConfig"),
         ("model.audio_resampler.", RECIPES, "AudioResampler"),
         ("model.fusion.", SIZES, "FusionConfig"),
+        ("model.lora.", RECIPES, "ReadingLora"),
         ("model.template.", "mmlm/prompting/templates.py", "PromptTemplate"),
     ),
     "a codec, or a diffusion decoder on one: a recipe with `codec` or `decoder`": (

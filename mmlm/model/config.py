@@ -74,14 +74,26 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters of the language model's linear layers, for writing codes.
+    """Low-rank adapters of the language model's linear layers.
 
     rank: 0 for no adapters. alpha: the adapters' outputs are scaled by alpha / rank.
+    reads: whether they act in every request, and train with what joins media; otherwise they act while codes are
+        written, and text stays the language model's own.
+    dora: whether each row of a layer's weight also has a learned length (DoRA).
+    layers: the names of the linear layers, such as "q_proj,v_proj"; "" for all inside the blocks.
     ValueError for a negative rank, or an alpha that is not positive.
     """
 
     rank: int = 8
     alpha: float = 16.0
+    reads: bool = False
+    dora: bool = False
+    layers: str = ""
+
+    @property
+    def layer_names(self) -> frozenset[str]:
+        """Those of `layers`; none for all."""
+        return frozenset(name.strip() for name in self.layers.split(",") if name.strip())
 
     def __post_init__(self) -> None:
         check_kinds(self)

@@ -151,6 +151,10 @@ class MultimodalNetwork(Changing):
             latents, mask = self._resample(self.encode_media(flat), modalities)
             return self.fusion.context(rows, MediaItems(latents, index[0], index[1], mask), wide)
 
+    def media_positions(self, modality: str, tokens: int) -> int:
+        """How many positions of the text an item takes for which its encoder gives so many tokens."""
+        return self.fusion.positions(self.resamplers[modality].count(tokens))
+
     def _media_modalities(self, batch: Batch, media: Sequence[Sequence[Any]]) -> list[str]:
         """The modality of each item of the batch, after a check that each row's items match its media tokens."""
         rows = batch.input_ids.shape[0]
@@ -212,7 +216,7 @@ class MultimodalNetwork(Changing):
         Logits are of the positions that the batch has with its media in place, see `MediaContext.placed`.
 
         codes: whether the batch may hold codes, whose logits come last. lora: whether the low-rank adapters act; None:
-        only with `codes`.
+        only with `codes`, unless they read.
         ValueError when media do not match the batch, or labels are given but no token has one.
         """
         with self.changes.passing():

@@ -83,9 +83,10 @@ class Examples:
         """Of each modality that the records have, in the order of their names."""
         return [next(iter(own.values())).tokens.dtype for _, own in sorted(self.features.items()) if own]
 
-    def too_long(self) -> dict[int, str]:
+    def too_long(self, taken: Mapping[str, Mapping[int, int]] = MappingProxyType({})) -> dict[int, str]:
         """Records with a text that is too long for the language model, and its length.
 
+        taken: by modality and record, how many positions its medium takes; 1 where that is not given.
         A token is at least a byte, so only texts with many bytes need the tokenizer.
         """
         limit = self.processor.max_length
@@ -94,11 +95,15 @@ class Examples:
         room = limit - 8 - len("".join(dataclasses.astuple(self.template)).encode())
         found = {}
         for index, record in enumerate(self.records):
+            more = {name: own[index] - 1 for name, own in taken.items() if index in own}
             for number, text in enumerate(record.texts):
                 words = (text.answer, text.question or "", record.transcript or "")
-                if len("".join(words).encode()) > room:
+                if len("".join(words).encode()) > room - sum(more.values()):
                     try:
-                        self.encode(index, number)
+                        example = self.encode(index, number)
+                        media = sum(more.get(modality_of(part), 0) for part in example.media)
+                        if (length := len(example.input_ids) + media) > limit:
+                            raise ValueError(f"text and media take {length} of the language model's {limit} positions")
                     except ValueError as error:
                         found[index] = str(error)
         return found
@@ -136,6 +141,11 @@ def prepare(
         for name, encoder in model.encoders.items()
     }
     bad = {index: reason for own in encoded.values() for index, reason in own.bad.items()}
+    taken = {
+        name: {index: model.media_positions(name, own.features.tokens(index)) for index in own.features}
+        for name, own in encoded.items()
+    }
+    bad |= Examples(records, model.processor, model.template).too_long(taken)
     kept = [index for index in range(len(records)) if index not in bad]
     features = {name: own.features.renumbered(kept) for name, own in encoded.items()}
     keys = {name: renumbered(own.keys, kept) for name, own in encoded.items()}

@@ -45,6 +45,10 @@ class StoredFeatures(Mapping[int, Features]):
         times = self.cache[key + TIMES] if key.endswith(FRAMES) else self.encoder.token_times(len(tokens))
         return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
 
+    def tokens(self, index: int) -> int:
+        """S of the features of a record, which are not read."""
+        return self.cache.shape(self.names[index])[0]
+
     def __iter__(self) -> Iterator[int]:
         return iter(self.names)
 

@@ -174,6 +174,7 @@ class AdaptersObjective(Objective):
             "resampler": dataclasses.asdict(model.resampler_config),
             "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
             "fusion": dataclasses.asdict(model.fusion_config),
+            **({"lora": dataclasses.asdict(lora)} if (lora := model.language_model.lora_config).reads else {}),
             "template": dataclasses.asdict(model.template),
         }
 

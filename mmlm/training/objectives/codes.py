@@ -57,6 +57,8 @@ def train_writing(
         raise ValueError("the model has no codecs: assemble it with codecs=mmlm.Codecs(image=..., audio=...)")
     if config.tune == "lora" and host.lora is None:
         raise ValueError("the model has no LoRA: assemble it with a lora rank above 0, or tune rows, or full")
+    if config.tune == "lora" and host.lora_config.reads:
+        raise ValueError("the model's LoRA acts in reading too, which writing would change: tune rows, or full")
     records = [read_records(source) for source in (data, *([] if held_out is None else [held_out]))]
     with owned(output, model.device):
         read = (output / "codes", config.max_seconds, progress)
