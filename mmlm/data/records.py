@@ -1,5 +1,4 @@
-"""Records: a picture, a recording or both with texts about them; conversations; documents; and bad records, with reasons.
-"""
+"""Records: media with texts about them, conversations, documents; and the records that cannot be used, with reasons."""
 
 from __future__ import annotations
 
@@ -105,7 +104,7 @@ class Record:
     def _check_script(self) -> None:
         pair = (self.source, self.sound, self.captions, self.qa, self.transcript, self.reply)
         if any(part not in (None, ()) for part in pair) or (self.messages and self.document):
-            raise ValueError("a conversation or a document, and something else beside it: give each a record of its own")
+            raise ValueError("a conversation or a document, and something beside it: give each its own record")
         (text,) = self.texts
         check_text(f"{text.answer}\n{text.question or ''}", f"a text of record {self.key!r}")
         if not text.answer.strip():
@@ -141,7 +140,8 @@ class Record:
         """
         if self.messages:
             said = [(turn.role == "assistant", one) for turn in self.messages for one in turn.content]
-            own, others = ("\n".join(one for its, one in said if its is own and isinstance(one, str)) for own in (True, False))
+            texts = [(its, one) for its, one in said if isinstance(one, str)]
+            own, others = ("\n".join(one for its, one in texts if its is assistant) for assistant in (True, False))
             return (Text("conversation", own, others),)
         if self.document:
             return (Text("document", "\n".join(part for part in self.document if isinstance(part, str))),)

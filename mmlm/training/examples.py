@@ -16,14 +16,14 @@ import torch
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.data.prompts import prompt_of
+from mmlm.data.prompts import example_of
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
-from mmlm.prompting.parts import Image, Media, Sound, modality_of
+from mmlm.prompting.parts import modality_of
 from mmlm.prompting.processor import Batch, Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
-from mmlm.training.features import cached_features, renumbered
+from mmlm.training.features import MediumKey, cached_features, key_of, renumbered
 from mmlm.training.identity import digest
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
@@ -32,8 +32,8 @@ REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 class Examples:
     """The texts of a RecordSet as training examples: `[picture, sound, prompt] → answer`.
 
-    Text t of a record is its `texts[t]`. `features[modality]` and `keys[modality]` are, by the index of each record
-    that has such a medium, its features and the hash of its bytes.
+    Text t of a record is its `texts[t]`. `features[modality]` and `keys[modality]` are, by the key of each medium
+    (`key_of`), its features and the hash of its bytes.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Examples:
         records: RecordSet,
         processor: Processor,
         template: PromptTemplate,
-        features: Mapping[str, Mapping[int, Features]] = MappingProxyType({}),
-        keys: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
+        features: Mapping[str, Mapping[MediumKey, Features]] = MappingProxyType({}),
+        keys: Mapping[str, Mapping[MediumKey, str]] = MappingProxyType({}),
     ) -> None:
         self.records, self.processor, self.template = records, processor, template
         self.features, self.keys = features, keys
@@ -50,12 +50,7 @@ class Examples:
 
     def _encode(self, record: int, text: int) -> Example:
         entry = self.records[record]
-        chosen = entry.texts[text]
-        # The key stands for the media, whose features are given beside the batch.
-        media: list[Media] = [] if entry.source is None else [Image(entry.key)]
-        if entry.sound is not None and chosen.hears:
-            media.append(Sound(entry.key))
-        return self.processor.encode(prompt_of(self.template, entry, chosen, media), chosen.answer)
+        return example_of(self.processor, self.template, entry, entry.texts[text])
 
     def length(self, record: int, text: int) -> int:
         """Tokens of an example."""
@@ -68,15 +63,18 @@ class Examples:
         """A batch padded to its longest row, and each row's media."""
         batch = self.processor.collate([self.encode(*pair) for pair in chosen], padding_side="right")
         media = [
-            [self.features[modality_of(part)][record] for part in self.encode(record, text).media]
+            [
+                self.features[modality_of(part)][key_of(self.records[record], record, part.source)]
+                for part in self.encode(record, text).media
+            ]
             for record, text in chosen
         ]
         return batch, media
 
     def fingerprint(self) -> str:
         """16 hex digits that change with a text, the bytes of a medium, and with the order, not with file names."""
-        keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
-        return digest([record.texts for record in self.records], keys)
+        keys = [(name, sorted(own.items(), key=_place)) for name, own in sorted(self.keys.items())]
+        return digest([record.identity() for record in self.records], keys)
 
     def feature_types(self) -> list[torch.dtype]:
         """Of each modality that the records have, in the order of their names."""
@@ -103,6 +101,10 @@ class Examples:
         return found
 
 
+def _place(entry: tuple[MediumKey, str]) -> tuple[int, ...]:
+    return entry[0] if isinstance(entry[0], tuple) else (entry[0],)
+
+
 def usable_records(
     model: MultimodalLM, data: Any, config: TrainConfig, images: str | os.PathLike | None = None
 ) -> RecordSet:
@@ -112,7 +114,7 @@ def usable_records(
     """
     records = read_records(data, images=images, bad_limit=config.bad_limit)
     for name, sources in (("image", "pictures"), ("audio", "recordings")):
-        used = any((record.source if name == "image" else record.sound) is not None for record in records)
+        used = any(own == name for record in records for own, _ in record.places)
         if used and name not in model.encoders:
             raise ValueError(f"the data hold {sources}, but the model has no {name} encoder: assemble it with one")
     too_long = Examples(records, model.processor, model.template).too_long()

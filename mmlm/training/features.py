@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
@@ -24,27 +24,30 @@ from mmlm.training.reporting import Counter
 
 Entry = TypeVar("Entry")
 
+MediumKey: TypeAlias = "int | tuple[int, int]"
+"""Of a medium: the index of its record; in conversations and documents (that index, its number in `places`)."""
+
 FRAMES = f"-{NUM_FRAMES}-frames"  # ends the keys of films
 TIMES = ".times"  # ends the names of the times of a film's tokens
 MEASURED = 32  # media whose size tells that of all
 
 
-class StoredFeatures(Mapping[int, Features]):
-    """Features [1, S, D] by the index of a record, read from the cache when they are asked for.
+class StoredFeatures(Mapping[MediumKey, Features]):
+    """Features [1, S, D] by the key of a medium, read from the cache when they are asked for.
 
     OSError where their file was damaged since.
     """
 
-    def __init__(self, encoder: FrozenEncoder, cache: TensorCache, keys: dict[int, str]) -> None:
+    def __init__(self, encoder: FrozenEncoder, cache: TensorCache, keys: dict[MediumKey, str]) -> None:
         self.encoder, self.cache, self.names = encoder, cache, keys
 
-    def __getitem__(self, index: int) -> Features:
-        key = self.names[index]
+    def __getitem__(self, medium: MediumKey) -> Features:
+        key = self.names[medium]
         tokens = self.cache[key]
         times = self.cache[key + TIMES] if key.endswith(FRAMES) else self.encoder.token_times(len(tokens))
         return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[MediumKey]:
         return iter(self.names)
 
     def __len__(self) -> int:
@@ -56,11 +59,11 @@ class StoredFeatures(Mapping[int, Features]):
 
 
 class CachedFeatures(NamedTuple):
-    """By the index of a record: features [1, S, D]; reasons why media are bad; hashes of the media's bytes."""
+    """By the key of a medium: features [1, S, D], hashes of its bytes. By the index of a record: why it is bad."""
 
     features: StoredFeatures
     bad: dict[int, str]
-    keys: dict[int, str]
+    keys: dict[MediumKey, str]
 
 
 def cached_features(
@@ -74,44 +77,60 @@ def cached_features(
     """
     cache = TensorCache(Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}")
     medium = {"image": "picture", "audio": "recording"}[encoder.modality]
-    places = {index: place for index, record in enumerate(records) if (place := _place(record, encoder)) is not None}
-    room = _Room(cache.folder, len(set(places.values())) - len(cache))
-    keys: dict[int, str] = {}
+    places: dict[MediumKey, tuple[int, FileSlice | bytes]] = {
+        key_of(record, index, number): (index, place)
+        for index, record in enumerate(records)
+        for number, (modality, place) in enumerate(record.places)
+        if modality == encoder.modality
+    }
+    room = _Room(cache.folder, len({place for _, place in places.values()}) - len(cache))
+    keys: dict[MediumKey, str] = {}
     bad: dict[int, str] = {}
     known: dict[str, str] = {}  # by key, what is wrong with a medium
     with Counter(len(places), f"features of {medium}s", progress) as counter:
-        for index in places:
+        for name, (index, place) in places.items():
             counter.update()
             try:
-                source, key = _read(records[index], encoder)
+                source, key = _read(place, encoder)
             except (OSError, ValueError) as error:
                 bad[index] = f"the {medium} cannot be read ({error})"
                 continue
-            keys[index] = key
+            keys[name] = key
             if key not in known:
-                stored = all(name in cache for name in _names(key))
+                stored = all(own in cache for own in _names(key))
                 known[key] = "" if stored else _encode(cache, room, encoder, key, source)
             if known[key]:
                 bad[index] = f"the {medium} {known[key]}"
     cache.flush()
     records.without(bad).check(bad_limit)
-    good = {index: key for index, key in keys.items() if index not in bad}
+    good = {name: key for name, key in keys.items() if places[name][0] not in bad}
     return CachedFeatures(StoredFeatures(encoder, cache, good), bad, keys)
+
+
+def key_of(record: Record, index: int, number: int) -> MediumKey:
+    """The key of medium `number` of record `index`."""
+    return (index, number) if record.script else index
 
 
 def film_of(record: Record) -> Path | None:
     """The film that a record has in the place of a picture, by the suffix of its file."""
-    place = record.source
-    return place.path if isinstance(place, FileSlice) and place.size is None and is_video(place.path) else None
+    return None if record.source is None else _film(record.source)
 
 
-def renumbered(entries: Mapping[int, Entry], kept: Sequence[int]) -> dict[int, Entry]:
-    """Entries by index, after all but the `kept` indices are gone."""
-    return {new: entries[old] for new, old in enumerate(kept) if old in entries}
+def _film(place: FileSlice | bytes) -> Path | None:
+    return place.path if isinstance(place, FileSlice) and place.whole and is_video(place.path) else None
 
 
-def _place(record: Record, encoder: FrozenEncoder) -> FileSlice | bytes | None:
-    return record.source if encoder.modality == "image" else record.sound
+def renumbered(entries: Mapping[MediumKey, Entry], kept: Sequence[int]) -> dict[MediumKey, Entry]:
+    """Entries by key, after all but the `kept` records are gone."""
+    numbers = {old: new for new, old in enumerate(kept)}
+
+    def moved(key: MediumKey) -> MediumKey | None:
+        if isinstance(key, tuple):
+            return (numbers[key[0]], key[1]) if key[0] in numbers else None
+        return numbers.get(key)
+
+    return {new: entry for key, entry in entries.items() if (new := moved(key)) is not None}
 
 
 def _names(key: str) -> list[str]:
@@ -119,15 +138,13 @@ def _names(key: str) -> list[str]:
     return [key, key + TIMES] if key.endswith(FRAMES) else [key]
 
 
-def _read(record: Record, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
+def _read(place: FileSlice | bytes, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
     """The bytes of a medium, or the path of a film, which may be too large for memory, and the hash of its content."""
-    if encoder.modality == "audio":
-        data = record.audio
-        return data, audio_key(data)
-    if (film := film_of(record)) is not None:
+    film = _film(place) if encoder.modality == "image" else None
+    if film is not None:
         return film, audio_key(film) + FRAMES
-    data = record.image
-    return data, content_key(data)
+    data = place if isinstance(place, bytes) else place.read()
+    return data, audio_key(data) if encoder.modality == "audio" else content_key(data)
 
 
 def _encode(cache: TensorCache, room: _Room, encoder: FrozenEncoder, key: str, source: bytes | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -92,8 +93,8 @@ def count_of(records: RecordSet | None) -> DataCount | None:
     if records is None:
         return None
     films = sum(film_of(record) is not None for record in records)
-    pictures = sum("image" in record.media for record in records) - films
-    recordings = sum("audio" in record.media for record in records)
+    media = Counter(modality for record in records for modality, _ in record.places)
+    pictures, recordings = media["image"] - films, media["audio"]
     texts = sum(len(record.texts) for record in records)
     return DataCount(len(records), pictures, films, recordings, texts, len(records.bad))
 

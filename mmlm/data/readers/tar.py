@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mmlm.data.readers.fields import json_object, record_of
+from mmlm.data.readers.fields import Find, json_object, record_of
+from mmlm.data.readers.forms import is_script, script_of
 from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 LONGEST_HEADER = 8192  # bytes
+TEXTS = ("json", "txt")  # suffixes of members that are read at once
 
 
 def read_tar(path: Path) -> Iterator[Record | BadRecord]:
@@ -23,24 +25,51 @@ def read_tar(path: Path) -> Iterator[Record | BadRecord]:
             twice = [suffix for suffix, slices in members.items() if len(slices) > 1]
             if twice:
                 raise ValueError(f"several members are named {key}.{twice[0]}")
-            pictures = [suffix for suffix in members if suffix in IMAGE_SUFFIXES]
-            sounds = [suffix for suffix in members if suffix in SOUND_SUFFIXES]
-            if not pictures + sounds:
-                raise ValueError(
-                    f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)"
-                )
-            for several, name in ((pictures, "pictures"), (sounds, "recordings")):
-                if len(several) > 1:
-                    raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
-            if not members.keys() & {"json", "txt"}:
-                raise ValueError(f"no text: neither {key}.json nor {key}.txt")
-            fields = json_object(members["json"][0].read()) if "json" in members else {}
-            if "txt" in members:
-                fields["text"] = members["txt"][0].read().decode("utf-8").strip()
-            picture, sound = (members[own[0]][0] if own else None for own in (pictures, sounds))
-            yield record_of(key, picture, fields, sound)
+            read = {suffix: slices[0].read() for suffix, slices in members.items() if suffix in TEXTS}
+            yield record_of_members(key, {suffix: slices[0] for suffix, slices in members.items()}, read)
         except ValueError as error:
             yield BadRecord(where, str(error))
+
+
+def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts: Mapping[str, bytes]) -> Record:
+    """The record of the members of one key: where they lie, or their bytes, and the bytes of the texts among them.
+
+    Conversations and documents name their media by the suffix of a member ("0.jpg"). ValueError for no good record.
+    """
+    media = {suffix: modality for suffix in members if (modality := _modality(suffix)) is not None}
+    fields = json_object(texts["json"]) if "json" in texts else {}
+    if is_script(fields):
+        if not {"image", "images", "audio", "audios", "texts", "text_list"} & fields.keys():
+            fields |= {f"{own}s": [one for one, its in media.items() if its == own] for own in ("image", "audio")}
+        return script_of(key, fields, _find(key, members))
+    pictures, sounds = ([suffix for suffix in media if suffix in own] for own in (IMAGE_SUFFIXES, SOUND_SUFFIXES))
+    if not pictures + sounds:
+        raise ValueError(f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)")
+    for several, name in ((pictures, "pictures"), (sounds, "recordings")):
+        if len(several) > 1:
+            raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
+    if not texts:
+        raise ValueError(f"no text: neither {key}.json nor {key}.txt")
+    if "txt" in texts:
+        fields["text"] = texts["txt"].decode("utf-8").strip()
+    picture, sound = (members[own[0]] if own else None for own in (pictures, sounds))
+    return record_of(key, picture, fields, sound)
+
+
+def _modality(suffix: str) -> str | None:
+    """What a member is, by the last of its suffixes; None for no medium."""
+    last = suffix.rpartition(".")[2]
+    return "image" if last in IMAGE_SUFFIXES else "audio" if last in SOUND_SUFFIXES else None
+
+
+def _find(key: str, members: Mapping[str, FileSlice | bytes]) -> Find:
+    def find(name: str, modality: str) -> FileSlice | bytes:
+        own = name.removeprefix(f"{os.path.basename(key)}.").lower()
+        if own not in members:
+            raise ValueError(f"no member {key}.{own} for {name!r:.80} (members: {', '.join(members)})")
+        return members[own]
+
+    return find
 
 
 def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:

@@ -1,0 +1,22 @@
+"""Records that are conversations or documents, told by their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmlm.data.readers import conversations, documents
+from mmlm.data.readers.fields import Find
+from mmlm.data.records import Record
+
+
+def is_script(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of a conversation or a document."""
+    return any(name in fields for name in (*conversations.FIELDS, *documents.FIELDS))
+
+
+def script_of(key: str, fields: Mapping[str, Any], find: Find) -> Record:
+    """The record of a conversation or a document, whose media `find` finds. ValueError where a field is no good."""
+    if any(name in fields for name in conversations.FIELDS):
+        return Record(key, messages=conversations.messages_of(fields, find))
+    return Record(key, document=documents.document_of(fields, find))
