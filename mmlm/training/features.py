@@ -16,8 +16,9 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
 from encoders.media.sound import audio_key
-from encoders.media.video import NUM_FRAMES, is_video, load_video
+from encoders.media.video import NUM_FRAMES, load_video
 from mmlm.data.cache import TensorCache
+from mmlm.data.check import film_at
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.model.features import video_features
 from mmlm.training.reporting import Counter
@@ -114,11 +115,7 @@ def key_of(record: Record, index: int, number: int) -> MediumKey:
 
 def film_of(record: Record) -> Path | None:
     """The film that a record has in the place of a picture, by the suffix of its file."""
-    return None if record.source is None else _film(record.source)
-
-
-def _film(place: FileSlice | bytes) -> Path | None:
-    return place.path if isinstance(place, FileSlice) and place.whole and is_video(place.path) else None
+    return None if record.source is None else film_at(record.source)
 
 
 def renumbered(entries: Mapping[MediumKey, Entry], kept: Sequence[int]) -> dict[MediumKey, Entry]:
@@ -140,7 +137,7 @@ def _names(key: str) -> list[str]:
 
 def _read(place: FileSlice | bytes, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
     """The bytes of a medium, or the path of a film, which may be too large for memory, and the hash of its content."""
-    film = _film(place) if encoder.modality == "image" else None
+    film = film_at(place) if encoder.modality == "image" else None
     if film is not None:
         return film, audio_key(film) + FRAMES
     data = place if isinstance(place, bytes) else place.read()

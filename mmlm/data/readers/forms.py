@@ -15,6 +15,16 @@ def is_script(fields: Mapping[str, Any]) -> bool:
     return any(name in fields for name in (*conversations.FIELDS, *documents.FIELDS))
 
 
+def named(fields: Mapping[str, Any]) -> bool:
+    """Whether a conversation or a document names its media, or else has places for them, in their order."""
+    if {"image", "images", "audio", "audios", *documents.FIELDS} & fields.keys():
+        return True
+    turns = fields.get("messages", ())
+    return isinstance(turns, list) and any(
+        isinstance(turn, dict) and isinstance(turn.get("content"), list) for turn in turns
+    )
+
+
 def script_of(key: str, fields: Mapping[str, Any], find: Find) -> Record:
     """The record of a conversation or a document, whose media `find` finds. ValueError where a field is no good."""
     if any(name in fields for name in conversations.FIELDS):
