@@ -478,7 +478,7 @@ def test_json_that_cannot_be_parsed_is_a_bad_record_in_every_reader(tmp_path, te
     found = read_records(tar, bad_limit=0.5)
     assert len(found) == 1 and [bad.key for bad in found.bad] == ["t.tar b"]
     (tmp_path / "c.json").write_text(text)
-    with pytest.raises(ValueError, match="c.json is not a COCO captions file"):
+    with pytest.raises(ValueError, match="c.json (is not a COCO captions file|holds no JSON)"):
         read_records(tmp_path / "c.json")
 
 

@@ -251,7 +251,9 @@ def test_parquet_with_media_and_lists_of_media(tmp_path, monkeypatch):
     found = read_records(tmp_path / "two.parquet", bad_limit=0.5)
     assert [said(record)[0] for record in found] == [("user", RED, "or", BLUE, "?"), ("user", "Hello")]
     assert found.bad[0].key == "two.parquet:0:2" and "more places" in found.bad[0].reason
-    assert [place.read() for _, place in media_in(str(tmp_path / "two.parquet"), "image", [])] == [RED, BLUE]
+    assert [
+        one[1].read() for one in media_in(str(tmp_path / "two.parquet"), "image", []) if isinstance(one, tuple)
+    ] == [RED, BLUE]
 
 
 def test_a_damaged_table_is_one_line(tmp_path):
@@ -308,13 +310,9 @@ def test_every_answer_is_learned_behind_the_prompt_that_chat_gives_it(name):
         assert learned.input_ids[:start] == encoder.encode(prompt).input_ids
         end = next((at for at in range(start, len(labels)) if labels[at] < 0), len(labels))
         text = own.decode([token for token in learned.input_ids[start:end] if token < encoder.vocabulary.offset])
-        mark = {
-            "chatml": "<|im_end|>",
-            "trimmed": "<|im_end|>",
-            "system within": "<|im_end|>",
-            "spaced": "<|endoftext|>",
-        }
-        assert text == TALK[answer].content[0] + mark.get(name, "")
+        mark = dict.fromkeys(("chatml", "trimmed", "system within"), "<|im_end|>") | {"spaced": "<|endoftext|>"}
+        lead = {"spaced": " ", "no control": " "}  # which the prompt lacks, so that the model writes it
+        assert text == lead.get(name, "") + TALK[answer].content[0] + mark.get(name, "")
     closed = learned.input_ids[-1] == encoder.vocabulary.end_of_chunk_id
     assert closed == (name in ("no control", None))
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmlm.prompting.chat_template import PLACE, answered, rendered
+from mmlm.prompting.chat_template import PLACE, EndlessTemplateError, answered, plain, rendered
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Learned, Markup, Part, Sound
 from mmlm.prompting.thinking import after_thinking
@@ -45,13 +45,14 @@ def chat_prompt(tokenizer: Any, messages: Any, keywords: Mapping[str, Any] | Non
 def taught(tokenizer: Any, messages: Any) -> list[Part]:
     """The parts of a whole conversation, `as_messages`, by the tokenizer's chat template; the answers are `Learned`.
 
-    With an answer, the mark that ends its turn is learned. Where the template writes none, the last answer ends in
-    END_OF_CHUNK. Of earlier answers the thinking is left out.
+    With an answer is learned what the template writes between the end of a prompt and an answer, such as a space, and
+    the mark that ends the turn. Where there is no such mark, the last answer ends in END_OF_CHUNK. Of earlier answers
+    the thinking is left out.
     ValueError as of `chat_prompt`.
     """
     turns = as_messages(messages)
     text, said = _rendered(tokenizer, turns, False, {})
-    end = turn_end(tokenizer)
+    end, lead = turn_end(tokenizer), _lead(tokenizer)
     mark = None if end is None else tokenizer.convert_ids_to_tokens(end)
     pieces = _PLACES.split(text)
     parts: list[Part] = [Markup(pieces[0])]
@@ -61,13 +62,29 @@ def taught(tokenizer: Any, messages: Any) -> list[Part]:
         if one.role != "assistant" or not isinstance(written, str):
             parts += [written, Markup(after)]
             continue
+        opening: tuple[Markup, ...] = ()
+        last = parts[-1]
+        if lead and isinstance(last, Markup) and last.text.endswith(lead):
+            parts[-1], opening = Markup(last.text.removesuffix(lead)), (Markup(lead),)
         ends = after.partition(mark) if mark else ("", "", after)
         closing = (Markup(ends[0] + ends[1]),) if ends[1] and not ends[0].strip() else ()
         if not closing and one is said[-1]:
-            parts.append(Learned((written, END_OF_CHUNK)))
+            parts.append(Learned((*opening, written, END_OF_CHUNK)))
             break
-        parts += [Learned((written, *closing)), Markup(ends[2] if closing else after)]
+        parts += [Learned((*opening, written, *closing)), Markup(ends[2] if closing else after)]
     return [part for index, part in enumerate(parts) if not index or part != Markup("")]
+
+
+def _lead(tokenizer: Any) -> str:
+    """What the template writes between the end of a prompt and an answer, which a model has to write itself."""
+    try:
+        before = rendered(tokenizer, plain(2), False).partition(f"{PLACE}1{PLACE}")[0]
+        prompt = rendered(tokenizer, plain(1), True)
+    except EndlessTemplateError:
+        raise
+    except Exception:  # a template may refuse anything
+        return ""
+    return before.removeprefix(prompt) if before.startswith(prompt) else ""
 
 
 class _Said(NamedTuple):

@@ -13,15 +13,16 @@ from decoders.values import check_kinds
 OPTIMIZERS = ("adamw", "muon", "lion")
 PRECISIONS = ("float32", "bfloat16", "auto")
 
-# Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`.
+# Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`; the
+# last three are in the fingerprint of a stream.
 _FREE = {
     "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "cache",
-    "held_out_examples", "bad_limit", "device", "extend",
+    "held_out_examples", "bad_limit", "device", "extend", "stream", "mix", "shard_window",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
 _COUNTS = (
     "steps", "batch_size", "accumulation", "max_skipped", "log_every", "eval_every", "save_every", "keep",
-    "sort_window", "held_out_examples", "preview_every", "pairs_per_row",
+    "sort_window", "held_out_examples", "preview_every", "pairs_per_row", "shard_window",
 )  # fmt: skip
 _FINITE = ("epochs", "learning_rate", "gate_learning_rate_scale", "weight_decay")
 _SHARES = ("final_learning_rate_scale", "caption_share", "bad_limit")  # 0 to 1
@@ -124,6 +125,10 @@ class TrainConfig(TrainerConfig):
     held_out_examples: at most this many held-out records are used.
     cache: folder for the features of the frozen encoders; None puts it into the output folder.
     bad_limit: share of bad records (0–1) above which the run stops with their list.
+    stream: read records and encode their media while training goes on, from tars that may lie elsewhere (s3://…), in
+        place of reading all of them before the first step. Needs `steps`. See docs/data.md.
+    mix: of a stream, how often each entry of `data` is taken; None takes each as often as it has records.
+    shard_window: of a stream, how many tars are mixed at a time.
     """
 
     learning_rate: float = 3e-4
@@ -138,6 +143,15 @@ class TrainConfig(TrainerConfig):
     held_out_examples: int = 256
     cache: str | None = None
     bad_limit: float = 0.01
+    stream: bool = False
+    mix: tuple[float, ...] | None = None
+    shard_window: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stream and self.steps is None:
+            raise ValueError("a stream needs steps: how many an epoch has is known when all of its tars were read")
+        self._check("mix", self.mix is None or self.stream, "is for streams: it needs stream=True")
 
 
 class TrainSettings(TypedDict, total=False):
@@ -168,6 +182,9 @@ class TrainSettings(TypedDict, total=False):
     held_out_examples: int
     cache: str | None
     bad_limit: float
+    stream: bool
+    mix: tuple[float, ...] | None
+    shard_window: int
 
 
 @dataclass(frozen=True, kw_only=True)

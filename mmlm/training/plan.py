@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from mmlm.assembly.load import model_folder, read_saved
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data.records import RecordSet
+from mmlm.data.streams import Shard
 from mmlm.model.config import DEFAULTS, WHY, FusionConfig, ResamplerConfig
 from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
 from mmlm.model.resampler import PerceiverResampler
@@ -100,16 +101,30 @@ def count_of(records: RecordSet | None) -> DataCount | None:
 
 
 def plan_of(
-    config: TrainerConfig, model: str, data: RecordSet, held_out: RecordSet | None, output: str, **known: Any
+    config: TrainerConfig, model: str, data: RecordSet | str, held_out: RecordSet | None, output: str, **known: Any
 ) -> Plan:
-    """The plan of a run on records. known: `choices` and `weights`, where they are known."""
+    """The plan of a run on records, or on a stream that is told in words. known: `choices` and `weights`, if known."""
     per_step = config.batch_size * config.accumulation
     steps = config.steps or max(1, math.ceil(config.epochs * len(data) / per_step))
     held = count_of(held_out)
-    return Plan(model, str(count_of(data)), None if held is None else str(held), steps, per_step, output, **known)
+    return Plan(
+        model,
+        data if isinstance(data, str) else str(count_of(data)),
+        None if held is None else str(held),
+        steps,
+        per_step,
+        output,
+        **known,
+    )
 
 
-def plan_of_adapters(recipe: Recipe, data: RecordSet, held_out: RecordSet | None) -> Plan:
+def count_of_shards(sets: Sequence[Sequence[Shard]]) -> str:
+    """What a stream is read from, in words."""
+    sizes = [shard.size for shards in sets for shard in shards]
+    return f"a stream of {len(sizes):,} tars, {sum(sizes) / 1e9:.3g} GB, which are indexed before the first step"
+
+
+def plan_of_adapters(recipe: Recipe, data: RecordSet | str, held_out: RecordSet | None) -> Plan:
     """The plan of a run that trains adapters: new ones, or those of a model.
 
     Errors are those of a model whose config, or of parts whose settings, cannot be found or read.

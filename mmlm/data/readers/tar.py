@@ -75,34 +75,45 @@ def _find(key: str, members: Mapping[str, FileSlice | bytes]) -> Find:
 def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     """{key: {suffix: where the members lie}}, in the order of the tar. A key is the name up to its first dot.
 
-    Tars that were joined (`cat a.tar b.tar`) are read to the end of the file; a link stands for the member it names.
     ValueError where the tar is damaged, compressed or truncated.
     """
-    index: dict[str, dict[str, list[FileSlice]]] = {}
-    places: dict[str, FileSlice] = {}
     try:
-        for member in _members(path):
-            folder, name = os.path.split(member.name)
-            if name.startswith(".") or not (member.isfile() or member.islnk() or member.issym()):
-                continue
-            if member.issparse():
-                raise ValueError(
-                    f"{path}: its member {member.name} is stored with holes; write the tar without --sparse"
-                )
-            if member.isfile():
-                place = FileSlice(path, member.offset_data, member.size)
-            else:
-                place = places.get(member.linkname if member.islnk() else os.path.join(folder, member.linkname))
-            if place is None:
-                raise ValueError(
-                    f"{path}: its member {member.name} is a link to {member.linkname}, which is not in the tar before "
-                    "it; write it again with the files themselves (tar --dereference --hard-dereference)"
-                )
-            places[member.name] = place
-            stem, _, suffix = name.partition(".")
-            index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
+        with open(path, "rb") as file:
+            found = index_members(file, str(path))
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not a plain tar ({error}); fetch or write it again") from error
+    return {
+        key: {suffix: [FileSlice(path, *place) for place in places] for suffix, places in members.items()}
+        for key, members in found.items()
+    }
+
+
+def index_members(file: BinaryIO, name: str) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """{key: {suffix: (offset, size) of each member}} of an open tar, in its order.
+
+    Tars that were joined (`cat a.tar b.tar`) are read to the end of the file; a link stands for the member it names.
+    TarError or ValueError where the tar is damaged, compressed or truncated. name: of the tar, for messages.
+    """
+    index: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for member in _members(file):
+        folder, own = os.path.split(member.name)
+        if own.startswith(".") or not (member.isfile() or member.islnk() or member.issym()):
+            continue
+        if member.issparse():
+            raise ValueError(f"{name}: its member {member.name} is stored with holes; write the tar without --sparse")
+        if member.isfile():
+            place = (member.offset_data, member.size)
+        else:
+            place = places.get(member.linkname if member.islnk() else os.path.join(folder, member.linkname))
+        if place is None:
+            raise ValueError(
+                f"{name}: its member {member.name} is a link to {member.linkname}, which is not in the tar before "
+                "it; write it again with the files themselves (tar --dereference --hard-dereference)"
+            )
+        places[member.name] = place
+        stem, _, suffix = own.partition(".")
+        index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
     return index
 
 
@@ -118,21 +129,21 @@ class _Member(tarfile.TarInfo):
         return super()._proc_pax(tarfile_)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """All members of all tars in the file. TarError where what stands between or behind them is no tar."""
-    with open(path, "rb") as file:
-        # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
-        file.seek(-min(1024, path.stat().st_size), os.SEEK_END)
-        if file.read().strip(b"\0"):
-            raise tarfile.ReadError("it has no end mark, so it is truncated")
-        begin: int | None = 0
-        while begin is not None:
-            file.seek(begin)
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
-                yield from tar
-            if tar.offset == begin:
-                raise tarfile.ReadError(f"what begins at byte {begin:,} is no member")
-            begin = _next_block(file, tar.offset)
+    # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - min(1024, size))
+    if file.read().strip(b"\0"):
+        raise tarfile.ReadError("it has no end mark, so it is truncated")
+    begin: int | None = 0
+    while begin is not None:
+        file.seek(begin)
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+            yield from tar
+        if tar.offset == begin:
+            raise tarfile.ReadError(f"what begins at byte {begin:,} is no member")
+        begin = _next_block(file, tar.offset)
 
 
 def _next_block(file: BinaryIO, offset: int) -> int | None:

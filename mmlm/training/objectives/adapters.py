@@ -10,10 +10,13 @@ from typing import Any, Unpack, cast
 
 from torch.nn import Parameter
 
-from encoders.base import FrozenEncoder
+from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
+from mmlm.data.records import RecordSet
 from mmlm.data.sampling import ExampleStream
+from mmlm.prompting.processor import Batch
+from mmlm.training.bad_log import BadLog
 from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
 from mmlm.training.examples import Examples, prepare, split, usable_records, write_bad_records
@@ -21,6 +24,7 @@ from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
 from mmlm.training.result import TrainResult
+from mmlm.training.streaming import StreamedExamples, open_stream
 from mmlm.training.trainer import Trainer
 
 
@@ -69,12 +73,13 @@ def _run(
     progress: bool,
     config: TrainConfig,
 ) -> TrainResult:
-    preparing: dict[str, Any] = dict(cache=config.cache or output / "features", config=config, progress=progress)
+    if config.stream:
+        return _run_stream(model, sources, images, output, resume, progress, config)
     bad_records = output / "bad_records.jsonl"
     try:
         # All that can be wrong with either set is found before the first medium is encoded.
         records = [usable_records(model, source, config, images) for source in sources]
-        training, *others = [prepare(model, own, **preparing) for own in records]
+        training, *others = [_prepared(model, own, output, progress, config) for own in records]
     except BadRecordsError as error:
         write_bad_records(bad_records, error.bad)
         raise
@@ -90,6 +95,34 @@ def _run(
     return result
 
 
+def _run_stream(
+    model: MultimodalLM,
+    sources: Sequence[Any],
+    images: str | os.PathLike | None,
+    output: Path,
+    resume: bool,
+    progress: bool,
+    config: TrainConfig,
+) -> TrainResult:
+    data, *others = sources
+    records = [usable_records(model, source, config, images) for source in others]
+    stream = open_stream(data, output, config, progress)
+    held = next((_prepared(model, own, output, progress, config) for own in records), None)
+    log = BadLog(output / "bad_records.jsonl", config.bad_limit, len(stream))
+    training = StreamedExamples(model, stream, log, cast(int, config.steps))
+    try:
+        trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
+        result = dataclasses.replace(trainer.fit(resume=resume), bad_records=log.count)
+    finally:
+        training.close()
+    trainer.say(_summary(result))
+    return result
+
+
+def _prepared(model: MultimodalLM, records: RecordSet, output: Path, progress: bool, config: TrainConfig) -> Examples:
+    return prepare(model, records, cache=config.cache or output / "features", config=config, progress=progress)
+
+
 class AdaptersObjective(Objective):
     """Cross-entropy of answers, given media and prompts; the mean over answer tokens, in nats."""
 
@@ -97,17 +130,23 @@ class AdaptersObjective(Objective):
     unit = "tokens"
     loss_unit = "loss (nats per answer token)"
 
-    def __init__(self, model: MultimodalLM, training: Examples, held: Examples | None, config: TrainConfig) -> None:
+    def __init__(
+        self, model: MultimodalLM, training: Examples | StreamedExamples, held: Examples | None, config: TrainConfig
+    ) -> None:
         self.module = self.model = model
         self.training, self.held, self.config = training, held, config
         self.examples, self.per_step = len(training), config.batch_size * config.accumulation
-        self.stream = ExampleStream(
-            training.records,
-            self.per_step,
-            seed=config.seed,
-            caption_share=config.caption_share,
-            length=training.length,
-            window=config.sort_window,
+        self.stream = (
+            None
+            if isinstance(training, StreamedExamples)
+            else ExampleStream(
+                training.records,
+                self.per_step,
+                seed=config.seed,
+                caption_share=config.caption_share,
+                length=training.length,
+                window=config.sort_window,
+            )
         )
 
     def parameters(self) -> dict[str, Parameter]:
@@ -117,13 +156,18 @@ class AdaptersObjective(Objective):
         return {}
 
     def parts(self, step: int) -> list[Part]:
-        return [self._part(self.training, chosen) for chosen in split(self.stream.step(step), self.config.accumulation)]
+        training, accumulation = self.training, self.config.accumulation
+        if isinstance(training, StreamedExamples):
+            return [self._of(*batch) for batch in training.batches(step, accumulation)]
+        assert self.stream is not None
+        return [self._part(training, chosen) for chosen in split(self.stream.step(step), accumulation)]
 
     def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
-        batch, media = examples.collate(chosen)
+        return self._of(*examples.collate(chosen), sum(examples.length(*pair) for pair in chosen))
+
+    def _of(self, batch: Batch, media: list[list[Features]], size: int) -> Part:
         assert batch.labels is not None, "examples have answers"
-        count = int((batch.labels[:, 1:] >= 0).sum())
-        return Part(count, lambda: self.model(batch, media).loss, sum(examples.length(*pair) for pair in chosen))
+        return Part(int((batch.labels[:, 1:] >= 0).sum()), lambda: self.model(batch, media).loss, size)
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""
