@@ -1,8 +1,9 @@
-"""Paired data: pictures and recordings with captions, transcripts, questions and answers.
+"""Paired data: pictures and recordings with captions, transcripts, questions and answers; conversations; documents.
 
-`records` defines a Record and a RecordSet, `readers` read them from manifests, folders, tars and COCO files, `sampling`
-chooses the examples of each training step. Of media alone, `find` says where they lie in such sources, and `media`
-reads them into memory, for codecs. The last loads torch, so it is imported by its own name.
+`records` defines a Record and a RecordSet, `readers` read them from manifests, folders, tars and tables, `sampling`
+chooses the examples of each training step, and `streams` does so for sets that are read while training goes on. `check`
+counts what is in a source, `convert` writes it in another form. Of media alone, `find` says where they lie in such
+sources, and `media` reads them into memory, for codecs.
 """
 
 from mmlm.data.readers import read_records

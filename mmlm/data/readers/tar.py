@@ -64,7 +64,9 @@ def _modality(suffix: str) -> str | None:
 
 def _find(key: str, members: Mapping[str, FileSlice | bytes]) -> Find:
     def find(name: str, modality: str) -> FileSlice | bytes:
-        own = name.removeprefix(f"{os.path.basename(key)}.").lower()
+        own = name.lower()
+        if own not in members:  # the whole name of the member
+            own = own.removeprefix(f"{os.path.basename(key)}.".lower())
         if own not in members:
             raise ValueError(f"no member {key}.{own} for {name!r:.80} (members: {', '.join(members)})")
         return members[own]

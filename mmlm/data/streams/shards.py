@@ -57,11 +57,14 @@ def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
 
     source: with `{000..003}`, `{a,b}` and wildcards; an address of any kind that fsspec reads (s3://, gs://, hf://,
         https://), whose package must be installed.
-    FileNotFoundError where there is none; ValueError for a pipe, and for what is no .tar.
+    FileNotFoundError where there is none; ValueError for a pipe, for addresses within others (`reference::s3://…`,
+    which may bring programs along), and for what is no .tar.
     """
     name = os.fspath(source)
     if name.startswith("pipe:"):
         raise ValueError(f"{name}: a pipe can only be read from its start: give the address itself, such as s3://…")
+    if "::" in name:
+        raise ValueError(f"{name}: addresses within others are not followed: give that of the tars themselves")
     found = _remote(name) if is_remote(name) else [_found(path) for path in expand(name)]
     if wrong := [shard for shard in found if not shard.url.partition("?")[0].endswith(".tar")]:
         raise ValueError(f"{wrong[0].url}: streams are read from plain .tar files: `mmlm data convert` writes them")
