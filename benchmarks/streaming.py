@@ -45,14 +45,23 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def index(pattern: str, folder: Path) -> dict[str, float]:
+    """Figures of the first time."""
+    from mmlm.data.streams import RecordStream, find_shards
+
+    start = time.perf_counter()
+    RecordStream([find_shards(pattern)], BATCH, folder=folder)
+    return {
+        "seconds to index": time.perf_counter() - start,
+        "MB of indexes on disk": sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
+    }
+
+
 def stream(pattern: str, folder: Path) -> dict[str, float]:
-    """Figures of a stream: the first time, with its indexes there, and while it is read."""
+    """Figures of a stream whose indexes are there."""
     from mmlm.data.streams import RecordStream, find_shards
 
     before, start = resident(), time.perf_counter()
-    RecordStream([find_shards(pattern)], BATCH, folder=folder)
-    indexing = time.perf_counter() - start
-    start = time.perf_counter()
     found = RecordStream([find_shards(pattern)], BATCH, folder=folder)
     opening = time.perf_counter() - start
     opened = resident() - before
@@ -63,8 +72,6 @@ def stream(pattern: str, folder: Path) -> dict[str, float]:
     found.read(found.step(10**9)[0])
     return {
         "records": len(found),
-        "seconds to index": indexing,
-        "MB of indexes on disk": sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
         "seconds to open again": opening,
         "MB of memory, opened": opened,
         "MB of memory, reading": resident() - before,
@@ -73,7 +80,7 @@ def stream(pattern: str, folder: Path) -> dict[str, float]:
     }
 
 
-def whole(pattern: str) -> dict[str, float]:
+def whole(pattern: str, _: Path) -> dict[str, float]:
     """Figures of the same records read at once."""
     from mmlm.data import read_records
 
@@ -95,19 +102,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.measure:
         kind, pattern, folder = args.measure
-        figures = stream(pattern, Path(folder)) if kind == "stream" else whole(pattern)
+        figures = {"index": index, "stream": stream, "read": whole}[kind](pattern, Path(folder))
         for name, value in figures.items():
             print(f"| {name} | {value:,.0f} |" if value >= 100 else f"| {name} | {value:.2f} |")
         return
-    for kind, records in (("stream", args.records), ("read at once", args.map_records)):
+    for kinds, records in ((("index", "stream"), args.records), (("read",), args.map_records)):
         with tempfile.TemporaryDirectory() as folder:
-            shards, index = Path(folder) / "shards", Path(folder) / "index"
+            shards, kept = Path(folder) / "shards", Path(folder) / "index"
             shards.mkdir()
-            index.mkdir()
+            kept.mkdir()
             pattern = make(shards, -(-records // PER_SHARD))
-            print(f"\n| {kind} | |\n| --- | --- |", flush=True)
-            measure = ["--measure", kind.split()[0], str(pattern), str(index)]
-            subprocess.run([sys.executable, __file__, *measure], check=True)
+            print(f"\n| {'a stream' if 'stream' in kinds else 'read at once'} | |\n| --- | --- |", flush=True)
+            for kind in kinds:
+                subprocess.run([sys.executable, __file__, "--measure", kind, str(pattern), str(kept)], check=True)
 
 
 if __name__ == "__main__":

@@ -314,12 +314,13 @@ def test_media_that_do_not_decode_are_left_out_named_once_and_bounded(shards, tm
         streamed(tiny_model(), f"{shards}/*.tar", tmp_path / "strict", steps=11, bad_limit=0.0)
 
 
-def test_a_step_without_any_good_record_changes_nothing(tmp_path):
+def test_a_step_without_any_good_record_has_a_gradient_of_zero(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_of({"bad.png": b"no picture", "bad.json": b'{"caption": "x"}'}))
     model = tiny_model()
     before = added(model)
-    streamed(model, tmp_path / "a.tar", tmp_path / "run", steps=2, bad_limit=1.0)
+    result = streamed(model, tmp_path / "a.tar", tmp_path / "run", steps=2, bad_limit=1.0, weight_decay=0.0)
     assert_equal(before, added(model))
+    assert result.skipped == 0
 
 
 def test_steps_made_ahead_are_those_asked_for_and_errors_come_where_they_belong():

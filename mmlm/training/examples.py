@@ -23,7 +23,7 @@ from mmlm.prompting.parts import modality_of
 from mmlm.prompting.processor import Batch, Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
-from mmlm.training.features import MediumKey, cached_features, key_of, renumbered
+from mmlm.training.features import cached_features, key_of, renumbered
 from mmlm.training.identity import digest
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
@@ -41,8 +41,8 @@ class Examples:
         records: RecordSet,
         processor: Processor,
         template: PromptTemplate,
-        features: Mapping[str, Mapping[MediumKey, Features]] = MappingProxyType({}),
-        keys: Mapping[str, Mapping[MediumKey, str]] = MappingProxyType({}),
+        features: Mapping[str, Mapping[int, Features]] = MappingProxyType({}),
+        keys: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
     ) -> None:
         self.records, self.processor, self.template = records, processor, template
         self.features, self.keys = features, keys
@@ -73,7 +73,7 @@ class Examples:
 
     def fingerprint(self) -> str:
         """16 hex digits that change with a text, the bytes of a medium, and with the order, not with file names."""
-        keys = [(name, sorted(own.items(), key=_place)) for name, own in sorted(self.keys.items())]
+        keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
         return digest([record.identity() for record in self.records], keys)
 
     def feature_types(self) -> list[torch.dtype]:
@@ -99,10 +99,6 @@ class Examples:
                     except ValueError as error:
                         found[index] = str(error)
         return found
-
-
-def _place(entry: tuple[MediumKey, str]) -> tuple[int, ...]:
-    return entry[0] if isinstance(entry[0], tuple) else (entry[0],)
 
 
 def usable_records(

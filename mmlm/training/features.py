@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
@@ -25,30 +25,28 @@ from mmlm.training.reporting import Counter
 
 Entry = TypeVar("Entry")
 
-MediumKey: TypeAlias = "int | tuple[int, int]"
-"""Of a medium: the index of its record; in conversations and documents (that index, its number in `places`)."""
-
 FRAMES = f"-{NUM_FRAMES}-frames"  # ends the keys of films
 TIMES = ".times"  # ends the names of the times of a film's tokens
 MEASURED = 32  # media whose size tells that of all
+APART = 1 << 32  # between the keys of media that follow each other in a record; no set has as many records
 
 
-class StoredFeatures(Mapping[MediumKey, Features]):
+class StoredFeatures(Mapping[int, Features]):
     """Features [1, S, D] by the key of a medium, read from the cache when they are asked for.
 
     OSError where their file was damaged since.
     """
 
-    def __init__(self, encoder: FrozenEncoder, cache: TensorCache, keys: dict[MediumKey, str]) -> None:
+    def __init__(self, encoder: FrozenEncoder, cache: TensorCache, keys: dict[int, str]) -> None:
         self.encoder, self.cache, self.names = encoder, cache, keys
 
-    def __getitem__(self, medium: MediumKey) -> Features:
+    def __getitem__(self, medium: int) -> Features:
         key = self.names[medium]
         tokens = self.cache[key]
         times = self.cache[key + TIMES] if key.endswith(FRAMES) else self.encoder.token_times(len(tokens))
         return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
 
-    def __iter__(self) -> Iterator[MediumKey]:
+    def __iter__(self) -> Iterator[int]:
         return iter(self.names)
 
     def __len__(self) -> int:
@@ -64,7 +62,7 @@ class CachedFeatures(NamedTuple):
 
     features: StoredFeatures
     bad: dict[int, str]
-    keys: dict[MediumKey, str]
+    keys: dict[int, str]
 
 
 def cached_features(
@@ -78,14 +76,14 @@ def cached_features(
     """
     cache = TensorCache(Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}")
     medium = {"image": "picture", "audio": "recording"}[encoder.modality]
-    places: dict[MediumKey, tuple[int, FileSlice | bytes]] = {
+    places: dict[int, tuple[int, FileSlice | bytes]] = {
         key_of(record, index, number): (index, place)
         for index, record in enumerate(records)
         for number, (modality, place) in enumerate(record.places)
         if modality == encoder.modality
     }
     room = _Room(cache.folder, len({place for _, place in places.values()}) - len(cache))
-    keys: dict[MediumKey, str] = {}
+    keys: dict[int, str] = {}
     bad: dict[int, str] = {}
     known: dict[str, str] = {}  # by key, what is wrong with a medium
     with Counter(len(places), f"features of {medium}s", progress) as counter:
@@ -108,9 +106,9 @@ def cached_features(
     return CachedFeatures(StoredFeatures(encoder, cache, good), bad, keys)
 
 
-def key_of(record: Record, index: int, number: int) -> MediumKey:
-    """The key of medium `number` of record `index`."""
-    return (index, number) if record.script else index
+def key_of(record: Record, index: int, number: int) -> int:
+    """The key of medium `number` in the `places` of record `index`: that index where it is the one of its kind."""
+    return number * APART + index if record.script else index
 
 
 def film_of(record: Record) -> Path | None:
@@ -118,16 +116,11 @@ def film_of(record: Record) -> Path | None:
     return None if record.source is None else film_at(record.source)
 
 
-def renumbered(entries: Mapping[MediumKey, Entry], kept: Sequence[int]) -> dict[MediumKey, Entry]:
-    """Entries by key, after all but the `kept` records are gone."""
+def renumbered(entries: Mapping[int, Entry], kept: Sequence[int]) -> dict[int, Entry]:
+    """Entries by the key of a medium, after all but the `kept` records are gone."""
     numbers = {old: new for new, old in enumerate(kept)}
-
-    def moved(key: MediumKey) -> MediumKey | None:
-        if isinstance(key, tuple):
-            return (numbers[key[0]], key[1]) if key[0] in numbers else None
-        return numbers.get(key)
-
-    return {new: entry for key, entry in entries.items() if (new := moved(key)) is not None}
+    places = ((*divmod(key, APART), entry) for key, entry in entries.items())
+    return {number * APART + numbers[index]: entry for number, index, entry in places if index in numbers}
 
 
 def _names(key: str) -> list[str]:

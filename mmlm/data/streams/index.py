@@ -8,6 +8,7 @@ import os
 import tarfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,11 @@ class ShardIndex:
 
     def key(self, record: int) -> str:
         """The name of a record."""
-        return self.keys.split(b"\0")[record].decode(errors="surrogateescape")
+        return self._keys[record].decode(errors="surrogateescape")
+
+    @cached_property
+    def _keys(self) -> list[bytes]:
+        return self.keys.split(b"\0")
 
     def of(self, record: int) -> dict[str, tuple[int, int]]:
         """{suffix: (offset, size)} of a record."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from encoders.base import Features, FrozenEncoder
@@ -158,9 +160,14 @@ class AdaptersObjective(Objective):
     def parts(self, step: int) -> list[Part]:
         training, accumulation = self.training, self.config.accumulation
         if isinstance(training, StreamedExamples):
-            return [self._of(*batch) for batch in training.batches(step, accumulation)]
+            found = [self._of(*batch) for batch in training.batches(step, accumulation)]
+            return found or [Part(0, self._nothing)]
         assert self.stream is not None
         return [self._part(training, chosen) for chosen in split(self.stream.step(step), accumulation)]
+
+    def _nothing(self) -> Tensor:
+        """The loss of a share of which no record can be used: other processes wait for its gradient."""
+        return torch.stack([parameter.sum() * 0 for parameter in self.parameters().values()]).sum()
 
     def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
         return self._of(*examples.collate(chosen), sum(examples.length(*pair) for pair in chosen))
