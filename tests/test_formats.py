@@ -171,6 +171,7 @@ GPT = {"from": "gpt", "value": "one"}
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "https://a.b/c.jpg"}]}]}, "an address"),
         ({"text_list": ["a"], "image_info": [{"image_name": "a.jpg", "matched_text_index": 1}]}, "matched_text_index"),
         ({"texts": ["a"], "images": []}, "1 .texts. and 0 .images."),
+        ({"texts": ["a"], "caption": "b"}, "no picture or recording"),
         ({"texts": [None], "images": ["a.jpg"]}, "without text"),
         ({"texts": [None, "a"], "images": ["https://a.b/c.jpg", None]}, "an address"),
     ],
@@ -248,6 +249,15 @@ def test_parquet_with_media_and_lists_of_media(tmp_path, monkeypatch):
         }
     )
     pq.write_table(several, tmp_path / "two.parquet")
+    page = pa.table(
+        {
+            "images": pa.array([[None, {"bytes": RED, "path": None}, None]], pa.list_(MEDIUM)),
+            "texts": [["Before.", None, "After."]],
+        }
+    )
+    pq.write_table(page, tmp_path / "page.parquet")
+    (record,) = read_records(tmp_path / "page.parquet")
+    assert [one if isinstance(one, str) else one.source.read() for one in record.document] == ["Before.", RED, "After."]
     found = read_records(tmp_path / "two.parquet", bad_limit=0.5)
     assert [said(record)[0] for record in found] == [("user", RED, "or", BLUE, "?"), ("user", "Hello")]
     assert found.bad[0].key == "two.parquet:0:2" and "more places" in found.bad[0].reason

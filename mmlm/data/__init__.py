@@ -6,6 +6,8 @@ counts what is in a source, `convert` writes it in another form. Of media alone,
 sources, and `media` reads them into memory, for codecs.
 """
 
+from mmlm.data.check import DataReport, check_data
+from mmlm.data.convert import Converted, convert_data
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, RecordSet, RecordSource
 from mmlm.data.sampling import ExampleStream
@@ -13,10 +15,14 @@ from mmlm.data.sampling import ExampleStream
 __all__ = [
     "BadRecord",
     "BadRecordsError",
+    "Converted",
+    "DataReport",
     "ExampleStream",
     "FileSlice",
     "Record",
     "RecordSet",
     "RecordSource",
+    "check_data",
+    "convert_data",
     "read_records",
 ]

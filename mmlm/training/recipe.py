@@ -111,7 +111,7 @@ class Recipe(TrainConfig):
     """A whole run: the model, the data, where to write, and every setting of TrainConfig beside them.
 
     model: the model to train.
-    data: a path or a list of paths to paired data. held_out: the same, for the held-out loss.
+    data: a path or a list of paths to paired data (a stream's: tars). held_out: the same, for the held-out loss.
     images: the folder that paths of pictures start from.
     output: the folder that gets the model, its figures and checkpoints; a run in it is continued.
     resume: false starts anew and removes the checkpoints in `output`.

@@ -8,7 +8,7 @@ from typing import Any
 from mmlm.data.readers.fields import Find
 from mmlm.prompting.parts import Image
 
-FIELDS = ("text_list", "texts")  # either makes a record a document
+FIELDS = {"text_list": "image_info", "texts": "images"}  # either pair makes a record a document
 
 
 def document_of(fields: Mapping[str, Any], find: Find) -> tuple[str | Image, ...]:

@@ -12,7 +12,9 @@ from mmlm.data.records import Record
 
 def is_script(fields: Mapping[str, Any]) -> bool:
     """Whether the fields are those of a conversation or a document."""
-    return any(name in fields for name in (*conversations.FIELDS, *documents.FIELDS))
+    return any(name in fields for name in conversations.FIELDS) or any(
+        {texts, pictures} <= fields.keys() for texts, pictures in documents.FIELDS.items()
+    )
 
 
 def named(fields: Mapping[str, Any]) -> bool:

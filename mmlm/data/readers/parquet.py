@@ -82,7 +82,7 @@ def _record(
     own = {"image": [], "audio": []}
     for column, cells in places.items():
         own[media[column]] += cells
-    if is_script(fields):
+    if is_script({**fields, **places}):
         return script_of(key, fields | {"images": own["image"], "audios": own["audio"]}, find)
     for cells, name in ((own["image"], "pictures"), (own["audio"], "recordings")):
         if len(cells) > 1:

@@ -44,7 +44,8 @@ def train(
 ) -> TrainResult:
     """Train what was added to the frozen parts of `model`, in place, on pictures and recordings with texts about them.
 
-    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. The held-out loss, in nats per
+    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. With `stream=True`, data
+    are tars, which may lie elsewhere, and are read while training goes on. The held-out loss, in nats per
     answer token, is measured before the first step and every `eval_every` steps.
     output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png`, `checkpoints/`, `features/` and,
     if there are any, `bad_records.jsonl`.
