@@ -170,3 +170,14 @@ def test_killed_runs_and_flipped_bits_of_every_objective():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout.count("| 1 |") >= 7 + 8  # each objective was killed, and a file of each was damaged
+
+
+def test_a_stream_has_all_records_of_its_shards(benchmark, tmp_path, monkeypatch):
+    streaming = benchmark("streaming")
+    for name, value in dict(PER_SHARD=5, STEPS=2, BATCH=3).items():
+        monkeypatch.setattr(streaming, name, value)
+    (tmp_path / "shards").mkdir()
+    pattern = str(streaming.make(tmp_path / "shards", 2))
+    streaming.index(pattern, tmp_path / "index")
+    assert streaming.stream(pattern, tmp_path / "index")["records"] == 10
+    assert streaming.whole(pattern, tmp_path)["records"] == 10

@@ -39,10 +39,11 @@ from mmlm.training.examples import Examples
 from mmlm.training.features import cached_features
 from mmlm.training.gradient import Gradient
 from mmlm.training.identity import digest, sketch
+from mmlm.training.model_recipe import AudioResampler
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.pairs import read_pairs
-from mmlm.training.recipe import AudioResampler
+from mmlm.training.rows import batch_of
 from support import parts
 from support.families import language_model, tokenizer
 from support.training_objectives import (
@@ -128,7 +129,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path, monke
 
     total, count = 0.0, 0
     for pair in chosen:
-        batch, media = examples.collate([pair])
+        batch, media = batch_of(examples.processor, [[one] for one in examples.ready([pair])])
         prompt = int((batch.labels == -100).sum())
         log_probabilities = model(replace(batch, labels=None), media).logits.double().log_softmax(-1)
         for position in range(prompt, batch.input_ids.shape[1]):
@@ -486,7 +487,7 @@ def test_held_out_loss_is_the_mean_over_answer_tokens(tmp_path):
     found = objective.evaluate()["held_out_loss"]
     total, tokens = 0.0, 0
     for pair in ExampleStream(records, 7).step(0):
-        batch, media = held.collate([pair])
+        batch, media = batch_of(held.processor, [[one] for one in held.ready([pair])])
         output = model(batch, media)
         total, tokens = total + output.loss.item() * output.num_tokens, tokens + output.num_tokens
     assert found == pytest.approx(total / tokens, rel=1e-5)

@@ -65,7 +65,9 @@ data of adapters and of models that draw and speak, for `data` and `held_out`: o
                              {"audio": "1.flac", "transcript": "lights on"}    (beside "image" or alone)
   photos/                  a folder with such lines in metadata.jsonl, "file_name" and "text" for image and caption
   train-{000..003}.tar     WebDataset: KEY.jpg, KEY.flac or both, with KEY.json (fields as above) or KEY.txt
-  captions.json            COCO captions
+  captions.json            COCO captions; VQAv2's questions (answers beside them); LLaVA's list of conversations
+  train-*.parquet          tables with columns of pictures and recordings, as `datasets` writes them
+                             conversations ("messages", "conversations") and documents: see docs/data.md
 data of codecs and diffusion decoders: a folder of pictures or recordings, files, tars, or any of the above"""
 
 

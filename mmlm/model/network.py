@@ -24,7 +24,7 @@ from mmlm.model.language_model import LanguageModel
 from mmlm.model.modules import ModuleMap
 from mmlm.model.output import Output
 from mmlm.model.resampler import PerceiverResampler
-from mmlm.model.segments import keeps_apart, positions, separating_mask
+from mmlm.model.segments import positions, separating_mask
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.parts import as_media, modality_of
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Processor
@@ -249,13 +249,6 @@ class MultimodalNetwork(Changing):
         if bool((segments > 1).any()):
             return separating_mask(segments, torch.float32 if wide else self.language_model.dtype)
         return None if bool(segments.all()) else segments
-
-    @functools.cached_property
-    def keeps_texts_apart(self) -> bool:
-        """Whether texts can share a row (`Processor.pack`) without seeing each other; found by running the model."""
-        host = self.language_model
-        with host.accelerated():
-            return keeps_apart(host, host.device, torch.float32 if host.is_wide else host.dtype)
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":

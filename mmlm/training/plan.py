@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -15,13 +16,15 @@ from mmlm.assembly.load import model_folder, read_saved
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data.records import RecordSet
+from mmlm.data.streams import Shard
 from mmlm.model.config import DEFAULTS, WHY, FusionConfig, ResamplerConfig
 from mmlm.model.fusion.kinds import KINDS
 from mmlm.model.resampler import PerceiverResampler
 from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
 from mmlm.training.config import TrainerConfig
 from mmlm.training.features import film_of
-from mmlm.training.recipe import ModelRecipe, Recipe
+from mmlm.training.model_recipe import ModelRecipe
+from mmlm.training.recipe import Recipe
 
 RESAMPLER = {"image": "resampler of pictures", "audio": "resampler of sound"}
 NAMED = "named by the recipe"
@@ -91,23 +94,37 @@ def count_of(records: RecordSet | None) -> DataCount | None:
     if records is None:
         return None
     films = sum(film_of(record) is not None for record in records)
-    pictures = sum("image" in record.media for record in records) - films
-    recordings = sum("audio" in record.media for record in records)
+    media = Counter(modality for record in records for modality, _ in record.places)
+    pictures, recordings = media["image"] - films, media["audio"]
     texts = sum(len(record.texts) for record in records)
     return DataCount(len(records), pictures, films, recordings, texts, len(records.bad))
 
 
 def plan_of(
-    config: TrainerConfig, model: str, data: RecordSet, held_out: RecordSet | None, output: str, **known: Any
+    config: TrainerConfig, model: str, data: RecordSet | str, held_out: RecordSet | None, output: str, **known: Any
 ) -> Plan:
-    """The plan of a run on records. known: `choices` and `weights`, where they are known."""
+    """The plan of a run on records, or on a stream that is told in words. known: `choices` and `weights`, if known."""
     per_step = config.batch_size * config.accumulation
     steps = config.steps or max(1, math.ceil(config.epochs * len(data) / per_step))
     held = count_of(held_out)
-    return Plan(model, str(count_of(data)), None if held is None else str(held), steps, per_step, output, **known)
+    return Plan(
+        model,
+        data if isinstance(data, str) else str(count_of(data)),
+        None if held is None else str(held),
+        steps,
+        per_step,
+        output,
+        **known,
+    )
 
 
-def plan_of_adapters(recipe: Recipe, data: RecordSet, held_out: RecordSet | None) -> Plan:
+def count_of_shards(sets: Sequence[Sequence[Shard]]) -> str:
+    """What a stream is read from, in words."""
+    sizes = [shard.size for shards in sets for shard in shards]
+    return f"a stream of {len(sizes):,} tars, {sum(sizes) / 1e9:.3g} GB, which are indexed before the first step"
+
+
+def plan_of_adapters(recipe: Recipe, data: RecordSet | str, held_out: RecordSet | None) -> Plan:
     """The plan of a run that trains adapters: new ones, or those of a model.
 
     Errors are those of a model whose config, or of parts whose settings, cannot be found or read.

@@ -35,7 +35,7 @@ from mmlm.training.objectives.codes import train_writing
 from mmlm.training.objectives.decoder import train_decoder
 from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
-from mmlm.training.plan import Plan, plan_of, plan_of_adapters
+from mmlm.training.plan import Plan, count_of_shards, plan_of, plan_of_adapters
 from mmlm.training.ranks import is_first, own_device
 from mmlm.training.recipe import (
     JUDGES_PICTURES,
@@ -47,6 +47,7 @@ from mmlm.training.recipe import (
     recipe_yaml,
 )
 from mmlm.training.result import NonFiniteLossError, TrainResult
+from mmlm.training.streaming import shards_of
 
 
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True) -> TrainResult:
@@ -98,7 +99,8 @@ def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     device = own_device(part.device)
     check_device(device)
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
-    data = read_records(recipe.data, **reading)
+    data = recipe.data if recipe.stream else read_records(recipe.data, **reading)
+    shards = shards_of(data) if recipe.stream else []
     held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
     placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": device}
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})
@@ -118,7 +120,7 @@ def _adapters(recipe: Recipe, progress: bool) -> Prepared:
         running: dict[str, Any] = dict(output=recipe.output, resume=recipe.resume, progress=progress, config=config)
         return train(model, data, held_out=held_out, **running)
 
-    return Prepared(run, lambda: plan_of_adapters(recipe, data, held_out))
+    return Prepared(run, lambda: plan_of_adapters(recipe, count_of_shards(shards) if shards else data, held_out))
 
 
 def _codec(recipe: CodecRecipe, progress: bool) -> Prepared:

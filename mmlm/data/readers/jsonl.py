@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmlm.data.readers.fields import existing_file, json_object, record_of
+from mmlm.data.readers.fields import existing_file, in_folder, json_object, record_of
+from mmlm.data.readers.forms import is_script, script_of
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 
@@ -16,6 +17,9 @@ def read_jsonl(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     for where, line in _lines(path):
         try:
             fields = json_object(line)
+            if is_script(fields):
+                yield script_of(str(fields.get("id", where)), fields, in_folder(folder))
+                continue
             picture, recording = media_of(fields, folder)
             name = fields.get("image") or fields.get("file_name") or fields.get("audio")
             yield record_of(str(name), picture, fields, recording)
@@ -38,11 +42,16 @@ def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, Fi
     )
 
 
-def media_of_jsonl(path: Path) -> Iterator[tuple[FileSlice | None, FileSlice | None] | BadRecord]:
-    """(picture, recording) of each line, whether it has texts or not."""
+def media_of_jsonl(path: Path) -> Iterator[tuple[str, FileSlice | bytes] | BadRecord]:
+    """(modality, place) of all media of each line, whether it has texts or not."""
     for where, line in _lines(path):
         try:
-            yield media_of(json_object(line), path.parent)
+            fields = json_object(line)
+            if is_script(fields):
+                yield from script_of(where, fields, in_folder(path.parent)).places
+                continue
+            places = zip(("image", "audio"), media_of(fields, path.parent), strict=True)
+            yield from ((modality, place) for modality, place in places if place is not None)
         except ValueError as error:
             yield BadRecord(where, str(error))
 

@@ -9,21 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from encoders.base import FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
+from mmlm.data.records import RecordSet
 from mmlm.data.sampling import ExampleStream
+from mmlm.training.bad_log import BadLog
 from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
 from mmlm.training.examples import Examples, prepare, split, usable_records, write_bad_records
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
-from mmlm.training.ranks import own, summed, world
+from mmlm.training.ranks import is_first, own, rank, summed, world
 from mmlm.training.result import TrainResult
+from mmlm.training.rows import Ready, batch_of, in_rows, room_in
 from mmlm.training.sharding import shard
+from mmlm.training.streaming import StreamedExamples, open_stream
 from mmlm.training.trainer import Trainer
 
 
@@ -41,7 +47,8 @@ def train(
 ) -> TrainResult:
     """Train what was added to the frozen parts of `model`, in place, on pictures and recordings with texts about them.
 
-    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. The held-out loss, in nats per
+    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. With `stream=True`, data
+    are tars, which may lie elsewhere, and are read while training goes on. The held-out loss, in nats per
     answer token, is measured before the first step and every `eval_every` steps.
     output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png`, `checkpoints/`, `features/` and,
     if there are any, `bad_records.jsonl`.
@@ -72,12 +79,13 @@ def _run(
     progress: bool,
     config: TrainConfig,
 ) -> TrainResult:
-    preparing: dict[str, Any] = dict(cache=config.cache or output / "features", config=config, progress=progress)
+    if config.stream:
+        return _run_stream(model, sources, images, output, resume, progress, config)
     bad_records = output / "bad_records.jsonl"
     try:
         # All that can be wrong with either set is found before the first medium is encoded.
         records = [usable_records(model, source, config, images) for source in sources]
-        training, *others = [prepare(model, usable, **preparing) for usable in records]
+        training, *others = [_prepared(model, usable, output, progress, config) for usable in records]
     except BadRecordsError as error:
         write_bad_records(bad_records, error.bad)
         raise
@@ -93,6 +101,35 @@ def _run(
     return result
 
 
+def _run_stream(
+    model: MultimodalLM,
+    sources: Sequence[Any],
+    images: str | os.PathLike | None,
+    output: Path,
+    resume: bool,
+    progress: bool,
+    config: TrainConfig,
+) -> TrainResult:
+    data, *others = sources
+    records = [usable_records(model, source, config, images) for source in others]
+    stream = open_stream(data, output, config, progress)
+    held = next((_prepared(model, usable, output, progress, config) for usable in records), None)
+    name = "bad_records.jsonl" if is_first() else f"bad_records-{rank()}.jsonl"
+    log = BadLog(output / name, config.bad_limit, len(stream))
+    training = StreamedExamples(model, stream, log, cast(int, config.steps), rank(), world())
+    try:
+        trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
+        result = dataclasses.replace(trainer.fit(resume=resume), bad_records=int(summed(log.count)[0]))
+    finally:
+        training.close()
+    trainer.say(_summary(result))
+    return result
+
+
+def _prepared(model: MultimodalLM, records: RecordSet, output: Path, progress: bool, config: TrainConfig) -> Examples:
+    return prepare(model, records, cache=config.cache or output / "features", config=config, progress=progress)
+
+
 class AdaptersObjective(Objective):
     """Cross-entropy of answers, given media and prompts; the mean over answer tokens, in nats."""
 
@@ -101,20 +138,29 @@ class AdaptersObjective(Objective):
     unit = "tokens"
     loss_unit = "loss (nats per answer token)"
 
-    def __init__(self, model: MultimodalLM, training: Examples, held: Examples | None, config: TrainConfig) -> None:
+    def __init__(
+        self, model: MultimodalLM, training: Examples | StreamedExamples, held: Examples | None, config: TrainConfig
+    ) -> None:
         self.module = self.model = model
         self.training, self.held, self.config = training, held, config
+        self.room = room_in(model, config.row_length)
         self.examples, self.per_step = len(training), config.batch_size * config.accumulation
-        self.stream = ExampleStream(
-            training.records,
-            self.per_step,
-            seed=config.seed,
-            caption_share=config.caption_share,
-            length=training.length,
-            window=config.sort_window,
+        self.stream = (
+            None
+            if isinstance(training, StreamedExamples)
+            else ExampleStream(
+                training.records,
+                self.per_step,
+                seed=config.seed,
+                caption_share=config.caption_share,
+                length=training.length,
+                window=config.sort_window,
+            )
         )
-        self.partial = any(  # a share without pictures, or without recordings, does not use their resampler
-            set(record.media) != set(model.encoders) or not all(text.hears for text in record.texts)
+        # A share without pictures, or without recordings, does not use their resampler.
+        self.partial = isinstance(training, StreamedExamples) or any(
+            {modality for modality, _ in record.places} != set(model.encoders)
+            or not all(text.hears for text in record.texts)
             for record in training.records
         )
         if config.shard:
@@ -129,14 +175,21 @@ class AdaptersObjective(Objective):
         return {}
 
     def parts(self, step: int) -> list[Part]:
-        parts = math.ceil(self.config.accumulation / world())
-        return [self._part(self.training, chosen) for chosen in split(own(self.stream.step(step)), parts)]
+        training, parts = self.training, math.ceil(self.config.accumulation / world())
+        if isinstance(training, StreamedExamples):
+            return [self._part(ready) for ready in training.parts(step, parts)] or [Part(0, self._nothing)]
+        assert self.stream is not None
+        return [self._part(training.ready(chosen)) for chosen in split(own(self.stream.step(step)), parts)]
 
-    def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
-        batch, media = examples.collate(chosen)
+    def _nothing(self) -> Tensor:
+        """The loss of a share of which no record can be used: other processes wait for its gradient."""
+        return torch.stack([parameter.sum() * 0 for parameter in self.parameters().values()]).sum()
+
+    def _part(self, ready: Sequence[Ready]) -> Part:
+        batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
-        return Part(count, lambda: self.model(batch, media).loss, sum(examples.length(*pair) for pair in chosen))
+        return Part(count, lambda: self.model(batch, media).loss, sum(map(len, ready)))
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""
@@ -149,7 +202,7 @@ class AdaptersObjective(Objective):
         for start in range(0, count, self.config.batch_size):
             batch = chosen[start : start + self.config.batch_size]
             mine = own(batch)
-            part = self._part(held, mine or batch[:1])  # a language model in parts is passed by all as often
+            part = self._part(held.ready(mine or batch[:1]))  # a language model in parts is passed by all as often
             with computing(self.config.precision, self.model.device):
                 loss = part.loss()
             if mine:
