@@ -16,7 +16,7 @@ import torch
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.data.prompts import example_of
+from mmlm.data.prompts import example_of, markup_bytes
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
 from mmlm.prompting.parts import modality_of
@@ -89,11 +89,14 @@ class Examples:
         if limit is None:
             return {}
         room = limit - 8 - len("".join(dataclasses.astuple(self.template)).encode())
+        talks = any(record.messages for record in self.records)
+        around = markup_bytes(self.processor.tokenizer, self.template) if talks else 0
         found = {}
         for index, record in enumerate(self.records):
+            taken = len(record.places) + around * len(record.messages)
             for number, text in enumerate(record.texts):
                 words = (text.answer, text.question or "", record.transcript or "")
-                if len("".join(words).encode()) > room:
+                if len("".join(words).encode()) + taken > room:
                     try:
                         self.encode(index, number)
                     except ValueError as error:
