@@ -381,6 +381,16 @@ def test_each_medium_of_a_record_has_its_own_features_in_its_place(tmp_path):
     assert alone.fingerprint() != examples.fingerprint()
 
 
+def test_a_conversation_that_does_not_fit_is_a_bad_record_whatever_makes_it_long():
+    """The words alone would fit; what the template writes around them does not."""
+    model = tiny_model()
+    turns = range(model.processor.max_length // 8)
+    long = Record("long", messages=tuple(turns_of(*(str(turn % 10) for turn in turns))))
+    assert sum(len(text.answer + text.question) for text in long.texts) < model.processor.max_length // 4
+    found = usable_records(model, RecordSet((long, *records())), TrainConfig(bad_limit=0.5))
+    assert [bad.key for bad in found.bad] == ["long"] and "positions" in found.bad[0].reason
+
+
 def test_a_record_with_one_bad_picture_is_left_out_and_the_others_keep_theirs(tmp_path):
     model, config = tiny_model(), TrainConfig(bad_limit=0.5)
     bad = Record("bad", messages=tuple(turns_of([Image(RED), Image(b"no picture")], "what?")))

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 REQUIRED = "required"
 COLUMN = 36  # where meanings begin
 SETTINGS, RECIPES = "mmlm/training/config.py", "mmlm/training/recipe.py"
+MODELS = "mmlm/training/model_recipe.py"
 SIZES, IMAGE, AUDIO = "mmlm/model/config.py", "decoders/codecs/image_vqvae.py", "decoders/codecs/audio_vqvae.py"
 QUANTIZER, DECODER = "decoders/codecs/quantizer.py", "decoders/diffusion/decoder.py"
 HOMES = {
@@ -31,11 +32,11 @@ HOMES |= {"DiffusionDecoderConfig": DECODER, "QuantizerConfig": QUANTIZER}
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "adapters: a recipe with `model`": (
         ("", RECIPES, "Recipe"),
-        ("model.", RECIPES, "ModelRecipe"),
+        ("model.", MODELS, "ModelRecipe"),
         ("model.resampler.", SIZES, "ResamplerConfig"),
-        ("model.audio_resampler.", RECIPES, "AudioResampler"),
+        ("model.audio_resampler.", MODELS, "AudioResampler"),
         ("model.fusion.", SIZES, "FusionConfig"),
-        ("model.lora.", RECIPES, "ReadingLora"),
+        ("model.lora.", MODELS, "ReadingLora"),
         ("model.template.", "mmlm/prompting/templates.py", "PromptTemplate"),
     ),
     "a codec, or a diffusion decoder on one: a recipe with `codec` or `decoder`": (

@@ -9,7 +9,7 @@ from typing import Any
 from mmlm.data.records import Record, Text
 from mmlm.prompting.conversation import taught
 from mmlm.prompting.messages import Message
-from mmlm.prompting.parts import END_OF_CHUNK, Image, Learned, Media, Part, Sound
+from mmlm.prompting.parts import END_OF_CHUNK, Image, Learned, Markup, Media, Part, Sound
 from mmlm.prompting.processor import Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 
@@ -50,6 +50,13 @@ def conversation_parts(tokenizer: Any, template: PromptTemplate, messages: Seque
         said = tuple(part for part in turn.content if isinstance(part, str))
         parts += [Learned((*said, END_OF_CHUNK))] if turn.role == "assistant" else template.conversation([turn])
     return parts
+
+
+def markup_bytes(tokenizer: Any, template: PromptTemplate) -> int:
+    """How many bytes are written around each message of a conversation, about."""
+    said = conversation_parts(tokenizer, template, [Message("user", ("?",)), Message("assistant", ("!",))])
+    pieces = [piece for part in said for piece in (part.parts if isinstance(part, Learned) else [part])]
+    return sum(len((piece.text if isinstance(piece, Markup) else str(piece)).encode()) for piece in pieces)
 
 
 def document_parts(document: Sequence[str | Image | Sound]) -> list[Part]:

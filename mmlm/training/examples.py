@@ -16,7 +16,7 @@ import torch
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.data.prompts import example_of
+from mmlm.data.prompts import example_of, markup_bytes
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
 from mmlm.prompting.parts import modality_of
@@ -83,22 +83,26 @@ class Examples:
     def too_long(self, taken: Mapping[str, Mapping[int, int]] = MappingProxyType({})) -> dict[int, str]:
         """Records with a text that is too long for the language model, and its length.
 
-        taken: by modality and record, how many positions its medium takes; 1 where that is not given.
+        taken: by modality and the key of a medium, how many positions it takes; 1 where that is not given.
         A token is at least a byte, so only texts with many bytes need the tokenizer.
         """
         limit = self.processor.max_length
         if limit is None:
             return {}
         room = limit - 8 - len("".join(dataclasses.astuple(self.template)).encode())
+        talks = any(record.messages for record in self.records)
+        around = markup_bytes(self.processor.tokenizer, self.template) if talks else 0
         found = {}
         for index, record in enumerate(self.records):
-            more = {name: own[index] - 1 for name, own in taken.items() if index in own}
+            keys = [(modality, key_of(record, index, number)) for number, (modality, _) in enumerate(record.places)]
+            more = [taken.get(modality, {}).get(key, 1) - 1 for modality, key in keys]
+            others = len(record.places) + sum(more) + around * len(record.messages)
             for number, text in enumerate(record.texts):
                 words = (text.answer, text.question or "", record.transcript or "")
-                if len("".join(words).encode()) > room - sum(more.values()):
+                if len("".join(words).encode()) + others > room:
                     try:
                         example = self.encode(index, number)
-                        media = sum(more.get(modality_of(part), 0) for part in example.media)
+                        media = sum(more[part.source] for part in example.media)
                         if (length := len(example.input_ids) + media) > limit:
                             raise ValueError(f"text and media take {length} of the language model's {limit} positions")
                     except ValueError as error:
