@@ -42,22 +42,32 @@ def media_in(
     suffixes: of the members and files that are taken. Texts are not needed and not read, except in COCO files.
     FileNotFoundError where no file matches; ValueError where a file is damaged or of another format.
     """
-    for path in expand(source):
-        if path.is_dir() and not (path / "metadata.jsonl").is_file():
-            raise ValueError(f"{path} holds no metadata.jsonl: give the folder itself, not as data")
-        if not path.is_dir():
-            check_regular(path)
+    for path in sources_in(source, modality):
         if path.suffix == ".tar":
             for key, members in index_tar(path).items():
                 for suffix, places in members.items():
                     if suffix.rpartition(".")[2] in suffixes:
                         yield from ((f"{path}/{key}.{suffix}", place) for place in places)
-        elif path.is_dir() or path.suffix == ".jsonl":
-            yield from _of_manifest(path / "metadata.jsonl" if path.is_dir() else path, modality)
-        elif path.suffix == ".json" and modality == "image":
-            yield from _of_coco(path)
+        elif path.suffix == ".jsonl":
+            yield from _of_manifest(path, modality)
         else:
+            yield from _of_coco(path)
+
+
+def sources_in(source: str, modality: Literal["image", "audio"]) -> Iterator[Path]:
+    """The manifests (.jsonl), tars (.tar) and COCO captions files (.json) that a data source stands for, in its order.
+
+    Of a folder, its metadata.jsonl. Errors are those of `media_in`.
+    """
+    for path in expand(source):
+        if path.is_dir():
+            path /= "metadata.jsonl"
+            if not path.is_file():
+                raise ValueError(f"{path.parent} holds no {path.name}: give the folder itself, not as data")
+        check_regular(path)
+        if path.suffix not in ((".tar", ".jsonl", ".json") if modality == "image" else (".tar", ".jsonl")):
             raise ValueError(f"{path}: not one of .jsonl, .json (COCO captions), .tar or a folder")
+        yield path
 
 
 def _of_manifest(path: Path, modality: str) -> Iterator[tuple[str, FileSlice] | BadRecord]:
