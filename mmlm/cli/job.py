@@ -107,7 +107,7 @@ def _run_rank(
         args.device = f"cuda:{os.environ['LOCAL_RANK']}"
     folder, own = Path(args.output), work_of(args, ranks.rank)
     job = _job(args, kind, own)
-    check_job(folder, job)
+    check_job(folder, job)  # before anything is made
     with Leases(folder / "leases") as leases:
         plan = open_job(folder, job, leases, own.model)
         items_of = functools.partial(plan.items, modality=kind, suffixes=suffixes_of(kind))

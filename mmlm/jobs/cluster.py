@@ -15,8 +15,9 @@ def on_ray(function: Callable[[Ranks], T], address: str, gpus: bool) -> list[T]:
     """What `function` gives for each rank, of which there is one for each GPU of the cluster, or for each of its nodes.
 
     function: it must be picklable with all that it holds; the nodes have mmlm, the data, the model and the output
-    folder under the same paths. address: of the cluster, "auto" for the one that this machine belongs to. ImportError without
-    the extra `ray`; ConnectionError where there is no cluster; RuntimeError where no node has what is needed.
+    folder under the same paths. address: of the cluster, "auto" for the one that this machine belongs to.
+    ImportError without the extra `ray`; ConnectionError where there is no cluster; RuntimeError where no node has what
+    is needed.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]

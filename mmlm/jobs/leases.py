@@ -69,6 +69,11 @@ class Leases:
                 path.unlink(missing_ok=True)
             os.close(handle)
 
+    def end(self) -> None:
+        """Removes what is left of all leases, whoever has them, when nothing is to be done any more."""
+        for path in self.folder.iterdir():
+            path.unlink(missing_ok=True)
+
     def _clear(self, path: Path) -> None:
         """Removes a lease whose owner is dead or silent."""
         try:

@@ -70,10 +70,10 @@ def check_job(folder: Path, job: Job) -> bool:
 
     What an identity leaves out is not compared.
     """
-    known = _kept(folder)
+    known, described = _kept(folder), job.described()
     if known is None:
         return False
-    differences = [_difference(name, known.get(name), now) for name, now in job.described().items()]
+    differences = [_difference(name, known.get(name), now) for name, now in described.items()]
     if any(differences):
         raise ValueError(
             f"{folder} holds another job ({'; '.join(filter(None, differences))}). To go on with it, give what it was "

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from decoders.files import remove_left
 from mmlm.data.records import BadRecord
 from mmlm.jobs.items import Item
 from mmlm.jobs.leases import Leases
@@ -67,6 +68,7 @@ def work(
     items_of: of a shard's number. told: is called with the totals at the beginning and after each shard.
     """
     counts = [piece.count for _, piece in plan.shards]
+    remove_left(path for folder in (parts.folder, parts.folder / "done") for path in folder.glob(".*.tmp"))
     firsts = [0, *itertools.accumulate(counts)]
     for shard in set(ranks.own(len(counts))) & parts.listed():
         with leases.take(f"{shard:05d}") as ours:
@@ -96,4 +98,5 @@ def work(
         look()
         if len(found) == before:
             time.sleep(WAIT)
+    leases.end()
     return look()
