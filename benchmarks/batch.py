@@ -4,8 +4,8 @@
 
 The pictures are written into a folder with a manifest, `--width` pixels wide. nano captions all of them, in turns: one
 after the other as files (`for line in manifest: model.caption(path)`), as one list (`model.caption(paths)`), and as a
-job, which also reads the manifest, survives kills and writes its rows to the disk. All give the same captions. The model
-is loaded once before. Ratios are medians of the ratios within a round, to the loop.
+job, which survives kills and writes its rows to the disk. All give the same captions. The model is loaded once before.
+Seconds and CPU seconds (of all threads) are medians, for one picture; ratios are medians of the ratios within a round.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import json
 import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from parts import machine, paired_ratio, seconds_in_turn
+from parts import machine, paired_ratio, progress
 from PIL import Image
 
 import mmlm
@@ -70,6 +72,21 @@ def as_job(model: MultimodalLM, manifest: Path, output: Path) -> list[str]:
     return [json.loads(line)["caption"] for line in lines]
 
 
+def costs(ways: dict[str, Callable[[], list[str]]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds and CPU seconds of each way in each round, after one that warms; exits where the captions differ."""
+    took: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        texts = []
+        for way, run in ways.items():
+            progress(way)
+            began, before = time.perf_counter(), time.process_time()
+            texts.append([" ".join(text.split()) for text in run()])
+            took[way].append((time.perf_counter() - began, time.process_time() - before))
+        if not texts[0] == texts[1] == texts[2]:
+            sys.exit(f"the captions differ: {texts}")
+    return {way: own[1:] for way, own in took.items()}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
@@ -81,24 +98,23 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     model = mmlm.load("nano")
     print(f"{machine('cpu', args.threads)}; {args.count} pictures\n")
-    print("| width | a loop | a list | ratio | a job | ratio |\n| --- | --- | --- | --- | --- | --- |")
+    print("| width | way | ms | CPU ms | CPU, the loop's to this |\n| --- | --- | --- | --- | --- |")
     for width in args.width:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             manifest = written(args.data, args.count, width, folder)
             outputs = (folder / f"run-{number}" for number in itertools.count())
-            texts: dict[str, list[str]] = {}
-            runs = {
-                "loop": lambda file=manifest, kept=texts: kept.update(loop=one_by_one(model, file)),
-                "list": lambda file=manifest, kept=texts: kept.update(list=at_once(model, file)),
-                "job": lambda file=manifest, kept=texts, new=outputs: kept.update(job=as_job(model, file, next(new))),
+            ways = {
+                "a loop": lambda file=manifest: one_by_one(model, file),
+                "a list": lambda file=manifest: at_once(model, file),
+                "a job": lambda file=manifest, new=outputs: as_job(model, file, next(new)),
             }
-            took = seconds_in_turn(runs, args.rounds)
-            if not [" ".join(text.split()) for text in texts["loop"]] == texts["list"] == texts["job"]:
-                sys.exit(f"the captions differ: {texts}")
-        cells = [f"{1000 * statistics.median(own) / args.count:.0f} ms" for own in took.values()]
-        ratios = [f"{paired_ratio(took['loop'], took[name]):.2f}x" for name in ("list", "job")]
-        print(f"| {width} | {cells[0]} | {cells[1]} | {ratios[0]} | {cells[2]} | {ratios[1]} |", flush=True)
+            took = costs(ways, args.rounds)
+            for way, own in took.items():
+                seconds, computed = zip(*own, strict=True)
+                cells = [f"{1000 * statistics.median(values) / args.count:.0f}" for values in (seconds, computed)]
+                ratio = paired_ratio([cpu for _, cpu in took["a loop"]], computed)
+                print(f"| {width} | {way} | {cells[0]} | {cells[1]} | {ratio:.2f}x |", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ EXAMPLES = """\
   mmlm caption "2024/**/*.jpg" --num-beams 3       (a pattern; quoted, it may stand for any number of files)
   mmlm caption --data "shards/*.tar" --json        (tars, a manifest, COCO: what train reads)
   mmlm caption --data "shards/*.tar" --output captions/     (millions: ended at any time, it is gone on with)
-  torchrun --nproc-per-node 8 --no-python mmlm caption --data pictures.jsonl --output captions/ --device cuda
   mmlm caption clip.mp4
   cat photo.jpg | mmlm caption -
   mmlm caption photo.jpg --model my-model --examples captioned/ --shots 4"""

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import Batch
@@ -85,7 +86,9 @@ def run_job(args: argparse.Namespace, kind: Kind, work_of: Callable[[argparse.Na
     if args.ray is None:
         return _run_rank(Ranks.of_environment(), args, kind, work_of)
     from mmlm.jobs.cluster import on_ray
+    from mmlm.jobs.plan import check_job
 
+    check_job(Path(args.output), _job(args, kind, work_of(args, 0)))  # before tasks are begun
     codes = on_ray(
         functools.partial(_run_rank, args=args, kind=kind, work_of=work_of), args.ray, args.device.startswith("cuda")
     )
@@ -96,8 +99,6 @@ def _run_rank(
     ranks: Ranks, args: argparse.Namespace, kind: Kind, work_of: Callable[[argparse.Namespace, int], Work]
 ) -> int:
     """The part of one process."""
-    from pathlib import Path
-
     from mmlm.jobs import open_job, work
     from mmlm.jobs.leases import Leases
     from mmlm.jobs.parts import Parts
@@ -122,7 +123,8 @@ def _run_rank(
 def _job(args: argparse.Namespace, kind: Kind, own: Work) -> Job:
     from mmlm.jobs import Job
 
-    given = {name: value for name, value in vars(args).items() if name not in ELSEWHERE and value}
+    options = {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     if own.examples is not None:
         given["examples"] = own.examples
     return Job(args.data, kind, {"verb": args.verb, "options": given}, args.shard_size)

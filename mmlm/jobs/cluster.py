@@ -38,4 +38,7 @@ def on_ray(function: Callable[[Ranks], T], address: str, gpus: bool) -> list[T]:
 
     each = {"num_gpus": 1} if gpus else {"num_cpus": min(having)}
     task = ray.remote(max_retries=-1, scheduling_strategy="SPREAD", **each)(rank)
-    return ray.get([task.remote(number) for number in range(world)])
+    try:
+        return ray.get([task.remote(number) for number in range(world)])
+    except ray.exceptions.RayTaskError as error:  # its own text is a traceback
+        raise error.cause from None

@@ -46,7 +46,7 @@ class Parts:
         try:
             said = Done(**json.loads(self._note(number).read_bytes()))
             return said if self.path(number).stat().st_size == said.bytes else None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def settled(self, number: int, rows: int) -> Done | None:
@@ -67,7 +67,7 @@ class Parts:
             return found
         log.warning("%s is damaged: it is made anew", path)
         self._note(number).unlink(missing_ok=True)
-        path.unlink()
+        path.unlink(missing_ok=True)
         return None
 
     def publish(self, number: int, rows: Sequence[Row]) -> None:
@@ -93,6 +93,6 @@ def _described(data: bytes) -> Done | None:
     try:
         rows = [json.loads(line) for line in data.splitlines()]
         failed = sum("error" in row for row in rows if "key" in row)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     return Done(len(rows), failed, len(data), hashlib.sha256(data).hexdigest())

@@ -121,7 +121,7 @@ def _kept(folder: Path) -> dict[str, Any] | None:
         if folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder) if name != "leases"):
             raise ValueError(f"{folder} holds files of something else: choose another folder") from None
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
 
 
