@@ -42,20 +42,30 @@ def media_in(
     In JSONL and tars no texts are needed.
     FileNotFoundError where no file matches; ValueError where a file is damaged or of another format.
     """
-    for path in expand(source):
-        if path.is_dir() and not (path / "metadata.jsonl").is_file():
-            raise ValueError(f"{path} holds no metadata.jsonl: give the folder itself, not as data")
-        if not path.is_dir():
-            check_regular(path)
+    for path in sources_in(source):
         if path.suffix == ".tar":
             for key, members in index_tar(path).items():
                 for suffix, places in members.items():
                     if suffix.rpartition(".")[2] in suffixes:
                         yield from ((f"{path}/{key}.{suffix}", place) for place in places)
-        elif path.is_dir() or path.suffix == ".jsonl":
-            yield from _of_manifest(path / "metadata.jsonl" if path.is_dir() else path, modality)
+        elif path.suffix == ".jsonl":
+            yield from _of_manifest(path, modality)
         else:
             yield from _of_records(path, modality)
+
+
+def sources_in(source: str) -> Iterator[Path]:
+    """The files that a data source stands for, in its order; of a folder, its metadata.jsonl.
+
+    FileNotFoundError where no file matches; ValueError for a folder without one, and for a pipe or device.
+    """
+    for path in expand(source):
+        if path.is_dir():
+            path /= "metadata.jsonl"
+            if not path.is_file():
+                raise ValueError(f"{path.parent} holds no {path.name}: give the folder itself, not as data")
+        check_regular(path)
+        yield path
 
 
 def _of_manifest(path: Path, modality: str) -> Iterator[tuple[str, FileSlice] | BadRecord]:
