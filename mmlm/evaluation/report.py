@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from mmlm.data import RecordSource, read_records
 from mmlm.evaluation.medium import MediumReport, measure
-from mmlm.evaluation.metrics.captions import check_scorers
+from mmlm.evaluation.metrics.upstream import check_scorers
 from mmlm.evaluation.trials import MEDIUM, Trials, check_enough, encoded, media_of, modalities_of
 from mmlm.generation.options import GenerationKeywords, takes_options
 

@@ -11,7 +11,7 @@ RESAMPLES = 50  # of the interval: each takes a decomposition
 
 
 def frechet_distance(real: Tensor, made: Tensor, name: str = "FID") -> Measure:
-    """FID of `made` beside `real`, features `[N, D]` of one net; lower is better, and 0 for equal means and covariances.
+    """FID of `made` beside `real`, features `[N, D]` of one net; lower is better, 0 for equal means and covariances.
 
     It grows as sets get smaller: compare sets of one size only. An item's score is its squared distance from the mean
     of `real`. The interval resamples `made` alone. ValueError for fewer than two of a set, or features of two widths.
@@ -32,8 +32,9 @@ def frechet_distance(real: Tensor, made: Tensor, name: str = "FID") -> Measure:
 
 
 def _moments(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean `[D]`, and a root `[min(N, D), D]` of the covariance, R with RᵀR, where row n counts `counts[n]` times."""
+    """The mean `[D]` and a root `[min(N, D), D]` of the covariance, where row n counts `counts[n]` times."""
     total = counts.sum()
     mean = counts @ features / total
     scaled = (features - mean) * np.sqrt(counts / (total - 1))[:, None]
-    return mean, scaled if len(scaled) <= scaled.shape[1] else np.linalg.qr(scaled, mode="r")
+    wide = len(scaled) <= scaled.shape[1]
+    return mean, scaled if wide else np.asarray(np.linalg.qr(scaled, mode="r"))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 RESAMPLES = 1000
+
+Values: TypeAlias = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +50,13 @@ class Measure:
         return float(low + shift), float(high + shift)
 
 
-def mean_of(name: str, items: Sequence[float] | np.ndarray, *, lower_is_better: bool = False) -> Measure:
+def mean_of(name: str, items: Values, *, lower_is_better: bool = False) -> Measure:
     """The mean of the items' scores."""
     values = np.asarray(items, dtype=np.float64)
     return Measure(name, lambda counts: float(counts @ values / counts.sum()), values, lower_is_better)
 
 
-def ratio_of(name: str, parts: Sequence[float], wholes: Sequence[float], *, lower_is_better: bool = False) -> Measure:
+def ratio_of(name: str, parts: Values, wholes: Values, *, lower_is_better: bool = False) -> Measure:
     """The sum of `parts` by the sum of `wholes`, as of errors in transcripts; an item's own ratio is its score.
 
     An item whose whole is nothing has the score 0 where its part is nothing, else 1.

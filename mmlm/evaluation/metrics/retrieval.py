@@ -44,12 +44,12 @@ def retrieval_recall(
 
 
 def recall_measures(image_rank: Tensor, text_rank: Tensor, image_of_text: Sequence[int]) -> list[Measure]:
-    """Recall at 1, 5 and 10 both ways as measures of pictures, each with its captions: items are pictures.
+    """Recall at 1, 5 and 10 both ways, as measures of pictures, each with its captions: items are pictures.
 
-    The ranks are those of `retrieval_ranks`.
+    The first is the mean reciprocal rank, by which single pictures can be ranked. The ranks are `retrieval_ranks`'.
     """
     owner, texts = np.asarray(image_of_text), np.bincount(image_of_text)
-    found = []
+    found = [mean_of("picture to text MRR", (1 / (1 + image_rank.double())).cpu().numpy())]
     for k in KS:
         found.append(mean_of(f"picture to text R@{k}", (image_rank < k).double().cpu().numpy()))
     for k in KS:

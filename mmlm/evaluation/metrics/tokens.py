@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 _CLITICS = r"n't|'(?:s|m|d|re|ve|ll)"
-# A number with its points or commas, the end of a contraction that stands by itself ("the dog 's ball"), a word with its
-# inner hyphens and apostrophes, or a sign that means a word.
+# A number with its points or commas, the end of a contraction that stands by itself ("the dog 's ball"), a word with
+# its inner hyphens and apostrophes, or a sign that means a word.
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)+|(?<!\S)(?:{_CLITICS})(?!\S)|[^\W_]+(?:[-'][^\W_]+)*|[&%$£€@#+=]")
 _CLITIC = re.compile(rf"(?<=\w)({_CLITICS})$")
 
