@@ -112,7 +112,7 @@ def test_transcribing(benchmark, capsys, tmp_path, monkeypatch):
     module, compared = benchmark("transcribing"), []
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(
-        "mmlm.evaluation.words.word_error_rate", lambda said, expected: compared.append((said, expected)) or 0.5
+        "mmlm.evaluation.metrics.words.word_error_rate", lambda said, expected: compared.append((said, expected)) or 0.5
     )
     programs = ["faster-whisper int8", "mmlm"]
     given = ["--weights", str(tmp_path), "--model", "quick", "--programs", *programs, "--language", "en"]

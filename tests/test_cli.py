@@ -21,7 +21,9 @@ from mmlm.cli import build_parser, keys, main
 from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
 
-VERBS = "caption answer generate transcribe ask chat draw speak init train data eval convert models inspect".split()
+VERBS = (
+    "caption answer generate transcribe ask chat draw speak init train data eval probe convert models inspect".split()
+)
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 

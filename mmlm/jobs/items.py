@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.fields import existing_file, json_object
+from mmlm.data.readers.json_file import json_of
 from mmlm.data.readers.jsonl import Piece, lines_of_jsonl, pieces_of_jsonl
 from mmlm.data.readers.tar import index_tar
 from mmlm.data.records import BadRecord, FileSlice, Record
@@ -73,7 +74,7 @@ def _samples(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
 
 @lru_cache(maxsize=1)
 def _pictures(path: Path) -> list[Record | BadRecord]:
-    return list(read_coco(path, None))
+    return list(read_coco(path, json_of(path), path.parent))
 
 
 def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | BadRecord:
