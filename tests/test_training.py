@@ -966,3 +966,17 @@ def test_a_recipe_is_checked_before_weights_are_loaded(recipe, tmp_path, monkeyp
     ):
         with pytest.raises(error, match=words):
             train_from_recipe(recipe, [override], progress=False)
+
+
+def test_the_model_of_the_lowest_held_out_loss_is_kept(tmp_path):
+    """What is held out has words that nothing trained on has: the longer, the less likely they are."""
+    model = tiny_model()
+    held = RecordSet((Record("h", png("red"), captions=("ZQX",)),))
+    result = run(model, tmp_path, held_out=held, steps=20, eval_every=5, keep=100, save_every=5, learning_rate=3e-2)
+    losses = {line["step"]: line["held_out_loss"] for line in metrics(tmp_path) if "held_out_loss" in line}
+    lowest = min(step for step in losses if step and losses[step] == min(losses[s] for s in losses if s))
+    assert 0 < lowest < 20, "it does turn around"
+    kept = load_file(tmp_path / f"checkpoints/step-{lowest:08d}/model.safetensors")
+    best = load_file(result.best / "model.safetensors")
+    assert all(torch.equal(best[name], kept[name]) for name in best.keys() & kept.keys()) and len(best) == len(kept)
+    assert result.best == tmp_path / "best/model"

@@ -49,4 +49,6 @@ def run(args: argparse.Namespace) -> None:
     result = train_from_recipe(args.recipe, args.overrides)
     if not is_first():
         return
-    print_record(args, {**vars(result), "model": str(result.model)}, str(result.model))
+    print_record(
+        args, {**vars(result), "model": str(result.model), "best": result.best and str(result.best)}, str(result.model)
+    )

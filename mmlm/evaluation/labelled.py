@@ -13,7 +13,7 @@ from mmlm.data.readers.tar import index_tar
 from mmlm.data.records import FileSlice
 
 Modality: TypeAlias = Literal["image", "audio"]
-SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": SOUND_SUFFIXES}
+SUFFIXES: dict[Modality, tuple[str, ...]] = {"image": IMAGE_SUFFIXES, "audio": SOUND_SUFFIXES}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 # Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`; the
 # last three are in the fingerprint of a stream.
 _FREE = {
-    "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "cache",
+    "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "keep_best", "cache",
     "held_out_examples", "bad_limit", "device", "extend", "shard", "stream", "mix", "shard_window",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
@@ -57,6 +57,7 @@ class TrainerConfig:
     log_every: steps between lines of metrics. eval_every: steps between measurements on held-out data. save_every:
         steps between checkpoints. Each also happens at the end.
     keep: newest checkpoints to keep.
+    keep_best: also save, into `best/` of the output folder, what had the lowest held-out loss.
     """
 
     steps: int | None = None
@@ -79,6 +80,7 @@ class TrainerConfig:
     eval_every: int = 500
     save_every: int = 200
     keep: int = 2
+    keep_best: bool = True
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -185,6 +187,7 @@ class TrainSettings(TypedDict, total=False):
     eval_every: int
     save_every: int
     keep: int
+    keep_best: bool
     caption_share: float
     sort_window: int
     row_length: int | None

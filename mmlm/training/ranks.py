@@ -105,3 +105,19 @@ def by_first(work: Callable[[], T]) -> T:
     if answer[1] is not None:
         raise answer[1]
     return answer[0]
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is true in any process."""
+    return summed(flag)[0] > 0
+
+
+def check_ranks(name: str, spreads: bool, examples: int) -> None:
+    """ValueError for several processes where an objective cannot be shared, or has fewer examples a step than these."""
+    if world() > 1 and not spreads:
+        raise ValueError(f"{name}: this is trained by one process, not by {world()}; start it without a launcher")
+    if examples < world():
+        raise ValueError(
+            f"{name}: {examples} examples a step are too few for {world()} processes; set batch_size or accumulation "
+            "higher"
+        )

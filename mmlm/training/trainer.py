@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,14 @@ from mmlm.training.objectives.base import Objective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.owner import owned
 from mmlm.training.precision import resolve
-from mmlm.training.ranks import by_first, is_first, summed, world
+from mmlm.training.ranks import anywhere, by_first, check_ranks, is_first
 from mmlm.training.reporting import Counter, resumed, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
 from mmlm.training.state import progress_of
 from mmlm.training.stopping import stop_requests
+from mmlm.training.unfrozen import unfrozen
+
+BEST = "best"  # the folder of what had the lowest held-out loss
 
 
 class Trainer:
@@ -76,16 +79,20 @@ class Trainer:
             return self._fit(resume)
 
     def _fit(self, resume: bool) -> TrainResult:
-        self._check_ranks()
+        check_ranks(self.objective.name, self.objective.spreads, self.config.batch_size * self.config.accumulation)
         by_first(lambda: (remove_leftovers if resume else remove_checkpoints)(self.checkpoints))
-        with self._training():
+        with unfrozen(self.objective.module, self.trained):
+            self.objective.train(True)
             resumed = self._restore()
             self.metrics.begin(self.done.step if resumed else -1)
             if not resumed:
                 self.objective.begin()
             self._run()
         done, folder = self.done, by_first(self._finish)
-        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped)
+        best = None if done.best is None else self.output / BEST / folder.relative_to(self.output)
+        if best is not None and done.best_step != done.step:
+            self.say(f"the held-out loss was lowest at step {done.best_step}, {done.best:.3f}: {best} is of that step")
+        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped, best=best)
 
     def _finish(self) -> Path:
         folder = self.objective.save(self.output)
@@ -95,42 +102,12 @@ class Trainer:
             self.say("no loss.png: matplotlib is not installed")
         return folder
 
-    def _check_ranks(self) -> None:
-        name, size = self.objective.name, self.config.batch_size * self.config.accumulation
-        if world() > 1 and not self.objective.spreads:
-            raise ValueError(f"{name}: this is trained by one process, not by {world()}; start it without a launcher")
-        if size < world():
-            raise ValueError(
-                f"{name}: {size} examples a step are too few for {world()} processes; set batch_size or accumulation "
-                "higher"
-            )
-
     def _count_steps(self) -> int:
         if self.config.steps is not None:
             return self.config.steps
         if self.objective.examples is None:
             raise ValueError(f"{self.objective.name}: give steps; how many make an epoch is not known")
         return max(1, math.ceil(self.config.epochs * self.objective.examples / self.objective.per_step))
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        """The module in training mode, with gradients for what trains alone; afterwards as it was before."""
-        module = self.objective.module
-        modes = [(part, part.training) for part in module.modules()]
-        wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-        try:
-            module.requires_grad_(False)
-            for parameter in self.trained:
-                parameter.requires_grad_(True)
-            self.objective.train(True)
-            yield
-        finally:
-            for parameter in self.trained:
-                parameter.grad = None
-            for parameter, requires_grad in wanted:
-                parameter.requires_grad_(requires_grad)
-            for part, training in modes:
-                part.training = training
 
     def _restore(self) -> bool:
         """Takes up the newest checkpoint, if there is one; sets the identity of the run."""
@@ -192,7 +169,7 @@ class Trainer:
             if done.step == 0 and not done.figures:
                 self._evaluate()
             self.metrics.start()
-            while done.step < self.steps and not _anywhere(requests):
+            while done.step < self.steps and not anywhere(bool(requests)):
                 line = self._step(gradient)
                 bar.update()
                 if self._due(config.log_every):
@@ -206,7 +183,7 @@ class Trainer:
                         self._preview()
                     if self._due(config.save_every):
                         self._save()
-            if stopped := _anywhere(requests):
+            if stopped := anywhere(bool(requests)):
                 self._save()
         if stopped:
             self.say(f"stopped at step {done.step} of {self.steps}; the same call goes on from there")
@@ -266,6 +243,16 @@ class Trainer:
         if figures:
             self.done.figures = figures
             self.metrics.write(step=self.done.step, **figures)
+        losses = [value for name, value in figures.items() if name.startswith("held_out_loss")]
+        if losses and self.config.keep_best:
+            self._keep_best(sum(losses) / len(losses))
+
+    def _keep_best(self, loss: float) -> None:
+        """Saves what was trained into `best/`, if the loss is the lowest so far and anything was trained."""
+        done = self.done
+        if done.step and math.isfinite(loss) and (done.best is None or loss < done.best):
+            done.best, done.best_step = loss, done.step
+            by_first(lambda: self.objective.save(self.output / BEST))
 
     def _preview(self) -> None:
         with self._evaluating():
@@ -292,8 +279,3 @@ class Trainer:
         """Tells the user, beside the progress bar; without one, the log at this level."""
         if is_first():
             say(message, self.progress, level)
-
-
-def _anywhere(requests: Sequence[int]) -> bool:
-    """Whether any process was asked to stop."""
-    return summed(len(requests))[0] > 0
