@@ -968,15 +968,12 @@ def test_a_recipe_is_checked_before_weights_are_loaded(recipe, tmp_path, monkeyp
             train_from_recipe(recipe, [override], progress=False)
 
 
-def test_the_model_of_the_lowest_held_out_loss_is_kept(tmp_path):
-    """What is held out has words that nothing trained on has: the longer, the less likely they are."""
-    model = tiny_model()
-    held = RecordSet((Record("h", png("red"), captions=("ZQX",)),))
-    result = run(model, tmp_path, held_out=held, steps=20, eval_every=5, keep=100, save_every=5, learning_rate=3e-2)
-    losses = {line["step"]: line["held_out_loss"] for line in metrics(tmp_path) if "held_out_loss" in line}
-    lowest = min(step for step in losses if step and losses[step] == min(losses[s] for s in losses if s))
-    assert 0 < lowest < 20, "it does turn around"
-    kept = load_file(tmp_path / f"checkpoints/step-{lowest:08d}/model.safetensors")
+def test_the_model_of_the_lowest_held_out_loss_is_kept(tmp_path, monkeypatch):
+    """Of figures by hand, before step 1 and after each 5; those before any training do not count."""
+    found = iter([1.0, 3.0, 2.0, math.nan, 2.5])
+    monkeypatch.setattr(AdaptersObjective, "evaluate", lambda self: {"held_out_loss": next(found)})
+    result = run(tiny_model(), tmp_path, steps=20, eval_every=5, save_every=5, keep=100)
+    kept = load_file(tmp_path / "checkpoints/step-00000010/model.safetensors")
     best = load_file(result.best / "model.safetensors")
-    assert all(torch.equal(best[name], kept[name]) for name in best.keys() & kept.keys()) and len(best) == len(kept)
-    assert result.best == tmp_path / "best/model"
+    assert result.best == tmp_path / "best/model" and result.held_out_loss == 2.5
+    assert best.keys() == kept.keys() and all(torch.equal(best[name], kept[name]) for name in best)
