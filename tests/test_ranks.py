@@ -16,7 +16,8 @@ from support.training_objectives import metrics, picture_folder
 
 TESTS = Path(__file__).parent
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node"]
-ACCELERATE = ["accelerate.commands.launch", "--cpu", "--mixed_precision=no", "--dynamo_backend=no", "--num_machines=1"]
+# accelerate starts processes of a machine's CPUs by MPI alone; without --cpu it is torchrun, with options of its own.
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no"]
 
 
 def launch(launcher: list[str], folder: Path, *scenarios: str) -> subprocess.CompletedProcess:
@@ -70,8 +71,9 @@ def test_two_processes_train_what_one_trains(one, two, scenario):
 
 def test_four_processes_of_accelerate_train_what_one_trains(one, tmp_path):
     """15 examples in shares of 4, 4, 4 and 3."""
-    done = launch([*ACCELERATE, "--num_processes=4"], tmp_path, "adapters")
+    done = launch([*ACCELERATE, "--num_machines=1", "--num_processes=4"], tmp_path, "adapters")
     assert done.returncode == 0, done.stderr
+    assert len([*(tmp_path / "adapters/features").rglob("*.safetensors")]) == 8, "of four processes, for two sets"
     assert_same_run(one / "adapters", tmp_path / "adapters")
 
 
