@@ -60,8 +60,9 @@ class Dora(LowRank):
 
     def _lengths_ratio(self, layer: nn.Module) -> Tensor:
         """The lengths `[out]` of the rows of the layer's weight, by those of the adapted weight."""
-        learning = torch.is_grad_enabled()  # what trains changes, and a fused optimizer does not count its changes
-        state = None if learning else tuple((own.data_ptr(), own._version) for own in (self.down, self.up))
+        # Changes by a fused optimizer are not counted, nor those of tensors of inference mode.
+        uncounted = torch.is_grad_enabled() or self.up.is_inference()
+        state = None if uncounted else tuple((own.data_ptr(), own._version) for own in (self.down, self.up))
         if self._ratio is None or state is None or state != self._ratio_of:
             found = self._computed(layer)
             if self._ratio is None or not torch.equal(found, self._ratio):  # a recorded step reads the old one
@@ -74,25 +75,27 @@ class Dora(LowRank):
         """|W| / |W + sBA| by row: the square of the latter is |W|² + 2s (WAᵀ)·B + s² (BAAᵀ)·B."""
         down, up = self.down.float(), self.up.float()
         if self._lengths is None or self._lengths.device != up.device:
-            self._lengths = row_lengths(layer).to(up.device)
+            self._lengths = row_lengths(layer, up)
         square, crossed = self._lengths.square(), _without_bias(layer, self.down).T.float()
         adapted = square + (2 * self.scale * crossed * up).sum(1) + ((up @ (down @ down.T)) * up).sum(1) * self.scale**2
         return (square / adapted).sqrt().to(self.down.dtype)
 
 
 @torch.no_grad()
-def row_lengths(layer: nn.Module) -> Tensor:
-    """The lengths `[out]` of the rows of a linear layer's weight W, in whatever form that is kept: by running it."""
+def row_lengths(layer: nn.Module, like: Tensor) -> Tensor:
+    """The lengths `[out]` of the rows of a linear layer's weight W, in whatever form that is kept: by running it.
+
+    like: a tensor of the dtype and the device that they get.
+    """
     inputs = (linear_size(layer) or (0, 0))[0]
-    parts = (_without_bias(layer, rows) for rows in torch.eye(inputs).split(AT_ONCE))
-    return torch.stack([part.float().square().sum(0) for part in parts]).sum(0).sqrt()
+    parts = (_without_bias(layer, rows.to(like)) for rows in torch.eye(inputs).split(AT_ONCE))
+    return torch.stack([part.float().square().sum(0) for part in parts]).sum(0).sqrt().to(like)
 
 
 def _without_bias(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer's own product `[..., in]` → `[..., out]`, in which nobody's hooks take part."""
-    own = next(iter(layer.parameters()))
-    x = x.to(own.device, own.dtype if own.is_floating_point() else torch.float32)
-    output = layer.forward(x)
+    own = next(layer.parameters(), x)  # quantised weights are integers, or no parameters
+    output = layer.forward(x.to(own.dtype) if own.is_floating_point() else x)
     return output if (bias := _bias(layer)) is None else output - bias.to(output.dtype)
 
 

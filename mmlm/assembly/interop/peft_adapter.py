@@ -42,7 +42,7 @@ def save(model: MultimodalLM, folder: str | Path) -> Path:
     for name, (layer, adapter) in layers.items():
         tensors[f"{ROOT}{name}.{DOWN}"], tensors[f"{ROOT}{name}.{UP}"] = adapter.down, adapter.up
         if isinstance(adapter, Dora):
-            tensors[f"{ROOT}{name}.{MAGNITUDE}"] = adapter.magnitude * row_lengths(layer).to(adapter.magnitude)
+            tensors[f"{ROOT}{name}.{MAGNITUDE}"] = adapter.magnitude * row_lengths(layer, adapter.magnitude)
     config = host.lora_config
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": host.name, "inference_mode": True,
@@ -89,7 +89,7 @@ def load(model: MultimodalLM, folder: str | Path) -> MultimodalLM:
             if key not in tensors or tensors[key].numel() != parameter.numel():
                 raise ValueError(f"{folder} does not fit this language model: {key} is missing or of another shape")
             value = tensors[key].to(parameter).reshape(parameter.shape)
-            parameter.copy_(value / row_lengths(layer).to(value) if own == "magnitude" else value)
+            parameter.copy_(value / row_lengths(layer, value) if own == "magnitude" else value)
     return made
 
 
