@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import mmlm
 from mmlm.assembly import Codecs, extended
 from mmlm.assembly.interop import peft_adapter
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.model.config import LoraConfig
+from mmlm.model.config import FusionConfig, LoraConfig
 from mmlm.prompting.processor import Batch
 from mmlm.training import WritingTrainConfig, train_writing
 from mmlm.training.recipe import load_recipe
@@ -214,6 +215,7 @@ def test_the_gradient_of_dora_is_that_of_peft(tmp_path):
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"r": 9}, "rank 9"),
+        ({"r": 10**12}, "rank 1000000000000"),
         ({"r": "9"}, "no rank"),
     ],
 )
@@ -271,24 +273,40 @@ def test_writing_does_not_change_what_reads(tmp_path):
     assert silent.language_model.lora is not None and not silent.language_model.lora_config.reads
 
 
-def test_lora_beside_weights_of_four_bits():
-    pytest.importorskip("bitsandbytes")
-    from bitsandbytes.nn import Linear4bit
-
-    plain = parts.build("llama")
-    host = families.language_model("llama")
-    for block in host.model.layers:
-        for name, layer in list(block.named_modules()):
-            if isinstance(layer, torch.nn.Linear):
-                made = Linear4bit(layer.in_features, layer.out_features, bias=False, compute_dtype=torch.float32)
-                made.load_state_dict(layer.state_dict())
-                block.set_submodule(name, made.to("cpu"))
-    model = mmlm.assemble(host, parts.image_encoder(), tokenizer=families.tokenizer(), lora=FORMS["dora"])
-    row = [parts.picture(1), "Output:"]
-    before = model.generate(row, max_new_tokens=4)
-    assert before.token_ids and plain is not None
-    example = model.processor.encode(row, target="ok")
-    model.train()
-    loss = model(model.processor.collate([example]), [example.media]).loss
-    loss.backward()
-    assert all(own.grad is not None for own in model.language_model.lora.parameters())
+@EVERY_FORM
+def test_beside_weights_of_four_bits_it_is_that_beside_their_values(form):
+    """And it learns, while the 4 bits stay as they are."""
+    bits = pytest.importorskip("bitsandbytes")
+    sizes = dict(vocab_size=families.VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
+    config = LlamaConfig(**sizes, num_attention_heads=4, max_position_embeddings=256)
+    made, values = (LlamaForCausalLM(config).eval() for _ in range(2))
+    values.load_state_dict(made.state_dict())
+    for name, layer in list(made.model.layers.named_modules()):
+        if isinstance(layer, torch.nn.Linear):
+            packed = bits.nn.Linear4bit(layer.in_features, layer.out_features, False, torch.float32, quant_type="nf4")
+            packed.load_state_dict(layer.state_dict())
+            packed.to("cpu")
+            with torch.no_grad():
+                own = bits.functional.dequantize_4bit(packed.weight.data, packed.weight.quant_state)
+                values.model.layers.get_submodule(name).weight.copy_(own)
+            made.model.layers.set_submodule(name, packed)
+    models = []
+    for language_model in (made, values):
+        host = dict(tokenizer=families.tokenizer(), fusion=FusionConfig(kind="prefix"), lora=FORMS[form])
+        model = mmlm.assemble(language_model, parts.image_encoder(), **host)
+        draw = torch.Generator().manual_seed(3)
+        for own in model.language_model.lora.parameters():
+            torch.nn.init.normal_(own, mean=float(own.ndim == 1), std=0.1, generator=draw)
+        models.append(model)
+    losses, before = [], {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    for model in models:
+        example = model.processor.encode([parts.picture(1), "Output:"], target="a red square")
+        loss = model(model.processor.collate([example]), [example.media]).loss
+        loss.backward()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for one, other in zip(*(model.language_model.lora.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0.02, atol=0.02 * float(other.grad.abs().max()))
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert models[0].generate([parts.picture(1), "Output:"], max_new_tokens=3).token_ids

@@ -18,6 +18,7 @@ from mmlm.assembly import Codecs, extended
 from mmlm.assembly.inspect import inspect
 from mmlm.assembly.interop import open_flamingo
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.cli import main
 from mmlm.data import RecordSet
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.fusion.interface import MediaItems
@@ -197,6 +198,20 @@ def test_packed_and_recorded_steps_write_the_same(weights):
     assert parts.texts(model.unpack(), parts.prompts(), max_new_tokens=30) == plain
 
 
+def test_demonstrations_in_a_batch_are_those_of_each_row():
+    model = parts.shared("llama", visibility="prefix")
+    shot, images = parts.picture(1), [parts.picture(2), parts.picture(3)]
+    options = dict(max_new_tokens=8, details=True)
+    together = model.caption(images, examples=[(shot, "one")], **options)
+    alone = [model.caption(image, examples=[(shot, "one")], **options) for image in images]
+    other = model.caption(images[0], examples=[(parts.picture(4), "one")], **options)
+    for one, own in zip(together, alone, strict=True):
+        assert one.token_ids == own.token_ids
+        np.testing.assert_allclose(one.log_probs, own.log_probs, atol=1e-4)
+    assert abs(alone[0].log_probs[0] - alone[1].log_probs[0]) > 1e-3, "the picture is seen"
+    assert abs(alone[0].log_probs[0] - other.log_probs[0]) > 1e-3, "and that of the demonstration"
+
+
 def test_what_has_no_room_with_its_media_is_refused():
     model = parts.build("llama", visibility="prefix")  # 256 positions
     row = [parts.picture(1), "x" * 200]
@@ -304,7 +319,7 @@ def test_codes_follow_a_picture_of_the_prompt():
     assert not np.allclose(found[0].log_probs, found[1].log_probs, atol=0.01), "the pictures of the prompts differ"
 
 
-def test_a_saved_model_is_the_same_model_and_tells_its_fusion(tmp_path):
+def test_a_saved_model_is_the_same_model_and_tells_its_fusion(tmp_path, capsys):
     model = parts.build("llama", visibility="prefix", opened=False)
     given = dict(language_model=families.language_model("llama"), tokenizer=families.tokenizer())
     untrained = model.save(tmp_path / "new")
@@ -314,6 +329,8 @@ def test_a_saved_model_is_the_same_model_and_tells_its_fusion(tmp_path):
     parts.open_gates(model)
     folder = model.save(tmp_path / "model")
     assert inspect(folder).trained
+    assert main(["inspect", str(folder)]) == 0
+    assert "fusion          a projector into the embeddings" in capsys.readouterr().out
     again = mmlm.load(folder, image_encoder=parts.image_encoder(), **given)
     assert again.fusion_config == FusionConfig(kind="prefix") and "projector" in repr(again)
     batch, media = parts.encoded(model, parts.prompts())

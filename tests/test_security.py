@@ -33,6 +33,7 @@ from encoders.texts import tokenizing
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.codecs import load_one_codec
 from mmlm.assembly.frozen import causal_model
+from mmlm.assembly.interop import peft_adapter
 from mmlm.assembly.interop.open_flamingo_checkpoint import read_checkpoint
 from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data import read_records
@@ -202,6 +203,17 @@ def adapter(trap: Trap, **settings: object) -> object:
     written = {"peft_type": "LORA", "base_model_name_or_path": base, "target_modules": ["q_proj"], "r": 2, **settings}
     (folder / "adapter_config.json").write_text(json.dumps(written))
     return causal_model(folder, None, torch.float32)
+
+
+def lora(trap: Trap, form: str) -> object:
+    """The same, read beside a model: code in the place of its weights, and beside them."""
+    folder = trap.folder / "adapter"
+    trap.pickle(folder / "adapter_model.bin", form)
+    trap.pickle(folder / "adapter_model.safetensors", form)
+    trap.code(folder, "own")
+    written = {"peft_type": "LORA", "target_modules": ["q_proj"], "r": 2, "lora_alpha": 2, "auto_mapping": {"a": "own"}}
+    (folder / "adapter_config.json").write_text(json.dumps(written))
+    return peft_adapter.load(mmlm.load("nano", encoders=["image"]), folder)
 
 
 def gguf_file(trap: Trap) -> object:
@@ -379,6 +391,7 @@ DOORS: dict[str, Callable[[Trap], object]] = {
     "adapter, module": lambda trap: adapter(trap, megatron_config={"a": 1}, megatron_core="own"),
     "adapter, mapping": lambda trap: adapter(trap, auto_mapping={"base_model_class": "C", "parent_library": "own"}),
     "adapter of another kind": lambda trap: adapter(trap, peft_type="XLORA", adapters={"a": str(trap.folder)}),
+    **{f"LoRA of peft {form}": lambda trap, form=form: lora(trap, form) for form in ("torch", "old", "bare")},
     "processors, schedulers": bystanders,
     "Whisper": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt")),
     "Whisper bare": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt", "bare")),

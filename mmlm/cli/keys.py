@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("model.resampler.", SIZES, "ResamplerConfig"),
         ("model.audio_resampler.", MODELS, "AudioResampler"),
         ("model.fusion.", SIZES, "FusionConfig"),
-        ("model.lora.", MODELS, "ReadingLora"),
+        ("model.lora.", SIZES, "ReadingLora"),
         ("model.template.", "mmlm/prompting/templates.py", "PromptTemplate"),
     ),
     "a codec, or a diffusion decoder on one: a recipe with `codec` or `decoder`": (

@@ -99,3 +99,10 @@ class LoraConfig:
         check_kinds(self)
         if self.rank < 0 or self.alpha <= 0:
             raise ValueError(f"LoRA needs a rank of at least 0 and an alpha above 0, not {self.rank} and {self.alpha}")
+
+
+@dataclass(frozen=True)
+class ReadingLora(LoraConfig):
+    """LoRA in a recipe of adapters has the settings of `LoraConfig`, and acts in every request."""
+
+    reads: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mmlm.model.config import LoraConfig
-from mmlm.model.modules import weight_of
+
+AT_ONCE = 1024  # inputs of a layer whose weights are asked for
 
 
 class LowRank(nn.Module):
@@ -47,19 +49,20 @@ class Dora(LowRank):
     def __init__(self, inputs: int, outputs: int, rank: int, scale: float) -> None:
         super().__init__(inputs, outputs, rank, scale)
         self.magnitude = nn.Parameter(torch.ones(outputs))
-        self._ratio: Tensor | None = None  # of the lengths, kept while no weight changes
+        self._lengths: Tensor | None = None  # of the rows of W, which is frozen
+        self._ratio: Tensor | None = None  # kept while no weight changes
         self._ratio_of: tuple | None = None
 
     def adapt(self, layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         gain = self.magnitude * self._lengths_ratio(layer)
-        bias = getattr(layer, "bias", None)
-        product = output if bias is None else output - bias.to(output.dtype)
+        product = output if (bias := _bias(layer)) is None else output - bias.to(output.dtype)
         return output + (gain - 1).to(output.dtype) * product + gain.to(output.dtype) * (self.scale * self(x))
 
     def _lengths_ratio(self, layer: nn.Module) -> Tensor:
         """The lengths `[out]` of the rows of the layer's weight, by those of the adapted weight."""
-        learning = torch.is_grad_enabled()  # what trains changes, and a fused optimizer does not count its changes
-        state = None if learning else tuple((own.data_ptr(), own._version) for own in (self.down, self.up))
+        # Changes by a fused optimizer are not counted, nor those of tensors of inference mode.
+        uncounted = torch.is_grad_enabled() or self.up.is_inference()
+        state = None if uncounted else tuple((own.data_ptr(), own._version) for own in (self.down, self.up))
         if self._ratio is None or state is None or state != self._ratio_of:
             found = self._computed(layer)
             if self._ratio is None or not torch.equal(found, self._ratio):  # a recorded step reads the old one
@@ -69,14 +72,36 @@ class Dora(LowRank):
 
     @torch.no_grad()
     def _computed(self, layer: nn.Module) -> Tensor:
-        weight = plain_weight(layer).to(self.down.dtype)
-        return weight.norm(dim=1) / (weight + self.scale * (self.up @ self.down)).norm(dim=1)
+        """|W| / |W + sBA| by row: the square of the latter is |W|² + 2s (WAᵀ)·B + s² (BAAᵀ)·B."""
+        down, up = self.down.float(), self.up.float()
+        if self._lengths is None or self._lengths.device != up.device:
+            self._lengths = row_lengths(layer, up)
+        square, crossed = self._lengths.square(), _without_bias(layer, self.down).T.float()
+        adapted = square + (2 * self.scale * crossed * up).sum(1) + ((up @ (down @ down.T)) * up).sum(1) * self.scale**2
+        return (square / adapted).sqrt().to(self.down.dtype)
 
 
-def plain_weight(layer: nn.Module) -> Tensor:
-    """The weight `[out, in]` of a linear layer; of a quantised one, the values that it stands for."""
-    weight = weight_of(getattr(layer, "base_layer", layer))
-    return weight.T if isinstance(layer, Conv1D) else weight
+@torch.no_grad()
+def row_lengths(layer: nn.Module, like: Tensor) -> Tensor:
+    """The lengths `[out]` of the rows of a linear layer's weight W, in whatever form that is kept: by running it.
+
+    like: a tensor of the dtype and the device that they get.
+    """
+    inputs = (linear_size(layer) or (0, 0))[0]
+    parts = (_without_bias(layer, rows.to(like)) for rows in torch.eye(inputs).split(AT_ONCE))
+    return torch.stack([part.float().square().sum(0) for part in parts]).sum(0).sqrt().to(like)
+
+
+def _without_bias(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer's own product `[..., in]` → `[..., out]`, in which nobody's hooks take part."""
+    own = next(layer.parameters(), x)  # quantised weights are integers, or no parameters
+    output = layer.forward(x.to(own.dtype) if own.is_floating_point() else x)
+    return output if (bias := _bias(layer)) is None else output - bias.to(output.dtype)
+
+
+def _bias(layer: nn.Module) -> Tensor | None:
+    bias: Any = getattr(layer, "bias", None)
+    return bias() if callable(bias) else bias  # torch's quantised layers give it when they are asked
 
 
 class LoraAdapters(nn.ModuleDict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
+from mmlm.model.config import FusionConfig, LoraConfig, ReadingLora, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 
 
@@ -16,13 +16,6 @@ class AudioResampler(ResamplerConfig):
     depth: int = 0
     timed: bool = True
     stack: int = 4
-
-
-@dataclass(frozen=True)
-class ReadingLora(LoraConfig):
-    """LoRA of a model that learns to read media has the settings of `LoraConfig`, and acts in every request."""
-
-    reads: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +47,7 @@ class ModelRecipe:
         """What is given that shapes new adapters, by name, as `mmlm.assemble` takes it."""
         names = ("final_norm", "resampler", "audio_resampler", "fusion", "lora", "template", "seed")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if (own := found.get("audio_resampler")) is not None:
-            found["audio_resampler"] = ResamplerConfig(**asdict(own))
-        if (own := found.get("lora")) is not None:
-            found["lora"] = LoraConfig(**asdict(own))
+        for name, kind in {"audio_resampler": ResamplerConfig, "lora": LoraConfig}.items():
+            if name in found:
+                found[name] = kind(**asdict(found[name]))
         return found

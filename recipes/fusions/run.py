@@ -26,7 +26,7 @@ from mmlm.data import Record, read_records
 from mmlm.evaluation.gap import gap_of
 from mmlm.evaluation.medium import match_scores
 from mmlm.evaluation.trials import Trials, encoded
-from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,20 +39,23 @@ LONGEST = 20  # tokens of an answer
 TOKENS = ResamplerConfig(depth=0)
 JOINED = ResamplerConfig(depth=0, stack=4)
 PREFIX = FusionConfig(kind="prefix")
+NONE, LORA = LoraConfig(rank=0), LoraConfig(rank=32, alpha=64.0, reads=True)
 SMALL, LARGE = FusionConfig(heads=8, dim_head=32), FusionConfig(cross_attention_every=3)
 FORMS = {
     "scenes": {
-        "cross-attention, every token": (TOKENS, SMALL),
-        "prefix, every token": (TOKENS, PREFIX),
-        "prefix, 4 tokens in one": (JOINED, PREFIX),
+        "cross-attention, every token": (TOKENS, SMALL, NONE),
+        "prefix, every token": (TOKENS, PREFIX, NONE),
+        "prefix, 4 tokens in one": (JOINED, PREFIX, NONE),
+        "prefix, every token, LoRA": (TOKENS, PREFIX, LORA),
     },
     "flickr8k": {
-        "cross-attention, every token": (TOKENS, LARGE),
-        "prefix, every token": (TOKENS, PREFIX),
-        "prefix, 4 tokens in one": (JOINED, PREFIX),
+        "cross-attention, every token": (TOKENS, LARGE, NONE),
+        "prefix, every token": (TOKENS, PREFIX, NONE),
+        "prefix, 4 tokens in one": (JOINED, PREFIX, NONE),
+        "prefix, every token, LoRA": (TOKENS, PREFIX, LORA),
     },
 }
-"""By the data, resamplers and fusions."""
+"""By the data, resamplers, fusions and LoRA."""
 
 CONFIGS = {
     "scenes": TrainConfig(
@@ -68,13 +71,13 @@ COLUMNS = (
 
 def joined(data: str, form: str, real: Path | None, eyes: Path | None) -> MultimodalLM:
     """The frozen parts for some data, with new adapters of a form."""
-    resampler, fusion = FORMS[data][form]
+    resampler, fusion, lora = FORMS[data][form]
     if data == "scenes":
         parts: tuple[Any, Any] = "preset:nano/language_model", "preset:nano/image_encoder"
     else:
         assert real is not None and eyes is not None, "the command line has asked for them"
         parts = real / "smollm2-135m-instruct", eyes
-    return assemble(*parts, resampler=resampler, fusion=fusion)
+    return assemble(*parts, resampler=resampler, fusion=fusion, lora=lora)
 
 
 def records(data: str, split: str, output: Path) -> list[Record]:
@@ -155,6 +158,7 @@ def main() -> None:
         parser.error("name the frozen parts: --real FOLDER or MMLM_REAL, with smollm2-135m-instruct, and --eyes CLIP")
     config = CONFIGS[given.data]
     steps = given.steps or config.steps
+    assert steps is not None, "both configs count steps"
     print(f"{given.data}, {steps} steps of {config.batch_size} examples")
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
     for form in given.only or FORMS[given.data]:

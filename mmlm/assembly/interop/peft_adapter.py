@@ -19,7 +19,7 @@ from mmlm.assembly.extend import extended
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import LoraConfig
 from mmlm.model.language_model import LanguageModel
-from mmlm.model.lora import Dora, LoraAdapters, LowRank, plain_weight
+from mmlm.model.lora import Dora, LoraAdapters, LowRank, row_lengths
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ROOT = "base_model.model."  # before the names of peft's tensors
@@ -42,7 +42,7 @@ def save(model: MultimodalLM, folder: str | Path) -> Path:
     for name, (layer, adapter) in layers.items():
         tensors[f"{ROOT}{name}.{DOWN}"], tensors[f"{ROOT}{name}.{UP}"] = adapter.down, adapter.up
         if isinstance(adapter, Dora):
-            tensors[f"{ROOT}{name}.{MAGNITUDE}"] = adapter.magnitude * _lengths(layer).to(adapter.magnitude)
+            tensors[f"{ROOT}{name}.{MAGNITUDE}"] = adapter.magnitude * row_lengths(layer, adapter.magnitude)
     config = host.lora_config
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": host.name, "inference_mode": True,
@@ -89,7 +89,7 @@ def load(model: MultimodalLM, folder: str | Path) -> MultimodalLM:
             if key not in tensors or tensors[key].numel() != parameter.numel():
                 raise ValueError(f"{folder} does not fit this language model: {key} is missing or of another shape")
             value = tensors[key].to(parameter).reshape(parameter.shape)
-            parameter.copy_(value / _lengths(layer).to(value) if own == "magnitude" else value)
+            parameter.copy_(value / row_lengths(layer, value) if own == "magnitude" else value)
     return made
 
 
@@ -100,10 +100,6 @@ def _layers(host: LanguageModel) -> dict[str, tuple[torch.nn.Module, LowRank]]:
     found = {name.replace("/", "."): adapter for name, adapter in lora.items()}
     places = {name: f"{blocks}.{name}".replace("_orig_mod.", "") for name in found}
     return {places[name]: (host.blocks.get_submodule(name), adapter) for name, adapter in found.items()}
-
-
-def _lengths(layer: torch.nn.Module) -> Tensor:
-    return plain_weight(layer).float().norm(dim=1)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

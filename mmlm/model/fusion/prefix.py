@@ -106,7 +106,8 @@ class Prefix(Fusion):
                 plain = host(words, use_cache=False).logits
             with host.request(context):
                 found = host(ids, use_cache=False).logits
-            same = torch.allclose(found, plain, rtol=0.0, atol=1e-3 * float(plain.abs().max()))
+            size = plain.nan_to_num().abs().max()  # damaged weights are told where they are used
+            same = torch.allclose(found, plain, rtol=0.0, atol=1e-3 * float(size), equal_nan=True)
         except (RuntimeError, IndexError):  # the model looks the ids up elsewhere
             same = False
         if not same:
