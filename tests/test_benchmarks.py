@@ -1,6 +1,7 @@
 """A quick form of each benchmark, for what they assert: that all ways to compute give the same. Never for time."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,11 @@ def test_killed_runs_and_flipped_bits_of_every_objective():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout.count("| 1 |") >= 7 + 8  # each objective was killed, and a file of each was damaged
+
+
+def test_captions_of_many_pictures(benchmark, nano_folder, tmp_path, capsys):
+    picture = Path(__file__).parents[1] / "docs/images/scene.png"
+    (tmp_path / "m.jsonl").write_text((json.dumps({"image": str(picture)}) + "\n") * 2)
+    benchmark("batch").main([str(tmp_path / "m.jsonl"), "--count", "2", "--width", "64", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert all(f"| 64 | {way} |" in out for way in ("a loop", "a list", "a job"))
