@@ -1,6 +1,7 @@
 """A quick form of each benchmark, for what they assert: that all ways to compute give the same. Never for time."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,11 @@ def test_a_stream_has_all_records_of_its_shards(benchmark, tmp_path, monkeypatch
     streaming.index(pattern, tmp_path / "index")
     assert streaming.stream(pattern, tmp_path / "index")["records"] == 10
     assert streaming.whole(pattern, tmp_path)["records"] == 10
+
+
+def test_captions_of_many_pictures(benchmark, nano_folder, tmp_path, capsys):
+    picture = Path(__file__).parents[1] / "docs/images/scene.png"
+    (tmp_path / "m.jsonl").write_text((json.dumps({"image": str(picture)}) + "\n") * 2)
+    benchmark("batch").main([str(tmp_path / "m.jsonl"), "--count", "2", "--width", "64", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert all(f"| 64 | {way} |" in out for way in ("a loop", "a list", "a job"))
