@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mmlm.data.prompts import prompt_of
 from mmlm.data.records import Record
 from mmlm.evaluation.cases import Case, Key, Place, SuiteName
-from mmlm.evaluation.judge import Judgement, judge, judgement, picture_of
+from mmlm.evaluation.judge import Judgement, judge, judgement, picture_of, seen_by
 from mmlm.evaluation.looking import embedded_pictures, embedded_texts
 from mmlm.evaluation.metrics.clip_score import PREFIX, clip_score
 from mmlm.evaluation.metrics.frechet import frechet_distance
@@ -119,7 +119,7 @@ def judge_retrieval(clip: ClipImageEncoder, cases: Sequence[Case], *, seed: int 
     said = [cases[number].expected[0] for number in nearest]
     measures = recall_measures(image_rank, text_rank, owner)
     return judgement(
-        "retrieval", cases, said, measures, expected=len(cases), left_out={}, notes=[_net(clip)], seed=seed
+        "retrieval", cases, said, measures, expected=len(cases), left_out={}, notes=[seen_by(clip)], seed=seed
     )
 
 
@@ -132,7 +132,7 @@ def judge_drawings(clip: ClipImageEncoder, cases: Sequence[Case], made: Sequence
     said = [case.expected[0] for case in cases]
     score = clip_score(drawings, embedded_texts(clip, [PREFIX + text for text in said]))
     measures = [score, frechet_distance(real, drawings, "FID on CLIP embeddings")]
-    notes = [_net(clip)]
+    notes = [seen_by(clip)]
     return judgement(
         "drawing", cases, said, measures, expected=len(cases), left_out={}, notes=notes, made=made, seed=seed
     )
@@ -146,10 +146,6 @@ def clip_of(model: MultimodalLM) -> ClipImageEncoder:
     if not isinstance(encoder, ClipImageEncoder):
         raise ValueError("the model has no CLIP: name one with clip=")
     return encoder
-
-
-def _net(clip: ClipImageEncoder) -> str:
-    return f"As seen by the CLIP {clip.name or 'of the model'} ({clip.fingerprint()})."
 
 
 def _record(case: Case) -> Record:

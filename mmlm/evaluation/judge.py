@@ -85,13 +85,12 @@ class Judgement:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.suite}: {self.used} of {self.expected} expected items{'':<10}value   95% interval"]
-        width = len(lines[0]) - len("value   95% interval")
-        for figure in self.figures:
-            better = " (lower is better)" if figure.lower_is_better else ""
-            lines.append(
-                f"  {figure.name + better:<{width - 4}}{figure.value:>7.3f}   {figure.low:.3f} to {figure.high:.3f}"
-            )
+        head = f"{self.suite}: {self.used} of {self.expected} expected items"
+        names = [f"  {own.name}{' (lower is better)' if own.lower_is_better else ''}" for own in self.figures]
+        width = max(map(len, [head, *names])) + 2
+        lines = [f"{head:<{width}}  value   95% interval"]
+        for name, own in zip(names, self.figures, strict=True):
+            lines.append(f"{name:<{width}}{own.value:>7.3f}   {own.low:.3f} to {own.high:.3f}")
         if self.left_out:
             key, reason = next(iter(self.left_out.items()))
             lines.append(f"  {len(self.left_out)} left out; first {key}: {reason}")
@@ -135,6 +134,7 @@ def judge(
     measures, notes = measures_of(suite, used, said, language)
     if clip is not None and suite == "captions":
         measures.append(_clip_score(clip, used, said))
+        notes.append(seen_by(clip))
     reasons = {case.key: NO_PREDICTION for case in cases if case.key not in predictions} | dict(left_out or {})
     return judgement(suite, used, said, measures, expected=len(cases), left_out=reasons, notes=notes, seed=seed)
 
@@ -191,6 +191,11 @@ def _clip_score(clip: ClipImageEncoder, cases: Sequence[Case], said: Sequence[st
 
     pictures = embedded_pictures(clip, [picture_of(case) for case in cases])
     return clip_score(pictures, embedded_texts(clip, [PREFIX + text for text in said]))
+
+
+def seen_by(clip: ClipImageEncoder) -> str:
+    """Which CLIP gave scores, for scores of two cannot be compared."""
+    return f"As seen by the CLIP {clip.name or 'of the model'} ({clip.fingerprint()})."
 
 
 def picture_of(case: Case) -> bytes:

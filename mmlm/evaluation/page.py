@@ -32,6 +32,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
   overflow-wrap: anywhere; }
 .pictures { display: flex; gap: .5rem; } figure { margin: 0; flex: 1; min-width: 0; }
 img { width: 100%; height: 12rem; object-fit: contain; } audio { width: 100%; }
+dd.soft { font-size: .8rem; }
 dl { margin: .5rem 0 0; } dt { font-size: .8rem; margin-top: .4rem; } dd { margin: 0; } dd.said { font-weight: 600; }
 ul { margin: 0; padding-left: 1.1rem; }
 """
@@ -84,7 +85,7 @@ def _items(items: Sequence[Item]) -> Iterator[str]:
     yield '<div class="items">'
     for item in items:
         yield '<div class="item">'
-        pictures = [(item.case.picture, "expected" if item.made else ""), (item.made, "drawn")]
+        pictures = [(item.case.picture, "with this caption" if item.made else ""), (item.made, "drawn")]
         if shown := [_picture(place, what) for place, what in pictures if place is not None]:
             yield f'<div class="pictures">{"".join(shown)}</div>'
         if item.case.sound is not None:
@@ -94,11 +95,12 @@ def _items(items: Sequence[Item]) -> Iterator[str]:
             yield f"<dt>question</dt><dd>{escape(item.case.question)}</dd>"
         if item.made is None:
             yield f'<dt>predicted</dt><dd class="said">{escape(item.predicted) or "(nothing)"}</dd>'
-        wanted = [f"{escape(text)}" for text in item.case.expected]
+        texts = [item.predicted] if item.made else list(dict.fromkeys(item.case.expected))  # each once
+        wanted = [escape(text) for text in texts]
         listed = wanted[0] if len(wanted) == 1 else f"<ul>{''.join(f'<li>{text}</li>' for text in wanted)}</ul>"
-        yield f"<dt>expected</dt><dd>{listed}</dd>"
+        yield f"<dt>{'caption' if item.made else 'expected'}</dt><dd>{listed}</dd>"
         scores = ", ".join(f"{name} {value:.3f}" for name, value in item.scores.items() if math.isfinite(value))
-        yield f"<dt>{escape(str(item.case.key))}</dt><dd>{escape(scores)}</dd></dl></div>"
+        yield f"<dt>{escape(str(item.case.key))}</dt><dd class='soft'>{escape(scores)}</dd></dl></div>"
     yield "</div>"
 
 

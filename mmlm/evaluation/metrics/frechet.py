@@ -13,8 +13,8 @@ RESAMPLES = 50  # of the interval: each takes a decomposition
 def frechet_distance(real: Tensor, made: Tensor, name: str = "FID") -> Measure:
     """FID of `made` beside `real`, features `[N, D]` of one net; lower is better, 0 for equal means and covariances.
 
-    It grows as sets get smaller: compare sets of one size only. An item's score is its squared distance from the mean
-    of `real`. The interval resamples `made` alone. ValueError for fewer than two of a set, or features of two widths.
+    It grows as sets get smaller: compare sets of one size only. Single items have no score. The interval resamples
+    `made` alone. ValueError for fewer than two of a set, or features of two widths.
     """
     reals, mades = (features.double().cpu().numpy() for features in (real, made))
     if min(len(reals), len(mades)) < 2 or reals.shape[1] != mades.shape[1]:
@@ -27,8 +27,7 @@ def frechet_distance(real: Tensor, made: Tensor, name: str = "FID") -> Measure:
         shared = np.linalg.svd(root @ other_root.T, compute_uv=False).sum()
         return float(((mean - other_mean) ** 2).sum() + (root**2).sum() + (other_root**2).sum() - 2 * shared)
 
-    items = ((mades - mean) ** 2).sum(axis=1)
-    return Measure(name, of, items, lower_is_better=True, centred=True, resamples=RESAMPLES)
+    return Measure(name, of, np.full(len(mades), np.nan), lower_is_better=True, centred=True, resamples=RESAMPLES)
 
 
 def _moments(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
