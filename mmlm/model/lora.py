@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,9 @@ def _without_bias(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _bias(layer: nn.Module) -> Tensor | None:
     bias: Any = getattr(layer, "bias", None)
-    return bias() if callable(bias) else bias  # torch's quantised layers give it when they are asked
+    return cast(
+        "Tensor | None", bias() if callable(bias) else bias
+    )  # torch's quantised layers give it when they are asked
 
 
 class LoraAdapters(nn.ModuleDict):
