@@ -977,3 +977,20 @@ def test_the_model_of_the_lowest_held_out_loss_is_kept(tmp_path, monkeypatch):
     best = load_file(result.best / "model.safetensors")
     assert result.best == tmp_path / "best/model" and result.held_out_loss == 2.5
     assert best.keys() == kept.keys() and all(torch.equal(best[name], kept[name]) for name in best)
+
+
+def test_figures_go_to_tensorboard_as_well(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tiny_model(), tmp_path / "mine", trackers=("tensorboard",), held_out=tiny_records(4), eval_every=4)
+    (folder,) = (tmp_path / "mine/trackers").iterdir()
+    read = EventAccumulator(str(folder))
+    read.Reload()
+    lines = metrics(tmp_path / "mine")
+    for name in ("loss", "held_out_loss", "gradient_norm"):
+        found = [(scalar.step, scalar.value) for scalar in read.Scalars(name)]
+        assert found == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines if name in line] != []
+    for name, error in {"tensorbored": ValueError, "aim": ImportError}.items():
+        with pytest.raises(error, match=name):
+            run(tiny_model(), tmp_path / "other", trackers=(name,))
+        assert not (tmp_path / "other/checkpoints").exists()

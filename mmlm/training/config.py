@@ -16,8 +16,9 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 # Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`; the
 # last three are in the fingerprint of a stream.
 _FREE = {
-    "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "keep_best", "cache",
-    "held_out_examples", "bad_limit", "device", "extend", "shard", "stream", "mix", "shard_window",
+    "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "keep_best",
+    "trackers", "cache", "held_out_examples", "bad_limit", "device", "extend", "shard", "stream", "mix",
+    "shard_window",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
 _COUNTS = (
@@ -57,6 +58,7 @@ class TrainerConfig:
     log_every: steps between lines of metrics. eval_every: steps between measurements on held-out data. save_every:
         steps between checkpoints. Each also happens at the end.
     keep: newest checkpoints to keep.
+    trackers: where figures go beside metrics.jsonl: "tensorboard", "wandb" and others that accelerate knows.
     keep_best: also save, into `best/` of the output folder, what had the lowest held-out loss.
     """
 
@@ -81,6 +83,7 @@ class TrainerConfig:
     save_every: int = 200
     keep: int = 2
     keep_best: bool = True
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -103,6 +106,10 @@ class TrainerConfig:
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "must be two of 0 ≤ β < 1")
         self._check("optimizer", self.optimizer in OPTIMIZERS, f"must be one of {', '.join(OPTIMIZERS)}")
         self._check("precision", self.precision in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}")
+        if self.trackers:
+            from mmlm.training.trackers import check_trackers  # torch, for a run that has them
+
+            check_trackers(self.trackers)
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share, as JSON values."""
@@ -188,6 +195,7 @@ class TrainSettings(TypedDict, total=False):
     save_every: int
     keep: int
     keep_best: bool
+    trackers: tuple[str, ...]
     caption_share: float
     sort_window: int
     row_length: int | None

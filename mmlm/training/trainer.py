@@ -38,6 +38,7 @@ from mmlm.training.reporting import Counter, resumed, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
 from mmlm.training.state import progress_of
 from mmlm.training.stopping import stop_requests
+from mmlm.training.trackers import trackers
 from mmlm.training.unfrozen import unfrozen
 
 BEST = "best"  # the folder of what had the lowest held-out loss
@@ -63,6 +64,7 @@ class Trainer:
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.trained = [parameter for group in self.groups for parameter in group["params"]]
         self.names = {parameter: name for name, parameter in self.parameters.items()}
+        self.trackers: list[Any] = []
         self.done = Progress()
 
     def fit(self, *, resume: bool = True) -> TrainResult:
@@ -162,6 +164,7 @@ class Trainer:
         """Steps `done.step` … `steps`."""
         done, config, objective = self.done, self.config, self.objective
         with (
+            trackers(config.trackers, self.output) as self.trackers,
             stop_requests() as requests,
             Counter(self.steps, objective.name, self.progress and is_first(), initial=done.step) as bar,
         ):
@@ -233,16 +236,23 @@ class Trainer:
         if objective.examples is not None:
             line = {"epoch": done.step * objective.per_step / objective.examples, **line}
         speed = {f"{objective.unit}_per_second": self.metrics.rate()}
-        self.metrics.write(step=done.step, loss=done.last_loss if done.count else None, **line, **speed)
+        self._write(loss=done.last_loss if done.count else None, **line, **speed)
         bar.note(loss=f"{done.last_loss:.3f}", lr=f"{line['learning_rate']:.1e}")
         done.loss_sum, done.count = 0.0, 0
+
+    def _write(self, **figures: Any) -> None:
+        """A line of metrics, and its numbers for the trackers."""
+        self.metrics.write(step=self.done.step, **figures)
+        numbers = {name: value for name, value in figures.items() if value is not None}
+        for tracker in self.trackers:
+            tracker.log(numbers, step=self.done.step)
 
     def _evaluate(self) -> None:
         with self._evaluating():
             figures = self.objective.evaluate()
         if figures:
             self.done.figures = figures
-            self.metrics.write(step=self.done.step, **figures)
+            self._write(**figures)
         losses = [value for name, value in figures.items() if name.startswith("held_out_loss")]
         if losses and self.config.keep_best:
             self._keep_best(sum(losses) / len(losses))
