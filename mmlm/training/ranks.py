@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=12)  # for a process that encodes longer than others; one that dies is noticed at once
 
 
 def join(device: torch.device | str) -> None:
@@ -33,7 +36,9 @@ def join(device: torch.device | str) -> None:
     store, rank, size = next(rendezvous("env://"))
     # A launcher that starts all processes again after one has died may give them the same store, with old addresses.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=size)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE
+    )
     atexit.register(dist.destroy_process_group)  # not before: a store serves one group
     if not is_first():
         logging.getLogger("mmlm").setLevel(logging.ERROR)
