@@ -36,9 +36,8 @@ def join(device: torch.device | str) -> None:
     store, rank, size = next(rendezvous("env://"))
     # A launcher that starts all processes again after one has died may give them the same store, with old addresses.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE
-    )
+    backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)  # not before: a store serves one group
     if not is_first():
         logging.getLogger("mmlm").setLevel(logging.ERROR)
