@@ -8,6 +8,8 @@ from mmlm.assembly import Codecs, extended
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.parts import Codes
+from mmlm.training.gradient import Gradient
+from mmlm.training.objectives.base import Part
 from support import families, parts
 from support.codec_parts import image_codec
 
@@ -69,3 +71,24 @@ def test_a_model_with_checkpointing_generates_as_before():
     texts = parts.texts(model, parts.prompts()[0], max_new_tokens=8)
     model.language_model.model.gradient_checkpointing_enable()
     assert parts.texts(model, parts.prompts()[0], max_new_tokens=8) == texts
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_step_with_checkpointing_has_the_same_gradient(precision):
+    """What runs again in backward, after the forward pass's precision has ended, computes as it did before."""
+    model = parts.build("opt").train()
+    trained = [tensor.requires_grad_() for _, tensor in model.added_parameters()]
+    batch, media = parts.encoded(model, [[parts.picture(0), "What is this?"]])
+    batch.labels = batch.input_ids.masked_fill(batch.input_ids >= model.language_model.vocabulary.offset, -100)
+
+    def gradients() -> list[torch.Tensor]:
+        part = Part(1, lambda: model(batch, media).loss)
+        Gradient(trained, precision, torch.device("cpu"), 1.0).of([part])
+        found = [tensor.grad.clone() for tensor in trained if tensor.grad is not None]
+        model.zero_grad()
+        return found
+
+    plain = gradients()
+    model.language_model.model.gradient_checkpointing_enable()
+    assert len(plain) > 10 and all(map(torch.equal, plain, gradients()))
