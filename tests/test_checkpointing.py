@@ -92,3 +92,23 @@ def test_a_training_step_with_checkpointing_has_the_same_gradient(precision):
     plain = gradients()
     model.language_model.model.gradient_checkpointing_enable()
     assert len(plain) > 10 and all(map(torch.equal, plain, gradients()))
+
+
+@pytest.mark.parametrize("rows_train", [True, False])
+def test_blocks_below_the_first_gated_block_have_a_graph_for_the_added_rows_alone(rows_train):
+    """An added token's row acts on the loss through every block above it, so its gradient passes them all."""
+    model = parts.build("opt", every=2).train()
+    for name, tensor in model.added_parameters():
+        tensor.requires_grad_(rows_train or name != "language_model.added.embedding")
+    batch, media = parts.encoded(model, [[parts.picture(0), "What is this?"]])
+    batch.labels = batch.input_ids.masked_fill(batch.input_ids >= model.language_model.vocabulary.offset, -100)
+    seen = []
+    hook = model.language_model.blocks[0].register_forward_hook(
+        lambda module, args, output: seen.append((output[0] if isinstance(output, tuple) else output).requires_grad)
+    )
+    model(batch, media).loss.backward()
+    hook.remove()
+    assert seen == [rows_train]
+    gradient, vocabulary = model.language_model.added.embedding.grad, model.language_model.vocabulary
+    assert (gradient is not None) == rows_train
+    assert not rows_train or bool(gradient[vocabulary.image_id - vocabulary.offset].any())
