@@ -14,7 +14,8 @@ interleaved documents (the same, 113-122). Before anything is timed, three steps
 
 Ratios are medians of paired ratios; "control" is the peer beside the peer again. Memory is the most that a process held
 in a step, its own weights and optimizer included. GFLOP are the operations of a step's products, of the first batch:
-where both sides reach the same speed in them, their quotient is the ratio of the times.
+where both sides reach the same speed in them, their quotient is the ratio of the times. A CPU's fused
+attention is not among them, so rows of bfloat16, which do without it, have a few more.
 """
 
 import argparse
