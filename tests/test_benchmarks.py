@@ -88,8 +88,7 @@ def test_training(benchmark, capsys):
     rows = {cells[1].strip(): cells for cells in (line.split("|") for line in lines if line.startswith("| "))}
     assert set(module.WAYS) <= rows.keys()
     work = {name: float(rows[name][4]) for name in module.WAYS}
-    assert work["fp32"] > work["fp32, cached"] > work["fp32, cached, packed"]
-    assert work["fp32, checkpointing"] > work["fp32"]
+    assert work["fp32, checkpointing"] > work["fp32"] > work["fp32, cached"]
 
 
 def test_decoding(benchmark, capsys):
