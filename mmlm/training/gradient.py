@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from decoders.codecs.base import NonFiniteLatentsError
 from mmlm.training.objectives.base import Part
-from mmlm.training.precision import computing
+from mmlm.training.precision import attention_kernels, computing
 from mmlm.training.ranks import summed, world
 
 
@@ -73,7 +73,8 @@ class Gradient:
                     with draws or nullcontext(), computing(self.precision, self.device):
                         # DDP gives the mean over processes, so that each counts its share as often as there are.
                         share = (self.together or self.losses)(part, part.count * world() / max(1, total))
-                    share.backward()
+                    with attention_kernels(self.precision, self.device):
+                        share.backward()
                 loss += share.detach()
         except NonFiniteLatentsError:  # a quantizer's, given latents that are not finite
             return Step(math.nan, math.nan, total, size)
