@@ -209,3 +209,13 @@ def test_nano_shows_recordings_too(tmp_path):
     data = [one for one in records(tmp_path) if one.key == "silent"]
     page = preview_data(mmlm.load("nano"), RecordSet(tuple(data)), tmp_path / "page.html").read_text()
     assert "2: audio 0.5 s" in page and page.count("<img") == 2
+
+
+@pytest.mark.parametrize(
+    "action, option", [("check", "--shard-size=5"), ("convert", "--media"), ("check", "--first=3")]
+)
+def test_an_option_of_another_action_is_refused(tmp_path, capsys, action, option):
+    (tmp_path / "a.jsonl").write_text("")
+    assert main(["data", action, str(tmp_path / "a.jsonl"), option, "--output", str(tmp_path / "out")]) == 2
+    assert f"{action} has no {option.partition('=')[0]}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
