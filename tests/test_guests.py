@@ -111,9 +111,9 @@ def test_fingerprints_of_quantised_models_tell_their_weights():
 
 def test_low_rank_adapters_lie_on_the_same_layers_in_any_coat():
     plain = families.language_model("llama")
-    names = set(LoraAdapters(plain.model.layers, 2, 1.0, lambda: False))
+    names = set(LoraAdapters(plain.model.layers, LoraConfig(2, 1.0), lambda: False))
     assert len(names) == families.LAYERS * 7
-    assert set(LoraAdapters(quantised(plain).model.layers, 2, 1.0, lambda: False)) == names
+    assert set(LoraAdapters(quantised(plain).model.layers, LoraConfig(2, 1.0), lambda: False)) == names
 
 
 def test_a_model_that_swallows_its_cache_is_refused_before_it_writes():
