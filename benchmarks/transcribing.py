@@ -120,7 +120,7 @@ def compare(
     options: argparse.Namespace,
 ) -> None:
     """All programs over these files, in turns, and one line for each."""
-    from mmlm.evaluation.words import word_error_rate
+    from mmlm.evaluation.metrics.words import word_error_rate
 
     minutes = sum(len(np.load(file, mmap_mode="r")) for file in files) / RATE / 60
     rounds = [{program: run(program, files, options, beams) for program in installed} for _ in range(options.rounds)]

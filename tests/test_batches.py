@@ -267,7 +267,8 @@ def test_data_writes_below_its_folder_wherever_its_names_lead(tmp_path, ears, sa
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    assert transcribe("--data", str(tmp_path / "t.tar"), "--output", str(tmp_path / "texts"), model=ears) == 0
+    given = ("--data", str(tmp_path / "t.tar"), "--output", str(tmp_path / "texts"), "--format", "txt")
+    assert transcribe(*given, model=ears) == 0
     assert set(written(tmp_path)) == {"texts/out.txt", "texts/sub/in.txt"}
 
 

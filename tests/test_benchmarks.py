@@ -1,6 +1,7 @@
 """A quick form of each benchmark, for what they assert: that all ways to compute give the same. Never for time."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,14 @@ def test_models_that_share_their_weights_are_packed_each_in_its_way(benchmark):
 
 
 def test_training(benchmark, capsys):
-    benchmark("training").main([*QUICK, "--batch", "2", "--tokens", "8"])
-    assert "| bf16, cached features |" in capsys.readouterr().out
+    """Beside itself alone: the peer has an environment of its own. That all ways have one loss is asserted inside."""
+    module = benchmark("training")
+    module.main([*QUICK, "--alone", "--batch", "3", "--row-length", "40", "--only", *module.WAYS])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {cells[1].strip(): cells for cells in (line.split("|") for line in lines if line.startswith("| "))}
+    assert set(module.WAYS) <= rows.keys()
+    work = {name: float(rows[name][4]) for name in module.WAYS}
+    assert work["fp32, checkpointing"] > work["fp32"] > work["fp32, cached"]
 
 
 def test_decoding(benchmark, capsys):
@@ -112,7 +119,7 @@ def test_transcribing(benchmark, capsys, tmp_path, monkeypatch):
     module, compared = benchmark("transcribing"), []
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(
-        "mmlm.evaluation.words.word_error_rate", lambda said, expected: compared.append((said, expected)) or 0.5
+        "mmlm.evaluation.metrics.words.word_error_rate", lambda said, expected: compared.append((said, expected)) or 0.5
     )
     programs = ["faster-whisper int8", "mmlm"]
     given = ["--weights", str(tmp_path), "--model", "quick", "--programs", *programs, "--language", "en"]
@@ -170,3 +177,22 @@ def test_killed_runs_and_flipped_bits_of_every_objective():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout.count("| 1 |") >= 7 + 8  # each objective was killed, and a file of each was damaged
+
+
+def test_a_stream_has_all_records_of_its_shards(benchmark, tmp_path, monkeypatch):
+    streaming = benchmark("streaming")
+    for name, value in dict(PER_SHARD=5, STEPS=2, BATCH=3).items():
+        monkeypatch.setattr(streaming, name, value)
+    (tmp_path / "shards").mkdir()
+    pattern = str(streaming.make(tmp_path / "shards", 2))
+    streaming.index(pattern, tmp_path / "index")
+    assert streaming.stream(pattern, tmp_path / "index")["records"] == 10
+    assert streaming.whole(pattern, tmp_path)["records"] == 10
+
+
+def test_captions_of_many_pictures(benchmark, nano_folder, tmp_path, capsys):
+    picture = Path(__file__).parents[1] / "docs/images/scene.png"
+    (tmp_path / "m.jsonl").write_text((json.dumps({"image": str(picture)}) + "\n") * 2)
+    benchmark("batch").main([str(tmp_path / "m.jsonl"), "--count", "2", "--width", "64", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert all(f"| 64 | {way} |" in out for way in ("a loop", "a list", "a job"))

@@ -12,8 +12,8 @@ from mmlm.acceleration.probes import why_not_recorded
 from mmlm.acceleration.recorded_step import RecordedStep, RecordedSteps, can_record
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder
-from mmlm.model.fusion.cross_attention import Fusion
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.config import FusionConfig
+from mmlm.model.fusion.cross_attention import CrossAttention
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.processor import Batch
@@ -35,7 +35,7 @@ def fixed_shapes(monkeypatch):
 
 
 def agree(model: MultimodalLM) -> bool:
-    context = lambda: MediaContext(model.fusion, None, None, None, 1)  # noqa: E731
+    context = lambda: model.fusion.context(1)  # noqa: E731
     return why_not_recorded(model.language_model, context, tolerance=1e-3) is None
 
 
@@ -78,7 +78,9 @@ def logits_of_codes(device: str, captures: bool) -> Tensor:
     ids = torch.tensor([[5, 6, span.begin], [7, 8, 9]], device=device)
     for adapter in host.lora.parameters():
         torch.nn.init.normal_(adapter, std=0.1)
-    context = MediaContext(Fusion(host, 16).to(device), None, None, None, 2)
+    context = (
+        CrossAttention(FusionConfig(), host.hidden_size, len(host.blocks), 16, host.vocabulary).to(device).context(2)
+    )
     run = Decoder(host, context, Batch(ids, torch.ones_like(ids)), 16, codes=True)
     run.record = RecordedSteps if captures else None
     codes = span.ids_of(0)

@@ -8,6 +8,8 @@ from mmlm.assembly import Codecs, extended
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.parts import Codes
+from mmlm.training.gradient import Gradient
+from mmlm.training.objectives.base import Part
 from support import families, parts
 from support.codec_parts import image_codec
 
@@ -69,3 +71,44 @@ def test_a_model_with_checkpointing_generates_as_before():
     texts = parts.texts(model, parts.prompts()[0], max_new_tokens=8)
     model.language_model.model.gradient_checkpointing_enable()
     assert parts.texts(model, parts.prompts()[0], max_new_tokens=8) == texts
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_step_with_checkpointing_has_the_same_gradient(precision):
+    """What runs again in backward, after the forward pass's precision has ended, computes as it did before."""
+    model = parts.build("opt").train()
+    trained = [tensor.requires_grad_() for _, tensor in model.added_parameters()]
+    batch, media = parts.encoded(model, [[parts.picture(0), "What is this?"]])
+    batch.labels = batch.input_ids.masked_fill(batch.input_ids >= model.language_model.vocabulary.offset, -100)
+
+    def gradients() -> list[torch.Tensor]:
+        part = Part(1, lambda: model(batch, media).loss)
+        Gradient(trained, precision, torch.device("cpu"), 1.0).of([part])
+        found = [tensor.grad.clone() for tensor in trained if tensor.grad is not None]
+        model.zero_grad()
+        return found
+
+    plain = gradients()
+    model.language_model.model.gradient_checkpointing_enable()
+    assert len(plain) > 10 and all(map(torch.equal, plain, gradients()))
+
+
+@pytest.mark.parametrize("rows_train", [True, False])
+def test_blocks_below_the_first_gated_block_have_a_graph_for_the_added_rows_alone(rows_train):
+    """An added token's row acts on the loss through every block above it, so its gradient passes them all."""
+    model = parts.build("opt", every=2).train()
+    for name, tensor in model.added_parameters():
+        tensor.requires_grad_(rows_train or name != "language_model.added.embedding")
+    batch, media = parts.encoded(model, [[parts.picture(0), "What is this?"]])
+    batch.labels = batch.input_ids.masked_fill(batch.input_ids >= model.language_model.vocabulary.offset, -100)
+    seen = []
+    hook = model.language_model.blocks[0].register_forward_hook(
+        lambda module, args, output: seen.append((output[0] if isinstance(output, tuple) else output).requires_grad)
+    )
+    model(batch, media).loss.backward()
+    hook.remove()
+    assert seen == [rows_train]
+    gradient, vocabulary = model.language_model.added.embedding.grad, model.language_model.vocabulary
+    assert (gradient is not None) == rows_train
+    assert not rows_train or bool(gradient[vocabulary.image_id - vocabulary.offset].any())

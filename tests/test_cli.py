@@ -21,7 +21,9 @@ from mmlm.cli import build_parser, keys, main
 from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
 
-VERBS = "caption answer generate transcribe ask chat draw speak init train eval convert models inspect".split()
+VERBS = (
+    "caption answer generate transcribe ask chat draw speak init train data eval probe convert models inspect".split()
+)
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 
 
@@ -97,6 +99,7 @@ def test_examples_of_the_help_are_valid_commands(verb, capsys):
     for example in examples:
         command = example.partition("  (")[0] if "  (" in example.strip() else example
         arguments = shlex.split(command.rpartition(" | ")[2])
+        arguments = arguments[arguments.index("mmlm") :]  # behind a launcher
         assert arguments[:2] == ["mmlm", verb]
         build_parser().parse_args(arguments[1:])
 

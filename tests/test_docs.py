@@ -47,7 +47,7 @@ def test_a_page_can_be_followed_from_top_to_bottom(name, nano_folder, tmp_path, 
 
 
 def test_the_data_formats_page_shows_records_that_are_read(tmp_path):
-    (lines,) = (text for kind, _, text in blocks(DOCS / "data.md") if kind == "json")
+    lines = next(text for kind, _, text in blocks(DOCS / "data.md") if kind == "json")
     for line in lines.splitlines():
         for path in (value for key, value in json.loads(line).items() if key in ("image", "audio")):
             (tmp_path / path).parent.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.load import load
 from mmlm.data import read_records
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.media_context import CrossAttentionContext
 from mmlm.model.resampler import TIME_FEATURES, PerceiverResampler
 from mmlm.prompting.conversation import chat_prompt
 from mmlm.prompting.parts import Image, Markup, Sound
@@ -181,7 +181,7 @@ def test_sounds_of_unequal_length_are_masked_as_in_the_table():
     v = model.language_model.vocabulary
     features = [Features(torch.randn(1, size, 16)) for size in (6, 2, 3)]  # two tokens become one: 3, 1 and 2
     ids = torch.tensor([[65, v.audio_id, 66, v.audio_id], [v.audio_id, 66, 67, 68]])
-    context: MediaContext = model.media_context(Batch(ids, torch.ones_like(ids)), [features[:2], features[2:]])
+    context: CrossAttentionContext = model.media_context(Batch(ids, torch.ones_like(ids)), [features[:2], features[2:]])
     context.on_ids(ids)
     blind, first, both, short = "111111", "111000", "111100", "110000"
     expected = [[blind, first, first, both], [short, short, short, short]]

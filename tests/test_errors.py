@@ -279,7 +279,7 @@ caption P --examples nothere             | nothere
 caption --data fifo.jsonl                | regular file
 caption --data fifo.tar                  | regular file
 caption --data fifo.json                 | regular file
-caption --data bad.json                  | COCO
+caption --data bad.json                  | no JSON of captions
 caption https://127.0.0.1/a --allow-url  | public
 answer P ""                              | question
 answer P SURROGATE                       | Unicode

@@ -19,9 +19,9 @@ from encoders.media.image import load_image
 from mmlm.assembly.assemble import assemble
 from mmlm.data import BadRecord, BadRecordsError, FileSlice, Record, RecordSet
 from mmlm.evaluation import Report, evaluate, medium_gap, retrieval_recall, score_captions, word_error_rate
-from mmlm.evaluation.captions import tokenize
 from mmlm.evaluation.gap import bootstrap_interval
 from mmlm.evaluation.medium import normalize_answer
+from mmlm.evaluation.metrics.tokens import tokenize
 from mmlm.evaluation.trials import Trials, derangement, encoded
 from mmlm.generation.result import GenerationResult, Usage
 from mmlm.model.config import ResamplerConfig

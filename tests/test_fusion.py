@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache
 from encoders.base import Features
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder
-from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
+from mmlm.model.fusion.gated_block import GatedCrossAttentionBlock
 from mmlm.prompting.processor import Batch
 from support import families, parts
 from support.references import attention, gelu, layer_norm, numpy_weights

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.model.config import LoraConfig
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.lora import LoraAdapters
 from support import families, parts
@@ -110,9 +111,9 @@ def test_fingerprints_of_quantised_models_tell_their_weights():
 
 def test_low_rank_adapters_lie_on_the_same_layers_in_any_coat():
     plain = families.language_model("llama")
-    names = set(LoraAdapters(plain.model.layers, 2, 1.0, lambda: False))
+    names = set(LoraAdapters(plain.model.layers, LoraConfig(2, 1.0), lambda: False))
     assert len(names) == families.LAYERS * 7
-    assert set(LoraAdapters(quantised(plain).model.layers, 2, 1.0, lambda: False)) == names
+    assert set(LoraAdapters(quantised(plain).model.layers, LoraConfig(2, 1.0), lambda: False)) == names
 
 
 def test_a_model_that_swallows_its_cache_is_refused_before_it_writes():
@@ -166,7 +167,9 @@ def test_pefts_models():
     expected = everything(dressed(merged))
     assert (greedy, beams) == expected[:2]
     assert values == pytest.approx(expected[2], abs=1e-4)
-    layers = LoraAdapters(adapted(families.language_model("llama")).base_model.model.model.layers, 2, 1.0, bool)
+    layers = LoraAdapters(
+        adapted(families.language_model("llama")).base_model.model.model.layers, LoraConfig(2, 1.0), bool
+    )
     assert len(layers) == families.LAYERS * 7
     prompted = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     with pytest.raises(ValueError, match="reads 4 tokens where it is given 1"):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "mmlm": [
         ["_lazy"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["tasks"], ["assembly"],
-        ["retrieval"], ["training"], ["evaluation"], ["cli"],
+        ["retrieval"], ["jobs"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
         ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "patterns", "pickles", "settings"],

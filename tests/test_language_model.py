@@ -179,8 +179,16 @@ def test_a_request_within_a_request_gives_way_to_it_again():
     made = host()
     ids = torch.arange(5).unsqueeze(0)
     heard = []
-    outer = SimpleNamespace(on_ids=lambda ids: heard.append("outer"), before_block=lambda index, hidden: hidden)
-    inner = SimpleNamespace(on_ids=lambda ids: heard.append("inner"), before_block=lambda index, hidden: hidden)
+    outer = SimpleNamespace(
+        on_ids=lambda ids: heard.append("outer"),
+        before_block=lambda index, hidden: hidden,
+        embedded=lambda ids, own: own,
+    )
+    inner = SimpleNamespace(
+        on_ids=lambda ids: heard.append("inner"),
+        before_block=lambda index, hidden: hidden,
+        embedded=lambda ids, own: own,
+    )
     with made.request(outer):
         made(ids)
         with pytest.raises(RuntimeError), made.request(inner):
@@ -203,7 +211,7 @@ def test_a_listener_hears_every_block_in_order():
         def on_ids(ids, heard=heard):
             heard.append(tuple(ids.shape))
 
-        with made.request(SimpleNamespace(on_ids=on_ids, before_block=before_block)):
+        with made.request(SimpleNamespace(on_ids=on_ids, before_block=before_block, embedded=lambda ids, own: own)):
             made(torch.arange(5).unsqueeze(0))
         assert heard == [(1, 5), (0, (1, 5, 32)), (1, (1, 5, 32)), (2, (1, 5, 32))]
 

@@ -1,5 +1,6 @@
-"""The laws, over every family: shut gates change nothing, caches and batches change nothing, requests never meet."""
+"""The laws, over every family: shut gates, caches and batches change nothing, and requests never meet."""
 
+import functools
 import threading
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,14 @@ from transformers.cache_utils import DynamicCache
 from encoders.base import Features
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.decoder import Decoder
-from mmlm.model.fusion.cross_attention import MaskedCrossAttention
+from mmlm.model.fusion.gated_block import MaskedCrossAttention
 from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Batch
 from support import families, parts
-from support.parts import expected_names, likely_end
+from support.parts import likely_end
 
 EVERY_FAMILY = pytest.mark.parametrize("family", list(families.FAMILIES))
+EVERY_WAY = pytest.mark.parametrize("way", parts.WAYS)
 FEW_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "gemma2", "lfm2"])
 V = families.VOCAB
 
@@ -96,10 +98,12 @@ def test_shut_gates_leave_every_logit_as_it_was_with_cache(family):
         assert torch.equal(run.step(tokens)[:, :V], plain(tokens.unsqueeze(1)))
 
 
+@EVERY_WAY
 @FEW_FAMILIES
-def test_training_moves_what_was_added_and_nothing_else(family):
-    model = parts.build(family, opened=False)
+def test_training_moves_what_was_added_and_nothing_else(family, way):
+    model = parts.build(family, visibility=way, opened=False)
     model.train()
+    expected_names = functools.partial(parts.expected_names, way)
     assert {name for name, _ in model.added_parameters()} == expected_names()
     assert {name for name, tensor in model.named_parameters() if tensor.requires_grad} == expected_names()
 
@@ -126,7 +130,7 @@ def test_training_moves_what_was_added_and_nothing_else(family):
 
 
 @EVERY_FAMILY
-@pytest.mark.parametrize("visibility", ["latest", "all"])
+@pytest.mark.parametrize("visibility", ["latest", "all", "prefix"])
 @torch.no_grad()
 def test_cached_padded_batch_is_each_row_alone_uncached(family, visibility):
     model = parts.shared(family, visibility=visibility)
@@ -144,19 +148,21 @@ def test_cached_padded_batch_is_each_row_alone_uncached(family, visibility):
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=2e-4)
 
 
+@EVERY_WAY
 @EVERY_FAMILY
 @torch.no_grad()
-def test_right_padded_training_rows_are_each_row_alone(family):
-    model = parts.shared(family)
+def test_right_padded_training_rows_are_each_row_alone(family, way):
+    model = parts.shared(family, visibility=way)
     examples = [model.processor.encode(row, target="ok") for row in parts.prompts()]
     batch = model.processor.collate(examples, padding_side="right")
     media = [example.media for example in examples]
+    placed = model.media_context(batch, media).placed(batch).labels
     together = model(replace(batch, labels=None), media).logits
     for index, example in enumerate(examples):
         alone = model(replace(model.processor.collate([example]), labels=None), [example.media]).logits[0]
         torch.testing.assert_close(together[index, : len(alone)], alone, rtol=1e-3, atol=2e-4)
     labelled = model(batch, media)
-    foretold = [logits[:-1][labels[1:] >= 0] for logits, labels in zip(together, batch.labels, strict=True)]
+    foretold = [logits[:-1][labels[1:] >= 0] for logits, labels in zip(together, placed, strict=True)]
     torch.testing.assert_close(labelled.logits, torch.cat(foretold), rtol=1e-3, atol=2e-4)
     by_hand = -sum(
         logits.double().log_softmax(-1)[range(len(logits)), labels[labels >= 0]].sum()
@@ -166,17 +172,18 @@ def test_right_padded_training_rows_are_each_row_alone(family):
     assert float(labelled.loss) == pytest.approx(float(by_hand) / labelled.num_tokens, rel=1e-4)
 
 
+@EVERY_WAY
 @EVERY_FAMILY
-def test_greedy_tokens_are_those_of_transformers(family):
-    model = parts.shared(family, own_end=True)
+def test_greedy_tokens_are_those_of_transformers(family, way):
+    model = parts.shared(family, visibility=way, own_end=True)
     ours = parts.token_ids(model, parts.prompts(), max_new_tokens=8)
     assert ours == parts.upstream_ids(model, parts.prompts(), max_new_tokens=8)
 
 
 @FEW_FAMILIES
-@pytest.mark.parametrize("length_penalty", [-2.0, 0.0, 1.0, 3.0])
-def test_beams_are_those_of_transformers(family, length_penalty):
-    model = parts.shared(family, own_end=True)
+@pytest.mark.parametrize("way, length_penalty", [("latest", -2.0), ("latest", 0.0), ("latest", 3.0), ("prefix", 1.0)])
+def test_beams_are_those_of_transformers(family, way, length_penalty):
+    model = parts.shared(family, visibility=way, own_end=True)
     options = dict(num_beams=3, length_penalty=length_penalty, max_new_tokens=9)
     ours = parts.token_ids(model, parts.prompts(), **options)
     assert ours == parts.upstream_ids(model, parts.prompts(), **options)
@@ -241,10 +248,11 @@ def test_encoder_resampler_and_media_keys_run_once_a_request(options, visibility
 # Order of time
 
 
+@pytest.mark.parametrize("way, taken", [("all", 1), ("prefix", 4)])
 @FEW_FAMILIES
 @torch.no_grad()
-def test_text_before_a_picture_does_not_see_it(family):
-    model = parts.shared(family, visibility="all")
+def test_text_before_a_picture_does_not_see_it(family, way, taken):
+    model = parts.shared(family, visibility=way)
     states: list[Tensor] = []
     last = model.language_model.blocks[-1]
 
@@ -258,16 +266,17 @@ def test_text_before_a_picture_does_not_see_it(family):
         return states.pop()[0]
 
     one, other = hidden(1), hidden(2)
-    place = len("before it ") + 1 + len("between")
+    place = len("before it ") + taken + len("between")
     # An expert of Mixtral multiplies the tokens that chose it together, and some processors round by how many they are.
     tolerance = 1e-6 if family == "mixtral" else 0.0
     torch.testing.assert_close(one[:place], other[:place], rtol=tolerance, atol=tolerance)
     assert ((one[place:] - other[place:]).abs().amax(-1) > 1e-4).all(), "the picture's own token and all that follow"
 
 
+@EVERY_WAY
 @pytest.mark.parametrize("pictures, placeholders", [(1, 2), (2, 1), (0, 1), (1, 0)])
-def test_pictures_and_placeholders_must_agree_row_by_row(pictures, placeholders, monkeypatch):
-    model = parts.shared("llama")
+def test_pictures_and_placeholders_must_agree_row_by_row(pictures, placeholders, way, monkeypatch):
+    model = parts.shared("llama", visibility=way)
     image_id = model.language_model.vocabulary.image_id
     ids = torch.full((3, 4), 65)
     ids[0, 0] = image_id
@@ -308,9 +317,10 @@ def check_unchanged(model: MultimodalLM, family: str, expected: list[str]) -> No
     assert parts.texts(model, parts.prompts(), max_new_tokens=6) == expected
 
 
+@EVERY_WAY
 @FEW_FAMILIES
-def test_an_exception_anywhere_leaves_the_model_as_it_was(family, monkeypatch):
-    model = parts.build(family)
+def test_an_exception_anywhere_leaves_the_model_as_it_was(family, way, monkeypatch):
+    model = parts.build(family, visibility=way)
     expected = parts.texts(model, parts.prompts(), max_new_tokens=6)
 
     with monkeypatch.context() as patch, pytest.raises(Broken):
@@ -351,8 +361,9 @@ def test_an_abandoned_stream_leaves_the_model_as_it_was(family):
     check_unchanged(model, family, expected)
 
 
-def test_between_the_pieces_of_a_stream_the_thread_is_the_callers_own():
-    model = parts.build("llama")
+@EVERY_WAY
+def test_between_the_pieces_of_a_stream_the_thread_is_the_callers_own(way):
+    model = parts.build("llama", visibility=way)
     whole = parts.texts(model, parts.prompts()[0], max_new_tokens=12)
     other = parts.texts(model, parts.prompts()[2], max_new_tokens=12)
     ids = torch.arange(20).unsqueeze(0)
@@ -376,8 +387,9 @@ def test_between_the_pieces_of_a_stream_the_thread_is_the_callers_own():
     assert texts == [whole, other]
 
 
-def test_threads_that_generate_at_once_do_not_meet():
-    model = parts.shared("llama")
+@EVERY_WAY
+def test_threads_that_generate_at_once_do_not_meet(way):
+    model = parts.shared("llama", visibility=way)
     rows = [[parts.picture(seed), f"{seed} Output:"] for seed in range(4)]
     options = [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}, {}]
     alone = [parts.texts(model, row, max_new_tokens=16, **o) for row, o in zip(rows, options, strict=True)]

@@ -38,6 +38,7 @@ def strip(folder):
         ("folder", None, {"image": ResamplerConfig(depth=2, num_latents=5, heads=2, dim_head=8)}, FusionConfig()),
         ("nano", "file", {"audio": ResamplerConfig(depth=0, stack=4)}, FusionConfig(cross_attention_every=2, heads=3)),
         (None, "folder", {"audio": ResamplerConfig(depth=1, timed=True, ff_mult=2)}, FusionConfig(ff_mult=1)),
+        ("nano", None, {"image": ResamplerConfig(depth=0)}, FusionConfig(kind="prefix")),
     ],
 )
 def test_weights_are_counted_by_the_settings_of_parts_alone(family, eyes, ears, forms, fusion, tmp_path):

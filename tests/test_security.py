@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -32,10 +33,13 @@ from encoders.texts import tokenizing
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.codecs import load_one_codec
 from mmlm.assembly.frozen import causal_model
+from mmlm.assembly.interop import peft_adapter
 from mmlm.assembly.interop.open_flamingo_checkpoint import read_checkpoint
 from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data import read_records
 from mmlm.data.cache import TensorCache
+from mmlm.data.streams import find_shards
+from mmlm.data.streams.index import index_of, index_path
 from mmlm.prompting.conversation import chat_prompt, turn_end
 from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.recipe import load_recipe
@@ -201,6 +205,17 @@ def adapter(trap: Trap, **settings: object) -> object:
     return causal_model(folder, None, torch.float32)
 
 
+def lora(trap: Trap, form: str) -> object:
+    """The same, read beside a model: code in the place of its weights, and beside them."""
+    folder = trap.folder / "adapter"
+    trap.pickle(folder / "adapter_model.bin", form)
+    trap.pickle(folder / "adapter_model.safetensors", form)
+    trap.code(folder, "own")
+    written = {"peft_type": "LORA", "target_modules": ["q_proj"], "r": 2, "lora_alpha": 2, "auto_mapping": {"a": "own"}}
+    (folder / "adapter_config.json").write_text(json.dumps(written))
+    return peft_adapter.load(mmlm.load("nano", encoders=["image"]), folder)
+
+
 def gguf_file(trap: Trap) -> object:
     """Files of code and a pickle beside a file of GGUF, and a chat template that would leave the mark."""
     language_model, tokenizer = families.language_model("llama"), families.tokenizer()
@@ -300,8 +315,6 @@ def saved_weights(trap: Trap) -> object:
 
 
 def archive(trap: Trap) -> object:
-    import tarfile
-
     trap.pickle(trap.folder / "a.pyd", "bare")
     trap.pickle(trap.folder / "a.pth")
     trap.pickle(trap.folder / "a.json", "bare")
@@ -310,6 +323,29 @@ def archive(trap: Trap) -> object:
         for name in ("a.pyd", "a.pth", "a.json", "a.jpg"):
             tar.add(trap.folder / name, name)
     return [record.decode() for record in read_records(str(trap.folder / "pairs.tar"))]
+
+
+def table(trap: Trap) -> object:
+    """A table whose schema names a type that is a pickle, and whose media and texts are pickles."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    evil = pickle.dumps(Attack(trap.mark), protocol=2)
+    named = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": evil}
+    medium = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([pa.field("image", medium), pa.field("text", pa.binary(), metadata=named)], {b"pandas": evil})
+    rows = {"image": [{"bytes": evil, "path": "a.jpg"}], "text": [evil]}
+    pq.write_table(pa.table(rows, schema), trap.folder / "a.parquet")
+    return [record.decode() for record in read_records(trap.folder / "a.parquet")]
+
+
+def shard_index(trap: Trap, form: str) -> object:
+    """The index of a shard is a pickle."""
+    with tarfile.open(trap.folder / "a.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    (shard,) = find_shards(trap.folder / "a.tar")
+    trap.pickle(index_path(shard, trap.folder), form)
+    return index_of(shard, trap.folder)
 
 
 ESCAPES = (
@@ -355,6 +391,7 @@ DOORS: dict[str, Callable[[Trap], object]] = {
     "adapter, module": lambda trap: adapter(trap, megatron_config={"a": 1}, megatron_core="own"),
     "adapter, mapping": lambda trap: adapter(trap, auto_mapping={"base_model_class": "C", "parent_library": "own"}),
     "adapter of another kind": lambda trap: adapter(trap, peft_type="XLORA", adapters={"a": str(trap.folder)}),
+    **{f"LoRA of peft {form}": lambda trap, form=form: lora(trap, form) for form in ("torch", "old", "bare")},
     "processors, schedulers": bystanders,
     "Whisper": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt")),
     "Whisper bare": lambda trap: WhisperAudioEncoder.load(trap.pickle(trap.folder / "a.pt", "bare")),
@@ -382,6 +419,8 @@ DOORS: dict[str, Callable[[Trap], object]] = {
     "saved model, its language model": lambda trap: saved(trap, str(evil_config(trap))),
     "OpenFlamingo": lambda trap: read_checkpoint(trap.pickle(trap.folder / "checkpoint.pt")),
     "archive": archive,
+    "table of Parquet": table,
+    **{f"index of a shard {form}": lambda trap, form=form: shard_index(trap, form) for form in ("torch", "bare")},
 }
 
 

@@ -27,7 +27,6 @@ from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.training import (
     NonFiniteLossError,
     TrainConfig,
-    Trainer,
     load_recipe,
     precision,
     train,
@@ -38,11 +37,13 @@ from mmlm.training.checkpoint import latest_checkpoint, save_checkpoint
 from mmlm.training.config import TrainerConfig, TrainSettings
 from mmlm.training.examples import Examples
 from mmlm.training.features import cached_features
+from mmlm.training.gradient import Gradient
 from mmlm.training.identity import digest, sketch
+from mmlm.training.model_recipe import AudioResampler
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.pairs import read_pairs
-from mmlm.training.recipe import AudioResampler
+from mmlm.training.rows import batch_of
 from support import parts
 from support.families import language_model, tokenizer
 from support.training_objectives import (
@@ -128,7 +129,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path, monke
 
     total, count = 0.0, 0
     for pair in chosen:
-        batch, media = examples.collate([pair])
+        batch, media = batch_of(examples.processor, [[one] for one in examples.ready([pair])])
         prompt = int((batch.labels == -100).sum())
         log_probabilities = model(replace(batch, labels=None), media).logits.double().log_softmax(-1)
         for position in range(prompt, batch.input_ids.shape[1]):
@@ -145,9 +146,9 @@ def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path, monke
         config = TrainConfig(max_grad_norm=clip, batch_size=math.ceil(12 / accumulation), accumulation=accumulation)
         objective = AdaptersObjective(model, examples, None, config)
         monkeypatch.setattr(objective.stream, "step", lambda step: chosen)
-        loss, found_norm, answers = Trainer(objective, config, tmp_path)._gradient(objective.parts(0))
-        assert loss == pytest.approx(total.item() / count, rel=1e-5)
-        assert found_norm == pytest.approx(norm, rel=1e-4) and answers == count
+        step = Gradient([*parameters.values()], "float32", model.device, clip).of(objective.parts(0))
+        assert step.loss == pytest.approx(total.item() / count, rel=1e-5)
+        assert step.norm == pytest.approx(norm, rel=1e-4) and step.count == count
         scale = min(1.0, clip / norm)
         for name, parameter in parameters.items():
             torch.testing.assert_close(parameter.grad, reference[name] * scale, rtol=1e-3, atol=1e-5 * scale)
@@ -486,7 +487,7 @@ def test_held_out_loss_is_the_mean_over_answer_tokens(tmp_path):
     found = objective.evaluate()["held_out_loss"]
     total, tokens = 0.0, 0
     for pair in ExampleStream(records, 7).step(0):
-        batch, media = held.collate([pair])
+        batch, media = batch_of(held.processor, [[one] for one in held.ready([pair])])
         output = model(batch, media)
         total, tokens = total + output.loss.item() * output.num_tokens, tokens + output.num_tokens
     assert found == pytest.approx(total / tokens, rel=1e-5)
@@ -965,3 +966,31 @@ def test_a_recipe_is_checked_before_weights_are_loaded(recipe, tmp_path, monkeyp
     ):
         with pytest.raises(error, match=words):
             train_from_recipe(recipe, [override], progress=False)
+
+
+def test_the_model_of_the_lowest_held_out_loss_is_kept(tmp_path, monkeypatch):
+    """Of figures by hand, before step 1 and after each 5; those before any training do not count."""
+    found = iter([1.0, 3.0, 2.0, math.nan, 2.5])
+    monkeypatch.setattr(AdaptersObjective, "evaluate", lambda self: {"held_out_loss": next(found)})
+    result = run(tiny_model(), tmp_path, steps=20, eval_every=5, save_every=5, keep=100)
+    kept = load_file(tmp_path / "checkpoints/step-00000010/model.safetensors")
+    best = load_file(result.best / "model.safetensors")
+    assert result.best == tmp_path / "best/model" and result.held_out_loss == 2.5
+    assert best.keys() == kept.keys() and all(torch.equal(best[name], kept[name]) for name in best)
+
+
+def test_figures_go_to_tensorboard_as_well(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tiny_model(), tmp_path / "mine", trackers=("tensorboard",), held_out=tiny_records(4), eval_every=4)
+    (folder,) = (tmp_path / "mine/trackers").iterdir()
+    read = EventAccumulator(str(folder))
+    read.Reload()
+    lines = metrics(tmp_path / "mine")
+    for name in ("loss", "held_out_loss", "gradient_norm"):
+        found = [(scalar.step, scalar.value) for scalar in read.Scalars(name)]
+        assert found == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines if name in line] != []
+    for name, error in {"tensorbored": ValueError, "aim": ImportError}.items():
+        with pytest.raises(error, match=name):
+            run(tiny_model(), tmp_path / "other", trackers=(name,))
+        assert not (tmp_path / "other/checkpoints").exists()

@@ -3,7 +3,9 @@
     FOLDER/bin/python benchmarks/peers/worker.py THREADS DEVICE
 
 Requests are {"load": folder, "dtype": name}, {"generate": inputs, "options": {…}} and {"logits": inputs, "to": file};
-inputs are files of `pixels [B, N, 3, H, W]` and `ids [B, T]`. Replies tell the seconds that the call itself took.
+inputs are files of `pixels [B, N, 3, H, W]` and `ids [B, T]`. {"step": inputs, "precision": name, "lr": rate} trains on
+a file that has `mask` and `labels [B, T]`, too; with "count": true it counts operations. Replies tell the seconds that
+the call itself took, and a step its loss.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 from open_flamingo import create_model_and_transforms
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def load(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
@@ -28,6 +31,37 @@ def load(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
     return model.eval().to(device, dtype)
 
 
+class Training:
+    """The step of open_flamingo/train: train.py's optimizer, and what train_utils.py's `train_one_epoch` does.
+
+    The mode stays eval: the dropout of the frozen language model would make each loss another.
+    """
+
+    def __init__(self, model: torch.nn.Module, rate: float):
+        self.model = model
+        named = [(name, own) for name, own in model.named_parameters() if own.requires_grad]
+        gated, others = ([own for name, own in named if ("gated_cross_attn" in name) == kind] for kind in (True, False))
+        groups = [{"params": gated}, {"params": others}]  # train.py, 383-408; both sides do without its decay
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+
+    @torch.enable_grad()
+    def step(self, inputs: dict[str, torch.Tensor], precision: str) -> float:
+        """The loss before the step. precision: of autocast; "float32" is none."""
+        model = self.model
+        with torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext():
+            loss = model(inputs["pixels"], inputs["ids"], attention_mask=inputs["mask"], labels=inputs["labels"])[0]
+        loss.backward()
+        embedding = model.lang_encoder.get_input_embeddings().weight  # train_utils.py, 178-200
+        mask = torch.zeros_like(embedding.grad)
+        for token in (model.media_token_id, model.eoc_token_id):
+            mask[token] = torch.ones_like(mask[token])
+        embedding.grad = embedding.grad * mask
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+
 @torch.no_grad()
 def main() -> None:
     torch.set_num_threads(int(sys.argv[1]))
@@ -38,7 +72,7 @@ def main() -> None:
         with contextlib.redirect_stdout(sys.stderr):
             if "load" in request:
                 dtype = getattr(torch, request["dtype"])
-                model = load(Path(request["load"]), dtype, device)
+                model, training = load(Path(request["load"]), dtype, device), None
             elif "generate" in request:
                 ids, pixels = read(request["generate"], dtype, device)
                 options = {"attention_mask": torch.ones_like(ids), "eos_token_id": -1, **request["options"]}
@@ -46,6 +80,15 @@ def main() -> None:
                 out = model.generate(pixels, ids, pad_token_id=0, do_sample=False, **options)
                 tokens = out[:, ids.shape[1] :].cpu()  # which waits for a GPU
                 reply = {"seconds": time.perf_counter() - start, "tokens": tokens.tolist()}
+            elif "step" in request:
+                training = training or Training(model, request["lr"])
+                inputs = torch.load(request["step"])
+                inputs["pixels"] = inputs["pixels"].unsqueeze(2)
+                counter = FlopCounterMode(display=False)
+                start = time.perf_counter()
+                with counter if request.get("count") else contextlib.nullcontext():
+                    loss = training.step(inputs, request["precision"])
+                reply = {"seconds": time.perf_counter() - start, "loss": loss, "operations": counter.get_total_flops()}
             else:
                 ids, pixels = read(request["logits"], dtype, device)
                 torch.save(model(pixels, ids, attention_mask=torch.ones_like(ids)).logits.cpu(), request["to"])

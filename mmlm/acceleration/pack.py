@@ -14,7 +14,7 @@ from mmlm.acceleration.kernels import HALVES, Weights, has_fbgemm
 from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers, quantised, unpack_layers
 from mmlm.acceleration.probes import why_not_recorded, why_not_wide
 from mmlm.acceleration.recorded_step import SHORT, RecordedSteps, can_record
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ def _pack(network: MultimodalNetwork, weights: Weights) -> Acceleration:
     host.acceleration = acceleration = Acceleration()
 
     def context() -> MediaContext:
-        no_items = torch.zeros(0, dtype=torch.long, device=network.device)
-        return MediaContext(network.fusion, None, no_items, no_items, rows=1)
+        return network.fusion.context(rows=1)
 
     if on_cpu:
         for part in (network.encoders, network.resamplers):

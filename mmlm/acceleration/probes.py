@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache
 from mmlm.acceleration.choosing import out_of_memory
 from mmlm.acceleration.recorded_step import LONGEST, RecordedSteps, can_record
 from mmlm.generation.decoder import Decoder
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
 

@@ -46,10 +46,10 @@ def assemble(
         not. A ready-made encoder says so itself.
     audio_encoder: a Whisper of openai-whisper's, such as "whisper/tiny", or its checkpoint file, a folder or hub id of
         transformers or CTranslate2, as `encoders.whisper.load_whisper` takes them; or a `FrozenEncoder`.
-    resampler, audio_resampler, fusion, template: sizes of the adapters and the wording of prompts; None for Flamingo's
+    resampler, audio_resampler, fusion, template: form of the adapters and the wording of prompts; None for Flamingo's
         for pictures, and for sound a token for every 0.08 s (`mmlm.model.config.DEFAULTS`).
     codecs: what the model draws and speaks with; it gets rows for their codes, which are to be trained. lora: low-rank
-        adapters of the language model, which act while codes are written.
+        adapters of the language model, which act while codes are written or, with `reads`, always.
     dtype: of a language model and an image encoder that are named; ready-made parts stay, and all else is float32.
     seed: of the adapters' initial weights. The global random state stays as it is.
     Errors: FileNotFoundError or ValueError for a part that cannot be found or loaded, or a device that is not there;

@@ -11,14 +11,12 @@ def described(model: MultimodalNetwork) -> str:
     """The text of `repr(model)`, a line for each part."""
     language_model = model.language_model
     added = [tensor for _, tensor in model.added_parameters()]
-    fusion = model.fusion_config
     lines = [
         _line("language model", language_model, type(language_model.model).__name__),
         *(_line(f"{name} encoder", part, type(part).__name__) for name, part in model.encoders.items()),
         *(_line(f"{name} codec", part, type(part).__name__) for name, part in model.codecs.items()),
         *(_line(f"{name} decoder", part, type(part).__name__) for name, part in model.decoders.items()),
-        f"added: {_millions(sum(tensor.numel() for tensor in added))}, cross-attention before every "
-        f"{'block' if fusion.cross_attention_every == 1 else f'{fusion.cross_attention_every} blocks'}",
+        f"added: {_millions(sum(tensor.numel() for tensor in added))}, {model.fusion.described(model.fusion_config)}",
         f"on {model.device}, {str(language_model.dtype).removeprefix('torch.')}",
     ]
     return "\n".join(["MultimodalLM(", *(f"  {line}" for line in lines), ")"])

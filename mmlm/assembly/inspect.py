@@ -18,6 +18,7 @@ from encoders.sizes import weight_files
 from mmlm.assembly.config import FrozenPart, ModelConfig
 from mmlm.assembly.load import model_folder, read_saved
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, Published, preset_path
+from mmlm.model.fusion.kinds import KINDS
 
 JOBS = {
     "language_model": ("generate",),
@@ -46,11 +47,15 @@ class PartFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's parts, with what was added to them as the last one; trained: None where there are no adapters yet."""
+    """A model's parts, with what was added to them as the last one, and whether that was trained.
+
+    fusion: how media join the language model, in a few words; None for a model that is not saved yet.
+    """
 
     name: str
     parts: tuple[PartFacts, ...]
     trained: bool
+    fusion: str | None = None
 
     @property
     def jobs(self) -> list[str]:
@@ -71,7 +76,7 @@ class ModelFacts:
         memory = {"float32": self.memory(), "bfloat16": self.memory(halved=True)}
         return {
             "name": self.name, "parts": [vars(part) for part in self.parts], "trained": self.trained,
-            "jobs": self.jobs, "memory": memory,
+            "fusion": self.fusion, "jobs": self.jobs, "memory": memory,
         }  # fmt: skip
 
 
@@ -87,9 +92,10 @@ def inspect(name: str | Path) -> ModelFacts:
     config, tensors = read_saved(folder)
     found = [_facts(part, own.name) for part, own in _parts(config)]
     count, size = sum(tensor.numel() for tensor in tensors.values()), (folder / "model.safetensors").stat().st_size
-    gates = [tensor for key, tensor in tensors.items() if key.endswith(".attn_gate")]
+    kind = KINDS[config.fusion.kind]
+    trained = any(bool(tensor.any()) for key, tensor in tensors.items() if key.endswith(kind.starts_at_zero))
     added = PartFacts("added", str(folder), count, size, _licence(folder))
-    return ModelFacts(str(name), (*found, added), any(bool(gate.any()) for gate in gates))
+    return ModelFacts(str(name), (*found, added), trained, kind.described(config.fusion))
 
 
 def _parts(config: ModelConfig) -> Iterator[tuple[str, FrozenPart]]:

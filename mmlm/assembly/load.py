@@ -140,9 +140,9 @@ def _without(
 
 
 def _media_dim(tensors: dict[str, Tensor]) -> int | None:
-    """The width of the latents, by the weights that read them; None for weights that are not of such a model."""
-    tensor = tensors.get("fusion.layers.0.attn.to_kv.weight")
-    return None if tensor is None or tensor.ndim != 2 else tensor.shape[1]
+    """The width of the latents, by the norm that gives them; None for weights that are not of such a model."""
+    norms = (tensors.get(f"resamplers.{name}.norm.weight") for name in ENCODERS)
+    return next((len(tensor) for tensor in norms if tensor is not None and tensor.ndim == 1), None)
 
 
 def _encoders(
@@ -180,7 +180,8 @@ def _check_rank(config: ModelConfig, tensors: dict[str, Tensor]) -> None:
     ranks = [
         len(tensor) for key, tensor in tensors.items() if ".lora." in key and key.endswith(".down") and tensor.ndim
     ]
-    if (config.image_codec or config.audio_codec) and config.lora.rank > max(ranks, default=0):
+    has_lora = config.image_codec or config.audio_codec or config.lora.reads
+    if has_lora and config.lora.rank > max(ranks, default=0):
         raise ValueError(
             f"the weights do not fit the model: the config has LoRA of rank {config.lora.rank}, and the weights "
             f"{f'of rank {max(ranks)}' if ranks else 'none'}"

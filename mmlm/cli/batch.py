@@ -25,15 +25,14 @@ class Batch:
 
     def attempt(self, name: str, action: Callable[[], T]) -> T | None:
         """What the action gives; None where the input of this name cannot be used, which is reported."""
-        try:
-            return action()
-        except BrokenPipeError:  # nobody reads the output any more
-            raise
-        except UNUSABLE as error:
-            if self.args.debug:
-                raise
-            self.fail(name, str(error), error)
-            return None
+        found = outcome(action)
+        return self.report(name, found) if isinstance(found, Exception) else found
+
+    def report(self, name: str, error: Exception) -> None:
+        """Reports why the input of this name cannot be used."""
+        if self.args.debug:
+            raise error
+        self.fail(name, str(error), error)
 
     def fail(self, name: str, reason: str, error: Exception | None = None) -> None:
         """Reports one input that could not be used."""
@@ -51,16 +50,21 @@ class Batch:
         return 0 if not self.failed else 1 if self.done else 2
 
 
-def results_of_each(
-    batch: Batch, names: Sequence[str], prompts: Sequence[Any], generate: Callable[[list[Any]], Any]
-) -> list[GenerationResult | None]:
+def outcome(action: Callable[[], T]) -> T | Exception:
+    """What the action gives, or why its input cannot be used."""
+    try:
+        return action()
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except UNUSABLE as error:
+        return error
+
+
+def results_of_each(prompts: Sequence[Any], generate: Callable[[list[Any]], Any]) -> list[GenerationResult | Exception]:
     """A result for each prompt, from one call for all; where that fails, one by one, to find whose fault it is."""
     from mmlm.tasks.rows import one_result, results_of
 
-    try:
-        return list(results_of(generate(list(prompts))))
-    except UNUSABLE:
-        return [
-            batch.attempt(name, lambda prompt=prompt: one_result(generate([prompt])[0]))
-            for name, prompt in zip(names, prompts, strict=True)
-        ]
+    found = outcome(lambda: results_of(generate(list(prompts))))
+    if not isinstance(found, Exception):
+        return list(found)
+    return [outcome(lambda prompt=prompt: one_result(generate([prompt])[0])) for prompt in prompts]

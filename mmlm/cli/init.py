@@ -27,6 +27,8 @@ model: nano
 #   language_model: Qwen/Qwen2.5-0.5B          # any causal language model: a hub id or a folder
 #   image_encoder: ViT-B-32/laion2b_s34b_b79k  # any CLIP or SigLIP
 #   audio_encoder: whisper/small               # pictures, sound or both
+#   fusion: {{kind: prefix}}                     # media among the words; without it, gated cross-attention
+#   lora: {{rank: 16, alpha: 32}}                # the language model learns as well, beside its own weights
 
 # Pictures, films or recordings with texts about them. Leave held_out away if you keep none apart.
 data: {data}

@@ -42,7 +42,7 @@ class Input:
             return sys.stdin.buffer
         if self.place is None:
             return self.name if "://" in self.name else Path(self.name)
-        return self.place.path if self.place.size is None else self.place.read()
+        return self.place.path if self.place.whole else self.place.read()
 
 
 def inputs_of(
@@ -140,7 +140,7 @@ def _listed(batch: Batch, data: str, kind: Kind) -> list[Input]:
         else:
             name, place = item
             stem = PurePath(place.path.stem)
-            if place.size is not None:  # a member of a tar, whose name may lead anywhere: output stays below its folder
+            if not place.whole:  # a member of a tar, whose name may lead anywhere: output stays below its folder
                 parts = PurePath(name.removeprefix(f"{place.path}/")).with_suffix("").parts
                 stem = PurePath(*(part for part in parts if part not in ("..", "/")))
             found.append(Input(name, stem, place))

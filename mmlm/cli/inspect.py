@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     if None not in memory:
         whole, halved = (shown(size or 0, "B") for size in memory)
         lines.append(f"  {'memory':15} {whole} of weights in float32, {halved} with --dtype bfloat16")
+    if found.fusion is not None:
+        lines.append(f"  {'fusion':15} {found.fusion}")
     lines.append(f"  {'jobs':15} {', '.join(found.jobs)}")
     if not found.trained:
         lines.append(f"  {'adapters':15} never trained: it answers what is said, and sees and hears nothing else")

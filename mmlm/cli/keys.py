@@ -17,18 +17,26 @@ ROOT = Path(__file__).parents[2]
 REQUIRED = "required"
 COLUMN = 36  # where meanings begin
 SETTINGS, RECIPES = "mmlm/training/config.py", "mmlm/training/recipe.py"
+MODELS = "mmlm/training/model_recipe.py"
 SIZES, IMAGE, AUDIO = "mmlm/model/config.py", "decoders/codecs/image_vqvae.py", "decoders/codecs/audio_vqvae.py"
 QUANTIZER, DECODER = "decoders/codecs/quantizer.py", "decoders/diffusion/decoder.py"
-HOMES = {"TrainerConfig": SETTINGS, "TrainConfig": SETTINGS, "CodecTrainConfig": SETTINGS, "ResamplerConfig": SIZES}
+HOMES = {
+    "TrainerConfig": SETTINGS,
+    "TrainConfig": SETTINGS,
+    "CodecTrainConfig": SETTINGS,
+    "ResamplerConfig": SIZES,
+    "LoraConfig": SIZES,
+}
 HOMES |= {"DiffusionDecoderConfig": DECODER, "QuantizerConfig": QUANTIZER}
 
 TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "adapters: a recipe with `model`": (
         ("", RECIPES, "Recipe"),
-        ("model.", RECIPES, "ModelRecipe"),
+        ("model.", MODELS, "ModelRecipe"),
         ("model.resampler.", SIZES, "ResamplerConfig"),
-        ("model.audio_resampler.", RECIPES, "AudioResampler"),
+        ("model.audio_resampler.", MODELS, "AudioResampler"),
         ("model.fusion.", SIZES, "FusionConfig"),
+        ("model.lora.", SIZES, "ReadingLora"),
         ("model.template.", "mmlm/prompting/templates.py", "PromptTemplate"),
     ),
     "a codec, or a diffusion decoder on one: a recipe with `codec` or `decoder`": (
@@ -58,7 +66,9 @@ data of adapters and of models that draw and speak, for `data` and `held_out`: o
                              {"audio": "1.flac", "transcript": "lights on"}    (beside "image" or alone)
   photos/                  a folder with such lines in metadata.jsonl, "file_name" and "text" for image and caption
   train-{000..003}.tar     WebDataset: KEY.jpg, KEY.flac or both, with KEY.json (fields as above) or KEY.txt
-  captions.json            COCO captions
+  captions.json            COCO captions; VQAv2's questions (answers beside them); LLaVA's list of conversations
+  train-*.parquet          tables with columns of pictures and recordings, as `datasets` writes them
+                             conversations ("messages", "conversations") and documents: see docs/data.md
 data of codecs and diffusion decoders: a folder of pictures or recordings, files, tars, or any of the above"""
 
 

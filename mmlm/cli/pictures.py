@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 BATCH = 8  # pictures that are decoded and described at once
 
-PromptOf = Callable[["MultimodalLM", Any, Any], Any]
-"""(model, few-shot examples or None, picture) → prompt"""
+PromptOf = Callable[[argparse.Namespace, "MultimodalLM", Any, Any, str | None], Any]
+"""(arguments, model, few-shot examples or None, picture, question or None) → prompt"""
 
 
 def describe_pictures(
@@ -38,12 +38,15 @@ def describe_pictures(
         if model is None:
             model = load_model(args, "image")
             examples = examples_of(records, model)
-        prompts = [prompt_of(model, examples, picture) for picture in pictures.values()]
+        prompts = [
+            prompt_of(args, model, examples, picture, vars(args).get("question")) for picture in pictures.values()
+        ]
         names = [read[number][0] for number in pictures]
         drawn = {**options, "seed": options["seed"] + start} if "seed" in options else options
-        found = results_of_each(batch, names, prompts, functools.partial(model.generate, **drawn))
+        found = results_of_each(prompts, functools.partial(model.generate, **drawn))
         for name, picture, result in zip(names, pictures.values(), found, strict=True):
-            if result is None:
+            if isinstance(result, Exception):
+                batch.report(name, result)
                 continue
             note.of_picture(picture)
             text = one_line(result.answer)

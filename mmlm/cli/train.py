@@ -14,6 +14,7 @@ EXAMPLES = """\
   mmlm train recipe.yaml steps=200 learning_rate=1e-3 output=runs/second
   mmlm train recipe.yaml steps=400 extend=true     (the run that ended after fewer steps, for longer)
   mmlm train recipe.yaml --dry-run                 (what would be trained, on what and why; nothing is)
+  torchrun --nproc-per-node 8 -m mmlm train recipe.yaml    (the same run, shared by eight processes)
   mmlm train recipe.yaml --json                    (prints the folder and the last losses)"""
 
 
@@ -39,10 +40,15 @@ def run(args: argparse.Namespace) -> None:
     if not Path(args.recipe).exists():
         raise FileNotFoundError(f"{args.recipe}: no such file; `mmlm init` writes a recipe to begin with")
     from mmlm.training import plan_from_recipe, train_from_recipe
+    from mmlm.training.ranks import is_first
 
     if args.dry_run:
         plan = plan_from_recipe(args.recipe, args.overrides)
         print_record(args, plan.to_dict(), str(plan))
         return
     result = train_from_recipe(args.recipe, args.overrides)
-    print_record(args, {**vars(result), "model": str(result.model)}, str(result.model))
+    if not is_first():
+        return
+    print_record(
+        args, {**vars(result), "model": str(result.model), "best": result.best and str(result.best)}, str(result.model)
+    )

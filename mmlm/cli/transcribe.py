@@ -8,12 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmlm.cli.batch import UNUSABLE, Batch
 from mmlm.cli.first_contact import Note
+from mmlm.cli.hearing import listening, load_transcriber
 from mmlm.cli.inputs import Input, inputs_of, labelled, output_stems
-from mmlm.cli.loading import check_pack, check_sound, device_of
+from mmlm.cli.job import Work, add_job_options, is_job, run_job
+from mmlm.cli.loading import check_sound
 from mmlm.cli.options import (
     SOUND_LIMITS,
     add_batch_options,
@@ -24,9 +26,7 @@ from mmlm.cli.options import (
     file_path,
     reading_options,
 )
-
-if TYPE_CHECKING:
-    from encoders.media.sound import ReadingOptions
+from mmlm.cli.transcript_job import transcript_work
 
 FORMATS = ("txt", "vtt", "srt", "tsv", "json")  # openai-whisper's
 EXAMPLES = """\
@@ -34,6 +34,7 @@ EXAMPLES = """\
   mmlm transcribe *.wav --model whisper/base --format srt --output subtitles/
   mmlm transcribe lectures/ --model whisper/base --format srt --output subtitles/  (keeps the folders' order)
   mmlm transcribe --data speech.jsonl --model whisper/base --json
+  mmlm transcribe --data "calls/*.tar" --output texts/ --model whisper/small   (millions: ended at any time, it goes on)
   mmlm transcribe film.mp4 --model my-whisper.pt --language en --json
   mmlm transcribe talk.mp3 --model distil-whisper/distil-small.en --pack int8 --beam-size 5
   mmlm transcribe talk.mp3 --model whisper/small --format vtt --word-timestamps
@@ -58,7 +59,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "transformers or CTranslate2 (faster-whisper) (default: nano)",
     )
     verb.add_argument("--format", choices=(*FORMATS, "all"), help="openai-whisper's formats")
-    verb.add_argument("--output", type=file_path, metavar="FOLDER", help="write files there, not to standard output")
+    verb.add_argument(
+        "--output", type=file_path, metavar="FOLDER",
+        help="write files there, not to standard output; with --data and without --format, rows (many inputs, below)",
+    )  # fmt: skip
     verb.add_argument("--language", metavar="NAME", help="what is spoken; detected if not given")
     verb.add_argument("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: to English")
     verb.add_argument("--vad", action="store_true", help="leave out text for stretches without speech (extra vad)")
@@ -75,6 +79,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples of second attempts")
     add_batch_options(verb)
+    add_job_options(verb, shard_size=100)
     add_reading_options(verb, *SOUND_LIMITS)
     add_device_option(verb)
     add_pack_option(verb)
@@ -82,13 +87,16 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """What is said, on standard output or in openai-whisper's file formats."""
+    """What is said, on standard output, in openai-whisper's file formats, or as rows of a job."""
     if args.format == "all" and args.output is None:
         raise ValueError("--format all writes several files: give a folder for them with --output")
-    if args.json and (args.format or args.output) is not None:
+    job = is_job(args) and args.format is None
+    if args.json and (args.format or args.output) is not None and not job:
         raise ValueError("--json prints the whole transcript: give it without --format and --output")
     if args.word_timestamps and not args.json and args.format not in ("srt", "vtt", "json", "all"):
         raise ValueError("--word-timestamps: lines of text have no times; give --format json, srt or vtt, or --json")
+    if job:
+        return run_job(args, "audio", work_of)
     if args.channels == "split" and any(name == "-" or "://" in name for name in args.recordings):
         raise ValueError("--channels split reads a recording more than once: give a file")
     if args.output is not None:
@@ -105,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = [one for one in inputs if batch.attempt(one.name, lambda one=one: check_sound(one, reading))]
     if not inputs:
         return batch.code()
-    stream, note = listening(args, reading), Note(args)
+    stream, note = listening(args, reading, load_transcriber(args)), Note(args)
     for one in inputs:
         stem = None if stems is None else stems[one]
         if batch.attempt(one.name, functools.partial(transcribe, args, stream, one, label, stem, note)):
@@ -113,29 +121,9 @@ def run(args: argparse.Namespace) -> int:
     return batch.code()
 
 
-def listening(args: argparse.Namespace, reading: ReadingOptions) -> Callable[[Any], Any]:
-    """The model, loaded, which refuses what it cannot do: a function from a recording to its running transcription."""
-    device = device_of(args)
-    check_pack(args, device)
-    from encoders.transcription.settings import check_settings, spoken_language
-    from encoders.transcription.transcriber import TEMPERATURES, Transcriber
-    from encoders.whisper import load_whisper
-    from mmlm.assembly.presets import part_of_preset
-
-    check_settings(args.prompt, TEMPERATURES, args.beam_size, args.seed)
-    transcriber = Transcriber(load_whisper(part_of_preset(args.model, "audio_encoder.pt"), device))
-    spoken_language(transcriber.model, args.language, args.task)
-    if args.pack is not None and device.type == "cpu":
-        from mmlm.acceleration.speech import pack_transcriber
-
-        pack_transcriber(transcriber, args.pack)
-    names = ("language", "prompt", "task", "seed", "vad", "beam_size", "word_timestamps")
-    options = {name: getattr(args, name) for name in names}
-    if args.channels == "mix":
-        return lambda source: transcriber.stream(source, **options, **reading)
-    from encoders.transcription.channels import stream_channels
-
-    return lambda source: stream_channels(transcriber, source, reading, **options)
+def work_of(args: argparse.Namespace, rank: int) -> Work:
+    """Transcripts in a job."""
+    return transcript_work(args, rank, reading_options(args, *SOUND_LIMITS))
 
 
 def transcribe(

@@ -71,6 +71,10 @@ class TensorCache:
             )
         return tensor
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """That of a tensor, which is not read; KeyError if it is not there."""
+        return tuple(self._new[key].shape) if key in self._new else self._places[key].shape
+
     def add(self, key: str, tensor: Tensor) -> None:
         """ValueError, and nothing is kept, where a value is not finite."""
         if not tensor.isfinite().all():

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from encoders.files import check_regular
-from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.jsonl import media_of_jsonl
 from mmlm.data.readers.paths import expand
+from mmlm.data.readers.read import read_path
 from mmlm.data.readers.tar import index_tar
 from mmlm.data.records import BadRecord, FileSlice
 
@@ -38,39 +38,49 @@ def media_in(
 ) -> Iterator[tuple[str, FileSlice] | BadRecord]:
     """(name, place) of each picture or recording of a data source, and what of it cannot be used.
 
-    source: JSONL manifests, folders with metadata.jsonl, tars, COCO captions files, or a pattern of these.
-    suffixes: of the members and files that are taken. Texts are not needed and not read, except in COCO files.
+    source: what `read_records` reads, or a pattern of it. suffixes: of the members of tars that are taken.
+    In JSONL and tars no texts are needed.
     FileNotFoundError where no file matches; ValueError where a file is damaged or of another format.
     """
-    for path in expand(source):
-        if path.is_dir() and not (path / "metadata.jsonl").is_file():
-            raise ValueError(f"{path} holds no metadata.jsonl: give the folder itself, not as data")
-        if not path.is_dir():
-            check_regular(path)
+    for path in sources_in(source):
         if path.suffix == ".tar":
             for key, members in index_tar(path).items():
                 for suffix, places in members.items():
                     if suffix.rpartition(".")[2] in suffixes:
                         yield from ((f"{path}/{key}.{suffix}", place) for place in places)
-        elif path.is_dir() or path.suffix == ".jsonl":
-            yield from _of_manifest(path / "metadata.jsonl" if path.is_dir() else path, modality)
-        elif path.suffix == ".json" and modality == "image":
-            yield from _of_coco(path)
+        elif path.suffix == ".jsonl":
+            yield from _of_manifest(path, modality)
         else:
-            raise ValueError(f"{path}: not one of .jsonl, .json (COCO captions), .tar or a folder")
+            yield from _of_records(path, modality)
+
+
+def sources_in(source: str) -> Iterator[Path]:
+    """The files that a data source stands for, in its order; of a folder, its metadata.jsonl.
+
+    FileNotFoundError where no file matches; ValueError for a folder without one, and for a pipe or device.
+    """
+    for path in expand(source):
+        if path.is_dir():
+            path /= "metadata.jsonl"
+            if not path.is_file():
+                raise ValueError(f"{path.parent} holds no {path.name}: give the folder itself, not as data")
+        check_regular(path)
+        yield path
 
 
 def _of_manifest(path: Path, modality: str) -> Iterator[tuple[str, FileSlice] | BadRecord]:
-    for line in media_of_jsonl(path):
-        if isinstance(line, BadRecord):
-            yield line
-        elif (place := line[0 if modality == "image" else 1]) is not None:
-            yield str(place.path), place
+    for found in media_of_jsonl(path):
+        if isinstance(found, BadRecord):
+            yield found
+        elif found[0] == modality and isinstance(found[1], FileSlice):
+            yield str(found[1].path), found[1]
 
 
-def _of_coco(path: Path) -> Iterator[tuple[str, FileSlice] | BadRecord]:
-    for record in read_coco(path, None):
+def _of_records(path: Path, modality: str) -> Iterator[tuple[str, FileSlice] | BadRecord]:
+    for record in read_path(path):
         if isinstance(record, BadRecord):
             yield record
-        elif isinstance(record.source, FileSlice):
-            yield str(record.source.path), record.source
+            continue
+        for own, place in record.places:
+            if own == modality and isinstance(place, FileSlice):
+                yield (str(place.path) if place.whole else f"{path}/{record.key}"), place

@@ -59,8 +59,7 @@ def _of_path(path: Path, modality: str) -> Sequence[FileSlice | bytes]:
 
 
 def _of_records(records: Sequence[Record], modality: str) -> list[FileSlice | bytes]:
-    places = (record.source if modality == "image" else record.sound for record in records)
-    return [place for place in places if place is not None]
+    return [place for record in records for own, place in record.places if own == modality]
 
 
 def _suffix(path: Path) -> str:

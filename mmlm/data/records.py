@@ -1,4 +1,4 @@
-"""Records: a picture, a recording or both with texts about them; and the records that cannot be used, with reasons."""
+"""Records: media with texts about them, conversations, documents; and the records that cannot be used, with reasons."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from decoders.values import check_kind
 from encoders.files import check_regular
 from encoders.media.image import load_image
 from encoders.texts import check_text
+from mmlm.prompting.messages import Message
+from mmlm.prompting.parts import Image as Picture
+from mmlm.prompting.parts import Sound, modality_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class FileSlice:
     path: Path
     offset: int = 0
     size: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole file."""
+        return self.size is None
 
     def read(self) -> bytes:
         """The bytes. OSError where the file cannot be read or ends too early; ValueError for a pipe or device."""
@@ -42,11 +50,12 @@ class Text:
     """One training target of a record, `answer`, with what the prompt gives.
 
     kind: "caption" describes the picture and "transcript" the recording; "question" answers `question`, which is text;
-        "reply" answers the question that is asked in the recording.
+        "reply" answers the question that is asked in the recording. In a "conversation" it is all that the assistant
+        says, and `question` all that others say; of a "document" it is all text.
     hears: the prompt holds the recording. reads: the prompt holds the transcript of the recording.
     """
 
-    kind: Literal["caption", "transcript", "question", "reply"]
+    kind: Literal["caption", "transcript", "question", "reply", "conversation", "document"]
     answer: str
     question: str | None = None
     hears: bool = True
@@ -55,15 +64,18 @@ class Text:
     @property
     def asked(self) -> bool:
         """Whether it answers a question. The others describe."""
-        return self.kind in ("question", "reply")
+        return self.kind in ("question", "reply", "conversation")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A picture (`source`), a recording (`sound`) or both, and at least one text about them.
+    """A picture (`source`), a recording (`sound`) or both, and at least one text about them; or a conversation, or a
+    document, with any number of media.
 
     key: its name, for messages. captions: of the picture. qa: questions with their answers. transcript: what is said
     in the recording, "" where nobody speaks. reply: the answer to the question that is asked in the recording.
+    messages: a conversation, in which everything that the assistant says is learned. document: texts and media in their
+    order; all text is learned. The source of their media is a FileSlice or bytes. Either stands alone.
     ValueError where there is no medium, no text, or an empty text, or one that is no valid text; TypeError for values
     of another kind.
     """
@@ -75,11 +87,33 @@ class Record:
     sound: FileSlice | bytes | None = None
     transcript: str | None = None
     reply: str | None = None
+    messages: tuple[Message, ...] = ()
+    document: tuple[str | Picture | Sound, ...] = ()
 
     def __post_init__(self) -> None:
-        for medium in (self.source, self.sound):
+        check_kind("messages", self.messages, tuple[Message, ...])
+        check_kind("document", self.document, tuple[str | Picture | Sound, ...])
+        for medium in (self.source, self.sound, *(place for _, place in self.places)):
             if not isinstance(medium, FileSlice | bytes | None):
                 raise TypeError(f"the medium of a record is a FileSlice or bytes, not {medium!r:.80}")
+        if self.messages or self.document:
+            self._check_script()
+        else:
+            self._check_pair()
+
+    def _check_script(self) -> None:
+        pair = (self.source, self.sound, self.captions, self.qa, self.transcript, self.reply)
+        if any(part not in (None, ()) for part in pair) or (self.messages and self.document):
+            raise ValueError("a conversation or a document, and something beside it: give each its own record")
+        (text,) = self.texts
+        check_text(f"{text.answer}\n{text.question or ''}", f"a text of record {self.key!r}")
+        if not text.answer.strip():
+            raise ValueError("the assistant says nothing" if self.messages else "a document without text")
+        for turn in self.messages:
+            if turn.role == "assistant" and (turn.tool_calls or not all(isinstance(one, str) for one in turn.content)):
+                raise ValueError("the assistant calls tools, or shows media, which is not learned from conversations")
+
+    def _check_pair(self) -> None:
         check_kind("captions", self.captions, tuple[str, ...])
         check_kind("qa", self.qa, tuple[tuple[str, str], ...])
         for name, text in {"transcript": self.transcript, "reply": self.reply}.items():
@@ -99,11 +133,18 @@ class Record:
 
     @functools.cached_property
     def texts(self) -> tuple[Text, ...]:
-        """All training targets of the record.
+        """All training targets of the record. A conversation and a document are one each.
 
         Where a recording has a transcript, each question comes three times: with the recording, with the recording and
         the transcript, and with the transcript alone. So the model learns each way by itself.
         """
+        if self.messages:
+            said = [(turn.role == "assistant", one) for turn in self.messages for one in turn.content]
+            texts = [(its, one) for its, one in said if isinstance(one, str)]
+            own, others = ("\n".join(one for its, one in texts if its is assistant) for assistant in (True, False))
+            return (Text("conversation", own, others),)
+        if self.document:
+            return (Text("document", "\n".join(part for part in self.document if isinstance(part, str))),)
         found = [Text("caption", caption) for caption in self.captions]
         found += [] if self.transcript is None else [Text("transcript", self.transcript)]
         ways = ((True, False), (True, True), (False, True)) if self.transcript else ((True, False),)
@@ -114,9 +155,37 @@ class Record:
 
     @property
     def media(self) -> dict[str, FileSlice | bytes]:
-        """Where its media lie, by modality: "image" and "audio", in this order."""
+        """Where its picture and its recording lie, by modality: "image" and "audio", in this order.
+
+        Conversations and documents have none of these, but `places`.
+        """
         places = {"image": self.source, "audio": self.sound}
         return {name: place for name, place in places.items() if place is not None}
+
+    @functools.cached_property
+    def places(self) -> tuple[tuple[str, FileSlice | bytes], ...]:
+        """(modality, place) of all its media, in the order in which a prompt has them."""
+        if not self.messages and not self.document:
+            return tuple(self.media.items())
+        parts = (*(part for turn in self.messages for part in turn.content), *self.document)
+        return tuple((modality_of(part), part.source) for part in parts if not isinstance(part, str))
+
+    @property
+    def script(self) -> tuple[tuple[str, ...], ...]:
+        """Who says what, and where media stand in it, in a conversation or a document; () for other records.
+
+        Each entry is a role and its texts; a medium is "" and its modality.
+        """
+        turns = [(turn.role, turn.content) for turn in self.messages] or [("", self.document)] * bool(self.document)
+
+        def said(part: str | Picture | Sound) -> tuple[str, ...]:
+            return (part,) if isinstance(part, str) else ("", modality_of(part))
+
+        return tuple((role, *(text for part in content for text in said(part))) for role, content in turns)
+
+    def identity(self) -> tuple[object, ...]:
+        """What of it a run depends on, beside the bytes of its media."""
+        return (*self.texts, self.script) if self.script else self.texts
 
     @property
     def image(self) -> bytes:
@@ -209,7 +278,7 @@ class RecordSet(Sequence[Record]):
         """16 hex digits that change with the keys, the texts and their order. Media are not read."""
         digest = hashlib.sha256()
         for record in self.records:
-            digest.update(repr((record.key, record.texts)).encode())
+            digest.update(repr((record.key, record.identity())).encode())
         return digest.hexdigest()[:16]
 
 

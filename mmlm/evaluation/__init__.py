@@ -5,13 +5,13 @@ much the right picture or recording lowers the loss, in nats), `retrieval_recall
 `contact_sheet` draws pictures with their texts.
 """
 
-from mmlm.evaluation.captions import CaptionScores, score_captions
 from mmlm.evaluation.contact_sheet import contact_sheet
 from mmlm.evaluation.gap import MediumGap, medium_gap
 from mmlm.evaluation.medium import AnswerScores, MediumReport, TranscriptScores
+from mmlm.evaluation.metrics.captions import CaptionScores, score_captions
+from mmlm.evaluation.metrics.retrieval import RetrievalScores, retrieval_recall
+from mmlm.evaluation.metrics.words import word_error_rate
 from mmlm.evaluation.report import Report, evaluate
-from mmlm.evaluation.retrieval import RetrievalScores, retrieval_recall
-from mmlm.evaluation.words import word_error_rate
 
 __all__ = [
     "AnswerScores",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmlm.evaluation.captions import CaptionScores, score_captions
 from mmlm.evaluation.gap import MediumGap, gap_of
+from mmlm.evaluation.metrics.captions import CaptionScores, score_captions
+from mmlm.evaluation.metrics.exact import normalize_answer
+from mmlm.evaluation.metrics.words import word_error_rate
 from mmlm.evaluation.trials import MEDIUM, Asked, Trials, derangement
-from mmlm.evaluation.words import word_error_rate
 
 if TYPE_CHECKING:
     from encoders.transcription.transcriber import Transcriber
@@ -189,8 +189,3 @@ def match_scores(right: Sequence[str], shuffled: Sequence[str], expected: Sequen
         sum(normalize_answer(a) in texts for a, texts in zip(given, wanted, strict=True)) for given in (right, shuffled)
     ]
     return AnswerScores(found[0] / len(wanted), found[1] / len(wanted), count / len(wanted), commonest, len(wanted))
-
-
-def normalize_answer(answer: str) -> str:
-    """In lower case, no punctuation at the edges of words, single spaces: "A red  circle." → "a red circle"."""
-    return " ".join(word for word in (re.sub(r"^\W+|\W+$", "", word) for word in answer.lower().split()) if word)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from mmlm.data import RecordSource, read_records
-from mmlm.evaluation.captions import scorers
 from mmlm.evaluation.medium import MediumReport, measure
+from mmlm.evaluation.metrics.upstream import check_scorers
 from mmlm.evaluation.trials import MEDIUM, Trials, check_enough, encoded, media_of, modalities_of
 from mmlm.generation.options import GenerationKeywords, takes_options
 
@@ -73,7 +73,7 @@ def evaluate(
     for modality in modalities:
         check_enough(chosen, modality)
     if sum(bool(record.captions) for record in chosen) > 1:
-        scorers()  # fails now if pycocoevalcap is missing, not after the work
+        check_scorers()  # fails now if pycocoevalcap is missing, not after the work
     model = _loaded(model, media_of(chosen))
     for name in media_of(chosen):
         if name not in model.encoders:

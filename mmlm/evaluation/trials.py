@@ -137,7 +137,7 @@ def encoded(model: MultimodalLM, records: Sequence[Record], batch_size: int = 32
             parts: dict[int, Media] = {}
             for number in places[start : start + batch_size]:
                 try:
-                    parts[number] = _decoded(records[number], name)
+                    parts[number] = decoded(records[number], name)
                 except ValueError as error:
                     bad[number] = str(error)
             for number, found in zip(parts, model.encode_media(list(parts.values())), strict=True):
@@ -145,7 +145,7 @@ def encoded(model: MultimodalLM, records: Sequence[Record], batch_size: int = 32
     return features, bad
 
 
-def _decoded(record: Record, modality: str) -> Media:
+def decoded(record: Record, modality: str) -> Media:
     """A medium of a record. ValueError, with the record's key, where it cannot be read or decoded."""
     film = film_of(record)
     if modality == "image" and film is None:

@@ -7,7 +7,7 @@ from mmlm.generation.cache import PreallocatedLayer, preallocated_cache
 from mmlm.generation.memory import check_memory
 from mmlm.model.acceleration import RecordedSteps
 from mmlm.model.changes import ModelChangedError
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
 
@@ -21,7 +21,9 @@ class Decoder:
         self, host: LanguageModel, context: MediaContext, batch: Batch, max_new_tokens: int, codes: bool = False,
         since: int | None = None,
     ):  # fmt: skip
-        """`codes`: logits of all codes come last, and what may follow what is the caller's to see to.
+        """batch: with its media in place, see `MediaContext.placed`.
+
+        codes: logits of all codes come last, and what may follow what is the caller's to see to.
 
         since: `host.changes.count` when the context was made; None for now. No pass is made after a later change.
         """

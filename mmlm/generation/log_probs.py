@@ -32,7 +32,7 @@ def log_probs(
 
     prompts: lists of parts, one per answer. Media are encoded once per batch; gradients pass, where they are enabled.
     codes: whether codes are among the tokens that may come next, as in requests that write media; None for rows whose
-        answer holds codes. lora: whether the low-rank adapters act; None for rows with codes alone.
+        answer holds codes. lora: whether the low-rank adapters act; None as in requests.
     ValueError for lists of unequal lengths, for an answer without a token or with an id that does not exist, and where
     the model computes NaN.
     """

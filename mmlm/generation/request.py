@@ -20,14 +20,15 @@ from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import FinishReason, GenerationResult, Usage
 from mmlm.generation.text import cut_at
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
+from mmlm.prompting.processor import Batch
 from mmlm.prompting.thinking import begins_thinking
 
 UNTRAINED = (
-    "the adapters of this model were never trained: it writes as if it saw and heard nothing. Train them with `mmlm "
+    "the adapters of this model were never trained: pictures and sounds tell it nothing. Train them with `mmlm "
     "train`, or choose a model that is trained. Speech it can answer by what is said: ask with mode='transcript'"
 )
 
@@ -184,23 +185,31 @@ def request(
     with model.changes.passing():
         since = model.changes.count
         batch = batch.to(model.device)
-        room = options.max_new_tokens
-        if writing is not None:
-            room = room_for_media(model, writing, options, batch.input_ids.shape[1])
-        model.language_model.check_length(batch.input_ids.shape[1] + room)
+        room_for(model, writing, options, batch)  # what is too long without its media is not encoded
         again = functools.partial(model.media_context, batch, [example.media for example in examples])
         context = again()
+        batch = context.placed(batch)
+        room = room_for(model, writing, options, batch)
         latents = context.latents_per_row()
         usage = [
             Usage(len(example.input_ids), len(example.media), count, 0)
             for example, count in zip(examples[: len(prompts)], latents, strict=False)
         ]
         decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None, since=since)
-    if any(latents) and model.fusion.is_shut:
+    if any(latents) and model.fusion.is_untrained:
         warnings.warn(UNTRAINED, stacklevel=2)
     stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
     thinking = [begins_thinking(row) for row in rows]
     return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)
+
+
+def room_for(model: MultimodalNetwork, writing: Writing | None, options: GenerationOptions, batch: Batch) -> int:
+    """How many tokens may be written after a batch; ValueError where the language model has too few positions."""
+    length, room = batch.input_ids.shape[1], options.max_new_tokens
+    if writing is not None:
+        room = room_for_media(model, writing, options, length)
+    model.language_model.check_length(length + room)
+    return room
 
 
 def room_for_media(model: MultimodalNetwork, writing: Writing, options: GenerationOptions, prompt_length: int) -> int:

@@ -2,7 +2,7 @@
 
 `MultimodalNetwork` is the whole, with its forward pass and its `Output`. `LanguageModel` extends any causal language
 model by hooks: added token rows, codes, LoRA, and a callback for each pass. `PerceiverResampler` turns media features
-into latents, and `mmlm.model.fusion` lets the text attend to them. The configs hold the sizes of what is added.
+into latents, and `mmlm.model.fusion` lets the text see them. The configs hold the sizes of what is added.
 `Changes` has passes and changes of a model take turns, and `OwnDraws` gives random numbers that are a thread's own.
 """
 
@@ -13,8 +13,7 @@ from mmlm.model.changes import Changes, ModelChangedError
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.model.draws import OwnDraws
-from mmlm.model.fusion.cross_attention import Fusion
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.interface import Fusion, MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import ModuleMap, ModuleSequence

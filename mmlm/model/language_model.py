@@ -4,8 +4,9 @@ While a request is active, hooks on the model do the following:
 
 - The input embedding accepts ids past the vocabulary, and gives them the added rows.
 - The output head appends the logits of the added tokens, before any scale or soft-cap of the family's own.
-- A callback may change the hidden states that enter a block; gated cross-attention works in this way.
-- In requests that write codes, their rows and logits are included, and low-rank adapters act beside the linear layers.
+- A callback may change the embeddings, and the hidden states that enter a block: media join in one of these ways.
+- In requests that write codes, their rows and logits are included.
+- Low-rank adapters act beside the linear layers, in the requests that write codes or in all.
 
 Outside a request the language model computes exactly what it computed before it was given.
 """
@@ -51,7 +52,7 @@ class LanguageModel(Changing):
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
         is left out if it is tied to the embedding, or if its first V rows stay. All are saved with the added weights.
     layouts: the codes of images and audio that the model writes; each has rows of its own.
-    lora: the adapters that act while codes are written.
+    lora: the adapters that act while codes are written, or in all requests.
     ValueError for a model without an output head, with an embedding and a head of different vocabulary sizes, or
     without exactly one outermost list of `config.num_hidden_layers` blocks.
     """
@@ -73,6 +74,7 @@ class LanguageModel(Changing):
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.fingerprinted: str | None = None  # of weights that lie in parts on several devices
         self._refused: set[str] = set()  # arguments that the model was found not to take
         self.changes = Changes()
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
@@ -104,8 +106,8 @@ class LanguageModel(Changing):
             embedding_rows, head_rows = mean_rows(embedding, head, self.vocabulary.code_rows)
             embedding_rows, head_rows = scattered(embedding_rows, embedding), scattered(head_rows, head)
             self.codes = CodeRows(embedding_rows, head_rows, 1 + image.layout.codes if image else 0)
-            if lora.rank:
-                self.lora = LoraAdapters(self.blocks, lora.rank, lora.alpha, self._uses_lora)
+        if lora.rank and (layouts or lora.reads):
+            self.lora = LoraAdapters(self.blocks, lora, self._uses_lora)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As `Changing`, but a model that accelerate has placed stays where it is, and of its type."""
@@ -155,7 +157,7 @@ class LanguageModel(Changing):
 
     def fingerprint(self) -> str:
         """A short hex string of the frozen language model's weights; see `encoders.base.fingerprint`."""
-        return fingerprint(plain_names(self.model.state_dict() | offloaded(self.model)))
+        return self.fingerprinted or fingerprint(plain_names(self.model.state_dict() | offloaded(self.model)))
 
     def replaced_rows(self) -> dict[str, Tensor]:
         """The current values of the `rows` that replaced the model's own; empty if none did."""
@@ -186,13 +188,13 @@ class LanguageModel(Changing):
     ) -> Iterator[None]:
         """A context in which, in this thread, the model accepts added ids and gives their logits.
 
-        callback: follows each pass, and may change the hidden states that enter the blocks.
+        callback: follows each pass, and may change the embeddings and the hidden states that enter the blocks.
         codes: from `code_places`. Then codes are accepted too, and their logits come after all others.
         logit_positions: bool `[B, T]`, the N positions that reach the head. In training they are few.
         wide: whether hidden states are float32, for models with 16-bit weights (`is_wide`).
-        lora: whether the low-rank adapters act; None: only in requests with codes.
+        lora: whether the low-rank adapters act; None: in requests with codes, and in all if they read.
         """
-        lora = codes is not None if lora is None else lora
+        lora = codes is not None or self.lora_config.reads if lora is None else lora
         token = current_request.set(Request(self, callback, codes, logit_positions, wide, lora))
         try:
             with self.accelerated():
@@ -225,7 +227,7 @@ class LanguageModel(Changing):
         """ValueError when `length` is more positions than the language model has."""
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
-                f"prompt and max_new_tokens are {length} tokens together, but the language model has "
+                f"a text with its media and max_new_tokens takes {length} tokens, but the language model has "
                 f"{self.max_length} positions"
             )
 
@@ -271,7 +273,8 @@ class LanguageModel(Changing):
                 position = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
                 rows = rows + position * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
-        return output.float() if request.wide else output
+        output = output.float() if request.wide else output
+        return output if request.callback is None else request.callback.embedded(request.ids, output)
 
     def _keep_logit_positions(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self.active_request()

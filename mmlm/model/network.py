@@ -1,4 +1,4 @@
-"""MultimodalNetwork: frozen encoders and a frozen language model, joined by resamplers and gated cross-attention.
+"""MultimodalNetwork: frozen encoders and a frozen language model, joined by resamplers and a fusion.
 
 With codecs it also writes images and audio, as codes between the words.
 """
@@ -18,12 +18,13 @@ from encoders.base import Features, FrozenEncoder
 from mmlm.model.changes import Changing
 from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.model.features import encode_media, stack_features
-from mmlm.model.fusion.cross_attention import Fusion
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.interface import MediaContext, MediaItems
+from mmlm.model.fusion.kinds import KINDS
 from mmlm.model.language_model import LanguageModel
 from mmlm.model.modules import ModuleMap
 from mmlm.model.output import Output
 from mmlm.model.resampler import PerceiverResampler
+from mmlm.model.segments import positions, separating_mask
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.parts import as_media, modality_of
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Processor
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 class MultimodalNetwork(Changing):
     """A frozen image encoder, a frozen audio encoder and a frozen language model, with the modules that join them.
 
-    Only `added_parameters()` are trained and saved: the resamplers, the gated blocks, the rows of added tokens and
-    codes, and LoRA.
+    Only `added_parameters()` are trained and saved: the resamplers, the fusion, the rows of added tokens and codes,
+    and LoRA.
 
     image_encoder, audio_encoder: at least one. All latents have the width of the image encoder's tokens, or of the
         audio encoder's tokens if there is no image encoder.
@@ -93,7 +94,11 @@ class MultimodalNetwork(Changing):
                 for name, encoder in self.encoders.items()
             }
         )
-        self.fusion = Fusion(language_model, media_dim, **dataclasses.asdict(self.fusion_config))
+        self.fusion = KINDS[self.fusion_config.kind](
+            self.fusion_config, language_model.hidden_size, len(language_model.blocks), media_dim,
+            language_model.vocabulary,
+        )  # fmt: skip
+        self.fusion.check(language_model)
         self.codecs.requires_grad_(False)
         self.decoders.requires_grad_(False)
         self.processor = Processor(language_model.tokenizer, language_model.vocabulary, language_model.max_length)
@@ -140,9 +145,15 @@ class MultimodalNetwork(Changing):
         slot_of = [slot for items in media for slot in range(len(items))]
         index = torch.tensor([row_of, slot_of], dtype=torch.long, device=self.device).view(2, -1)
         with self.language_model.accelerated():
-            latents, mask = self._resample(self.encode_media(flat), modalities) if flat else (None, None)
             wide = torch.float32 if self.language_model.is_wide else None
-            return MediaContext(self.fusion, latents, index[0], index[1], rows, mask, wide)
+            if not flat:
+                return self.fusion.context(rows, dtype=wide)
+            latents, mask = self._resample(self.encode_media(flat), modalities)
+            return self.fusion.context(rows, MediaItems(latents, index[0], index[1], mask), wide)
+
+    def media_positions(self, modality: str, tokens: int) -> int:
+        """How many positions of the text an item takes for which its encoder gives so many tokens."""
+        return self.fusion.positions(self.resamplers[modality].count(tokens))
 
     def _media_modalities(self, batch: Batch, media: Sequence[Sequence[Any]]) -> list[str]:
         """The modality of each item of the batch, after a check that each row's items match its media tokens."""
@@ -202,32 +213,42 @@ class MultimodalNetwork(Changing):
     ) -> Output:
         """Logits of a batch, and its loss when it has labels. media: as in `media_context`.
 
+        Logits are of the positions that the batch has with its media in place, see `MediaContext.placed`.
+
         codes: whether the batch may hold codes, whose logits come last. lora: whether the low-rank adapters act; None:
-        only with `codes`.
+        only with `codes`, unless they read.
         ValueError when media do not match the batch, or labels are given but no token has one.
         """
         with self.changes.passing():
             batch = batch.to(self.device)
-            padded = not bool(batch.attention_mask.all())
             self.language_model.check_codes(batch.input_ids, codes)
             places = self.language_model.code_places() if codes else None
+            if batch.labels is not None and not bool((batch.labels[:, 1:] != IGNORE_INDEX).any()):
+                raise ValueError("no token of the batch has a label: encode its rows with a target")
+            context = self.media_context(batch, media)
+            batch = context.placed(batch)
+            self.language_model.check_length(batch.input_ids.shape[1])
             predicting = None  # [B, T]: positions whose next token has a label
             if batch.labels is not None:
                 predicting = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
-                if not bool(predicting.any()):
-                    raise ValueError("no token of the batch has a label: encode its rows with a target")
             wide = self.language_model.is_wide
-            with self.language_model.request(self.media_context(batch, media), places, predicting, wide, lora):
+            with self.language_model.request(context, places, predicting, wide, lora):
                 logits = self.language_model(
                     batch.input_ids,
-                    attention_mask=batch.attention_mask if padded else None,
-                    position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
+                    attention_mask=self._attention_mask(batch.attention_mask, wide),
+                    position_ids=positions(batch.attention_mask),
                     use_cache=False,
                 ).logits
             if batch.labels is None or predicting is None:
                 return Output(logits)
             labels = batch.labels[:, 1:][predicting[:, :-1]]
             return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
+
+    def _attention_mask(self, segments: Tensor, wide: bool) -> Tensor | None:
+        """What the language model takes for the `attention_mask` of a batch; None where nothing is to be masked."""
+        if bool((segments > 1).any()):
+            return separating_mask(segments, torch.float32 if wide else self.language_model.dtype)
+        return None if bool(segments.all()) else segments
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":

@@ -10,10 +10,14 @@ from mmlm.model.code_places import CodePlaces
 
 
 class ForwardCallback(Protocol):
-    """Follows the forward passes of a request, and may change the inputs of the decoder blocks."""
+    """Follows the forward passes of a request, and may change embeddings and the inputs of the decoder blocks."""
 
     def on_ids(self, ids: Tensor) -> None:
         """Called first in each forward pass, with its ids `[B, T]`."""
+        ...
+
+    def embedded(self, ids: Tensor, embeddings: Tensor) -> Tensor:
+        """Embeddings `[B, T, D]` of the ids of a pass → what the language model receives in their place."""
         ...
 
     def before_block(self, index: int, hidden: Tensor) -> Tensor:

@@ -135,6 +135,10 @@ class PerceiverResampler(nn.Module):
             return self.norm(features)
         return self._resample(self.latents, features, mask)
 
+    def count(self, tokens: int) -> int:
+        """The number of outputs of an item of so many tokens."""
+        return -(-tokens // self.stack) if self.latents is None else len(self.latents)
+
     def latent_mask(self, mask: Tensor | None) -> Tensor | None:
         """Which outputs of `forward` are real, `[N, L]`, when it is given `mask [N, S]`; None if all are."""
         if mask is None or self.latents is not None:

@@ -7,9 +7,21 @@ them, by the tokenizer's chat template. `Processor` turns parts into token ids a
 """
 
 from mmlm.prompting.code_layout import BOUNDARIES, CodeLayout, CodeSpan, Modality
-from mmlm.prompting.conversation import chat_prompt
+from mmlm.prompting.conversation import chat_prompt, taught
 from mmlm.prompting.messages import Message, as_messages
-from mmlm.prompting.parts import END_OF_CHUNK, Codes, Image, Markup, Media, Part, Sound, as_media, as_part, modality_of
+from mmlm.prompting.parts import (
+    END_OF_CHUNK,
+    Codes,
+    Image,
+    Learned,
+    Markup,
+    Media,
+    Part,
+    Sound,
+    as_media,
+    as_part,
+    modality_of,
+)
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Example, Processor
 from mmlm.prompting.templates import CHAT, PromptTemplate, demonstrations
 from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
@@ -27,6 +39,7 @@ __all__ = [
     "Codes",
     "Example",
     "Image",
+    "Learned",
     "Markup",
     "Media",
     "MediaVocabulary",
@@ -42,4 +55,5 @@ __all__ = [
     "chat_prompt",
     "demonstrations",
     "modality_of",
+    "taught",
 ]

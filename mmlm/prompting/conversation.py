@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from mmlm.prompting.chat_template import PLACE, answered, rendered
+from mmlm.prompting.chat_template import PLACE, EndlessTemplateError, answered, plain, rendered
 from mmlm.prompting.messages import Message, as_messages
-from mmlm.prompting.parts import Image, Markup, Part, Sound
+from mmlm.prompting.parts import END_OF_CHUNK, Image, Learned, Markup, Part, Sound
 from mmlm.prompting.thinking import after_thinking
 
 _PLACES = re.compile(f"{PLACE}([0-9]+){PLACE}")
@@ -27,27 +27,94 @@ def chat_prompt(tokenizer: Any, messages: Any, keywords: Mapping[str, Any] | Non
     ValueError where the template fails, does not end, or leaves out or repeats something that was said.
     """
     turns = as_messages(messages)
-    said: list[str | Image | Sound] = []
-    shown = [_shown(turn, said, last=turn is turns[-1]) for turn in turns]
     goes_on = turns[-1].role == "assistant"
     if goes_on and not turns[-1].content:
         raise ValueError("the last message is the assistant's and says nothing to go on from: leave it out")
-    text = rendered(tokenizer, shown, not goes_on, _checked(keywords))
+    text, said = _rendered(tokenizer, turns, not goes_on, _checked(keywords))
+    if goes_on:
+        text = _up_to_the_last(text, turns[-1].content[-1])
+    pieces = _PLACES.split(text)
+    parts: list[Part] = [Markup(pieces[0])]  # also where it is empty: the template alone says how a text begins
+    for number, before, after in zip(pieces[1::2], pieces[:-1:2], pieces[2::2], strict=True):
+        parts.append(_written(said[int(number)].part, before, after))
+        if after:
+            parts.append(Markup(after))
+    return parts
+
+
+def taught(tokenizer: Any, messages: Any) -> list[Part]:
+    """The parts of a whole conversation, `as_messages`, by the tokenizer's chat template; the answers are `Learned`.
+
+    With an answer is learned what the template writes between the end of a prompt and an answer, such as a space, and
+    the mark that ends the turn. Where there is no such mark, the last answer ends in END_OF_CHUNK. Of earlier answers
+    the thinking is left out.
+    ValueError as of `chat_prompt`.
+    """
+    turns = as_messages(messages)
+    text, said = _rendered(tokenizer, turns, False, {})
+    end, lead = turn_end(tokenizer), _lead(tokenizer)
+    mark = None if end is None else tokenizer.convert_ids_to_tokens(end)
+    pieces = _PLACES.split(text)
+    parts: list[Part] = [Markup(pieces[0])]
+    for number, before, after in zip(pieces[1::2], pieces[:-1:2], pieces[2::2], strict=True):
+        one = said[int(number)]
+        written = _written(one.part, before, after)
+        if one.role != "assistant" or not isinstance(written, str):
+            parts += [written, Markup(after)]
+            continue
+        opening: tuple[Markup, ...] = ()
+        last = parts[-1]
+        if lead and isinstance(last, Markup) and last.text.endswith(lead):
+            parts[-1], opening = Markup(last.text.removesuffix(lead)), (Markup(lead),)
+        ends = after.partition(mark) if mark else ("", "", after)
+        closing = (Markup(ends[0] + ends[1]),) if ends[1] and not ends[0].strip() else ()
+        if not closing and one is said[-1]:
+            parts.append(Learned((*opening, written, END_OF_CHUNK)))
+            break
+        parts += [Learned((*opening, written, *closing)), Markup(ends[2] if closing else after)]
+    return [part for index, part in enumerate(parts) if not index or part != Markup("")]
+
+
+def _lead(tokenizer: Any) -> str:
+    """What the template writes between the end of a prompt and an answer, which a model has to write itself."""
+    try:
+        before = rendered(tokenizer, plain(2), False).partition(f"{PLACE}1{PLACE}")[0]
+        prompt = rendered(tokenizer, plain(1), True)
+    except EndlessTemplateError:
+        raise
+    except Exception:  # a template may refuse anything
+        return ""
+    return before.removeprefix(prompt) if before.startswith(prompt) else ""
+
+
+class _Said(NamedTuple):
+    """Something that a message says."""
+
+    role: str
+    part: str | Image | Sound
+
+
+def _rendered(
+    tokenizer: Any, turns: Sequence[Message], generation: bool, keywords: Mapping[str, Any]
+) -> tuple[str, list[_Said]]:
+    """A conversation by the chat template, with places in it, and what is said in these places.
+
+    ValueError where the template writes a place that is not of this conversation, or not each of them once.
+    """
+    said: list[str | Image | Sound] = []
+    roles: list[str] = []
+    shown = []
+    for turn in turns:
+        shown.append(_shown(turn, said, last=turn is turns[-1]))
+        roles += [turn.role] * (len(said) - len(roles))
+    text = rendered(tokenizer, shown, generation, keywords)
     found = [int(number) for number in _PLACES.findall(text)]
     if any(number >= len(said) for number in found):
         raise ValueError("the tokenizer's chat template writes a place for what nobody said")
     if wrong := [number for number in range(len(said)) if found.count(number) != 1]:
         what = "leaves out" if wrong[0] not in found else "repeats"
         raise ValueError(f"the tokenizer's chat template {what} what a message says: {_named(turns, said, wrong[0])}")
-    if goes_on:
-        text = _up_to_the_last(text, turns[-1].content[-1])
-    pieces = _PLACES.split(text)
-    parts: list[Part] = [Markup(pieces[0])]  # also where it is empty: the template alone says how a text begins
-    for number, before, after in zip(pieces[1::2], pieces[:-1:2], pieces[2::2], strict=True):
-        parts.append(_written(said[int(number)], before, after))
-        if after:
-            parts.append(Markup(after))
-    return parts
+    return text, [_Said(role, part) for role, part in zip(roles, said, strict=True)]
 
 
 def _shown(turn: Message, said: list[str | Image | Sound], last: bool) -> dict[str, Any]:

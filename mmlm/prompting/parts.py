@@ -58,7 +58,17 @@ Media = Image | Sound
 """A part that goes through an encoder."""
 
 
-Part = str | Image | Sound | Codes | Markup | _EndOfChunk
+@dataclass(frozen=True)
+class Learned:
+    """Text to learn, within a prompt: what an assistant says, or the text of a document. Its tokens carry labels.
+
+    parts: text, and the Markup or END_OF_CHUNK that closes it.
+    """
+
+    parts: tuple[str | Markup | _EndOfChunk, ...]
+
+
+Part = str | Image | Sound | Codes | Markup | Learned | _EndOfChunk
 """Anything that a prompt can hold."""
 
 
@@ -69,7 +79,7 @@ def as_part(value: Any) -> Part:
     an array, bytes or Features becomes an Image. Parts are returned unchanged.
     TypeError for None, numbers, dicts, lists and tuples.
     """
-    if isinstance(value, (str, Image, Sound, Codes, Markup, _EndOfChunk)):
+    if isinstance(value, (str, Image, Sound, Codes, Markup, Learned, _EndOfChunk)):
         return value
     if value is None or isinstance(value, (bool, int, float, dict, list, tuple)):
         raise TypeError(

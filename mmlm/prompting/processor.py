@@ -6,7 +6,7 @@ language model, the tokenizer gets it as plain characters. Only parts produce co
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from encoders.texts import check_characters, check_text, tokenizing
-from mmlm.prompting.parts import Codes, Image, Markup, Media, Part, Sound, as_part
+from mmlm.prompting.parts import Codes, Image, Learned, Markup, Media, Part, Sound, as_part
 from mmlm.prompting.vocabulary import AUDIO, MediaVocabulary
 
 IGNORE_INDEX = -100
@@ -36,7 +36,10 @@ class Example:
 
 @dataclass
 class Batch:
-    """Padded rows, `[B, T]` each: `input_ids`, `attention_mask` (1 = token, 0 = padding), `labels` (-100: no loss)."""
+    """Padded rows, `[B, T]` each: `input_ids`, `attention_mask` and `labels` (-100: no loss).
+
+    attention_mask: 0 for padding, 1 for tokens; where several texts share a row, the number of the text in its row.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -46,6 +49,13 @@ class Batch:
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), labels)
+
+
+def _texts(parts: Sequence[Any]) -> Iterator[Any]:
+    """The texts of parts and, as they are, parts that have none."""
+    for part in parts:
+        pieces = part.parts if isinstance(part, Learned) else [part]
+        yield from (piece.text if isinstance(piece, Markup) else piece for piece in pieces)
 
 
 def _spell(tokenizer: Any, token: str) -> list[int]:
@@ -106,36 +116,62 @@ class Processor:
             )
         return ids
 
-    def encode(self, parts: Sequence[Any], target: str | Codes | Sequence[str | Codes] | None = None) -> Example:
+    def encode(
+        self, parts: Sequence[Any], target: str | Codes | Sequence[str | Codes] | None = None, *, cut: bool = False
+    ) -> Example:
         """The ids and media of a prompt; with `target`, also the ids and labels of the answer to learn.
 
-        parts: text, media and other parts; whatever `as_part` accepts. target: text, codes, or a sequence of both. It
-        is closed by `<|endofchunk|>`, and only its tokens carry labels. Prompt and target are tokenized separately, so
-        that the loss mask is exact.
+        parts: text, media and other parts; whatever `as_part` accepts. The tokens of `Learned` parts carry labels.
+        target: text, codes, or a sequence of both. It is closed by `<|endofchunk|>`, and its tokens carry labels.
+        Whatever is learned is tokenized apart from what is not, so that the loss mask is exact.
+        cut: leave out what is behind the last position, text and media, in place of an error.
         ValueError for an empty prompt, for media or codes that the model cannot read or write, and for more than
         `max_length` tokens; TypeError for a value that is no prompt part.
         """
         parts = [as_part(part) for part in ([parts] if isinstance(parts, str) else parts)]
         targets = [] if target is None else [target] if isinstance(target, (str, Codes)) else list(target)
-        self._measure([*(part.text if isinstance(part, Markup) else part for part in parts), *targets])
+        if cut:
+            parts = self._fitting(parts)
+        self._measure([*_texts(parts), *targets])
         ids = [] if parts and isinstance(parts[0], Markup) else list(self.prefix)
-        for written, run in itertools.groupby(parts, lambda part: isinstance(part, (str, Markup))):
-            run = list(run)
-            marked = written and any(isinstance(part, Markup) for part in run)
-            ids += self._marked_ids(run) if marked else [token for part in run for token in self._part_ids(part)]
-        media = [part for part in parts if isinstance(part, (Image, Sound))]
         labels = [IGNORE_INDEX] * len(ids)
+        for learned, run in itertools.groupby(parts, lambda part: isinstance(part, Learned)):
+            own = self._ids([piece for part in run for piece in (part.parts if isinstance(part, Learned) else [part])])
+            ids, labels = ids + own, labels + (own if learned else [IGNORE_INDEX] * len(own))
+        media = [part for part in parts if isinstance(part, (Image, Sound))]
         if target is not None:
             written = [self.text_ids(part) if isinstance(part, str) else self.code_ids(part) for part in targets]
             answer = [*(token for own in written for token in own), self.vocabulary.end_of_chunk_id]
             ids, labels = ids + answer, labels + answer
         if not ids:
             raise ValueError("the prompt is empty: give it text, an image or a sound")
+        if cut:
+            ids, labels = ids[: self.max_length], labels[: self.max_length]
+            media = media[: sum(token in self.vocabulary.media_ids for token in ids)]
         if self.max_length is not None and len(ids) > self.max_length:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens, but the language model has {self.max_length} positions"
             )
         return Example(ids, labels, media)
+
+    def _ids(self, parts: Sequence[Any]) -> list[int]:
+        ids = []
+        for written, run in itertools.groupby(parts, lambda part: isinstance(part, (str, Markup))):
+            run = list(run)
+            marked = written and any(isinstance(part, Markup) for part in run)
+            ids += self._marked_ids(run) if marked else [token for part in run for token in self._part_ids(part)]
+        return ids
+
+    def _fitting(self, parts: Sequence[Any]) -> list[Any]:
+        """The first parts, with as many characters as are tokenized at once; the last is cut."""
+        room, kept = self.max_characters, []
+        for part in parts:
+            text = part.parts[0] if isinstance(part, Learned) else part
+            if isinstance(text, str) and len(text) > room:
+                return [*kept, Learned((text[:room],)) if isinstance(part, Learned) else text[:room]] if room else kept
+            room -= len(text) if isinstance(text, str) else 0
+            kept.append(part)
+        return kept
 
     def _measure(self, parts: Sequence[Any]) -> None:
         """ValueError where the texts of a row have more characters than its positions could hold.
@@ -195,18 +231,25 @@ class Processor:
 
         padding_side: "right" or "left"; ValueError for anything else.
         """
+        return self.pack([[example] for example in examples], padding_side)
+
+    def pack(self, rows: Sequence[Sequence[Example]], padding_side: str = "right") -> Batch:
+        """The same, with one or more texts in a row, which do not see each other."""
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
-        longest = max(len(example.input_ids) for example in examples)
-        ids = torch.full((len(examples), longest), self.vocabulary.pad_id)
+        longest = max(sum(len(example.input_ids) for example in row) for row in rows)
+        ids = torch.full((len(rows), longest), self.vocabulary.pad_id)
         mask = torch.zeros_like(ids)
         labels = torch.full_like(ids, IGNORE_INDEX)
-        for row, example in enumerate(examples):
-            length = len(example.input_ids)
-            span = slice(longest - length, longest) if padding_side == "left" else slice(0, length)
-            ids[row, span] = torch.tensor(example.input_ids)
-            labels[row, span] = torch.tensor(example.labels)
-            mask[row, span] = 1
+        for row, examples in enumerate(rows):
+            at = 0 if padding_side == "right" else longest - sum(len(example.input_ids) for example in examples)
+            for number, example in enumerate(examples, start=1):
+                span = slice(at, at := at + len(example.input_ids))
+                ids[row, span] = torch.tensor(example.input_ids)
+                labels[row, span] = torch.tensor(example.labels)
+                if number > 1:  # the text before it does not predict how it begins
+                    labels[row, span.start] = IGNORE_INDEX
+                mask[row, span] = number
         return Batch(ids, mask, labels)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:

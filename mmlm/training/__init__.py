@@ -3,8 +3,9 @@
 One Trainer (`trainer`) minimises an objective (`objectives/`) and resumes exactly; `config` has the settings, `recipe`
 the YAML files that hold them and `run` what runs those. `optimizer` makes optimizers and the learning-rate schedule,
 `checkpoint` and `identity` keep a run and tell it from others, `checks` what is wrong before one begins, and
-`reporting` how far it is. `examples`, `features`, `pairs` and `media` prepare
-data; what frozen encoders and codecs make of it is computed once.
+`reporting` how far it is. `examples`, `features`, `pairs` and `media` prepare data; what frozen encoders and codecs
+make of it is computed once. `streaming` reads it while training goes on, `rows` lets short texts share a row, and
+`ranks` are the processes that train together.
 """
 
 from typing import TYPE_CHECKING

@@ -13,15 +13,17 @@ from decoders.values import check_kinds
 OPTIMIZERS = ("adamw", "muon", "lion")
 PRECISIONS = ("float32", "bfloat16", "auto")
 
-# Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`.
+# Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`; the
+# last three are in the fingerprint of a stream.
 _FREE = {
-    "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "cache",
-    "held_out_examples", "bad_limit", "device", "extend",
+    "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "keep_best",
+    "trackers", "cache", "held_out_examples", "bad_limit", "device", "extend", "shard", "stream", "mix",
+    "shard_window",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
 _COUNTS = (
     "steps", "batch_size", "accumulation", "max_skipped", "log_every", "eval_every", "save_every", "keep",
-    "sort_window", "held_out_examples", "preview_every", "pairs_per_row",
+    "sort_window", "held_out_examples", "preview_every", "pairs_per_row", "shard_window",
 )  # fmt: skip
 _FINITE = ("epochs", "learning_rate", "gate_learning_rate_scale", "weight_decay")
 _SHARES = ("final_learning_rate_scale", "caption_share", "bad_limit")  # 0 to 1
@@ -56,6 +58,8 @@ class TrainerConfig:
     log_every: steps between lines of metrics. eval_every: steps between measurements on held-out data. save_every:
         steps between checkpoints. Each also happens at the end.
     keep: newest checkpoints to keep.
+    trackers: where figures go beside metrics.jsonl: "tensorboard", "wandb" and others that accelerate knows.
+    keep_best: also save, into `best/` of the output folder, what had the lowest held-out loss.
     """
 
     steps: int | None = None
@@ -78,6 +82,8 @@ class TrainerConfig:
     eval_every: int = 500
     save_every: int = 200
     keep: int = 2
+    keep_best: bool = True
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -100,6 +106,10 @@ class TrainerConfig:
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "must be two of 0 ≤ β < 1")
         self._check("optimizer", self.optimizer in OPTIMIZERS, f"must be one of {', '.join(OPTIMIZERS)}")
         self._check("precision", self.precision in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}")
+        if self.trackers:
+            from mmlm.training.trackers import check_trackers  # torch, for a run that has them
+
+            check_trackers(self.trackers)
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share, as JSON values."""
@@ -121,9 +131,17 @@ class TrainConfig(TrainerConfig):
 
     caption_share: 0–1, how often a record with captions and questions gives a caption.
     sort_window: steps whose examples are sorted by length together, against padding; 1 for none.
+    row_length: short texts share rows of up to this many positions (sequence packing), without seeing each other; None
+        gives each a row of its own. It saves padding, where texts of a batch are of different lengths.
     held_out_examples: at most this many held-out records are used.
     cache: folder for the features of the frozen encoders; None puts it into the output folder.
     bad_limit: share of bad records (0–1) above which the run stops with their list.
+    shard: split the frozen language model over the processes that a launcher has started (FSDP2), where it does not
+        fit on each device. It takes time, and afterwards the model in memory is not to be used: load what was saved.
+    stream: read records and encode their media while training goes on, from tars that may lie elsewhere (s3://…), in
+        place of reading all of them before the first step. Needs `steps`. See docs/data.md.
+    mix: of a stream, how often each entry of `data` is taken; None takes each as often as it has records.
+    shard_window: of a stream, how many tars are mixed at a time.
     """
 
     learning_rate: float = 3e-4
@@ -135,9 +153,22 @@ class TrainConfig(TrainerConfig):
     eval_every: int = 200
     caption_share: float = 0.5
     sort_window: int = 16
+    row_length: int | None = None
     held_out_examples: int = 256
     cache: str | None = None
     bad_limit: float = 0.01
+    shard: bool = False
+    stream: bool = False
+    mix: tuple[float, ...] | None = None
+    shard_window: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("row_length", self.row_length is None or self.row_length >= 1, "must be at least 1")
+        if self.stream and self.steps is None:
+            raise ValueError("a stream needs steps: how many an epoch has is known when all of its tars were read")
+        self._check("mix", self.mix is None or self.stream, "is for streams: it needs stream=True")
+        self._check("shard", not (self.shard and self.stream), "is not for streams: their shares may be of other sizes")
 
 
 class TrainSettings(TypedDict, total=False):
@@ -163,11 +194,18 @@ class TrainSettings(TypedDict, total=False):
     eval_every: int
     save_every: int
     keep: int
+    keep_best: bool
+    trackers: tuple[str, ...]
     caption_share: float
     sort_window: int
+    row_length: int | None
     held_out_examples: int
     cache: str | None
     bad_limit: float
+    shard: bool
+    stream: bool
+    mix: tuple[float, ...] | None
+    shard_window: int
 
 
 @dataclass(frozen=True, kw_only=True)

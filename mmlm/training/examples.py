@@ -16,15 +16,17 @@ import torch
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.data.prompts import prompt_of
+from mmlm.data.prompts import example_of, markup_bytes
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, RecordSet
-from mmlm.prompting.parts import Image, Media, Sound, modality_of
-from mmlm.prompting.processor import Batch, Example, Processor
+from mmlm.prompting.parts import modality_of
+from mmlm.prompting.processor import Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
-from mmlm.training.features import cached_features, renumbered
+from mmlm.training.features import cached_features, key_of, renumbered
 from mmlm.training.identity import digest
+from mmlm.training.ranks import by_first
+from mmlm.training.rows import Ready
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 
@@ -32,8 +34,8 @@ REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 class Examples:
     """The texts of a RecordSet as training examples: `[picture, sound, prompt] → answer`.
 
-    Text t of a record is its `texts[t]`. `features[modality]` and `keys[modality]` are, by the index of each record
-    that has such a medium, its features and the hash of its bytes.
+    Text t of a record is its `texts[t]`. `features[modality]` and `keys[modality]` are, by the key of each medium
+    (`key_of`), its features and the hash of its bytes.
     """
 
     def __init__(
@@ -50,12 +52,7 @@ class Examples:
 
     def _encode(self, record: int, text: int) -> Example:
         entry = self.records[record]
-        chosen = entry.texts[text]
-        # The key stands for the media, whose features are given beside the batch.
-        media: list[Media] = [] if entry.source is None else [Image(entry.key)]
-        if entry.sound is not None and chosen.hears:
-            media.append(Sound(entry.key))
-        return self.processor.encode(prompt_of(self.template, entry, chosen, media), chosen.answer)
+        return example_of(self.processor, self.template, entry, entry.texts[text])
 
     def length(self, record: int, text: int) -> int:
         """Tokens of an example."""
@@ -64,40 +61,50 @@ class Examples:
     def __len__(self) -> int:
         return len(self.records)
 
-    def collate(self, chosen: Sequence[tuple[int, int]]) -> tuple[Batch, list[list[Features]]]:
-        """A batch padded to its longest row, and each row's media."""
-        batch = self.processor.collate([self.encode(*pair) for pair in chosen], padding_side="right")
-        media = [
-            [self.features[modality_of(part)][record] for part in self.encode(record, text).media]
-            for record, text in chosen
-        ]
-        return batch, media
+    def ready(self, chosen: Sequence[tuple[int, int]]) -> list[Ready]:
+        """Examples (record, text) with their features."""
+        found = []
+        for record, text in chosen:
+            example, entry = self.encode(record, text), self.records[record]
+            media = example.media
+            own = [self.features[modality_of(part)][key_of(entry, record, part.source)] for part in media]
+            found.append(Ready(example, own))
+        return found
 
     def fingerprint(self) -> str:
         """16 hex digits that change with a text, the bytes of a medium, and with the order, not with file names."""
         keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
-        return digest([record.texts for record in self.records], keys)
+        return digest([record.identity() for record in self.records], keys)
 
     def feature_types(self) -> list[torch.dtype]:
         """Of each modality that the records have, in the order of their names."""
         return [next(iter(own.values())).tokens.dtype for _, own in sorted(self.features.items()) if own]
 
-    def too_long(self) -> dict[int, str]:
+    def too_long(self, taken: Mapping[str, Mapping[int, int]] = MappingProxyType({})) -> dict[int, str]:
         """Records with a text that is too long for the language model, and its length.
 
+        taken: by modality and the key of a medium, how many positions it takes; 1 where that is not given.
         A token is at least a byte, so only texts with many bytes need the tokenizer.
         """
         limit = self.processor.max_length
         if limit is None:
             return {}
         room = limit - 8 - len("".join(dataclasses.astuple(self.template)).encode())
+        talks = any(record.messages for record in self.records)
+        around = markup_bytes(self.processor.tokenizer, self.template) if talks else 0
         found = {}
         for index, record in enumerate(self.records):
+            keys = [(modality, key_of(record, index, number)) for number, (modality, _) in enumerate(record.places)]
+            more = [taken.get(modality, {}).get(key, 1) - 1 for modality, key in keys]
+            others = len(record.places) + sum(more) + around * len(record.messages)
             for number, text in enumerate(record.texts):
                 words = (text.answer, text.question or "", record.transcript or "")
-                if len("".join(words).encode()) > room:
+                if len("".join(words).encode()) + others > room:
                     try:
-                        self.encode(index, number)
+                        example = self.encode(index, number)
+                        media = sum(more[part.source] for part in example.media)
+                        if (length := len(example.input_ids) + media) > limit:
+                            raise ValueError(f"text and media take {length} of the language model's {limit} positions")
                     except ValueError as error:
                         found[index] = str(error)
         return found
@@ -112,7 +119,7 @@ def usable_records(
     """
     records = read_records(data, images=images, bad_limit=config.bad_limit)
     for name, sources in (("image", "pictures"), ("audio", "recordings")):
-        used = any((record.source if name == "image" else record.sound) is not None for record in records)
+        used = any(own == name for record in records for own, _ in record.places)
         if used and name not in model.encoders:
             raise ValueError(f"the data hold {sources}, but the model has no {name} encoder: assemble it with one")
     too_long = Examples(records, model.processor, model.template).too_long()
@@ -135,6 +142,11 @@ def prepare(
         for name, encoder in model.encoders.items()
     }
     bad = {index: reason for own in encoded.values() for index, reason in own.bad.items()}
+    taken = {
+        name: {index: model.media_positions(name, own.features.tokens(index)) for index in own.features}
+        for name, own in encoded.items()
+    }
+    bad |= Examples(records, model.processor, model.template).too_long(taken)
     kept = [index for index in range(len(records)) if index not in bad]
     features = {name: own.features.renumbered(kept) for name, own in encoded.items()}
     keys = {name: renumbered(own.keys, kept) for name, own in encoded.items()}
@@ -143,7 +155,11 @@ def prepare(
 
 
 def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
-    """Bad records as JSON lines, or no file where there are none."""
+    """Bad records as JSON lines, or no file where there are none; the first process writes them."""
+    by_first(lambda: _write_bad_records(path, bad))
+
+
+def _write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:
     if not bad:
         path.unlink(missing_ok=True)
         return

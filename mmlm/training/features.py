@@ -16,10 +16,12 @@ from typing import NamedTuple, TypeVar
 from encoders.base import Features, FrozenEncoder
 from encoders.media.image import content_key
 from encoders.media.sound import audio_key
-from encoders.media.video import NUM_FRAMES, is_video, load_video
+from encoders.media.video import NUM_FRAMES, load_video
 from mmlm.data.cache import TensorCache
+from mmlm.data.check import film_at
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.model.features import video_features
+from mmlm.training.ranks import is_first, merged, own, world
 from mmlm.training.reporting import Counter
 
 Entry = TypeVar("Entry")
@@ -27,10 +29,11 @@ Entry = TypeVar("Entry")
 FRAMES = f"-{NUM_FRAMES}-frames"  # ends the keys of films
 TIMES = ".times"  # ends the names of the times of a film's tokens
 MEASURED = 32  # media whose size tells that of all
+APART = 1 << 32  # between the keys of media that follow each other in a record; no set has as many records
 
 
 class StoredFeatures(Mapping[int, Features]):
-    """Features [1, S, D] by the index of a record, read from the cache when they are asked for.
+    """Features [1, S, D] by the key of a medium, read from the cache when they are asked for.
 
     OSError where their file was damaged since.
     """
@@ -38,11 +41,15 @@ class StoredFeatures(Mapping[int, Features]):
     def __init__(self, encoder: FrozenEncoder, cache: TensorCache, keys: dict[int, str]) -> None:
         self.encoder, self.cache, self.names = encoder, cache, keys
 
-    def __getitem__(self, index: int) -> Features:
-        key = self.names[index]
+    def __getitem__(self, medium: int) -> Features:
+        key = self.names[medium]
         tokens = self.cache[key]
         times = self.cache[key + TIMES] if key.endswith(FRAMES) else self.encoder.token_times(len(tokens))
         return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
+
+    def tokens(self, index: int) -> int:
+        """S of the features of a record, which are not read."""
+        return self.cache.shape(self.names[index])[0]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.names)
@@ -56,7 +63,7 @@ class StoredFeatures(Mapping[int, Features]):
 
 
 class CachedFeatures(NamedTuple):
-    """By the index of a record: features [1, S, D]; reasons why media are bad; hashes of the media's bytes."""
+    """By the key of a medium: features [1, S, D], hashes of its bytes. By the index of a record: why it is bad."""
 
     features: StoredFeatures
     bad: dict[int, str]
@@ -69,49 +76,60 @@ def cached_features(
     """Features of the picture, or the recording, of each record that has one.
 
     They come from the cache or, where it lacks them, from the encoder; each medium is read once, so that what is
-    encoded is what was hashed. Media that cannot be read or decoded, or that are encoded to NaN, are bad.
-    BadRecordsError if these are more than `bad_limit` of all records, OSError if the disk has no room for the features.
+    encoded is what was hashed. Processes that train together share the work and the cache. Media that cannot be read
+    or decoded, or that are encoded to NaN, are bad. BadRecordsError if these are more than `bad_limit` of all records,
+    OSError if the disk has no room for the features.
     """
     cache = TensorCache(Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}")
     medium = {"image": "picture", "audio": "recording"}[encoder.modality]
-    places = {index: place for index, record in enumerate(records) if (place := _place(record, encoder)) is not None}
-    room = _Room(cache.folder, len(set(places.values())) - len(cache))
+    places: dict[int, tuple[int, FileSlice | bytes]] = {
+        key_of(record, index, number): (index, place)
+        for index, record in enumerate(records)
+        for number, (modality, place) in enumerate(record.places)
+        if modality == encoder.modality
+    }
+    room = _Room(cache.folder, (len({place for _, place in places.values()}) - len(cache)) // world())
     keys: dict[int, str] = {}
     bad: dict[int, str] = {}
     known: dict[str, str] = {}  # by key, what is wrong with a medium
-    with Counter(len(places), f"features of {medium}s", progress) as counter:
-        for index in places:
+    mine = own(list(places.items()))
+    with Counter(len(mine), f"features of {medium}s", progress and is_first()) as counter:
+        for name, (index, place) in mine:
             counter.update()
             try:
-                source, key = _read(records[index], encoder)
+                source, key = _read(place, encoder)
             except (OSError, ValueError) as error:
                 bad[index] = f"the {medium} cannot be read ({error})"
                 continue
-            keys[index] = key
+            keys[name] = key
             if key not in known:
-                stored = all(name in cache for name in _names(key))
+                stored = all(part in cache for part in _names(key))
                 known[key] = "" if stored else _encode(cache, room, encoder, key, source)
             if known[key]:
                 bad[index] = f"the {medium} {known[key]}"
     cache.flush()
+    bad, keys = merged(bad), merged(keys)
     records.without(bad).check(bad_limit)
-    good = {index: key for index, key in keys.items() if index not in bad}
-    return CachedFeatures(StoredFeatures(encoder, cache, good), bad, keys)
+    good = {name: key for name, key in keys.items() if places[name][0] not in bad}
+    whole = cache if world() == 1 else TensorCache(cache.folder)
+    return CachedFeatures(StoredFeatures(encoder, whole, good), bad, keys)
+
+
+def key_of(record: Record, index: int, number: int) -> int:
+    """The key of medium `number` in the `places` of record `index`: that index where it is the one of its kind."""
+    return number * APART + index if record.script else index
 
 
 def film_of(record: Record) -> Path | None:
     """The film that a record has in the place of a picture, by the suffix of its file."""
-    place = record.source
-    return place.path if isinstance(place, FileSlice) and place.size is None and is_video(place.path) else None
+    return None if record.source is None else film_at(record.source)
 
 
 def renumbered(entries: Mapping[int, Entry], kept: Sequence[int]) -> dict[int, Entry]:
-    """Entries by index, after all but the `kept` indices are gone."""
-    return {new: entries[old] for new, old in enumerate(kept) if old in entries}
-
-
-def _place(record: Record, encoder: FrozenEncoder) -> FileSlice | bytes | None:
-    return record.source if encoder.modality == "image" else record.sound
+    """Entries by the key of a medium, after all but the `kept` records are gone."""
+    numbers = {old: new for new, old in enumerate(kept)}
+    places = ((*divmod(key, APART), entry) for key, entry in entries.items())
+    return {number * APART + numbers[index]: entry for number, index, entry in places if index in numbers}
 
 
 def _names(key: str) -> list[str]:
@@ -119,15 +137,13 @@ def _names(key: str) -> list[str]:
     return [key, key + TIMES] if key.endswith(FRAMES) else [key]
 
 
-def _read(record: Record, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
+def _read(place: FileSlice | bytes, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
     """The bytes of a medium, or the path of a film, which may be too large for memory, and the hash of its content."""
-    if encoder.modality == "audio":
-        data = record.audio
-        return data, audio_key(data)
-    if (film := film_of(record)) is not None:
+    film = film_at(place) if encoder.modality == "image" else None
+    if film is not None:
         return film, audio_key(film) + FRAMES
-    data = record.image
-    return data, content_key(data)
+    data = place if isinstance(place, bytes) else place.read()
+    return data, audio_key(data) if encoder.modality == "audio" else content_key(data)
 
 
 def _encode(cache: TensorCache, room: _Room, encoder: FrozenEncoder, key: str, source: bytes | Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decoders.files import sync
+from mmlm.training.ranks import is_first
 
 
 def plot_losses(metrics: Path, picture: Path, unit: str) -> None:
@@ -36,7 +37,7 @@ def plot_losses(metrics: Path, picture: Path, unit: str) -> None:
 
 
 class Metrics:
-    """Lines of metrics.jsonl, and how much is read a second."""
+    """Lines of metrics.jsonl, which the first process writes, and how much is read a second."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,6 +45,8 @@ class Metrics:
 
     def begin(self, step: int) -> None:
         """Drops the lines of steps after `step`, and a last line that was cut off."""
+        if not is_first():
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if self.path.exists() and step >= 0:
@@ -59,11 +62,15 @@ class Metrics:
 
     def write(self, **line: Any) -> None:
         """Appends a line."""
+        if not is_first():
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def sync(self) -> None:
         """Waits until the lines are on the disk."""
+        if not is_first():
+            return
         sync(self.path)
 
     def start(self) -> None:

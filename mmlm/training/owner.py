@@ -6,11 +6,15 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import IO
+
+import torch
+
+from mmlm.training.ranks import by_first, join
 
 try:
     import fcntl
@@ -25,25 +29,36 @@ _owned: ContextVar[frozenset[Path]] = ContextVar("owned folders", default=frozen
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, device: torch.device | str = "cpu") -> Iterator[None]:
     """Makes the folder, and keeps other processes and threads from owning it until the block ends.
 
     OSError, which names the process, its machine and since when, where another one owns it. The lock is the system's
     (flock), so that a process that was killed owns nothing. A block in a block of the same folder does nothing, and a
     folder that was made but not used is removed. Where the system or the file system has no such locks (Windows, some
-    network file systems), nobody is refused, and the log says so.
+    network file systems), nobody is refused, and the log says so. Of the processes of a launcher, which are joined here
+    for work on the device, the first one owns.
     """
+    join(device)
     place = folder.resolve()
     if place in _owned.get():
         yield
         return
+    with ExitStack() as stack:
+        by_first(lambda: stack.enter_context(_locked(place)) and None)
+        before = _owned.set(_owned.get() | {place})
+        try:
+            yield
+        finally:
+            _owned.reset(before)
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
     made = [own for own in (place, *place.parents) if not own.exists()]
     file = _lock(place / NAME)
-    before = _owned.set(_owned.get() | {place})
     try:
         yield
     finally:
-        _owned.reset(before)
         with suppress(FileNotFoundError):
             (place / NAME).unlink()  # while it is locked: whoever waits for it looks whether it is still there
         file.close()

@@ -22,6 +22,7 @@ from mmlm.data.records import Record, RecordSet
 from mmlm.generation.media import picture_tensor
 from mmlm.training.features import film_of
 from mmlm.training.identity import digest
+from mmlm.training.ranks import is_first, merged, own, world
 from mmlm.training.reporting import Counter
 
 log = logging.getLogger(__name__)
@@ -64,22 +65,22 @@ def read_pairs(model: MultimodalLM, data: Any, cache: Path, max_seconds: float, 
     found: list[Pair] = []
     digests: list[str] = []
     for modality, codec in model.codecs.items():
-        own = [record for record in records if _texts(record, modality)]
-        if not own:
+        drawn = [record for record in records if _texts(record, modality)]
+        if not drawn:
             continue
-        codes, bad, keys = _codes(own, cast(MediaCodec, codec), cache, max_seconds, progress)
-        RecordSet(tuple(own)).without(bad).check(BAD_LIMIT)
+        codes, bad, keys = _codes(drawn, cast(MediaCodec, codec), cache, max_seconds, progress)
+        RecordSet(tuple(drawn)).without(bad).check(BAD_LIMIT)
         if bad:
             place, reason = next(iter(bad.items()))
-            key = own[place].key
-            log.warning("%d of %d media cannot be used and are left out; %s: %s", len(bad), len(own), key, reason)
+            key = drawn[place].key
+            log.warning("%d of %d media cannot be used and are left out; %s: %s", len(bad), len(drawn), key, reason)
         if skipped := sum(not row.shape[-1] for row in codes) - len(bad):
-            log.warning("%d of %d recordings are longer than %g s and are left out", skipped, len(own), max_seconds)
-        for record, row in zip(own, codes, strict=True):
+            log.warning("%d of %d recordings are longer than %g s and are left out", skipped, len(drawn), max_seconds)
+        for record, row in zip(drawn, codes, strict=True):
             if row.shape[-1]:
                 whole = row.unflatten(1, codec.grid) if codec.grid else row
                 found.append(Pair(modality, whole, _texts(record, modality)))
-        digests.append(digest(keys, [_texts(record, modality) for record in own]))
+        digests.append(digest(keys, [_texts(record, modality) for record in drawn]))
     if not found:
         raise ValueError("the data hold nothing to draw or to say: pictures with captions, recordings with transcripts")
     return Pairs(tuple(found), digest(digests))
@@ -104,11 +105,12 @@ def _codes(
     device = next((tensor.device for tensor in codec.state_dict().values()), torch.device("cpu"))
     none = torch.empty(codec.num_codebooks, 0, dtype=torch.int32)
     bad: dict[int, str] = {}
-    keys: list[str] = []
-    with Counter(len(records), f"codes of {codec.modality}s", progress) as counter:
-        for index, record in enumerate(records):
+    keys: dict[int, str] = {}
+    mine = own(range(len(records)))  # processes that train together share the work and the cache
+    with Counter(len(mine), f"codes of {codec.modality}s", progress and is_first()) as counter:
+        for index in mine:
             counter.update()
-            keys.append("")
+            record, keys[index] = records[index], ""
             try:
                 data = record.image if codec.modality == "image" else record.audio
                 keys[index] = key = hashlib.sha256(data).hexdigest()
@@ -119,7 +121,9 @@ def _codes(
             if made is not None:
                 kept.add(key, made.int())
     kept.flush()
-    return [none.long() if index in bad else kept[key].long() for index, key in enumerate(keys)], bad, keys
+    bad, keys = merged(bad), merged(keys)
+    kept = kept if world() == 1 else TensorCache(kept.folder)
+    return [none.long() if index in bad else kept[key].long() for index, key in keys.items()], bad, [*keys.values()]
 
 
 def _encode(data: bytes, codec: MediaCodec, max_seconds: float, device: torch.device) -> Tensor:

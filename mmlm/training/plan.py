@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -15,17 +16,18 @@ from mmlm.assembly.load import model_folder, read_saved
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 from mmlm.assembly.widths import encoder_width, language_model_size
 from mmlm.data.records import RecordSet
+from mmlm.data.streams import Shard
 from mmlm.model.config import DEFAULTS, WHY, FusionConfig, ResamplerConfig
-from mmlm.model.fusion.cross_attention import GatedCrossAttentionBlock
+from mmlm.model.fusion.kinds import KINDS
 from mmlm.model.resampler import PerceiverResampler
-from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO
+from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
 from mmlm.training.config import TrainerConfig
 from mmlm.training.features import film_of
-from mmlm.training.recipe import ModelRecipe, Recipe
+from mmlm.training.model_recipe import ModelRecipe
+from mmlm.training.recipe import Recipe
 
 RESAMPLER = {"image": "resampler of pictures", "audio": "resampler of sound"}
 NAMED = "named by the recipe"
-SEEN = {"latest": "the latest medium", "group": "the latest group of media", "all": "all media before it"}
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,37 @@ def count_of(records: RecordSet | None) -> DataCount | None:
     if records is None:
         return None
     films = sum(film_of(record) is not None for record in records)
-    pictures = sum("image" in record.media for record in records) - films
-    recordings = sum("audio" in record.media for record in records)
+    media = Counter(modality for record in records for modality, _ in record.places)
+    pictures, recordings = media["image"] - films, media["audio"]
     texts = sum(len(record.texts) for record in records)
     return DataCount(len(records), pictures, films, recordings, texts, len(records.bad))
 
 
 def plan_of(
-    config: TrainerConfig, model: str, data: RecordSet, held_out: RecordSet | None, output: str, **known: Any
+    config: TrainerConfig, model: str, data: RecordSet | str, held_out: RecordSet | None, output: str, **known: Any
 ) -> Plan:
-    """The plan of a run on records. known: `choices` and `weights`, where they are known."""
+    """The plan of a run on records, or on a stream that is told in words. known: `choices` and `weights`, if known."""
     per_step = config.batch_size * config.accumulation
     steps = config.steps or max(1, math.ceil(config.epochs * len(data) / per_step))
     held = count_of(held_out)
-    return Plan(model, str(count_of(data)), None if held is None else str(held), steps, per_step, output, **known)
+    return Plan(
+        model,
+        data if isinstance(data, str) else str(count_of(data)),
+        None if held is None else str(held),
+        steps,
+        per_step,
+        output,
+        **known,
+    )
 
 
-def plan_of_adapters(recipe: Recipe, data: RecordSet, held_out: RecordSet | None) -> Plan:
+def count_of_shards(sets: Sequence[Sequence[Shard]]) -> str:
+    """What a stream is read from, in words."""
+    sizes = [shard.size for shards in sets for shard in shards]
+    return f"a stream of {len(sizes):,} tars, {sum(sizes) / 1e9:.3g} GB, which are indexed before the first step"
+
+
+def plan_of_adapters(recipe: Recipe, data: RecordSet | str, held_out: RecordSet | None) -> Plan:
     """The plan of a run that trains adapters: new ones, or those of a model.
 
     Errors are those of a model whose config, or of parts whose settings, cannot be found or read.
@@ -146,10 +162,13 @@ def _new(part: ModelRecipe) -> tuple[str, tuple[Choice, ...], int | None]:
     fusion = part.fusion or FusionConfig()
     choices = [Choice(RESAMPLER[own], described(size), why[own]) for own, size in sizes.items()]
     choices.append(Choice("fusion", described(fusion), why["fusion"]))
+    if part.lora is not None:
+        choices.append(Choice("LoRA", f"rank {part.lora.rank} in {part.lora.layers or 'all linear layers'}", NAMED))
     model = f"new adapters between {language_model} and {' and '.join(encoders.values())}"
     if published is not None:  # nothing is fetched for a plan
         return model, tuple(choices), round(1e6 * published.millions["added"])
-    return model, tuple(choices), new_weights(language_model, encoders, sizes, fusion)
+    weights = new_weights(language_model, encoders, sizes, fusion)
+    return model, tuple(choices), weights if part.lora is None else None  # the sizes of layers are no settings
 
 
 def new_weights(
@@ -162,18 +181,16 @@ def new_weights(
     """
     width, blocks = language_model_size(language_model)
     widths = {own: encoder_width(own, name) for own, name in encoders.items()}
-    if not 1 <= fusion.cross_attention_every <= blocks:
-        raise ValueError(f"fusion.cross_attention_every must be in 1..{blocks}, not {fusion.cross_attention_every}")
     known = {own: found for own, found in widths.items() if found is not None}
-    if len(known) < len(widths):
-        return None
-    media_dim = next(iter(known.values()))
-    tokens = ADDED_TOKENS_WITH_AUDIO if "audio" in known else ADDED_TOKENS
+    media_dim = next(iter(known.values()), 1)
+    vocabulary = MediaVocabulary(0, ADDED_TOKENS_WITH_AUDIO if "audio" in widths else ADDED_TOKENS)
     with torch.device("meta"):
-        block = GatedCrossAttentionBlock(width, media_dim, fusion.heads, fusion.dim_head, fusion.ff_mult)
+        joined = KINDS[fusion.kind](fusion, width, blocks, media_dim, vocabulary)
+        if len(known) < len(widths):
+            return None
         resamplers = [PerceiverResampler(media_dim, known[own], **asdict(size)) for own, size in sizes.items()]
-    rows = 2 * len(tokens) * width  # of the embedding and of the head
-    return rows + blocks // fusion.cross_attention_every * _count(block) + sum(map(_count, resamplers))
+    rows = 2 * len(vocabulary) * width  # of the embedding and of the head
+    return rows + sum(map(_count, (joined, *resamplers)))
 
 
 def _count(module: nn.Module) -> int:
@@ -183,8 +200,6 @@ def _count(module: nn.Module) -> int:
 def described(size: ResamplerConfig | FusionConfig) -> str:
     """A resampler or a fusion in a few words."""
     if isinstance(size, FusionConfig):
-        every = size.cross_attention_every
-        places = "every block" if every == 1 else f"one block in {every}"
-        return f"a gated block before {places}, text sees {SEEN[size.visibility]}"
+        return KINDS[size.kind].described(size)
     form = f"{size.depth} layers, {size.num_latents} latents" if size.depth else "every token, no latents"
     return form + (f", {size.stack} tokens joined in one" if size.stack > 1 else "") + (", timed" if size.timed else "")

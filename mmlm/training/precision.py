@@ -21,10 +21,16 @@ def resolve(precision: str, device: torch.device | str) -> str:
 @contextmanager
 def computing(precision: str, device: torch.device | str) -> Iterator[None]:
     """The forward pass of a training step in "float32", "bfloat16" (autocast) or "auto"."""
-    kind = torch.device(device).type
-    with ExitStack() as stack:
+    with attention_kernels(precision, device), ExitStack() as stack:
         if resolve(precision, device) == "bfloat16":
-            stack.enter_context(torch.autocast(kind, torch.bfloat16))
-            if kind == "cpu":  # the fused attention's backward pass in bfloat16 takes a third of a small model's step
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(torch.autocast(torch.device(device).type, torch.bfloat16))
+        yield
+
+
+@contextmanager
+def attention_kernels(precision: str, device: torch.device | str) -> Iterator[None]:
+    """Those of `computing`, for the backward pass: checkpointing computes blocks again there, by the same kernels."""
+    with ExitStack() as stack:
+        if resolve(precision, device) == "bfloat16" and torch.device(device).type == "cpu":
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the fused one's backward takes a third of a small step
         yield

@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,53 +57,11 @@ from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
 from encoders.files import check_regular
-from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
-from mmlm.prompting.templates import PromptTemplate
+from mmlm.model.config import LoraConfig
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
+from mmlm.training.model_recipe import ModelRecipe
 
 JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
-
-
-@dataclass(frozen=True)
-class AudioResampler(ResamplerConfig):
-    """A resampler of sound has the settings of `model.resampler`, with the defaults of `DEFAULTS["audio"]`."""
-
-    depth: int = 0
-    timed: bool = True
-    stack: int = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRecipe:
-    """The model to train: `load` one, or assemble one from the names of its frozen parts. `model: NAME` loads NAME.
-
-    load: a preset, a folder or a hub id, whose adapters are trained further.
-    language_model, image_encoder, audio_encoder: what `mmlm.assemble` takes, at least one encoder, for new adapters.
-    final_norm, resampler, audio_resampler, fusion, template, seed: of new adapters, as `mmlm.assemble` has them; None
-        takes its defaults. With `load` they are refused, since a saved model has its own.
-    dtype: "float32" or "bfloat16", of the frozen language model and image encoder. device: cpu, cuda or cuda:N.
-    """
-
-    load: str | None = None
-    language_model: str | None = None
-    image_encoder: str | None = None
-    audio_encoder: str | None = None
-    final_norm: bool | None = None
-    resampler: ResamplerConfig | None = None
-    audio_resampler: AudioResampler | None = None
-    fusion: FusionConfig | None = None
-    template: PromptTemplate | None = None
-    seed: int | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-
-    def new_adapters(self) -> dict[str, Any]:
-        """What is given that shapes new adapters, by name, as `mmlm.assemble` takes it."""
-        names = ("final_norm", "resampler", "audio_resampler", "fusion", "template", "seed")
-        found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if (own := found.get("audio_resampler")) is not None:
-            found["audio_resampler"] = ResamplerConfig(**asdict(own))
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +69,7 @@ class Recipe(TrainConfig):
     """A whole run: the model, the data, where to write, and every setting of TrainConfig beside them.
 
     model: the model to train.
-    data: a path or a list of paths to paired data. held_out: the same, for the held-out loss.
+    data: a path or a list of paths to paired data (a stream's: tars). held_out: the same, for the held-out loss.
     images: the folder that paths of pictures start from.
     output: the folder that gets the model, its figures and checkpoints; a run in it is continued.
     resume: false starts anew and removes the checkpoints in `output`.

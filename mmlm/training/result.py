@@ -17,6 +17,7 @@ class TrainResult:
 
     model: what was saved, such as a folder for `mmlm.load`. loss: the mean over the steps since the last log line.
     figures: those of the last evaluation. skipped: steps with a loss or gradient that was not finite.
+    best: of the step with the lowest held-out loss, in the form of `model`; None where nothing was held out.
     """
 
     model: Path
@@ -25,6 +26,7 @@ class TrainResult:
     figures: dict[str, float]
     skipped: int
     bad_records: int = 0
+    best: Path | None = None
 
     @property
     def held_out_loss(self) -> float | None:
@@ -34,7 +36,10 @@ class TrainResult:
 
 @dataclass
 class Progress:
-    """How far a run has come: what a checkpoint holds beside tensors. The sums reach back to the last log line."""
+    """How far a run has come: what a checkpoint holds beside tensors. The sums reach back to the last log line.
+
+    best: the lowest held-out loss, and best_step: its step; None before the first.
+    """
 
     step: int = 0
     skipped: int = 0
@@ -43,3 +48,5 @@ class Progress:
     count: int = 0
     last_loss: float = math.nan
     figures: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_step: int | None = None

@@ -35,7 +35,8 @@ from mmlm.training.objectives.codes import train_writing
 from mmlm.training.objectives.decoder import train_decoder
 from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
-from mmlm.training.plan import Plan, plan_of, plan_of_adapters
+from mmlm.training.plan import Plan, count_of_shards, plan_of, plan_of_adapters
+from mmlm.training.ranks import is_first, own_device
 from mmlm.training.recipe import (
     JUDGES_PICTURES,
     CodecParts,
@@ -46,6 +47,7 @@ from mmlm.training.recipe import (
     recipe_yaml,
 )
 from mmlm.training.result import NonFiniteLossError, TrainResult
+from mmlm.training.streaming import shards_of
 
 
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True) -> TrainResult:
@@ -56,12 +58,15 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
     """
     recipe = load_recipe(path, overrides)
     output = check_output(recipe.output)
-    with owned(output):
+    device = recipe.device if isinstance(recipe, CodecRecipe) else recipe.model.device
+    with owned(output, device):
         try:
             prepared = _prepared(recipe, progress)
         except BadRecordsError as error:
             write_bad_records(output / "bad_records.jsonl", error.bad)
             raise
+        if not is_first():
+            return prepared.run()
         with _recorded(recipe, output):
             return prepared.run()
 
@@ -91,11 +96,13 @@ def _prepared(recipe: Recipe | CodecRecipe | WritingRecipe, progress: bool) -> P
 
 def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     part = recipe.model
-    check_device(part.device)
+    device = own_device(part.device)
+    check_device(device)
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
-    data = read_records(recipe.data, **reading)
+    data = recipe.data if recipe.stream else read_records(recipe.data, **reading)
+    shards = shards_of(data) if recipe.stream else []
     held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
-    placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": part.device}
+    placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": device}
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})
 
     def run() -> TrainResult:
@@ -113,7 +120,7 @@ def _adapters(recipe: Recipe, progress: bool) -> Prepared:
         running: dict[str, Any] = dict(output=recipe.output, resume=recipe.resume, progress=progress, config=config)
         return train(model, data, held_out=held_out, **running)
 
-    return Prepared(run, lambda: plan_of_adapters(recipe, data, held_out))
+    return Prepared(run, lambda: plan_of_adapters(recipe, count_of_shards(shards) if shards else data, held_out))
 
 
 def _codec(recipe: CodecRecipe, progress: bool) -> Prepared:
@@ -165,13 +172,14 @@ def _plan_of_media(recipe: CodecRecipe, module: nn.Module, modality: str, model:
 
 def _write(recipe: WritingRecipe, progress: bool) -> Prepared:
     part = recipe.model
-    check_device(part.device)
+    device = own_device(part.device)
+    check_device(device)
     data = read_records(recipe.data)
     held_out = None if recipe.held_out is None else read_records(recipe.held_out)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
 
     def run() -> TrainResult:
-        model = load(part.load, device=part.device)
+        model = load(part.load, device=device)
         given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
         if given or part.lora is not None:
             codecs = Codecs(*(given.get(name) for name in names))

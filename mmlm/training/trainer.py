@@ -8,14 +8,13 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from decoders.codecs.base import NonFiniteLatentsError
 from mmlm.model.draws import OwnDraws
 from mmlm.training.checkpoint import (
     check_finite,
@@ -27,23 +26,29 @@ from mmlm.training.checkpoint import (
     save_checkpoint,
 )
 from mmlm.training.config import TrainerConfig
+from mmlm.training.gradient import Gradient
 from mmlm.training.identity import check_identity, sketch
 from mmlm.training.metrics import Metrics, plot_losses
-from mmlm.training.objectives.base import Objective, Part
+from mmlm.training.objectives.base import Objective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.owner import owned
-from mmlm.training.precision import computing, resolve
+from mmlm.training.precision import resolve
+from mmlm.training.ranks import anywhere, by_first, check_ranks, is_first
 from mmlm.training.reporting import Counter, resumed, say
 from mmlm.training.result import NonFiniteLossError, Progress, TrainResult
 from mmlm.training.state import progress_of
 from mmlm.training.stopping import stop_requests
+from mmlm.training.trackers import trackers
+from mmlm.training.unfrozen import unfrozen
+
+BEST = "best"  # the folder of what had the lowest held-out loss
 
 
 class Trainer:
     """Trains an objective in place.
 
     `output` gets what the objective saves, `metrics.jsonl`, `loss.png`, `checkpoints/` and, from some objectives,
-    `previews/`.
+    `previews/`. Processes that a launcher has started (`mmlm.training.ranks`) train together; the first one writes.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Trainer:
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.trained = [parameter for group in self.groups for parameter in group["params"]]
         self.names = {parameter: name for name, parameter in self.parameters.items()}
+        self.trackers: list[Any] = []
         self.done = Progress()
 
     def fit(self, *, resume: bool = True) -> TrainResult:
@@ -69,28 +75,34 @@ class Trainer:
         SIGTERM and Ctrl-C let the step finish, write a checkpoint, then end the program (SystemExit,
         KeyboardInterrupt). Errors: OSError while another run writes into `output`; ValueError if it holds a run with
         another identity, before any weight is changed; NonFiniteLossError, with the last good weights saved, if
-        training diverges.
+        training diverges, or for several processes where the objective is trained by one.
         """
-        with owned(self.output):
+        with owned(self.output, self.device):
             return self._fit(resume)
 
     def _fit(self, resume: bool) -> TrainResult:
-        remove_leftovers(self.checkpoints)
-        if not resume:
-            remove_checkpoints(self.checkpoints)
-        with self._training():
+        check_ranks(self.objective.name, self.objective.spreads, self.config.batch_size * self.config.accumulation)
+        by_first(lambda: (remove_leftovers if resume else remove_checkpoints)(self.checkpoints))
+        with unfrozen(self.objective.module, self.trained):
+            self.objective.train(True)
             resumed = self._restore()
             self.metrics.begin(self.done.step if resumed else -1)
             if not resumed:
                 self.objective.begin()
             self._run()
+        done, folder = self.done, by_first(self._finish)
+        best = None if done.best is None else self.output / BEST / folder.relative_to(self.output)
+        if best is not None and done.best_step != done.step:
+            self.say(f"the held-out loss was lowest at step {done.best_step}, {done.best:.3f}: {best} is of that step")
+        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped, best=best)
+
+    def _finish(self) -> Path:
         folder = self.objective.save(self.output)
         try:
             plot_losses(self.metrics.path, self.output / "loss.png", self.objective.loss_unit)
         except ImportError:
             self.say("no loss.png: matplotlib is not installed")
-        done = self.done
-        return TrainResult(folder, done.step, done.last_loss, done.figures, done.skipped)
+        return folder
 
     def _count_steps(self) -> int:
         if self.config.steps is not None:
@@ -98,26 +110,6 @@ class Trainer:
         if self.objective.examples is None:
             raise ValueError(f"{self.objective.name}: give steps; how many make an epoch is not known")
         return max(1, math.ceil(self.config.epochs * self.objective.examples / self.objective.per_step))
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        """The module in training mode, with gradients for what trains alone; afterwards as it was before."""
-        module = self.objective.module
-        modes = [(part, part.training) for part in module.modules()]
-        wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-        try:
-            module.requires_grad_(False)
-            for parameter in self.trained:
-                parameter.requires_grad_(True)
-            self.objective.train(True)
-            yield
-        finally:
-            for parameter in self.trained:
-                parameter.grad = None
-            for parameter, requires_grad in wanted:
-                parameter.requires_grad_(requires_grad)
-            for part, training in modes:
-                part.training = training
 
     def _restore(self) -> bool:
         """Takes up the newest checkpoint, if there is one; sets the identity of the run."""
@@ -145,7 +137,7 @@ class Trainer:
                 tensor.copy_(weights[name])
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
         for message in resumed(self.done.step, self.steps, self.output, checkpoint.state["threads"], self.device):
-            say(message, self.progress, logging.WARNING)
+            self.say(message, logging.WARNING)
         return True
 
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -165,20 +157,23 @@ class Trainer:
         }
         tensors = optimizer_tensors(self.optimizers, self.names)
         self.metrics.sync()  # a checkpoint has all lines until its step
-        save_checkpoint(self.checkpoints, self.done.step, self._tensors(), tensors, state, self.config.keep)
+        content = (self._tensors(), tensors, state)
+        by_first(lambda: save_checkpoint(self.checkpoints, self.done.step, *content, self.config.keep) and None)
 
     def _run(self) -> None:
         """Steps `done.step` … `steps`."""
         done, config, objective = self.done, self.config, self.objective
         with (
+            trackers(config.trackers, self.output) as self.trackers,
             stop_requests() as requests,
-            Counter(self.steps, objective.name, self.progress, initial=done.step) as bar,
+            Counter(self.steps, objective.name, self.progress and is_first(), initial=done.step) as bar,
         ):
+            gradient = Gradient(self.trained, config.precision, self.device, config.max_grad_norm, objective.partial)
             if done.step == 0 and not done.figures:
                 self._evaluate()
             self.metrics.start()
-            while done.step < self.steps and not requests:
-                line = self._step()
+            while done.step < self.steps and not anywhere(bool(requests)):
+                line = self._step(gradient)
                 bar.update()
                 if self._due(config.log_every):
                     self._log(line, bar)
@@ -191,16 +186,17 @@ class Trainer:
                         self._preview()
                     if self._due(config.save_every):
                         self._save()
-            if requests:
+            if stopped := anywhere(bool(requests)):
                 self._save()
-        if requests:
+        if stopped:
             self.say(f"stopped at step {done.step} of {self.steps}; the same call goes on from there")
-            raise KeyboardInterrupt if requests[0] == signal.SIGINT else SystemExit(128 + requests[0])
+            number = requests[0] if requests else signal.SIGTERM
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def _due(self, every: int) -> bool:
         return self.done.step % every == 0 or self.done.step == self.steps
 
-    def _step(self) -> dict[str, Any]:
+    def _step(self, gradient: Gradient) -> dict[str, Any]:
         """One optimizer step, or a skipped one; returns its figures."""
         done, objective = self.done, self.objective
         rate = learning_rate(self.config, done.step, self.steps)
@@ -212,16 +208,15 @@ class Trainer:
         draws = OwnDraws(seed) if objective.draws else nullcontext()
         with draws:
             parts = objective.parts(done.step)
-        loss, norm, count = self._gradient(parts, draws)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
+        found = gradient.of(parts, draws)
+        if found.is_finite:
             with objective.changing():
                 for optimizer in self.optimizers:
                     optimizer.step()
                 with torch.no_grad():
                     objective.after_step()
-            done.loss_sum += loss * count
-            done.count += count
+            done.loss_sum += found.loss * found.count
+            done.count += found.count
         else:
             with torch.no_grad():
                 for name, tensor in objective.state().items():  # the forward pass may have moved a codebook
@@ -229,31 +224,11 @@ class Trainer:
         for parameter in self.trained:
             parameter.grad = None
         done.step += 1
-        done.skipped += not finite
-        done.skipped_in_a_row = 0 if finite else done.skipped_in_a_row + 1
-        self.metrics.add(sum(part.size for part in parts))
-        return {"learning_rate": rate, "gradient_norm": norm if math.isfinite(norm) else None, "skipped": done.skipped}
-
-    def _gradient(
-        self, parts: Sequence[Part], draws: AbstractContextManager[Any] | None = None
-    ) -> tuple[float, float, int]:
-        """Accumulates the clipped gradient of the mean loss over the counts of all parts.
-
-        Returns that loss, the gradient's norm before clipping, and the sum of counts.
-        """
-        total = sum(part.count for part in parts)
-        loss = torch.zeros((), device=self.device)
-        try:
-            for part in parts:
-                with draws or nullcontext(), computing(self.config.precision, self.device):
-                    share = part.loss() * (part.count / max(1, total))
-                share.backward()
-                loss += share.detach()
-        except NonFiniteLatentsError:  # a quantizer's, given latents that are not finite
-            return math.nan, math.nan, total
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
-        loss, norm = torch.stack([loss, norm.to(loss.dtype)]).tolist()
-        return loss, norm, total
+        done.skipped += not found.is_finite
+        done.skipped_in_a_row = 0 if found.is_finite else done.skipped_in_a_row + 1
+        self.metrics.add(found.size)
+        norm = found.norm if math.isfinite(found.norm) else None
+        return {"learning_rate": rate, "gradient_norm": norm, "skipped": done.skipped}
 
     def _log(self, line: dict[str, Any], bar: Counter) -> None:
         done, objective = self.done, self.objective
@@ -261,16 +236,33 @@ class Trainer:
         if objective.examples is not None:
             line = {"epoch": done.step * objective.per_step / objective.examples, **line}
         speed = {f"{objective.unit}_per_second": self.metrics.rate()}
-        self.metrics.write(step=done.step, loss=done.last_loss if done.count else None, **line, **speed)
+        self._write(loss=done.last_loss if done.count else None, **line, **speed)
         bar.note(loss=f"{done.last_loss:.3f}", lr=f"{line['learning_rate']:.1e}")
         done.loss_sum, done.count = 0.0, 0
+
+    def _write(self, **figures: Any) -> None:
+        """A line of metrics, and its numbers for the trackers."""
+        self.metrics.write(step=self.done.step, **figures)
+        numbers = {name: value for name, value in figures.items() if value is not None}
+        for tracker in self.trackers:
+            tracker.log(numbers, step=self.done.step)
 
     def _evaluate(self) -> None:
         with self._evaluating():
             figures = self.objective.evaluate()
         if figures:
             self.done.figures = figures
-            self.metrics.write(step=self.done.step, **figures)
+            self._write(**figures)
+        losses = [value for name, value in figures.items() if name.startswith("held_out_loss")]
+        if losses and self.config.keep_best:
+            self._keep_best(sum(losses) / len(losses))
+
+    def _keep_best(self, loss: float) -> None:
+        """Saves what was trained into `best/`, if the loss is the lowest so far and anything was trained."""
+        done = self.done
+        if done.step and math.isfinite(loss) and (done.best is None or loss < done.best):
+            done.best, done.best_step = loss, done.step
+            by_first(lambda: self.objective.save(self.output / BEST))
 
     def _preview(self) -> None:
         with self._evaluating():
@@ -293,6 +285,7 @@ class Trainer:
             "learning_rate, precision='float32', or look for odd pictures or texts"
         )
 
-    def say(self, message: str) -> None:
-        """Tells the user, beside the progress bar; without one, the log."""
-        say(message, self.progress)
+    def say(self, message: str, level: int = logging.INFO) -> None:
+        """Tells the user, beside the progress bar; without one, the log at this level."""
+        if is_first():
+            say(message, self.progress, level)

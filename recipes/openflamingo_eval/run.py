@@ -26,8 +26,8 @@ from mmlm.assembly.interop.open_flamingo_eval import (
     question_prompt,
 )
 from mmlm.data import Record, RecordSet, read_records
-from mmlm.evaluation.captions import score_captions
 from mmlm.evaluation.medium import normalize_answer
+from mmlm.evaluation.metrics.captions import score_captions
 
 
 def evaluate_captions(

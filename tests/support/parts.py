@@ -21,6 +21,7 @@ from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
 from mmlm.model.config import FusionConfig, ResamplerConfig
+from mmlm.model.fusion.prefix import Prefix
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Sound
 from mmlm.prompting.processor import Batch
@@ -73,7 +74,13 @@ def sound(seconds: float, seed: int = 0) -> Sound:
     return Sound(Audio(np.sin(steps.cumsum()).astype(np.float32), SAMPLE_RATE))
 
 
+WAYS = ["latest", "prefix"]
+"""A way in which media join: what text sees by cross-attention, or "prefix"."""
+
+
 def fusion(visibility: str = "latest", every: int = 1) -> FusionConfig:
+    if visibility == "prefix":
+        return FusionConfig(kind="prefix")
     return FusionConfig(every, visibility, heads=2, dim_head=8, ff_mult=2)
 
 
@@ -90,6 +97,7 @@ def build(
 ) -> MultimodalLM:
     """A fresh model. `own_end=False` takes the language model's own end token away, so that texts grow long.
 
+    visibility: of cross-attention, or "prefix".
     ears: "latents" or "tokens", a Whisper whose sounds are resampled or passed on as they are, two tokens in one.
     """
     language_model = families.language_model(family, seed)
@@ -124,7 +132,11 @@ def likely_end(visibility: str = "latest") -> MultimodalLM:
 @torch.no_grad()
 def open_gates(model: MultimodalLM) -> None:
     """Draws the gates and the added rows, and makes the adapters loud, so that every part of them matters."""
-    for layer in model.fusion.layers:
+    if isinstance(model.fusion, Prefix):
+        for layer in (model.fusion.projector[0], model.fusion.projector[2]):
+            layer.weight.normal_(std=0.3)
+            layer.bias.normal_(std=0.3)
+    for layer in getattr(model.fusion, "layers", ()):
         layer.attn_gate.uniform_(0.7, 1.2)
         layer.ff_gate.uniform_(-0.8, -0.4)
         layer.attn.to_out.weight.normal_(std=0.5)
@@ -161,7 +173,8 @@ def decoder(model: MultimodalLM, rows: Sequence[Sequence[Any]], max_new_tokens: 
     batch, media = encoded(model, rows)
     batch = batch.to(model.device)
     with torch.no_grad():
-        return Decoder(model.language_model, model.media_context(batch, media), batch, max_new_tokens)
+        context = model.media_context(batch, media)
+        return Decoder(model.language_model, context, context.placed(batch), max_new_tokens)
 
 
 def token_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: Any) -> list[list[int]]:
@@ -194,6 +207,8 @@ def upstream_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: 
     """The same by transformers' own `generate`, on the same model within one request."""
     host = model.language_model
     batch, media = encoded(model, rows)
+    context = model.media_context(batch, media)
+    batch = context.placed(batch)
     placeholders = host.vocabulary.end_of_chunk_id + 1
 
     def forbid(module: torch.nn.Module, args: tuple, output: Any) -> Any:
@@ -202,7 +217,7 @@ def upstream_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: 
 
     hook = host.model.register_forward_hook(forbid)
     try:
-        with host.request(model.media_context(batch, media)):
+        with host.request(context):
             ids: Tensor = host.model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -216,8 +231,8 @@ def upstream_ids(model: MultimodalLM, rows: Sequence[Sequence[Any]], **options: 
     return [until_stop(row, host.stop_ids) for row in ids[:, batch.input_ids.shape[1] :].tolist()]
 
 
-def expected_names() -> set[str]:
-    """What trains, written out: three gated blocks, a resampler of one layer, rows for the added tokens."""
+def expected_names(way: str = "latest") -> set[str]:
+    """What trains, written out: a resampler of one layer, added rows, and three gated blocks or a projector."""
     resampler = """
         latents layers.0.0.norm_media.weight layers.0.0.norm_media.bias layers.0.0.norm_latents.weight
         layers.0.0.norm_latents.bias layers.0.0.to_q.weight layers.0.0.to_kv.weight layers.0.0.to_out.weight
@@ -229,4 +244,6 @@ def expected_names() -> set[str]:
     """
     names = {"language_model.added.embedding", "language_model.added.head"}
     names |= {f"resamplers.image.{name}" for name in resampler.split()}
+    if way == "prefix":
+        return names | {f"fusion.projector.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias")}
     return names | {f"fusion.layers.{index}.{name}" for index in (0, 1, 2) for name in block.split()}

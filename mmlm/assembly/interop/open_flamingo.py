@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from mmlm.assembly.interop.open_flamingo_checkpoint import HEADS, read_checkpoin
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.presets import OPEN_FLAMINGO
 from mmlm.assembly.save import load_added
+from mmlm.model.fusion.cross_attention import CrossAttention
 from mmlm.model.language_model import LanguageModel
 
 IMAGE_ENCODER = "ViT-L-14/openai"  # of all six released models
@@ -152,11 +153,12 @@ def save(model: MultimodalLM, path: str | Path) -> Path:
     if reasons := _reasons(model):
         raise ValueError(f"the model cannot be written as an OpenFlamingo checkpoint: {'; '.join(reasons)}")
     blocks = next(name for name, module in host.model.named_modules() if module is host.blocks)
-    block_before = {layer: block for block, layer in model.fusion.layer_before.items()}
+    fusion = cast(CrossAttention, model.fusion)
+    block_before = {layer: block for block, layer in fusion.layer_before.items()}
     state: dict[str, Tensor] = {}
     for name, tensor in model.resamplers["image"].state_dict().items():
         state[f"perceiver.{name}"] = tensor
-    for layer, gated in enumerate(model.fusion.layers):
+    for layer, gated in enumerate(fusion.layers):
         for name, tensor in gated.state_dict().items():
             state[f"lang_encoder.{blocks}.{block_before[layer]}.gated_cross_attn_layer.{name}"] = tensor
     vocabulary = len(host.tokenizer)
@@ -179,6 +181,7 @@ def _reasons(model: MultimodalLM) -> list[str]:
     host, resampler, fusion = model.language_model, model.resampler_config, model.fusion_config
     vocabulary, rows = len(host.tokenizer), host.vocabulary.offset
     tests: list[tuple[bool, str]] = [
+        (fusion.kind != "cross_attention", "its media must join by cross-attention"),
         (set(model.encoders) != {"image"}, "it needs an image encoder and no audio encoder"),
         (resampler.depth == 0, "its resampler needs layers"),
         (resampler.timed or resampler.stack > 1, "its resampler must neither encode times nor stack tokens"),

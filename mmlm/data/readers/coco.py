@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from mmlm.data.readers.fields import existing_file, record_of
 from mmlm.data.records import BadRecord, Record
 
 
-def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
-    """The images of the file with their captions. Names start from the folder `images`, or from the file's own."""
-    folder = path.parent if images is None else images
-    pictures, annotations = _lists(path)
+def read_coco(path: Path, content: Any, folder: Path) -> Iterator[Record | BadRecord]:
+    """The images of a file, whose JSON is `content`, with their captions. Names start from the folder."""
+    pictures, annotations = _lists(path, content)
     names: dict[Any, Any] = {}
     shared = 0
     for number, picture in enumerate(pictures, 1):
@@ -47,14 +45,8 @@ def read_coco(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
             yield BadRecord(f"{path.name} image {image_id}", str(error))
 
 
-def _lists(path: Path) -> tuple[list, list]:
+def _lists(path: Path, content: Any) -> tuple[list, list]:
     """The entries of "images" and of "annotations". ValueError where the file has no such lists."""
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a COCO captions file ({error})") from error
-    if isinstance(content, list) and content:
-        raise ValueError(f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)")
     lists = []
     for name in ("images", "annotations"):
         entries = content.get(name) if isinstance(content, dict) else None

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmlm.data.records import FileSlice, Record
+
+Find: TypeAlias = Callable[[str, str], FileSlice | bytes]
+"""Where a medium lies: (its name, "image" or "audio") → its place. ValueError where there is none."""
+
+_MEDIA = {"image": "picture", "audio": "recording"}
+
+
+def in_folder(folder: Path) -> Find:
+    """Finds media by their paths in a folder."""
+    return lambda name, modality: existing_file(folder, name, _MEDIA[modality])
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
@@ -37,10 +48,10 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
     return FileSlice(path)
 
 
-def record_of(key: str, picture: FileSlice | None, fields: dict[str, Any], sound: FileSlice | None = None) -> Record:
+def record_of(
+    key: str, picture: FileSlice | bytes | None, fields: dict[str, Any], sound: FileSlice | bytes | None = None
+) -> Record:
     """A record from its media and the fields that `read_records` describes. ValueError where a field is no good."""
-    if "conversations" in fields:
-        raise ValueError('"conversations" (the form of LLaVA) are not read; write each as "question" and "answer"')
     transcript, reply = fields.get("transcript"), None
     described = ("caption", "text")
     if picture is None and transcript is None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from encoders.files import check_regular
-from mmlm.data.readers.coco import read_coco
+from mmlm.data.readers.json_file import read_json
 from mmlm.data.readers.jsonl import read_jsonl
+from mmlm.data.readers.parquet import read_parquet
 from mmlm.data.readers.paths import expand
 from mmlm.data.readers.tar import read_tar
 from mmlm.data.records import BadRecord, Record, RecordSet, RecordSource
@@ -35,9 +36,14 @@ def read_records(
         both, with KEY.json (fields as above) or KEY.txt (one caption, or what is said). Tars are indexed for random
         access, so they must not be compressed;
       - a COCO captions `.json`: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]};
+      - VQAv2's `…_questions.json`, with `…_annotations.json` beside it; LLaVA's list of conversations, a `.json`;
+      - a `.parquet` with columns of pictures and recordings, as the `datasets` library writes them (needs pyarrow);
       - a RecordSet, or Records.
     images: the folder that picture paths of JSONL and COCO files are relative to. By default the file's own folder.
     bad_limit: the share of bad records (0–1) above which BadRecordsError is raised, with their names.
+
+    Lines, tars and rows may also hold conversations of several turns and media ("messages" or "conversations"), and
+    documents of texts and pictures ("texts" + "images", "text_list" + "image_info"): see docs/data.md.
 
     A record is bad if its picture or recording is missing, its JSON does not parse, or it has no text or an empty one.
     Media are not decoded here. Training decodes them before its first step and counts those that fail in the same way.
@@ -59,7 +65,7 @@ def _read_any(source: RecordSource, images: Path | None) -> Iterator[Record | Ba
         yield source
     elif isinstance(source, (str, os.PathLike)):
         for path in expand(os.fspath(source)):
-            yield from _read_path(path, images)
+            yield from read_path(path, images)
     elif isinstance(source, Iterable) and not isinstance(source, (bytes, dict)):
         for part in source:
             yield from _read_any(part, images)
@@ -67,7 +73,8 @@ def _read_any(source: RecordSource, images: Path | None) -> Iterator[Record | Ba
         raise TypeError(f"data must be a path, a pattern, Records, or a list of those, not {type(source).__name__}")
 
 
-def _read_path(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
+def read_path(path: Path, images: Path | None = None) -> Iterator[Record | BadRecord]:
+    """The records of one file or folder, and the bad ones, in turn; see `read_records`."""
     if path.is_dir():
         manifest = path / "metadata.jsonl"
         if not manifest.is_file():
@@ -77,8 +84,10 @@ def _read_path(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     if path.suffix == ".jsonl":
         return read_jsonl(path, images)
     if path.suffix == ".json":
-        return read_coco(path, images)
+        return read_json(path, images)
+    if path.suffix == ".parquet":
+        return read_parquet(path, images)
     if path.suffix == ".tar":
         return read_tar(path)
     hint = "; unpack it first" if path.suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip") else ""
-    raise ValueError(f"{path}: not one of .jsonl, .json (COCO captions), .tar or a folder{hint}")
+    raise ValueError(f"{path}: not one of .jsonl, .json (COCO, VQAv2, LLaVA), .parquet, .tar or a folder{hint}")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mmlm.data.readers.fields import json_object, record_of
+from mmlm.data.readers.fields import Find, json_object, record_of
+from mmlm.data.readers.forms import is_script, named, script_of
 from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 LONGEST_HEADER = 8192  # bytes
+TEXTS = ("json", "txt")  # suffixes of members that are read at once
 
 
 def read_tar(path: Path) -> Iterator[Record | BadRecord]:
@@ -23,57 +25,97 @@ def read_tar(path: Path) -> Iterator[Record | BadRecord]:
             twice = [suffix for suffix, slices in members.items() if len(slices) > 1]
             if twice:
                 raise ValueError(f"several members are named {key}.{twice[0]}")
-            pictures = [suffix for suffix in members if suffix in IMAGE_SUFFIXES]
-            sounds = [suffix for suffix in members if suffix in SOUND_SUFFIXES]
-            if not pictures + sounds:
-                raise ValueError(
-                    f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)"
-                )
-            for several, name in ((pictures, "pictures"), (sounds, "recordings")):
-                if len(several) > 1:
-                    raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
-            if not members.keys() & {"json", "txt"}:
-                raise ValueError(f"no text: neither {key}.json nor {key}.txt")
-            fields = json_object(members["json"][0].read()) if "json" in members else {}
-            if "txt" in members:
-                fields["text"] = members["txt"][0].read().decode("utf-8").strip()
-            picture, sound = (members[own[0]][0] if own else None for own in (pictures, sounds))
-            yield record_of(key, picture, fields, sound)
+            read = {suffix: slices[0].read() for suffix, slices in members.items() if suffix in TEXTS}
+            yield record_of_members(key, {suffix: slices[0] for suffix, slices in members.items()}, read)
         except ValueError as error:
             yield BadRecord(where, str(error))
+
+
+def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts: Mapping[str, bytes]) -> Record:
+    """The record of the members of one key: where they lie, or their bytes, and the bytes of the texts among them.
+
+    Conversations and documents name their media by the suffix of a member ("0.jpg"). ValueError for no good record.
+    """
+    media = {suffix: modality for suffix in members if (modality := _modality(suffix)) is not None}
+    fields = json_object(texts["json"]) if "json" in texts else {}
+    if is_script(fields):
+        if not named(fields):
+            fields |= {f"{own}s": [one for one, its in media.items() if its == own] for own in ("image", "audio")}
+        return script_of(key, fields, _find(key, members))
+    pictures, sounds = ([suffix for suffix in media if suffix in own] for own in (IMAGE_SUFFIXES, SOUND_SUFFIXES))
+    if not pictures + sounds:
+        raise ValueError(f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)")
+    for several, name in ((pictures, "pictures"), (sounds, "recordings")):
+        if len(several) > 1:
+            raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
+    if not texts:
+        raise ValueError(f"no text: neither {key}.json nor {key}.txt")
+    if "txt" in texts:
+        fields["text"] = texts["txt"].decode("utf-8").strip()
+    picture, sound = (members[own[0]] if own else None for own in (pictures, sounds))
+    return record_of(key, picture, fields, sound)
+
+
+def _modality(suffix: str) -> str | None:
+    """What a member is, by the last of its suffixes; None for no medium."""
+    last = suffix.rpartition(".")[2]
+    return "image" if last in IMAGE_SUFFIXES else "audio" if last in SOUND_SUFFIXES else None
+
+
+def _find(key: str, members: Mapping[str, FileSlice | bytes]) -> Find:
+    def find(name: str, modality: str) -> FileSlice | bytes:
+        own = name.lower()
+        if own not in members:  # the whole name of the member
+            own = own.removeprefix(f"{os.path.basename(key)}.".lower())
+        if own not in members:
+            raise ValueError(f"no member {key}.{own} for {name!r:.80} (members: {', '.join(members)})")
+        return members[own]
+
+    return find
 
 
 def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     """{key: {suffix: where the members lie}}, in the order of the tar. A key is the name up to its first dot.
 
-    Tars that were joined (`cat a.tar b.tar`) are read to the end of the file; a link stands for the member it names.
     ValueError where the tar is damaged, compressed or truncated.
     """
-    index: dict[str, dict[str, list[FileSlice]]] = {}
-    places: dict[str, FileSlice] = {}
     try:
-        for member in _members(path):
-            folder, name = os.path.split(member.name)
-            if name.startswith(".") or not (member.isfile() or member.islnk() or member.issym()):
-                continue
-            if member.issparse():
-                raise ValueError(
-                    f"{path}: its member {member.name} is stored with holes; write the tar without --sparse"
-                )
-            if member.isfile():
-                place = FileSlice(path, member.offset_data, member.size)
-            else:
-                place = places.get(member.linkname if member.islnk() else os.path.join(folder, member.linkname))
-            if place is None:
-                raise ValueError(
-                    f"{path}: its member {member.name} is a link to {member.linkname}, which is not in the tar before "
-                    "it; write it again with the files themselves (tar --dereference --hard-dereference)"
-                )
-            places[member.name] = place
-            stem, _, suffix = name.partition(".")
-            index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
+        with open(path, "rb") as file:
+            found = index_members(file, str(path))
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not a plain tar ({error}); fetch or write it again") from error
+    return {
+        key: {suffix: [FileSlice(path, *place) for place in places] for suffix, places in members.items()}
+        for key, members in found.items()
+    }
+
+
+def index_members(file: BinaryIO, name: str) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """{key: {suffix: (offset, size) of each member}} of an open tar, in its order.
+
+    Tars that were joined (`cat a.tar b.tar`) are read to the end of the file; a link stands for the member it names.
+    TarError or ValueError where the tar is damaged, compressed or truncated. name: of the tar, for messages.
+    """
+    index: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for member in _members(file):
+        folder, own = os.path.split(member.name)
+        if own.startswith(".") or not (member.isfile() or member.islnk() or member.issym()):
+            continue
+        if member.issparse():
+            raise ValueError(f"{name}: its member {member.name} is stored with holes; write the tar without --sparse")
+        if member.isfile():
+            place = (member.offset_data, member.size)
+        else:
+            place = places.get(member.linkname if member.islnk() else os.path.join(folder, member.linkname))
+        if place is None:
+            raise ValueError(
+                f"{name}: its member {member.name} is a link to {member.linkname}, which is not in the tar before "
+                "it; write it again with the files themselves (tar --dereference --hard-dereference)"
+            )
+        places[member.name] = place
+        stem, _, suffix = own.partition(".")
+        index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
     return index
 
 
@@ -89,21 +131,21 @@ class _Member(tarfile.TarInfo):
         return super()._proc_pax(tarfile_)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """All members of all tars in the file. TarError where what stands between or behind them is no tar."""
-    with open(path, "rb") as file:
-        # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
-        file.seek(-min(1024, path.stat().st_size), os.SEEK_END)
-        if file.read().strip(b"\0"):
-            raise tarfile.ReadError("it has no end mark, so it is truncated")
-        begin: int | None = 0
-        while begin is not None:
-            file.seek(begin)
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
-                yield from tar
-            if tar.offset == begin:
-                raise tarfile.ReadError(f"what begins at byte {begin:,} is no member")
-            begin = _next_block(file, tar.offset)
+    # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - min(1024, size))
+    if file.read().strip(b"\0"):
+        raise tarfile.ReadError("it has no end mark, so it is truncated")
+    begin: int | None = 0
+    while begin is not None:
+        file.seek(begin)
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+            yield from tar
+        if tar.offset == begin:
+            raise tarfile.ReadError(f"what begins at byte {begin:,} is no member")
+        begin = _next_block(file, tar.offset)
 
 
 def _next_block(file: BinaryIO, offset: int) -> int | None:

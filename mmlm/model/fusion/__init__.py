@@ -1,21 +1,31 @@
-"""How media reach the language model: Flamingo's gated cross-attention.
+"""How media reach the language model: Flamingo's gated cross-attention, or LLaVA's prefix.
 
-`Fusion` holds the `GatedCrossAttentionBlock`s of a model. A `MediaContext` holds the media of one request: the keys and
-values of each block, and the `MediaView`, which says what the text of a pass may attend to. `visible_media` decides
-which text sees which item.
+Each way is a `Fusion`, which holds what is trained, and a `MediaContext`, which holds the media of one request: which
+positions an item takes in the text, what is embedded there, what runs before a block, and what is kept for the steps
+after the prompt. `KINDS` names them. `visible_media` decides, for cross-attention, which text sees which item.
 """
 
-from mmlm.model.fusion.cross_attention import Fusion, GatedCrossAttentionBlock, KeysValues, MaskedCrossAttention
-from mmlm.model.fusion.media_context import MediaContext
+from mmlm.model.fusion.cross_attention import CrossAttention
+from mmlm.model.fusion.gated_block import GatedCrossAttentionBlock, KeysValues, MaskedCrossAttention
+from mmlm.model.fusion.interface import Fusion, MediaContext, MediaItems
+from mmlm.model.fusion.kinds import KINDS
+from mmlm.model.fusion.media_context import CrossAttentionContext
+from mmlm.model.fusion.prefix import Prefix, PrefixContext
 from mmlm.model.fusion.visibility import MediaView, Visibility, visible_media
 
 __all__ = [
+    "KINDS",
+    "CrossAttention",
+    "CrossAttentionContext",
     "Fusion",
     "GatedCrossAttentionBlock",
     "KeysValues",
     "MaskedCrossAttention",
     "MediaContext",
+    "MediaItems",
     "MediaView",
+    "Prefix",
+    "PrefixContext",
     "Visibility",
     "visible_media",
 ]

@@ -1,103 +1,57 @@
-"""Flamingo's gated cross-attention blocks, which run before blocks of the language model."""
+"""Flamingo's way: the text attends to media in gated blocks between those of the language model."""
+
+from __future__ import annotations
+
+from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from mmlm.model.fusion.visibility import MediaView, Visibility
-from mmlm.model.language_model import LanguageModel
+from mmlm.model.config import FusionConfig
+from mmlm.model.fusion.gated_block import GatedCrossAttentionBlock
+from mmlm.model.fusion.interface import Fusion, MediaItems
+from mmlm.model.fusion.media_context import CrossAttentionContext
+from mmlm.model.fusion.visibility import Visibility
 from mmlm.model.modules import ModuleSequence
-from mmlm.model.resampler import feed_forward, merge_heads, split_heads
+from mmlm.prompting.vocabulary import MediaVocabulary
 
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one block, `[R, H, M, d]` each."""
-
-
-class MaskedCrossAttention(nn.Module):
-    """Attention of text to media; names and shapes are those of OpenFlamingo (open_flamingo/src/helpers.py)."""
-
-    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64) -> None:
-        super().__init__()
-        inner = heads * dim_head
-        self.heads = heads
-        self.norm = nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, inner, bias=False)
-        self.to_kv = nn.Linear(media_dim, 2 * inner, bias=False)
-        self.to_out = nn.Linear(inner, dim, bias=False)
-
-    def keys_values(self, latents: Tensor) -> KeysValues:
-        """Latents `[..., L, media_dim]` → keys and values `[..., L, H, d]`."""
-        keys, values = self.to_kv(latents).chunk(2, dim=-1)
-        return keys.unflatten(-1, (self.heads, -1)), values.unflatten(-1, (self.heads, -1))
-
-    def forward(self, x: Tensor, view: MediaView, keys: Tensor, values: Tensor) -> Tensor:
-        """`x [R·n, T, D]`, keys and values `[R, H, M, d]` → `[R·n, T, D]`; n rows (beams) share one row of media."""
-        rows, length = keys.shape[0], x.shape[1]
-        queries = self.to_q(self.norm(x))
-        if x.shape[0] != rows:  # fold the beams into the query axis, so that keys and values are not copied
-            queries = queries.reshape(rows, -1, queries.shape[-1])
-        attended = F.scaled_dot_product_attention(split_heads(queries, self.heads), keys, values, attn_mask=view.mask)
-        attended = merge_heads(attended).reshape(x.shape[0], length, -1)
-        if view.blind is not None:
-            attended = attended.masked_fill(view.blind, 0.0)
-        return self.to_out(attended)
+SEEN = {"latest": "the latest medium", "group": "the latest group of media", "all": "all media before it"}
 
 
-class GatedCrossAttentionBlock(nn.Module):
-    """`x + tanh(attn_gate)·attn(x)`, then `x + tanh(ff_gate)·ff(x)` (Alayrac et al. 2022, section 3.1.2).
-
-    Both gates start at zero, so that the block starts as the identity. Names are those of open_flamingo/src/helpers.py.
-    """
-
-    def __init__(self, dim: int, media_dim: int, heads: int = 8, dim_head: int = 64, ff_mult: int = 4) -> None:
-        super().__init__()
-        self.attn = MaskedCrossAttention(dim, media_dim, heads, dim_head)
-        self.attn_gate = nn.Parameter(torch.zeros(1))
-        self.ff = feed_forward(dim, ff_mult)
-        self.ff_gate = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor, view: MediaView, keys_values: KeysValues | None) -> Tensor:
-        """`x [B, T, D]` → `[B, T, D]`; without keys and values (no media), only the feed-forward acts."""
-        if keys_values is not None:
-            x = torch.addcmul(x, self.attn(x, view, *keys_values), self.attn_gate.to(x.dtype).tanh())
-        return torch.addcmul(x, self.ff(x), self.ff_gate.to(x.dtype).tanh())
-
-
-class Fusion(nn.Module):
+class CrossAttention(Fusion):
     """The gated blocks of a language model: one before every `cross_attention_every`-th of its blocks.
 
     As in OpenFlamingo, block i is preceded by a gated block when `(i + 1) % cross_attention_every == 0`; `layer_before`
-    maps such an i to its index in `layers`. See `FusionConfig` for the arguments.
-    ValueError when `cross_attention_every` is not in 1..number of blocks, or for an unknown visibility.
+    maps such an i to its index in `layers`. An item takes one position in the text, that of its token.
+
+    ValueError when `cross_attention_every` is not in 1..blocks.
     """
 
+    starts_at_zero = ".attn_gate"
+
     def __init__(
-        self,
-        language_model: LanguageModel,
-        media_dim: int,
-        cross_attention_every: int = 1,
-        visibility: Visibility = "latest",
-        heads: int = 8,
-        dim_head: int = 64,
-        ff_mult: int = 4,
+        self, config: FusionConfig, dim: int, blocks: int, media_dim: int, vocabulary: MediaVocabulary
     ) -> None:
-        super().__init__()
-        blocks = len(language_model.blocks)
-        if not 1 <= cross_attention_every <= blocks:
-            raise ValueError(
-                f"cross_attention_every must be in 1..{blocks} for this language model, not {cross_attention_every}"
-            )
-        if visibility not in ("latest", "group", "all"):
-            raise ValueError(f"visibility must be 'latest', 'group' or 'all', not {visibility!r}")
-        places = range(cross_attention_every - 1, blocks, cross_attention_every)
+        super().__init__(config, dim, blocks, media_dim, vocabulary)
+        every = config.cross_attention_every
+        if not 1 <= every <= blocks:
+            raise ValueError(f"cross_attention_every must be in 1..{blocks}, not {every}: the blocks there are")
+        places = range(every - 1, blocks, every)
         self.layer_before = {block: layer for layer, block in enumerate(places)}
-        self.visibility: Visibility = visibility
-        self.media_ids = torch.tensor(list(language_model.vocabulary.media_ids))
+        self.visibility: Visibility = cast(Visibility, config.visibility)  # which the config has checked
         self.layers = ModuleSequence[GatedCrossAttentionBlock](
-            GatedCrossAttentionBlock(language_model.hidden_size, media_dim, heads, dim_head, ff_mult) for _ in places
+            GatedCrossAttentionBlock(dim, media_dim, config.heads, config.dim_head, config.ff_mult) for _ in places
         )
 
-    @property
-    def is_shut(self) -> bool:
-        """Whether all gates are at zero, where they start: nothing of the media reaches the language model."""
-        return not any(bool(layer.attn_gate.any()) for layer in self.layers)
+    def context(
+        self, rows: int, items: MediaItems | None = None, dtype: torch.dtype | None = None
+    ) -> CrossAttentionContext:
+        """Keys and values of the media for each gated block, and which text may attend to which item."""
+        return CrossAttentionContext(
+            self.layers, self.layer_before, self.media_ids, self.visibility, rows, items, dtype
+        )
+
+    @staticmethod
+    def described(config: FusionConfig) -> str:
+        every = config.cross_attention_every
+        places = "every block" if every == 1 else f"one block in {every}"
+        return f"a gated block before {places}, text sees {SEEN[config.visibility]}"

@@ -1,51 +1,49 @@
-"""The media of one request: keys and values for each gated block, and which text may attend to which item."""
+"""The media of one request by cross-attention: keys and values for each gated block, and what each text sees."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from mmlm.model.fusion.cross_attention import Fusion, KeysValues
-from mmlm.model.fusion.visibility import MediaView, visible_media
+from mmlm.model.fusion.gated_block import GatedCrossAttentionBlock, KeysValues
+from mmlm.model.fusion.interface import MediaContext, MediaItems
+from mmlm.model.fusion.visibility import MediaView, Visibility, visible_media
+from mmlm.model.modules import ModuleSequence
+from mmlm.model.segments import begins, carried
+from mmlm.prompting.processor import Batch
 
 
-class MediaContext:
-    """The media of one request: keys and values for each gated block, and which text may attend to which item.
-
-    Keys and values are computed once. The context is a `ForwardCallback`: it follows the text through `on_ids`. A
-    prompt may come in one pass or in several, and from any pass on each row may be repeated for beams (`row·n + beam`).
-    """
+class CrossAttentionContext(MediaContext):
+    """The media of one request: keys and values for each gated block, and which text may attend to which item."""
 
     def __init__(
         self,
-        fusion: Fusion,
-        latents: Tensor | None,
-        item_rows: Tensor | None,
-        item_slots: Tensor | None,
+        layers: ModuleSequence[GatedCrossAttentionBlock],
+        layer_before: Mapping[int, int],
+        media_ids: Tensor,
+        visibility: Visibility,
         rows: int,
-        mask: Tensor | None = None,
+        items: MediaItems | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """latents: `[N, L, V]`, of all items of the batch; None for a request without media.
+        """layers, layer_before, media_ids, visibility: of the `CrossAttention`. rows, items: as `MediaContext`.
 
-        item_rows, item_slots: `[N]`; item i is number `item_slots[i]`, from 0, of row `item_rows[i]`. None like the
-            latents. rows: R, the number of rows.
-        mask: `[N, L]`, True where a latent is real, at least one per item; None if all are.
         dtype: the dtype in which the gated blocks compute, if it is wider than that of their weights.
         """
-        self.fusion = fusion
-        own = fusion.layers[0].attn_gate.dtype
+        super().__init__(rows, items)
+        self.layers, self.layer_before, self.media_ids = layers, layer_before, media_ids
+        self.visibility: Visibility = visibility
+        own = layers[0].attn_gate.dtype
         self.dtype = own if dtype is None else torch.promote_types(own, dtype)
-        self.rows = rows
         self.view = MediaView()
         self.real: Tensor | None = None
         self.keys_values: list[KeysValues] = []  # one pair for each gated block; empty without media
         self._decoding = False
-        self._items: tuple[Tensor, Tensor] | None = None  # the row of each item, and its number of latents
-        if latents is None:
+        self._segments: Tensor | None = None  # [R, T], where several texts share a row
+        if items is None:
             return
-        assert item_rows is not None and item_slots is not None
-        counts = torch.full_like(item_rows, latents.shape[1]) if mask is None else mask.sum(1)
-        self._items = item_rows, counts
-        self.num_items = int(item_slots.max()) + 1
+        latents, mask, places = items.latents, items.mask, (items.rows, items.slots)
+        self.num_items = int(items.slots.max()) + 1
         self.num_latents = latents.shape[1]
         self.device = latents.device
         self.item_group = torch.zeros(rows, self.num_items, dtype=torch.long, device=latents.device)
@@ -54,13 +52,12 @@ class MediaContext:
         self.last_was_media = torch.zeros(rows, dtype=torch.bool, device=latents.device)
         dense = latents.shape[0] == rows * self.num_items  # rows have equally many items, so a reshape is enough
         if mask is not None and not bool(mask.all()):
-            placed = mask.new_zeros(rows, self.num_items, self.num_latents).index_put((item_rows, item_slots), mask)
+            placed = mask.new_zeros(rows, self.num_items, self.num_latents).index_put(places, mask)
             self.real = placed.flatten(1)  # [R, M]
         latents = latents.to(self.dtype)
-        for layer in fusion.layers:
-            keys, values = layer.attn.keys_values(latents)
-            places = None if dense else (item_rows, item_slots)
-            self.keys_values.append((self._arrange(keys, places), self._arrange(values, places)))
+        for layer in layers:
+            keys, values = (self._arrange(part, None if dense else places) for part in layer.attn.keys_values(latents))
+            self.keys_values.append((keys, values))
 
     def _arrange(self, part: Tensor, places: tuple[Tensor, Tensor] | None) -> Tensor:
         """Items `[N, L, H, d]` → rows `[R, H, M, d]`, M = num_items·L; missing items are zero.
@@ -74,12 +71,10 @@ class MediaContext:
             placed = placed.index_put(places, part)
         return placed.reshape(self.rows, self.num_items * self.num_latents, *part.shape[2:]).transpose(1, 2)
 
-    def latents_per_row(self) -> list[int]:
-        """The total number of latents of each row's media."""
-        if self._items is None:
-            return [0] * self.rows
-        rows, counts = (part.tolist() for part in self._items)
-        return [sum(count for row, count in zip(rows, counts, strict=True) if row == own) for own in range(self.rows)]
+    def placed(self, batch: Batch) -> Batch:
+        if bool((batch.attention_mask > 1).any()):
+            self._segments = batch.attention_mask
+        return batch
 
     def on_ids(self, ids: Tensor) -> None:
         """Called first in each pass with its ids `[R·n, T]`; updates what they may attend to."""
@@ -87,16 +82,19 @@ class MediaContext:
             return
         beams = ids.shape[0] // self.rows
         ids = ids[::beams]  # the beams of a row have the same media tokens
-        is_media = torch.isin(ids, self.fusion.media_ids.to(ids.device))
+        is_media = torch.isin(ids, self.media_ids.to(ids.device))
         before = torch.cat([self.last_was_media.unsqueeze(1), is_media[:, :-1]], dim=1)
         starts = is_media & ~before
+        if self._segments is not None:
+            starts |= is_media & begins(self._segments)
         media_time = self.media_time.unsqueeze(1) + is_media.cumsum(1)
         group_time = self.group_time.unsqueeze(1) + starts.cumsum(1)
         row, column = is_media.nonzero(as_tuple=True)
         self.item_group[row, media_time[row, column] - 1] = group_time[row, column]
         self.media_time, self.group_time = media_time[:, -1], group_time[:, -1]
         self.last_was_media = is_media[:, -1]
-        visible = visible_media(media_time, group_time, self.item_group, self.fusion.visibility)
+        others = None if self._segments is None else carried(media_time - is_media.long(), self._segments)
+        visible = visible_media(media_time, group_time, self.item_group, self.visibility, others)
         self.view = self._view(visible, beams)
 
     def _view(self, visible: Tensor, beams: int) -> MediaView:
@@ -123,7 +121,7 @@ class MediaContext:
             return
         has_media = self.media_time > 0
         blind = None if bool(has_media.all()) else ~has_media.view(-1, 1, 1)
-        if self.fusion.visibility == "latest":
+        if self.visibility == "latest":
             if self.num_items > 1:
                 first = (self.media_time - 1).clamp(min=0) * self.num_latents
                 window = first.unsqueeze(1) + torch.arange(self.num_latents, device=self.device)
@@ -140,7 +138,7 @@ class MediaContext:
                 self.view = MediaView((self.real | ~has_media.unsqueeze(1))[:, None, None, :], blind)
             return
         visible = visible_media(
-            self.media_time.unsqueeze(1), self.group_time.unsqueeze(1), self.item_group, self.fusion.visibility
+            self.media_time.unsqueeze(1), self.group_time.unsqueeze(1), self.item_group, self.visibility
         )
         mask = self._mask(visible, ~visible.any(-1, keepdim=True))
         self.view = MediaView(None if bool(mask.all()) else mask, blind)
@@ -152,9 +150,9 @@ class MediaContext:
 
     def before_block(self, index: int, hidden: Tensor) -> Tensor:
         """Hidden states `[R·n, T, D]` for block `index` of the language model, after its gated block if it has one."""
-        layer = self.fusion.layer_before.get(index)
+        layer = self.layer_before.get(index)
         if layer is None:
             return hidden
         keys_values = self.keys_values[layer] if self.keys_values else None
-        x = self.fusion.layers[layer](hidden.to(self.dtype), self.view, keys_values)
+        x = self.layers[layer](hidden.to(self.dtype), self.view, keys_values)
         return x.to(hidden.dtype)

@@ -22,17 +22,22 @@ class MediaView:
     blind: Tensor | None = None
 
 
-def visible_media(media_time: Tensor, group_time: Tensor, item_group: Tensor, visibility: Visibility) -> Tensor:
+def visible_media(
+    media_time: Tensor, group_time: Tensor, item_group: Tensor, visibility: Visibility, others: Tensor | None = None
+) -> Tensor:
     """Which text token may attend to which media item: bool `[R, T, N]`.
 
     media_time: `[R, T]`, the number of media tokens up to and including each position.
     group_time: `[R, T]`, the number of runs of consecutive media tokens up to and including each position.
     item_group: `[R, N]`, the run of each item, from 1; 0 for items that have not come yet.
+    others: `[R, T]`, how many items of the row belong to texts before that of each position; None for none.
     visibility: "latest" shows a token the last item before it, "group" the items of the last run, "all" every item so
         far. A later item is never seen.
     """
     order = torch.arange(1, item_group.shape[1] + 1, device=media_time.device)
     earlier = (order <= media_time.unsqueeze(-1)) & (item_group > 0).unsqueeze(1)
+    if others is not None:
+        earlier &= order > others.unsqueeze(-1)
     if visibility == "all":
         return earlier
     if visibility == "group":

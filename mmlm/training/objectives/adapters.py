@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from encoders.base import FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
+from mmlm.data.records import RecordSet
 from mmlm.data.sampling import ExampleStream
+from mmlm.training.bad_log import BadLog
 from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
 from mmlm.training.examples import Examples, prepare, split, usable_records, write_bad_records
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
+from mmlm.training.ranks import is_first, own, rank, summed, world
 from mmlm.training.result import TrainResult
+from mmlm.training.rows import Ready, batch_of, in_rows, room_in
+from mmlm.training.sharding import shard
+from mmlm.training.streaming import StreamedExamples, open_stream
 from mmlm.training.trainer import Trainer
 
 
@@ -38,7 +47,8 @@ def train(
 ) -> TrainResult:
     """Train what was added to the frozen parts of `model`, in place, on pictures and recordings with texts about them.
 
-    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. The held-out loss, in nats per
+    data, held_out: anything `mmlm.data.read_records` takes; images: its picture folder. With `stream=True`, data
+    are tars, which may lie elsewhere, and are read while training goes on. The held-out loss, in nats per
     answer token, is measured before the first step and every `eval_every` steps.
     output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png`, `checkpoints/`, `features/` and,
     if there are any, `bad_records.jsonl`.
@@ -56,7 +66,7 @@ def train(
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
     sources = [data] if held_out is None else [data, held_out]
-    with owned(output):
+    with owned(output, model.device):
         return _run(model, sources, images, output, resume, progress, config)
 
 
@@ -69,12 +79,13 @@ def _run(
     progress: bool,
     config: TrainConfig,
 ) -> TrainResult:
-    preparing: dict[str, Any] = dict(cache=config.cache or output / "features", config=config, progress=progress)
+    if config.stream:
+        return _run_stream(model, sources, images, output, resume, progress, config)
     bad_records = output / "bad_records.jsonl"
     try:
         # All that can be wrong with either set is found before the first medium is encoded.
         records = [usable_records(model, source, config, images) for source in sources]
-        training, *others = [prepare(model, own, **preparing) for own in records]
+        training, *others = [_prepared(model, usable, output, progress, config) for usable in records]
     except BadRecordsError as error:
         write_bad_records(bad_records, error.bad)
         raise
@@ -90,25 +101,72 @@ def _run(
     return result
 
 
+def _run_stream(
+    model: MultimodalLM,
+    sources: Sequence[Any],
+    images: str | os.PathLike | None,
+    output: Path,
+    resume: bool,
+    progress: bool,
+    config: TrainConfig,
+) -> TrainResult:
+    data, *others = sources
+    records = [usable_records(model, source, config, images) for source in others]
+    stream = open_stream(data, output, config, progress)
+    held = next((_prepared(model, usable, output, progress, config) for usable in records), None)
+    name = "bad_records.jsonl" if is_first() else f"bad_records-{rank()}.jsonl"
+    log = BadLog(output / name, config.bad_limit, len(stream))
+    training = StreamedExamples(model, stream, log, cast(int, config.steps), rank(), world())
+    try:
+        trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
+        result = dataclasses.replace(trainer.fit(resume=resume), bad_records=int(summed(log.count)[0]))
+    finally:
+        training.close()
+    trainer.say(_summary(result))
+    return result
+
+
+def _prepared(model: MultimodalLM, records: RecordSet, output: Path, progress: bool, config: TrainConfig) -> Examples:
+    return prepare(model, records, cache=config.cache or output / "features", config=config, progress=progress)
+
+
 class AdaptersObjective(Objective):
     """Cross-entropy of answers, given media and prompts; the mean over answer tokens, in nats."""
 
     name = "adapters"
+    spreads = True
     unit = "tokens"
     loss_unit = "loss (nats per answer token)"
 
-    def __init__(self, model: MultimodalLM, training: Examples, held: Examples | None, config: TrainConfig) -> None:
+    def __init__(
+        self, model: MultimodalLM, training: Examples | StreamedExamples, held: Examples | None, config: TrainConfig
+    ) -> None:
         self.module = self.model = model
         self.training, self.held, self.config = training, held, config
+        self.room = room_in(model, config.row_length)
         self.examples, self.per_step = len(training), config.batch_size * config.accumulation
-        self.stream = ExampleStream(
-            training.records,
-            self.per_step,
-            seed=config.seed,
-            caption_share=config.caption_share,
-            length=training.length,
-            window=config.sort_window,
+        self.stream = (
+            None
+            if isinstance(training, StreamedExamples)
+            else ExampleStream(
+                training.records,
+                self.per_step,
+                seed=config.seed,
+                caption_share=config.caption_share,
+                length=training.length,
+                window=config.sort_window,
+            )
         )
+        # A share without pictures, or without recordings, does not use their resampler.
+        self.partial = isinstance(training, StreamedExamples) or any(
+            {modality for modality, _ in record.places} != set(model.encoders)
+            or not all(text.hears for text in record.texts)
+            for record in training.records
+        )
+        if config.shard:
+            if self.per_step % world():
+                raise ValueError(f"shard needs as many examples for each of {world()} processes, not {self.per_step}")
+            shard(model.language_model)
 
     def parameters(self) -> dict[str, Parameter]:
         return dict(self.model.added_parameters())
@@ -117,13 +175,21 @@ class AdaptersObjective(Objective):
         return {}
 
     def parts(self, step: int) -> list[Part]:
-        return [self._part(self.training, chosen) for chosen in split(self.stream.step(step), self.config.accumulation)]
+        training, parts = self.training, math.ceil(self.config.accumulation / world())
+        if isinstance(training, StreamedExamples):
+            return [self._part(ready) for ready in training.parts(step, parts)] or [Part(0, self._nothing)]
+        assert self.stream is not None
+        return [self._part(training.ready(chosen)) for chosen in split(own(self.stream.step(step)), parts)]
 
-    def _part(self, examples: Examples, chosen: Sequence[tuple[int, int]]) -> Part:
-        batch, media = examples.collate(chosen)
+    def _nothing(self) -> Tensor:
+        """The loss of a share of which no record can be used: other processes wait for its gradient."""
+        return torch.stack([parameter.sum() * 0 for parameter in self.parameters().values()]).sum()
+
+    def _part(self, ready: Sequence[Ready]) -> Part:
+        batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
-        return Part(count, lambda: self.model(batch, media).loss, sum(examples.length(*pair) for pair in chosen))
+        return Part(count, lambda: self.model(batch, media).loss, sum(map(len, ready)))
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""
@@ -134,10 +200,14 @@ class AdaptersObjective(Objective):
         chosen.sort(key=lambda pair: held.length(*pair))
         total, tokens = 0.0, 0
         for start in range(0, count, self.config.batch_size):
-            part = self._part(held, chosen[start : start + self.config.batch_size])
+            batch = chosen[start : start + self.config.batch_size]
+            mine = own(batch)
+            part = self._part(held.ready(mine or batch[:1]))  # a language model in parts is passed by all as often
             with computing(self.config.precision, self.model.device):
                 loss = part.loss()
-            total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
+            if mine:
+                total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
+        total, tokens = summed(total, tokens)
         return {"held_out_loss": total / tokens}
 
     def save(self, output: Path) -> Path:
@@ -149,11 +219,15 @@ class AdaptersObjective(Objective):
             "objective": self.name,
             "data": training.fingerprint(),
             "language_model": model.language_model.fingerprint(),
-            **{f"{name}_encoder": cast(FrozenEncoder, own).fingerprint() for name, own in model.encoders.items()},
+            **{
+                f"{name}_encoder": cast(FrozenEncoder, encoder).fingerprint()
+                for name, encoder in model.encoders.items()
+            },
             "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
             "resampler": dataclasses.asdict(model.resampler_config),
             "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
             "fusion": dataclasses.asdict(model.fusion_config),
+            **({"lora": dataclasses.asdict(lora)} if (lora := model.language_model.lora_config).reads else {}),
             "template": dataclasses.asdict(model.template),
         }
 

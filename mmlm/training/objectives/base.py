@@ -41,6 +41,9 @@ class Objective(ABC):
     tell Muon what to take. examples: in one pass over the data, and per_step: in one step; None where that is unknown.
     draws: whether parts or losses draw random numbers without a generator of their own, as quantizers and dropout do.
         The trainer then gives them one, seeded for each step.
+    spreads: whether `parts` gives this process's share of a step (`ranks.own`), and nothing but the trained weights
+        changes in a run; only then may several processes train it.
+    partial: whether a part may leave some of what trains without a gradient.
     loss_unit: for the plot. preview_every: steps between previews; None for none.
     """
 
@@ -49,6 +52,8 @@ class Objective(ABC):
     examples: int | None = None
     per_step: int = 1
     draws: bool = False
+    spreads: bool = False
+    partial: bool = False
     unit: str = "examples"
     loss_unit: str = "loss"
     preview_every: int | None = None
@@ -78,7 +83,7 @@ class Objective(ABC):
 
     @abstractmethod
     def parts(self, step: int) -> Sequence[Part]:
-        """The parts of step `step` (from 0); their losses are computed in this order."""
+        """The parts of step `step` (from 0), of which there is one or more; their losses are computed in this order."""
 
     def after_step(self) -> None:  # noqa: B027
         """Called after each step of the optimizer, not after a skipped one."""

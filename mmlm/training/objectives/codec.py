@@ -56,7 +56,7 @@ def train_codec(
     config = config or CodecTrainConfig()
     output = check_output(output)
     check_device(config.device)
-    with owned(output):
+    with owned(output, config.device):
         media = TrainingMedia.read(codec, data, held_out, config)
         objective = CodecObjective(codec.to(config.device), media, config, perceptual)
         return Trainer(objective, config, output, progress=progress).fit(resume=resume)

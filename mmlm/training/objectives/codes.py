@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,9 +24,12 @@ from mmlm.training.config import WritingTrainConfig
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.pairs import Pair, Pairs, read_pairs
+from mmlm.training.ranks import own, summed
 from mmlm.training.result import TrainResult
 from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.trainer import Trainer
+
+T = TypeVar("T")
 
 HELD_OUT_BATCHES = 8  # of each medium, at most
 
@@ -54,8 +57,10 @@ def train_writing(
         raise ValueError("the model has no codecs: assemble it with codecs=mmlm.Codecs(image=..., audio=...)")
     if config.tune == "lora" and host.lora is None:
         raise ValueError("the model has no LoRA: assemble it with a lora rank above 0, or tune rows, or full")
+    if config.tune == "lora" and host.lora_config.reads:
+        raise ValueError("the model's LoRA acts in reading too, which writing would change: tune rows, or full")
     records = [read_records(source) for source in (data, *([] if held_out is None else [held_out]))]
-    with owned(output):
+    with owned(output, model.device):
         read = (output / "codes", config.max_seconds, progress)
         pairs, *others = [read_pairs(model, own, *read) for own in records]
         held = others[0] if others else None
@@ -67,6 +72,7 @@ class CodesObjective(Objective):
     """Cross-entropy of codes and their marks, given a text; the mean over them, in nats."""
 
     name = "writing"
+    spreads = True
     unit = "codes"
     loss_unit = "loss (nats per code)"
 
@@ -74,8 +80,7 @@ class CodesObjective(Objective):
         self.module = self.model = model
         self.pairs, self.held, self.config = pairs, held, config
         self.examples = len(pairs)
-        self.per_part = config.batch_size * config.pairs_per_row
-        self.per_step = self.per_part * config.accumulation
+        self.per_step = config.batch_size * config.pairs_per_row * config.accumulation
         self.order = Shuffle(self.examples, self.per_step, config.seed)
 
     def parameters(self) -> dict[str, Parameter]:
@@ -96,15 +101,17 @@ class CodesObjective(Objective):
 
     def parts(self, step: int) -> list[Part]:
         draw = generator(self.config.seed, 1, step)
-        chosen = [self.pairs[index] for index in self.order.batch(step).tolist()]
-        groups = _split(chosen, self.per_part)
-        return [self._part(group, draw, self.config.pairs_per_row, self.config.text_dropped) for group in groups]
+        pairs = [self.pairs[index] for index in self.order.batch(step).tolist()]
+        per_row, dropped = self.config.pairs_per_row, self.config.text_dropped
+        # Each process draws for all, so that a row is the same however many there are.
+        rows = [(row, self._row(row, draw, dropped)) for row in _split(pairs, per_row)]
+        return [self._part(part, per_row) for part in _split(own(rows), self.config.batch_size)]
 
-    def _part(self, pairs: Sequence[Pair], draw: torch.Generator, per_row: int, text_dropped: float) -> Part:
+    def _part(self, written: Sequence[tuple[Sequence[Pair], Example]], per_row: int) -> Part:
         """Rows with pictures, which are long, and those without are padded apart: padding costs as much as codes."""
         rows: dict[bool, list[Example]] = {True: [], False: []}
-        for row in _split(pairs, per_row):
-            rows[any(pair.modality == "image" for pair in row)].append(self._row(row, draw, text_dropped))
+        for row, example in written:
+            rows[any(pair.modality == "image" for pair in row)].append(example)
         batches = [self._collate(group, per_row) for group in filter(None, rows.values())]
         counts = [_count(batch) for batch in batches]
         total = sum(counts)
@@ -139,12 +146,14 @@ class CodesObjective(Objective):
     def evaluate(self) -> dict[str, float]:
         """The held-out loss of each medium, over its first pairs."""
         found: dict[str, float] = {}
+        size = self.config.batch_size
         for modality in sorted({pair.modality for pair in self.held or ()}):
-            own = [pair for pair in self.held or () if pair.modality == modality]
+            pairs = [pair for pair in self.held or () if pair.modality == modality]
             draw = generator(self.config.seed, 2)
-            groups = _split(own[: HELD_OUT_BATCHES * self.config.batch_size], self.config.batch_size)
-            losses = [float(self._part(group, draw, 1, 0.0).loss()) for group in groups]
-            found[f"held_out_loss_{modality}"] = sum(losses) / len(losses)
+            rows = [((pair,), self._row((pair,), draw, 0.0)) for pair in pairs[: HELD_OUT_BATCHES * size]]
+            parts = [self._part(part, 1) for part in own(list(_split(rows, size)))]
+            total, count = summed(sum(float(part.loss()) for part in parts), len(parts))
+            found[f"held_out_loss_{modality}"] = total / count
         return found
 
     def save(self, output: Path) -> Path:
@@ -180,6 +189,6 @@ def _count(batch: Batch) -> int:
     return int((batch.labels[:, 1:] >= 0).sum())
 
 
-def _split(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
-    for start in range(0, len(pairs), size):
-        yield pairs[start : start + size]
+def _split(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

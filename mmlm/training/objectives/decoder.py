@@ -52,7 +52,7 @@ def train_decoder(
     config = config or CodecTrainConfig()
     output = check_output(output)
     check_device(config.device)
-    with owned(output):
+    with owned(output, config.device):
         media = TrainingMedia.read(decoder.codec, data, held_out, config)
         objective = DecoderObjective(decoder.to(config.device), media, config)
         return Trainer(objective, config, output, progress=progress).fit(resume=resume)

@@ -1,0 +1,112 @@
+"""What a source of paired data holds, and what of it cannot be used and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoders.media.image import load_image
+from encoders.media.sound import open_audio
+from encoders.media.video import is_video, load_video
+from mmlm.data.readers import read_records
+from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, RecordSet, RecordSource
+
+SHOWN = 20  # bad records in the text of a report
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Counts of a source.
+
+    texts: how many of each kind. characters: of a text that is learned, the median, the 95th percentile and the most.
+    bad: the records that cannot be used; with their media decoded, those whose media cannot be as well.
+    """
+
+    records: int
+    pictures: int
+    films: int
+    recordings: int
+    texts: dict[str, int]
+    characters: tuple[int, int, int]
+    bad: tuple[BadRecord, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        media = {"pictures": self.pictures, "films": self.films, "recordings": self.recordings}
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.texts.items()))
+        median, most, longest = self.characters
+        lines = [
+            f"records:    {self.records:,} can be used, {len(self.bad):,} cannot",
+            "media:      " + (", ".join(f"{count:,} {name}" for name, count in media.items() if count) or "none"),
+            f"texts:      {kinds or 'none'}",
+            f"characters: {median:,} of a text in the middle, {most:,} at 95%, {longest:,} of the longest",
+            *(f"bad:        {one.key}: {one.reason}" for one in self.bad[:SHOWN]),
+        ]
+        return "\n".join([*lines, *[f"… and {len(self.bad) - SHOWN:,} more"] * (len(self.bad) > SHOWN)])
+
+
+def check_data(source: RecordSource, *, images: str | Path | None = None, media: bool = False) -> DataReport:
+    """Reads a source, as `read_records` does, and counts. Nothing is too bad to be counted.
+
+    media: also decode every picture, film and recording.
+    ValueError, FileNotFoundError where a file cannot be read to its end.
+    """
+    try:
+        records = read_records(source, images=images, bad_limit=1.0)
+    except BadRecordsError as error:
+        records = RecordSet((), error.bad)
+    bad = _undecodable(records) if media else {}
+    records = records.without(bad)
+    kinds = Counter(
+        "film" if film_at(place) is not None else modality for record in records for modality, place in record.places
+    )
+    texts = [text for record in records for text in record.texts]
+    return DataReport(
+        len(records), kinds["image"], kinds["film"], kinds["audio"], dict(Counter(text.kind for text in texts)),
+        _spread([len(text.answer) for text in texts]), records.bad,
+    )  # fmt: skip
+
+
+def film_at(place: FileSlice | bytes) -> Path | None:
+    """The file of a film in the place of a picture, by its suffix."""
+    return place.path if isinstance(place, FileSlice) and place.whole and is_video(place.path) else None
+
+
+def decode(modality: str, place: FileSlice | bytes) -> None:
+    """Decodes a medium to its end. OSError or ValueError where that cannot be."""
+    if modality == "image" and (film := film_at(place)) is not None:
+        load_video(film)
+        return
+    data = place if isinstance(place, bytes) else place.read()
+    if modality == "image":
+        load_image(data)
+        return
+    with open_audio(data) as sound:
+        for _ in sound.blocks:
+            pass
+
+
+def _undecodable(records: RecordSet) -> dict[int, str]:
+    bad = {}
+    for index, record in enumerate(records):
+        try:
+            for modality, place in record.places:
+                decode(modality, place)
+        except (OSError, ValueError) as error:
+            bad[index] = str(error)
+    return bad
+
+
+def _spread(counts: Sequence[int]) -> tuple[int, int, int]:
+    if not counts:
+        return 0, 0, 0
+    median, most = np.percentile(counts, [50, 95], method="lower")
+    return int(median), int(most), max(counts)

@@ -1,0 +1,120 @@
+"""Conversations in records: `messages` as OpenAI and transformers have them, `conversations` as LLaVA's files do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from encoders.media.source import MAX_BYTES, read_bytes
+from mmlm.data.readers.fields import Find
+from mmlm.prompting.messages import Message, as_messages
+from mmlm.prompting.parts import Image, Sound
+
+FIELDS = ("messages", "conversations")  # either makes a record a conversation
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_MARKS = re.compile(r"\s*<(image|audio)>\s*")
+_BESIDE = {"image": ("image", "images", "file_name"), "audio": ("audio", "audios")}
+_NAMED = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url")}  # in an item of a content
+
+
+def messages_of(fields: Mapping[str, Any], find: Find) -> tuple[Message, ...]:
+    """The messages of a record.
+
+    "conversations" is a list of {"from": "human" | "gpt" | "system", "value": text}; "messages" is one of {"role",
+    "content"}. In texts of "conversations", and in contents of "messages" that are plain texts, `<image>` and `<audio>`
+    stand for the media that "image" or "images", "audio" or "audios" name, in their order, as do items {"type":
+    "image"} that name none. Media that no text has a place for come before the first question.
+    ValueError where places and media differ in number, or an entry is none.
+    """
+    beside = {modality: _names(fields, names) for modality, names in _BESIDE.items()}
+    waiting = {modality: iter(names) for modality, names in beside.items()}
+    places = _Places(find, waiting)
+    if "messages" in fields:
+        given = _list(fields, "messages")
+        turns = [{**turn, "content": places.content(turn.get("content"))} for turn in map(_object, given)]
+    else:
+        turns = []
+        for turn in map(_object, _list(fields, "conversations")):
+            role, text = _ROLES.get(str(turn.get("from"))), turn.get("value")
+            if role is None or not isinstance(text, str):
+                raise ValueError('an entry of "conversations" is {"from": "human" or "gpt", "value": text}')
+            turns.append({"role": role, "content": places.content(text)})
+    left = [(modality, name) for modality, names in waiting.items() for name in names]
+    if left:
+        total = sum(map(len, beside.values()))
+        first = next((turn for turn in turns if turn.get("role") == "user"), None)
+        if len(left) < total or first is None:
+            raise ValueError(f"{total} media, but the texts have places for {total - len(left)}")
+        first["content"] = [*(places.part(*one) for one in left), *first["content"]]
+    try:
+        return tuple(as_messages(turns))
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+class _Places:
+    """Makes the content of messages: texts, and media where `find` finds them."""
+
+    def __init__(self, find: Find, waiting: Mapping[str, Iterator[str]]) -> None:
+        self.find, self.waiting = find, waiting
+
+    def content(self, content: Any) -> list[Any]:
+        if isinstance(content, str):
+            pieces = _MARKS.split(content)
+            texts = [piece.strip() for piece in pieces[::2]]
+            found: list[Any] = [texts[0]]
+            for modality, text in zip(pieces[1::2], texts[1:], strict=True):
+                found += [self.next(modality), text]
+            return [one for one in found if one != ""]
+        if not isinstance(content, list):
+            raise ValueError("a message whose content is neither text nor a list")
+        return [self._item(item) for item in content]
+
+    def next(self, modality: str) -> Image | Sound:
+        name = next(self.waiting[modality], None)
+        if name is None:
+            raise ValueError(f"more places for {modality}s than {modality}s")
+        return self.part(modality, name)
+
+    def part(self, modality: str, name: Any) -> Image | Sound:
+        if not isinstance(name, str):
+            place = name  # a cell of a table
+        elif name[:5].lower() == "data:":
+            place = read_bytes(name, name[:40], MAX_BYTES, allow_url=False)
+        elif "://" in name[:32]:
+            raise ValueError(f"{name[:80]} is an address: download it, training reads files")
+        else:
+            place = self.find(name, modality)
+        return Image(place) if modality == "image" else Sound(place)
+
+    def _item(self, item: Any) -> Any:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind in ("image_url", "input_image"):
+            address = item.get("image_url")
+            return self.part("image", address.get("url") if isinstance(address, dict) else address)
+        if kind in _NAMED:
+            names = [item[key] for key in _NAMED[kind] if item.get(key) is not None]
+            return self.part(kind, names[0]) if names else self.next(kind)
+        if isinstance(item, dict):  # without the nulls that columns of a table leave
+            return {key: value for key, value in item.items() if value is not None}
+        return item
+
+
+def _names(fields: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    found = [fields[name] for name in names if fields.get(name) is not None]
+    listed = (value if isinstance(value, list) else [value] for value in found)
+    return [one for value in listed for one in value if one is not None]
+
+
+def _list(fields: Mapping[str, Any], name: str) -> list:
+    if not isinstance(fields[name], list) or not fields[name]:
+        raise ValueError(f'"{name}" is no list of messages')
+    return fields[name]
+
+
+def _object(turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, dict):
+        raise ValueError("a message that is no object")
+    return turn

@@ -1,0 +1,34 @@
+"""Records that are conversations or documents, told by their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmlm.data.readers import conversations, documents
+from mmlm.data.readers.fields import Find
+from mmlm.data.records import Record
+
+
+def is_script(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of a conversation or a document."""
+    return any(name in fields for name in conversations.FIELDS) or any(
+        {texts, pictures} <= fields.keys() for texts, pictures in documents.FIELDS.items()
+    )
+
+
+def named(fields: Mapping[str, Any]) -> bool:
+    """Whether a conversation or a document names its media, or else has places for them, in their order."""
+    if {"image", "images", "audio", "audios", *documents.FIELDS} & fields.keys():
+        return True
+    turns = fields.get("messages", ())
+    return isinstance(turns, list) and any(
+        isinstance(turn, dict) and isinstance(turn.get("content"), list) for turn in turns
+    )
+
+
+def script_of(key: str, fields: Mapping[str, Any], find: Find) -> Record:
+    """The record of a conversation or a document, whose media `find` finds. ValueError where a field is no good."""
+    if any(name in fields for name in conversations.FIELDS):
+        return Record(key, messages=conversations.messages_of(fields, find))
+    return Record(key, document=documents.document_of(fields, find))

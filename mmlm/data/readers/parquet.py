@@ -1,0 +1,148 @@
+"""Parquet with columns of media, as the `datasets` library writes them. Media are read when they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmlm.data.readers.fields import Find, in_folder, record_of
+from mmlm.data.readers.forms import is_script, script_of
+from mmlm.data.records import BadRecord, FileSlice, Record
+
+MAX_GROUP_BYTES = 4 << 30  # of what is read of a row group at once
+_KEPT = 4  # row groups in memory, of one column each
+
+
+@dataclass(frozen=True)
+class Cell(FileSlice):
+    """A medium in a column, of structs {bytes, path} or of lists of these. `offset` and `size` mean nothing here.
+
+    group: number of the row group; row: in it; index: in the list of the cell, None where there is no list.
+    """
+
+    group: int = 0
+    row: int = 0
+    column: str = ""
+    index: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Never: it is a part of a file."""
+        return False
+
+    def read(self) -> bytes:
+        """The bytes, or those of the file that the cell names. OSError or ValueError where there are none."""
+        cell = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
+        medium = cell if self.index is None else cell[self.index]
+        if medium["bytes"] is not None:
+            return medium["bytes"]
+        return FileSlice(self.path.parent / str(medium.get("path"))).read()
+
+
+def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
+    """The records of a table, a row each. Columns are fields, as in JSONL; media are columns of {bytes, path}.
+
+    images: the folder in which files lie that texts name. ImportError without pyarrow; ValueError where the file is
+    damaged, or a row group is too large to be read.
+    """
+    table = _opened(path)
+    media = _media(table)
+    leaves = [table.schema.column(number).path for number in range(len(table.schema))]
+    texts = [leaf for leaf in leaves if leaf.split(".")[0] not in media or leaf.endswith(".path")]
+    find = in_folder(path.parent if images is None else images)
+    for group in range(table.num_row_groups):
+        for number, row in enumerate(_read(table, path, group, texts).to_pylist()):
+            where = f"{path.name}:{group}:{number}"
+            places = {
+                column: _places(value, Cell(path, 0, None, group, number, column))
+                for column in media
+                if (value := row.pop(column)) is not None
+            }
+            fields = {name: value for name, value in row.items() if value is not None}
+            try:
+                yield _record(str(fields.get("id", where)), fields, media, places, find)
+            except ValueError as error:
+                yield BadRecord(where, str(error))
+
+
+def _places(value: Any, cell: Cell) -> list[Cell | None]:
+    """The media of a cell; None for a null in a list."""
+    if not isinstance(value, list):
+        return [cell]
+    return [None if one is None else replace(cell, index=index) for index, one in enumerate(value)]
+
+
+def _record(
+    key: str, fields: dict[str, Any], media: Mapping[str, str], places: Mapping[str, list[Cell | None]], find: Find
+) -> Record:
+    own = {"image": [], "audio": []}
+    for column, cells in places.items():
+        own[media[column]] += cells
+    if is_script({**fields, **places}):
+        return script_of(key, fields | {"images": own["image"], "audios": own["audio"]}, find)
+    for cells, name in ((own["image"], "pictures"), (own["audio"], "recordings")):
+        if len(cells) > 1:
+            raise ValueError(f"{len(cells)} {name}, which a conversation may have, but no caption or question")
+    picture, sound = (cells[0] if cells else None for cells in own.values())
+    return record_of(key, picture, fields, sound)
+
+
+def _media(table: Any) -> dict[str, str]:
+    """The columns of media and their modality: what `datasets` noted, or else structs of "bytes" and "path"."""
+    import pyarrow.types as types
+
+    schema = table.schema_arrow
+    try:
+        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        noted = {}
+    found = {}
+    for column in schema:
+        kind = column.type.value_type if types.is_list(column.type) or types.is_large_list(column.type) else column.type
+        if types.is_struct(kind) and {"bytes", "path"} <= {kind.field(place).name for place in range(kind.num_fields)}:
+            sound = '"Audio"' in json.dumps(noted.get(column.name) if isinstance(noted, dict) else None)
+            found[column.name] = "audio" if sound or column.name.startswith("audio") else "image"
+    return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError(f"{path}: pyarrow reads such files: pip install 'mmlm[parquet]'") from error
+    try:
+        return ParquetFile(path, memory_map=False)
+    except ArrowException as error:
+        raise ValueError(f"{path} is damaged or no table of Parquet ({error}); fetch or write it again") from error
+
+
+def _read(table: Any, path: Path, group: int, leaves: Sequence[str]) -> Any:
+    """The columns of these leaves in a row group. ValueError where they are damaged or too large."""
+    from pyarrow import ArrowException
+
+    about = table.metadata.row_group(group)
+    columns = (about.column(number) for number in range(about.num_columns))
+    size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema in leaves)
+    if size > MAX_GROUP_BYTES:
+        raise ValueError(
+            f"{path}: row group {group} has {size / 1e9:.1f} GB, more than {MAX_GROUP_BYTES / 1e9:.1f}: write it with "
+            "smaller row groups"
+        )
+    try:
+        return table.read_row_group(group, columns=list(leaves), use_threads=False)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path}: row group {group} is damaged ({error}); fetch or write it again") from error
+
+
+@lru_cache(maxsize=_KEPT)
+def _column(path: Path, changed: int, group: int, column: str) -> Any:
+    """One column of a row group. changed: when the file was, so that one that is written again is read again."""
+    with _opened(path) as table:
+        leaves = [table.schema.column(number).path for number in range(len(table.schema))]
+        own = [leaf for leaf in leaves if leaf.split(".")[0] == column]
+        return _read(table, path, group, own).column(column).combine_chunks()

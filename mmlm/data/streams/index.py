@@ -1,0 +1,124 @@
+"""Where the records of a shard lie: made once by reading it, and kept in a file beside others of its kind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mmlm.data.readers.tar import index_members
+from mmlm.data.streams.shards import Shard
+
+_FORM = 1  # of the file
+_COLUMNS = 3  # suffix, offset, size
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """The records of a shard in its order. 30 to 100 bytes a record.
+
+    suffixes: of all members. members: int64 [M, 3], the number of the suffix, the offset and the size of each member,
+    record after record. starts: int64 [N + 1], where those of a record begin. keys: of all records, with a NUL between.
+    digest: changes with any of these.
+    """
+
+    suffixes: tuple[str, ...]
+    members: np.ndarray
+    starts: np.ndarray
+    keys: bytes
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def key(self, record: int) -> str:
+        """The name of a record."""
+        return self._keys[record].decode(errors="surrogateescape")
+
+    @cached_property
+    def _keys(self) -> list[bytes]:
+        return self.keys.split(b"\0")
+
+    def of(self, record: int) -> dict[str, tuple[int, int]]:
+        """{suffix: (offset, size)} of a record."""
+        rows = self.members[self.starts[record] : self.starts[record + 1]].tolist()
+        return {self.suffixes[suffix]: (offset, size) for suffix, offset, size in rows}
+
+
+def index_of(shard: Shard, folder: Path) -> ShardIndex:
+    """The index of a shard: from the folder or, where that lacks it, by reading the shard once.
+
+    ValueError, one line, where the shard is damaged, or two members of it have the same name.
+    """
+    path = index_path(shard, folder)
+    found = _read(path)
+    if found is None:
+        found = _made(shard)
+        _write(path, found)
+    return found
+
+
+def index_path(shard: Shard, folder: Path) -> Path:
+    """The file of an index; another one when the shard was written again."""
+    name = hashlib.sha256(f"{_FORM}\n{shard.url}\n{shard.size}\n{shard.version}".encode(errors="surrogateescape"))
+    return folder / f"{name.hexdigest()[:24]}.index"
+
+
+def _made(shard: Shard) -> ShardIndex:
+    try:
+        with shard.open() as file:
+            found = index_members(file, shard.url)
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard.url} is damaged or not a plain tar ({error}); fetch or write it again") from error
+    suffixes: dict[str, int] = {}
+    rows, starts = [], [0]
+    for key, members in found.items():
+        if twice := [suffix for suffix, places in members.items() if len(places) > 1]:
+            raise ValueError(f"{shard.url}: several members are named {key}.{twice[0]}; write each key once")
+        for suffix, ((offset, size),) in members.items():
+            rows.append((suffixes.setdefault(suffix, len(suffixes)), offset, size))
+        starts.append(len(rows))
+    members = np.array(rows, np.int64).reshape(-1, _COLUMNS)
+    keys = "\0".join(found).encode(errors="surrogateescape")
+    return _index(tuple(suffixes), members, np.array(starts, np.int64), keys)
+
+
+def _index(suffixes: tuple[str, ...], members: np.ndarray, starts: np.ndarray, keys: bytes) -> ShardIndex:
+    whole = hashlib.sha256(json.dumps(suffixes).encode())
+    for part in (members.tobytes(), starts.tobytes(), keys):
+        whole.update(hashlib.sha256(part).digest())
+    return ShardIndex(suffixes, members, starts, keys, whole.hexdigest()[:16])
+
+
+def _write(path: Path, index: ShardIndex) -> None:
+    """A line of JSON, which tells the sizes, then members, starts and keys; whole or not at all."""
+    body = index.members.tobytes() + index.starts.tobytes() + index.keys
+    about = {"suffixes": index.suffixes, "members": len(index.members), "records": len(index), "crc": zlib.crc32(body)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(json.dumps(about).encode() + b"\n" + body)
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> ShardIndex | None:
+    """None where there is no index, or it is not as it was written."""
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+        about = json.loads(head)
+        members, starts = int(about["members"]), int(about["records"]) + 1
+        first, second = 8 * _COLUMNS * members, 8 * starts
+        if min(members, starts) < 0 or first + second > len(body) or zlib.crc32(body) != about["crc"]:
+            return None
+        found = np.frombuffer(body, np.int64, _COLUMNS * members).reshape(-1, _COLUMNS)
+        return _index(
+            tuple(about["suffixes"]), found, np.frombuffer(body, np.int64, starts, first), body[first + second :]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

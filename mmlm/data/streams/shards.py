@@ -1,0 +1,113 @@
+"""Shards: tars on this machine or elsewhere, of which any piece can be read alone."""
+
+from __future__ import annotations
+
+import glob
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from encoders.files import check_regular
+from mmlm.data.readers.paths import expand, expand_braces
+
+_CHANGES = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
+"""What file systems of fsspec tell that differs when a file was written again; the first of these is taken."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar. url: its path or its address. size: in bytes. version: another one after it was written again."""
+
+    url: str
+    size: int
+    version: str
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A piece of it. OSError that names it where it is gone, or is not the one that was found."""
+        try:
+            if is_remote(self.url):
+                system, path = _system(self.url)
+                data = system.cat_file(path, start=offset, end=offset + size)
+            else:
+                with open(self.url, "rb") as file:
+                    if _local(self.url, os.fstat(file.fileno())) != self:
+                        raise OSError("it was written again meanwhile")
+                    file.seek(offset)
+                    data = file.read(size)
+        except Exception as error:  # each file system has its own
+            raise OSError(
+                f"{self.url} cannot be read any more ({error}); when it is there again, the same call goes on"
+            ) from error
+        if len(data) != size:
+            raise OSError(f"{self.url} ends {size - len(data)} bytes too early; fetch or write it again")
+        return data
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """The whole of it, to be read from start to end."""
+        if not is_remote(self.url):
+            return open(self.url, "rb")  # noqa: SIM115 - for a `with` of the caller
+        system, path = _system(self.url)
+        return cast(Any, system.open(path, "rb"))
+
+
+def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
+    """The tars of a path, a pattern or an address, in the order of their names.
+
+    source: with `{000..003}`, `{a,b}` and wildcards; an address of any kind that fsspec reads (s3://, gs://, hf://,
+        https://), whose package must be installed.
+    FileNotFoundError where there is none; ValueError for a pipe, for addresses within others (`reference::s3://…`,
+    which may bring programs along), and for what is no .tar.
+    """
+    name = os.fspath(source)
+    if name.startswith("pipe:"):
+        raise ValueError(f"{name}: a pipe can only be read from its start: give the address itself, such as s3://…")
+    if "::" in name:
+        raise ValueError(f"{name}: addresses within others are not followed: give that of the tars themselves")
+    found = _remote(name) if is_remote(name) else [_found(path) for path in expand(name)]
+    if wrong := [shard for shard in found if not shard.url.partition("?")[0].endswith(".tar")]:
+        raise ValueError(f"{wrong[0].url}: streams are read from plain .tar files: `mmlm data convert` writes them")
+    return found
+
+
+def is_remote(name: str) -> bool:
+    """Whether it is an address, rather than a path."""
+    return "://" in name[:32]
+
+
+def _found(path: Path) -> Shard:
+    check_regular(path)
+    return _local(str(path), path.stat())
+
+
+def _local(url: str, about: os.stat_result) -> Shard:
+    return Shard(url, about.st_size, str(about.st_mtime_ns))
+
+
+def _remote(pattern: str) -> list[Shard]:
+    found = []
+    for url in expand_braces(pattern):
+        system, path = _system(url)
+        try:
+            paths = sorted(system.glob(path)) if glob.has_magic(path) and not url.startswith("http") else [path]
+            abouts = [(own, system.info(own)) for own in paths]
+        except FileNotFoundError:
+            abouts = []
+        except Exception as error:  # each file system has its own
+            raise OSError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
+        if not abouts:
+            raise FileNotFoundError(f"no shard at {url}" + (f" (of {pattern})" if url != pattern else ""))
+        for own, about in abouts:
+            if not isinstance(about.get("size"), int):
+                raise ValueError(f"{url}: its server tells no size, so that no piece of it can be read: download it")
+            version = next((str(about[name]) for name in _CHANGES if about.get(name) is not None), "")
+            found.append(Shard(str(system.unstrip_protocol(own)), about["size"], version))
+    return found
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it. ImportError names the package that it needs."""
+    from fsspec.core import url_to_fs
+
+    return url_to_fs(url)

@@ -1,0 +1,125 @@
+"""What lies in a shard: one item for each line of a manifest, sample of a tar or picture of a COCO captions file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from mmlm.data.readers.coco import read_coco
+from mmlm.data.readers.fields import existing_file, json_object
+from mmlm.data.readers.json_file import json_of
+from mmlm.data.readers.jsonl import Piece, lines_of_jsonl, pieces_of_jsonl
+from mmlm.data.readers.tar import index_tar
+from mmlm.data.records import BadRecord, FileSlice, Record
+
+Modality = Literal["image", "audio"]
+FIELDS = {"image": ("image", "file_name"), "audio": ("audio",)}
+WHAT = {"image": "picture", "audio": "recording"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture or recording. key: its name in the output. name: of its file, whose suffix tells a film.
+
+    questions: those that its manifest or tar asks about it.
+    """
+
+    key: str
+    name: str
+    place: FileSlice
+    questions: tuple[str, ...] = ()
+
+
+def pieces(path: Path, size: int) -> Iterator[Piece]:
+    """The items of a manifest, tar or COCO file in pieces of at most `size`. ValueError where the file is damaged.
+
+    Of a tar and a COCO file, `Piece.start` and `before` are the number of items before it.
+    """
+    if path.suffix == ".jsonl":
+        yield from pieces_of_jsonl(path, size)
+        return
+    total = len(_samples(path) if path.suffix == ".tar" else _pictures(path))
+    for start in range(0, total, size):
+        yield Piece(start, start, min(size, total - start))
+
+
+def items(path: Path, piece: Piece, modality: Modality, suffixes: Sequence[str]) -> list[Item | BadRecord]:
+    """The items of a piece, in order, and what cannot be used in its place.
+
+    suffixes: of members of a tar that are such media ("jpg"). ValueError where the file is not as it was.
+    """
+    if path.suffix == ".jsonl":
+        found = [_of_line(where, line, path.parent, modality) for where, line in lines_of_jsonl(path, piece)]
+    elif path.suffix == ".tar":
+        chosen = islice(_samples(path).items(), piece.start, piece.start + piece.count)
+        found = [_of_sample(f"{path.name}/{key}", members, modality, suffixes) for key, members in chosen]
+    else:
+        found = [_of_picture(record) for record in _pictures(path)[piece.start : piece.start + piece.count]]
+    if len(found) != piece.count:
+        raise ValueError(f"{path} has {piece.count - len(found)} items less than when the job was begun")
+    return found
+
+
+# One file at a time: a process works through neighbouring pieces.
+
+
+@lru_cache(maxsize=1)
+def _samples(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
+    return index_tar(path)
+
+
+@lru_cache(maxsize=1)
+def _pictures(path: Path) -> list[Record | BadRecord]:
+    return list(read_coco(path, json_of(path), path.parent))
+
+
+def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | BadRecord:
+    try:
+        fields = json_object(line)
+        name = next((fields[field] for field in FIELDS[modality] if field in fields), None)
+        if not isinstance(name, str) or not name:
+            named = " and ".join(f'"{field}"' for field in FIELDS[modality])
+            raise ValueError(f"no {WHAT[modality]}: {named} names no file")
+        where = name
+        return Item(name, name, existing_file(folder, name, WHAT[modality]), _questions(fields))
+    except ValueError as error:
+        return BadRecord(where, str(error))
+
+
+def _of_sample(
+    key: str, members: dict[str, list[FileSlice]], modality: Modality, suffixes: Sequence[str]
+) -> Item | BadRecord:
+    media = [(suffix, place) for suffix, places in members.items() if suffix in suffixes for place in places]
+    try:
+        if len(media) != 1:
+            raise ValueError(f"{len(media) or 'no'} {WHAT[modality]}{'s' * (len(media) > 1)} in {', '.join(members)}")
+        asked = _questions(json_object(members["json"][0].read())) if "json" in members else ()
+        ((suffix, place),) = media
+        return Item(key, f"{key}.{suffix}", place, asked)
+    except (OSError, ValueError) as error:
+        return BadRecord(key, str(error))
+
+
+def _of_picture(record: Record | BadRecord) -> Item | BadRecord:
+    if isinstance(record, BadRecord):
+        return record
+    assert isinstance(record.source, FileSlice)
+    return Item(record.key, record.key, record.source)
+
+
+def _questions(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The texts of "question" and of "qa", with or without answers. ValueError where they are of another form."""
+    qa = fields.get("qa", [])
+    if not isinstance(qa, list):
+        raise ValueError('"qa" is not a list')
+    asked = [
+        pair.get("question") if isinstance(pair, dict) else pair[0] if isinstance(pair, list) else pair for pair in qa
+    ]
+    asked += [fields["question"]] if "question" in fields else []
+    if not all(isinstance(question, str) and question.strip() for question in asked):
+        raise ValueError("a question is missing, empty or no text")
+    return tuple(map(str, asked))

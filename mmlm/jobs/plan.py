@@ -1,0 +1,144 @@
+"""What a job is: its shards, and what must be the same for it to be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmlm.data.find import sources_in
+from mmlm.data.readers.jsonl import Piece
+from mmlm.data.records import BadRecord
+from mmlm.jobs.files import create
+from mmlm.jobs.items import Item, Modality, items, pieces
+from mmlm.jobs.leases import Leases
+
+NAME = "job.json"
+WAIT = 0.5  # seconds between looks at what another process does
+
+SUFFIXES = {"image": (".tar", ".jsonl", ".json"), "audio": (".tar", ".jsonl")}  # .json: COCO captions
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done, as job.json keeps it.
+
+    identity: what it is done with, as JSON: "verb", "options", and "model" when it is known.
+    """
+
+    data: str
+    modality: Modality
+    identity: Mapping[str, Any]
+    shard_size: int
+
+    def sources(self) -> list[Path]:
+        """The files of the data, in order. Errors are those of `sources_in`, and ValueError for another format."""
+        found, known = list(sources_in(self.data)), SUFFIXES[self.modality]
+        if (other := next((path for path in found if path.suffix not in known), None)) is not None:
+            raise ValueError(f"{other}: a job reads {', '.join(known)} and folders with a metadata.jsonl")
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """The identity with that of the data: the place, name, size and time of the last change of each file."""
+        inputs = {}
+        for number, path in enumerate(self.sources(), 1):
+            state = path.stat()
+            name = f"{number}: {path.absolute().parent.name}/{path.name}"  # wherever the folder is mounted
+            inputs[name] = {"bytes": state.st_size, "changed": state.st_mtime_ns}
+        return json.loads(json.dumps({**self.identity, "data": inputs, "shard_size": self.shard_size}))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of a job, each as (number of its source, piece of it)."""
+
+    sources: Sequence[Path]
+    shards: Sequence[tuple[int, Piece]]
+
+    @property
+    def total(self) -> int:
+        """How many items there are."""
+        return sum(piece.count for _, piece in self.shards)
+
+    def items(self, shard: int, modality: Modality, suffixes: Sequence[str]) -> list[Item | BadRecord]:
+        """The items of a shard; see `mmlm.jobs.items.items`."""
+        source, piece = self.shards[shard]
+        return items(self.sources[source], piece, modality, suffixes)
+
+
+def check_job(folder: Path, job: Job) -> bool:
+    """Whether the folder holds this job already. ValueError, which names what differs, where it holds another one.
+
+    What an identity leaves out is not compared.
+    """
+    known, described = _kept(folder), job.described()
+    if known is None:
+        return False
+    differences = [_difference(name, known.get(name), now) for name, now in described.items()]
+    if any(differences):
+        raise ValueError(
+            f"{folder} holds another job ({'; '.join(filter(None, differences))}). To go on with it, give what it was "
+            "begun with; for a new job, choose another folder"
+        )
+    return True
+
+
+def open_job(folder: Path, job: Job, leases: Leases, model: Callable[[], Mapping[str, Any]]) -> Plan:
+    """The plan of the job that the folder holds, which is made if there is none; errors are those of `check_job`.
+
+    Where several processes begin at once, one makes it and the others wait. ValueError where there are no items.
+    model: what identifies the model, which is loaded for it only when all else is known to be right.
+    """
+    while not check_job(folder, job):
+        with leases.take("plan") as ours:
+            if ours:
+                shards = [
+                    [source, *astuple(piece)]
+                    for source, path in enumerate(job.sources())
+                    for piece in pieces(path, job.shard_size)
+                ]
+                if not shards:
+                    raise ValueError(f"{job.data} holds no records")
+                made = {**job.described(), "model": model(), "shards": shards}
+                create(folder / NAME, json.dumps(made).encode())
+        if not ours:
+            model()  # meanwhile
+            time.sleep(WAIT)
+    check_job(folder, replace(job, identity={**job.identity, "model": model()}))
+    kept = _kept(folder)
+    assert kept is not None, "it was there before"
+    return Plan(job.sources(), [(source, Piece(*piece)) for source, *piece in kept["shards"]])
+
+
+def _kept(folder: Path) -> dict[str, Any] | None:
+    """What job.json holds; None where it is not there. ValueError for a folder that is in use for something else."""
+    path = folder / NAME
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict) or not isinstance(found.get("shards"), list):
+            raise ValueError("it holds no shards")
+        return found
+    except FileNotFoundError:
+        if folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder) if name != "leases"):
+            raise ValueError(f"{folder} holds files of something else: choose another folder") from None
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another folder") from error
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if before == now:
+        return ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        told = [f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:3]]
+        return f"{name}: {', '.join(told)}{', …' * (len(changed) > 3)}"
+    return f"{name} was {_short(before)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    return "missing" if value is None else json.dumps(value, ensure_ascii=False)[:80]

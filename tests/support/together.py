@@ -1,0 +1,135 @@
+"""What each process of a launcher does in tests/test_ranks.py: `together.py FOLDER SCENARIO...`."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mmlm.data import Record, RecordSet
+from support import parts, training_objectives
+from support.training_objectives import CASES, picture_folder, png, tiny_model
+
+UNEVEN = dict(steps=6, learning_rate=1e-3, batch_size=5, accumulation=3, log_every=1, eval_every=3, save_every=100)
+
+
+def adapters(output: Path) -> None:
+    """15 examples a step, of answers of different lengths."""
+    CASES["adapters"].train(tiny_model(), output, **UNEVEN)
+
+
+def codes(output: Path) -> None:
+    CASES["codes"].train(CASES["codes"].build(), output, picture_folder(output.parent), **{**UNEVEN, "batch_size": 4})
+
+
+def without_media(output: Path) -> None:
+    """Sorted by length, steps of two: where there are two processes, one hears and the other one sees."""
+    model = parts.build("gpt2", ears="latents")
+    seen = [Record(f"p{i}", png("red", dot=i), captions=("red",)) for i in range(4)]
+    heard = [Record(f"s{i}", None, sound=wav(i), transcript="a longer text") for i in range(4)]
+    records = RecordSet((*seen, *heard))
+    CASES["adapters"].train(model, output, records, **{**UNEVEN, "batch_size": 2, "accumulation": 1})
+
+
+def wav(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    sound = np.random.default_rng(seed).normal(size=4000).clip(-1, 1)
+    soundfile.write(buffer, sound.astype(np.float32), 16_000, format="WAV")
+    return buffer.getvalue()
+
+
+def stopped(output: Path) -> None:
+    """The last process is told to stop in step 4, and all of them stop; then the run goes on."""
+    with at_step(4, lambda: is_last() and os.kill(os.getpid(), signal.SIGTERM)), suppress(SystemExit):
+        adapters(output)
+        raise AssertionError("it did not stop")
+    if is_last():
+        shutil.copytree(output, output.with_name("stopped-there"))
+    adapters(output)
+
+
+def killed(output: Path) -> None:
+    """The last process dies in step 4, once."""
+    mark = output.with_name("killed-once")
+
+    def die() -> None:
+        if is_last() and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with at_step(4, die):
+        CASES["adapters"].train(tiny_model(), output, **{**UNEVEN, "save_every": 2})
+
+
+def is_last() -> bool:
+    return int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+
+
+@contextmanager
+def at_step(step: int, action: Callable[[], Any]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        training_objectives.at_step(patch, CASES["adapters"], step, action)
+        yield
+
+
+IN_PARTS = {**UNEVEN, "batch_size": 4, "accumulation": 2}
+
+
+def plain_llama(output: Path) -> None:
+    CASES["adapters"].train(tiny_model("llama"), output, **IN_PARTS)
+
+
+def sizes_of_llama() -> dict[str, int]:
+    """The frozen weights of `plain_llama`."""
+    weights = tiny_model("llama").language_model.model.named_parameters()
+    return {name: weight.numel() for name, weight in weights}
+
+
+def sharded(output: Path) -> None:
+    """The frozen weights are in parts, and have moved by nothing."""
+    model = tiny_model("llama")
+    before = {name: weight.clone() for name, weight in model.language_model.model.named_parameters()}
+    CASES["adapters"].train(model, output, **IN_PARTS, shard=True)
+    kept, host = {}, model.language_model.model
+    host.reshard()  # the last evaluation has no backward pass, after which what is outside of blocks is given up
+    for name, weight in host.named_parameters():
+        kept[name] = weight.to_local().numel()
+        assert torch.equal(weight.full_tensor(), before[name])
+    output.mkdir(exist_ok=True)
+    (output / f"kept-{os.environ['RANK']}.json").write_text(json.dumps(kept))
+
+
+def refused(output: Path) -> None:
+    """What every process is told."""
+    told = []
+    for work in (
+        lambda: CASES["codec"].train(CASES["codec"].build(), output / "codec", picture_folder(output.parent)),
+        lambda: CASES["adapters"].train(tiny_model(), output / "few", **{**UNEVEN, "batch_size": 1, "accumulation": 1}),
+    ):
+        try:
+            work()
+        except ValueError as error:
+            told.append(str(error))
+    output.mkdir(exist_ok=True)
+    (output / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
+
+
+def main() -> None:
+    folder, *names = sys.argv[1:]
+    torch.set_num_threads(1)
+    for name in names:
+        globals()[name](Path(folder, name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Several processes, as `torchrun` and `accelerate launch` start them, train what one process trains."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from support import together
+from support.training_objectives import metrics, picture_folder
+
+TESTS = Path(__file__).parent
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node"]
+# accelerate starts processes of a machine's CPUs by MPI alone; without --cpu it is torchrun, with options of its own.
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no"]
+
+
+def launch(launcher: list[str], folder: Path, *scenarios: str) -> subprocess.CompletedProcess:
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *launcher, TESTS / "support/together.py", folder, *scenarios]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """What two processes make of each scenario, those that need models from before the processes are joined first."""
+    folder = tmp_path_factory.mktemp("two")
+    picture_folder(folder)
+    names = ("codes", "adapters", "without_media", "sharded", "refused", "stopped")
+    done = launch([*TORCHRUN, "2"], folder, *names)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The same in this process alone."""
+    folder = tmp_path_factory.mktemp("one")
+    for scenario in (together.codes, together.adapters, together.without_media, together.plain_llama):
+        scenario(folder / scenario.__name__)
+    return folder
+
+
+def figures(run: Path) -> list[dict]:
+    return [{key: value for key, value in line.items() if "per_second" not in key} for line in metrics(run)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Figures of each step to 1e-4 (as sums over processes are rounded), and what was saved to 1e-5."""
+    for first, second in zip(metrics(one), metrics(other), strict=True):
+        first, second = (
+            {key: value for key, value in line.items() if "per_second" not in key} for line in (first, second)
+        )
+        assert first == pytest.approx(second, rel=1e-4)
+    saved, also = (load_file(folder / "model/model.safetensors") for folder in (one, other))
+    assert saved.keys() == also.keys()
+    for name, tensor in saved.items():
+        torch.testing.assert_close(also[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scenario", ["adapters", "codes", "without_media"])
+def test_two_processes_train_what_one_trains(one, two, scenario):
+    assert_same_run(one / scenario, two / scenario)
+
+
+def test_four_processes_of_accelerate_train_what_one_trains(one, tmp_path):
+    """15 examples in shares of 4, 4, 4 and 3."""
+    done = launch([*ACCELERATE, "--num_machines=1", "--num_processes=4"], tmp_path, "adapters")
+    assert done.returncode == 0, done.stderr
+    assert len([*(tmp_path / "adapters/features").rglob("*.safetensors")]) == 8, "of four processes, for two sets"
+    assert_same_run(one / "adapters", tmp_path / "adapters")
+
+
+def test_a_language_model_in_parts_trains_what_a_whole_one_trains(one, two):
+    assert_same_run(one / "plain_llama", two / "sharded")
+    kept = [json.loads((two / f"sharded/kept-{rank}.json").read_text()) for rank in (0, 1)]
+    whole = {name: numel for name, numel in together.sizes_of_llama().items()}
+    assert {name: kept[0][name] + kept[1][name] for name in whole} == whole
+    assert all(max(own[name] for own in kept) == numel / 2 for name, numel in whole.items())
+
+
+def test_features_are_computed_once_by_whichever_process(one, two):
+    folders = [next((folder / "adapters/features").iterdir()) for folder in (one, two)]
+    tensors = [[load_file(file) for file in folder.glob("*.safetensors")] for folder in folders]
+    assert len(tensors[0]) == 2 and len(tensors[1]) == 4, "each set in one shard, and in one of each process"
+    alone, shared = ({key: value for part in parts for key, value in part.items()} for parts in tensors)
+    assert sum(map(len, tensors[1])) == len(shared) == len(alone)
+    assert all(torch.equal(shared[key], value) for key, value in alone.items())
+
+
+def test_all_stop_where_one_is_told_to_and_go_on_as_if_nothing_had_been(two):
+    assert metrics(two / "stopped") == metrics(two / "adapters")
+    saved, also = ((two / name / "model/model.safetensors").read_bytes() for name in ("stopped", "adapters"))
+    assert saved == also
+
+
+def test_a_run_of_two_processes_goes_on_in_one(one, two, tmp_path):
+    folder = shutil.copytree(two / "stopped-there", tmp_path / "adapters")
+    assert [place.name for place in (folder / "checkpoints").iterdir()] == ["step-00000005"]
+    together.adapters(folder)
+    assert_same_run(one / "adapters", folder)
+
+
+def test_after_a_process_is_killed_all_begin_again_from_the_last_checkpoint(two, tmp_path):
+    done = launch([*TORCHRUN, "2", "--max-restarts=1"], tmp_path, "killed")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed-once").exists() and "going on from step 4 of 6" in done.stderr
+    assert metrics(tmp_path / "killed") == metrics(two / "adapters")
+    saved, also = (folder / "model/model.safetensors" for folder in (tmp_path / "killed", two / "adapters"))
+    assert saved.read_bytes() == also.read_bytes()
+
+
+def test_every_process_is_told_what_is_wrong(two):
+    codec, few = json.loads((two / "refused/told-0.json").read_text())
+    assert "trained by one process, not by 2" in codec and "too few for 2 processes" in few
+    assert json.loads((two / "refused/told-1.json").read_text()) == [codec, few]
