@@ -188,10 +188,10 @@ def test_another_job_is_refused_by_what_differs(tmp_path, data, nano, loaded, ca
 def test_packed_weights_are_the_same_model(nano):
     """What rounds them is an option of the job; the weights are named by what they were."""
     import mmlm
-    from mmlm.jobs.identity import model_identity
+    from mmlm.model.identity import identity_of
 
     other = mmlm.load("nano").pack("int8")
-    assert model_identity(other) == model_identity(nano)
+    assert identity_of(other) == identity_of(nano)
 
 
 @pytest.mark.parametrize(

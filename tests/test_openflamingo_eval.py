@@ -8,7 +8,7 @@ import mmlm
 from mmlm.assembly.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DECODING
 from mmlm.data import Record
 from mmlm.prompting.templates import PromptTemplate
-from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, main, questions_of, vqa_accuracy
+from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, main, questions_of, score_of
 from support import parts
 
 
@@ -25,7 +25,7 @@ from support import parts
     ],
 )
 def test_vqa_accuracy_by_hand(answer, answers, expected):
-    assert vqa_accuracy(answer, answers) == pytest.approx(expected)
+    assert score_of(answer, answers) == pytest.approx(expected)
 
 
 def test_answers_of_one_question_belong_together():

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmlm.data import BadRecordsError, read_records
+from mmlm.data.ahead import Ahead
 from mmlm.data.streams import RecordStream, find_shards
 from mmlm.data.streams.index import index_of, index_path
 from mmlm.data.streams.order import PERIOD, Mixture, ShardOrder
 from mmlm.data.streams.shards import Shard
 from mmlm.training import TrainConfig, Trainer, load_recipe, plan_from_recipe, train
-from mmlm.training.ahead import Ahead
 from mmlm.training.bad_log import BadLog
 from mmlm.training.examples import prepare
 from mmlm.training.objectives.adapters import AdaptersObjective

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -103,9 +102,10 @@ def _run_rank(
     from mmlm.jobs.leases import Leases
     from mmlm.jobs.parts import Parts
     from mmlm.jobs.plan import check_job
+    from mmlm.training.ranks import own_device
 
-    if args.device == "cuda" and args.ray is None and "LOCAL_RANK" in os.environ:
-        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if args.ray is None:
+        args.device = own_device(args.device)
     folder, own = Path(args.output), work_of(args, ranks.rank)
     job = _job(args, kind, own)
     check_job(folder, job)  # before anything is made

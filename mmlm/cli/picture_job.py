@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import outcome, results_of_each
 from mmlm.cli.first_contact import Note
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from mmlm.data.records import BadRecord
     from mmlm.generation.result import GenerationResult
     from mmlm.jobs import Item
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def picture_work(args: argparse.Namespace, rank: int, prompt_of: PromptOf, key: str) -> Work:
@@ -59,9 +56,11 @@ class PictureRows:
 
     def identity(self) -> dict[str, Any]:
         """What identifies the model."""
-        from mmlm.jobs.identity import model_identity
+        from encoders.base import fingerprint
+        from mmlm.model.identity import identity_of
 
-        return model_identity(self.loaded[0])
+        model = self.loaded[0]
+        return identity_of(model) | {"added": fingerprint(dict(model.added_parameters()))}
 
     def rows_of(self, items: Sequence[Item | BadRecord], first: int) -> list[dict[str, Any]]:
         """A row for each item; `first`: how many items the job has before them."""
@@ -81,6 +80,8 @@ class PictureRows:
 
     def _results(self, asked: Sequence[Asked], first: int) -> list[GenerationResult | Exception]:
         """The result of each prompt, in order, or why there is none."""
+        from mmlm.data.ahead import Ahead
+
         model, examples = self.loaded
         order = sorted(range(len(asked)), key=lambda index: len(asked[index].question or ""))
         size = self.args.batch_size
@@ -94,18 +95,20 @@ class PictureRows:
                 self.note.of_picture(picture)
             return self.prompt_of(self.args, model, examples, picture, one.question)
 
-        def read(batch: list[int]) -> dict[int, Any]:
-            return {index: outcome(functools.partial(prompt, index)) for index in batch}
+        def read(start: int) -> dict[int, Any]:
+            return {index: outcome(functools.partial(prompt, index)) for index in batches[start]}
 
-        for start, read_prompts in enumerate(ahead(read, batches)):
-            found |= {index: error for index, error in read_prompts.items() if isinstance(error, Exception)}
-            good = {index: one for index, one in read_prompts.items() if not isinstance(one, Exception)}
-            options = self.options
-            if "seed" in options:
-                options = {**options, "seed": options["seed"] + first + start * size}
-            if good:
-                results = results_of_each(list(good.values()), functools.partial(model.generate, **options))
-                found |= dict(zip(good, results, strict=True))
+        with closing(Ahead(read, len(batches), depth=1)) as reading:
+            for start in range(len(batches)):
+                read_prompts = reading(start)
+                found |= {index: error for index, error in read_prompts.items() if isinstance(error, Exception)}
+                good = {index: one for index, one in read_prompts.items() if not isinstance(one, Exception)}
+                options = self.options
+                if "seed" in options:
+                    options = {**options, "seed": options["seed"] + first + start * size}
+                if good:
+                    results = results_of_each(list(good.values()), functools.partial(model.generate, **options))
+                    found |= dict(zip(good, results, strict=True))
         return [found[index] for index in range(len(asked))]
 
     def _row(
@@ -125,16 +128,3 @@ class PictureRows:
         if not texts:
             return error_row(self.args, item.key, "no question: give one for all, or a question for each")
         return {"key": item.key, **(texts[0] if len(texts) == 1 else {"qa": texts})}
-
-
-def ahead(function: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
-    """The function's results, in order, each computed in a thread while the one before it is used."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting: Future[R] | None = None
-        for value in values:
-            following = thread.submit(function, value)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()

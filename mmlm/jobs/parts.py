@@ -35,6 +35,7 @@ class Parts:
         self.folder = folder
 
     def path(self, number: int) -> Path:
+        """Where the rows of a shard lie."""
         return self.folder / f"part-{number:05d}.jsonl"
 
     def listed(self) -> set[int]:

@@ -100,10 +100,8 @@ def _without_bias(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _bias(layer: nn.Module) -> Tensor | None:
-    bias: Any = getattr(layer, "bias", None)
-    return cast(
-        "Tensor | None", bias() if callable(bias) else bias
-    )  # torch's quantised layers give it when they are asked
+    bias: Any = getattr(layer, "bias", None)  # which torch's quantised layers give when they are called
+    return cast("Tensor | None", bias() if callable(bias) else bias)
 
 
 class LoraAdapters(nn.ModuleDict):

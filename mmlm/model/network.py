@@ -235,7 +235,7 @@ class MultimodalNetwork(Changing):
             with self.language_model.request(context, places, predicting, wide, lora):
                 logits = self.language_model(
                     batch.input_ids,
-                    attention_mask=self._attention_mask(batch.attention_mask, wide),
+                    attention_mask=self._attention_mask(batch, wide),
                     position_ids=positions(batch.attention_mask),
                     use_cache=False,
                 ).logits
@@ -244,11 +244,12 @@ class MultimodalNetwork(Changing):
             labels = batch.labels[:, 1:][predicting[:, :-1]]
             return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
 
-    def _attention_mask(self, segments: Tensor, wide: bool) -> Tensor | None:
+    def _attention_mask(self, batch: Batch, wide: bool) -> Tensor | None:
         """What the language model takes for the `attention_mask` of a batch; None where nothing is to be masked."""
-        if bool((segments > 1).any()):
-            return separating_mask(segments, torch.float32 if wide else self.language_model.dtype)
-        return None if bool(segments.all()) else segments
+        mask = batch.attention_mask
+        if batch.shared:
+            return separating_mask(mask, torch.float32 if wide else self.language_model.dtype)
+        return None if bool(mask.all()) else mask
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":

@@ -39,16 +39,18 @@ class Batch:
     """Padded rows, `[B, T]` each: `input_ids`, `attention_mask` and `labels` (-100: no loss).
 
     attention_mask: 0 for padding, 1 for tokens; where several texts share a row, the number of the text in its row.
+    shared: whether there is such a row.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor | None = None
+    shared: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), labels)
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), labels, self.shared)
 
 
 def _texts(parts: Sequence[Any]) -> Iterator[Any]:
@@ -250,7 +252,7 @@ class Processor:
                 if number > 1:  # the text before it does not predict how it begins
                     labels[row, span.start] = IGNORE_INDEX
                 mask[row, span] = number
-        return Batch(ids, mask, labels)
+        return Batch(ids, mask, labels, shared=any(len(row) > 1 for row in rows))
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of generated ids, without added tokens, codes and the language model's control tokens."""

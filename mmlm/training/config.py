@@ -24,6 +24,7 @@ _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_no
 _COUNTS = (
     "steps", "batch_size", "accumulation", "max_skipped", "log_every", "eval_every", "save_every", "keep",
     "sort_window", "held_out_examples", "preview_every", "pairs_per_row", "shard_window",
+    "row_length",
 )  # fmt: skip
 _FINITE = ("epochs", "learning_rate", "gate_learning_rate_scale", "weight_decay")
 _SHARES = ("final_learning_rate_scale", "caption_share", "bad_limit")  # 0 to 1
@@ -87,7 +88,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        optional = {name for name in ("steps",) if getattr(self, name) is None}
+        optional = {name for name in self._own(("steps", "row_length")) if getattr(self, name) is None}
         for name in self._own(_COUNTS) - optional:
             self._check(name, getattr(self, name) >= 1, "must be at least 1")
         for name in self._own(_POSITIVE):
@@ -164,7 +165,6 @@ class TrainConfig(TrainerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("row_length", self.row_length is None or self.row_length >= 1, "must be at least 1")
         if self.stream and self.steps is None:
             raise ValueError("a stream needs steps: how many an epoch has is known when all of its tars were read")
         self._check("mix", self.mix is None or self.stream, "is for streams: it needs stream=True")

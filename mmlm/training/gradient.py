@@ -30,6 +30,7 @@ class Step:
 
     @property
     def is_finite(self) -> bool:
+        """Whether the weights may be changed by it."""
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 

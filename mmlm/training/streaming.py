@@ -14,13 +14,13 @@ from torch import Tensor
 
 from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.data.ahead import Ahead
 from mmlm.data.prompts import example_of
 from mmlm.data.records import BadRecord
 from mmlm.data.streams import Drawn, RecordStream, Shard, find_shards
 from mmlm.model.features import ENCODER_BATCH
 from mmlm.prompting.parts import modality_of
 from mmlm.prompting.processor import Example
-from mmlm.training.ahead import Ahead
 from mmlm.training.bad_log import BadLog
 from mmlm.training.config import TrainConfig
 from mmlm.training.reporting import Counter

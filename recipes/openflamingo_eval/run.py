@@ -26,8 +26,8 @@ from mmlm.assembly.interop.open_flamingo_eval import (
     question_prompt,
 )
 from mmlm.data import Record, RecordSet, read_records
-from mmlm.evaluation.medium import normalize_answer
 from mmlm.evaluation.metrics.captions import score_captions
+from mmlm.evaluation.metrics.vqa import vqa_accuracy, vqa_match
 
 
 def evaluate_captions(
@@ -62,7 +62,7 @@ def evaluate_answers(
             shown = dev[(number + shift) % len(dev)]
             prompts.append(question_prompt(shown.image, question, examples, shots, model.template))
         texts = model.generate(prompts, batch_size=batch_size, **ANSWER_DECODING)
-        judged = [vqa_accuracy(answer_of(text), answers) for text, (_, _, answers) in zip(texts, asked, strict=True)]
+        judged = [score_of(answer_of(text), answers) for text, (_, _, answers) in zip(texts, asked, strict=True)]
         scores.append(sum(judged) / len(judged))
     return scores[0], scores[1]
 
@@ -75,17 +75,10 @@ def questions_of(record: Record) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
-def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
-    """Of one answer, 0..1: a third for each person who gave it, at most 1, over all but one person in turn
-    (Antol et al. 2015); of a single person's answer, whether it is that.
-
-    Words are compared after `normalize_answer`; the official script also unifies numbers, articles and contractions.
-    """
-    given, said = normalize_answer(answer), [normalize_answer(own) for own in answers]
-    if len(said) == 1:
-        return float(given == said[0])
-    others = (said[:index] + said[index + 1 :] for index in range(len(said)))
-    return sum(min(1.0, own.count(given) / 3) for own in others) / len(said)
+def score_of(answer: str, answers: Sequence[str]) -> float:
+    """VQA accuracy of one answer, 0..1; where one person answered, whether it is that answer."""
+    metric = vqa_accuracy if len(answers) > 1 else vqa_match
+    return metric([answer], [answers]).value
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -72,7 +72,7 @@ class CrossAttentionContext(MediaContext):
         return placed.reshape(self.rows, self.num_items * self.num_latents, *part.shape[2:]).transpose(1, 2)
 
     def placed(self, batch: Batch) -> Batch:
-        if bool((batch.attention_mask > 1).any()):
+        if batch.shared:
             self._segments = batch.attention_mask
         return batch
 

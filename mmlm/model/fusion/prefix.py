@@ -144,4 +144,4 @@ def spread(batch: Batch, places: Tensor, counts: Tensor, pad_id: int) -> Batch:
         return made
 
     labels = None if batch.labels is None else spread_out(batch.labels, IGNORE_INDEX)
-    return Batch(spread_out(batch.input_ids, pad_id), spread_out(mask, 0), labels)
+    return Batch(spread_out(batch.input_ids, pad_id), spread_out(mask, 0), labels, batch.shared)

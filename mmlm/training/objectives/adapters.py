@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -13,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from encoders.base import FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import BadRecordsError
 from mmlm.data.records import RecordSet
 from mmlm.data.sampling import ExampleStream
+from mmlm.model.identity import identity_of
 from mmlm.training.bad_log import BadLog
 from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
@@ -26,6 +28,7 @@ from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
 from mmlm.training.ranks import is_first, own, rank, summed, world
+from mmlm.training.reporting import say
 from mmlm.training.result import TrainResult
 from mmlm.training.rows import Ready, batch_of, in_rows, room_in
 from mmlm.training.sharding import shard
@@ -66,67 +69,60 @@ def train(
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
     sources = [data] if held_out is None else [data, held_out]
-    with owned(output, model.device):
-        return _run(model, sources, images, output, resume, progress, config)
+    prepared = _streamed if config.stream else _encoded
+    with owned(output, model.device), prepared(model, sources, images, output, progress, config) as examples:
+        trainer = Trainer(AdaptersObjective(model, *examples.sets, config), config, output, progress=progress)
+        result = trainer.fit(resume=resume)
+        result = dataclasses.replace(result, bad_records=examples.bad())
+    trainer.say(_summary(result))
+    return result
 
 
-def _run(
-    model: MultimodalLM,
-    sources: Sequence[Any],
-    images: str | os.PathLike | None,
-    output: Path,
-    resume: bool,
-    progress: bool,
-    config: TrainConfig,
-) -> TrainResult:
-    if config.stream:
-        return _run_stream(model, sources, images, output, resume, progress, config)
-    bad_records = output / "bad_records.jsonl"
+@dataclass(frozen=True)
+class _Prepared:
+    """The training set and the held-out one of a run, and how many records are bad, as far as is known by then."""
+
+    sets: tuple[Examples | StreamedExamples, Examples | None]
+    bad: Callable[[], int]
+
+
+@contextmanager
+def _encoded(
+    model: MultimodalLM, sources: Sequence[Any], images: Any, output: Path, progress: bool, config: TrainConfig
+) -> Iterator[_Prepared]:
+    """All media are encoded before the first step."""
+    place = output / "bad_records.jsonl"
     try:
         # All that can be wrong with either set is found before the first medium is encoded.
         records = [usable_records(model, source, config, images) for source in sources]
-        training, *others = [_prepared(model, usable, output, progress, config) for usable in records]
+        training, *others = [_prepare(model, usable, output, progress, config) for usable in records]
     except BadRecordsError as error:
-        write_bad_records(bad_records, error.bad)
+        write_bad_records(place, error.bad)
         raise
-    held = others[0] if others else None
-    bad = [*training.records.bad, *(held.records.bad if held else ())]
-    write_bad_records(bad_records, bad)
-    trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
-    if bad:
-        total = training.records.total + (held.records.total if held else 0)
-        trainer.say(f"{len(bad)} of {total} records are left out (see {bad_records}); {bad[0].key}: {bad[0].reason}")
-    result = dataclasses.replace(trainer.fit(resume=resume), bad_records=len(bad))
-    trainer.say(_summary(result))
-    return result
+    bad = [record for one in (training, *others) for record in one.records.bad]
+    write_bad_records(place, bad)
+    if bad and is_first():
+        total = sum(one.records.total for one in (training, *others))
+        say(f"{len(bad)} of {total} records are left out (see {place}); {bad[0].key}: {bad[0].reason}", progress)
+    yield _Prepared((training, next(iter(others), None)), lambda: len(bad))
 
 
-def _run_stream(
-    model: MultimodalLM,
-    sources: Sequence[Any],
-    images: str | os.PathLike | None,
-    output: Path,
-    resume: bool,
-    progress: bool,
-    config: TrainConfig,
-) -> TrainResult:
+@contextmanager
+def _streamed(
+    model: MultimodalLM, sources: Sequence[Any], images: Any, output: Path, progress: bool, config: TrainConfig
+) -> Iterator[_Prepared]:
+    """What is trained on is read and encoded while training goes on; what is held out is encoded before."""
     data, *others = sources
     records = [usable_records(model, source, config, images) for source in others]
     stream = open_stream(data, output, config, progress)
-    held = next((_prepared(model, usable, output, progress, config) for usable in records), None)
+    held = next((_prepare(model, usable, output, progress, config) for usable in records), None)
     name = "bad_records.jsonl" if is_first() else f"bad_records-{rank()}.jsonl"
     log = BadLog(output / name, config.bad_limit, len(stream))
-    training = StreamedExamples(model, stream, log, cast(int, config.steps), rank(), world())
-    try:
-        trainer = Trainer(AdaptersObjective(model, training, held, config), config, output, progress=progress)
-        result = dataclasses.replace(trainer.fit(resume=resume), bad_records=int(summed(log.count)[0]))
-    finally:
-        training.close()
-    trainer.say(_summary(result))
-    return result
+    with closing(StreamedExamples(model, stream, log, cast(int, config.steps), rank(), world())) as training:
+        yield _Prepared((training, held), lambda: int(summed(log.count)[0]))
 
 
-def _prepared(model: MultimodalLM, records: RecordSet, output: Path, progress: bool, config: TrainConfig) -> Examples:
+def _prepare(model: MultimodalLM, records: RecordSet, output: Path, progress: bool, config: TrainConfig) -> Examples:
     return prepare(model, records, cache=config.cache or output / "features", config=config, progress=progress)
 
 
@@ -218,17 +214,8 @@ class AdaptersObjective(Objective):
         return {
             "objective": self.name,
             "data": training.fingerprint(),
-            "language_model": model.language_model.fingerprint(),
-            **{
-                f"{name}_encoder": cast(FrozenEncoder, encoder).fingerprint()
-                for name, encoder in model.encoders.items()
-            },
             "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
-            "resampler": dataclasses.asdict(model.resampler_config),
-            "audio_resampler": dataclasses.asdict(model.audio_resampler_config),
-            "fusion": dataclasses.asdict(model.fusion_config),
-            **({"lora": dataclasses.asdict(lora)} if (lora := model.language_model.lora_config).reads else {}),
-            "template": dataclasses.asdict(model.template),
+            **identity_of(model),
         }
 
 
