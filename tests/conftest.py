@@ -48,3 +48,18 @@ def nano_folder() -> Path:
     folder = PRESETS["nano"]
     assert (folder / "model.safetensors").is_file(), f"{folder} has no weights: rebuild them with recipes/nano"
     return folder
+
+
+@pytest.fixture(scope="module")
+def nano(nano_folder):
+    import mmlm
+
+    return mmlm.load("nano")
+
+
+@pytest.fixture
+def loaded(nano, monkeypatch):
+    """How often a model was loaded; nano itself is loaded once for all tests."""
+    count = []
+    monkeypatch.setattr("mmlm.assembly.load.load", lambda *arguments, **keywords: count.append(arguments) or nano)
+    return count

@@ -21,21 +21,6 @@ from mmlm.cli.messages import on_the_command_line
 from support.hearing import noise, save_whisper, tiny_whisper
 
 
-@pytest.fixture(scope="module")
-def nano(nano_folder):
-    import mmlm
-
-    return mmlm.load("nano")
-
-
-@pytest.fixture
-def loaded(nano, monkeypatch):
-    """How often a model was loaded; nano itself is loaded once for all tests."""
-    count = []
-    monkeypatch.setattr("mmlm.assembly.load.load", lambda *arguments, **keywords: count.append(arguments) or nano)
-    return count
-
-
 def picture(path: Path, colour: str = "red") -> str:
     image = Image.new("RGB", (64, 64), (243, 243, 243))
     ImageDraw.Draw(image).ellipse((24, 24, 42, 42), fill=colour)

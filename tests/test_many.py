@@ -16,22 +16,6 @@ from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import main
 from support.hearing import noise, save_whisper, tiny_whisper
 
-
-@pytest.fixture(scope="module")
-def nano(nano_folder):
-    import mmlm
-
-    return mmlm.load("nano")
-
-
-@pytest.fixture
-def loaded(nano, monkeypatch):
-    """How often a model was loaded; nano itself is loaded once for all tests."""
-    count = []
-    monkeypatch.setattr("mmlm.assembly.load.load", lambda *arguments, **keywords: count.append(arguments) or nano)
-    return count
-
-
 COLOURS = ("red", "blue", "green", "yellow", "black")
 QUESTIONS = ("what color is the circle?", "how many shapes are there?", "is there a star?", "what is it?")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from encoders.files import check_regular
+from mmlm.data.readers.vqa import picture_names
 from mmlm.data.records import FileSlice, Record, Text
 from mmlm.evaluation.cases import Case, Key
 
@@ -105,7 +106,7 @@ def _coco_names(image: Key, subset: str) -> list[str]:
     if not isinstance(image, int):
         return plain
     subsets = [subset] if subset else ["val2014", "train2014", "test2015"]
-    return [*(f"COCO_{own}_{image:012d}.jpg" for own in subsets), f"{image:012d}.jpg", *plain]
+    return [*(name for own in subsets for name in picture_names(image, own)), f"{image:012d}.jpg", *plain]
 
 
 def _pictures(names: Mapping[Key, list[str]], folder: str | Path | None) -> dict[Key, FileSlice]:

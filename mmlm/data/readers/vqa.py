@@ -54,6 +54,11 @@ def _answers(path: Path, content: Any) -> dict[Any, Any]:
 def _picture(folder: Path, subset: Any, name: Any) -> Any:
     if type(name) is not int or not isinstance(subset, str):
         raise ValueError(f"its picture is {name!r:.40} of {subset!r:.40}, not a number of a subset such as train2014")
-    file = f"COCO_{subset}_{name:012d}.jpg"
-    below = Path(subset) / file
-    return existing_file(folder, str(below) if (folder / below).is_file() else file)
+    below, *others = picture_names(name, subset)
+    return existing_file(folder, below if (folder / below).is_file() else others[0])
+
+
+def picture_names(number: int, subset: str) -> list[str]:
+    """Where COCO's picture of this number may lie: in a folder of its subset ("val2014"), or without one."""
+    file = f"COCO_{subset}_{number:012d}.jpg"
+    return [f"{subset}/{file}", file]
