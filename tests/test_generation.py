@@ -23,6 +23,7 @@ from mmlm.generation.cache import PreallocatedLayer, preallocated_cache
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
+from mmlm.generation.sampler import never_written
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import END_OF_CHUNK
 from support import families, parts
@@ -169,7 +170,7 @@ def test_sampled_frequencies_are_those_of_upstreams_distribution(options, upstre
     drawn = next(decode(run, chosen, model.language_model.stop_ids, chosen.sampler(model.device))).tokens
     plain = parts.decoder(model, rows, 1)
     scores = plain.prefill().detach()
-    plain.hide_placeholders(scores)
+    scores[:, never_written(plain.host.vocabulary)] = -torch.inf
     for processor in upstream:
         scores = processor(run.ids[:1, : run.length], scores)
     expected = scores.softmax(-1)[0].double() * samples

@@ -1,6 +1,7 @@
 """The one switch for speed: packed weights and recorded steps for a whole network."""
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from mmlm.acceleration.copies import use_packed
 from mmlm.acceleration.kernels import HALVES, Weights, has_fbgemm
 from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers, quantised, unpack_layers
 from mmlm.acceleration.probes import why_not_recorded, why_not_wide
-from mmlm.acceleration.recorded_step import SHORT, RecordedSteps, can_record
+from mmlm.acceleration.recorded_step import SHORT, RecordedSteps, can_record, record
 from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork
 
@@ -61,6 +62,11 @@ class Acceleration:
         if self.records_on != mask.device.type or mask.shape[1] - length <= SHORT or not can_record(cache, mask):
             return None
         return RecordedSteps(cache, mask, positions, length)
+
+    def record(self, step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor] | None:
+        """A function that repeats a step on the memory that it works on; None where steps are not recorded."""
+        recorded = self.records_on == device.type and not torch.is_autocast_enabled(device.type)
+        return record(step, device) if recorded else None
 
 
 def pack(network: MultimodalNetwork, weights: Weights = "exact") -> Acceleration:

@@ -26,10 +26,10 @@ def why_not_recorded(host: LanguageModel, context: Callable[[], MediaContext], t
     the values of a tensor, as in some mixtures of experts. tolerance: of the difference's norm, relative to the norm
     of the plain logits.
     """
-    room = _longest_text(host) - PROBED
+    room = longest_text(host) - PROBED
 
     def logits(recorded: bool) -> Tensor | None:
-        decoder = Decoder(host, context(), _probe(host, rows=1), room) if room >= PROBED else None
+        decoder = Decoder(host, context(), probe(host, rows=1), room) if room >= PROBED else None
         if decoder is None or not can_record(decoder.cache, decoder.mask):
             return None
         decoder.record = functools.partial(RecordedSteps, room=room) if recorded else None
@@ -46,14 +46,14 @@ def why_not_wide(host: LanguageModel, context: Callable[[], MediaContext], toler
     """
 
     def logits(wide: bool) -> Tensor:
-        decoder = Decoder(host, context(), _probe(host, rows=2), PROBED)
+        decoder = Decoder(host, context(), probe(host, rows=2), PROBED)
         decoder.record, decoder.wide = None, wide
         return _probed_logits(decoder)
 
     return _why_not(host, logits, tolerance)
 
 
-def _probe(host: LanguageModel, rows: int) -> Batch:
+def probe(host: LanguageModel, rows: int) -> Batch:
     """A prompt `[rows, PROBED]`. Of two rows the first is padded, because some families then build another mask."""
     ids = torch.arange(PROBED, device=host.device).repeat(rows, 1) % host.vocabulary.offset
     attention_mask = torch.ones_like(ids)
@@ -92,7 +92,7 @@ def _why_not(host: LanguageModel, logits: Callable[[bool], Tensor | None], toler
     return None if off <= tolerance else f"logits differ by {off:.2g} of their norm"
 
 
-def _longest_text(host: LanguageModel) -> int:
+def longest_text(host: LanguageModel) -> int:
     """Positions of the longest text whose steps are recorded: a limit that the cache does not know shows there."""
     config: Any = host.model.config
     windows = [getattr(layer, "sliding_window", LONGEST) for layer in DynamicCache(config=config).layers]

@@ -53,24 +53,8 @@ class RecordedStep:
         if not self.started:
             self.started = True
             return self._step(run)
-        if self.ids.is_cuda:
-            self.repeat = self._graph(run)
-            return self.repeat()
-        with Tape() as tape:
-            logits = self._step(run)
-        self.repeat = tape.repeat(logits)
-        return logits
-
-    def _graph(self, run: Pass) -> Callable[[], Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        with _one_graph_at_a_time, torch.cuda.graph(graph, capture_error_mode="thread_local"), NoValues():
-            logits = self._step(run)
-
-        def repeat() -> Tensor:
-            graph.replay()
-            return logits.clone()  # the next step overwrites them
-
-        return repeat
+        self.repeat = record(lambda: self._step(run), self.ids.device)
+        return self.repeat()
 
     def _step(self, run: Pass) -> Tensor:
         self.mask.index_fill_(1, self.place, 1)
@@ -104,3 +88,28 @@ def can_record(cache: DynamicCache, mask: Tensor) -> bool:
     short = mask.shape[1] <= LONGEST
     fixed = all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
     return short and fixed and not torch.is_autocast_enabled(mask.device.type)
+
+
+def record(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """A function that repeats a step on the memory that the step works on now, without its Python code.
+
+    On a CPU recording runs the step, and the returned function gives that step's result when it is called first.
+    """
+    if device.type == "cuda":
+        return _graph(step)
+    with Tape() as tape:
+        first: list[Tensor] = [step()]
+    repeat = tape.repeat(first[0])
+    return lambda: first.pop() if first else repeat()
+
+
+def _graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    with _one_graph_at_a_time, torch.cuda.graph(graph, capture_error_mode="thread_local"), NoValues():
+        logits = step()
+
+    def repeat() -> Tensor:
+        graph.replay()
+        return logits.clone()  # the next step overwrites them
+
+    return repeat

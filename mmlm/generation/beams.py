@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mmlm.generation.constraints.base import Constraint, Masks
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import all_ended, guided, steps_between_checks
+from mmlm.generation.loop import all_ended, steps_between_checks
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import FinishReason
+from mmlm.generation.sampler import guided, never_written
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,13 @@ def beam_search(
     stops = torch.tensor(list(stop_ids), device=device)
     count = min((1 + len(stop_ids)) * beams, beams * vocabulary)  # enough that `beams` of them go on
     every = steps_between_checks(device)
+    never = never_written(decoder.host.vocabulary)
     search = Search.begin(rows, beams, device)
     for length in range(1, last + 1):
         plain = logits[: rows * beams]
         scores = guided(logits, states, guidance_scale)
         norm = plain.logsumexp(-1)
-        decoder.hide_placeholders(scores)
+        scores[:, never] = -torch.inf
         scores = scores.log_softmax(-1)
         if states is not None:
             scores = masks.apply(states, scores)
@@ -156,7 +158,7 @@ def beam_search(
             ended = ended | finished
         done = length == last
         order = search.take(found, ended, length, done, options.length_penalty)
-        if (done or length % every == 0) and (all_ended(~search.open_rows, norm, decoder, length) or done):
+        if (done or length % every == 0) and (all_ended(~search.open_rows, norm, length, decoder.host.dtype) or done):
             break
         source, tokens = (part.gather(1, order).flatten() for part in (found.source, found.tokens))
         search.go_on(source, tokens, found.log_probs.gather(1, order).flatten())

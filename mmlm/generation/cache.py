@@ -94,6 +94,51 @@ class PreallocatedLayer(DynamicLayer):
             self._view(self.length)
 
 
+class SlotLayer(DynamicLayer):
+    """Keys and values `[S, H, P, d]` of rows from many requests, each with a length of its own.
+
+    A step writes one token a row, at the row's own place, and looks as if that token were the last of as many positions
+    as are shown; a mask has to hide those that a row has not written. Rows are moved and filled by their owner.
+    """
+
+    is_compileable = True  # so that transformers does not read the mask's values
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers: tuple[Tensor, Tensor] | None = None
+        self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # rows, places, keys, values
+
+    def reserve(self, rows: int, positions: int, like: Tensor, values_like: Tensor) -> None:
+        """Makes room for so many rows and positions; what is there stays. like: `[.., H, .., d]`."""
+        made = []
+        for index, own in enumerate((like, values_like)):
+            buffer = own.new_zeros(rows, own.shape[1], positions, own.shape[3])  # NaN times a weight of zero is NaN
+            if self.buffers is not None:
+                before = self.buffers[index]
+                buffer[: before.shape[0], :, : before.shape[2]] = before
+            made.append(buffer)
+        self.buffers = (made[0], made[1])
+        self.is_initialized = True
+
+    def show(self, rows: Tensor, places: Tensor, end: int) -> None:
+        """Steps are now of rows 0..n−1 (`rows [n]`), write at `places [n]`, and read `end` positions."""
+        if self.buffers is not None:
+            keys, values = (buffer[: len(rows), :, :end] for buffer in self.buffers)
+            self._shown = (rows, places, keys, values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Writes `[n, H, 1, d]` keys and values; returns all that are shown."""
+        assert self._shown is not None, "`show` comes before a step"
+        rows, places, keys, values = self._shown
+        keys.transpose(1, 2).index_put_((rows, places), key_states[:, :, 0])
+        values.transpose(1, 2).index_put_((rows, places), value_states[:, :, 0])
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Positions that the layer appears to hold before the next token."""
+        return 0 if self._shown is None else self._shown[2].shape[2] - 1
+
+
 def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
     """A cache for `capacity` positions; special layers (short sliding windows, convolutions) stay transformers' own."""
     cache = DynamicCache(config=config)

@@ -1,5 +1,7 @@
 """A language model over a prompt once, then token by token."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,25 +43,52 @@ class Decoder:
         self.ids = torch.cat([batch.input_ids, batch.input_ids.new_zeros(rows, max_new_tokens)], dim=1)
         self.record = None if host.acceleration is None else host.acceleration.recorded
         self.recorded: RecordedSteps | None = None
+        self.read = 0  # positions of the prompt that have been read
         self.started = False
         self.wide: bool | None = None  # whether hidden states and cache are float32: as the prompt's pass finds it
 
     def prefill(self) -> Tensor:
-        """Logits `[R, V]` after the prompt. ValueError where the model keeps no keys and values of it.
+        """Logits `[R, V]` after the prompt, read in one pass; errors are those of `advance`."""
+        logits = self.advance(self.length)
+        assert logits is not None, "the whole prompt has been read"
+        return logits
 
-        Here and in `step`, ModelChangedError where the model was changed since `since`.
+    def advance(self, count: int) -> Tensor | None:
+        """Reads the next `count` positions of the prompt; logits `[R, V]` after the last, None before.
+
+        ValueError where the model keeps no keys and values of it. Here and in `step`, ModelChangedError where the
+        model was changed since `since`.
         """
         if self.wide is None:
             with self.host.changes.passing(self.since):
                 self.wide = self.host.is_wide
-        logits = self._forward(self.ids[:, : self.length], self._seen(), self.positions[:, : self.length])
+        start, end = self.read, min(self.read + count, self.length)
+        logits = self._forward(self.ids[:, start:end], self._seen(end), self.positions[:, start:end])
+        self.read = end
         if self.cache.get_seq_length() == 0:
             raise ValueError(
                 f"{type(self.host.model).__name__} keeps no keys and values: it left past_key_values "
                 "empty, so it would forget the text at each step; choose a language model that keeps them"
             )
+        if end < self.length:
+            return None
         self.context.begin_decoding()
         return logits
+
+    def skip(self, keys_values: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Begins with the keys and values `[R, H, t, d]` of each layer for the first t positions, in place of a pass.
+
+        They come from a prompt that begins with the same ids and media. Only caches where `keeps_all` can begin so.
+        """
+        for layer, (keys, values) in zip(self.cache.layers, keys_values, strict=True):
+            layer.update(keys, values)
+        self.read = keys_values[0][0].shape[2]
+        self.context.skip(self.ids[:, : self.read])
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every layer keeps a key and a value for each position, and nothing else."""
+        return all(isinstance(layer, PreallocatedLayer) for layer in self.cache.layers)
 
     def repeat(self, times: int) -> None:
         """From here on each row comes `times` times, one after the other. MemoryLimitError where there is no room."""
@@ -89,7 +118,7 @@ class Decoder:
         if self.recorded is not None:
             with self.host.changes.passing(self.since):  # a replayed step does not come to `_forward`
                 return self.recorded(tokens, self._forward)
-        return self._forward(tokens.unsqueeze(1), self._seen(), self.positions[:, start : self.length])
+        return self._forward(tokens.unsqueeze(1), self._seen(self.length), self.positions[:, start : self.length])
 
     def reorder(self, index: Tensor, ids: bool = True) -> None:
         """Row i goes on from what row `index[i]` was; rows of one request share their media, so these stay.
@@ -105,9 +134,9 @@ class Decoder:
     def _reorder_cache(self, index: Tensor) -> None:
         self.cache.reorder_cache(index)  # pyright: ignore[reportArgumentType]  # annotated as the old LongTensor
 
-    def _seen(self) -> Tensor | None:
-        """What of the text so far is no padding; None where all is."""
-        return self.mask[:, : self.length] if self.padded else None
+    def _seen(self, end: int) -> Tensor | None:
+        """What of the first `end` positions is no padding; None where nothing of the prompt is."""
+        return self.mask[:, :end] if self.padded else None
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         # The request is opened for each pass alone: between the steps of a stream, the caller's thread is its own.
@@ -130,12 +159,7 @@ class Decoder:
         with self.host.request(context, codes, wide=bool(self.wide)):
             self.host(
                 self.ids[:, : self.length],
-                attention_mask=self._seen(),
+                attention_mask=self._seen(self.length),
                 position_ids=self.positions[:, : self.length],
                 use_cache=False,
             )
-
-    def hide_placeholders(self, scores: Tensor) -> None:
-        """Sets scores `[R, V]` of the tokens that are never written, placeholders of media and padding, to −inf."""
-        vocabulary = self.host.vocabulary
-        scores[:, vocabulary.end_of_chunk_id + 1 : vocabulary.code_offset] = -torch.inf

@@ -15,10 +15,11 @@ from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.constraints.codes import MAX_MEDIA, GenerationMode, MediaGrammar, Place, longest
 from mmlm.generation.constraints.stop_strings import StopStrings
 from mmlm.generation.decoder import Decoder
-from mmlm.generation.loop import Step, decode
+from mmlm.generation.loop import decode
 from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import FinishReason, GenerationResult, Usage
+from mmlm.generation.sampler import Step
 from mmlm.generation.text import cut_at
 from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork

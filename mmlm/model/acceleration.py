@@ -36,3 +36,7 @@ class Acceleration(Protocol):
         cache: a transformers cache. mask, positions: `[R, capacity]`, for the text so far and all that may follow.
         """
         ...
+
+    def record(self, step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor] | None:
+        """A function that repeats a step on the memory that it works on; None if steps are not recorded there."""
+        ...

@@ -36,6 +36,17 @@ class CodePlaces:
         inside = (ids >= self.span.begin) & (ids < self.span.begin + self.span.layout.rows) & (ids != self.span.end)
         return torch.where(inside, since, -1)
 
+    @classmethod
+    def of_rows(cls, span: CodeSpan | None, since: Tensor) -> CodePlaces:
+        """Those of rows that write on together. since: `[R]`, of each row; kept up to date in this memory."""
+        places = cls(span)
+        places._since = since
+        return places
+
+    def since(self, row: int) -> int:
+        """Tokens of a row since the last opening boundary."""
+        return 0 if self._since is None else int(self._since[row])
+
     def repeat(self, times: int) -> None:
         """From now on each row is given `times` times in succession."""
         if self._since is not None:

@@ -10,6 +10,7 @@ from mmlm.model.config import FusionConfig
 from mmlm.model.fusion.gated_block import GatedCrossAttentionBlock
 from mmlm.model.fusion.interface import Fusion, MediaItems
 from mmlm.model.fusion.media_context import CrossAttentionContext
+from mmlm.model.fusion.media_slots import CrossAttentionSlots
 from mmlm.model.fusion.visibility import Visibility
 from mmlm.model.modules import ModuleSequence
 from mmlm.prompting.vocabulary import MediaVocabulary
@@ -49,6 +50,10 @@ class CrossAttention(Fusion):
         return CrossAttentionContext(
             self.layers, self.layer_before, self.media_ids, self.visibility, rows, items, dtype
         )
+
+    def slots(self, dtype: torch.dtype | None = None) -> CrossAttentionSlots:
+        """Keys and values of many requests, side by side."""
+        return CrossAttentionSlots(self.layers, self.layer_before, dtype)
 
     @staticmethod
     def described(config: FusionConfig) -> str:

@@ -46,6 +46,10 @@ class MediaContext(ABC):
         self.rows = rows
         self._counts = None if items is None else (items.rows, items.counts())
 
+    def latents_per_item(self) -> list[int]:
+        """The number of latents of each item, row by row."""
+        return [] if self._counts is None else self._counts[1].tolist()
+
     def latents_per_row(self) -> list[int]:
         """The total number of latents of each row's media."""
         if self._counts is None:
@@ -69,12 +73,48 @@ class MediaContext(ABC):
         return hidden
 
     @abstractmethod
+    def skip(self, ids: Tensor) -> None:
+        """Called in place of the passes over the first ids `[R, T]`, whose keys and values are known."""
+
+    @abstractmethod
     def begin_decoding(self) -> None:
         """Called after the prompt: no media follow."""
 
     @abstractmethod
     def repeat(self, beams: int) -> None:
         """Called after `begin_decoding`: each row is now given `beams` times in succession."""
+
+
+class MediaSlots:
+    """The media of rows from many requests that are decoded together, and a `ForwardCallback` of their steps.
+
+    Rows come and go. This one is for ways of joining media in which decoding has nothing to do; others override it.
+
+    version: counts what a step that was recorded on the memory before does not see.
+    """
+
+    version = 0
+
+    def join(self, row: int, context: MediaContext, source: int) -> None:
+        """From now on row `row` has the media of row `source` of a context after `begin_decoding`."""
+
+    def move(self, source: int, row: int) -> None:
+        """From now on row `row` has the media of row `source`."""
+
+    def show(self, rows: int) -> bool:
+        """Steps are now of the first `rows` rows; whether any of them attends to media in the blocks."""
+        return False
+
+    def on_ids(self, ids: Tensor) -> None:
+        """As `MediaContext`."""
+
+    def embedded(self, ids: Tensor, embeddings: Tensor) -> Tensor:
+        """As `MediaContext`."""
+        return embeddings
+
+    def before_block(self, index: int, hidden: Tensor) -> Tensor:
+        """As `MediaContext`."""
+        return hidden
 
 
 class Fusion(nn.Module, ABC):
@@ -97,6 +137,10 @@ class Fusion(nn.Module, ABC):
     @abstractmethod
     def context(self, rows: int, items: MediaItems | None = None, dtype: torch.dtype | None = None) -> MediaContext:
         """The media of a request of so many rows. dtype: of the hidden states, if it is wider than the weights'."""
+
+    def slots(self, dtype: torch.dtype | None = None) -> MediaSlots:
+        """Room for the media of many requests that are decoded together; dtype as in `context`."""
+        return MediaSlots()
 
     def positions(self, latents: int) -> int:
         """How many positions of the text an item of so many latents takes."""

@@ -33,8 +33,7 @@ class CrossAttentionContext(MediaContext):
         super().__init__(rows, items)
         self.layers, self.layer_before, self.media_ids = layers, layer_before, media_ids
         self.visibility: Visibility = visibility
-        own = layers[0].attn_gate.dtype
-        self.dtype = own if dtype is None else torch.promote_types(own, dtype)
+        self.dtype = compute_dtype(layers, dtype)
         self.view = MediaView()
         self.real: Tensor | None = None
         self.keys_values: list[KeysValues] = []  # one pair for each gated block; empty without media
@@ -97,6 +96,9 @@ class CrossAttentionContext(MediaContext):
         visible = visible_media(media_time, group_time, self.item_group, self.visibility, others)
         self.view = self._view(visible, beams)
 
+    def skip(self, ids: Tensor) -> None:
+        self.on_ids(ids)
+
     def _view(self, visible: Tensor, beams: int) -> MediaView:
         blind = ~visible.any(-1, keepdim=True)
         mask = self._mask(visible, blind)
@@ -156,3 +158,9 @@ class CrossAttentionContext(MediaContext):
         keys_values = self.keys_values[layer] if self.keys_values else None
         x = self.layers[layer](hidden.to(self.dtype), self.view, keys_values)
         return x.to(hidden.dtype)
+
+
+def compute_dtype(layers: ModuleSequence[GatedCrossAttentionBlock], dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype in which gated blocks compute: their weights', or `dtype` where that is wider."""
+    own = layers[0].attn_gate.dtype
+    return own if dtype is None else torch.promote_types(own, dtype)

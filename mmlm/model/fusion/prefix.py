@@ -56,6 +56,10 @@ class PrefixContext(MediaContext):
         own = self.embeddings[self.first[row // beams] + number[row, column] - 1]
         return embeddings.index_put((row, column), own.to(embeddings.dtype))
 
+    def skip(self, ids: Tensor) -> None:
+        if self.embeddings is not None:
+            self.seen = self.seen + self._is_media(ids).sum(1)
+
     def begin_decoding(self) -> None:
         self._decoding = True
 

@@ -1,0 +1,123 @@
+"""The choice of next tokens for the rows of one request: greedy or sampled, constrained, guided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmlm.generation.constraints.base import Constraint, Masks
+from mmlm.generation.options import GenerationOptions
+from mmlm.prompting.vocabulary import MediaVocabulary
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all rows: `tokens [R]`, and their log-probabilities `[R]` under the model's plain distribution.
+
+    ended `[R]`: rows that had ended before; their tokens count for nothing.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    ended: Tensor
+
+
+class Sampler:
+    """Chooses the tokens of one request step by step, and knows which of its rows have ended.
+
+    prompt_length: positions of the prompt, padding included. generator: to sample from; None takes the most likely
+    token. constraints: the state of each row, kept up to date in this list; a row ends when its constraint has
+    finished. guidance_scale: with a scale other than 1, logits hold each row twice, the second half without what guides
+    it. Where a constraint is guided, scores are `u + scale · (c − u)` (Ho and Salimans 2022).
+
+    ended: bool `[R]`. norm: `[R]`, the log-normaliser of the last step; finite where the logits are.
+    """
+
+    ended: Tensor
+    norm: Tensor
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        vocabulary: MediaVocabulary,
+        stop_ids: Sequence[int],
+        prompt_length: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        constraints: list[Constraint] | None = None,
+        guidance_scale: float = 1.0,
+    ) -> None:
+        self.constraints, self.guidance_scale, self.generator = constraints, guidance_scale, generator
+        self._never = never_written(vocabulary)
+        self._stops = torch.tensor(list(stop_ids), device=device)
+        self._processors = options.processors(prompt_length, stop_ids, device)
+        self._masks: Masks | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each row takes its most likely token, whatever the others do: then many requests choose at once."""
+        return self.generator is None and self.constraints is None and not self._processors
+
+    def __call__(self, logits: Tensor, ids: Tensor) -> Step:
+        """The next tokens by logits `[R, V]` (`[2·R, V]` with guidance) after ids `[R, T]`, prompt included.
+
+        A row that has ended repeats the first of `stop_ids`. The logits are changed.
+        """
+        rows = len(logits) // (1 if self.guidance_scale == 1.0 else 2)
+        plain = logits[:rows]
+        norm = plain.logsumexp(-1)
+        scores = guided(logits, self.constraints, self.guidance_scale)
+        scores[:, self._never] = -torch.inf
+        if self.constraints is not None:
+            self._masks = self._masks or Masks(logits.shape[1], logits.device)
+            scores = self._masks.apply(self.constraints, scores)
+        if self._processors:  # which may write into the scores, while `plain` must stay the model's
+            scores = self._processors(ids, scores.clone())  # pyright: ignore[reportArgumentType]
+        tokens = choose(scores, norm, self.generator)
+        return self.take(tokens, norm, plain)
+
+    def take(self, tokens: Tensor, norm: Tensor, plain: Tensor) -> Step:
+        """The step of tokens `[R]` that were chosen by logits `plain [R, V]`; rows that they end have ended."""
+        before = torch.zeros_like(tokens, dtype=torch.bool) if not hasattr(self, "ended") else self.ended
+        tokens = torch.where(before, self._stops[0], tokens)
+        ended = before | torch.isin(tokens, self._stops)
+        if self.constraints is not None:
+            advance(self.constraints, tokens.tolist())
+            ended = ended | torch.tensor(
+                [state.finished is not None for state in self.constraints], device=ended.device
+            )
+        self.ended, self.norm = ended, norm
+        return Step(tokens, plain.gather(1, tokens.unsqueeze(1)).squeeze(1) - norm, before)
+
+
+def never_written(vocabulary: MediaVocabulary) -> slice:
+    """The ids that are never written: placeholders of media, and padding."""
+    return slice(vocabulary.end_of_chunk_id + 1, vocabulary.code_offset)
+
+
+def guided(logits: Tensor, constraints: Sequence[Constraint] | None, scale: float) -> Tensor:
+    """Scores `[R, V]` of logits `[R, V]`, or of `[2·R, V]` where guidance leads away from the second half."""
+    if scale == 1.0:
+        return logits
+    own, free = logits.chunk(2)
+    acts = torch.tensor([state.guided for state in constraints or ()], device=logits.device).unsqueeze(1)
+    return torch.where(acts, free + scale * (own - free), own)
+
+
+def choose(scores: Tensor, norm: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Tokens `[R]` of scores `[R, V]`; `norm [R]` is finite where the logits of a row are."""
+    if generator is None:
+        return scores.argmax(-1)
+    # Drawing from NaN would end a GPU's whole context; the error comes with the next check.
+    weights = torch.where(norm.isfinite().unsqueeze(1), scores.softmax(-1), 1.0)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def advance(constraints: list[Constraint], tokens: Sequence[int]) -> None:
+    """Brings the state of each row that has not finished up to date."""
+    for row, (state, token) in enumerate(zip(constraints, tokens, strict=True)):
+        if state.finished is None:
+            constraints[row] = state.advance(token)

@@ -1,0 +1,1 @@
+"""Many users of one model."""

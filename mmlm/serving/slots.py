@@ -1,0 +1,195 @@
+"""Rows of many requests, decoded together: each has its own prompt, length and media, and comes and goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from mmlm.generation.cache import SlotLayer
+from mmlm.generation.decoder import Decoder
+from mmlm.generation.memory import check_memory
+from mmlm.model.code_places import CodePlaces
+from mmlm.model.fusion.interface import Fusion
+from mmlm.model.language_model import LanguageModel
+
+BLOCK = 64
+PLAIN = 2  # steps of a shape before it is recorded
+MOST_RECORDED = 64  # shapes
+
+
+class Slots:
+    """The rows of a language model that are decoded together, 0..count−1; the last one fills the place of one that leaves.
+
+    wide, codes, since: as those of the `Decoder`s whose rows join; rows of one kind alone can be together.
+    block: what a step reads is a multiple of so many positions, so that the shapes of steps are few.
+    """
+
+    def __init__(
+        self, host: LanguageModel, fusion: Fusion, *, wide: bool, codes: bool, since: int, block: int = BLOCK
+    ) -> None:
+        self.host, self.wide, self.codes, self.since, self.block = host, wide, codes, since, block
+        self.count = 0
+        self.lengths: list[int] = []
+        self.media = fusion.slots(torch.float32 if wide else None)
+        self.cache: DynamicCache | None = None
+        self.capacity = (0, 0)  # rows, positions
+        self._bytes = 0  # of the keys and values of one position
+        device = host.device
+        self._rows = torch.empty(0, dtype=torch.long, device=device)  # 0, 1, 2, …
+        self._tokens = torch.empty(0, 1, dtype=torch.long, device=device)
+        self._places = torch.empty(0, dtype=torch.long, device=device)  # where a row writes next
+        self._positions = torch.empty(0, 1, dtype=torch.long, device=device)
+        self._since = torch.empty(0, dtype=torch.long, device=device)  # see `CodePlaces`
+        self._mask = torch.empty(0, 0, dtype=torch.long, device=device)
+        self.ids = torch.empty(0, 0, dtype=torch.long, device=device)
+        self._steps: dict[tuple[int, int, bool, int], Callable[[], Tensor]] = {}  # recorded, by shape
+        self._tried: Counter[tuple[int, int, bool, int]] = Counter()
+
+    def join(self, decoder: Decoder, copies: int = 1) -> list[int]:
+        """The slots of a decoder's rows after its prompt, each `copies` times in succession.
+
+        MemoryLimitError where there is no room, and then nothing has changed.
+        """
+        rows, capacity = decoder.ids.shape
+        self._reserve(self.count + rows * copies, capacity, decoder)
+        length, found = decoder.length, []
+        assert self.cache is not None
+        for source in range(rows):
+            for _ in range(copies):
+                slot = self.count
+                for layer, own in zip(self.cache.layers, decoder.cache.layers, strict=True):
+                    if not own.is_initialized:  # it reads the keys and values of another layer
+                        continue
+                    for buffer, part in zip(layer.buffers, (own.keys, own.values), strict=True):
+                        buffer[slot, :, :length] = part[source, :, :length]
+                self.ids[slot, :length] = decoder.ids[source, :length]
+                self._mask[slot] = 0
+                self._mask[slot, :length] = decoder.mask[source, :length]
+                self._places[slot] = length
+                self._positions[slot] = decoder.positions[source, length]
+                if decoder.codes is not None:
+                    self._since[slot] = decoder.codes.since(source)
+                self.media.join(slot, decoder.context, source)
+                self.lengths.append(length)
+                self.count += 1
+                found.append(slot)
+        return found
+
+    def leave(self, slot: int) -> int | None:
+        """Frees a slot; the slot whose row is there from now on, None if it was the last."""
+        last = self.count - 1
+        self.count = last
+        if slot == last:
+            self.lengths.pop()
+            return None
+        assert self.cache is not None
+        length = self.lengths[last]
+        for layer in self.cache.layers:
+            for buffer in layer.buffers or ():
+                buffer[slot, :, :length] = buffer[last, :, :length]
+        for part in (self.ids, self._mask, self._places, self._positions, self._since):
+            part[slot] = part[last]
+        self.media.move(last, slot)
+        self.lengths[slot] = self.lengths.pop()
+        return last
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Appends `tokens [count]` and gives the logits `[count, V]` that follow."""
+        count = self.count
+        longest = max(self.lengths) + 1
+        end = min(-(-longest // self.block) * self.block, self.capacity[1])
+        self._tokens[:count, 0] = tokens
+        self.ids[self._rows[:count], self._places[:count]] = tokens
+        with self.host.changes.passing(self.since):
+            logits = self._repeated(count, end)
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits
+
+    def _repeated(self, count: int, end: int) -> Tensor:
+        """A step, recorded where a shape comes again and the model was packed."""
+        shape = (count, end, self.media.show(count), self.media.version)
+        if (repeat := self._steps.get(shape)) is not None:
+            return repeat()
+        run = self._pass(count, end)
+        self._tried[shape] += 1
+        acceleration = self.host.acceleration
+        if acceleration is not None and self._tried[shape] > PLAIN and len(self._steps) < MOST_RECORDED:
+            recorded = acceleration.record(run, self.host.device)
+            if recorded is not None:
+                self._steps[shape] = recorded
+                return recorded()
+        return run()
+
+    def _pass(self, count: int, end: int) -> Callable[[], Tensor]:
+        """A step of the first `count` rows that reads `end` positions, on the memory as it is now."""
+        cache = self.cache
+        assert cache is not None, "rows have joined"
+        rows, places = self._rows[:count], self._places[:count]
+        tokens, positions, mask = self._tokens[:count], self._positions[:count], self._mask[:count, :end]
+        for layer in cache.layers:
+            layer.show(rows, places, end)
+        codes = CodePlaces.of_rows(self.host.vocabulary.spans.get("image"), self._since[:count]) if self.codes else None
+
+        def run() -> Tensor:
+            with self.host.request(self.media, codes, wide=self.wide):
+                mask.scatter_(1, places.unsqueeze(1), 1)
+                output = self.host(
+                    tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                    logits_to_keep=1,
+                )  # fmt: skip
+                places.add_(1)
+                positions.add_(1)
+            return output.logits[:, -1].float()
+
+        return run
+
+    def check_room(self, decoder: Decoder, copies: int = 1) -> None:
+        """MemoryLimitError where a decoder's rows could not join, as far as that is known before its prompt is read."""
+        if self.cache is not None:
+            self._check_memory(*self._grown(self.count + decoder.ids.shape[0] * copies, decoder.ids.shape[1]))
+
+    def _grown(self, rows: int, positions: int) -> tuple[int, int]:
+        """How much room there is to be for so many rows of so many positions."""
+        have_rows, have_positions = self.capacity
+        return (
+            have_rows if rows <= have_rows else max(rows, 2 * have_rows),
+            have_positions if positions <= have_positions else -(-positions // self.block) * self.block,
+        )
+
+    def _check_memory(self, rows: int, positions: int) -> None:
+        needed = self._bytes * rows * positions
+        have_rows, have_positions = self.capacity
+        if needed > self._bytes * have_rows * have_positions:  # both are there while one is copied
+            check_memory(needed, rows, positions, self.host.device)
+
+    def _reserve(self, rows: int, positions: int, decoder: Decoder) -> None:
+        have_rows, have_positions = self.capacity
+        rows, positions = self._grown(rows, positions)
+        if (rows, positions) == self.capacity:
+            return
+        written = [layer for layer in decoder.cache.layers if layer.is_initialized]
+        self._bytes = sum(part[:1, :, :1].nbytes for layer in written for part in (layer.keys, layer.values))
+        self._check_memory(rows, positions)
+        if self.cache is None:
+            self.cache = DynamicCache(config=self.host.model.config)
+            self.cache.layers = [SlotLayer() for _ in decoder.cache.layers]
+        for layer, own in zip(self.cache.layers, decoder.cache.layers, strict=True):
+            if own.is_initialized:
+                layer.reserve(rows, positions, own.keys, own.values)
+        device = self.host.device
+        self._rows = torch.arange(rows, device=device)
+        for name, size in {"_tokens": (1,), "_places": (), "_positions": (1,), "_since": ()}.items():
+            made = torch.zeros(rows, *size, dtype=torch.long, device=device)
+            made[:have_rows] = getattr(self, name)
+            setattr(self, name, made)
+        for name in ("_mask", "ids"):
+            made = torch.zeros(rows, positions, dtype=torch.long, device=device)
+            made[:have_rows, :have_positions] = getattr(self, name)
+            setattr(self, name, made)
+        self.capacity = rows, positions
+        self._steps.clear()
+        self._tried.clear()

@@ -1,0 +1,102 @@
+"""What a caller holds of a request that is on its way through the engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mmlm.generation.result import GenerationResult
+
+
+class CancelledError(RuntimeError):
+    """The request was cancelled, by its caller or because the engine was closed."""
+
+
+class DeadlineError(TimeoutError):
+    """The request was not finished within its time."""
+
+
+class BusyError(RuntimeError):
+    """As many requests wait as the engine takes. Try again later."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One more token of row `row`, and its log-probability under the model's plain distribution."""
+
+    row: int
+    id: int
+    log_prob: float
+
+
+Listener = Callable[[Token | None], None]
+"""Called in the engine's thread with each token, and with None when the request has ended; it must return at once."""
+
+
+@dataclass
+class Times:
+    """When what happened, in seconds of `time.monotonic()`; 0 for what has not."""
+
+    submitted: float = field(default_factory=time.monotonic)
+    started: float = 0.0  # its prompt is being read
+    first_token: float = 0.0
+    ended: float = 0.0
+
+
+class Ticket:
+    """One request: wait for its `results`, or listen to its tokens, or cancel it.
+
+    deadline: when it is given up, in seconds of `time.monotonic()`; None for never.
+    """
+
+    def __init__(self, deadline: float | None = None, listener: Listener | None = None) -> None:
+        self.deadline, self.times = deadline, Times()
+        self._listener, self._ended = listener, threading.Event()
+        self._results: list[GenerationResult] = []
+        self._error: Exception | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Gives the request up; its room is free within one step."""
+        self._cancelled = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, in one way or another."""
+        return self._ended.is_set()
+
+    def results(self, timeout: float | None = None) -> list[GenerationResult]:
+        """The results, one of each return sequence. Raises what the request failed with; TimeoutError after `timeout`."""
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"the request has not ended within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+    # For the engine
+
+    def given_up(self) -> Exception | None:
+        """Why the request is not to be gone on with; None where it is."""
+        if self._cancelled:
+            return CancelledError("the request was cancelled")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return DeadlineError("the request was not finished within its time")
+        return None
+
+    def deliver(self, token: Token) -> None:
+        """Hands a token on."""
+        self.times.first_token = self.times.first_token or time.monotonic()
+        if self._listener is not None:
+            self._listener(token)
+
+    def end(self, results: list[GenerationResult] | None = None, error: Exception | None = None) -> None:
+        """The request has ended with results, or with an error."""
+        if self._ended.is_set():
+            return
+        self._results, self._error = results or [], error
+        self.times.ended = time.monotonic()
+        self._ended.set()
+        if self._listener is not None:
+            self._listener(None)
