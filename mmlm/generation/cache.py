@@ -105,16 +105,15 @@ class SlotLayer(DynamicLayer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.buffers: tuple[Tensor, ...] = ()  # none, or keys and values
         self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # rows, places, keys, values
 
-    def reserve(self, rows: int, positions: int, like: Tensor, values_like: Tensor) -> None:
-        """Makes room for so many rows and positions; what is there stays. like: `[.., H, .., d]`."""
+    def reserve(self, rows: int, positions: int, like: tuple[Tensor, Tensor]) -> None:
+        """Makes room for so many rows and positions; what is there stays. like: keys and values `[.., H, .., d]`."""
         made = []
-        for index, own in enumerate((like, values_like)):
+        for own, before in zip(like, self.buffers or (None, None), strict=True):
             buffer = own.new_zeros(rows, own.shape[1], positions, own.shape[3])  # NaN times a weight of zero is NaN
-            if self.buffers is not None:
-                before = self.buffers[index]
+            if before is not None:
                 buffer[: before.shape[0], :, : before.shape[2]] = before
             made.append(buffer)
         self.buffers = (made[0], made[1])
@@ -122,7 +121,7 @@ class SlotLayer(DynamicLayer):
 
     def show(self, rows: Tensor, places: Tensor, end: int) -> None:
         """Steps are now of rows 0..n−1 (`rows [n]`), write at `places [n]`, and read `end` positions."""
-        if self.buffers is not None:
+        if self.buffers:
             keys, values = (buffer[: len(rows), :, :end] for buffer in self.buffers)
             self._shown = (rows, places, keys, values)
 

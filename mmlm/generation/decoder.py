@@ -13,6 +13,9 @@ from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer, `[R, H, t, d]` each."""
+
 _COPIES = 6  # of logits, at the time of choosing: plain, scores, sums, sorted, their places
 
 
@@ -75,20 +78,29 @@ class Decoder:
         self.context.begin_decoding()
         return logits
 
-    def skip(self, keys_values: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Begins with the keys and values `[R, H, t, d]` of each layer for the first t positions, in place of a pass.
+    def skip(self, keys_values: Sequence[KeysValues | None]) -> None:
+        """Begins with the `keys_values` of the first t positions, in place of a pass over them.
 
         They come from a prompt that begins with the same ids and media. Only caches where `keeps_all` can begin so.
         """
-        for layer, (keys, values) in zip(self.cache.layers, keys_values, strict=True):
-            layer.update(keys, values)
-        self.read = keys_values[0][0].shape[2]
+        for layer, known in zip(self.cache.layers, keys_values, strict=True):
+            if known is not None:
+                assert isinstance(layer, PreallocatedLayer), "see keeps_all"
+                layer.update(*known)
+        self.read = next(known[0].shape[2] for known in keys_values if known is not None)
         self.context.skip(self.ids[:, : self.read])
 
     @property
     def keeps_all(self) -> bool:
         """Whether every layer keeps a key and a value for each position, and nothing else."""
         return all(isinstance(layer, PreallocatedLayer) for layer in self.cache.layers)
+
+    def keys_values(self) -> list[KeysValues | None]:
+        """What `keeps_all` caches hold of the text so far; None for a layer that reads those of another one."""
+        own = [layer for layer in self.cache.layers if isinstance(layer, PreallocatedLayer)]
+        return [
+            (layer.keys, layer.values) if layer.keys is not None and layer.values is not None else None for layer in own
+        ]
 
     def repeat(self, times: int) -> None:
         """From here on each row comes `times` times, one after the other. MemoryLimitError where there is no room."""

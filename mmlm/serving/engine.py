@@ -112,7 +112,7 @@ class Engine:
     def submit(
         self,
         prompt: Sequence[Any],
-        options: GenerationOptions = GenerationOptions(),
+        options: GenerationOptions | None = None,
         writing: Writing | None = None,
         *,
         timeout: float | None = None,
@@ -123,6 +123,7 @@ class Engine:
         writing: what may be written besides text. timeout: seconds after which the request is given up.
         BusyError where `max_waiting` requests wait; ValueError for beams, and for more rows than there are places.
         """
+        options = options or GenerationOptions()
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = _Waiting(Ticket(deadline, listener), prompt, options, writing)
         if options.num_beams > 1:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from encoders.base import Features
 from encoders.media.sound import Audio
-from mmlm.generation.decoder import Decoder
+from mmlm.generation.decoder import Decoder, KeysValues
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Image, Media, Sound, as_part
 
@@ -151,12 +151,12 @@ class KnownPrompts:
     """Keys and values of prompts: one that begins like an earlier one, media included, is read from there on."""
 
     def __init__(self, limit: int) -> None:
-        self._kept = Recent[list[tuple[Tensor, Tensor]]](limit)
+        self._kept = Recent[list[KeysValues | None]](limit)
         self._keys: dict[int, Tensor] = {}
         self._since = -1
         self._count = 0
 
-    def longest(self, keys: Sequence[int], since: int) -> list[tuple[Tensor, Tensor]] | None:
+    def longest(self, keys: Sequence[int], since: int) -> list[KeysValues | None] | None:
         """Keys and values `[1, H, t, d]` of each layer for the longest known beginning, less than the whole prompt."""
         if since != self._since:
             return None
@@ -173,7 +173,7 @@ class KnownPrompts:
             return None
         found = self._kept.get(best)
         assert found is not None, "its key is kept"
-        return [(part[0][:, :, :length], part[1][:, :, :length]) for part in found]
+        return [None if own is None else (own[0][:, :, :length], own[1][:, :, :length]) for own in found]
 
     def keep(self, keys: Sequence[int], decoder: Decoder) -> None:
         """Keeps the keys and values of a prompt that was read."""
@@ -182,11 +182,9 @@ class KnownPrompts:
             return
         if decoder.since != self._since:
             self._kept, self._keys, self._since = Recent(self._kept.limit), {}, decoder.since
-        layers = [
-            (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in decoder.cache.layers
-        ]
+        layers = [None if own is None else (own[0].clone(), own[1].clone()) for own in decoder.keys_values()]
         self._count += 1
-        self._kept.put(self._count, layers, sum(part.nbytes for pair in layers for part in pair))
+        self._kept.put(self._count, layers, sum(part.nbytes for pair in layers for part in pair or ()))
         self._keys[self._count] = torch.tensor(keys)
         alive = set(self._kept.keys())
         self._keys = {number: own for number, own in self._keys.items() if number in alive}

@@ -92,8 +92,10 @@ class Running:
 
     def finish(self) -> None:
         """Ends the ticket with the results."""
-        constraints = self.sampler.constraints
-        self.ticket.end([
-            self.request.result(0, self.ids[row], self.log_probs[row], constraints[row].finished if constraints else None)
-            for row in range(self.count)
-        ])  # fmt: skip
+        states = self.sampler.constraints or [None] * self.count
+        self.ticket.end(
+            [
+                self.request.result(0, ids, log_probs, None if state is None else state.finished)
+                for ids, log_probs, state in zip(self.ids, self.log_probs, states, strict=True)
+            ]
+        )

@@ -22,7 +22,7 @@ MOST_RECORDED = 64  # shapes
 
 
 class Slots:
-    """The rows of a language model that are decoded together, 0..count−1; the last one fills the place of one that leaves.
+    """The rows of a language model that are decoded together: 0..count−1. The last fills the place of one that leaves.
 
     wide, codes, since: as those of the `Decoder`s whose rows join; rows of one kind alone can be together.
     block: what a step reads is a multiple of so many positions, so that the shapes of steps are few.
@@ -36,6 +36,7 @@ class Slots:
         self.lengths: list[int] = []
         self.media = fusion.slots(torch.float32 if wide else None)
         self.cache: DynamicCache | None = None
+        self._layers: list[SlotLayer] = []
         self.capacity = (0, 0)  # rows, positions
         self._bytes = 0  # of the keys and values of one position
         device = host.device
@@ -57,15 +58,13 @@ class Slots:
         rows, capacity = decoder.ids.shape
         self._reserve(self.count + rows * copies, capacity, decoder)
         length, found = decoder.length, []
-        assert self.cache is not None
+        given = decoder.keys_values()
         for source in range(rows):
             for _ in range(copies):
                 slot = self.count
-                for layer, own in zip(self.cache.layers, decoder.cache.layers, strict=True):
-                    if not own.is_initialized:  # it reads the keys and values of another layer
-                        continue
-                    for buffer, part in zip(layer.buffers, (own.keys, own.values), strict=True):
-                        buffer[slot, :, :length] = part[source, :, :length]
+                for layer, own in zip(self._layers, given, strict=True):
+                    for buffer, part in zip(layer.buffers, own or (), strict=True):
+                        buffer[slot, :, :length] = part[source]
                 self.ids[slot, :length] = decoder.ids[source, :length]
                 self._mask[slot] = 0
                 self._mask[slot, :length] = decoder.mask[source, :length]
@@ -86,10 +85,9 @@ class Slots:
         if slot == last:
             self.lengths.pop()
             return None
-        assert self.cache is not None
         length = self.lengths[last]
-        for layer in self.cache.layers:
-            for buffer in layer.buffers or ():
+        for layer in self._layers:
+            for buffer in layer.buffers:
                 buffer[slot, :, :length] = buffer[last, :, :length]
         for part in (self.ids, self._mask, self._places, self._positions, self._since):
             part[slot] = part[last]
@@ -130,7 +128,7 @@ class Slots:
         assert cache is not None, "rows have joined"
         rows, places = self._rows[:count], self._places[:count]
         tokens, positions, mask = self._tokens[:count], self._positions[:count], self._mask[:count, :end]
-        for layer in cache.layers:
+        for layer in self._layers:
             layer.show(rows, places, end)
         codes = CodePlaces.of_rows(self.host.vocabulary.spans.get("image"), self._since[:count]) if self.codes else None
 
@@ -171,15 +169,16 @@ class Slots:
         rows, positions = self._grown(rows, positions)
         if (rows, positions) == self.capacity:
             return
-        written = [layer for layer in decoder.cache.layers if layer.is_initialized]
-        self._bytes = sum(part[:1, :, :1].nbytes for layer in written for part in (layer.keys, layer.values))
+        given = decoder.keys_values()
+        self._bytes = sum(part[:1, :, :1].nbytes for own in given for part in own or ())
         self._check_memory(rows, positions)
         if self.cache is None:
             self.cache = DynamicCache(config=self.host.model.config)
-            self.cache.layers = [SlotLayer() for _ in decoder.cache.layers]
-        for layer, own in zip(self.cache.layers, decoder.cache.layers, strict=True):
-            if own.is_initialized:
-                layer.reserve(rows, positions, own.keys, own.values)
+            self._layers = [SlotLayer() for _ in given]
+            self.cache.layers[:] = self._layers
+        for layer, own in zip(self._layers, given, strict=True):
+            if own is not None:
+                layer.reserve(rows, positions, own)
         device = self.host.device
         self._rows = torch.arange(rows, device=device)
         for name, size in {"_tokens": (1,), "_places": (), "_positions": (1,), "_since": ()}.items():

@@ -68,7 +68,7 @@ class Ticket:
         return self._ended.is_set()
 
     def results(self, timeout: float | None = None) -> list[GenerationResult]:
-        """The results, one of each return sequence. Raises what the request failed with; TimeoutError after `timeout`."""
+        """The results, one of each return sequence; its own error, or TimeoutError after `timeout` s."""
         if not self._ended.wait(timeout):
             raise TimeoutError(f"the request has not ended within {timeout} s")
         if self._error is not None:
