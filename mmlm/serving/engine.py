@@ -62,7 +62,7 @@ class Counts:
     steps: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     ticket: Ticket
     prompt: Sequence[Any]
@@ -262,8 +262,10 @@ class Engine:
         return decoder.read - before
 
     def _remove(self, one: _Waiting) -> None:
+        """It waits no longer: its rows are running, or it has failed."""
         with self._turn:
-            self._ready.remove(one)
+            if one in self._ready:
+                self._ready.remove(one)
             self._turn.notify_all()
 
     def _slots_for(self, made: Request) -> Slots | None:

@@ -18,7 +18,7 @@ from encoders.base import Features
 from encoders.media.sound import Audio
 from mmlm.generation.decoder import Decoder, KeysValues
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Image, Media, Sound, as_part
+from mmlm.prompting.parts import Image, Sound, as_part
 
 LEAST = 16  # positions of a prompt for which it is worth to begin where another one is
 Value = TypeVar("Value")
@@ -71,26 +71,25 @@ class KnownMedia:
     def learn(self, model: MultimodalNetwork, parts: Sequence[Any]) -> None:
         """Encodes the media among the parts of several prompts that are not known yet, together.
 
-        One that cannot be encoded is left to its own request, which tells what is wrong.
+        What cannot be encoded is left to its own request, which tells what is wrong.
         """
         with self._lock:
             if self._since != model.changes.count:
                 self._features, self._since = Recent[Features](self._features.limit), model.changes.count
-            new: dict[str, Media] = {}
-            for part in map(as_part, parts):
-                digest = digest_of(part)
-                if digest is not None and self._features.get(digest) is None:
-                    new[digest] = part  # pyright: ignore[reportArgumentType]  # only media have a digest
-            for chunk in ([*new], *([digest] for digest in new)):
-                missing = [digest for digest in chunk if self._features.get(digest) is None]
-                if not missing:
-                    continue
-                try:
-                    encoded = model.encode_media([new[digest] for digest in missing])
-                except Exception:  # noqa: S112 - one at a time then
-                    continue
-                for digest, features in zip(missing, encoded, strict=True):
-                    self._features.put(digest, features, features.tokens.nbytes)
+            new = {digest: part for part in parts if (digest := digest_of(part)) is not None}
+            new = {digest: part for digest, part in new.items() if self._features.get(digest) is None}
+            if not self._encode(model, new) and len(new) > 1:
+                for digest, part in new.items():
+                    self._encode(model, {digest: part})
+
+    def _encode(self, model: MultimodalNetwork, new: dict[str, Any]) -> bool:
+        try:
+            encoded = model.encode_media(list(new.values()))
+        except Exception:
+            return False
+        for digest, features in zip(new, encoded, strict=True):
+            self._features.put(digest, features, features.tokens.nbytes)
+        return True
 
     def known(self, parts: Sequence[Any]) -> tuple[list[Any], list[str]]:
         """The parts with features in the place of known media, and a digest of each medium, which equals no other's
@@ -112,6 +111,8 @@ class KnownMedia:
 
 def digest_of(part: Any) -> str | None:
     """A hash of a medium's content; None for what is no medium, or whose content would have to be read for it."""
+    if isinstance(part, (PILImage.Image, np.ndarray, bytes, Audio)):
+        part = as_part(part)
     if not isinstance(part, (Image, Sound)):
         return None
     source = part.source

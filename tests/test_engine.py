@@ -1,0 +1,332 @@
+"""Continuous batching: whatever others do meanwhile, a request gets what it gets alone."""
+
+import functools
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mmlm
+from mmlm.generation import memory
+from mmlm.generation.media import media_spans
+from mmlm.generation.nonfinite import NonFiniteLogitsError
+from mmlm.generation.options import GenerationOptions
+from mmlm.generation.request import Writing, request
+from mmlm.model.changes import ModelChangedError
+from mmlm.serving.engine import Engine, EngineOptions
+from mmlm.serving.known import KnownMedia, Recent, digest_of, keys_of
+from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError, Token
+from support import families, parts
+
+WAIT = 60.0  # seconds, in which any of these requests ends
+DEMONSTRATION = [parts.picture(7), "Output: seven of them.", parts.picture(8), "Output:"]
+PROMPTS: list[list[Any]] = [
+    [parts.picture(1), "Output:"],
+    ["only text here, and rather more of it than elsewhere"],
+    ["see: ", parts.picture(2), "and ", parts.picture(3), " as well"],
+    DEMONSTRATION,
+    [parts.picture(1), "Output: not the same"],
+    [*DEMONSTRATION, " eight", parts.picture(9), "Output:"],
+]
+OPTIONS: list[dict[str, Any]] = [
+    dict(max_new_tokens=20),
+    dict(max_new_tokens=12, do_sample=True, temperature=1.3, top_k=50, seed=3),
+    dict(max_new_tokens=9, repetition_penalty=1.4),
+    dict(max_new_tokens=7, do_sample=True, num_return_sequences=3, seed=5),
+    dict(max_new_tokens=16, stop=["a", "e"]),
+    dict(max_new_tokens=1),
+]
+ASKED = [(prompt, OPTIONS[(index + turn) % len(OPTIONS)]) for turn in (0, 2) for index, prompt in enumerate(PROMPTS)]
+
+
+def alone(model: mmlm.MultimodalLM, asked: list) -> list[list[mmlm.GenerationResult]]:
+    """What `generate` gives for each request by itself."""
+    found = [model.generate(prompt, **options) for prompt, options in asked]
+    return [result if isinstance(result, list) else [result] for result in found]
+
+
+def assert_same(found: list[mmlm.GenerationResult], expected: list[mmlm.GenerationResult]) -> None:
+    """The same tokens exactly, their log-probabilities to rounding, and everything else of the results."""
+    for own, other in zip(found, expected, strict=True):
+        assert (own.token_ids, own.text, own.finish_reason, own.usage) == (
+            other.token_ids, other.text, other.finish_reason, other.usage,
+        )  # fmt: skip
+        assert torch.allclose(torch.tensor(own.log_probs), torch.tensor(other.log_probs), atol=1e-4)
+
+
+def check(model: mmlm.MultimodalLM, options: EngineOptions, asked: list = ASKED) -> Engine:
+    expected = alone(model, asked)
+    with Engine(model, options) as engine:
+        tickets = [engine.submit(prompt, GenerationOptions(**own)) for prompt, own in asked]
+        for ticket, results in zip(tickets, expected, strict=True):
+            assert_same(ticket.results(WAIT), results)
+        assert engine.running == engine.waiting == 0 and engine.counts.finished == len(asked)
+        assert all(slots.count == 0 for slots in engine._slots.values())
+    return engine
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_beside_others_a_request_gets_what_it_gets_alone(family):
+    """Where a family cannot decode rows of unequal length together, its requests take turns: found by running it."""
+    engine = check(parts.build(family), EngineOptions(max_rows=8))
+    together = engine._together[1]
+    assert (together == 0) == (family in ("gpt_neo_local", "gemma2", "gemma3", "lfm2"))
+
+
+@pytest.mark.parametrize("visibility", ["group", "all", "prefix"])
+@pytest.mark.parametrize("options", [EngineOptions(max_rows=4, prompt_tokens=5), EngineOptions(cache_bytes=0)])
+def test_in_every_way_of_joining_media_and_with_prompts_read_in_pieces(visibility, options):
+    check(parts.build(visibility=visibility), options)
+
+
+def test_recorded_steps_and_packed_weights(monkeypatch):
+    model = parts.build().pack()
+    engine = check(model, EngineOptions(max_rows=6), ASKED * 3)
+    if model.language_model.acceleration.records_on:
+        assert sum(len(slots._steps) for slots in engine._slots.values()) > 2
+
+
+@functools.cache
+def shared() -> tuple[mmlm.MultimodalLM, list[list[mmlm.GenerationResult]]]:
+    model = parts.build(own_end=True)
+    return model, alone(model, ASKED)
+
+
+moments = st.lists(
+    st.tuples(st.integers(0, len(ASKED) - 1), st.integers(0, 3), st.booleans()), min_size=1, max_size=12
+)  # request, milliseconds before it, whether its caller leaves
+
+
+@settings(max_examples=25, deadline=None)
+@given(moments)
+def test_requests_join_and_leave_at_any_moment(arrivals):
+    model, expected = shared()
+    with Engine(model, EngineOptions(max_rows=5, prompt_tokens=8)) as engine:
+        tickets = []
+        for index, pause, leaves in arrivals:
+            time.sleep(pause / 1000)
+            ticket = engine.submit(ASKED[index][0], GenerationOptions(**ASKED[index][1]))
+            tickets.append((index, leaves, ticket))
+            if leaves:
+                ticket.cancel()
+        for index, leaves, ticket in tickets:
+            try:
+                assert_same(ticket.results(WAIT), expected[index])
+            except CancelledError:
+                assert leaves
+        assert all(slots.count == 0 for slots in engine._slots.values())
+
+
+def test_tokens_are_heard_as_they_are_written():
+    model, _ = shared()
+    heard: list[Token | None] = []
+    with Engine(model) as engine:
+        options = GenerationOptions(max_new_tokens=9, do_sample=True, num_return_sequences=2, seed=1)
+        results = engine.submit(PROMPTS[0], options, listener=heard.append).results(WAIT)
+    assert heard.pop() is None
+    for row, result in enumerate(results):
+        own = [token for token in heard if token.row == row]
+        assert (tuple(token.id for token in own), tuple(token.log_prob for token in own)) == (
+            result.token_ids, result.log_probs,
+        )  # fmt: skip
+
+
+def endless() -> GenerationOptions:
+    """A request that goes on for as many positions as there are."""
+    return GenerationOptions(max_new_tokens=200)
+
+
+def test_who_leaves_frees_the_place_and_who_comes_late_is_given_up():
+    model = parts.build()
+    with Engine(model, EngineOptions(max_rows=1)) as engine:
+        first = threading.Event()
+        running = engine.submit(PROMPTS[1], endless(), listener=lambda token: first.set())
+        late = engine.submit(PROMPTS[0], GenerationOptions(max_new_tokens=2), timeout=0.0)
+        waiting = engine.submit(PROMPTS[0], GenerationOptions(max_new_tokens=2))
+        assert first.wait(WAIT)
+        before = engine.counts.generated_tokens
+        running.cancel()
+        with pytest.raises(CancelledError):
+            running.results(WAIT)
+        assert engine.counts.generated_tokens - before <= 200
+        with pytest.raises(DeadlineError):
+            late.results(WAIT)
+        assert_same(waiting.results(WAIT), alone(model, [(PROMPTS[0], dict(max_new_tokens=2))])[0])
+        assert (engine.counts.finished, engine.counts.failed) == (1, 2)
+
+
+def test_a_fault_of_one_request_is_nobody_elses():
+    def fails(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("mine alone")
+
+    model, expected = shared()
+    broken = [
+        ([parts.picture(1), "x"], dict(logits_processor=[fails]), ZeroDivisionError),
+        ([mmlm.Image(b"no picture"), "x"], {}, ValueError),
+        ([mmlm.Sound(b"no sound"), "x"], {}, ValueError),
+        (["x" * 300], {}, ValueError),
+        ([], {}, ValueError),
+        ([3], {}, TypeError),
+    ]
+    with Engine(model, EngineOptions(max_rows=4)) as engine:
+        good = [engine.submit(prompt, GenerationOptions(**own)) for prompt, own in ASKED]
+        bad = [(engine.submit(prompt, GenerationOptions(**own)), kind) for prompt, own, kind in broken]
+        for ticket, results in zip(good, expected, strict=True):
+            assert_same(ticket.results(WAIT), results)
+        for ticket, kind in bad:
+            with pytest.raises(kind):
+                ticket.results(WAIT)
+
+
+def test_logits_that_are_no_numbers_end_their_request():
+    model = parts.build()
+    with torch.no_grad():
+        model.language_model.added.embedding[1] = torch.nan  # of the picture's token
+    with Engine(model) as engine:
+        bad, good = (engine.submit(prompt, GenerationOptions(max_new_tokens=5)) for prompt in PROMPTS[:2])
+        with pytest.raises(NonFiniteLogitsError):
+            bad.results(WAIT)
+        assert len(good.results(WAIT)[0].token_ids) == 5
+
+
+def test_as_many_wait_as_are_asked_to():
+    model = parts.build()
+    with Engine(model, EngineOptions(max_rows=1, max_waiting=2)) as engine:
+        tickets = [engine.submit(PROMPTS[1], endless())]
+        with pytest.raises(BusyError):
+            for _ in range(4):
+                tickets.append(engine.submit(PROMPTS[1], endless()))
+        for wrong in (dict(num_beams=2), dict(do_sample=True, num_return_sequences=2)):
+            with pytest.raises(ValueError, match="together"):
+                engine.submit(PROMPTS[1], GenerationOptions(**wrong))
+    for ticket in tickets:
+        with pytest.raises(CancelledError, match="closed"):
+            ticket.results(WAIT)
+    with pytest.raises(CancelledError):
+        engine.submit(PROMPTS[1])
+    with pytest.raises(ValueError, match="max_rows"):
+        EngineOptions(max_rows=0)
+
+
+def test_where_memory_ends_requests_wait_for_those_that_run(monkeypatch):
+    """Room for two rows is there, and for no third beside them."""
+    model, _ = shared()
+    asked = [(PROMPTS[1], dict(max_new_tokens=30))] * 5
+    expected = alone(model, asked)
+    of_rows: list[int] = []
+
+    def check_memory(needed: int, rows: int, positions: int, device: torch.device) -> None:
+        of_rows.append(rows)
+        if rows > 2:
+            raise memory.MemoryLimitError("no room")
+
+    monkeypatch.setattr("mmlm.serving.slots.check_memory", check_memory)
+    with Engine(model, EngineOptions(max_rows=8)) as engine:
+        tickets = [engine.submit(prompt, GenerationOptions(**own)) for prompt, own in asked]
+        for ticket, results in zip(tickets, expected, strict=True):
+            assert_same(ticket.results(WAIT), results)
+    assert 2 in of_rows and max(of_rows) > 2
+
+
+def test_a_changed_model_ends_what_runs_and_serves_what_comes():
+    model = parts.build()
+    with Engine(model) as engine:
+        first = threading.Event()
+        running = engine.submit(PROMPTS[0], endless(), listener=lambda token: first.set())
+        assert first.wait(WAIT)
+        model.double()
+        with pytest.raises(ModelChangedError):
+            running.results(WAIT)
+        asked = [(PROMPTS[0], dict(max_new_tokens=5))]
+        again = engine.submit(PROMPTS[0], GenerationOptions(max_new_tokens=5))
+        assert_same(again.results(WAIT), alone(model, asked)[0])
+
+
+# ---- what came before
+
+
+def test_what_is_asked_again_is_neither_encoded_nor_read_again(monkeypatch):
+    model, _ = shared()
+    encoded: list[int] = []
+    encode = type(model).encode_media
+    monkeypatch.setattr(
+        type(model), "encode_media",
+        lambda self, items: encoded.extend(1 for item in items if not hasattr(getattr(item, "source", item), "tokens"))
+        or encode(self, items),
+    )  # fmt: skip
+    begun = [*DEMONSTRATION, " eight and many more words of the same kind"]
+    asked = [(begun, dict(max_new_tokens=4)), ([*begun, " or so?"], dict(max_new_tokens=4))]
+    expected = alone(model, asked)
+    encoded.clear()
+    with Engine(model) as engine:
+        for (prompt, own), results in zip(asked, expected, strict=True):
+            assert_same(engine.submit(prompt, GenerationOptions(**own)).results(WAIT), results)
+        assert len(encoded) == 2, "each picture once"
+        length = expected[0][0].usage.prompt_tokens
+        assert engine.counts.known_tokens == length
+        assert engine.counts.prompt_tokens == expected[1][0].usage.prompt_tokens
+        other = [parts.picture(70), *begun[1:]]  # the same words behind another picture
+        results = engine.submit(other, GenerationOptions(max_new_tokens=4)).results(WAIT)
+        assert_same(results, alone(model, [(other, dict(max_new_tokens=4))])[0])
+        assert engine.counts.known_tokens == length
+
+
+def test_positions_of_media_are_told_apart_by_their_content():
+    keys = keys_of([1, 9, 9, 2, 9, 3], {9}, ["a", "b"], [2, 1])
+    assert [keys[0], keys[3], keys[5]] == [1, 2, 3] and min(keys[1], keys[2], keys[4]) < keys[1] + 1 < 1
+    assert len(set(keys)) == 6 and keys == keys_of([1, 9, 9, 2, 9, 3], {9}, ["a", "b"], [2, 1])
+    assert keys[:4] == keys_of([1, 9, 9, 2, 9, 3], {9}, ["a", "c"], [2, 1])[:4]
+    picture = parts.picture(1)
+    same, other = (digest_of(mmlm.Image(one)) for one in (picture.copy(), parts.picture(2)))
+    assert digest_of(mmlm.Image(picture)) == same != other
+    assert digest_of("text") is digest_of(mmlm.Image("a/path.png")) is None
+    assert digest_of(mmlm.Image(b"x")) != digest_of(mmlm.Sound(b"x"))
+
+
+def test_what_was_used_least_is_forgotten_first():
+    kept = Recent[str](10)
+    for key in "abc":
+        kept.put(key, key.upper(), 4)
+    assert kept.get("a") is None and kept.get("b") == "B" and kept.size == 8
+    kept.put("d", "D", 4)
+    assert kept.get("c") is None and kept.get("b") == "B"
+    kept.put("large", "", 11)
+    assert kept.get("large") is None and sorted(kept.keys()) == ["b", "d"]
+
+
+def test_media_that_cannot_be_encoded_do_not_keep_others_from_it():
+    model, _ = shared()
+    known = KnownMedia(1 << 20)
+    prompt = [parts.picture(1), mmlm.Image(b"no picture"), "text"]
+    known.learn(model, prompt)
+    found, digests = known.known(prompt)
+    assert hasattr(found[0].source, "tokens") and found[1:] == prompt[1:] and len(set(digests)) == 2
+
+
+# ---- pictures and sound
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_pictures_are_drawn_beside_texts(nano, scale):
+    def writing() -> Writing:
+        return Writing(
+            "image", media_spans(nano, "image", 4.0), guidance_scale=scale,
+            without=nano.template.writing_prompt("image", ""),
+        )  # fmt: skip
+
+    prompts = [nano.template.writing_prompt("image", text) for text in ("a red circle", "a large blue star")]
+    options = [GenerationOptions(do_sample=True, temperature=0.5, seed=seed) for seed in (1, 2)]
+    expected = [
+        request(nano, [prompt], own, writing()).results(own.sampler(nano.device))[0][0].token_ids
+        for prompt, own in zip(prompts, options, strict=True)
+    ]
+    text = ["Output:"], dict(max_new_tokens=20)
+    with Engine(nano) as engine:
+        drawn = [engine.submit(*both, writing()) for both in zip(prompts, options, strict=True)]
+        written = engine.submit(text[0], GenerationOptions(**text[1]))
+        assert [ticket.results(WAIT)[0].token_ids for ticket in drawn] == expected
+        assert_same(written.results(WAIT), alone(nano, [text])[0])
