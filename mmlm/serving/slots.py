@@ -17,7 +17,7 @@ from mmlm.model.fusion.interface import Fusion
 from mmlm.model.language_model import LanguageModel
 
 BLOCK = 64
-PLAIN = 2  # steps of a shape before it is recorded
+PLAIN = 5  # steps of a shape before it is recorded, which takes as long as a few
 MOST_RECORDED = 64  # shapes
 
 
@@ -102,13 +102,15 @@ class Slots:
         end = min(-(-longest // self.block) * self.block, self.capacity[1])
         self._tokens[:count, 0] = tokens
         self.ids[self._rows[:count], self._places[:count]] = tokens
+        rows = count if self.host.acceleration is None else min(few(count), self.capacity[0])
+        self._places[count:rows], self._positions[count:rows] = 0, 0  # of rows that nobody has
         with self.host.changes.passing(self.since):
-            logits = self._repeated(count, end)
+            logits = self._repeated(rows, end)[:count]
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
     def _repeated(self, count: int, end: int) -> Tensor:
-        """A step, recorded where a shape comes again and the model was packed."""
+        """A step of the first `count` rows, recorded where the model was packed and the shape comes again."""
         shape = (count, end, self.media.show(count), self.media.version)
         if (repeat := self._steps.get(shape)) is not None:
             return repeat()
@@ -192,3 +194,9 @@ class Slots:
         self.capacity = rows, positions
         self._steps.clear()
         self._tried.clear()
+
+
+def few(rows: int) -> int:
+    """The next of a few numbers: a recorded step is for one number of rows, and a row more costs little."""
+    step = 1 if rows <= 4 else 2 if rows <= 8 else 4
+    return -(-rows // step) * step
