@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,27 @@ def test_words_and_windows_are_upstreams(monkeypatch):
     assert own_words == words and sum(map(len, words)) >= 3
     np.testing.assert_allclose(np.array(own_times), np.array(times), atol=1e-6)
     np.testing.assert_allclose(own_chances, chances, rtol=1e-3, atol=1e-7)
+
+
+THREADS = """
+import torch
+torch.set_num_threads(1)
+from encoders.media.sound import SAMPLE_RATE
+from encoders.transcription import transcriber
+from support.hearing import noise, tiny_whisper
+transcriber.COMPRESSION_RATIO = 1e9
+said = transcriber.Transcriber(tiny_whisper(0, sharpness=3.0)).transcribe(
+    (noise(3.0), SAMPLE_RATE), language="en", temperatures=(0.0,), word_timestamps=True
+)
+assert said.segments[0].words and torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+
+
+def test_torch_keeps_its_number_of_threads():
+    """In a process of its own, since numba sets its number once."""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", THREADS], env=environment, check=True)
 
 
 def test_the_model_is_left_alone(monkeypatch):

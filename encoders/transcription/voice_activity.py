@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from encoders.media.sound import SAMPLE_RATE
+from encoders.transcription.threads import keeping_threads
 
 VoiceDetector = Callable[[Tensor], list[tuple[float, float]]]
 
@@ -33,11 +33,9 @@ def voice_detector() -> VoiceDetector:
 @functools.cache
 def _silero() -> tuple[Callable[[], Any], Callable[..., Any]]:
     """What loads silero-vad, and its function that gives the stretches of speech."""
-    threads = torch.get_num_threads()
     try:
-        from silero_vad import get_speech_timestamps, load_silero_vad
+        with keeping_threads():  # importing silero_vad sets one
+            from silero_vad import get_speech_timestamps, load_silero_vad
     except ImportError as error:
         raise ImportError("voice activity detection needs the extra: pip install 'mmlm[vad]'") from error
-    finally:
-        torch.set_num_threads(threads)  # importing silero_vad sets one thread for all of torch
     return load_silero_vad, get_speech_timestamps

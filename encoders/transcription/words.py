@@ -19,6 +19,7 @@ from whisper.timing import WordTiming, dtw, median_filter, merge_punctuations
 from whisper.tokenizer import Tokenizer
 
 from encoders.transcription.passes import Heard, Passes
+from encoders.transcription.threads import keeping_threads
 from encoders.transcription.transcript import Segment, Word
 
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"  # punctuation that belongs to the next word, or the last
@@ -77,7 +78,8 @@ def aligned(
     weights = scores[:, :, : frames // 2].softmax(dim=-1)
     deviation, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     smooth = median_filter((weights - mean) / deviation, FILTER).mean(dim=0)
-    text_indices, time_indices = dtw(-smooth[before:-1])
+    with keeping_threads():  # numba, which compiles the search, sets as many as there are cores
+        text_indices, time_indices = dtw(-smooth[before:-1])
     words, of_words = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
     if len(of_words) <= 1:
         return []
