@@ -1,14 +1,17 @@
 """Many users at once: the engine of `mmlm serve` beside the obvious server, which is a lock around `generate`.
 
     python benchmarks/serving.py [--clients 1 4 16 64] [--requests 64] [--threads 2] [--rate 4] [--packed]
-        [--language-model FOLDER] [--kinds text picture five speech drawing]
+        [--language-model FOLDER] [--kinds text picture five speech drawing shots]
 
 Clients ask in turns, each again as soon as it has its answer (closed loop); with `--rate` requests come at random
 moments instead, so many a second on average (open loop). Prompts are text, a picture, five pictures, a recording with a
-question, and drawings, in turns; no two are the same. The model is nano, or its encoders with untrained adapters on another
-language model. Both servers get the same requests in the same order; how many of them got the same tokens from both is
-printed, too. First: seconds from asking to the first token; gap: between two tokens of a request; percentiles are over all
-requests. Ratios are of the same run.
+question, and drawings, in turns; no two are the same. The model is nano, or its encoders with untrained adapters on
+another language model. Both servers get the same requests in the same order; how many of them got the same tokens from
+both is printed, too. First: seconds from asking to the first token; gap: between two tokens of a request; percentiles
+are over all requests. Ratios are of the same run.
+
+With `--kinds text` and a language model, transformers' own continuous batching (`generate_batch`) writes the same
+texts. `--kinds shots` asks about pictures behind the same five demonstrations, which the engine reads once.
 """
 
 import argparse
@@ -34,7 +37,8 @@ from mmlm.generation.request import Writing, request
 from mmlm.serving.engine import Engine, EngineOptions
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("text", "picture", "five", "speech", "drawing")
+KINDS = ("text", "picture", "five", "speech", "drawing", "shots")
+NEW = 40  # tokens at most
 WORDS = "red blue green yellow black small large circle star square ring heart".split()
 
 
@@ -67,8 +71,10 @@ def requests(model: MultimodalLM, kinds: list[str], count: int, seed: int = 0) -
             image.paste(draw.choice(WORDS[:5]), (x, y, x + size, y + size))
         return image
 
+    shots = [part for _ in range(5) for part in (picture(), f"Output:{' '.join(draw.choices(WORDS, k=12))}\n")]
+
     def asked(kind: str) -> Asked:
-        options = GenerationOptions(max_new_tokens=draw.randrange(16, 64))
+        options = GenerationOptions(max_new_tokens=NEW)
         said = " ".join(draw.choices(WORDS, k=6))
         if kind == "text":
             return Asked(kind, [f"{said} Output:"], options)
@@ -76,6 +82,8 @@ def requests(model: MultimodalLM, kinds: list[str], count: int, seed: int = 0) -
             return Asked(kind, [picture(), f"{said} Output:"], options)
         if kind == "five":
             return Asked(kind, [*(picture() for _ in range(5)), f"{said} Output:"], options)
+        if kind == "shots":
+            return Asked(kind, [*shots, picture(), "Output:"], options)
         if kind == "speech":
             cut = sound.waveform[: len(sound.waveform) - draw.randrange(8000)]
             return Asked(kind, model.template.spoken_prompt([mmlm.Sound(Audio(cut, sound.sample_rate))], said), options)
@@ -117,6 +125,22 @@ def engine(model: MultimodalLM) -> Iterator[Server]:
             asked.ids = result.token_ids
 
         yield answer
+
+
+def transformers_peer(model: MultimodalLM, folder: str, asked: list[Asked]) -> None:
+    """Prints how fast transformers writes the texts, all of them given at once."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompts = [model.processor.encode(one.prompt).input_ids for one in asked]
+    ends = [token for token in model.language_model.stop_ids if token < model.language_model.vocabulary.offset]
+    config = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+    begun = time.monotonic()
+    outputs = peer.generate_batch(prompts, generation_config=config, progress_bar=False)
+    seconds, written = time.monotonic() - begun, [tuple(one.generated_tokens) for one in outputs.values()]
+    same = sum(one in written for one in {one.ids for one in asked})
+    rates = f"{len(asked) / seconds:8.1f} {sum(map(len, written)) / seconds:9.0f}"
+    print(f"{'':13s}transformers {rates}   {same} of {len({one.ids for one in asked})} texts are the same")
 
 
 def run(server: Server, asked: list[Asked], clients: int, rate: float | None) -> float:
@@ -185,7 +209,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--language-model")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS[:-1]))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine("cpu", args.threads))
@@ -206,6 +230,8 @@ def main() -> None:
         same = sum(one == other for one, other in zip(ids["locked"], ids["engine"], strict=True))
         (slow, late), (fast, early) = found["locked"], found["engine"]
         ratios = f"{fast / slow:.2f} times the tokens, {early / late:.2f} of the time to the first token (95th)"
+        if args.language_model and args.kinds == ["text"]:
+            transformers_peer(model, args.language_model, asked)
         print(f"{'':13s} engine / locked: {ratios}; {same} of {len(asked)} got the same tokens")
 
 
