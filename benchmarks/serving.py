@@ -201,7 +201,7 @@ def build(args: argparse.Namespace) -> MultimodalLM:
     )  # fmt: skip
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--requests", type=int, default=64)
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--language-model")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS[:-1]))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     print(machine("cpu", args.threads))
     model = build(args)

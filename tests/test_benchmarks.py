@@ -46,10 +46,16 @@ def test_generation(benchmark, capsys, monkeypatch):
     module = benchmark("generation")
     monkeypatch.setattr(module, "bandwidth", lambda device: 1e9)
     monkeypatch.setattr(module, "arithmetic", lambda dtype, device: 1e11)
-    module.main([*QUICK, "--new", "18"])
+    first, *_, last = module.WORKLOADS  # all are run alike
+    module.main([*QUICK, "--new", "18", "--only", first, last])
     lines = capsys.readouterr().out.splitlines()
     titles = [line.split(" | ")[0].removeprefix("| ") for line in lines if "| fp32 packed |" in line]
-    assert titles == list(module.WORKLOADS)
+    assert titles == [first, last]
+
+
+def test_serving(benchmark, capsys):
+    benchmark("serving").main(["--clients", "2", "--requests", "5", "--threads", "1"])
+    assert "5 of 5 got the same tokens" in capsys.readouterr().out
 
 
 def test_encoders(benchmark, capsys, monkeypatch):

@@ -18,9 +18,12 @@ from decoders.codecs.checkpoint import load_codec
 from decoders.codecs.raw import PaletteCodec
 from mmlm.data import read_records
 from mmlm.evaluation import word_error_rate
-from mmlm.generation.media import as_pictures
+from mmlm.generation.media import as_pictures, media_spans
+from mmlm.generation.request import Writing
+from mmlm.serving.engine import Engine
+from mmlm.tasks.draw import rendered, sampled
 from recipes.nano.data import scene_example
-from recipes.nano.drawing import draw, read_right, stacked
+from recipes.nano.drawing import TEMPERATURE, read_right, stacked
 from recipes.nano.evaluate import word_f1
 from recipes.nano.hearing import digit
 from recipes.nano.judge import judge_caption
@@ -42,6 +45,20 @@ def examples(split, count):
     # Other scenes than those of docs/nano.md: another seed.
     pictures, records = zip(*(scene_example(split, index, seed=1) for index in range(count)), strict=True)
     return list(pictures), list(records), [Scene.from_dict(record["scene"]) for record in records]
+
+
+def write_all(nano, modality, texts, temperature, max_seconds=4.0):
+    """What `nano.draw` or `nano.speak` gives for each text with its number as the seed, all written together."""
+    writing = Writing(modality, media_spans(nano, modality, max_seconds))
+    with Engine(nano) as engine:
+        tickets = [
+            engine.submit(
+                nano.template.writing_prompt(modality, text), sampled(1, temperature, None, None, seed), writing
+            )
+            for seed, text in enumerate(texts)
+        ]
+        results = [ticket.results()[0] for ticket in tickets]
+    return [result.media[0] for result in rendered(nano, results, None, 0)]
 
 
 def share(values):
@@ -229,14 +246,15 @@ def test_its_image_codec_keeps_what_a_scene_shows():
 
 def test_it_draws_what_a_text_says(nano):
     _, _, scenes = examples("dev", 24)
-    drawn = [draw(nano, listed(scene), index)[0] for index, scene in enumerate(scenes)]
+    drawn = write_all(nano, "image", map(listed, scenes), TEMPERATURE)
+    assert np.array_equal(drawn[1], nano.draw(listed(scenes[1]), temperature=TEMPERATURE, seed=1))
     assert share(read_right(drawn, scenes)) >= 0.75 and share(read_right(drawn[1:], scenes[:-1])) <= 0.05
     assert len(set(map(Image.Image.tobytes, drawn))) == len(drawn)
 
 
 def test_it_sees_what_it_has_drawn(nano):
     alone = [scene for scene in examples("dev", 60)[2] if len(scene.things) == 1][:8]
-    drawn = [draw(nano, listed(scene), index)[0] for index, scene in enumerate(alone)]
+    drawn = write_all(nano, "image", map(listed, alone), TEMPERATURE)
     told = nano.caption(drawn, max_new_tokens=60)
     colours = [scene.things[0].kind.colour in text for scene, text in zip(alone, told, strict=True)]
     assert share(colours) >= 0.7
@@ -244,7 +262,8 @@ def test_it_sees_what_it_has_drawn(nano):
 
 def test_its_whisper_hears_the_digits_that_it_says(nano):
     """Whisper learned from people and a synthesiser, and never met a codec."""
-    said = nano.speak(list(NUMBERS) * 2, temperature=0.3, max_seconds=1.2, seed=0)
+    said = write_all(nano, "audio", list(NUMBERS) * 2, temperature=0.3, max_seconds=1.2)
+    assert np.array_equal(said[1].waveform, nano.speak(NUMBERS[1], temperature=0.3, max_seconds=1.2, seed=1).waveform)
     heard = [digit(nano.transcribe(sound).text) for sound in said]
     assert share(word == wanted for word, wanted in zip(heard, list(NUMBERS) * 2, strict=True)) >= 0.35  # by chance 0.1
 
