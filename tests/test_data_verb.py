@@ -1,5 +1,6 @@
 """`mmlm data`: what is counted, what is written reads back as the same records, what the page shows."""
 
+import gzip
 import json
 import re
 from dataclasses import replace
@@ -144,10 +145,10 @@ def test_a_check_counts_everything_and_names_what_is_bad(tmp_path):
 def test_the_verb(tmp_path, capsys):
     records(tmp_path)
     (tmp_path / "m.jsonl").write_text('{"image": "photo.png", "captions": ["a", "bcd"]}\n{"image": "no.png"}\n')
-    assert main(["data", "check", f"{tmp_path}/m.jsonl", "--media", "--json"]) == 0
+    assert main(["data", "check", f"{tmp_path}/m.jsonl", "--media", "--json", "--bad-limit", "0.5"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["records"] == 1 and shown["characters"] == [1, 1, 3] and shown["bad"][0]["key"] == "m.jsonl:2"
-    assert main(["data", "check", f"{tmp_path}/m.jsonl", "--bad-limit", "0.1"]) == 1
+    assert main(["data", "check", f"{tmp_path}/m.jsonl"]) == 1  # what training would refuse
     assert "records:    1 can be used, 1 cannot" in capsys.readouterr().out
     assert main(["data", "convert", f"{tmp_path}/m.jsonl", "-o", f"{tmp_path}/out"]) == 2
     assert "raise --bad-limit" in capsys.readouterr().err
@@ -158,6 +159,50 @@ def test_the_verb(tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["data", "preview", f"{tmp_path}/out/000000.tar", "-o", str(page), "--first", "3"]) == 0
     assert page.read_text().count("<section>") == 1
+
+
+def test_a_check_names_every_damaged_file_and_counts_the_others(tmp_path, capsys):
+    convert_data(records(tmp_path), tmp_path / "out", shard_size=3)
+    good, cut = sorted((tmp_path / "out").glob("*.tar"))
+    packed = tmp_path / "out" / "000002.tar"
+    packed.write_bytes(gzip.compress(good.read_bytes()))
+    cut.write_bytes(cut.read_bytes()[:700])
+    report = check_data([str(tmp_path / "out" / "*.tar")])
+    assert report.records == 3 and not report.bad and not report.within(1.0)
+    assert [str(path) in said for path, said in zip((cut, packed), report.damaged, strict=True)] == [True, True]
+    assert "truncated" in report.damaged[0] and "compressed by gzip" in report.damaged[1]
+    assert main(["data", "check", str(tmp_path / "out" / "*.tar")]) == 1
+    assert capsys.readouterr().out.count("damaged:") == 2
+    with pytest.raises(ValueError, match="truncated"):
+        check_data(cut)
+    with pytest.raises(FileNotFoundError):
+        check_data([good, str(tmp_path / "no-such.jsonl")])
+
+
+def test_long_work_says_how_far_it_is(tmp_path):
+    said: dict[str, list[tuple[int, int]]] = {"check": [], "convert": []}
+    data = records(tmp_path)
+    check_data(data, media=True, told=lambda *now: said["check"].append(now))
+    convert_data(data, tmp_path / "out", shard_size=4, told=lambda *now: said["convert"].append(now))
+    assert said == {"check": [(done, 6) for done in range(6)], "convert": [(4, 6), (6, 6)]}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["check", "m.jsonl", "-o", "x"], "check writes nothing"),
+        (["check", "s3://bucket/a.tar"], "is an address"),
+        (["preview", "m.jsonl", "-o", "page.html", "--first", "0"], "--first must be at least 1"),
+        (["preview", "m.jsonl", "-o", "."], "is a folder: give the name of a page"),
+        (["preview", "m.jsonl", "-o", "m.jsonl/page.html"], "is a file"),
+        (["convert", "m.jsonl", "-o", "x", "--language-model", "y"], "which is for preview"),
+    ],
+)
+def test_what_has_no_use_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("m.jsonl").write_text("{}\n")
+    assert main(["data", *arguments]) == 2
+    assert words in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 # Preview

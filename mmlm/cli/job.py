@@ -124,7 +124,7 @@ def _job(args: argparse.Namespace, kind: Kind, own: Work) -> Job:
     from mmlm.jobs import Job
 
     options = {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {name: value for name, value in options.items() if not (value is None or value is False or value == [])}
     if own.examples is not None:
         given["examples"] = own.examples
     return Job(args.data, kind, {"verb": args.verb, "options": given}, args.shard_size)

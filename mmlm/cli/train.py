@@ -21,7 +21,7 @@ EXAMPLES = """\
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments. The help has all keys of recipes as well, which are looked up when it is asked for."""
     verb.add_argument("recipe", metavar="RECIPE.yaml", help="`mmlm init` writes one to begin with")
-    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values in place of the recipe's")
+    verb.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="values in place of the recipe's")
     verb.add_argument("--dry-run", action="store_true", help="say what would be trained, and on what; train nothing")
     add_json_option(verb)
     setattr(verb, "print_help", partial(_print_help, verb))  # noqa: B010
