@@ -747,6 +747,13 @@ def test_recipe_values(recipe, tmp_path):
     assert loaded.model.resampler.depth == 1 and loaded.model.resampler.ff_mult == ResamplerConfig().ff_mult
 
 
+def test_a_model_that_is_named_stays_where_its_keys_follow(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: small\ndata: d\noutput: o\n")
+    loaded = load_recipe(tmp_path / "r.yaml", ["model=nano", "model.fusion=null", "model.device=cpu", "steps=3"])
+    assert (loaded.model.load, loaded.model.fusion, loaded.steps) == ("nano", None, 3)
+    assert load_recipe(tmp_path / "r.yaml", ["model.dtype=bfloat16", "model=nano"]).model.dtype == "bfloat16"
+
+
 @pytest.mark.parametrize(
     "override, words",
     [

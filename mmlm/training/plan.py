@@ -121,7 +121,8 @@ def plan_of(
 def count_of_shards(sets: Sequence[Sequence[Shard]]) -> str:
     """What a stream is read from, in words."""
     sizes = [shard.size for shards in sets for shard in shards]
-    return f"a stream of {len(sizes):,} tars, {sum(sizes) / 1e9:.3g} GB, which are indexed before the first step"
+    size = f"{sum(sizes) / 1e9:,.1f} GB" if sum(sizes) >= 1e9 else f"{sum(sizes) / 1e6:,.1f} MB"
+    return f"a stream of {len(sizes):,} tars, {size}, which are indexed before the first step"
 
 
 def plan_of_adapters(recipe: Recipe, data: RecordSet | str, held_out: RecordSet | None) -> Plan:
