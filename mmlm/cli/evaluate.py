@@ -41,10 +41,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "data", nargs="?", type=file_path, metavar="DATA",
-        help="JSONL manifest, folder with metadata.jsonl, tars, COCO captions, or VQAv2 questions with --references",
+        help="JSONL manifest, folder with metadata.jsonl, tars, Parquet or COCO captions; conversations and documents "
+        "are left out. Of a suite also VQAv2 questions, with their annotations in --references",
     )  # fmt: skip
     verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
-    verb.add_argument("--batch-size", type=int, default=32, metavar="N")
+    verb.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="records that the model reads at once (default: 32)"
+    )
     group = verb.add_argument_group("suites", "figures with 95% intervals, from files in official form")
     group.add_argument("--suite", choices=("auto", *SUITES), help=SUITE_HELP)
     group.add_argument("--images", type=file_path, metavar="FOLDER", help="where the pictures of official files lie")

@@ -27,7 +27,7 @@ def read_predictions(path: str | Path, suite: str) -> dict[Key, str]:
     """
     path = _checked(path)
     if suite == "asr" and path.suffix == ".txt":
-        return _unique(path, (_id_and_words(line) for line in path.read_text(encoding="utf-8").splitlines() if line))
+        return _unique(path, (_id_and_words(line) for line in _lines(path)))
     entries = _entries(path)
     names = (ID[suite], "audio") if suite == "asr" else (ID[suite],)
     texts = (TEXT[suite], "transcript") if suite == "asr" else (TEXT[suite],)
@@ -134,8 +134,8 @@ def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _id_and_words(line: str) -> tuple[Key, str]:
-    key, _, words = line.strip().partition(" ")
-    return key, words.strip()
+    key, *words = line.split(None, 1)
+    return key, "".join(words).strip()
 
 
 def _result(path: Path, number: int, entry: Any, names: Iterable[str], texts: Iterable[str]) -> tuple[Key, str]:
@@ -169,16 +169,28 @@ def _checked(path: str | Path) -> Path:
 
 def _entries(path: Path) -> list[Any]:
     if path.suffix == ".jsonl":
-        return [_parsed(path, line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    content = _parsed(path, path.read_text(encoding="utf-8"))
+        return [_parsed(path, line) for line in _lines(path)]
+    content = _parsed(path, _text(path))
     if not isinstance(content, list):
         raise ValueError(f"{path} is no list of results")
     return content
 
 
 def _object(path: Path) -> dict[str, Any]:
-    content = _parsed(path, path.read_text(encoding="utf-8"))
+    content = _parsed(path, _text(path))
     return content if isinstance(content, dict) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # with the mark that some programs put first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as that") from error
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines that are not empty. Some characters of texts, such as U+2028, end a line for `splitlines` alone."""
+    return [line for line in _text(path).split("\n") if line.strip()]
 
 
 def _parsed(path: Path, text: str) -> Any:
