@@ -1,6 +1,7 @@
 """Jobs: every item once, in order, after any number of kills; no two processes write one shard; damage is noticed."""
 
 import codecs
+import errno
 import itertools
 import json
 import os
@@ -494,6 +495,18 @@ def test_a_coco_file_is_read_in_pieces_by_its_pictures(tmp_path):
     pieces = list(reading.pieces(path, 2))
     found = [one for piece in pieces for one in reading.items(path, piece, "image", ())]
     assert [one.key for one in found] == ["0.png", "1.png", "2.png"] and [piece.count for piece in pieces] == [2, 1]
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="part-00000.jsonl cannot be written.*goes on"):
+        patch.setattr(os, "fsync", full)
+        Parts(tmp_path).publish(0, [{"key": "a"}])
+    assert not list(tmp_path.iterdir())
+    data = manifest(tmp_path / "data")
+    assert run(data, tmp_path / "out").rows == 40
 
 
 def test_names_that_are_no_text_are_still_json(tmp_path):

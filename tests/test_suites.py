@@ -186,6 +186,21 @@ def test_the_page_holds_its_media_and_names_those_that_it_cannot_read():
     assert "http" not in re.sub(r"http-equiv", "", text)
 
 
+def test_pictures_in_another_folder_are_found_where_the_message_says(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pictures").mkdir()
+    for number, name in enumerate(COLOURS):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(png(COLOURS[name], size=64))
+    lines = [json.dumps({"image": f"{n}.png", "question": "what?", "answer": name}) for n, name in enumerate(COLOURS)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "nano", "pairs.jsonl"]) == 2
+    assert "start from another folder, give --images)" in capsys.readouterr().err
+    assert main(["eval", "nano", "pairs.jsonl", "--images", "pictures", "--max-new-tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["image"]["answers"]["count"] == 4
+    assert main(["eval", "nano", "pairs.jsonl", "--limit", "-3"]) == 2
+    assert "--limit must be at least 1" in capsys.readouterr().err
+
+
 def test_figures_that_are_left_out_are_told():
     few = [Case(n, ("a",), "what?") for n in range(2)]
     assert [own.name for own in judge("vqa", few, {0: "a", 1: "b"}).figures] == ["exact match"]
