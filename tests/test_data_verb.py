@@ -195,6 +195,7 @@ def test_long_work_says_how_far_it_is(tmp_path):
         (["preview", "m.jsonl", "-o", "page.html", "--first", "0"], "--first must be at least 1"),
         (["preview", "m.jsonl", "-o", "."], "is a folder: give the name of a page"),
         (["preview", "m.jsonl", "-o", "m.jsonl/page.html"], "is a file"),
+        (["convert", "m.jsonl", "-o", "m.jsonl/x"], "is a file"),
         (["convert", "m.jsonl", "-o", "x", "--language-model", "y"], "which is for preview"),
     ],
 )

@@ -105,12 +105,11 @@ def check_usage(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.action} needs --output")
     if args.first is not None and args.first < 1:
         raise ValueError(f"--first must be at least 1, not {args.first}")
-    if args.action == "preview":
-        from mmlm.training.checks import check_output
+    if args.action == "preview" and Path(args.output).is_dir():
+        raise ValueError(f"--output: {args.output} is a folder: give the name of a page, NAME.html")
+    from mmlm.training.checks import check_output
 
-        if Path(args.output).is_dir():
-            raise ValueError(f"--output: {args.output} is a folder: give the name of a page, NAME.html")
-        check_output(Path(args.output).parent)
+    check_output(Path(args.output).parent)
 
 
 class Told:

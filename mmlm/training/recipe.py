@@ -219,8 +219,10 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
     except MissingMandatoryValue as error:
         raise ValueError(f"{path}: {error.full_key!r} is missing") from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        key = getattr(error, "full_key", None)
-        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
+        key, said = getattr(error, "full_key", None), str(error).splitlines()[0]
+        if "ListConfig, list" in said:  # OmegaConf's name for it
+            said = "give a list: [first, second]"
+        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{said}") from error
 
 
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:

@@ -98,6 +98,8 @@ def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     part = recipe.model
     device = own_device(part.device)
     check_device(device)
+    if recipe.cache is not None:
+        check_output(recipe.cache, "cache")
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
     data = recipe.data if recipe.stream else read_records(recipe.data, **reading)
     shards = shards_of(data, recipe.mix) if recipe.stream else []

@@ -65,6 +65,8 @@ def train(
     """
     config = with_settings(config or TrainConfig(), dict(settings))
     output = check_output(output)
+    if config.cache is not None:
+        check_output(config.cache, "cache")
     wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
