@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import mmlm
 from mmlm.cli import main
@@ -16,9 +17,12 @@ from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, convert, re
 from mmlm.data.check import check_data
 from mmlm.data.convert import convert_data
 from mmlm.data.prompts import example_of
+from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.prompting import Image, Sound
 from mmlm.prompting.messages import Message
 from mmlm.training.preview import preview_data, runs_of, visible_to
+from mmlm.training.rows import Ready, batch_of
+from support import families, parts
 from support.training_objectives import png, tiny_model
 
 RED, BLUE = png((250, 0, 0)), png((0, 0, 250))
@@ -242,6 +246,24 @@ def test_the_page_marks_what_is_learned_and_shows_media_as_the_encoder_gets_them
     bad = replace(pictures[0], source=b"no picture", key="<b>")
     page = preview_data(model, RecordSet((bad,)), tmp_path / "bad.html").read_text()
     assert "&lt;b&gt;" in page and "<b>" not in page and 'class="bad"' in page
+
+
+def test_text_behind_a_prefix_sees_all_media_before_it():
+    model = mmlm.assemble(
+        families.language_model("llama"), parts.image_encoder(), tokenizer=families.tokenizer(),
+        resampler=ResamplerConfig(depth=0), fusion=FusionConfig(kind="prefix"),
+    )  # fmt: skip
+    page = Record("page", document=("Before.", Image(RED), "One.", Image(BLUE), "Two."))
+    example = example_of(model.processor, model.template, page, page.texts[0])
+    seen = {run.text: run.sees for run in runs_of(model, example) if run.learned and "<|" not in run.text}
+    assert seen == {"Before.": (), "One.": (1,), "Two.": (1, 2)}
+    # What the language model makes of the last word does depend on the first picture.
+    logits = []
+    for picture in (RED, png((0, 250, 0))):
+        media = model.encode_media([Image(picture), Image(BLUE)])
+        batch, own = batch_of(model.processor, [[Ready(example, media)]])
+        logits.append(model(replace(batch, labels=None), own).logits[0, -1])
+    assert not torch.equal(*logits)
 
 
 def test_pictures_on_the_page_have_their_colours(tmp_path):
