@@ -19,10 +19,7 @@ EXAMPLES = """\
   mmlm data check "train-*.tar" --media --json     (decodes every picture, film and recording)
   mmlm data convert llava.json --images coco/ --output llava-tars --shard-size 1000
   mmlm data convert "train-*.tar" --to jsonl --output photos
-  mmlm data preview pairs.jsonl --model nano --output sheet.html --first 12
-
-A conversion that was ended goes on when the same command is given again. Until it is complete, its folder is
-FOLDER.partial."""
+  mmlm data preview pairs.jsonl --model nano --output sheet.html --first 12"""
 
 SOURCE = (
     "JSONL manifest, folder with metadata.jsonl, WebDataset tars, COCO captions, VQAv2 questions, LLaVA conversations, "
@@ -51,7 +48,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     check = verb.add_argument_group("check")
     check.add_argument("--media", action="store_true", help="decode every picture, film and recording")
-    convert = verb.add_argument_group("convert")
+    convert = verb.add_argument_group(
+        "convert",
+        "until it is complete, the folder is FOLDER.partial; a conversion that was ended goes on with it when the same\n"
+        "command is given again",
+    )
     convert.add_argument("--to", choices=("tar", "jsonl"), help="WebDataset tars (default), or metadata.jsonl")
     convert.add_argument("--shard-size", type=int, metavar="N", help="records of a tar (default: 1000)")
     preview = verb.add_argument_group("preview")
