@@ -50,8 +50,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     check.add_argument("--media", action="store_true", help="decode every picture, film and recording")
     convert = verb.add_argument_group(
         "convert",
-        "until it is complete, the folder is FOLDER.partial; a conversion that was ended goes on with it when the same\n"
-        "command is given again",
+        "until it is complete, the folder is FOLDER.partial; a conversion that was ended goes on with it when the\n"
+        "same command is given again",
     )
     convert.add_argument("--to", choices=("tar", "jsonl"), help="WebDataset tars (default), or metadata.jsonl")
     convert.add_argument("--shard-size", type=int, metavar="N", help="records of a tar (default: 1000)")
