@@ -119,6 +119,16 @@ def test_the_plan_tells_what_is_used_and_why_and_trains_nothing(data, tmp_path, 
     assert json.loads(capsys.readouterr().out)["weights"] == plan.weights
 
 
+def test_one_process_of_a_launcher_shows_the_plan(data, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"model: nano\ndata: {data}\noutput: {tmp_path}/o\nbad_limit: 0.5\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, shown in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train", str(path), "--dry-run"]) == 0
+        assert bool(capsys.readouterr().out) is shown
+
+
 def test_what_a_run_refuses_a_dry_run_refuses(data, tmp_path, capsys):
     path = recipe(tmp_path, model="nano", data=str(data))
     assert main(["train", str(path), "--dry-run"]) == 2  # one bad record of five

@@ -98,6 +98,17 @@ def test_lines_of_ids_and_words(tmp_path):
         read_predictions(tmp_path / "a.txt", "asr")
 
 
+def test_a_file_of_another_form_is_told_what_it_lacks(tmp_path, capsys):
+    (tmp_path / "llava.json").write_text('[{"image": "1.jpg", "conversations": []}]')
+    (tmp_path / "results.json").write_text('[{"image_id": 1, "caption": "x"}]')
+    files = ["--predictions", str(tmp_path / "results.json"), "--references", str(tmp_path / "llava.json")]
+    for suite, words in (("captions", 'no "images", so it is no file of COCO captions'), ("vqa", 'no "annotations"')):
+        if suite == "vqa":
+            (tmp_path / "results.json").write_text('[{"question_id": 1, "answer": "x"}]')
+        assert main(["eval", *files, "--suite", suite]) == 2
+        assert words in capsys.readouterr().err
+
+
 # What a model is asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.dry_run:
         plan = plan_from_recipe(args.recipe, args.overrides)
-        print_record(args, plan.to_dict(), str(plan))
+        if int(os.environ.get("RANK", "0")) == 0:  # processes of a launcher, which are not joined for this
+            print_record(args, plan.to_dict(), str(plan))
         return
     result = train_from_recipe(args.recipe, args.overrides)
     if not is_first():

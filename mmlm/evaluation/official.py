@@ -15,6 +15,8 @@ from mmlm.evaluation.cases import Case, Key
 ID = {"captions": "image_id", "vqa": "question_id", "asr": "id"}
 TEXT = {"captions": "caption", "vqa": "answer", "asr": "text"}
 """The fields of a result, by suite."""
+FORM = {"images": "COCO captions", "questions": "VQAv2's questions", "annotations": "annotations of COCO or VQAv2"}
+"""What a file is that holds such a list."""
 
 T = TypeVar("T")
 
@@ -204,7 +206,7 @@ def _fields(path: Path, content: dict[str, Any], name: str, of: Callable[[dict[s
     """What `of` takes from each entry of a list. ValueError where there is no such list, or an entry lacks a field."""
     entries, found = content.get(name), []
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f'{path} has no "{name}"')
+        raise ValueError(f'{path} has no "{name}", so it is no file of {FORM[name]}')
     for number, entry in enumerate(entries, 1):
         try:
             found.append(of(entry))
