@@ -183,6 +183,21 @@ def test_a_check_names_every_damaged_file_and_counts_the_others(tmp_path, capsys
         check_data([good, str(tmp_path / "no-such.jsonl")])
 
 
+def test_an_interrupted_conversion_says_that_it_can_be_gone_on_with(tmp_path, monkeypatch, capsys):
+    records(tmp_path)
+    (tmp_path / "m.jsonl").write_text('{"image": "photo.png", "caption": "a"}\n')
+    arguments = ["data", "convert", str(tmp_path / "m.jsonl"), "-o", str(tmp_path / "out")]
+
+    def interrupted(place, members):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "_medium", interrupted)
+        assert main(arguments) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(arguments) == 0 and len(read_records(str(tmp_path / "out" / "*.tar"))) == 1
+
+
 def test_long_work_says_how_far_it_is(tmp_path):
     said: dict[str, list[tuple[int, int]]] = {"check": [], "convert": []}
     data = records(tmp_path)

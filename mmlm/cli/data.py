@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlm.cli.loading import load_model
+from mmlm.cli.messages import interrupted
 from mmlm.cli.options import PARTS, add_json_option, add_part_options, file_path
 from mmlm.cli.output import print_record
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int | None:
         from mmlm.data.convert import convert_data
 
         size = 1000 if args.shard_size is None else args.shard_size
-        with Told("converting records") as told:
+        with interrupted(args, "stopped; the same command goes on"), Told("converting records") as told:
             done = convert_data(args.source, args.output, form=args.to or "tar", shard_size=size, told=told, **reading)
         print_record(args, {**vars(done), "output": str(done.output)}, str(done.output))
         return None
