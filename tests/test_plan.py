@@ -113,6 +113,8 @@ def test_the_plan_tells_what_is_used_and_why_and_trains_nothing(data, tmp_path, 
     assert lines["steps"] == "7 of 4 examples"
     assert not (tmp_path / "out").exists()
     plan = plan_from_recipe(path)
+    assert plan_from_recipe(path, ["model.lora.rank=0"]) == plan  # no adapters
+    assert plan_from_recipe(path, ["model.lora.rank=4"]).choices[-1].value == "rank 4 in all linear layers"
     assert plan.steps == 6  # 3 passes over 4 records, 2 a step
     assert f"{plan.weights:,} weights" == lines["trains"]
     assert main(["train", str(path), "--dry-run", "--json"]) == 0
