@@ -212,12 +212,14 @@ def test_pictures_in_another_folder_are_found_where_the_message_says(tmp_path, m
     assert "--limit must be at least 1" in capsys.readouterr().err
 
 
-def test_figures_that_are_left_out_are_told():
+def test_figures_that_are_left_out_are_told(monkeypatch):
+    monkeypatch.setattr("mmlm.evaluation.judge.has_java", lambda: False)  # METEOR takes seconds to start
     few = [Case(n, ("a",), "what?") for n in range(2)]
     assert [own.name for own in judge("vqa", few, {0: "a", 1: "b"}).figures] == ["exact match"]
     assert any("VQA accuracy is left out" in note for note in judge("vqa", few, {0: "a", 1: "b"}).notes)
     short = judge("captions", [Case(n, ("a red dog",)) for n in range(2)], {0: "a red dog", 1: "a"})
     assert not any(own.name == "BLEU-4" for own in short.figures)
     assert any("No reference has more than 3 words" in note for note in short.notes)
+    assert any("METEOR is left out" in note for note in short.notes)
     long = judge("captions", [Case(n, ("a red dog runs",)) for n in range(2)], {0: "a red dog", 1: "a"})
     assert any(own.name == "BLEU-4" for own in long.figures) and not any("BLEU" in note for note in long.notes)
