@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,10 +35,16 @@ def remove_left(paths: Iterable[Path]) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a new safetensors file. The library itself lets its owner alone read it."""
+    """Write a new safetensors file. OSError where that cannot be: the disk is full, for one.
+
+    The library itself has an error of its own for that, and lets the file's owner alone read it.
+    """
     path.touch()
     permissions = stat.S_IMODE(path.stat().st_mode)
-    save_file(dict(tensors), path, metadata=metadata)
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error}): make room, and give the same again") from error
     path.chmod(permissions)
 
 

@@ -210,8 +210,30 @@ def test_debug_shows_the_traceback(pictures):
 
 def test_wrong_usage_exits_with_2(capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["caption"])
+        main(["draw"])
     assert ended.value.code == 2
+    for verb, given in (("caption", "IMAGE"), ("transcribe", "AUDIO")):
+        for arguments in ([], ["a.file", "--data", "pairs.jsonl"]):
+            assert main([verb, *arguments]) == 2
+            assert f"give either {given}, one or more, or --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command, found",
+    [
+        ("train r.yaml --dry-run steps=3 a=1", {"recipe": "r.yaml", "overrides": ["steps=3", "a=1"]}),
+        ("train r.yaml", {"recipe": "r.yaml", "overrides": []}),
+        ("eval nano --suite captions d.json", {"model": "nano", "data": "d.json"}),
+        ("answer a.png --json what?", {"image": "a.png", "question": "what?"}),
+        ("caption a.png --json b.png", {"images": ["a.png", "b.png"]}),
+        ("data check a.jsonl --media b.jsonl", {"action": "check", "source": ["a.jsonl", "b.jsonl"]}),
+        ("draw -o a.png -- -x", {"output": "a.png", "text": "-x"}),
+        ("answer -- a.png -what", {"image": "a.png", "question": "-what"}),
+    ],
+)
+def test_options_stand_anywhere(command, found):
+    args = vars(build_parser().parse_args(command.split()))
+    assert {name: args[name] for name in found} == found
 
 
 # ---- the verbs, on nano

@@ -311,7 +311,7 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ({"image": "a.jpg", "captions": "one"}, "not a list"),
         ({"image": "a.jpg", "caption": 5}, "not text"),
         ({"image": "a.jpg", "caption": "\ud800"}, "not valid Unicode"),
-        ({"image": "a.jpg", "question": "what?"}, "a answer is missing"),
+        ({"image": "a.jpg", "question": "what?"}, "no answer"),
         ({"image": "a.jpg", "qa": [{"question": "", "answer": "x"}]}, "an empty caption, question or answer"),
         ({"image": "a.jpg", "qa": ["what?"]}, "neither"),
         ({"image": "a.jpg", "qa": [{"question": "q", "answers": []}]}, "not text"),

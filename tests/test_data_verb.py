@@ -1,5 +1,6 @@
 """`mmlm data`: what is counted, what is written reads back as the same records, what the page shows."""
 
+import gzip
 import json
 import re
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import mmlm
 from mmlm.cli import main
@@ -15,9 +17,12 @@ from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, convert, re
 from mmlm.data.check import check_data
 from mmlm.data.convert import convert_data
 from mmlm.data.prompts import example_of
+from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.prompting import Image, Sound
 from mmlm.prompting.messages import Message
 from mmlm.training.preview import preview_data, runs_of, visible_to
+from mmlm.training.rows import Ready, batch_of
+from support import families, parts
 from support.training_objectives import png, tiny_model
 
 RED, BLUE = png((250, 0, 0)), png((0, 0, 250))
@@ -144,10 +149,10 @@ def test_a_check_counts_everything_and_names_what_is_bad(tmp_path):
 def test_the_verb(tmp_path, capsys):
     records(tmp_path)
     (tmp_path / "m.jsonl").write_text('{"image": "photo.png", "captions": ["a", "bcd"]}\n{"image": "no.png"}\n')
-    assert main(["data", "check", f"{tmp_path}/m.jsonl", "--media", "--json"]) == 0
+    assert main(["data", "check", f"{tmp_path}/m.jsonl", "--media", "--json", "--bad-limit", "0.5"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["records"] == 1 and shown["characters"] == [1, 1, 3] and shown["bad"][0]["key"] == "m.jsonl:2"
-    assert main(["data", "check", f"{tmp_path}/m.jsonl", "--bad-limit", "0.1"]) == 1
+    assert main(["data", "check", f"{tmp_path}/m.jsonl"]) == 1  # what training would refuse
     assert "records:    1 can be used, 1 cannot" in capsys.readouterr().out
     assert main(["data", "convert", f"{tmp_path}/m.jsonl", "-o", f"{tmp_path}/out"]) == 2
     assert "raise --bad-limit" in capsys.readouterr().err
@@ -158,6 +163,66 @@ def test_the_verb(tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["data", "preview", f"{tmp_path}/out/000000.tar", "-o", str(page), "--first", "3"]) == 0
     assert page.read_text().count("<section>") == 1
+
+
+def test_a_check_names_every_damaged_file_and_counts_the_others(tmp_path, capsys):
+    convert_data(records(tmp_path), tmp_path / "out", shard_size=3)
+    good, cut = sorted((tmp_path / "out").glob("*.tar"))
+    packed = tmp_path / "out" / "000002.tar"
+    packed.write_bytes(gzip.compress(good.read_bytes()))
+    cut.write_bytes(cut.read_bytes()[:700])
+    report = check_data([str(tmp_path / "out" / "*.tar")])
+    assert report.records == 3 and not report.bad and not report.within(1.0)
+    assert [str(path) in said for path, said in zip((cut, packed), report.damaged, strict=True)] == [True, True]
+    assert "truncated" in report.damaged[0] and "compressed by gzip" in report.damaged[1]
+    assert main(["data", "check", str(tmp_path / "out" / "*.tar")]) == 1
+    assert capsys.readouterr().out.count("damaged:") == 2
+    with pytest.raises(ValueError, match="truncated"):
+        check_data(cut)
+    with pytest.raises(FileNotFoundError):
+        check_data([good, str(tmp_path / "no-such.jsonl")])
+
+
+def test_an_interrupted_conversion_says_that_it_can_be_gone_on_with(tmp_path, monkeypatch, capsys):
+    records(tmp_path)
+    (tmp_path / "m.jsonl").write_text('{"image": "photo.png", "caption": "a"}\n')
+    arguments = ["data", "convert", str(tmp_path / "m.jsonl"), "-o", str(tmp_path / "out")]
+
+    def interrupted(place, members):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "_medium", interrupted)
+        assert main(arguments) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(arguments) == 0 and len(read_records(str(tmp_path / "out" / "*.tar"))) == 1
+
+
+def test_long_work_says_how_far_it_is(tmp_path):
+    said: dict[str, list[tuple[int, int]]] = {"check": [], "convert": []}
+    data = records(tmp_path)
+    check_data(data, media=True, told=lambda *now: said["check"].append(now))
+    convert_data(data, tmp_path / "out", shard_size=4, told=lambda *now: said["convert"].append(now))
+    assert said == {"check": [(done, 6) for done in range(6)], "convert": [(4, 6), (6, 6)]}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["check", "m.jsonl", "-o", "x"], "check writes nothing"),
+        (["check", "s3://bucket/a.tar"], "is an address"),
+        (["preview", "m.jsonl", "-o", "page.html", "--first", "0"], "--first must be at least 1"),
+        (["preview", "m.jsonl", "-o", "."], "is a folder: give the name of a page"),
+        (["preview", "m.jsonl", "-o", "m.jsonl/page.html"], "is a file"),
+        (["convert", "m.jsonl", "-o", "m.jsonl/x"], "is a file"),
+        (["convert", "m.jsonl", "-o", "x", "--language-model", "y"], "which is for preview"),
+    ],
+)
+def test_what_has_no_use_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("m.jsonl").write_text("{}\n")
+    assert main(["data", *arguments]) == 2
+    assert words in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 # Preview
@@ -196,6 +261,24 @@ def test_the_page_marks_what_is_learned_and_shows_media_as_the_encoder_gets_them
     bad = replace(pictures[0], source=b"no picture", key="<b>")
     page = preview_data(model, RecordSet((bad,)), tmp_path / "bad.html").read_text()
     assert "&lt;b&gt;" in page and "<b>" not in page and 'class="bad"' in page
+
+
+def test_text_behind_a_prefix_sees_all_media_before_it():
+    model = mmlm.assemble(
+        families.language_model("llama"), parts.image_encoder(), tokenizer=families.tokenizer(),
+        resampler=ResamplerConfig(depth=0), fusion=FusionConfig(kind="prefix"),
+    )  # fmt: skip
+    page = Record("page", document=("Before.", Image(RED), "One.", Image(BLUE), "Two."))
+    example = example_of(model.processor, model.template, page, page.texts[0])
+    seen = {run.text: run.sees for run in runs_of(model, example) if run.learned and "<|" not in run.text}
+    assert seen == {"Before.": (), "One.": (1,), "Two.": (1, 2)}
+    # What the language model makes of the last word does depend on the first picture.
+    logits = []
+    for picture in (RED, png((0, 250, 0))):
+        media = model.encode_media([Image(picture), Image(BLUE)])
+        batch, own = batch_of(model.processor, [[Ready(example, media)]])
+        logits.append(model(replace(batch, labels=None), own).logits[0, -1])
+    assert not torch.equal(*logits)
 
 
 def test_pictures_on_the_page_have_their_colours(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmlm.data import BadRecordsError, Record, RecordSet, read_records
+from mmlm.data.check import film_at
 from mmlm.data.find import media_in
 from mmlm.data.prompts import conversation_parts, document_parts, example_of
 from mmlm.data.readers import parquet
@@ -154,6 +155,24 @@ def test_messages_as_openai_and_transformers_have_them(tmp_path):
     assert said(second)[2] == ("user", b"b.jpg", "Second.")
 
 
+def test_media_of_every_kind_of_item_start_from_the_folder_of_the_manifest(tmp_path):
+    pictures(tmp_path, "film.mp4", "s.wav")
+    items = [
+        {"type": "video", "path": "film.mp4"},
+        {"type": "video", "video": "film.mp4"},
+        {"type": "audio", "path": "s.wav"},
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64," + base64.b64encode(b"heard").decode()}},
+        {"type": "input_audio", "input_audio": {"data": base64.b64encode(b"said").decode(), "format": "wav"}},
+        {"type": "image", "base64": base64.b64encode(RED).decode()},
+    ]
+    turns = [{"role": "user", "content": items}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "m.jsonl").write_text(json.dumps({"messages": turns}))
+    (record,) = read_records(tmp_path / "m.jsonl")
+    assert [kind for kind, _ in record.places] == ["image", "image", "audio", "audio", "audio", "image"]
+    assert said(record)[0] == ("user", b"film.mp4", b"film.mp4", b"s.wav", b"heard", b"said", RED)
+    assert [film_at(place) is not None for _, place in record.places] == [True, True, *[False] * 4]
+
+
 HUMAN = {"from": "human", "value": "<image> <image> which?"}
 GPT = {"from": "gpt", "value": "one"}
 
@@ -170,6 +189,14 @@ GPT = {"from": "gpt", "value": "one"}
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}, "says nothing"),
         ({"messages": [{"role": "user", "content": 5}, {"role": "assistant", "content": "x"}]}, "neither text nor"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "https://a.b/c.jpg"}]}]}, "an address"),
+        *(({"messages": [{"role": "user", "content": [item]}, {"role": "assistant", "content": "x"}]}, reason)
+          for item, reason in (
+              ({"type": "video", "url": "https://a.b/c.mp4"}, "is an address: download it"),
+              ({"type": "audio_url", "audio_url": {"url": "https://a.b/c.wav"}}, "is an address: download it"),
+              ({"type": "video", "path": "gone.mp4"}, "no picture at"),
+              ({"type": "image_url"}, "the name of a medium is None"),
+              ({"type": "image_url", "image_url": {"url": 5}}, "the name of a medium is 5"),
+              ({"type": "image", "path": ""}, "the name of a medium is ''"))),
         ({"text_list": ["a"], "image_info": [{"image_name": "a.jpg", "matched_text_index": 1}]}, "matched_text_index"),
         ({"texts": ["a"], "images": []}, "1 .texts. and 0 .images."),
         ({"texts": ["a"], "caption": "b"}, "no picture or recording"),

@@ -1,6 +1,7 @@
 """Jobs: every item once, in order, after any number of kills; no two processes write one shard; damage is noticed."""
 
 import codecs
+import errno
 import itertools
 import json
 import os
@@ -442,13 +443,14 @@ def test_items_of_each_format_with_their_questions(tmp_path):
         '{"image": "a.png", "qa": 3}': '"qa" is not a list',
         '{"image": 3}': "names no file",
         "{": "unreadable JSON",
+        '{"image": ["a.png"], "conversations": []}': "a conversation or a document: in tars",
     }
     path = tmp_path / "m.jsonl"
     path.write_text("\n".join(lines))
     (piece,) = reading.pieces(path, 100)
     found = reading.items(path, piece, "image", ("png",))
     keys = ["a.png", "a.png", "a.png", "gone.png", *(f"m.jsonl:{line}" for line in (5,)), "a.png", "a.png"]
-    assert [one.key for one in found] == [*keys, "m.jsonl:8", "m.jsonl:9"]
+    assert [one.key for one in found] == [*keys, "m.jsonl:8", "m.jsonl:9", "m.jsonl:10"]
     for one, expected in zip(found, lines.values(), strict=True):
         if isinstance(expected, str):
             assert isinstance(one, BadRecord) and expected in one.reason
@@ -458,7 +460,7 @@ def test_items_of_each_format_with_their_questions(tmp_path):
 
 def test_a_tar_is_read_in_pieces_by_its_samples(tmp_path):
     members = {"a.png": b"1", "a.json": b'{"question": "what?"}', "b.txt": b"", "c.png": b"2", "c.jpg": b"3"}
-    members["d.mp4"] = b"4"
+    members |= {"d.mp4": b"4", "e.0.jpg": b"5", "e.json": b"{}"}  # the last is how conversations are converted
     for name, data in members.items():
         (tmp_path / name).write_bytes(data)
     path = tmp_path / "t.tar"
@@ -466,13 +468,21 @@ def test_a_tar_is_read_in_pieces_by_its_samples(tmp_path):
         for name in members:
             tar.add(tmp_path / name, name)
     pieces = list(reading.pieces(path, 3))
-    assert [piece.count for piece in pieces] == [3, 1]
+    assert [piece.count for piece in pieces] == [3, 2]
     found = [one for piece in pieces for one in reading.items(path, piece, "image", ("png", "jpg", "mp4"))]
-    a, b, c, d = found
+    a, b, c, d, e = found
     assert (a.key, a.name, a.place.read(), a.questions) == ("t.tar/a", "t.tar/a.png", b"1", ("what?",))
     assert (b.key, b.reason) == ("t.tar/b", "no picture in txt")
     assert (c.key, c.reason) == ("t.tar/c", "2 pictures in png, jpg")
     assert (d.key, d.name, d.place.read()) == ("t.tar/d", "t.tar/d.mp4", b"4")
+    assert (e.key, e.name, e.place.read()) == ("t.tar/e", "t.tar/e.0.jpg", b"5")
+
+
+@pytest.mark.parametrize("name, content", [("a.parquet", ""), ("q.json", '{"questions": []}')])
+def test_other_formats_are_refused_with_what_converts_them(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}.*mmlm data convert"):
+        run(tmp_path / name, tmp_path / "out")
 
 
 def test_a_coco_file_is_read_in_pieces_by_its_pictures(tmp_path):
@@ -485,6 +495,18 @@ def test_a_coco_file_is_read_in_pieces_by_its_pictures(tmp_path):
     pieces = list(reading.pieces(path, 2))
     found = [one for piece in pieces for one in reading.items(path, piece, "image", ())]
     assert [one.key for one in found] == ["0.png", "1.png", "2.png"] and [piece.count for piece in pieces] == [2, 1]
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="part-00000.jsonl cannot be written.*goes on"):
+        patch.setattr(os, "fsync", full)
+        Parts(tmp_path).publish(0, [{"key": "a"}])
+    assert not list(tmp_path.iterdir())
+    data = manifest(tmp_path / "data")
+    assert run(data, tmp_path / "out").rows == 40
 
 
 def test_names_that_are_no_text_are_still_json(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import main
+from mmlm.cli.picture_job import PictureRows
 from support.hearing import noise, save_whisper, tiny_whisper
 
 COLOURS = ("red", "blue", "green", "yellow", "black")
@@ -43,6 +44,17 @@ def job(verb: str, data: Path, output: Path, *more: str) -> int:
 
 def rows(output: Path) -> list[dict]:
     return [json.loads(line) for part in sorted(output.glob("part-*")) for line in part.read_text().splitlines()]
+
+
+def test_an_interrupted_job_says_that_it_can_be_gone_on_with(tmp_path, data, monkeypatch, capsys):
+    def interrupted(self, items, first):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureRows, "rows_of", interrupted)
+        assert job("caption", data, tmp_path / "run", "--max-new-tokens", "2") == 130
+    assert "mmlm caption: stopped; the same command goes on" in capsys.readouterr().err
+    assert job("caption", data, tmp_path / "run", "--max-new-tokens", "2") == 1 and len(rows(tmp_path / "run")) == 13
 
 
 def test_each_picture_has_its_row_in_order_and_each_failure_its_reason(tmp_path, data, nano, loaded, capsys):

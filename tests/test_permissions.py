@@ -5,9 +5,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 import mmlm
 from decoders.codecs.checkpoint import save_codec
+from decoders.files import save_tensors
 from mmlm.cli import main
 from mmlm.retrieval.rices import Rices
 from support.codec_parts import image_codec
@@ -64,3 +66,16 @@ def test_safetensors_are_written_in_one_place():
     root = Path(__file__).parents[1]
     files = [path for folder in ("mmlm", "encoders", "decoders") for path in (root / folder).rglob("*.py")]
     assert [str(path.relative_to(root)) for path in files if "save_file" in path.read_text()] == ["decoders/files.py"]
+
+
+def test_a_file_that_finds_no_room_is_an_error_of_the_system(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tensors = {"a": torch.zeros(500_000)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # Python ignores the signal, as it does everywhere
+    try:
+        with pytest.raises(OSError, match="model.safetensors cannot be written.*make room"):
+            save_tensors(tensors, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    save_tensors(tensors, tmp_path / "model.safetensors")

@@ -113,10 +113,22 @@ def test_the_plan_tells_what_is_used_and_why_and_trains_nothing(data, tmp_path, 
     assert lines["steps"] == "7 of 4 examples"
     assert not (tmp_path / "out").exists()
     plan = plan_from_recipe(path)
+    assert plan_from_recipe(path, ["model.lora.rank=0"]) == plan  # no adapters
+    assert plan_from_recipe(path, ["model.lora.rank=4"]).choices[-1].value == "rank 4 in all linear layers"
     assert plan.steps == 6  # 3 passes over 4 records, 2 a step
     assert f"{plan.weights:,} weights" == lines["trains"]
     assert main(["train", str(path), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == plan.weights
+
+
+def test_one_process_of_a_launcher_shows_the_plan(data, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"model: nano\ndata: {data}\noutput: {tmp_path}/o\nbad_limit: 0.5\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, shown in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train", str(path), "--dry-run"]) == 0
+        assert bool(capsys.readouterr().out) is shown
 
 
 def test_what_a_run_refuses_a_dry_run_refuses(data, tmp_path, capsys):

@@ -19,17 +19,23 @@ from mmlm.assembly.inspect import inspect
 from mmlm.assembly.interop import open_flamingo
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.cli import main
-from mmlm.data import RecordSet
+from mmlm.data import Record, RecordSet
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.model.fusion.interface import MediaItems
 from mmlm.model.fusion.prefix import PrefixContext, spread
 from mmlm.model.language_model import LanguageModel
+from mmlm.prompting import Image
+from mmlm.prompting.messages import Message
 from mmlm.prompting.processor import Batch
+from mmlm.training.config import TrainConfig
+from mmlm.training.examples import prepare
+from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.recipe import load_recipe
+from mmlm.training.rows import batch_of
 from support import families, parts
 from support.codec_parts import image_codec
 from support.references import gelu, numpy_weights
-from support.training_objectives import tiny_records
+from support.training_objectives import png, tiny_records
 
 EVERY_FAMILY = pytest.mark.parametrize("family", list(families.FAMILIES))
 V = families.VOCAB
@@ -295,6 +301,29 @@ def test_texts_that_have_no_room_beside_their_media_are_left_out(tmp_path):
     assert result.bad_records == 2 and reasons == [
         f"text and media take {256 + more} of the language model's 256 positions" for more in (1, 2)
     ]
+
+
+def test_lengths_and_throughput_count_the_positions_of_media(tmp_path):
+    model, config = prefix_model(), TrainConfig(steps=1, batch_size=6, precision="float32")
+    two = Record(
+        "two",
+        messages=(
+            Message("user", (Image(png((9, 9, 9))), "or", Image(png((200, 0, 0))), "?")),
+            Message("assistant", ("No.",)),
+        ),
+    )
+    records = RecordSet((*tiny_records(5), two))
+    examples = prepare(model, records, cache=tmp_path, config=config, progress=False)
+    seen = {}
+    for record, entry in enumerate(records):
+        for text in range(len(entry.texts)):
+            batch, media = batch_of(model.processor, [examples.ready([(record, text)])])
+            seen[record, text] = int(model.media_context(batch, media).placed(batch).attention_mask.sum())
+            assert examples.length(record, text) == seen[record, text]
+    assert seen[5, 0] > 2 * 16, "two pictures"
+    objective = AdaptersObjective(model, examples, None, config)
+    (part,) = objective.parts(0)
+    assert part.size == sum(seen[chosen] for chosen in objective.stream.step(0))
 
 
 def test_recipes_choose_it_by_one_key(tmp_path):

@@ -88,7 +88,7 @@ def test_what_one_text_and_its_media_are_does_not_reach_the_others(way):
     ready = texts(model)
     other = model.processor.encode(["lie: ", parts.picture(9), "y"], "ten")
     changed = [*ready[:2], Ready(other, model.encode_media(other.media)), ready[3]]
-    assert len(other.input_ids) == len(ready[2])
+    assert len(other.input_ids) == len(ready[2].example.input_ids)
     logits = []
     for rows in ([ready], [changed]):
         batch, media = batch_of(model.processor, rows)
@@ -114,7 +114,7 @@ def test_every_text_has_a_place_and_rows_have_room(lengths, room):
     rows = in_rows(model, ready, room)
     assert sorted(id(one) for row in rows for one in row) == sorted(map(id, ready))
     for row in rows:
-        assert len(row) == 1 or sum(map(len, row)) <= room
+        assert len(row) == 1 or sum(len(one.example.input_ids) for one in row) <= room
     assert len(rows) <= 2 * -(-sum(lengths) // room) + sum(length > room for length in lengths), "first fit"
     config.sliding_window = max(lengths) - 1
     assert in_rows(model, ready, room) == [[one] for one in ready], "a shared row has no window"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -357,7 +358,10 @@ def test_settings_of_streams_are_checked(shards, tmp_path):
     )
     assert load_recipe(tmp_path / "recipe.yaml").mix == (1.0, 3.0)
     plan = plan_from_recipe(tmp_path / "recipe.yaml")
-    assert plan.data.startswith("a stream of 2 tars") and plan.steps == 4 and not (tmp_path / "r").exists()
+    assert re.fullmatch(r"a stream of 2 tars, \d+\.\d MB, which .*", plan.data)
+    with pytest.raises(ValueError, match="3 weights for 2 sets"):
+        plan_from_recipe(tmp_path / "recipe.yaml", ["mix=[1,1,1]"])
+    assert plan.steps == 4 and not (tmp_path / "r").exists()
 
 
 def test_conversations_and_documents_stream(tmp_path):

@@ -28,6 +28,7 @@ from mmlm.training import (
     NonFiniteLossError,
     TrainConfig,
     load_recipe,
+    plan_from_recipe,
     precision,
     train,
     train_from_recipe,
@@ -747,12 +748,20 @@ def test_recipe_values(recipe, tmp_path):
     assert loaded.model.resampler.depth == 1 and loaded.model.resampler.ff_mult == ResamplerConfig().ff_mult
 
 
+def test_a_model_that_is_named_stays_where_its_keys_follow(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: small\ndata: d\noutput: o\n")
+    loaded = load_recipe(tmp_path / "r.yaml", ["model=nano", "model.fusion=null", "model.device=cpu", "steps=3"])
+    assert (loaded.model.load, loaded.model.fusion, loaded.steps) == ("nano", None, 3)
+    assert load_recipe(tmp_path / "r.yaml", ["model.dtype=bfloat16", "model=nano"]).model.dtype == "bfloat16"
+
+
 @pytest.mark.parametrize(
     "override, words",
     [
         ("batchsize=4", "unknown key 'batchsize'"),
         ("model.fusion.head=4", "unknown key 'model.fusion.head'"),
         ("steps=many", "steps.*many"),
+        ("trackers=tensorboard", r"trackers: give a list: \[first"),
         ("batch_size=2.5", "batch_size.*2.5"),
         ("batch_size=0", "batch_size must be at least 1"),
         ("data={a: 1}", "data must be a path"),
@@ -765,6 +774,15 @@ def test_recipe_values(recipe, tmp_path):
 def test_recipe_errors_name_the_key(recipe, override, words):
     with pytest.raises(ValueError, match=words):
         load_recipe(recipe, [override])
+
+
+def test_a_cache_that_cannot_be_written_is_known_before_the_model_is_loaded(recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="cache: .* is a file"):
+        plan_from_recipe(recipe, [f"cache={tmp_path}/file/features"])
+    with pytest.raises(NotADirectoryError, match="cache: .* is a file"):
+        run(tiny_model(), tmp_path / "out", cache=str(tmp_path / "file"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_that_is_no_recipe(tmp_path):

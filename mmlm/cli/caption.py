@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from mmlm.cli.batch import Batch
-from mmlm.cli.inputs import inputs_of, labelled
+from mmlm.cli.inputs import check_given, inputs_of, labelled
 from mmlm.cli.job import Work, add_job_options, is_job, run_job
 from mmlm.cli.options import (
     VIDEO_LIMITS,
@@ -33,15 +33,14 @@ EXAMPLES = """\
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    given = verb.add_mutually_exclusive_group(required=True)
-    given.add_argument(
+    verb.add_argument(
         "images",
         nargs="*",
         default=[],
         metavar="IMAGE",
         help="pictures, videos, folders, patterns, - for standard input",
     )
-    given.add_argument("--data", type=file_path, metavar="DATA", help="tars, manifest or COCO file: its pictures")
+    verb.add_argument("--data", type=file_path, metavar="DATA", help="tars, manifest or COCO file: its pictures")
     add_batch_options(verb)
     add_job_options(verb, shard_size=1000, batch_size=32)
     add_model_options(verb)
@@ -52,6 +51,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """A caption of each picture, a line each; several pictures at once."""
+    check_given(args.images, args.data, "IMAGE")
     if is_job(args):
         return run_job(args, "image", work_of)
     if args.output is not None:

@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from mmlm import __version__
 from mmlm.cli import (
@@ -57,6 +58,25 @@ FIRST_TRY = """\
   mmlm caption first.png"""
 
 
+class Verb(argparse.ArgumentParser):
+    """The parser of a verb. Options may stand between its arguments: `mmlm train recipe.yaml --dry-run steps=3`."""
+
+    _halfway = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it for options and arguments in turn, which calls this again for each of the two.
+
+        It loses what `--` says: that all behind it are arguments.
+        """
+        if self._halfway or "--" in (args or ()):
+            return super().parse_known_args(args, namespace)
+        self._halfway = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._halfway = False
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; the chosen one's name is `verb` in its namespace."""
     parser = argparse.ArgumentParser(
@@ -66,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mmlm {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Verb)
     for name, module in VERBS.items():
         purpose = (module.__doc__ or "").strip()
         verb = verbs.add_parser(

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmlm.cli.loading import load_model
-from mmlm.cli.options import add_json_option, add_part_options, file_path
+from mmlm.cli.messages import interrupted
+from mmlm.cli.options import PARTS, add_json_option, add_part_options, file_path
 from mmlm.cli.output import print_record
+
+if TYPE_CHECKING:
+    from mmlm.training.reporting import Counter
 
 EXAMPLES = """\
   mmlm data check pairs.jsonl
@@ -15,23 +22,38 @@ EXAMPLES = """\
   mmlm data convert "train-*.tar" --to jsonl --output photos
   mmlm data preview pairs.jsonl --model nano --output sheet.html --first 12"""
 
+SOURCE = (
+    "JSONL manifest, folder with metadata.jsonl, WebDataset tars, COCO captions, VQAv2 questions, LLaVA conversations, "
+    "Parquet; lines, rows and tars may also hold conversations and interleaved documents (docs/data.md)"
+)
 # Which action an option is for; the others have no use for it.
 OWN = {"media": "check", "to": "convert", "shard_size": "convert", "model": "preview", "first": "preview",
-       "seed": "preview"}  # fmt: skip
+       "seed": "preview", **dict.fromkeys(PARTS, "preview")}  # fmt: skip
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument("action", choices=("check", "convert", "preview"), help="what to do")
-    verb.add_argument("source", nargs="+", metavar="SOURCE", help="what `mmlm train` takes as data; see docs/data.md")
-    verb.add_argument("--images", type=file_path, metavar="FOLDER", help="where paths of pictures start from")
-    verb.add_argument("--bad-limit", type=float, metavar="X", help="share of bad records that is borne (default: 0.01)")
     verb.add_argument(
-        "-o", "--output", type=file_path, metavar="PATH", help="a new folder; of preview a page, NAME.html"
+        "action", choices=("check", "convert", "preview"),
+        help="count and name what is bad; write in another format (needs -o); make a page of examples (needs -o)",
+    )  # fmt: skip
+    verb.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
+    verb.add_argument("--images", type=file_path, metavar="FOLDER", help="where paths of pictures start from")
+    verb.add_argument(
+        "--bad-limit", type=float, default=0.01, metavar="X",
+        help="share of bad records that is borne; where there are more, a check ends with code 1 and nothing is "
+        "converted or shown (default: 0.01)",
+    )  # fmt: skip
+    verb.add_argument(
+        "-o", "--output", type=file_path, metavar="PATH", help="convert: a new folder. preview: a page, NAME.html"
     )
     check = verb.add_argument_group("check")
     check.add_argument("--media", action="store_true", help="decode every picture, film and recording")
-    convert = verb.add_argument_group("convert")
+    convert = verb.add_argument_group(
+        "convert",
+        "until it is complete, the folder is FOLDER.partial; a conversion that was ended goes on with it when the\n"
+        "same command is given again",
+    )
     convert.add_argument("--to", choices=("tar", "jsonl"), help="WebDataset tars (default), or metadata.jsonl")
     convert.add_argument("--shard-size", type=int, metavar="N", help="records of a tar (default: 1000)")
     preview = verb.add_argument_group("preview")
@@ -44,33 +66,71 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """The report, the folder or the page. A check exits with 1 where records are bad."""
-    for name, action in OWN.items():
-        if action != args.action and getattr(args, name):
-            raise ValueError(f"{args.action} has no --{name.replace('_', '-')}, which is for {action}")
-    if args.action != "check" and args.output is None:
-        raise ValueError(f"{args.action} needs --output")
-    limit = 0.01 if args.bad_limit is None else args.bad_limit
+    """The report, the folder or the page. A check exits with 1 where files are damaged, or too many records are bad."""
+    check_usage(args)
+    reading = dict(images=args.images, bad_limit=args.bad_limit)
     if args.action == "check":
         from mmlm.data.check import check_data
 
-        report = check_data(args.source, images=args.images, media=args.media)
+        with Told("decoding records") as told:
+            report = check_data(args.source, images=args.images, media=args.media, told=told)
         print_record(args, report.to_dict(), str(report))
-        total = report.records + len(report.bad)
-        return 1 if args.bad_limit is not None and len(report.bad) > limit * total else None
+        return 0 if report.within(args.bad_limit) else 1
     if args.action == "convert":
         from mmlm.data.convert import convert_data
 
-        reading = dict(images=args.images, bad_limit=limit)
         size = 1000 if args.shard_size is None else args.shard_size
-        done = convert_data(args.source, args.output, form=args.to or "tar", shard_size=size, **reading)
+        with interrupted(args, "stopped; the same command goes on"), Told("converting records") as told:
+            done = convert_data(args.source, args.output, form=args.to or "tar", shard_size=size, told=told, **reading)
         print_record(args, {**vars(done), "output": str(done.output)}, str(done.output))
         return None
     from mmlm.data import read_records
     from mmlm.training.preview import preview_data
 
-    records = read_records(args.source, images=args.images, bad_limit=limit)
+    records = read_records(args.source, **reading)
     first = 12 if args.first is None else args.first
     path = preview_data(load_model(args), records, args.output, first=first, seed=args.seed or 0)
     print_record(args, {"output": str(path)}, str(path))
     return None
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """ValueError or OSError for arguments that do not go together, before anything is read."""
+    for name, action in OWN.items():
+        if action != args.action and vars(args)[name] not in (None, False):
+            raise ValueError(f"{args.action} has no --{name.replace('_', '-')}, which is for {action}")
+    if args.action == "check":
+        if args.output is not None:
+            raise ValueError("check writes nothing: leave out --output, or give convert or preview")
+        return
+    if args.output is None:
+        raise ValueError(f"{args.action} needs --output")
+    if args.first is not None and args.first < 1:
+        raise ValueError(f"--first must be at least 1, not {args.first}")
+    if args.action == "preview" and Path(args.output).is_dir():
+        raise ValueError(f"--output: {args.output} is a folder: give the name of a page, NAME.html")
+    from mmlm.training.checks import check_output
+
+    check_output(Path(args.output).parent)
+
+
+class Told:
+    """Shows how far a long piece of work is, which calls it with the number of pieces done and of all."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.stack = title, ExitStack()
+        self.counter: Counter | None = None
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many are done."""
+        from mmlm.training.reporting import Counter
+
+        if self.counter is None:
+            self.counter = self.stack.enter_context(Counter(total, self.title, progress=True))
+        self.counter.update(done - self.counter.done)

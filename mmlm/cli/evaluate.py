@@ -41,13 +41,16 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "data", nargs="?", type=file_path, metavar="DATA",
-        help="JSONL manifest, folder with metadata.jsonl, tars, COCO captions, or VQAv2 questions with --references",
+        help="JSONL manifest, folder with metadata.jsonl, tars, Parquet or COCO captions; conversations and documents "
+        "are left out. Of a suite also VQAv2 questions, with their annotations in --references",
     )  # fmt: skip
     verb.add_argument("--limit", type=int, metavar="N", help="measure on the first N records")
-    verb.add_argument("--batch-size", type=int, default=32, metavar="N")
+    verb.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="records that the model reads at once (default: 32)"
+    )
+    verb.add_argument("--images", type=file_path, metavar="FOLDER", help="where paths of pictures start from")
     group = verb.add_argument_group("suites", "figures with 95% intervals, from files in official form")
     group.add_argument("--suite", choices=("auto", *SUITES), help=SUITE_HELP)
-    group.add_argument("--images", type=file_path, metavar="FOLDER", help="where the pictures of official files lie")
     group.add_argument(
         "--references", type=file_path, metavar="FILE",
         help="COCO captions, VQAv2 annotations, or transcripts (lines ID and words, or JSON with id and text)",
@@ -91,7 +94,9 @@ def run(args: argparse.Namespace) -> None:
 
 def check_usage(args: argparse.Namespace) -> None:
     """ValueError for arguments that do not go together."""
-    given = {name for name in ("images", "references", "predictions", "output", "clip", "language") if vars(args)[name]}
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit must be at least 1, not {args.limit}")
+    given = {name for name in ("references", "predictions", "output", "clip", "language") if vars(args)[name]}
     if args.suite is None and given:
         raise ValueError(f"--{sorted(given)[0]} is of a suite: give --suite, one of auto, {', '.join(SUITES)}")
     if args.predictions is None:
@@ -111,7 +116,7 @@ def compare(args: argparse.Namespace, options: dict[str, Any]) -> None:
     from mmlm.evaluation import evaluate
     from mmlm.evaluation.trials import media_of
 
-    records = read_records(args.data)
+    records = read_records(args.data, images=args.images)
     report = evaluate(
         lambda: load_model(args, *media_of(records)),
         records,

@@ -45,6 +45,12 @@ class Input:
         return self.place.path if self.place.whole else self.place.read()
 
 
+def check_given(names: Sequence[str], data: str | None, metavar: str) -> None:
+    """ValueError unless either media are named, or a data source is."""
+    if bool(names) == (data is not None):
+        raise ValueError(f"give either {metavar}, one or more, or --data")
+
+
 def inputs_of(
     args: argparse.Namespace, batch: Batch, names: Sequence[str], kind: Kind, data: str | None = None
 ) -> list[Input]:

@@ -6,13 +6,14 @@ import argparse
 import functools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import Batch
 from mmlm.cli.inputs import Kind, suffixes_of
-from mmlm.cli.messages import complain
+from mmlm.cli.messages import complain, interrupted
 from mmlm.cli.options import file_path
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def _run_rank(
     folder, own = Path(args.output), work_of(args, ranks.rank)
     job = _job(args, kind, own)
     check_job(folder, job)  # before anything is made
-    with Leases(folder / "leases") as leases:
+    stopped = "stopped; the same command goes on"
+    with interrupted(args, stopped) if ranks.rank == 0 else nullcontext(), Leases(folder / "leases") as leases:
         plan = open_job(folder, job, leases, own.model)
         items_of = functools.partial(plan.items, modality=kind, suffixes=suffixes_of(kind))
         told = functools.partial(_Progress(args).tell, plan.total) if ranks.rank == 0 else lambda totals: None
@@ -124,7 +126,7 @@ def _job(args: argparse.Namespace, kind: Kind, own: Work) -> Job:
     from mmlm.jobs import Job
 
     options = {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {name: value for name, value in options.items() if not (value is None or value is False or value == [])}
     if own.examples is not None:
         given["examples"] = own.examples
     return Job(args.data, kind, {"verb": args.verb, "options": given}, args.shard_size)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 
 _KEYWORD = r"(?P<name>[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?==))(?:=(?P<value>[\w.]+|'[^']*'|\"[^\"]*\")?)?(?![\w(/])"
 _REMEDY = rf"(?:pass|passing|raise|set|give|use|leave) {_KEYWORD}(?: off| instead)?"
@@ -21,6 +22,16 @@ _QUOTED = re.compile(r"((?<![\w=])'[^']*'|(?<!=)\"[^\"]*\")")
 def complain(args: argparse.Namespace, message: str) -> None:
     """One line on standard error."""
     print(f"mmlm {args.verb}: {on_the_command_line(message, args.flags)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def interrupted(args: argparse.Namespace, message: str) -> Iterator[None]:
+    """Says the message where Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain(args, message)
+        raise
 
 
 def on_the_command_line(message: str, flags: Set[str] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ EXAMPLES = """\
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments. The help has all keys of recipes as well, which are looked up when it is asked for."""
     verb.add_argument("recipe", metavar="RECIPE.yaml", help="`mmlm init` writes one to begin with")
-    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values in place of the recipe's")
+    verb.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="values in place of the recipe's")
     verb.add_argument("--dry-run", action="store_true", help="say what would be trained, and on what; train nothing")
     add_json_option(verb)
     setattr(verb, "print_help", partial(_print_help, verb))  # noqa: B010
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.dry_run:
         plan = plan_from_recipe(args.recipe, args.overrides)
-        print_record(args, plan.to_dict(), str(plan))
+        if int(os.environ.get("RANK", "0")) == 0:  # processes of a launcher, which are not joined for this
+            print_record(args, plan.to_dict(), str(plan))
         return
     result = train_from_recipe(args.recipe, args.overrides)
     if not is_first():

@@ -13,7 +13,7 @@ from typing import Any
 from mmlm.cli.batch import UNUSABLE, Batch
 from mmlm.cli.first_contact import Note
 from mmlm.cli.hearing import listening, load_transcriber
-from mmlm.cli.inputs import Input, inputs_of, labelled, output_stems
+from mmlm.cli.inputs import Input, check_given, inputs_of, labelled, output_stems
 from mmlm.cli.job import Work, add_job_options, is_job, run_job
 from mmlm.cli.loading import check_sound
 from mmlm.cli.options import (
@@ -44,12 +44,11 @@ EXAMPLES = """\
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    given = verb.add_mutually_exclusive_group(required=True)
-    given.add_argument(
+    verb.add_argument(
         "recordings", nargs="*", default=[], metavar="AUDIO",
         help="sound or video files, folders, patterns, - for standard input",
     )  # fmt: skip
-    given.add_argument("--data", type=file_path, metavar="DATA", help="tars or manifest: its recordings")
+    verb.add_argument("--data", type=file_path, metavar="DATA", help="tars or manifest: its recordings")
     verb.add_argument(
         "--model",
         default="nano",
@@ -88,6 +87,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """What is said, on standard output, in openai-whisper's file formats, or as rows of a job."""
+    check_given(args.recordings, args.data, "AUDIO")
     if args.format == "all" and args.output is None:
         raise ValueError("--format all writes several files: give a folder for them with --output")
     job = is_job(args) and args.format is None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from encoders.media.image import load_image
 from encoders.media.sound import open_audio
 from encoders.media.video import is_video, load_video
 from mmlm.data.readers import read_records
-from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, RecordSet, RecordSource
+from mmlm.data.readers.paths import expand
+from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, RecordSet, RecordSource
 
 SHOWN = 20  # bad records in the text of a report
 
@@ -25,6 +27,7 @@ class DataReport:
 
     texts: how many of each kind. characters: of a text that is learned, the median, the 95th percentile and the most.
     bad: the records that cannot be used; with their media decoded, those whose media cannot be as well.
+    damaged: what is wrong with files that cannot be read to their end, of which nothing else is counted.
     """
 
     records: int
@@ -34,6 +37,11 @@ class DataReport:
     texts: dict[str, int]
     characters: tuple[int, int, int]
     bad: tuple[BadRecord, ...]
+    damaged: tuple[str, ...] = ()
+
+    def within(self, bad_limit: float) -> bool:
+        """Whether all files are whole, and at most this share of the records is bad."""
+        return not self.damaged and len(self.bad) <= bad_limit * (self.records + len(self.bad))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -48,22 +56,27 @@ class DataReport:
             "media:      " + (", ".join(f"{count:,} {name}" for name, count in media.items() if count) or "none"),
             f"texts:      {kinds or 'none'}",
             f"characters: {median:,} of a text in the middle, {most:,} at 95%, {longest:,} of the longest",
+            *(f"damaged:    {reason}" for reason in self.damaged),
             *(f"bad:        {one.key}: {one.reason}" for one in self.bad[:SHOWN]),
         ]
         return "\n".join([*lines, *[f"… and {len(self.bad) - SHOWN:,} more"] * (len(self.bad) > SHOWN)])
 
 
-def check_data(source: RecordSource, *, images: str | Path | None = None, media: bool = False) -> DataReport:
+def check_data(
+    source: RecordSource,
+    *,
+    images: str | Path | None = None,
+    media: bool = False,
+    told: Callable[[int, int], object] = lambda done, total: None,
+) -> DataReport:
     """Reads a source, as `read_records` does, and counts. Nothing is too bad to be counted.
 
-    media: also decode every picture, film and recording.
-    ValueError, FileNotFoundError where a file cannot be read to its end.
+    media: also decode every picture, film and recording. told: is called with the number of records that are decoded,
+        and that of all.
+    ValueError, FileNotFoundError where none of the files can be read to its end, or one is not there.
     """
-    try:
-        records = read_records(source, images=images, bad_limit=1.0)
-    except BadRecordsError as error:
-        records = RecordSet((), error.bad)
-    bad = _undecodable(records) if media else {}
+    records, damaged = _read(source, images)
+    bad = _undecodable(records, told) if media else {}
     records = records.without(bad)
     kinds = Counter(
         "film" if film_at(place) is not None else modality for record in records for modality, place in record.places
@@ -71,7 +84,7 @@ def check_data(source: RecordSource, *, images: str | Path | None = None, media:
     texts = [text for record in records for text in record.texts]
     return DataReport(
         len(records), kinds["image"], kinds["film"], kinds["audio"], dict(Counter(text.kind for text in texts)),
-        _spread([len(text.answer) for text in texts]), records.bad,
+        _spread([len(text.answer) for text in texts]), records.bad, damaged,
     )  # fmt: skip
 
 
@@ -94,9 +107,41 @@ def decode(modality: str, place: FileSlice | bytes) -> None:
             pass
 
 
-def _undecodable(records: RecordSet) -> dict[int, str]:
+def _read(source: RecordSource, images: str | Path | None) -> tuple[RecordSet, tuple[str, ...]]:
+    """The records of a source, file by file, and why files among them cannot be read to their end."""
+    good: list[Record] = []
+    bad: list[BadRecord] = []
+    errors: list[Exception] = []
+    parts = list(_parts(source))
+    for part in parts:
+        try:
+            found = read_records(part, images=images, bad_limit=1.0)
+            good += found.records
+            bad += found.bad
+        except BadRecordsError as error:
+            bad += error.bad
+        except (ValueError, OSError) as error:
+            errors.append(error)
+    if errors and len(errors) == len(parts):
+        raise errors[0]
+    return RecordSet(tuple(good), tuple(bad)), tuple(map(str, errors))
+
+
+def _parts(source: RecordSource) -> Iterator[RecordSource]:
+    """The files and sets that a source stands for. FileNotFoundError where there are none."""
+    if isinstance(source, str | os.PathLike):
+        yield from expand(os.fspath(source))
+    elif isinstance(source, list | tuple):
+        for part in source:
+            yield from _parts(part)
+    else:
+        yield source
+
+
+def _undecodable(records: RecordSet, told: Callable[[int, int], object]) -> dict[int, str]:
     bad = {}
     for index, record in enumerate(records):
+        told(index, len(records))
         try:
             for modality, place in record.places:
                 decode(modality, place)

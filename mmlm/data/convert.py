@@ -39,11 +39,13 @@ def convert_data(
     images: str | os.PathLike[str] | None = None,
     shard_size: int = 1000,
     bad_limit: float = 0.01,
+    told: Callable[[int, int], object] = lambda done, total: None,
 ) -> Converted:
     """Writes a source, as `read_records` takes it, into the new folder `output`.
 
     form: "tar" for WebDataset tars of `shard_size` records each, 000000.tar and so on; "jsonl" for media beside a
         metadata.jsonl. Bad records are left out and named in bad_records.jsonl.
+    told: is called with the number of records that are written, and that of all.
     The folder appears when it is complete. Until then it is OUTPUT.partial, which the same call goes on with.
     ValueError where `output` is there, or OUTPUT.partial is of another conversion; BadRecordsError above `bad_limit`.
     """
@@ -65,6 +67,7 @@ def convert_data(
             found = write(partial, number, records[start : start + shard_size], start)
             _write_whole(done, json.dumps([dataclasses.astuple(one) for one in found]).encode())
         bad += [BadRecord(*one) for one in json.loads(done.read_bytes())]
+        told(min(start + shard_size, len(records)), len(records))
     lost = {one.key for one in bad}
     good = RecordSet(tuple(record for record in records if record.key not in lost), (*records.bad, *bad))
     good.check(bad_limit)

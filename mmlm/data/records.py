@@ -265,9 +265,11 @@ class RecordSet(Sequence[Record]):
         if len(self.bad) > limit * self.total:
             names = "\n".join(f"  {bad.key}: {bad.reason}" for bad in self.bad[:shown])
             rest = f"\n  … and {len(self.bad) - shown} more" if len(self.bad) > shown else ""
+            missing = any(bad.reason.startswith("no picture at") for bad in self.bad)
+            where = " (where paths of pictures start from another folder, give images=)" if missing else ""
             raise BadRecordsError(
                 f"{len(self.bad)} of {self.total} records are bad, more than the limit of {limit:.1%}:\n{names}{rest}\n"
-                f"Repair or remove them, or raise bad_limit.",
+                f"Repair or remove them, or raise bad_limit{where}.",
                 self.bad,
             )
         if not self.records:

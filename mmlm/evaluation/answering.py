@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from mmlm.data.prompts import prompt_of
 from mmlm.data.records import Record
@@ -18,6 +17,7 @@ from mmlm.evaluation.metrics.frechet import frechet_distance
 from mmlm.evaluation.metrics.retrieval import recall_measures, retrieval_ranks
 from mmlm.evaluation.trials import PART, decoded
 from mmlm.tasks.rows import results_of
+from mmlm.training.reporting import counted
 
 if TYPE_CHECKING:
     from encoders.clip import ClipImageEncoder
@@ -49,10 +49,12 @@ def judge_model(
     """
     if not cases:
         raise ValueError(f"the data hold nothing for the suite {suite!r}")
-    if suite == "retrieval":
-        return judge_retrieval(clip or clip_of(model), cases, seed=seed)
-    if suite == "drawing":
-        return judge_drawings(clip or clip_of(model), cases, drawn(model, cases, seed), seed=seed)
+    if suite in ("retrieval", "drawing"):
+        shown, left_out = seeable(cases)
+        eye = clip or clip_of(model)
+        if suite == "retrieval":
+            return judge_retrieval(eye, shown, left_out, seed=seed)
+        return judge_drawings(eye, shown, drawn(model, shown, seed), left_out, seed=seed)
     if suite == "asr":
         said, left_out = transcribed(model.transcriber, cases, language)
     else:
@@ -64,7 +66,7 @@ def answered(model: MultimodalLM, cases: Sequence[Case], batch_size: int, option
     """What a model writes to the prompts of cases, in batches, each medium encoded once a batch."""
     said: dict[Key, str] = {}
     left_out: dict[Key, str] = {}
-    for start in tqdm(range(0, len(cases), batch_size), desc="answering", disable=None, leave=False):
+    for start in counted(range(0, len(cases), batch_size), "answering, in batches"):
         asked: list[tuple[Case, Record]] = []
         parts: dict[Place, Media] = {}
         for case in cases[start : start + batch_size]:
@@ -90,7 +92,7 @@ def transcribed(transcriber: Transcriber, cases: Sequence[Case], language: str |
     """What a Whisper writes down, each recording by itself."""
     said: dict[Key, str] = {}
     left_out: dict[Key, str] = {}
-    for case in tqdm(cases, desc="transcribing", disable=None, leave=False):
+    for case in counted(cases, "transcribing"):
         try:
             said[case.key] = transcriber.transcribe(_record(case).audio, language=language).text.strip()
         except (ValueError, OSError) as error:
@@ -101,7 +103,7 @@ def transcribed(transcriber: Transcriber, cases: Sequence[Case], language: str |
 def drawn(model: MultimodalLM, cases: Sequence[Case], seed: int = 0) -> list[bytes]:
     """A picture of the first caption of each case, as PNG."""
     found = []
-    for number, case in enumerate(tqdm(cases, desc="drawing", disable=None, leave=False)):
+    for number, case in enumerate(counted(cases, "drawing")):
         picture: Any = model.draw(case.expected[0], seed=seed + number)
         file = io.BytesIO()
         picture.save(file, format="PNG")
@@ -109,8 +111,23 @@ def drawn(model: MultimodalLM, cases: Sequence[Case], seed: int = 0) -> list[byt
     return found
 
 
-def judge_retrieval(clip: ClipImageEncoder, cases: Sequence[Case], *, seed: int = 0) -> Judgement:
-    """Recall between pictures and all their captions, by the embeddings of a CLIP."""
+def seeable(cases: Sequence[Case]) -> tuple[list[Case], dict[Key, str]]:
+    """The cases whose pictures can be decoded, and why those of others cannot. ValueError where all cannot."""
+    left_out = {}
+    for case in counted(cases, "looking whether pictures can be read"):
+        try:
+            _record(case).decode()
+        except ValueError as error:
+            left_out[case.key] = str(error)
+    if len(left_out) == len(cases):
+        raise ValueError(f"none of {len(cases)} pictures can be used; the first: {next(iter(left_out.values()))}")
+    return [case for case in cases if case.key not in left_out], left_out
+
+
+def judge_retrieval(
+    clip: ClipImageEncoder, cases: Sequence[Case], left_out: Mapping[Key, str] = MappingProxyType({}), *, seed: int = 0
+) -> Judgement:
+    """Recall between pictures and all their captions, by the embeddings of a CLIP. left_out: why others are not."""
     owner = [number for number, case in enumerate(cases) for _ in case.expected]
     pictures = embedded_pictures(clip, [picture_of(case) for case in cases])
     texts = embedded_texts(clip, [text for case in cases for text in case.expected])
@@ -119,11 +136,19 @@ def judge_retrieval(clip: ClipImageEncoder, cases: Sequence[Case], *, seed: int 
     said = [cases[number].expected[0] for number in nearest]
     measures = recall_measures(image_rank, text_rank, owner)
     return judgement(
-        "retrieval", cases, said, measures, expected=len(cases), left_out={}, notes=[seen_by(clip)], seed=seed
-    )
+        "retrieval", cases, said, measures, expected=len(cases) + len(left_out), left_out=left_out,
+        notes=[seen_by(clip)], seed=seed,
+    )  # fmt: skip
 
 
-def judge_drawings(clip: ClipImageEncoder, cases: Sequence[Case], made: Sequence[bytes], *, seed: int = 0) -> Judgement:
+def judge_drawings(
+    clip: ClipImageEncoder,
+    cases: Sequence[Case],
+    made: Sequence[bytes],
+    left_out: Mapping[Key, str] = MappingProxyType({}),
+    *,
+    seed: int = 0,
+) -> Judgement:
     """CLIP score of drawings with their captions, and FID beside the pictures that have these captions.
 
     FID is over the embeddings of `clip`, so it is no figure of papers, which take Inception's features.
@@ -134,8 +159,9 @@ def judge_drawings(clip: ClipImageEncoder, cases: Sequence[Case], made: Sequence
     measures = [score, frechet_distance(real, drawings, "FID on CLIP embeddings")]
     notes = [seen_by(clip)]
     return judgement(
-        "drawing", cases, said, measures, expected=len(cases), left_out={}, notes=notes, made=made, seed=seed
-    )
+        "drawing", cases, said, measures, expected=len(cases) + len(left_out), left_out=left_out, notes=notes,
+        made=made, seed=seed,
+    )  # fmt: skip
 
 
 def clip_of(model: MultimodalLM) -> ClipImageEncoder:

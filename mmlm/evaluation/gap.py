@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from mmlm.data.records import Record
 from mmlm.evaluation.trials import Encoded, Trials, check_enough, encoded
 from mmlm.prompting.processor import IGNORE_INDEX
+from mmlm.training.reporting import counted
 
 if TYPE_CHECKING:
     from mmlm.assembly.multimodal_lm import MultimodalLM
@@ -69,7 +70,7 @@ def gap_of(trials: Trials, resamples: int = 10_000) -> MediumGap:
     asked = sorted(trials.asked(), key=lambda one: (len(one.text.answer), one.number))
     sums = np.zeros((3, len(numbers)))
     counts = np.zeros(len(numbers))
-    for start in range(0, len(asked), trials.batch_size):
+    for start in counted(range(0, len(asked), trials.batch_size), "comparing losses, in batches"):
         chosen = asked[start : start + trials.batch_size]
         rows = [row_of[one.number] for one in chosen]
         for condition, giver in enumerate((trials.own, trials.wrong, trials.none)):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmlm.evaluation.cases import Case, Key, SuiteName
-from mmlm.evaluation.metrics.bleu import bleu
+from mmlm.evaluation.metrics.bleu import ORDER, bleu
 from mmlm.evaluation.metrics.cider import cider
 from mmlm.evaluation.metrics.exact import exact_match
 from mmlm.evaluation.metrics.measure import Measure
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from encoders.clip import ClipImageEncoder
 
 NO_PREDICTION = "no prediction"
+NO_BLEU = "No reference has more than {} words, so BLEU of higher orders is left out."
+NO_VQA = f"VQA accuracy is left out: it needs {FEWEST} answers or more to each question, as VQAv2's annotations have."
 NO_JAVA = "METEOR is left out: it needs Java, and there is no `java` here."
 
 
@@ -170,12 +172,13 @@ def measures_of(
     expected = [case.expected for case in cases]
     if suite == "captions":
         captions = paired(said, expected)
-        found = [cider(captions), *bleu(captions), rouge_l(captions)]
-        return (found + [meteor(captions)], []) if has_java() else (found, [NO_JAVA])
+        found = [cider(captions), *(orders := bleu(captions)), rouge_l(captions)]
+        notes = [NO_BLEU.format(len(orders))] if len(orders) < ORDER else []
+        return (found + [meteor(captions)], notes) if has_java() else (found, [*notes, NO_JAVA])
     if suite == "vqa":
         fewest = min(len(own) for own in expected)
         if fewest < FEWEST:
-            return [vqa_match(said, expected)], []
+            return [vqa_match(said, expected)], [NO_VQA]
         return [vqa_accuracy(said, expected), vqa_match(said, expected)], []
     if suite == "asr":
         words = [own[0] for own in expected]

@@ -54,10 +54,10 @@ def _of_path(path: Path, modality: Modality) -> Iterator[Labelled]:
             label = described
         else:
             fields = {} if described is None else json_object(described.read())
-            if not isinstance(fields.get("label"), str):
-                raise ValueError(f'{path}: {key} has no "label" in its JSON')
-            label = fields["label"]
-        yield Labelled(key, place, label)
+            label = fields.get("label")
+            if isinstance(label, bool) or not isinstance(label, int | str):
+                raise ValueError(f'{path}: {key} has no "label" in its JSON, a text or a number')
+        yield Labelled(key, place, str(label))
 
 
 def _places(path: Path, modality: Modality) -> Iterator[tuple[str, FileSlice, FileSlice | str | None]]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from encoders.clip import ClipImageEncoder
 from encoders.media.image import load_image
+from mmlm.training.reporting import counted
 
 BATCH = 32
 
@@ -29,6 +29,6 @@ def embedded_texts(clip: ClipImageEncoder, texts: Sequence[str], batch_size: int
 
 
 def in_batches(net: Callable[[list[Any]], Tensor], items: Sequence[Any], batch_size: int, what: str) -> Tensor:
-    """The outputs of a net for all items, joined, with a bar on the terminal."""
-    starts = tqdm(range(0, len(items), batch_size), desc=what, disable=None, leave=False)
+    """The outputs of a net for all items, joined. what: the work, for those who wait."""
+    starts = counted(range(0, len(items), batch_size), f"{what}, in batches")
     return torch.cat([net(list(items[start : start + batch_size])).cpu() for start in starts])

@@ -15,6 +15,8 @@ from mmlm.evaluation.cases import Case, Key
 ID = {"captions": "image_id", "vqa": "question_id", "asr": "id"}
 TEXT = {"captions": "caption", "vqa": "answer", "asr": "text"}
 """The fields of a result, by suite."""
+FORM = {"images": "COCO captions", "questions": "VQAv2's questions", "annotations": "annotations of COCO or VQAv2"}
+"""What a file is that holds such a list."""
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def read_predictions(path: str | Path, suite: str) -> dict[Key, str]:
     """
     path = _checked(path)
     if suite == "asr" and path.suffix == ".txt":
-        return _unique(path, (_id_and_words(line) for line in path.read_text(encoding="utf-8").splitlines() if line))
+        return _unique(path, (_id_and_words(line) for line in _lines(path)))
     entries = _entries(path)
     names = (ID[suite], "audio") if suite == "asr" else (ID[suite],)
     texts = (TEXT[suite], "transcript") if suite == "asr" else (TEXT[suite],)
@@ -134,8 +136,8 @@ def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _id_and_words(line: str) -> tuple[Key, str]:
-    key, _, words = line.strip().partition(" ")
-    return key, words.strip()
+    key, *words = line.split(None, 1)
+    return key, "".join(words).strip()
 
 
 def _result(path: Path, number: int, entry: Any, names: Iterable[str], texts: Iterable[str]) -> tuple[Key, str]:
@@ -169,16 +171,28 @@ def _checked(path: str | Path) -> Path:
 
 def _entries(path: Path) -> list[Any]:
     if path.suffix == ".jsonl":
-        return [_parsed(path, line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    content = _parsed(path, path.read_text(encoding="utf-8"))
+        return [_parsed(path, line) for line in _lines(path)]
+    content = _parsed(path, _text(path))
     if not isinstance(content, list):
         raise ValueError(f"{path} is no list of results")
     return content
 
 
 def _object(path: Path) -> dict[str, Any]:
-    content = _parsed(path, path.read_text(encoding="utf-8"))
+    content = _parsed(path, _text(path))
     return content if isinstance(content, dict) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # with the mark that some programs put first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as that") from error
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines that are not empty. Some characters of texts, such as U+2028, end a line for `splitlines` alone."""
+    return [line for line in _text(path).split("\n") if line.strip()]
 
 
 def _parsed(path: Path, text: str) -> Any:
@@ -192,7 +206,7 @@ def _fields(path: Path, content: dict[str, Any], name: str, of: Callable[[dict[s
     """What `of` takes from each entry of a list. ValueError where there is no such list, or an entry lacks a field."""
     entries, found = content.get(name), []
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f'{path} has no "{name}"')
+        raise ValueError(f'{path} has no "{name}", so it is no file of {FORM[name]}')
     for number, entry in enumerate(entries, 1):
         try:
             found.append(of(entry))

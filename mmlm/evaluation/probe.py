@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from encoders.base import FrozenEncoder
 from encoders.media.image import load_image
 from encoders.media.sound import load_audio
 from mmlm.evaluation.labelled import Labelled
 from mmlm.evaluation.metrics.measure import mean_of
+from mmlm.training.reporting import counted
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))  # of which one is chosen on a part of the training set
 HELD = 0.2  # the share of the training set that chooses it
@@ -29,6 +29,7 @@ class ProbeReport:
     """Accuracy of a linear probe on media that it was not trained on, 0 to 1, with its 95% interval.
 
     chance: of always giving the label that is commonest in training. penalty: the weight decay that was chosen.
+    unseen: how many to test have a label that none to train has, so that they cannot be right.
     """
 
     encoder: str
@@ -39,6 +40,7 @@ class ProbeReport:
     train: int
     test: int
     penalty: float
+    unseen: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -46,9 +48,10 @@ class ProbeReport:
 
     def __str__(self) -> str:
         low, high = self.interval
+        wrong = f"\n{self.unseen} to test have labels that none to train has" if self.unseen else ""
         return (
             f"accuracy {self.accuracy:.1%}, 95% interval {low:.1%} to {high:.1%}; chance {self.chance:.1%} "
-            f"({self.labels} labels, {self.train} to train, {self.test} to test, {self.encoder})"
+            f"({self.labels} labels, {self.train} to train, {self.test} to test, {self.encoder}){wrong}"
         )
 
 
@@ -87,13 +90,14 @@ def probe(encoder: FrozenEncoder, train: Sequence[Labelled], test: Sequence[Labe
         len(train),
         len(test),
         penalty,
+        int((y_test < 0).sum()),
     )
 
 
 def mean_tokens(encoder: FrozenEncoder, media: Sequence[Labelled]) -> Tensor:
     """The mean of each medium's tokens, `[N, D]` in float64 on the CPU."""
     found = []
-    for start in tqdm(range(0, len(media), BATCH), desc="encoding", disable=None, leave=False):
+    for start in counted(range(0, len(media), BATCH), "encoding, in batches"):
         features = encoder.features([_decoded(encoder, one) for one in media[start : start + BATCH]])
         found += [own.tokens[0].double().mean(dim=0).cpu() for own in features]
     return torch.stack(found)

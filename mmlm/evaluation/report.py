@@ -17,6 +17,7 @@ from mmlm.generation.options import GenerationKeywords, takes_options
 if TYPE_CHECKING:
     from mmlm.assembly.multimodal_lm import MultimodalLM
 
+NOT_SCRIPTS = "pictures and recordings with captions, questions or transcripts of their own are compared"
 BAD_LIMIT = 0.01  # the share of bad records that is left out without an error, as `read_records` has it
 
 
@@ -27,6 +28,7 @@ class Report:
     image: MediumReport | None = None  # None where the data has no texts about pictures
     audio: MediumReport | None = None  # None where the data has no texts about recordings
     bad_records: int = 0  # left out because they could not be read
+    scripts: int = 0  # conversations and documents, which are left out
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers and texts alone, for JSON."""
@@ -36,6 +38,8 @@ class Report:
         found = [str(own) for own in (self.image, self.audio) if own is not None]
         if self.bad_records:
             found.append(f"{self.bad_records} more records could not be read and were left out.")
+        if self.scripts:
+            found.append(f"{self.scripts} conversations and documents were left out: {NOT_SCRIPTS}.")
         return "\n\n".join(found)
 
 
@@ -70,6 +74,8 @@ def evaluate(
     everything = read_records(data)
     chosen = everything[:limit]
     modalities = modalities_of(chosen)
+    if not modalities:
+        raise ValueError(f"the data hold nothing to compare: {NOT_SCRIPTS}")
     for modality in modalities:
         check_enough(chosen, modality)
     if sum(bool(record.captions) for record in chosen) > 1:
@@ -88,7 +94,7 @@ def evaluate(
     reports = {
         name: measure(Trials(model, records, features, name, batch_size, seed), dict(generation)) for name in modalities
     }
-    return Report(**reports, bad_records=len(left_out))
+    return Report(**reports, bad_records=len(left_out), scripts=sum(bool(record.script) for record in chosen))
 
 
 def _loaded(model: MultimodalLM | str | Path | Callable[[], MultimodalLM], encoders: list[str]) -> MultimodalLM:

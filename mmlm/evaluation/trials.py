@@ -16,6 +16,7 @@ from mmlm.data.records import Record, Text
 from mmlm.prompting.parts import Image, Media, Part, Sound
 from mmlm.tasks.rows import results_of
 from mmlm.training.features import film_of
+from mmlm.training.reporting import counted
 
 if TYPE_CHECKING:
     from encoders.base import Features
@@ -133,7 +134,7 @@ def encoded(model: MultimodalLM, records: Sequence[Record], batch_size: int = 32
     for name in media_of(records):
         own = features[name] = [None] * len(records)
         places = [number for number, record in enumerate(records) if name in record.media]
-        for start in range(0, len(places), batch_size):
+        for start in counted(range(0, len(places), batch_size), f"encoding {MEDIUM[name]}s, in batches"):
             parts: dict[int, Media] = {}
             for number in places[start : start + batch_size]:
                 try:

@@ -37,10 +37,16 @@ def _written(path: Path, data: bytes) -> Iterator[Path]:
     """A file beside the path with this content, removed in the end if it is still there."""
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{path} cannot be written ({error.strerror}); what is done stays, and the same command goes on "
+                "with it when there is room"
+            ) from error
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.fields import existing_file, json_object
+from mmlm.data.readers.forms import is_script
 from mmlm.data.readers.json_file import json_of
 from mmlm.data.readers.jsonl import Piece, lines_of_jsonl, pieces_of_jsonl
 from mmlm.data.readers.tar import index_tar
@@ -18,6 +19,7 @@ from mmlm.data.records import BadRecord, FileSlice, Record
 
 Modality = Literal["image", "audio"]
 FIELDS = {"image": ("image", "file_name"), "audio": ("audio",)}
+OTHERS = "`mmlm data convert` makes tars of other formats"
 WHAT = {"image": "picture", "audio": "recording"}
 
 
@@ -74,7 +76,10 @@ def _samples(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
 
 @lru_cache(maxsize=1)
 def _pictures(path: Path) -> list[Record | BadRecord]:
-    return list(read_coco(path, json_of(path), path.parent))
+    try:
+        return list(read_coco(path, json_of(path), path.parent))
+    except ValueError as error:
+        raise ValueError(f"{error}; {OTHERS}") from error
 
 
 def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | BadRecord:
@@ -82,7 +87,9 @@ def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | 
         fields = json_object(line)
         name = next((fields[field] for field in FIELDS[modality] if field in fields), None)
         if not isinstance(name, str) or not name:
-            named = " and ".join(f'"{field}"' for field in FIELDS[modality])
+            if is_script(fields):
+                raise ValueError("a conversation or a document: in tars (`mmlm data convert`) its one medium is found")
+            named = " or ".join(f'"{field}"' for field in FIELDS[modality])
             raise ValueError(f"no {WHAT[modality]}: {named} names no file")
         where = name
         return Item(name, name, existing_file(folder, name, WHAT[modality]), _questions(fields))
@@ -93,7 +100,12 @@ def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | 
 def _of_sample(
     key: str, members: dict[str, list[FileSlice]], modality: Modality, suffixes: Sequence[str]
 ) -> Item | BadRecord:
-    media = [(suffix, place) for suffix, places in members.items() if suffix in suffixes for place in places]
+    media = [
+        (suffix, place)
+        for suffix, places in members.items()
+        if suffix.rpartition(".")[2] in suffixes  # of conversations: "0.jpg"
+        for place in places
+    ]
     try:
         if len(media) != 1:
             raise ValueError(f"{len(media) or 'no'} {WHAT[modality]}{'s' * (len(media) > 1)} in {', '.join(members)}")

@@ -14,7 +14,7 @@ from mmlm.data.find import sources_in
 from mmlm.data.readers.jsonl import Piece
 from mmlm.data.records import BadRecord
 from mmlm.jobs.files import create
-from mmlm.jobs.items import Item, Modality, items, pieces
+from mmlm.jobs.items import OTHERS, Item, Modality, items, pieces
 from mmlm.jobs.leases import Leases
 
 NAME = "job.json"
@@ -39,7 +39,7 @@ class Job:
         """The files of the data, in order. Errors are those of `sources_in`, and ValueError for another format."""
         found, known = list(sources_in(self.data)), SUFFIXES[self.modality]
         if (other := next((path for path in found if path.suffix not in known), None)) is not None:
-            raise ValueError(f"{other}: a job reads {', '.join(known)} and folders with a metadata.jsonl")
+            raise ValueError(f"{other}: a job reads {', '.join(known)} and folders with a metadata.jsonl; {OTHERS}")
         return found
 
     def described(self) -> dict[str, Any]:

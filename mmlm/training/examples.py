@@ -34,8 +34,9 @@ REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
 class Examples:
     """The texts of a RecordSet as training examples: `[picture, sound, prompt] → answer`.
 
-    Text t of a record is its `texts[t]`. `features[modality]` and `keys[modality]` are, by the key of each medium
-    (`key_of`), its features and the hash of its bytes.
+    Text t of a record is its `texts[t]`. `features[modality]`, `keys[modality]` and `taken[modality]` are, by the key
+    of each medium (`key_of`), its features, the hash of its bytes, and how many positions of a text it takes; 1 where
+    that is not given.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Examples:
         template: PromptTemplate,
         features: Mapping[str, Mapping[int, Features]] = MappingProxyType({}),
         keys: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
+        taken: Mapping[str, Mapping[int, int]] = MappingProxyType({}),
     ) -> None:
         self.records, self.processor, self.template = records, processor, template
-        self.features, self.keys = features, keys
+        self.features, self.keys, self.taken = features, keys, taken
         self.encode = lru_cache(REMEMBERED)(self._encode)
 
     def _encode(self, record: int, text: int) -> Example:
@@ -55,8 +57,16 @@ class Examples:
         return example_of(self.processor, self.template, entry, entry.texts[text])
 
     def length(self, record: int, text: int) -> int:
-        """Tokens of an example."""
-        return len(self.encode(record, text).input_ids)
+        """Positions of an example, those of its media included."""
+        example = self.encode(record, text)
+        more = self._more(record)
+        return len(example.input_ids) + sum(more[part.source] for part in example.media)
+
+    def _more(self, record: int) -> list[int]:
+        """How many positions each medium of a record takes beside that of its token."""
+        entry = self.records[record]
+        keys = [(modality, key_of(entry, record, number)) for number, (modality, _) in enumerate(entry.places)]
+        return [self.taken.get(modality, {}).get(key, 1) - 1 for modality, key in keys]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -80,10 +90,9 @@ class Examples:
         """Of each modality that the records have, in the order of their names."""
         return [next(iter(own.values())).tokens.dtype for _, own in sorted(self.features.items()) if own]
 
-    def too_long(self, taken: Mapping[str, Mapping[int, int]] = MappingProxyType({})) -> dict[int, str]:
+    def too_long(self) -> dict[int, str]:
         """Records with a text that is too long for the language model, and its length.
 
-        taken: by modality and the key of a medium, how many positions it takes; 1 where that is not given.
         A token is at least a byte, so only texts with many bytes need the tokenizer.
         """
         limit = self.processor.max_length
@@ -94,16 +103,12 @@ class Examples:
         around = markup_bytes(self.processor.tokenizer, self.template) if talks else 0
         found = {}
         for index, record in enumerate(self.records):
-            keys = [(modality, key_of(record, index, number)) for number, (modality, _) in enumerate(record.places)]
-            more = [taken.get(modality, {}).get(key, 1) - 1 for modality, key in keys]
-            others = len(record.places) + sum(more) + around * len(record.messages)
+            others = len(record.places) + sum(self._more(index)) + around * len(record.messages)
             for number, text in enumerate(record.texts):
                 words = (text.answer, text.question or "", record.transcript or "")
                 if len("".join(words).encode()) + others > room:
                     try:
-                        example = self.encode(index, number)
-                        media = sum(more[part.source] for part in example.media)
-                        if (length := len(example.input_ids) + media) > limit:
+                        if (length := self.length(index, number)) > limit:
                             raise ValueError(f"text and media take {length} of the language model's {limit} positions")
                     except ValueError as error:
                         found[index] = str(error)
@@ -146,12 +151,13 @@ def prepare(
         name: {index: model.media_positions(name, own.features.tokens(index)) for index in own.features}
         for name, own in encoded.items()
     }
-    bad |= Examples(records, model.processor, model.template).too_long(taken)
+    bad |= Examples(records, model.processor, model.template, taken=taken).too_long()
     kept = [index for index in range(len(records)) if index not in bad]
     features = {name: own.features.renumbered(kept) for name, own in encoded.items()}
     keys = {name: renumbered(own.keys, kept) for name, own in encoded.items()}
+    taken = {name: renumbered(own, kept) for name, own in taken.items()}
     records = records.without(dict(sorted(bad.items()))).check(config.bad_limit)
-    return Examples(records, model.processor, model.template, features, keys)
+    return Examples(records, model.processor, model.template, features, keys, taken)
 
 
 def write_bad_records(path: Path, bad: Sequence[BadRecord]) -> None:

@@ -121,7 +121,8 @@ def plan_of(
 def count_of_shards(sets: Sequence[Sequence[Shard]]) -> str:
     """What a stream is read from, in words."""
     sizes = [shard.size for shards in sets for shard in shards]
-    return f"a stream of {len(sizes):,} tars, {sum(sizes) / 1e9:.3g} GB, which are indexed before the first step"
+    size = f"{sum(sizes) / 1e9:,.1f} GB" if sum(sizes) >= 1e9 else f"{sum(sizes) / 1e6:,.1f} MB"
+    return f"a stream of {len(sizes):,} tars, {size}, which are indexed before the first step"
 
 
 def plan_of_adapters(recipe: Recipe, data: RecordSet | str, held_out: RecordSet | None) -> Plan:
@@ -162,13 +163,14 @@ def _new(part: ModelRecipe) -> tuple[str, tuple[Choice, ...], int | None]:
     fusion = part.fusion or FusionConfig()
     choices = [Choice(RESAMPLER[own], described(size), why[own]) for own, size in sizes.items()]
     choices.append(Choice("fusion", described(fusion), why["fusion"]))
-    if part.lora is not None:
-        choices.append(Choice("LoRA", f"rank {part.lora.rank} in {part.lora.layers or 'all linear layers'}", NAMED))
+    lora = part.lora if part.lora is not None and part.lora.rank else None
+    if lora is not None:
+        choices.append(Choice("LoRA", f"rank {lora.rank} in {lora.layers or 'all linear layers'}", NAMED))
     model = f"new adapters between {language_model} and {' and '.join(encoders.values())}"
     if published is not None:  # nothing is fetched for a plan
         return model, tuple(choices), round(1e6 * published.millions["added"])
     weights = new_weights(language_model, encoders, sizes, fusion)
-    return model, tuple(choices), weights if part.lora is None else None  # the sizes of layers are no settings
+    return model, tuple(choices), weights if lora is None else None  # the sizes of layers are no settings
 
 
 def new_weights(

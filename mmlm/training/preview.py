@@ -89,7 +89,7 @@ def _section(model: MultimodalLM, record: Record, text: int) -> str:
 def runs_of(model: MultimodalLM, example: Example) -> list[Run]:
     """The tokens of an example in runs, by what is learned and what they see."""
     vocabulary, ids = model.language_model.vocabulary, example.input_ids
-    sees = visible_to(ids, list(vocabulary.media_ids), model.fusion_config.visibility)
+    sees = visible_to(ids, list(vocabulary.media_ids), model.fusion.visibility)
     found: list[Run] = []
     number = 0
     for (learned, seen, added), places in groupby(

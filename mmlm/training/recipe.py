@@ -219,8 +219,10 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recip
     except MissingMandatoryValue as error:
         raise ValueError(f"{path}: {error.full_key!r} is missing") from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        key = getattr(error, "full_key", None)
-        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
+        key, said = getattr(error, "full_key", None), str(error).splitlines()[0]
+        if "ListConfig, list" in said:  # OmegaConf's name for it
+            said = "give a list: [first, second]"
+        raise ValueError(f"{path}: {f'{key}: ' if key else ''}{said}") from error
 
 
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
@@ -235,8 +237,9 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     if wrong := [override for override in overrides if "=" not in override]:
         raise ValueError(f"{wrong[0]!r} is not key=value")
     try:
-        both = (_with_model(config) for config in (written, OmegaConf.from_dotlist(list(overrides))))
-        merged = cast(DictConfig, OmegaConf.merge(*both))
+        # One by one: what follows `model=nano` would otherwise stand in its place, not beside it.
+        given = (OmegaConf.from_dotlist([override]) for override in overrides)
+        merged = cast(DictConfig, OmegaConf.merge(*(_with_model(config) for config in (written, *given))))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     if OmegaConf.to_yaml(merged).count("${") > 20:  # each may hold two of the next: a page can stand for gigabytes

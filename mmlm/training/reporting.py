@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
@@ -16,6 +17,8 @@ from tqdm import tqdm
 SECONDS = 30.0  # between two lines, at least
 
 log = logging.getLogger("mmlm.training")
+
+T = TypeVar("T")
 
 
 def say(message: str, progress: bool, level: int = logging.INFO) -> None:
@@ -85,3 +88,11 @@ class Counter:
         seconds = (self.last - self.started) / max(1, done) * left
         remaining = f", {timedelta(seconds=round(seconds))} left" if left else ""
         print(f"{self.title}: {self.done:,} of {self.total:,}{self.noted}{remaining}", file=sys.stderr, flush=True)
+
+
+def counted(items: Sequence[T], title: str, progress: bool = True) -> Iterator[T]:
+    """The items in turn; a `Counter` of this title tells how many are done."""
+    with Counter(len(items), title, progress) as counter:
+        for item in items:
+            yield item
+            counter.update()

@@ -98,9 +98,11 @@ def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     part = recipe.model
     device = own_device(part.device)
     check_device(device)
+    if recipe.cache is not None:
+        check_output(recipe.cache, "cache")
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
     data = recipe.data if recipe.stream else read_records(recipe.data, **reading)
-    shards = shards_of(data) if recipe.stream else []
+    shards = shards_of(data, recipe.mix) if recipe.stream else []
     held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
     placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": device}
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})

@@ -17,14 +17,14 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.ahead import Ahead
 from mmlm.data.prompts import example_of
 from mmlm.data.records import BadRecord
-from mmlm.data.streams import Drawn, RecordStream, Shard, find_shards
+from mmlm.data.streams import Drawn, RecordStream, Shard, check_weights, find_shards
 from mmlm.model.features import ENCODER_BATCH
 from mmlm.prompting.parts import modality_of
 from mmlm.prompting.processor import Example
 from mmlm.training.bad_log import BadLog
 from mmlm.training.config import TrainConfig
 from mmlm.training.reporting import Counter
-from mmlm.training.rows import Ready
+from mmlm.training.rows import Ready, positions
 
 DECODERS = 4  # threads that decode media, at most
 
@@ -66,7 +66,7 @@ class StreamedExamples:
         self._next = step + 1
         found = self._ahead(step)
         self.log.add(step, found.bad, (step + 1) * len(range(self.rank, self.stream.size, self.world)))
-        ready = sorted(found.ready, key=len)
+        ready = sorted(found.ready, key=lambda one: positions(self.model, one))
         size = max(1, -(-len(ready) // parts))
         return [ready[start : start + size] for start in range(0, len(ready), size)]
 
@@ -135,20 +135,22 @@ class StreamedExamples:
         return [found[number] for number in range(len(items))]
 
 
-def shards_of(data: Any) -> list[list[Shard]]:
+def shards_of(data: Any, mix: Sequence[float] | None = None) -> list[list[Shard]]:
     """The shards of each set that `data` names: one, or a list, of paths, patterns and addresses.
 
-    FileNotFoundError where there are none; ValueError for data of another kind.
+    FileNotFoundError where there are none; ValueError for data of another kind, and for a `mix` that does not fit them.
     """
     sources = data if isinstance(data, (list, tuple)) else [data]
     if not all(isinstance(source, (str, os.PathLike)) for source in sources):
         raise ValueError("a stream is read from paths, patterns or addresses of .tar files")
+    if mix is not None:
+        check_weights(mix, len(sources))
     return [find_shards(source) for source in sources]
 
 
 def open_stream(data: Any, output: Path, config: TrainConfig, progress: bool = True) -> RecordStream:
     """The stream of a run. Indexes of shards lie in the cache of the config, or in the output folder."""
-    sets = shards_of(data)
+    sets = shards_of(data, config.mix)
     folder = Path(config.cache) if config.cache is not None else output / "index"
     with Counter(sum(map(len, sets)), "indexing shards", progress) as counter:
         return RecordStream(

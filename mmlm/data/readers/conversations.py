@@ -8,6 +8,7 @@ from typing import Any
 
 from encoders.media.source import MAX_BYTES, read_bytes
 from mmlm.data.readers.fields import Find
+from mmlm.data.records import FileSlice
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Sound
 
@@ -16,7 +17,9 @@ FIELDS = ("messages", "conversations")  # either makes a record a conversation
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MARKS = re.compile(r"\s*<(image|audio)>\s*")
 _BESIDE = {"image": ("image", "images", "file_name"), "audio": ("audio", "audios")}
-_NAMED = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url")}  # in an item of a content
+# Of items of a content: where the name of their medium stands, and what it is. Films have the place of pictures.
+_NAMED = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url"), "video": ("video", "path", "url")}
+_ADDRESSES = {"image_url": "image", "input_image": "image", "audio_url": "audio", "video_url": "image"}
 
 
 def messages_of(fields: Mapping[str, Any], find: Find) -> tuple[Message, ...]:
@@ -79,8 +82,10 @@ class _Places:
         return self.part(modality, name)
 
     def part(self, modality: str, name: Any) -> Image | Sound:
-        if not isinstance(name, str):
+        if isinstance(name, FileSlice | bytes):
             place = name  # a cell of a table
+        elif not isinstance(name, str) or not name:
+            raise ValueError(f"the name of a medium is {name!r:.80}")
         elif name[:5].lower() == "data:":
             place = read_bytes(name, name[:40], MAX_BYTES, allow_url=False)
         elif "://" in name[:32]:
@@ -91,12 +96,13 @@ class _Places:
 
     def _item(self, item: Any) -> Any:
         kind = item.get("type") if isinstance(item, dict) else None
-        if kind in ("image_url", "input_image"):
-            address = item.get("image_url")
-            return self.part("image", address.get("url") if isinstance(address, dict) else address)
-        if kind in _NAMED:
+        if kind in _ADDRESSES:
+            address = item.get(kind, item.get("image_url"))
+            return self.part(_ADDRESSES[kind], address.get("url") if isinstance(address, dict) else address)
+        if kind in _NAMED and (kind == "video" or item.get("base64") is None):
             names = [item[key] for key in _NAMED[kind] if item.get(key) is not None]
-            return self.part(kind, names[0]) if names else self.next(kind)
+            modality = "audio" if kind == "audio" else "image"
+            return self.part(modality, names[0]) if names else self.next(modality)
         if isinstance(item, dict):  # without the nulls that columns of a table leave
             return {key: value for key, value in item.items() if value is not None}
         return item

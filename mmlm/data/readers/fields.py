@@ -33,8 +33,8 @@ def json_object(text: str | bytes) -> dict[str, Any]:
 
 def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice:
     """The file `name` in `folder`. ValueError where there is none."""
-    if not isinstance(name, str):
-        raise ValueError(f"the name of a {medium} is {name!r}")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the name of a {medium} is {name!r:.80}")
     path = folder / name
     try:
         found = path.is_file()
@@ -88,7 +88,7 @@ def _list(fields: dict[str, Any], name: str) -> list:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"a {what} that is not text" if value is not None else f"a {what} is missing")
+        raise ValueError(f"a {what} that is not text" if value is not None else f"no {what}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

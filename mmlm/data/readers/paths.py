@@ -31,6 +31,11 @@ def expand(pattern: str) -> list[Path]:
         matches = (
             [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
         )
+        if not matches and "://" in name[:32]:
+            raise FileNotFoundError(
+                f"{name!r} is an address, of which only the shards of a stream are read (training with stream=True): "
+                "download it"
+            )
         if not matches:
             raise FileNotFoundError(f"no file matches {name!r}" + (f" (of {pattern!r})" if name != pattern else ""))
         paths += map(Path, matches)

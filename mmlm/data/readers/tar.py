@@ -15,6 +15,7 @@ from mmlm.data.records import BadRecord, FileSlice, Record
 
 LONGEST_HEADER = 8192  # bytes
 TEXTS = ("json", "txt")  # suffixes of members that are read at once
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how such files begin
 
 
 def read_tar(path: Path) -> Iterator[Record | BadRecord]:
@@ -133,6 +134,10 @@ class _Member(tarfile.TarInfo):
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """All members of all tars in the file. TarError where what stands between or behind them is no tar."""
+    file.seek(0)
+    head = file.read(6)
+    if packed := next((name for mark, name in _PACKED.items() if head.startswith(mark)), None):
+        raise tarfile.ReadError(f"it is compressed by {packed}, and has to be unpacked first")
     # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
     size = file.seek(0, os.SEEK_END)
     file.seek(size - min(1024, size))

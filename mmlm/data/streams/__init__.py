@@ -4,7 +4,8 @@
 made once; `order` is the order of records, a pure function of the seed; `stream` has the records of each training step.
 """
 
+from mmlm.data.streams.order import check_weights
 from mmlm.data.streams.shards import Shard, find_shards
 from mmlm.data.streams.stream import Drawn, RecordStream
 
-__all__ = ["Drawn", "RecordStream", "Shard", "find_shards"]
+__all__ = ["Drawn", "RecordStream", "Shard", "check_weights", "find_shards"]

@@ -88,3 +88,10 @@ class Mixture:
         for number, quota in enumerate(self.quotas):
             before[sets == number] = np.arange(quota)
         return sets, before
+
+
+def check_weights(weights: Sequence[float], sets: int) -> None:
+    """ValueError for weights that are no shares of so many sets."""
+    if len(weights) != sets:
+        raise ValueError(f"{len(weights)} weights for {sets} sets: give one for each entry of data")
+    Mixture(weights, 0)

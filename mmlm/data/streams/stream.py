@@ -14,7 +14,7 @@ import numpy as np
 from mmlm.data.readers.tar import TEXTS, record_of_members
 from mmlm.data.records import Record
 from mmlm.data.streams.index import ShardIndex, index_of
-from mmlm.data.streams.order import Mixture, ShardOrder
+from mmlm.data.streams.order import Mixture, ShardOrder, check_weights
 from mmlm.data.streams.shards import Shard
 
 _INDEXING = 8  # shards that are read at once to be indexed
@@ -55,8 +55,8 @@ class RecordStream:
         counted: Callable[[], object] = lambda: None,
     ) -> None:
         self.size, self.seed, self.folder, self.caption_share = size, seed, folder, caption_share
-        if weights is not None and len(weights) != len(sets):
-            raise ValueError(f"{len(weights)} weights for {len(sets)} sets: give one for each entry of data")
+        if weights is not None:
+            check_weights(weights, len(sets))
         self.sets = [tuple(shards) for shards in sets] if weights else [tuple(own for shards in sets for own in shards)]
         digest = hashlib.sha256(repr((size, seed, window, weights, caption_share)).encode())
         self.orders = []

@@ -38,7 +38,7 @@ class CrossAttention(Fusion):
             raise ValueError(f"cross_attention_every must be in 1..{blocks}, not {every}: the blocks there are")
         places = range(every - 1, blocks, every)
         self.layer_before = {block: layer for layer, block in enumerate(places)}
-        self.visibility: Visibility = cast(Visibility, config.visibility)  # which the config has checked
+        self.visibility = cast(Visibility, config.visibility)  # which the config has checked
         self.layers = ModuleSequence[GatedCrossAttentionBlock](
             GatedCrossAttentionBlock(dim, media_dim, config.heads, config.dim_head, config.ff_mult) for _ in places
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlm.model.config import FusionConfig
+from mmlm.model.fusion.visibility import Visibility
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.processor import Batch
 from mmlm.prompting.vocabulary import MediaVocabulary
@@ -124,9 +125,11 @@ class Fusion(nn.Module, ABC):
         of latents. vocabulary: with the ids of the tokens that mark the places of media.
     ValueError for a config that the language model is too short for.
     starts_at_zero: how the names of those weights end that are zero until they are trained.
+    visibility: which of the media before it a text sees.
     """
 
     starts_at_zero: ClassVar[str]
+    visibility: Visibility = "all"
 
     def __init__(
         self, config: FusionConfig, dim: int, blocks: int, media_dim: int, vocabulary: MediaVocabulary

@@ -30,7 +30,7 @@ from mmlm.training.precision import computing
 from mmlm.training.ranks import is_first, own, rank, summed, world
 from mmlm.training.reporting import say
 from mmlm.training.result import TrainResult
-from mmlm.training.rows import Ready, batch_of, in_rows, room_in
+from mmlm.training.rows import Ready, batch_of, in_rows, positions, room_in
 from mmlm.training.sharding import shard
 from mmlm.training.streaming import StreamedExamples, open_stream
 from mmlm.training.trainer import Trainer
@@ -65,6 +65,8 @@ def train(
     """
     config = with_settings(config or TrainConfig(), dict(settings))
     output = check_output(output)
+    if config.cache is not None:
+        check_output(config.cache, "cache")
     wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
     if wrong:
         raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
@@ -185,7 +187,7 @@ class AdaptersObjective(Objective):
         batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
-        return Part(count, lambda: self.model(batch, media).loss, sum(map(len, ready)))
+        return Part(count, lambda: self.model(batch, media).loss, sum(positions(self.model, one) for one in ready))
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""
