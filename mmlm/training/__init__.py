@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmlm.training.objectives.loss import LossObjective
     from mmlm.training.recipe import load_recipe
     from mmlm.training.result import NonFiniteLossError, TrainResult
-    from mmlm.training.run import plan_from_recipe, train_from_recipe
+    from mmlm.training.run import plan_from_recipe, prepared_from_recipe, train_from_recipe
     from mmlm.training.trainer import Trainer
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "WritingTrainConfig",
     "load_recipe",
     "plan_from_recipe",
+    "prepared_from_recipe",
     "train",
     "train_codec",
     "train_decoder",
@@ -60,6 +61,7 @@ __getattr__ = lazy_names(
         "WritingTrainConfig": "mmlm.training.config",
         "load_recipe": "mmlm.training.recipe",
         "plan_from_recipe": "mmlm.training.run",
+        "prepared_from_recipe": "mmlm.training.run",
         "train": "mmlm.training.objectives.adapters",
         "train_codec": "mmlm.training.objectives.codec",
         "train_decoder": "mmlm.training.objectives.decoder",

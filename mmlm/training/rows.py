@@ -49,7 +49,7 @@ def in_rows(model: MultimodalLM, ready: Sequence[Ready], room: int | None) -> li
     So does, to all, a text that is longer than the language model's attention reaches: the mask of shared rows knows of
     no window. A text longer than `room` has a row for itself.
     """
-    lengths = [len(one) + sum(_more(model, one)) for one in ready]
+    lengths = [positions_of(model, one) for one in ready]
     reach = getattr(model.language_model.config, "sliding_window", None) or max(lengths)
     if room is None or max(lengths) > reach:
         return [[one] for one in ready]
@@ -65,10 +65,11 @@ def in_rows(model: MultimodalLM, ready: Sequence[Ready], room: int | None) -> li
     return rows
 
 
-def _more(model: MultimodalLM, ready: Ready) -> list[int]:
-    """How many positions each medium takes beside that of its token."""
+def positions_of(model: MultimodalLM, ready: Ready) -> int:
+    """How many positions an example takes in a row, with those of its media beside their tokens."""
     media = zip(ready.example.media, ready.features, strict=True)
-    return [model.media_positions(modality_of(part), own.tokens.shape[1]) - 1 for part, own in media]
+    more = [model.media_positions(modality_of(part), own.tokens.shape[1]) - 1 for part, own in media]
+    return len(ready) + sum(more)
 
 
 def batch_of(processor: Processor, rows: Sequence[Sequence[Ready]]) -> tuple[Batch, list[list[Features]]]:
