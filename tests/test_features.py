@@ -211,7 +211,7 @@ def recipes(folder: Path) -> dict[str, dict]:
     codec = {"image": {"size": 16, "downsample": 4, "width": 16, "blocks": 1}}
     soundfile.write(folder / "a.wav", np.zeros(8000), 16000)
     said = [{"audio": "a.wav", "transcript": f"number {n}"} for n in range(4)] + [
-        {"audio": "a.wav", "reply": "one"}
+        {"audio": "a.wav", "answer": "one"}
     ] * 9
     (folder / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
     write = {"steps": 3, "batch_size": 2}

@@ -75,6 +75,7 @@ class LanguageModel(Changing):
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprinted: str | None = None  # of weights that lie in parts on several devices
+        self.halved = False  # whether a run keeps frozen weights in bfloat16 (`mmlm.training.resting`)
         self._refused: set[str] = set()  # arguments that the model was found not to take
         self.changes = Changes()
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
@@ -125,8 +126,8 @@ class LanguageModel(Changing):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the embedding."""
-        return weight_of(self.model.get_input_embeddings()).dtype
+        """The dtype of the embedding, or of what it gives where frozen weights are kept in bfloat16."""
+        return torch.float32 if self.halved else weight_of(self.model.get_input_embeddings()).dtype
 
     @property
     def is_wide(self) -> bool:
@@ -174,7 +175,11 @@ class LanguageModel(Changing):
     @contextmanager
     def accelerated(self) -> Iterator[None]:
         """A context for passes in this thread: the acceleration of `pack` acts, and nobody changes the model."""
-        with self.changes.passing(), nullcontext() if self.acceleration is None else self.acceleration.active():
+        with (
+            self.changes.passing(),
+            nullcontext() if self.acceleration is None else self.acceleration.active(),
+            torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext(),
+        ):
             yield
 
     @contextmanager
@@ -260,6 +265,7 @@ class LanguageModel(Changing):
         if request is None:
             return output
         assert request.ids is not None  # set by `_hide_added_ids`, in this pass
+        output = output.float() if request.wide or self.halved else output
         added = request.ids - self.vocabulary.offset
         count = len(self.vocabulary)
         own = added.clamp(min=0) if request.codes is None else added.clamp(0, count - 1)
@@ -273,7 +279,6 @@ class LanguageModel(Changing):
                 position = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
                 rows = rows + position * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
-        output = output.float() if request.wide else output
         return output if request.callback is None else request.callback.embedded(request.ids, output)
 
     def _keep_logit_positions(self, module: nn.Module, args: tuple) -> tuple | None:

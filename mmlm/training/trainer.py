@@ -166,6 +166,7 @@ class Trainer:
         with (
             trackers(config.trackers, self.output) as self.trackers,
             stop_requests() as requests,
+            objective.steps_in(config.precision),
             Counter(self.steps, objective.name, self.progress and is_first(), initial=done.step) as bar,
         ):
             gradient = Gradient(self.trained, config.precision, self.device, config.max_grad_norm, objective.partial)

@@ -127,12 +127,13 @@ def rehearse(trainer: Trainer, records: int) -> Rehearsal:
         objective.begin()
         config = trainer.config
         gradient = Gradient(trainer.trained, config.precision, device, config.max_grad_norm, objective.partial)
-        for _ in range(STEPS):
-            start = time.perf_counter()
-            trainer.step(gradient)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - start
+        with objective.steps_in(config.precision):
+            for _ in range(STEPS):
+                start = time.perf_counter()
+                trainer.step(gradient)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds = time.perf_counter() - start
     done, held = trainer.done, peak(device)
     loss = done.loss_sum / done.count if done.count else math.nan
     tensors = {**trainer.parameters, **objective.state(), **optimizer_tensors(trainer.optimizers, trainer.names)}

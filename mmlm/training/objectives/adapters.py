@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,6 +24,7 @@ from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
 from mmlm.training.ranks import own, summed, world
+from mmlm.training.resting import resting
 from mmlm.training.result import TrainResult
 from mmlm.training.rows import Ready, batch_of, in_rows, room_in
 from mmlm.training.sets import prepared
@@ -119,6 +121,10 @@ class AdaptersObjective(Objective):
 
     def parameters(self) -> dict[str, Parameter]:
         return dict(self.model.added_parameters())
+
+    def steps_in(self, precision: str) -> AbstractContextManager[None]:
+        rests = precision == "bfloat16"
+        return resting(self.model.language_model) if rests else nullcontext()
 
     def state(self) -> dict:
         return {}

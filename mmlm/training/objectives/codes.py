@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.pairs import Pair, Pairs, read_pairs
 from mmlm.training.ranks import own, summed
+from mmlm.training.resting import resting
 from mmlm.training.result import TrainResult
 from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.trainer import Trainer
@@ -107,6 +109,10 @@ class CodesObjective(Objective):
         if tune == "full":
             found |= {f"language_model.{name}": parameter for name, parameter in host.model.named_parameters()}
         return found
+
+    def steps_in(self, precision: str) -> AbstractContextManager[None]:
+        rests = precision == "bfloat16" and self.config.tune != "full"
+        return resting(self.model.language_model) if rests else nullcontext()
 
     def state(self) -> dict[str, Tensor]:
         return {}
