@@ -7,9 +7,9 @@
 A step is forward, loss on the captions, backward, the gradient's clipping and AdamW over what was added. There is one
 picture a caption; lengths are drawn from those of flickr8k's captions. mmlm takes the steps of its trainer: pictures
 encoded anew, as features from the cache, or these with several captions in a row of `--row-length` positions. "bf16"
-computes in bfloat16 and keeps weights in float32, as `precision="bfloat16"` does, but for the frozen ones of the language model,
-which lie in bfloat16; with "autocast" these are cast in each pass. The peer pads captions to the longest
-of the batch, as it does with LAION's (open_flamingo/train/data.py, 63-70), and to 256 tokens, as it does with
+computes in bfloat16 and keeps weights in float32, as `precision="bfloat16"` does, but for the frozen ones of the
+language model, which lie in bfloat16; with "autocast" these are cast in each pass. The peer pads captions to the
+longest of the batch, as it does with LAION's (open_flamingo/train/data.py, 63-70), and to 256 tokens, as it does with
 interleaved documents (the same, 113-122). Before anything is timed, three steps of both must have the same losses to
 1e-4, and all of mmlm's ways to compute in float32 the same loss.
 
