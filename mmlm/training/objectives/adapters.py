@@ -144,7 +144,7 @@ class AdaptersObjective(Objective):
         batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
-        return Part(count, lambda: self.model(batch, media).loss, sum(map(len, ready)))
+        return Part(count, lambda: self.model(batch, media, logits=self.config.shard).loss, sum(map(len, ready)))
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""

@@ -138,7 +138,9 @@ class CodesObjective(Objective):
         total = sum(counts)
 
         def loss() -> Tensor:
-            losses = [self.model(batch, [[] for _ in batch.input_ids], codes=True).loss for batch in batches]
+            losses = [
+                self.model(batch, [[] for _ in batch.input_ids], codes=True, logits=False).loss for batch in batches
+            ]
             return torch.stack([own * count for own, count in zip(losses, counts, strict=True)]).sum() / total
 
         return Part(total, loss, total)
