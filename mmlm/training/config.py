@@ -54,9 +54,9 @@ class TrainerConfig:
     betas: of AdamW's moving averages of the gradient and of its square.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it as it is.
     max_skipped: steps with a loss or gradient that is not finite are skipped; this many in a row stop the run.
-    precision: "float32", or "bfloat16" for autocast (what trains and its optimizer stay float32, a frozen language model
-        lies in bfloat16 for the run): faster where the hardware multiplies bfloat16, and slower where it does not, as
-        on most desktop CPUs; "auto" looks at the hardware.
+    precision: "float32", or "bfloat16" for autocast (what trains and its optimizer stay float32; a frozen language
+        model lies in bfloat16 for the run): faster where the hardware multiplies bfloat16, and slower where it does
+        not, as on most desktop CPUs; "auto" looks at the hardware.
     seed: of the order of examples and of all other random draws.
     log_every: steps between lines of metrics. eval_every: steps between measurements on held-out data. save_every:
         steps between checkpoints. Each also happens at the end.
