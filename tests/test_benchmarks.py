@@ -94,7 +94,7 @@ def test_training(benchmark, capsys):
 
 def test_loss(benchmark, capsys):
     benchmark("loss").main(["--vocabulary", "600", "--tokens", "64", "--rounds", "1", "--threads", "1"])
-    losses = [line.split("|")[5].strip() for line in capsys.readouterr().out.splitlines() if " | " in line][1:]
+    losses = [line.split("|")[5].strip() for line in capsys.readouterr().out.splitlines() if " | " in line][2:]
     assert len(losses) == 4 and losses[0] == losses[1]
 
 

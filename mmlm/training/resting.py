@@ -60,6 +60,8 @@ def _cast_in_each_pass(host: LanguageModel) -> list[Parameter]:
         if type(own) is Parameter and type(own.data) is Tensor and own.dtype == torch.float32
         if not own.requires_grad and not any(own is one for one in saved)
     ]
+    if not plain:
+        return []
     watch = _Watch({_place(own) for own in plain})
     ids = torch.arange(3, 3 + PROBED, device=host.device).unsqueeze(0)
     with torch.no_grad(), host.changes.passing(), torch.autocast(host.device.type, torch.bfloat16), watch:
