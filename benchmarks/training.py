@@ -7,15 +7,17 @@
 A step is forward, loss on the captions, backward, the gradient's clipping and AdamW over what was added. There is one
 picture a caption; lengths are drawn from those of flickr8k's captions. mmlm takes the steps of its trainer: pictures
 encoded anew, as features from the cache, or these with several captions in a row of `--row-length` positions. "bf16"
-computes in bfloat16 and keeps weights in float32, as `precision="bfloat16"` does. The peer pads captions to the longest
-of the batch, as it does with LAION's (open_flamingo/train/data.py, 63-70), and to 256 tokens, as it does with
+computes in bfloat16 and keeps weights in float32, as `precision="bfloat16"` does, but for the frozen ones of the
+language model, which lie in bfloat16; with "autocast" these are cast in each pass. The peer pads captions to the
+longest of the batch, as it does with LAION's (open_flamingo/train/data.py, 63-70), and to 256 tokens, as it does with
 interleaved documents (the same, 113-122). Before anything is timed, three steps of both must have the same losses to
 1e-4, and all of mmlm's ways to compute in float32 the same loss.
 
 Ratios are medians of paired ratios; "control" is the peer beside the peer again. Memory is the most that a process held
 in a step, its own weights and optimizer included. GFLOP are the operations of a step's products, of the first batch:
 where both sides reach the same speed in them, their quotient is the ratio of the times. A CPU's fused
-attention is not among them, so rows of bfloat16, which do without it, have a few more.
+attention is not among them, so rows of bfloat16, which do without it, have a few more. Without the peer the
+language model's random weights are rounded to bfloat16, as most published ones are.
 """
 
 import argparse
@@ -43,6 +45,7 @@ from mmlm.training.gradient import Gradient
 from mmlm.training.objectives.base import Part
 from mmlm.training.optimizer import hidden_matrices, make_optimizers
 from mmlm.training.precision import computing
+from mmlm.training.resting import resting
 from mmlm.training.rows import Ready, batch_of, in_rows, room_in
 
 # How many of 8005 captions of flickr8k have so many tokens, by CLIP's tokenizer; the longest 1 in 50 are left out.
@@ -66,6 +69,7 @@ class Way:
     cached: bool = False
     packed: bool = False
     checkpointing: bool = False
+    autocast: bool = False  # casts the frozen weights in each pass
 
 
 WAYS = {
@@ -74,6 +78,7 @@ WAYS = {
     "fp32, cached": Way(cached=True),
     "fp32, cached, packed": Way(cached=True, packed=True),
     "bf16": Way("bfloat16"),
+    "bf16, cached, autocast": Way("bfloat16", cached=True, autocast=True),
     "bf16, cached": Way("bfloat16", cached=True),
     "bf16, cached, packed": Way("bfloat16", cached=True, packed=True),
     "bf16, cached, packed, checkpointing": Way("bfloat16", cached=True, packed=True, checkpointing=True),
@@ -174,15 +179,18 @@ Run = Callable[[int], Taken]
 
 
 def ours(training: Training, way: Way) -> Run:
+    rests = way.precision == "bfloat16" and not way.autocast
+
     def run(number: int) -> Taken:
         counter = FlopCounterMode(display=False)
-        forget_peak()
-        start = time.perf_counter()
-        with nullcontext() if number else counter:
-            training.step(number, way)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return Taken(time.perf_counter() - start, peak(), counter.get_total_flops())
+        with resting(training.model.language_model) if rests else nullcontext():  # once in a run
+            forget_peak()
+            start = time.perf_counter()
+            with nullcontext() if number else counter:
+                training.step(number, way)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            return Taken(time.perf_counter() - start, peak(), counter.get_total_flops())
 
     return run
 
@@ -257,6 +265,9 @@ def main(argv: list[str] | None = None) -> None:
         folder, peer = Path(temporary), None
         if args.alone:
             model = build(args.size).to(args.device)
+            with torch.no_grad():
+                for own in model.language_model.model.parameters():
+                    own.copy_(own.bfloat16())
         else:
             peer, model = both(folder, args.size, args.threads)
         training = Training(model, args.batch, args.row_length)

@@ -98,6 +98,12 @@ def test_training(benchmark, capsys):
     assert work["fp32, checkpointing"] > work["fp32"] > work["fp32, cached"]
 
 
+def test_loss(benchmark, capsys):
+    benchmark("loss").main(["--vocabulary", "600", "--tokens", "64", "--rounds", "1", "--threads", "1"])
+    losses = [line.split("|")[5].strip() for line in capsys.readouterr().out.splitlines() if " | " in line][2:]
+    assert len(losses) == 4 and losses[0] == losses[1]
+
+
 def test_decoding(benchmark, capsys):
     benchmark("decoding").main(["--rounds", "1", "--tokens", "4", "--sizes", "64x2"])
     assert "| 2 x 64 |" in capsys.readouterr().out

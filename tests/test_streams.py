@@ -273,7 +273,7 @@ def test_a_resumed_stream_is_the_undisturbed_one_bit_for_bit(shards, tmp_path, m
     streamed(undisturbed, data, tmp_path / "whole", **mixing)
     for stop in stops:
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_step", stopping(stop))
+            patch.setattr(Trainer, "step", stopping(stop))
             with pytest.raises(KeyboardInterrupt):
                 streamed(tiny_model(), data, tmp_path / "stopped", save_every=1, **mixing)
     resumed = tiny_model()
@@ -282,7 +282,7 @@ def test_a_resumed_stream_is_the_undisturbed_one_bit_for_bit(shards, tmp_path, m
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
 
 
-def stopping(at: int, plain=Trainer._step):
+def stopping(at: int, plain=Trainer.step):
     def step(self, gradient):
         if self.done.step == at:
             raise KeyboardInterrupt
@@ -302,7 +302,7 @@ def test_media_that_do_not_decode_are_left_out_named_once_and_bounded(shards, tm
     (shards / "5.tar").write_bytes(tar_of(bad))
     output = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_step", stopping(9))
+        patch.setattr(Trainer, "step", stopping(9))
         streamed(tiny_model(), f"{shards}/*.tar", output, steps=11, save_every=4, bad_limit=0.2)
     result = streamed(tiny_model(), f"{shards}/*.tar", output, steps=11, bad_limit=0.2)  # from step 8
     lines = [json.loads(line) for line in (output / "bad_records.jsonl").read_text().splitlines()]

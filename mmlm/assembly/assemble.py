@@ -16,7 +16,7 @@ from mmlm.assembly.frozen import audio_encoder_of, image_encoder_of, language_mo
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.model.draws import OwnDraws
-from mmlm.model.network import layouts_of
+from mmlm.model.layouts import layouts_of
 from mmlm.prompting.templates import PromptTemplate
 
 

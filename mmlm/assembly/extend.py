@@ -10,7 +10,7 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import LoraConfig
 from mmlm.model.draws import OwnDraws
 from mmlm.model.language_model import LanguageModel
-from mmlm.model.network import layouts_of
+from mmlm.model.layouts import layouts_of
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from mmlm.assembly.names import absolute_name, check_elsewhere, with_names
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
 from mmlm.model.draws import OwnDraws
-from mmlm.model.network import layouts_of
+from mmlm.model.layouts import layouts_of
 
 FILES = ("config.json", "model.safetensors")
 ENCODERS = ("image", "audio")

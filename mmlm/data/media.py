@@ -28,14 +28,18 @@ from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, Rec
 log = logging.getLogger(__name__)
 
 
-def find_media(source: RecordSource, modality: Literal["image", "audio"]) -> list[FileSlice | bytes]:
+def find_media(
+    source: RecordSource | FileSlice | bytes | Sequence[FileSlice | bytes], modality: Literal["image", "audio"]
+) -> list[FileSlice | bytes]:
     """Where the media of one modality lie. ValueError for a path that has none.
 
     source: one of the following, or a list of them: a folder (all files of the modality under it, sorted by name), a
-    file or a pattern of files, tars (every member of the modality), or what `read_records` reads.
+    file or a pattern of files, tars (every member of the modality), what `read_records` reads, or such a place itself.
     """
     if isinstance(source, Record):
         return _of_records([source], modality)
+    if isinstance(source, FileSlice | bytes):
+        return [source]
     if not isinstance(source, (str, os.PathLike)):
         return [place for part in source for place in find_media(part, modality)]
     found = [place for path in expand(os.fspath(source)) for place in _of_path(path, modality)]

@@ -15,9 +15,10 @@ from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.model.draws import OwnDraws
 from mmlm.model.fusion.interface import Fusion, MediaContext
 from mmlm.model.language_model import LanguageModel
+from mmlm.model.layouts import layouts_of
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import ModuleMap, ModuleSequence
-from mmlm.model.network import MultimodalNetwork, layouts_of
+from mmlm.model.network import MultimodalNetwork
 from mmlm.model.output import Output
 from mmlm.model.request import ForwardCallback
 from mmlm.model.resampler import PerceiverResampler

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from mmlm.model.checkpointing import checkpointed
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
 from mmlm.model.guest import called, is_placed, offloaded, plain_names
+from mmlm.model.head import from_head, to_head
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
 from mmlm.model.request import ForwardCallback, Request, current_request
@@ -75,6 +76,8 @@ class LanguageModel(Changing):
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprinted: str | None = None  # of weights that lie in parts on several devices
+        self.halved = False  # whether a run keeps frozen weights in bfloat16 (`mmlm.training.resting`)
+        self.ends_in_head = True  # until something was found to follow the head, such as a soft-cap
         self._refused: set[str] = set()  # arguments that the model was found not to take
         self.changes = Changes()
         self.acceleration: Acceleration | None = None  # set by `MultimodalLM.pack`
@@ -125,8 +128,8 @@ class LanguageModel(Changing):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the embedding."""
-        return weight_of(self.model.get_input_embeddings()).dtype
+        """The dtype of the embedding, or of what it gives where frozen weights are kept in bfloat16."""
+        return torch.float32 if self.halved else weight_of(self.model.get_input_embeddings()).dtype
 
     @property
     def is_wide(self) -> bool:
@@ -174,7 +177,11 @@ class LanguageModel(Changing):
     @contextmanager
     def accelerated(self) -> Iterator[None]:
         """A context for passes in this thread: the acceleration of `pack` acts, and nobody changes the model."""
-        with self.changes.passing(), nullcontext() if self.acceleration is None else self.acceleration.active():
+        with (
+            self.changes.passing(),
+            nullcontext() if self.acceleration is None else self.acceleration.active(),
+            torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext(),
+        ):
             yield
 
     @contextmanager
@@ -185,7 +192,7 @@ class LanguageModel(Changing):
         logit_positions: Tensor | None = None,
         wide: bool = False,
         lora: bool | None = None,
-    ) -> Iterator[None]:
+    ) -> Iterator[Request]:
         """A context in which, in this thread, the model accepts added ids and gives their logits.
 
         callback: follows each pass, and may change the embeddings and the hidden states that enter the blocks.
@@ -195,10 +202,11 @@ class LanguageModel(Changing):
         lora: whether the low-rank adapters act; None: in requests with codes, and in all if they read.
         """
         lora = codes is not None or self.lora_config.reads if lora is None else lora
-        token = current_request.set(Request(self, callback, codes, logit_positions, wide, lora))
+        request = Request(self, callback, codes, logit_positions, wide, lora)
+        token = current_request.set(request)
         try:
             with self.accelerated():
-                yield
+                yield request
         finally:
             current_request.reset(token)
 
@@ -260,6 +268,7 @@ class LanguageModel(Changing):
         if request is None:
             return output
         assert request.ids is not None  # set by `_hide_added_ids`, in this pass
+        output = output.float() if request.wide or self.halved else output
         added = request.ids - self.vocabulary.offset
         count = len(self.vocabulary)
         own = added.clamp(min=0) if request.codes is None else added.clamp(0, count - 1)
@@ -273,22 +282,15 @@ class LanguageModel(Changing):
                 position = F.embedding(places.clamp(min=0), self.codes.places).to(output.dtype)
                 rows = rows + position * (places >= 0).unsqueeze(-1)
             output = torch.where((added >= count).unsqueeze(-1), rows, output)
-        output = output.float() if request.wide else output
         return output if request.callback is None else request.callback.embedded(request.ids, output)
 
     def _keep_logit_positions(self, module: nn.Module, args: tuple) -> tuple | None:
         request = self.active_request()
-        if request is None or request.logit_positions is None:
-            return None
-        return (args[0][request.logit_positions], *args[1:])
+        return None if request is None else (to_head(request, module, args[0], self._head_rows(request)), *args[1:])
 
     def _append_added_logits(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         request = self.active_request()
-        if request is None:
-            return output
-        heads = [self.added.head]
-        if request.codes is not None:
-            assert self.codes is not None
-            heads.append(self.codes.head)
-        logits = [F.linear(args[0], head.to(args[0].dtype)).to(output.dtype) for head in heads]
-        return torch.cat([output, *logits], dim=-1)
+        return output if request is None else from_head(request, args[0], output, self._head_rows(request))
+
+    def _head_rows(self, request: Request) -> list[Tensor]:
+        return [self.added.head, *([] if request.codes is None else [cast(CodeRows, self.codes).head])]

@@ -5,7 +5,6 @@ With codecs it also writes images and audio, as codes between the words.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ from mmlm.model.config import DEFAULTS, FusionConfig, ResamplerConfig
 from mmlm.model.features import encode_media, stack_features
 from mmlm.model.fusion.interface import MediaContext, MediaItems
 from mmlm.model.fusion.kinds import KINDS
+from mmlm.model.head import AT_ONCE
 from mmlm.model.language_model import LanguageModel
+from mmlm.model.layouts import check_writing
 from mmlm.model.modules import ModuleMap
 from mmlm.model.output import Output
 from mmlm.model.resampler import PerceiverResampler
 from mmlm.model.segments import positions, separating_mask
-from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.parts import as_media, modality_of
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Processor
 from mmlm.prompting.templates import PromptTemplate
@@ -78,7 +78,7 @@ class MultimodalNetwork(Changing):
             )
         self.codecs = ModuleMap[MediaCodec](codecs)
         self.decoders = ModuleMap[nn.Module](decoders)
-        _check_writing(self.codecs, self.decoders, language_model)
+        check_writing(self.codecs, self.decoders, language_model)
         self.resampler_config = resampler or DEFAULTS["image"]
         self.audio_resampler_config = audio_resampler or DEFAULTS["audio"]
         self.fusion_config = fusion or FusionConfig()
@@ -209,18 +209,24 @@ class MultimodalNetwork(Changing):
     # Forward
 
     def forward(
-        self, batch: Batch, media: Sequence[Sequence[Any]], codes: bool = False, lora: bool | None = None
+        self,
+        batch: Batch,
+        media: Sequence[Sequence[Any]],
+        codes: bool = False,
+        lora: bool | None = None,
+        logits: bool = True,
     ) -> Output:
         """Logits of a batch, and its loss when it has labels. media: as in `media_context`.
 
         Logits are of the positions that the batch has with its media in place, see `MediaContext.placed`.
 
         codes: whether the batch may hold codes, whose logits come last. lora: whether the low-rank adapters act; None:
-        only with `codes`, unless they read.
+        only with `codes`, unless they read. logits: False where the loss alone is wanted: of a large vocabulary they
+        are then computed some at a time, and none is kept.
         ValueError when media do not match the batch, or labels are given but no token has one.
         """
         with self.changes.passing():
-            batch = batch.to(self.device)
+            given, batch = batch, batch.to(self.device)
             self.language_model.check_codes(batch.input_ids, codes)
             places = self.language_model.code_places() if codes else None
             if batch.labels is not None and not bool((batch.labels[:, 1:] != IGNORE_INDEX).any()):
@@ -231,18 +237,27 @@ class MultimodalNetwork(Changing):
             predicting = None  # [B, T]: positions whose next token has a label
             if batch.labels is not None:
                 predicting = F.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
-            wide = self.language_model.is_wide
-            with self.language_model.request(context, places, predicting, wide, lora):
-                logits = self.language_model(
+            labels = None if batch.labels is None or predicting is None else batch.labels[:, 1:][predicting[:, :-1]]
+            host, wide = self.language_model, self.language_model.is_wide
+            with host.request(context, places, predicting, wide, lora) as request:
+                request.rows_at_once = max(1, AT_ONCE // host.vocabulary.offset)
+                if labels is not None and not logits and host.ends_in_head and len(labels) > request.rows_at_once:
+                    request.labels = labels
+                found = host(
                     batch.input_ids,
                     attention_mask=self._attention_mask(batch, wide),
                     position_ids=positions(batch.attention_mask),
                     use_cache=False,
                 ).logits
-            if batch.labels is None or predicting is None:
-                return Output(logits)
-            labels = batch.labels[:, 1:][predicting[:, :-1]]
-            return Output(logits, F.cross_entropy(logits.float(), labels), len(labels))
+            if labels is None:
+                return Output(found)
+            if request.loss is None:
+                loss = F.cross_entropy(found.float(), labels)
+                return Output(found if logits else found[:0], loss, len(labels))
+            if found is request.logits:
+                return Output(found[:0], request.loss, len(labels))
+            host.ends_in_head = False  # what follows the head is part of the loss
+        return self(given, media, codes, lora, logits)
 
     def _attention_mask(self, batch: Batch, wide: bool) -> Tensor | None:
         """What the language model takes for the `attention_mask` of a batch; None where nothing is to be masked."""
@@ -260,37 +275,3 @@ class MultimodalNetwork(Changing):
         from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
 
         return Transcriber(whisper, self.language_model.accelerated)
-
-
-def layouts_of(
-    codecs: Mapping[str, MediaCodec] | ModuleMap[MediaCodec], max_seconds: float = 10.0
-) -> tuple[CodeLayout, ...]:
-    """The layouts of the codecs' codes, images first; audio is written for at most `max_seconds`."""
-    found = []
-    for modality in ("image", "audio"):
-        if (codec := codecs.get(modality)) is not None:
-            steps = CodeLayout.max_steps if codec.frame_rate is None else math.ceil(codec.frame_rate * max_seconds)
-            found.append(CodeLayout(modality, codec.codebook_size, codec.num_codebooks, codec.grid, steps))
-    return tuple(found)
-
-
-def _check_writing(
-    codecs: ModuleMap[MediaCodec], decoders: ModuleMap[nn.Module], language_model: LanguageModel
-) -> None:
-    """ValueError unless codecs, decoders and language model fit each other."""
-    for modality, codec in codecs.items():
-        if codec.modality != modality:
-            raise ValueError(f"the codec given for {modality!r} has the modality {codec.modality!r}")
-        if modality == "image" and codec.grid is None:
-            raise ValueError("the image codec has no fixed size, so its grid is unknown: give it a size")
-    for modality, decoder in decoders.items():
-        if modality not in codecs or decoder.codec is not codecs[modality]:
-            raise ValueError(f"the {modality} decoder does not belong to the model's {modality} codec")
-    spans = language_model.vocabulary.spans
-    for layout in layouts_of(codecs):
-        own = spans.get(layout.modality)
-        if own is None or dataclasses.replace(own.layout, max_steps=layout.max_steps) != layout:
-            raise ValueError(
-                f"the language model has no rows for the codes of the {layout.modality} codec: build it with "
-                "layouts=layouts_of(codecs)"
-            )

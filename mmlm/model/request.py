@@ -36,6 +36,10 @@ class Request:
     wide: bool
     lora: bool
     ids: Tensor | None = None  # of the current pass
+    labels: Tensor | None = None  # [N] of the kept positions, where the loss alone is asked for
+    rows_at_once: int = 0  # how many positions then reach the head at once
+    loss: Tensor | None = None  # of the current pass, with labels
+    logits: Tensor | None = None  # that the head gave last
 
 
 # A ContextVar, so that each thread has its own request, and none is left after an exception.

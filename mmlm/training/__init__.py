@@ -4,8 +4,10 @@ One Trainer (`trainer`) minimises an objective (`objectives/`) and resumes exact
 the YAML files that hold them and `run` what runs those. `optimizer` makes optimizers and the learning-rate schedule,
 `checkpoint` and `identity` keep a run and tell it from others, `checks` what is wrong before one begins, and
 `reporting` how far it is. `examples`, `features`, `pairs` and `media` prepare data; what frozen encoders and codecs
-make of it is computed once. `streaming` reads it while training goes on, `rows` lets short texts share a row, and
-`ranks` are the processes that train together.
+make of it is computed once. `streaming` makes examples while training goes on, of a stream or of records `at_hand`;
+`ways` measures which of both is better, and `sets` goes that way. `rows` lets short texts share a row, `resting` has
+frozen weights lie in the dtype that computes, and `ranks` are the processes that train together. `plan` and `trial` say
+what a recipe would do and take.
 """
 
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from mmlm.training.objectives.loss import LossObjective
     from mmlm.training.recipe import load_recipe
     from mmlm.training.result import NonFiniteLossError, TrainResult
-    from mmlm.training.run import plan_from_recipe, train_from_recipe
+    from mmlm.training.run import plan_from_recipe, prepared_from_recipe, train_from_recipe
     from mmlm.training.trainer import Trainer
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "WritingTrainConfig",
     "load_recipe",
     "plan_from_recipe",
+    "prepared_from_recipe",
     "train",
     "train_codec",
     "train_decoder",
@@ -60,6 +63,7 @@ __getattr__ = lazy_names(
         "WritingTrainConfig": "mmlm.training.config",
         "load_recipe": "mmlm.training.recipe",
         "plan_from_recipe": "mmlm.training.run",
+        "prepared_from_recipe": "mmlm.training.run",
         "train": "mmlm.training.objectives.adapters",
         "train_codec": "mmlm.training.objectives.codec",
         "train_decoder": "mmlm.training.objectives.decoder",

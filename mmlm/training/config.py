@@ -12,12 +12,13 @@ from decoders.values import check_kinds
 
 OPTIMIZERS = ("adamw", "muon", "lion")
 PRECISIONS = ("float32", "bfloat16", "auto")
+FEATURES = ("cached", "ahead", "auto")
 
 # Settings that leave the weights as they are: they may change when a run is resumed. `epochs` counts as `steps`; the
 # last three are in the fingerprint of a stream.
 _FREE = {
     "epochs", "max_skipped", "log_every", "eval_every", "preview_every", "save_every", "keep", "keep_best",
-    "trackers", "cache", "held_out_examples", "bad_limit", "device", "extend", "shard", "stream", "mix",
+    "trackers", "features", "cache", "held_out_examples", "bad_limit", "device", "extend", "shard", "stream", "mix",
     "shard_window",
 }  # fmt: skip
 _POSITIVE = ("epochs", "learning_rate", "gate_learning_rate_scale", "max_grad_norm", "seconds", "max_seconds")
@@ -53,8 +54,9 @@ class TrainerConfig:
     betas: of AdamW's moving averages of the gradient and of its square.
     max_grad_norm: the gradient of a step is scaled down to this norm; inf leaves it as it is.
     max_skipped: steps with a loss or gradient that is not finite are skipped; this many in a row stop the run.
-    precision: "float32", or "bfloat16" for autocast (weights and optimizer stay float32): faster where the hardware
-        multiplies bfloat16, and slower where it does not, as on most desktop CPUs; "auto" looks at the hardware.
+    precision: "float32", or "bfloat16" for autocast (what trains and its optimizer stay float32; a frozen language
+        model lies in bfloat16 for the run): faster where the hardware multiplies bfloat16, and slower where it does
+        not, as on most desktop CPUs; "auto" looks at the hardware.
     seed: of the order of examples and of all other random draws.
     log_every: steps between lines of metrics. eval_every: steps between measurements on held-out data. save_every:
         steps between checkpoints. Each also happens at the end.
@@ -118,6 +120,10 @@ class TrainerConfig:
         values["betas"] = list(self.betas)
         return {name: value for name, value in values.items() if name not in _FREE}
 
+    def steps_over(self, examples: int) -> int:
+        """How many steps a run takes: `steps`, or as many as `epochs` passes over so many examples."""
+        return self.steps or max(1, math.ceil(self.epochs * examples / (self.batch_size * self.accumulation)))
+
     def _own(self, names: tuple[str, ...]) -> set[str]:
         return {field.name for field in dataclasses.fields(self)} & set(names)
 
@@ -135,6 +141,9 @@ class TrainConfig(TrainerConfig):
     row_length: short texts share rows of up to this many positions (sequence packing), without seeing each other; None
         gives each a row of its own. It saves padding, where texts of a batch are of different lengths.
     held_out_examples: at most this many held-out records are used.
+    features: when frozen encoders compute. "cached": all media before the first step, kept on disk for later epochs and
+        runs. "ahead": those of a step while the steps before it are computed; nothing is kept. "auto": what takes less
+        time of these, as measured on a few records, and has room on the disk. What is held out is cached.
     cache: folder for the features of the frozen encoders; None puts it into the output folder.
     bad_limit: share of bad records (0–1) above which the run stops with their list.
     shard: split the frozen language model over the processes that torchrun or `accelerate launch` has started (FSDP2),
@@ -157,6 +166,7 @@ class TrainConfig(TrainerConfig):
     sort_window: int = 16
     row_length: int | None = None
     held_out_examples: int = 256
+    features: str = "cached"
     cache: str | None = None
     bad_limit: float = 0.01
     shard: bool = False
@@ -169,7 +179,10 @@ class TrainConfig(TrainerConfig):
         if self.stream and self.steps is None:
             raise ValueError("a stream needs steps: how many an epoch has is known when all of its tars were read")
         self._check("mix", self.mix is None or self.stream, "is for streams: it needs stream=True")
-        self._check("shard", not (self.shard and self.stream), "is not for streams: their shares may be of other sizes")
+        self._check("features", self.features in FEATURES, f"must be one of {', '.join(FEATURES)}")
+        self._check("features", not self.stream or self.features == "cached", "is for data that are no stream")
+        uneven = self.stream or self.features != "cached"  # a bad record is found when a process has its share
+        self._check("shard", not (self.shard and uneven), 'needs features="cached" and no stream: shares of one size')
 
 
 class TrainSettings(TypedDict, total=False):
@@ -201,6 +214,7 @@ class TrainSettings(TypedDict, total=False):
     sort_window: int
     row_length: int | None
     held_out_examples: int
+    features: str
     cache: str | None
     bad_limit: float
     shard: bool

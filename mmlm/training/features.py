@@ -80,7 +80,7 @@ def cached_features(
     or decoded, or that are encoded to NaN, are bad. BadRecordsError if these are more than `bad_limit` of all records,
     OSError if the disk has no room for the features.
     """
-    cache = TensorCache(Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}")
+    cache = TensorCache(folder_of(encoder, folder))
     medium = {"image": "picture", "audio": "recording"}[encoder.modality]
     places: dict[int, tuple[int, FileSlice | bytes]] = {
         key_of(record, index, number): (index, place)
@@ -88,7 +88,7 @@ def cached_features(
         for number, (modality, place) in enumerate(record.places)
         if modality == encoder.modality
     }
-    room = _Room(cache.folder, (len({place for _, place in places.values()}) - len(cache)) // world())
+    room = Room(cache.folder, (len({place for _, place in places.values()}) - len(cache)) // world())
     keys: dict[int, str] = {}
     bad: dict[int, str] = {}
     known: dict[str, str] = {}  # by key, what is wrong with a medium
@@ -97,14 +97,14 @@ def cached_features(
         for name, (index, place) in mine:
             counter.update()
             try:
-                source, key = _read(place, encoder)
+                source, key = read_medium(place, encoder)
             except (OSError, ValueError) as error:
                 bad[index] = f"the {medium} cannot be read ({error})"
                 continue
             keys[name] = key
             if key not in known:
                 stored = all(part in cache for part in _names(key))
-                known[key] = "" if stored else _encode(cache, room, encoder, key, source)
+                known[key] = "" if stored else encode_medium(cache, room, encoder, key, source)
             if known[key]:
                 bad[index] = f"the {medium} {known[key]}"
     cache.flush()
@@ -113,6 +113,11 @@ def cached_features(
     good = {name: key for name, key in keys.items() if places[name][0] not in bad}
     whole = cache if world() == 1 else TensorCache(cache.folder)
     return CachedFeatures(StoredFeatures(encoder, whole, good), bad, keys)
+
+
+def folder_of(encoder: FrozenEncoder, folder: Path) -> Path:
+    """Where the cache in a folder keeps what this encoder makes."""
+    return Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
 
 
 def key_of(record: Record, index: int, number: int) -> int:
@@ -137,7 +142,7 @@ def _names(key: str) -> list[str]:
     return [key, key + TIMES] if key.endswith(FRAMES) else [key]
 
 
-def _read(place: FileSlice | bytes, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
+def read_medium(place: FileSlice | bytes, encoder: FrozenEncoder) -> tuple[bytes | Path, str]:
     """The bytes of a medium, or the path of a film, which may be too large for memory, and the hash of its content."""
     film = film_at(place) if encoder.modality == "image" else None
     if film is not None:
@@ -146,7 +151,7 @@ def _read(place: FileSlice | bytes, encoder: FrozenEncoder) -> tuple[bytes | Pat
     return data, audio_key(data) if encoder.modality == "audio" else content_key(data)
 
 
-def _encode(cache: TensorCache, room: _Room, encoder: FrozenEncoder, key: str, source: bytes | Path) -> str:
+def encode_medium(cache: TensorCache, room: Room, encoder: FrozenEncoder, key: str, source: bytes | Path) -> str:
     """Puts the features of a medium into the cache; returns what is wrong with it, or nothing."""
     try:
         if isinstance(source, Path):
@@ -168,7 +173,7 @@ def _encode(cache: TensorCache, room: _Room, encoder: FrozenEncoder, key: str, s
     return ""
 
 
-class _Room:
+class Room:
     """What the disk has room for, beside what is still to be encoded: `missing` media, at least."""
 
     def __init__(self, folder: Path, missing: int) -> None:
@@ -182,5 +187,5 @@ class _Room:
         if self.count >= min(MEASURED, self.missing) and needed > self.free:
             raise OSError(
                 f"the features need about {needed / 1e9:.1f} GB, and {self.folder} has room for {self.free / 1e9:.1f} "
-                "GB: choose another cache folder"
+                "GB: choose another cache folder, or features='ahead', which keeps none"
             )

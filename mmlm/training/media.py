@@ -16,6 +16,7 @@ from mmlm.training.identity import digest
 from mmlm.training.shuffle import generator
 
 MEASURED = 256  # held-out media, at most
+BAD_LIMIT = 0.01  # share of media that may be unusable
 
 MediaSource = str | os.PathLike | Sequence
 
@@ -31,14 +32,19 @@ class TrainingMedia:
 
     @classmethod
     def read(
-        cls, codec: MediaCodec, data: MediaSource, held_out: MediaSource | None, config: CodecTrainConfig
+        cls,
+        codec: MediaCodec,
+        data: MediaSource,
+        held_out: MediaSource | None,
+        config: CodecTrainConfig,
+        bad_limit: float = BAD_LIMIT,
     ) -> TrainingMedia:
         """Media at the codec's size or rate; without held-out ones, the first ones of training are shown."""
         modality = "image" if codec.modality == "image" else "audio"
         places = find_media(data, modality)
         others = None if held_out is None else find_media(held_out, modality)
-        media = _read(codec, places, config)
-        measured = media if others is None else _read(codec, others, config)
+        media = _read(codec, places, config, bad_limit)
+        measured = media if others is None else _read(codec, others, config, bad_limit)
         shown = measured.batch(range(min(MEASURED, len(measured))), generator(config.seed, 2)).to(config.device)
         return cls(media, shown, digest(media.keys), config.device)
 
@@ -50,9 +56,9 @@ class TrainingMedia:
         return self.media.batch(indices.tolist(), draw).to(self.device)
 
 
-def _read(codec: MediaCodec, places: Sequence, config: CodecTrainConfig) -> Pictures | Recordings:
+def _read(codec: MediaCodec, places: Sequence, config: CodecTrainConfig, bad_limit: float) -> Pictures | Recordings:
     if codec.size is not None:
-        return Pictures(places, codec.size)
+        return Pictures(places, codec.size, bad_limit)
     assert codec.sample_rate is not None, "codecs that are trained here are of one size of picture, or of sound"
     samples = round(config.seconds * codec.sample_rate)
-    return Recordings(places, codec.sample_rate, samples + -samples % codec.downsample)
+    return Recordings(places, codec.sample_rate, samples + -samples % codec.downsample, bad_limit)

@@ -53,7 +53,14 @@ class Pairs(Sequence[Pair]):
         return self.pairs[index]
 
 
-def read_pairs(model: MultimodalLM, data: Any, cache: Path, max_seconds: float, progress: bool = True) -> Pairs:
+def read_pairs(
+    model: MultimodalLM,
+    data: Any,
+    cache: Path,
+    max_seconds: float,
+    progress: bool = True,
+    bad_limit: float = BAD_LIMIT,
+) -> Pairs:
     """Pairs of records, pictures first; their codes are computed once and kept in the folder `cache`.
 
     data: anything `mmlm.data.read_records` takes. Recordings longer than `max_seconds` are left out, with a warning.
@@ -65,11 +72,11 @@ def read_pairs(model: MultimodalLM, data: Any, cache: Path, max_seconds: float, 
     found: list[Pair] = []
     digests: list[str] = []
     for modality, codec in model.codecs.items():
-        drawn = [record for record in records if _texts(record, modality)]
+        drawn = [record for record in records if texts_of(record, modality)]
         if not drawn:
             continue
         codes, bad, keys = _codes(drawn, cast(MediaCodec, codec), cache, max_seconds, progress)
-        RecordSet(tuple(drawn)).without(bad).check(BAD_LIMIT)
+        RecordSet(tuple(drawn)).without(bad).check(bad_limit)
         if bad:
             place, reason = next(iter(bad.items()))
             key = drawn[place].key
@@ -79,14 +86,15 @@ def read_pairs(model: MultimodalLM, data: Any, cache: Path, max_seconds: float, 
         for record, row in zip(drawn, codes, strict=True):
             if row.shape[-1]:
                 whole = row.unflatten(1, codec.grid) if codec.grid else row
-                found.append(Pair(modality, whole, _texts(record, modality)))
-        digests.append(digest(keys, [_texts(record, modality) for record in drawn]))
+                found.append(Pair(modality, whole, texts_of(record, modality)))
+        digests.append(digest(keys, [texts_of(record, modality) for record in drawn]))
     if not found:
         raise ValueError("the data hold nothing to draw or to say: pictures with captions, recordings with transcripts")
     return Pairs(tuple(found), digest(digests))
 
 
-def _texts(record: Record, modality: str) -> tuple[str, ...]:
+def texts_of(record: Record, modality: str) -> tuple[str, ...]:
+    """The texts for which a medium of this modality is drawn or said."""
     if modality == "image":
         return record.captions if record.source is not None and record.sound is None else ()
     return (record.transcript,) if record.sound is not None and record.transcript else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -105,7 +104,7 @@ def plan_of(
 ) -> Plan:
     """The plan of a run on records, or on a stream that is told in words. known: `choices` and `weights`, if known."""
     per_step = config.batch_size * config.accumulation
-    steps = config.steps or max(1, math.ceil(config.epochs * len(data) / per_step))
+    steps = config.steps_over(len(data))
     held = count_of(held_out)
     return Plan(
         model,

@@ -1,4 +1,4 @@
-"""In which precision a training step computes; weights and optimizer stay float32 whatever it is."""
+"""In which precision a training step computes; what trains and its optimizer stay float32 whatever it is."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def in_rows(model: MultimodalLM, ready: Sequence[Ready], room: int | None) -> li
     So does, to all, a text that is longer than the language model's attention reaches: the mask of shared rows knows of
     no window. A text longer than `room` has a row for itself.
     """
-    lengths = [positions(model, one) for one in ready]
+    lengths = [positions_of(model, one) for one in ready]
     reach = getattr(model.language_model.config, "sliding_window", None) or max(lengths)
     if room is None or max(lengths) > reach:
         return [[one] for one in ready]
@@ -61,10 +61,10 @@ def in_rows(model: MultimodalLM, ready: Sequence[Ready], room: int | None) -> li
     return rows
 
 
-def positions(model: MultimodalLM, ready: Ready) -> int:
-    """How many positions of a row an example takes, those of its media included."""
+def positions_of(model: MultimodalLM, ready: Ready) -> int:
+    """How many positions an example takes in a row, with those of its media beside their tokens."""
     media = zip(ready.example.media, ready.features, strict=True)
-    more = (model.media_positions(modality_of(part), own.tokens.shape[1]) - 1 for part, own in media)
+    more = [model.media_positions(modality_of(part), own.tokens.shape[1]) - 1 for part, own in media]
     return len(ready.example.input_ids) + sum(more)
 
 

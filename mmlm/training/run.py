@@ -22,6 +22,7 @@ from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.extend import extended
 from mmlm.assembly.load import load
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.media import find_media
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecordsError
@@ -30,9 +31,9 @@ from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
 from mmlm.training.examples import write_bad_records
 from mmlm.training.objectives.adapters import train
-from mmlm.training.objectives.codec import train_codec
+from mmlm.training.objectives.codec import codec_trainer, train_codec
 from mmlm.training.objectives.codes import train_writing
-from mmlm.training.objectives.decoder import train_decoder
+from mmlm.training.objectives.decoder import decoder_trainer, train_decoder
 from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
 from mmlm.training.plan import Plan, count_of_shards, plan_of, plan_of_adapters
@@ -48,6 +49,7 @@ from mmlm.training.recipe import (
 )
 from mmlm.training.result import NonFiniteLossError, TrainResult
 from mmlm.training.streaming import shards_of
+from mmlm.training.trial import Trial, trial_of_adapters, trial_of_media, trial_of_writing
 
 
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True) -> TrainResult:
@@ -72,21 +74,27 @@ def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *,
 
 
 def plan_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Plan:
-    """What `train_from_recipe` would do, without doing it: `mmlm train recipe.yaml --dry-run`.
+    """What `train_from_recipe` would do, without doing it and without loading any weights.
 
     All is checked that a run checks before it loads weights; nothing is written.
     """
+    return prepared_from_recipe(path, overrides).plan()
+
+
+def prepared_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Prepared:
+    """A recipe's plan and its trial, which `mmlm train recipe.yaml --dry-run` prints. Nothing is written for either."""
     recipe = load_recipe(path, overrides)
     check_output(recipe.output)
-    return _prepared(recipe, progress=False).plan()
+    return _prepared(recipe, progress=False)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose data, output and device are checked, and what it would do."""
+    """A run whose data, output and device are checked: it, what it would do, and a trial of that on a few records."""
 
     run: Callable[[], TrainResult]
     plan: Callable[[], Plan]
+    trial: Callable[[], Trial]
 
 
 def _prepared(recipe: Recipe | CodecRecipe | WritingRecipe, progress: bool) -> Prepared:
@@ -107,22 +115,22 @@ def _adapters(recipe: Recipe, progress: bool) -> Prepared:
     placed: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": device}
     config = TrainConfig(**{f.name: getattr(recipe, f.name) for f in fields(TrainConfig)})
 
-    def run() -> TrainResult:
+    def model() -> MultimodalLM:
         if part.load is not None:
-            model = load(part.load, **placed)
-        else:
-            assert part.language_model is not None, "Recipe checks it"
-            model = assemble(
-                part.language_model,
-                part.image_encoder,
-                audio_encoder=part.audio_encoder,
-                **part.new_adapters(),
-                **placed,
-            )
-        running: dict[str, Any] = dict(output=recipe.output, resume=recipe.resume, progress=progress, config=config)
-        return train(model, data, held_out=held_out, **running)
+            return load(part.load, **placed)
+        assert part.language_model is not None, "Recipe checks it"
+        encoders: dict[str, Any] = dict(image_encoder=part.image_encoder, audio_encoder=part.audio_encoder)
+        return assemble(part.language_model, **encoders, **part.new_adapters(), **placed)
 
-    return Prepared(run, lambda: plan_of_adapters(recipe, count_of_shards(shards) if shards else data, held_out))
+    def run() -> TrainResult:
+        running: dict[str, Any] = dict(output=recipe.output, resume=recipe.resume, progress=progress, config=config)
+        return train(model(), data, held_out=held_out, **running)
+
+    return Prepared(
+        run,
+        lambda: plan_of_adapters(recipe, count_of_shards(shards) if shards else data, held_out),
+        lambda: trial_of_adapters(model(), data, recipe.images, Path(recipe.output), config),
+    )
 
 
 def _codec(recipe: CodecRecipe, progress: bool) -> Prepared:
@@ -134,7 +142,8 @@ def _codec(recipe: CodecRecipe, progress: bool) -> Prepared:
         with OwnDraws(recipe.seed):
             decoder = DiffusionDecoder(load_codec(part.codec), DiffusionDecoderConfig(**sizes))
         plan = partial(_plan_of_media, recipe, decoder, decoder.codec.modality, f"a diffusion decoder of {part.codec}")
-        return Prepared(partial(train_decoder, decoder, recipe.data, recipe.output, **run), plan)
+        trial = partial(trial_of_media, decoder.codec, recipe.data, config, partial(decoder_trainer, decoder))
+        return Prepared(partial(train_decoder, decoder, recipe.data, recipe.output, **run), plan, trial)
     assert recipe.codec is not None, "CodecRecipe checks it"
     with OwnDraws(recipe.seed):
         codec = _built(recipe.codec)
@@ -145,7 +154,9 @@ def _codec(recipe: CodecRecipe, progress: bool) -> Prepared:
             find_media(source, "image" if codec.modality == "image" else "audio")
     judge = None if recipe.perceptual is None else clip_judge(recipe.perceptual, recipe.device)
     plan = partial(_plan_of_media, recipe, codec, codec.modality, f"a codec ({type(codec).__name__})")
-    return Prepared(partial(train_codec, codec, recipe.data, recipe.output, perceptual=judge, **run), plan)
+    trainer = partial(codec_trainer, codec, perceptual=judge)
+    trial = partial(trial_of_media, codec, recipe.data, config, trainer)
+    return Prepared(partial(train_codec, codec, recipe.data, recipe.output, perceptual=judge, **run), plan, trial)
 
 
 def _built(parts: CodecParts) -> ImageVQVAE | AudioVQVAE:
@@ -180,17 +191,24 @@ def _write(recipe: WritingRecipe, progress: bool) -> Prepared:
     held_out = None if recipe.held_out is None else read_records(recipe.held_out)
     names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
 
-    def run() -> TrainResult:
+    def model() -> MultimodalLM:
         model = load(part.load, device=device)
         given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
         if given or part.lora is not None:
             codecs = Codecs(*(given.get(name) for name in names))
             model = extended(model, codecs, lora=part.lora, seed=part.seed)
+        return model
+
+    def run() -> TrainResult:
         running: dict[str, Any] = dict(resume=recipe.resume, progress=progress)
-        return train_writing(model, data, recipe.output, held_out, recipe.write, **running)
+        return train_writing(model(), data, recipe.output, held_out, recipe.write, **running)
 
     does = f"{part.load} learns to write codes ({recipe.write.tune})"
-    return Prepared(run, lambda: plan_of(recipe.write, does, data, held_out, recipe.output))
+    return Prepared(
+        run,
+        lambda: plan_of(recipe.write, does, data, held_out, recipe.output),
+        lambda: trial_of_writing(model(), data, recipe.write),
+    )
 
 
 @contextmanager

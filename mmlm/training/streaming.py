@@ -1,4 +1,4 @@
-"""Batches of a stream: records are read, decoded and encoded while the steps before them are computed."""
+"""Batches made ahead: records are read, decoded and encoded while the steps before them are computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,15 +16,15 @@ from encoders.base import Features, FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.ahead import Ahead
 from mmlm.data.prompts import example_of
-from mmlm.data.records import BadRecord
-from mmlm.data.streams import Drawn, RecordStream, Shard, check_weights, find_shards
+from mmlm.data.records import BadRecord, Record
+from mmlm.data.streams import RecordStream, Shard, check_weights, find_shards
 from mmlm.model.features import ENCODER_BATCH
 from mmlm.prompting.parts import modality_of
 from mmlm.prompting.processor import Example
 from mmlm.training.bad_log import BadLog
 from mmlm.training.config import TrainConfig
 from mmlm.training.reporting import Counter
-from mmlm.training.rows import Ready, positions
+from mmlm.training.rows import Ready, positions_of
 
 DECODERS = 4  # threads that decode media, at most
 
@@ -37,19 +37,32 @@ class Step:
     bad: list[BadRecord]
 
 
+class Steps(Protocol):
+    """The records of each step: a `RecordStream`, or `RecordsAtHand`. What `step` gives is told apart by them alone."""
+
+    size: int
+
+    def __len__(self) -> int: ...
+    def fingerprint(self) -> str: ...
+    def step(self, index: int, rank: int = 0, world: int = 1) -> Sequence[Any]: ...
+    def read(self, drawn: Any) -> Record: ...
+    def name(self, drawn: Any) -> str: ...
+    def text(self, drawn: Any, record: Record) -> int: ...
+
+
 class StreamedExamples:
-    """Training examples of a stream, in the place of `Examples`.
+    """Training examples that are made when they are needed, in the place of `Examples`.
 
     rank, world: this process takes every `world`-th record of a step, from `rank` on. steps: of the whole run; no
     record behind them is read.
     """
 
     def __init__(
-        self, model: MultimodalLM, stream: RecordStream, log: BadLog, steps: int, rank: int = 0, world: int = 1
+        self, model: MultimodalLM, stream: Steps, log: BadLog, steps: int, rank: int = 0, world: int = 1
     ) -> None:
         self.model, self.stream, self.log, self.rank, self.world = model, stream, log, rank, world
         self._decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
-        self._ahead = Ahead(self._make, steps)
+        self._ahead = Ahead(self.make, steps)
         self._next: int | None = None
 
     def __len__(self) -> int:
@@ -66,7 +79,7 @@ class StreamedExamples:
         self._next = step + 1
         found = self._ahead(step)
         self.log.add(step, found.bad, (step + 1) * len(range(self.rank, self.stream.size, self.world)))
-        ready = sorted(found.ready, key=lambda one: positions(self.model, one))
+        ready = sorted(found.ready, key=lambda one: positions_of(self.model, one))
         size = max(1, -(-len(ready) // parts))
         return [ready[start : start + size] for start in range(0, len(ready), size)]
 
@@ -84,7 +97,8 @@ class StreamedExamples:
         self._ahead.close()
         self._decoders.shutdown(cancel_futures=True)
 
-    def _make(self, step: int) -> Step:
+    def make(self, step: int) -> Step:
+        """The examples of a step, made now."""
         drawn = self.stream.step(step, self.rank, self.world)
         found = list(self._decoders.map(self._decoded, drawn))
         good = [one for one in found if not isinstance(one, BadRecord)]
@@ -92,14 +106,23 @@ class StreamedExamples:
         encoded = iter(self._encoded([(modality, item) for _, _, items in good for modality, item in items]))
         ready = []
         for name, example, items in good:
-            own = [next(encoded) for _ in items]
-            if all(bool(one.tokens.isfinite().all()) for one in own):
-                ready.append(Ready(example, own))
+            one = Ready(example, [next(encoded) for _ in items])
+            if wrong := self._wrong(one):
+                bad.append(BadRecord(name, wrong))
             else:
-                bad.append(BadRecord(name, "its media are encoded to values that are NaN or infinite"))
+                ready.append(one)
         return Step(ready, bad)
 
-    def _decoded(self, drawn: Drawn) -> tuple[str, Example, list[tuple[str, Tensor]]] | BadRecord:
+    def _wrong(self, one: Ready) -> str:
+        """What is wrong with an example whose media are encoded, or nothing."""
+        if not all(bool(own.tokens.isfinite().all()) for own in one.features):
+            return "its media are encoded to values that are NaN or infinite"
+        limit, length = self.model.language_model.max_length, positions_of(self.model, one)
+        if limit is not None and length > limit:
+            return f"text and media take {length} of the language model's {limit} positions"
+        return ""
+
+    def _decoded(self, drawn: Any) -> tuple[str, Example, list[tuple[str, Tensor]]] | BadRecord:
         """The name of a record, what is learned of it, and its media as their encoders get them."""
         name = self.stream.name(drawn)
         try:
@@ -110,7 +133,8 @@ class StreamedExamples:
             text = record.texts[self.stream.text(drawn, record)]
             example = example_of(self.model.processor, self.model.template, record, text)
             items = [(modality_of(part), record.places[part.source][1]) for part in example.media]
-            return name, example, [(modality, self._encoder(modality).preprocess(item)) for modality, item in items]
+            read = [(modality, place if isinstance(place, bytes) else place.read()) for modality, place in items]
+            return name, example, [(modality, self._encoder(modality).preprocess(item)) for modality, item in read]
         except (OSError, ValueError) as error:
             return BadRecord(name, str(error))
 

@@ -166,6 +166,7 @@ class Trainer:
         with (
             trackers(config.trackers, self.output) as self.trackers,
             stop_requests() as requests,
+            objective.steps_in(config.precision),
             Counter(self.steps, objective.name, self.progress and is_first(), initial=done.step) as bar,
         ):
             gradient = Gradient(self.trained, config.precision, self.device, config.max_grad_norm, objective.partial)
@@ -173,7 +174,7 @@ class Trainer:
                 self._evaluate()
             self.metrics.start()
             while done.step < self.steps and not anywhere(bool(requests)):
-                line = self._step(gradient)
+                line = self.step(gradient)
                 bar.update()
                 if self._due(config.log_every):
                     self._log(line, bar)
@@ -196,7 +197,7 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.done.step % every == 0 or self.done.step == self.steps
 
-    def _step(self, gradient: Gradient) -> dict[str, Any]:
+    def step(self, gradient: Gradient) -> dict[str, Any]:
         """One optimizer step, or a skipped one; returns its figures."""
         done, objective = self.done, self.objective
         rate = learning_rate(self.config, done.step, self.steps)

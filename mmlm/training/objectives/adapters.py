@@ -5,34 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.data import BadRecordsError
-from mmlm.data.records import RecordSet
 from mmlm.data.sampling import ExampleStream
 from mmlm.model.identity import identity_of
-from mmlm.training.bad_log import BadLog
 from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
-from mmlm.training.examples import Examples, prepare, split, usable_records, write_bad_records
+from mmlm.training.examples import Examples, split
 from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.precision import computing
-from mmlm.training.ranks import is_first, own, rank, summed, world
-from mmlm.training.reporting import say
+from mmlm.training.ranks import own, summed, world
+from mmlm.training.resting import resting
 from mmlm.training.result import TrainResult
-from mmlm.training.rows import Ready, batch_of, in_rows, positions, room_in
+from mmlm.training.rows import Ready, batch_of, in_rows, positions_of, room_in
+from mmlm.training.sets import prepared
 from mmlm.training.sharding import shard
-from mmlm.training.streaming import StreamedExamples, open_stream
+from mmlm.training.streaming import StreamedExamples
 from mmlm.training.trainer import Trainer
 
 
@@ -54,7 +51,8 @@ def train(
     are tars, which may lie elsewhere, and are read while training goes on. The held-out loss, in nats per
     answer token, is measured before the first step and every `eval_every` steps.
     output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png`, `checkpoints/`, `features/` and,
-    if there are any, `bad_records.jsonl`.
+    if there are any, `bad_records.jsonl`; with media encoded ahead, what is found to be bad later is in
+    `bad_media.jsonl`.
     resume: go on from the newest checkpoint in `output`, bit for bit on a CPU; False starts anew and removes them.
     settings: fields of TrainConfig, over those of `config`; TypeError for an unknown one.
 
@@ -67,65 +65,22 @@ def train(
     output = check_output(output)
     if config.cache is not None:
         check_output(config.cache, "cache")
-    wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
-    if wrong:
-        raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
+    check_added(model)
     sources = [data] if held_out is None else [data, held_out]
-    prepared = _streamed if config.stream else _encoded
-    with owned(output, model.device), prepared(model, sources, images, output, progress, config) as examples:
-        trainer = Trainer(AdaptersObjective(model, *examples.sets, config), config, output, progress=progress)
-        result = trainer.fit(resume=resume)
-        result = dataclasses.replace(result, bad_records=examples.bad())
+    given: dict[str, Any] = dict(resume=resume, progress=progress)
+    with owned(output, model.device), prepared(model, sources, images, output, config, **given) as sets:
+        objective = AdaptersObjective(model, sets.training, sets.held, config)
+        trainer = Trainer(objective, config, output, progress=progress)
+        result = dataclasses.replace(trainer.fit(resume=resume), bad_records=sets.bad())
     trainer.say(_summary(result))
     return result
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """The training set and the held-out one of a run, and how many records are bad, as far as is known by then."""
-
-    sets: tuple[Examples | StreamedExamples, Examples | None]
-    bad: Callable[[], int]
-
-
-@contextmanager
-def _encoded(
-    model: MultimodalLM, sources: Sequence[Any], images: Any, output: Path, progress: bool, config: TrainConfig
-) -> Iterator[_Prepared]:
-    """All media are encoded before the first step."""
-    place = output / "bad_records.jsonl"
-    try:
-        # All that can be wrong with either set is found before the first medium is encoded.
-        records = [usable_records(model, source, config, images) for source in sources]
-        training, *others = [_prepare(model, usable, output, progress, config) for usable in records]
-    except BadRecordsError as error:
-        write_bad_records(place, error.bad)
-        raise
-    bad = [record for one in (training, *others) for record in one.records.bad]
-    write_bad_records(place, bad)
-    if bad and is_first():
-        total = sum(one.records.total for one in (training, *others))
-        say(f"{len(bad)} of {total} records are left out (see {place}); {bad[0].key}: {bad[0].reason}", progress)
-    yield _Prepared((training, next(iter(others), None)), lambda: len(bad))
-
-
-@contextmanager
-def _streamed(
-    model: MultimodalLM, sources: Sequence[Any], images: Any, output: Path, progress: bool, config: TrainConfig
-) -> Iterator[_Prepared]:
-    """What is trained on is read and encoded while training goes on; what is held out is encoded before."""
-    data, *others = sources
-    records = [usable_records(model, source, config, images) for source in others]
-    stream = open_stream(data, output, config, progress)
-    held = next((_prepare(model, usable, output, progress, config) for usable in records), None)
-    name = "bad_records.jsonl" if is_first() else f"bad_records-{rank()}.jsonl"
-    log = BadLog(output / name, config.bad_limit, len(stream))
-    with closing(StreamedExamples(model, stream, log, cast(int, config.steps), rank(), world())) as training:
-        yield _Prepared((training, held), lambda: int(summed(log.count)[0]))
-
-
-def _prepare(model: MultimodalLM, records: RecordSet, output: Path, progress: bool, config: TrainConfig) -> Examples:
-    return prepare(model, records, cache=config.cache or output / "features", config=config, progress=progress)
+def check_added(model: MultimodalLM) -> None:
+    """ValueError where what trains is of 16 bits."""
+    wrong = sorted({str(p.dtype) for _, p in model.added_parameters()} - {"torch.float32", "torch.float64"})
+    if wrong:
+        raise ValueError(f"the added weights are {', '.join(wrong)}: train a float32 model, with precision='bfloat16'")
 
 
 class AdaptersObjective(Objective):
@@ -169,6 +124,10 @@ class AdaptersObjective(Objective):
     def parameters(self) -> dict[str, Parameter]:
         return dict(self.model.added_parameters())
 
+    def steps_in(self, precision: str) -> AbstractContextManager[None]:
+        rests = precision == "bfloat16"
+        return resting(self.model.language_model) if rests else nullcontext()
+
     def state(self) -> dict:
         return {}
 
@@ -187,7 +146,8 @@ class AdaptersObjective(Objective):
         batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
-        return Part(count, lambda: self.model(batch, media).loss, sum(positions(self.model, one) for one in ready))
+        places = sum(positions_of(self.model, one) for one in ready)
+        return Part(count, lambda: self.model(batch, media, logits=self.config.shard).loss, places)
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""
@@ -213,9 +173,11 @@ class AdaptersObjective(Objective):
 
     def identity(self) -> dict[str, Any]:
         model, training = self.model, self.training
+        ahead = isinstance(training, StreamedExamples) and not self.config.stream
         return {
             "objective": self.name,
             "data": training.fingerprint(),
+            **({"features": "ahead"} if ahead else {}),
             "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
             **identity_of(model),
         }

@@ -78,6 +78,10 @@ class Objective(ABC):
         """A context for a change of the weights: a model does not write texts with it meanwhile, in any thread."""
         return self.module.changes.changing("trained") if isinstance(self.module, Changing) else nullcontext()
 
+    def steps_in(self, precision: str) -> AbstractContextManager[None]:
+        """A context for all steps of a run that compute in this precision, "float32" or "bfloat16"."""
+        return nullcontext()
+
     def begin(self) -> None:  # noqa: B027 - most need nothing
         """Called before the first step of a new run, not of a resumed one."""
 

@@ -58,8 +58,22 @@ def train_codec(
     check_device(config.device)
     with owned(output, config.device):
         media = TrainingMedia.read(codec, data, held_out, config)
-        objective = CodecObjective(codec.to(config.device), media, config, perceptual)
-        return Trainer(objective, config, output, progress=progress).fit(resume=resume)
+        return codec_trainer(codec, media, output, config, perceptual, progress=progress).fit(resume=resume)
+
+
+def codec_trainer(
+    codec: Codec,
+    media: TrainingMedia,
+    output: Path,
+    config: CodecTrainConfig,
+    perceptual: Distance | None = None,
+    *,
+    progress: bool = True,
+) -> Trainer:
+    """What `train_codec` runs, once its media are read."""
+    return Trainer(
+        CodecObjective(codec.to(config.device), media, config, perceptual), config, output, progress=progress
+    )
 
 
 class CodecObjective(Objective):

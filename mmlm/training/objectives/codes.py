@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from mmlm.training.objectives.base import Objective, Part
 from mmlm.training.owner import owned
 from mmlm.training.pairs import Pair, Pairs, read_pairs
 from mmlm.training.ranks import own, summed
+from mmlm.training.resting import resting
 from mmlm.training.result import TrainResult
 from mmlm.training.shuffle import Shuffle, generator
 from mmlm.training.trainer import Trainer
@@ -51,21 +53,36 @@ def train_writing(
     neither. Recordings longer than `max_seconds` are left out, and counted in a warning.
     `output/metrics.jsonl` gets the loss in nats per code, of training and, by medium, of what is held out.
     """
-    config = config or WritingTrainConfig()
-    output, host = check_output(output), model.language_model
+    config, output = config or WritingTrainConfig(), check_output(output)
+    check_writes(model, config)
+    records = [read_records(source) for source in (data, *([] if held_out is None else [held_out]))]
+    with owned(output, model.device):
+        read = (output / "codes", config.max_seconds, progress)
+        pairs, *others = [read_pairs(model, own, *read) for own in records]
+        return writing_trainer(model, pairs, next(iter(others), None), output, config, progress).fit(resume=resume)
+
+
+def writing_trainer(
+    model: MultimodalLM,
+    pairs: Pairs,
+    held: Pairs | None,
+    output: Path,
+    config: WritingTrainConfig,
+    progress: bool = True,
+) -> Trainer:
+    """What `train_writing` runs, once there are codes."""
+    return Trainer(CodesObjective(model, pairs, held, config), config, output, progress=progress)
+
+
+def check_writes(model: MultimodalLM, config: WritingTrainConfig) -> None:
+    """ValueError for a model that has nothing of what `config.tune` trains."""
+    host = model.language_model
     if host.codes is None:
         raise ValueError("the model has no codecs: assemble it with codecs=mmlm.Codecs(image=..., audio=...)")
     if config.tune == "lora" and host.lora is None:
         raise ValueError("the model has no LoRA: assemble it with a lora rank above 0, or tune rows, or full")
     if config.tune == "lora" and host.lora_config.reads:
         raise ValueError("the model's LoRA acts in reading too, which writing would change: tune rows, or full")
-    records = [read_records(source) for source in (data, *([] if held_out is None else [held_out]))]
-    with owned(output, model.device):
-        read = (output / "codes", config.max_seconds, progress)
-        pairs, *others = [read_pairs(model, own, *read) for own in records]
-        held = others[0] if others else None
-        objective = CodesObjective(model, pairs, held, config)
-        return Trainer(objective, config, output, progress=progress).fit(resume=resume)
 
 
 class CodesObjective(Objective):
@@ -93,6 +110,10 @@ class CodesObjective(Objective):
             found |= {f"language_model.{name}": parameter for name, parameter in host.model.named_parameters()}
         return found
 
+    def steps_in(self, precision: str) -> AbstractContextManager[None]:
+        rests = precision == "bfloat16" and self.config.tune != "full"
+        return resting(self.model.language_model) if rests else nullcontext()
+
     def state(self) -> dict[str, Tensor]:
         return {}
 
@@ -117,7 +138,9 @@ class CodesObjective(Objective):
         total = sum(counts)
 
         def loss() -> Tensor:
-            losses = [self.model(batch, [[] for _ in batch.input_ids], codes=True).loss for batch in batches]
+            losses = [
+                self.model(batch, [[] for _ in batch.input_ids], codes=True, logits=False).loss for batch in batches
+            ]
             return torch.stack([own * count for own, count in zip(losses, counts, strict=True)]).sum() / total
 
         return Part(total, loss, total)

@@ -54,8 +54,14 @@ def train_decoder(
     check_device(config.device)
     with owned(output, config.device):
         media = TrainingMedia.read(decoder.codec, data, held_out, config)
-        objective = DecoderObjective(decoder.to(config.device), media, config)
-        return Trainer(objective, config, output, progress=progress).fit(resume=resume)
+        return decoder_trainer(decoder, media, output, config, progress=progress).fit(resume=resume)
+
+
+def decoder_trainer(
+    decoder: DiffusionDecoder, media: TrainingMedia, output: Path, config: CodecTrainConfig, *, progress: bool = True
+) -> Trainer:
+    """What `train_decoder` runs, once its media are read."""
+    return Trainer(DecoderObjective(decoder.to(config.device), media, config), config, output, progress=progress)
 
 
 class DecoderObjective(Objective):
