@@ -34,7 +34,8 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.generation.media import media_spans
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Writing, request
-from mmlm.serving.engine import Engine, EngineOptions
+from mmlm.serving.engine import Engine
+from mmlm.serving.options import EngineOptions
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("text", "picture", "five", "speech", "drawing", "shots")

@@ -17,8 +17,9 @@ from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Writing, request
 from mmlm.model.changes import ModelChangedError
-from mmlm.serving.engine import Engine, EngineOptions
+from mmlm.serving.engine import Engine
 from mmlm.serving.known import KnownMedia, Recent, digest_of, keys_of
+from mmlm.serving.options import EngineOptions
 from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError, Token
 from support import families, parts
 
@@ -182,6 +183,35 @@ def test_a_fault_of_one_request_is_nobody_elses():
                 ticket.results(WAIT)
 
 
+def test_a_listener_that_fails_gives_its_request_up():
+    def fails(token: Token | None) -> None:
+        raise RuntimeError("event loop is closed")
+
+    model, expected = shared()
+    with Engine(model) as engine:
+        deaf = engine.submit(PROMPTS[1], endless(), listener=fails)
+        with pytest.raises(CancelledError):
+            deaf.results(WAIT)
+        assert_same(engine.submit(ASKED[0][0], GenerationOptions(**ASKED[0][1])).results(WAIT), expected[0])
+
+
+def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(monkeypatch):
+    model, expected = shared()
+    with Engine(model) as engine:
+        step, failed = engine._step, threading.Event()
+
+        def fails_once() -> None:
+            if not failed.is_set():
+                failed.set()
+                raise RuntimeError("a fault")
+            step()
+
+        monkeypatch.setattr(engine, "_step", fails_once)
+        with pytest.raises(RuntimeError, match="a fault"):
+            engine.submit(PROMPTS[1], endless()).results(WAIT)
+        assert_same(engine.submit(ASKED[0][0], GenerationOptions(**ASKED[0][1])).results(WAIT), expected[0])
+
+
 def test_logits_that_are_no_numbers_end_their_request():
     model = parts.build()
     with torch.no_grad():
@@ -283,6 +313,9 @@ def test_positions_of_media_are_told_apart_by_their_content():
     picture = parts.picture(1)
     same, other = (digest_of(mmlm.Image(one)) for one in (picture.copy(), parts.picture(2)))
     assert digest_of(mmlm.Image(picture)) == same != other
+    palettes = [picture.convert("P"), picture.convert("P")]
+    palettes[1].putpalette(bytes(range(256)) * 3)
+    assert palettes[0].tobytes() == palettes[1].tobytes() and {digest_of(one) for one in palettes} == {None}
     assert digest_of("text") is digest_of(mmlm.Image("a/path.png")) is None
     assert digest_of(mmlm.Image(b"x")) != digest_of(mmlm.Sound(b"x"))
 

@@ -26,7 +26,7 @@ from mmlm.serving.clients import EventStream
 from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.dialect.chat import ChatRequest
 from mmlm.serving.dialect.speech import encoded
-from mmlm.serving.engine import EngineOptions
+from mmlm.serving.options import EngineOptions
 from mmlm.serving.settings import Limits
 from support.serving import serving, until
 

@@ -7,11 +7,10 @@ other reads prompts, a piece at a time, and makes the steps of all running rows 
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,62 +18,18 @@ from torch import Tensor
 
 from mmlm.generation.memory import MemoryLimitError
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.request import Request, Writing, request
+from mmlm.generation.request import Request, Writing
 from mmlm.generation.sampler import never_written
 from mmlm.model.network import MultimodalNetwork
-from mmlm.serving.known import KnownMedia, KnownPrompts, keys_of
+from mmlm.serving.known import KnownPrompts
+from mmlm.serving.options import Counts, EngineOptions
+from mmlm.serving.preparing import Preparing, Waiting
 from mmlm.serving.probe import longest_together
 from mmlm.serving.running import Running
 from mmlm.serving.slots import Slots
-from mmlm.serving.ticket import BusyError, CancelledError, Listener, Ticket
+from mmlm.serving.ticket import CancelledError, Listener, Ticket
 
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How much an engine takes on.
-
-    max_rows: rows that are decoded together. max_waiting: requests that may wait for a place.
-    prompt_tokens: tokens of prompts that are read between two steps, so that running texts do not stall.
-    cache_bytes: of media and prompts that are kept in case they come again; 0 keeps none.
-    """
-
-    max_rows: int = 32
-    max_waiting: int = 256
-    prompt_tokens: int = 256
-    cache_bytes: int = 1 << 28
-
-    def __post_init__(self) -> None:
-        for name, least in {"max_rows": 1, "max_waiting": 1, "prompt_tokens": 1, "cache_bytes": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-
-
-@dataclass
-class Counts:
-    """What an engine has done since it began."""
-
-    requests: int = 0
-    finished: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    known_tokens: int = 0  # of prompts, that were not read again
-    generated_tokens: int = 0
-    steps: int = 0
-
-
-@dataclass(eq=False)
-class _Waiting:
-    ticket: Ticket
-    prompt: Sequence[Any]
-    options: GenerationOptions
-    writing: Writing | None
-    request: Request | None = None
-    keys: list[int] = field(default_factory=list)  # one for each position of the prompt, see `keys_of`
-
-    @property
-    def rows(self) -> int:
-        guided = self.writing is not None and self.writing.guidance_scale != 1.0
-        return self.options.num_return_sequences * (2 if guided else 1)
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -87,18 +42,15 @@ class Engine:
     def __init__(self, model: MultimodalNetwork, options: EngineOptions = EngineOptions()) -> None:
         self.model, self.options, self.counts = model, options, Counts()
         self._turn = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()  # to be prepared
-        self._preparing = 0
-        self._ready: deque[_Waiting] = deque()  # to be read, in order of arrival
+        self._preparing = Preparing(model, options, self._turn, self._fail)
         self._running: list[Running] = []
         self._slots: dict[tuple[bool, bool, int], Slots] = {}
         self._closed = False
-        self._media = KnownMedia(options.cache_bytes // 2)
         self._prompts = KnownPrompts(options.cache_bytes // 2)
         self._together: tuple[int, int] | None = None  # the changes of the model, and its `longest_together`
         self._threads = [
             threading.Thread(target=work, name=f"mmlm-{name}", daemon=True)
-            for name, work in (("prepare", self._prepare_all), ("decode", self._decode_all))
+            for name, work in (("prepare", self._preparing.run), ("decode", self._decode_all))
         ]
         for thread in self._threads:
             thread.start()
@@ -125,7 +77,7 @@ class Engine:
         """
         options = options or GenerationOptions()
         deadline = None if timeout is None else time.monotonic() + timeout
-        waiting = _Waiting(Ticket(deadline, listener), prompt, options, writing)
+        waiting = Waiting(Ticket(deadline, listener), prompt, options, writing)
         if options.num_beams > 1:
             raise ValueError("num_beams: requests that are decoded together take no beams")
         if waiting.rows > self.options.max_rows:
@@ -133,17 +85,14 @@ class Engine:
         with self._turn:
             if self._closed:
                 raise CancelledError("the engine is closed")
-            if self.waiting >= self.options.max_waiting:
-                raise BusyError(f"{self.waiting} requests wait already: try again later")
+            self._preparing.add(waiting)
             self.counts.requests += 1
-            self._waiting.append(waiting)
-            self._turn.notify_all()
         return waiting.ticket
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a place."""
-        return len(self._waiting) + self._preparing + len(self._ready)
+        return len(self._preparing)
 
     @property
     def running(self) -> int:
@@ -153,50 +102,11 @@ class Engine:
     def close(self) -> None:
         """Ends the engine; requests that have not ended get a CancelledError."""
         with self._turn:
-            self._closed = True
+            self._closed = self._preparing.closed = True
             self._turn.notify_all()
         for thread in self._threads:
             thread.join()
-        for ticket in [one.ticket for one in (*self._waiting, *self._ready)] + [one.ticket for one in self._running]:
-            ticket.end(error=CancelledError("the engine was closed"))
-
-    # Preparing
-
-    def _prepare_all(self) -> None:
-        while True:
-            with self._turn:
-                self._turn.wait_for(
-                    lambda: self._closed or (self._waiting and len(self._ready) < self.options.max_rows)
-                )
-                if self._closed:
-                    return
-                room = self.options.max_rows - len(self._ready)
-                batch = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-                self._preparing = len(batch)
-            batch = [one for one in batch if not self._gave_up(one.ticket)]
-            self._media.learn(self.model, [part for one in batch for part in one.prompt])
-            for one in batch:
-                try:
-                    one.request, one.keys = self._prepared(one)
-                except Exception as error:  # whatever is wrong with a request is its caller's to know
-                    self._fail(one.ticket, error)
-                with self._turn:
-                    self._preparing -= 1
-                    if one.request is not None:
-                        self._ready.append(one)
-                    self._turn.notify_all()
-            with self._turn:
-                self._preparing = 0
-
-    def _prepared(self, one: _Waiting) -> tuple[Request, list[int]]:
-        prompt, digests = self._media.known(one.prompt)
-        made = request(self.model, [prompt], one.options, one.writing)
-        decoder, fusion = made.decoder, self.model.fusion
-        rows = decoder.ids[:, : decoder.length].tolist()
-        if len(rows) > 1 or not self.options.cache_bytes:
-            return made, []
-        positions = [fusion.positions(latents) for latents in decoder.context.latents_per_item()]
-        return made, keys_of(rows[0], self.model.language_model.vocabulary.media_ids, digests, positions)
+        self._fail_all(CancelledError("the engine was closed"), queued=True)
 
     # Decoding
 
@@ -204,26 +114,33 @@ class Engine:
     def _decode_all(self) -> None:
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: self._closed or self._ready or self._running)
+                self._turn.wait_for(lambda: self._closed or self._preparing.ready or self._running)
                 if self._closed:
                     return
-            self._drop_given_up()
-            self._read_prompts()
-            self._step()
+            try:
+                self._preparing.drop_given_up()
+                for running in [one for one in self._running if self._preparing.gave_up(one.ticket)]:
+                    self._leave(running)
+                self._read_prompts()
+                self._step()
+            except Exception as error:  # nobody is to wait for ever for what cannot come
+                log.exception("the engine fails all requests that it had begun")
+                self._fail_all(error)
+                self._slots.clear()
 
-    def _drop_given_up(self) -> None:
-        for running in [one for one in self._running if self._gave_up(one.ticket)]:
-            self._leave(running)
-        with self._turn:
-            gone = [one for one in self._ready if self._gave_up(one.ticket)]
-            for one in gone:
-                self._ready.remove(one)
+    def _fail_all(self, error: Exception, queued: bool = False) -> None:
+        """Fails what was begun, and with `queued` what still waits to be prepared."""
+        begun = [one.ticket for one in self._running]
+        self._running.clear()
+        for ticket in begun:
+            self._fail(ticket, error)
+        self._preparing.fail_all(error, queued)
 
     def _read_prompts(self) -> None:
         """Reads prompts in order of arrival, as many tokens as may be read between two steps."""
         budget = self.options.prompt_tokens
-        while budget > 0 and self._ready:
-            one = self._ready[0]
+        while budget > 0 and self._preparing.ready:
+            one = self._preparing.ready[0]
             assert one.request is not None, "what is ready was prepared"
             rows = sum(running.count * (2 if running.guided else 1) for running in self._running)
             if rows + one.rows > self.options.max_rows:
@@ -233,10 +150,10 @@ class Engine:
             except Exception as error:
                 if isinstance(error, MemoryLimitError) and self._running and one.request.decoder.read == 0:
                     return  # there is room once a running request has ended
-                self._remove(one)
+                self._preparing.remove(one)
                 self._fail(one.ticket, error)
 
-    def _read(self, one: _Waiting, budget: int) -> int:
+    def _read(self, one: Waiting, budget: int) -> int:
         """Reads up to `budget` tokens of a prompt, and starts its rows after the last; how many were read."""
         assert one.request is not None, "what is ready was prepared"
         decoder = one.request.decoder
@@ -253,20 +170,13 @@ class Engine:
         logits = decoder.advance(budget if decoder.keeps_all else decoder.length)
         self.counts.prompt_tokens += decoder.read - before
         if logits is not None:
-            self._remove(one)
+            self._preparing.remove(one)
             if one.keys and decoder.keeps_all:
                 self._prompts.keep(one.keys, decoder)
             running = Running(one.ticket, one.request, slots)
             running.begin(logits)
             self._after(running)
         return decoder.read - before
-
-    def _remove(self, one: _Waiting) -> None:
-        """It waits no longer: its rows are running, or it has failed."""
-        with self._turn:
-            if one in self._ready:
-                self._ready.remove(one)
-            self._turn.notify_all()
 
     def _slots_for(self, made: Request) -> Slots | None:
         """Where the rows of a request are decoded with others; None where the language model does not allow it."""
@@ -351,12 +261,6 @@ class Engine:
                     if other.slots is slots and moved in other.places:
                         other.places[other.places.index(moved)] = place
                         break
-
-    def _gave_up(self, ticket: Ticket) -> bool:
-        error = ticket.given_up()
-        if error is not None:
-            self._fail(ticket, error)
-        return error is not None
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self.counts.failed += 1

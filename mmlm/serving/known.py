@@ -119,7 +119,8 @@ def digest_of(part: Any) -> str | None:
     kind = type(part).__name__
     if isinstance(source, (bytes, bytearray)):
         return _hashed(kind, "bytes", bytes(source))
-    if isinstance(source, PILImage.Image) and not getattr(source, "filename", ""):
+    # What turns a picture, or says what its values mean, lies beside its pixels.
+    if isinstance(source, PILImage.Image) and source.mode in ("L", "RGB") and not source.info and not source.getexif():
         return _hashed(kind, f"{source.mode} {source.size}", source.tobytes())
     if isinstance(source, np.ndarray):
         return _hashed(kind, f"{source.dtype} {source.shape}", np.ascontiguousarray(source).tobytes())

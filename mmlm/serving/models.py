@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mmlm.model.network import MultimodalNetwork
-from mmlm.serving.engine import Engine, EngineOptions
+from mmlm.serving.engine import Engine
+from mmlm.serving.options import EngineOptions
 from mmlm.serving.ticket import BusyError
 
 

@@ -15,8 +15,8 @@ import uvicorn
 
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.app import make_app
-from mmlm.serving.engine import EngineOptions
 from mmlm.serving.models import Models
+from mmlm.serving.options import EngineOptions
 from mmlm.serving.settings import Settings
 
 CLOSING_SECONDS = 10  # in which answers may still be finished

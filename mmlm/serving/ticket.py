@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mmlm.generation.result import GenerationResult
+
+log = logging.getLogger(__name__)
 
 
 class CancelledError(RuntimeError):
@@ -88,8 +91,7 @@ class Ticket:
     def deliver(self, token: Token) -> None:
         """Hands a token on."""
         self.times.first_token = self.times.first_token or time.monotonic()
-        if self._listener is not None:
-            self._listener(token)
+        self._tell(token)
 
     def end(self, results: list[GenerationResult] | None = None, error: Exception | None = None) -> None:
         """The request has ended with results, or with an error."""
@@ -98,5 +100,14 @@ class Ticket:
         self._results, self._error = results or [], error
         self.times.ended = time.monotonic()
         self._ended.set()
-        if self._listener is not None:
-            self._listener(None)
+        self._tell(None)
+
+    def _tell(self, token: Token | None) -> None:
+        """Calls the listener; one that fails, as where its event loop is closed, gives the request up."""
+        if self._listener is None:
+            return
+        try:
+            self._listener(token)
+        except Exception:
+            log.exception("the listener of a request failed: the request is given up")
+            self._listener, self._cancelled = None, True

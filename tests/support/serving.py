@@ -12,8 +12,8 @@ from typing import Any
 
 import uvicorn
 
-from mmlm.serving.engine import EngineOptions
 from mmlm.serving.models import Models
+from mmlm.serving.options import EngineOptions
 from mmlm.serving.run import Place, configured
 from mmlm.serving.settings import Settings
 
