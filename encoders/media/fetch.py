@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -33,17 +33,18 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def fetch(url: str, check: Callable[[int], None], seconds: float) -> bytes:
+def fetch(url: str, check: Callable[[int], None], seconds: float, hosts: Collection[str] | None = None) -> bytes:
     """The data of an address, fetched within `seconds`: names, connections, redirects, headers and data together.
 
-    check: called with the length that is stated, and then with that of what has arrived. Machines that are not of the
+    check: called with the length that is stated, and then with that of what has arrived. hosts: the names, in small
+    letters, that addresses may have, those of redirects too; None for any. Machines that are not of the
     internet are refused by the address that is connected to, after each redirect too, since a name may lead anywhere.
     Proxies that the environment names are not used: they would connect in our place.
     OSError, HTTPException or ValueError for what cannot be fetched; TimeoutError where it takes longer.
     """
-    check_address(url)
+    check_address(url, hosts)
     end = time.monotonic() + seconds
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Redirects, _Http(end), _Https(end))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Redirects(hosts), _Http(end), _Https(end))
     data = bytearray()
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "mmlm"})
@@ -61,8 +62,11 @@ def fetch(url: str, check: Callable[[int], None], seconds: float) -> bytes:
     return bytes(data)
 
 
-def check_address(url: str) -> None:
-    """ValueError for an address that is none of http(s): by its kind, its host, its port, its length or characters."""
+def check_address(url: str, hosts: Collection[str] | None = None) -> None:
+    """ValueError for an address that is none of http(s): by its kind, its host, its port, its length or characters.
+
+    hosts: those that are allowed; None for any.
+    """
     if len(url) > _MOST_CHARACTERS:
         raise ValueError(f"it has more than {_MOST_CHARACTERS:,} characters")
     if any(ord(character) <= 32 or ord(character) == 127 for character in url):
@@ -80,10 +84,15 @@ def check_address(url: str) -> None:
             raise ValueError(f"{parts.netloc!r} is no host")
     if parts.port == 0:  # of other ports that are none, `port` itself raises the error
         raise ValueError("there is no port 0")
+    if hosts is not None and parts.hostname not in hosts:
+        raise ValueError(f"{parts.hostname[:80]!r} is none of the hosts that are allowed")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https addresses only."""
+    """Follows redirects to http and https addresses only, of `hosts` where they are given."""
+
+    def __init__(self, hosts: Collection[str] | None) -> None:
+        self.hosts = hosts
 
     def redirect_request(
         self,
@@ -96,7 +105,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """The request to the new address; ValueError where that is none of http(s)."""
         try:
-            check_address(newurl)
+            check_address(newurl, self.hosts)
         except ValueError as error:
             raise ValueError(f"it leads on to another address: {error}") from error
         fp.close()  # which urllib would read to its end

@@ -51,18 +51,14 @@ def load_image(
         return _decode(source, label, max_pixels)
     if _is_array(source):
         return _from_array(source, label, max_pixels)
-    data = read_bytes(source, label, max_bytes, allow_url)
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MediaError(f"{label}: too many pixels, or a decompression bomb ({error}); scale it down") from error
-    except Exception as error:  # PIL's plugins raise many types on broken headers
-        if data[4:8] == b"ftyp" and data[8:12] in HEIF:
-            raise MediaError(f"{label}: a HEIC photograph, as iPhones take; save it as JPEG and give that") from error
-        what = "the source is empty" if not data else "not an image, or damaged"
-        raise MediaError(f"{label}: {what}; give one of {', '.join(FORMATS)}") from error
-    with image:
+    with _opened(read_bytes(source, label, max_bytes, allow_url), label) as image:
         return _decode(image, label, max_pixels)
+
+
+def pixels_of(data: bytes, label: str) -> int:
+    """How many pixels an encoded image has by its header; MediaError for what is no image."""
+    with _opened(data, label) as image:
+        return image.width * image.height
 
 
 def content_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
@@ -78,6 +74,19 @@ def content_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 # ---- from bytes or values to RGB
+
+
+def _opened(data: bytes, label: str) -> Image.Image:
+    """An encoded image of which the header has been read; MediaError for what is none."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError(f"{label}: too many pixels, or a decompression bomb ({error}); scale it down") from error
+    except Exception as error:  # PIL's plugins raise many types on broken headers
+        if data[4:8] == b"ftyp" and data[8:12] in HEIF:
+            raise MediaError(f"{label}: a HEIC photograph, as iPhones take; save it as JPEG and give that") from error
+        what = "the source is empty" if not data else "not an image, or damaged"
+        raise MediaError(f"{label}: {what}; give one of {', '.join(FORMATS)}") from error
 
 
 def _decode(image: Image.Image, label: str, max_pixels: int) -> Image.Image:

@@ -1,21 +1,16 @@
 """Messages on standard error, in the words of the command line.
 
-The library's errors name its keywords ("raise max_seconds"). Where the verb has the option, it is named in place of the
-keyword; where it has none, that remedy is left out.
+Where the verb has an option for a keyword that a message names, it is named in its place; where it has none, that
+remedy is left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Set
 
-_KEYWORD = r"(?P<name>[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?==))(?:=(?P<value>[\w.]+|'[^']*'|\"[^\"]*\")?)?(?![\w(/])"
-_REMEDY = rf"(?:pass|passing|raise|set|give|use|leave) {_KEYWORD}(?: off| instead)?"
-_LAST_REMEDY = re.compile(rf"(?:[,;:]? or|[,;:]?) (?:by )?{_REMEDY}")
-_ASIDE = re.compile(rf" \([^()]*{_REMEDY}\)")
-_QUOTED = re.compile(r"((?<![\w=])'[^']*'|(?<!=)\"[^\"]*\")")
+from mmlm.remedies import reworded
 
 
 def complain(args: argparse.Namespace, message: str) -> None:
@@ -28,25 +23,13 @@ def on_the_command_line(message: str, flags: Set[str] | None) -> str:
 
     flags: None for a verb whose arguments are the keywords themselves, `steps=200`.
     """
-    message = " ".join(message.split())
     if flags is None:
-        return message
+        return " ".join(message.split())
 
-    def remedy(found: re.Match[str]) -> str:
-        return found[0] if _flag(found["name"]) in flags else ""
-
-    def option(found: re.Match[str]) -> str:
-        flag = _flag(found["name"])
+    def option(name: str, value: str | None) -> str | None:
+        flag = "--" + name.replace("_", "-")
         if flag not in flags:
-            return found[0]
-        value = found["value"]
+            return None
         return flag if value in (None, "True", "False") else f"{flag} {value.removeprefix('torch.')}"
 
-    pieces = _QUOTED.split(message)
-    for index in range(0, len(pieces), 2):
-        pieces[index] = re.sub(_KEYWORD, option, _LAST_REMEDY.sub(remedy, _ASIDE.sub(remedy, pieces[index])))
-    return "".join(pieces)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return reworded(message, option)

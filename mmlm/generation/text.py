@@ -58,3 +58,29 @@ def held_back(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end may be the beginning of a stop string."""
     starts = [n for string in stop for n in range(1, min(len(string), len(text) + 1)) if text.endswith(string[:n])]
     return max(starts, default=0)
+
+
+class Pieces:
+    """The text of a row, piece by piece: joined, the pieces are the whole text, which ends before a stop string.
+
+    decode: turns ids into text. stopped: whether a stop string has come, after which nothing is given.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+        self._text, self._stop, self._waiting = PartialText(decode), stop, ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """What may be given out after one more token, which is no end token."""
+        if self.stopped:
+            return ""
+        self._text, piece = self._text.push(token)
+        self._waiting, self.stopped = cut_at(self._waiting + piece, self._stop)
+        kept = 0 if self.stopped else held_back(self._waiting, self._stop)  # what may be the beginning of a stop string
+        ready = self._waiting[: len(self._waiting) - kept]
+        self._waiting = self._waiting[len(ready) :]
+        return ready
+
+    def rest(self) -> str:
+        """What is left to give out when no more tokens come."""
+        return "" if self.stopped else cut_at(self._waiting + self._text.rest(), self._stop)[0]

@@ -21,7 +21,7 @@ from mmlm.generation.options import GenerationOptions, takes_options
 from mmlm.generation.request import Progress, Writing, request
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Codes
+from mmlm.prompting.parts import Codes, Part
 from mmlm.tasks.rows import as_rows
 
 Drawn = Medium | GenerationResult
@@ -113,10 +113,23 @@ def written_codes(
     max_seconds: float = 4.0,
 ) -> list[GenerationResult]:
     """The codes of what a text says, `options.num_return_sequences` times: one picture or sound in each result."""
+    prompt, writing = writing_of(model, modality, text, guidance_scale, fixed=fixed, max_seconds=max_seconds)
+    return request(model, [prompt], options, writing).results(options.sampler(model.device), progress)[0]
+
+
+def writing_of(
+    model: MultimodalNetwork,
+    modality: Literal["image", "audio"],
+    text: str,
+    guidance_scale: float = 1.0,
+    *,
+    fixed: dict[Place, int] | None = None,
+    max_seconds: float = 4.0,
+) -> tuple[list[Part], Writing]:
+    """The prompt for one picture or sound of a text, and what may be written after it."""
     prompt = model.template.writing_prompt(modality, text_of(text))
     without = model.template.writing_prompt(modality, "")
-    writing = Writing(modality, media_spans(model, modality, max_seconds), fixed, guidance_scale, without)
-    return request(model, [prompt], options, writing).results(options.sampler(model.device), progress)[0]
+    return prompt, Writing(modality, media_spans(model, modality, max_seconds), fixed, guidance_scale, without)
 
 
 def rendered(

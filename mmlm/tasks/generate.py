@@ -14,7 +14,7 @@ from mmlm.generation.media import check_steps, media_spans, render
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
 from mmlm.generation.request import Progress, Request, Writing, request
 from mmlm.generation.result import GenerationResult
-from mmlm.generation.text import PartialText, cut_at, held_back
+from mmlm.generation.text import Pieces
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes
 from mmlm.tasks.rows import Results, as_prompts
@@ -100,26 +100,21 @@ class TextStream(Iterator[str]):
 
     def _read(self) -> Generator[str]:
         running, options = self._running, self._running.options
-        stop, constraints = options.stop_strings, running.constraints()
-        text, waiting = PartialText(running.model.processor.decode), ""
+        constraints = running.constraints()
+        text = Pieces(running.model.processor.decode, options.stop_strings)
         ids: list[int] = []
         log_probs: list[float] = []
-        stopped = False
         for step in running.steps(options.sampler(running.model.device), constraints):
             token = int(step.tokens[0])
             ids.append(token)
             log_probs.append(float(step.log_probs[0]))
             if token in running.stop_ids:
                 break
-            text, piece = text.push(token)
-            waiting, stopped = cut_at(waiting + piece, stop)
-            kept = 0 if stopped else held_back(waiting, stop)  # what may be the beginning of a stop string
-            if ready := waiting[: len(waiting) - kept]:
-                yield ready
-            waiting = waiting[len(waiting) - kept :]
-            if stopped:
+            if piece := text.push(token):
+                yield piece
+            if text.stopped:
                 break
-        if not stopped and (rest := cut_at(waiting + text.rest(), stop)[0]):
+        if rest := text.rest():
             yield rest
         self._result = running.result(0, ids, log_probs, constraints[0].finished if constraints else None)
 

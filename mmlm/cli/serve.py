@@ -1,0 +1,103 @@
+"""Serve models over HTTP, in the dialect of OpenAI's API."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import ipaddress
+import os
+
+from mmlm.cli.loading import check_pack, device_of, load_model
+from mmlm.cli.options import (
+    CODECS,
+    PARTS,
+    add_device_option,
+    add_dtype_option,
+    add_pack_option,
+    add_part_options,
+    file_path,
+)
+
+EXAMPLES = """\
+  mmlm serve
+  mmlm serve nano runs/first/model --max-loaded 1
+  MMLM_API_KEY=... mmlm serve nano --host 0.0.0.0 --port 8080
+  mmlm serve --allow-url images.example.org upload.example.org"""
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    verb.add_argument(
+        "models", nargs="*", type=file_path, metavar="MODEL", help="presets, folders or hub ids (default: nano)"
+    )
+    verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1)")
+    verb.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
+    verb.add_argument(
+        "--api-key", metavar="KEY",
+        help="what requests must carry, or the environment's MMLM_API_KEY; needed where --host is another than this "
+        "machine alone",
+    )  # fmt: skip
+    verb.add_argument(
+        "--allow-url", nargs="+", default=[], metavar="HOST", help="fetch pictures from these hosts (default: none)"
+    )
+    group = verb.add_argument_group("how much at once")
+    group.add_argument("--max-rows", type=int, default=32, metavar="N", help="texts written together (default: 32)")
+    group.add_argument("--max-waiting", type=int, default=256, metavar="N", help="requests that wait (default: 256)")
+    group.add_argument("--max-loaded", type=int, metavar="N", help="models in memory (default: all that are used)")
+    group.add_argument("--idle-seconds", type=float, metavar="S", help="unload a model that is not used for so long")
+    limits = verb.add_argument_group("limits of one request")
+    limits.add_argument("--max-body-bytes", type=int, metavar="N", help="with its media (default: 50 MB)")
+    limits.add_argument("--max-pixels", type=int, metavar="N", help="of all its pictures (default: 64 million)")
+    limits.add_argument("--max-seconds", type=float, metavar="S", help="of all its recordings (default: 1 hour)")
+    limits.add_argument("--timeout", type=float, metavar="S", help="after which it is given up (default: 600)")
+    add_part_options(verb, joining=False)
+    add_device_option(verb)
+    add_dtype_option(verb)
+    add_pack_option(verb)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until it is interrupted."""
+    key = args.api_key or os.environ.get("MMLM_API_KEY") or None
+    if key is None and not is_loopback(args.host):
+        raise ValueError(
+            f"--host {args.host} is open to other machines: give a key with --api-key, or in the environment's "
+            "MMLM_API_KEY"
+        )
+    names = args.models or ["nano"]
+    if len(set(names)) < len(names):
+        raise ValueError("a model is named twice")
+    given = [part for part in (*PARTS, *CODECS) if vars(args)[part] is not None]
+    if given and len(names) > 1:
+        raise ValueError(f"--{given[0].replace('_', '-')} is of one model: serve that one alone")
+    check_pack(args, device_of(args))
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ImportError("serving needs the extra: pip install 'mmlm[serve]'") from error
+    from mmlm.serving.run import Place, serve
+    from mmlm.serving.settings import Limits, Settings
+
+    limits = {name: vars(args)[name] for name in ("max_body_bytes", "max_pixels", "max_seconds", "timeout")}
+    settings = Settings(
+        api_key=key,
+        hosts=frozenset(host.lower() for host in args.allow_url),
+        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+    )
+    each = {name: argparse.Namespace(**{**vars(args), "model": name}) for name in names}
+    loaders = {name: functools.partial(load_model, own) for name, own in each.items()}
+    serve(
+        loaders, settings, Place(args.host, args.port), max_rows=args.max_rows, max_waiting=args.max_waiting,
+        max_loaded=args.max_loaded, idle_seconds=args.idle_seconds,
+    )  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, which no other reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,67 @@
+"""The server as an ASGI app: OpenAI's dialect over models, behind the doors that keep it safe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from mmlm.serving.context import Context, Workers
+from mmlm.serving.dialect import chat, embeddings, images, server, speech, transcriptions
+from mmlm.serving.dialect.asked import wrong_field
+from mmlm.serving.doors import through
+from mmlm.serving.errors import ApiError, ClientLeftError, as_api_error
+from mmlm.serving.metrics import Metrics
+from mmlm.serving.models import Models
+from mmlm.serving.settings import Settings
+
+MOST_WAITING = 256  # pieces of work for threads, of each kind
+
+
+def make_app(models: Models, settings: Settings = Settings()) -> ASGIApp:
+    """The app that serves these models. It unloads them when it ends."""
+    metrics = Metrics(models)
+    context = Context(models, settings, metrics, Workers("quick", MOST_WAITING), Workers("slow", MOST_WAITING))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await models.close()
+        context.quick.close()
+        context.slow.close()
+
+    # The pages that FastAPI would show load their scripts from elsewhere.
+    app = FastAPI(title="mmlm", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.context = context
+    for endpoints in (chat, transcriptions, speech, images, embeddings, server):
+        app.include_router(endpoints.router)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ClientLeftError, _left)
+    for kind in (ApiError, ValueError, TypeError, RuntimeError, TimeoutError):
+        app.add_exception_handler(kind, _failed)
+    return through(app, settings.api_key, settings.limits, metrics)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return as_api_error(error).response()
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError), "it is registered for these"
+    return wrong_field(error.errors()).response()
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """What the framework itself refuses: paths and methods that are none, and bodies."""
+    assert isinstance(error, HTTPException), "it is registered for these"
+    said = {404: "there is nothing at this path", 405: "the path is not asked in this way"}
+    return ApiError(error.status_code, said.get(error.status_code, str(error.detail))).response()
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; it stands in the log

@@ -1,0 +1,1 @@
+"""OpenAI's dialect over HTTP: an endpoint a file, and what they share."""

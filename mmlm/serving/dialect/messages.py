@@ -1,0 +1,77 @@
+"""Messages of a request, with their pictures and recordings through the guarded door."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mmlm.model.network import MultimodalNetwork
+from mmlm.prompting.messages import Message, as_messages
+from mmlm.prompting.parts import Image, Sound
+from mmlm.serving.errors import ApiError, lacks
+from mmlm.serving.media import MediaDoor
+
+FIELDS = {
+    "text": {"text"}, "refusal": {"refusal"}, "image_url": {"image_url"}, "input_audio": {"input_audio"},
+}  # fmt: skip
+"""The types of content, and the field of each beside its type."""
+
+
+def read_messages(given: Sequence[Mapping[str, Any]], door: MediaDoor) -> list[Message]:
+    """The messages as the library takes them; ApiError that names the place of what is wrong."""
+    read: list[dict[str, Any]] = []
+    for index, message in enumerate(given):
+        place = f"messages[{index}].content"
+        content = message.get("content")
+        if isinstance(content, list):
+            content = [_part(item, f"{place}[{at}]", door) for at, item in enumerate(content)]
+        elif content is not None and not isinstance(content, str):
+            raise ApiError(400, f"{place} is a text or a list of parts", place, "invalid_value")
+        read.append({**message, "content": content})
+    return as_messages(read)
+
+
+def has_sound(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether messages of a request, not read yet, hold recordings."""
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, Mapping) and part.get("type") == "input_audio" for part in parts)
+
+
+def check_parts(model: MultimodalNetwork, name: str, turns: Sequence[Message]) -> None:
+    """ApiError where a model has no encoder for what messages hold."""
+    parts = [part for turn in turns for part in turn.content]
+    if "image" not in model.encoders and any(isinstance(part, Image) for part in parts):
+        raise lacks(name, "image encoder", "it takes texts and recordings alone", "messages")
+    if "audio" not in model.encoders and any(isinstance(part, Sound) for part in parts):
+        raise lacks(name, "audio encoder", "it takes texts and pictures alone", "messages")
+
+
+def _part(item: Any, place: str, door: MediaDoor) -> Any:
+    kind = item.get("type") if isinstance(item, Mapping) else None
+    if not isinstance(item, Mapping) or not isinstance(kind, str) or kind not in FIELDS:
+        known = ", ".join(FIELDS)
+        raise ApiError(400, f"{place} is an object whose type is one of {known}", place, "invalid_value")
+    _only(item, {"type", *FIELDS[kind]}, place)
+    if kind == "image_url":
+        inner = _inner(item, kind, {"url", "detail"}, place)
+        if inner.get("detail", "auto") not in ("auto", "low", "high"):
+            raise ApiError(400, f"{place}: detail is auto, low or high", place, "invalid_value")
+        return Image(door.picture_at(inner.get("url"), f"{place}.image_url.url"))
+    if kind == "input_audio":
+        inner = _inner(item, kind, {"data", "format"}, place)
+        return Sound(door.sound_of(inner.get("data"), f"{place}.input_audio.data"))
+    return dict(item)
+
+
+def _inner(item: Mapping[str, Any], kind: str, known: Collection[str], place: str) -> Mapping[str, Any]:
+    inner = item.get(kind)
+    if not isinstance(inner, Mapping):
+        raise ApiError(400, f"{place}.{kind} is an object", place, "invalid_value")
+    _only(inner, known, f"{place}.{kind}")
+    return inner
+
+
+def _only(item: Mapping[str, Any], known: Collection[str], place: str) -> None:
+    if unknown := sorted(map(str, item.keys() - set(known))):
+        raise ApiError(400, f"{place}: unknown field {unknown[0][:80]!r}", place, "unknown_field")

@@ -1,0 +1,79 @@
+"""What a server tells Prometheus of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from mmlm.serving.models import Loaded, Models
+from mmlm.serving.ticket import Ticket
+
+TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # seconds
+
+COUNTS = {
+    "requests": "Requests that an engine took", "finished": "Requests that ended well",
+    "failed": "Requests that failed or were cancelled", "prompt_tokens": "Tokens of prompts that were read",
+    "known_tokens": "Tokens of prompts that were known and not read again", "generated_tokens": "Tokens written",
+    "steps": "Steps of decoding",
+}  # fmt: skip
+
+
+class Metrics:
+    """Counters and times of one server, in a registry of its own."""
+
+    def __init__(self, models: Models) -> None:
+        self.registry = CollectorRegistry()
+        own: dict[str, Any] = {"registry": self.registry}
+        self._requests = Counter("mmlm_http_requests", "Requests by path and status", ["path", "status"], **own)
+        self._seconds = Histogram("mmlm_http_request_seconds", "Whole requests", ["path"], buckets=TIMES, **own)
+        self._first = Histogram(
+            "mmlm_first_token_seconds", "From the engine's taking a request to its first token", ["model"],
+            buckets=TIMES, **own,
+        )  # fmt: skip
+        self._writing = Histogram(
+            "mmlm_writing_seconds", "From the first token of a request to its end", ["model"], buckets=TIMES, **own
+        )
+        self.registry.register(_Engines(models))
+        ProcessCollector(registry=self.registry)
+
+    def note_request(self, path: str, status: int, seconds: float) -> None:
+        """A request that was answered."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def note_ticket(self, model: str, ticket: Ticket) -> None:
+        """A request that the engine has ended."""
+        times = ticket.times
+        if not times.first_token or not times.ended:
+            return
+        self._first.labels(model).observe(times.first_token - times.submitted)
+        self._writing.labels(model).observe(times.ended - times.first_token)
+
+    def page(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class _Engines(Collector):
+    """The counts of the engines of the models that are loaded, as they stand when they are asked for."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """One family for each count."""
+        loaded: list[Loaded] = self._models.loaded()
+        for name, about in COUNTS.items():
+            family = CounterMetricFamily(f"mmlm_{name}", about, labels=["model"])
+            for one in loaded:
+                family.add_metric([one.name], getattr(one.engine.counts, name))
+            yield family
+        for name, about in {"waiting": "Requests that wait", "running": "Requests being written"}.items():
+            gauge = GaugeMetricFamily(f"mmlm_{name}", about, labels=["model"])
+            for one in loaded:
+                gauge.add_metric([one.name], getattr(one.engine, name))
+            yield gauge

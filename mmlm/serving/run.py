@@ -1,0 +1,85 @@
+"""A server in this process, until it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from mmlm.model.network import MultimodalNetwork
+from mmlm.serving.app import make_app
+from mmlm.serving.engine import EngineOptions
+from mmlm.serving.models import Models
+from mmlm.serving.settings import Settings
+
+CLOSING_SECONDS = 10  # in which answers may still be finished
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens. port: 0 for a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+def serve(
+    loaders: Mapping[str, Callable[[], MultimodalNetwork]],
+    settings: Settings,
+    place: Place,
+    *,
+    max_rows: int,
+    max_waiting: int,
+    max_loaded: int | None = None,
+    idle_seconds: float | None = None,
+) -> None:
+    """Serves models. The first is loaded before, and its errors come out; others are loaded when they are asked for."""
+    options = EngineOptions(max_rows=max_rows, max_waiting=max_waiting)
+    models = Models(loaders, options, max_loaded=max_loaded, idle_seconds=idle_seconds)
+    asyncio.run(_serve(models, settings, place))
+
+
+async def _serve(models: Models, settings: Settings, place: Place) -> None:
+    async with models.using(models.names[0]):
+        pass
+    keep_contents_out_of_logs()
+    server = uvicorn.Server(configured(models, settings, place))
+    await server.serve()
+
+
+def configured(models: Models, settings: Settings, place: Place) -> uvicorn.Config:
+    """uvicorn's settings: HTTP alone, and no log of its own of requests."""
+    return uvicorn.Config(
+        make_app(models, settings), host=place.host, port=place.port, access_log=False, log_config=None, ws="none",
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=CLOSING_SECONDS,
+    )  # fmt: skip
+
+
+def keep_contents_out_of_logs() -> None:
+    """Shows the server's own lines on standard error, and of the library's warnings their places alone.
+
+    Warnings of the library quote the texts that they are about.
+    """
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("mmlm.serving", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [shown], False
+        logger.setLevel(logging.INFO)
+    for name in ("mmlm", "encoders", "decoders"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    warnings.showwarning = _show_place
+
+
+def _show_place(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    logging.getLogger("mmlm.serving").warning("%s at %s:%d", category.__name__, os.path.basename(filename), lineno)

@@ -1,0 +1,50 @@
+"""A server in a thread, on a free port, for tests that talk with it over a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import uvicorn
+
+from mmlm.serving.engine import EngineOptions
+from mmlm.serving.models import Models
+from mmlm.serving.run import Place, configured
+from mmlm.serving.settings import Settings
+
+
+@contextlib.contextmanager
+def serving(
+    loaders: dict[str, Any], settings: Settings = Settings(), options: EngineOptions = EngineOptions(), **keywords: Any
+) -> Iterator[SimpleNamespace]:
+    """A server's `url`, its `port` and its `models`."""
+    models = Models(loaders, options, **keywords)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        config = configured(models, settings, Place("127.0.0.1", port))
+        config.load()
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server could not start"
+            time.sleep(0.01)
+        try:
+            yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, models=models)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    """Waits until something holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
