@@ -29,6 +29,7 @@ from mmlm.cli import (
     speak,
     train,
     transcribe,
+    ui,
 )
 from mmlm.cli.messages import complain
 
@@ -42,6 +43,7 @@ VERBS = {
     "draw": draw,
     "speak": speak,
     "serve": serve,
+    "ui": ui,
     "init": init,
     "train": train,
     "data": data,

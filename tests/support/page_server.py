@@ -1,4 +1,4 @@
-"""A server of OpenAI's API for tests of the page: nano's answers, and a model whose answers are a script."""
+"""A server of OpenAI's API whose answers are a script, for tests of the page."""
 
 import asyncio
 import base64
@@ -11,15 +11,13 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import soundfile
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from PIL import Image
+from starlette.types import ASGIApp
 
-import mmlm
-from mmlm.serving.page import add_page
+from mmlm.serving.page.files import with_page
 
 
 def call_of(name: str, arguments: str, index: int = 0, id: str | None = None) -> dict[str, Any]:
@@ -44,9 +42,8 @@ class Seen:
     left: int = 0
 
 
-def build(nano: mmlm.MultimodalLM, seen: Seen, models: list[str]) -> FastAPI:
+def build(seen: Seen, models: list[str]) -> FastAPI:
     app = FastAPI()
-    busy = threading.Lock()
 
     @app.get("/v1/models")
     def names() -> dict[str, Any]:
@@ -57,68 +54,38 @@ def build(nano: mmlm.MultimodalLM, seen: Seen, models: list[str]) -> FastAPI:
         body = await request.json()
         seen.bodies.append(body)
         if said(body["messages"][-1]) == "refuse":
-            return JSONResponse({"error": {"message": "the model 'script' has no image encoder"}}, 400)
-        deltas = written(nano, body) if body["model"] == "nano" else scripted(body, seen)
-        return StreamingResponse(events(deltas, body), media_type="text/event-stream")
-
-    @app.post("/v1/images/generations")
-    async def draw(request: Request) -> dict[str, Any]:
-        body = await request.json()
-        seen.bodies.append(body)
-        with busy:
-            drawn = nano.draw(body["prompt"], body["n"], seed=body["seed"], temperature=body["temperature"])
-        return pictures(drawn)
+            return JSONResponse({"error": {"message": "the model has no image encoder"}}, 400)
+        return StreamingResponse(events(scripted(body, seen), body), media_type="text/event-stream")
 
     @app.post("/v1/images/edits")
     async def redraw(request: Request) -> dict[str, Any]:
+        """The picture as it came."""
         form = dict(await request.form())
-        start, mask = [Image.open(io.BytesIO(await form[name].read())) for name in ("image", "mask")]
-        seen.forms.append({**form, "image": start, "mask": mask})
-        anew = np.asarray(mask.convert("RGBA"))[..., 3] == 0
-        return pictures(nano.draw(form["prompt"], init_image=start.convert("RGB"), mask=anew, temperature=0.1))
-
-    @app.post("/v1/audio/speech")
-    async def speak(request: Request) -> Response:
-        body = await request.json()
-        seen.bodies.append(body)
-        sound, file = nano.speak(body["input"], temperature=body["temperature"], seed=body["seed"]), io.BytesIO()
-        soundfile.write(file, sound.waveform, sound.sample_rate, format="wav")
-        return Response(file.getvalue(), media_type="audio/wav")
+        data = {name: await form[name].read() for name in ("image", "mask")}
+        seen.forms.append({**form, **{name: Image.open(io.BytesIO(one)) for name, one in data.items()}})
+        return {"created": 0, "data": [{"b64_json": base64.b64encode(data["image"]).decode()}]}
 
     @app.post("/v1/audio/transcriptions")
-    async def transcribe(request: Request) -> Response:
-        form = dict(await request.form())
-        data = await form["file"].read()
-        seen.forms.append({**form, "file": data})
-        if form["language"] if "language" in form else False:
-            return PlainTextResponse("Internal Server Error", 500)
-        heard = nano.transcribe(data)
-        segments = [
-            {"id": at, "start": one.start, "end": one.end, "text": one.text} for at, one in enumerate(heard.segments)
-        ]
-        return JSONResponse({"text": heard.text, "duration": heard.seconds, "segments": segments})
+    async def transcribe() -> Response:
+        return PlainTextResponse("Internal Server Error", 500)
 
-    add_page(app)
     return app
 
 
-def pictures(drawn: Any) -> dict[str, Any]:
-    data = []
-    for picture in drawn if isinstance(drawn, list) else [drawn]:
-        picture.save(file := io.BytesIO(), "png")
-        data.append({"b64_json": base64.b64encode(file.getvalue()).decode()})
-    return {"created": 0, "data": data, "output_format": "png"}
+def counting(hits: list[str]) -> ASGIApp:
+    """An app that notes what it is asked."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            hits.append(scope["path"])
+            await Response()(scope, receive, send)
+
+    return app
 
 
 def said(message: dict[str, Any]) -> str:
     content = message["content"]
-    return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
-
-
-async def written(nano: mmlm.MultimodalLM, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    for piece in nano.stream(nano.chat_prompt(body["messages"]), max_new_tokens=body.get("max_completion_tokens", 20)):
-        yield {"content": piece}
-        await asyncio.sleep(0)
+    return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content).strip()
 
 
 async def scripted(body: dict[str, Any], seen: Seen) -> AsyncIterator[dict[str, Any]]:
@@ -162,9 +129,9 @@ async def events(deltas: AsyncIterator[dict[str, Any]], body: dict[str, Any]) ->
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """The address of an app that runs in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+def serving(app: ASGIApp) -> Iterator[str]:
+    """The address of an app that runs in a thread, with the page."""
+    server = uvicorn.Server(uvicorn.Config(with_page(app), port=0, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

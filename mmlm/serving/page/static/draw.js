@@ -5,7 +5,7 @@ import { copyOf, download, element, say, whileRunning } from "./elements.js";
 import { blobOf, picture, takeFiles } from "./files.js";
 import { Mask } from "./mask.js";
 import { settings } from "./settings.js";
-import { keep, keepFields, recall } from "./store.js";
+import { keep, keepFields, keepOnLeaving, recall } from "./store.js";
 
 export function startDraw() {
   const panel = document.getElementById("draw");
@@ -83,7 +83,13 @@ function startPicture(form) {
     start.url = url;
     show();
   };
-  image.addEventListener("load", () => start.mask.reset(image.naturalWidth, image.naturalHeight));
+  let painted = recall("draw.mask", null); // before the page was loaded
+  image.addEventListener("load", () => {
+    start.mask.reset(image.naturalWidth, image.naturalHeight);
+    if (painted) start.mask.recall(painted);
+    painted = null;
+  });
+  keepOnLeaving("draw.mask", () => (start.mask.isPainted ? canvas.toDataURL() : null));
   canvas.addEventListener("brush", ({ detail: { x, y } }) => {
     Object.assign(cursor.style, { left: `${100 * x}%`, top: `${100 * y}%`, width: `${100 * share()}%` });
   });

@@ -23,6 +23,15 @@ export class Mask {
     this.isPainted = false;
   }
 
+  // Paints what was painted before, a data URL of the canvas.
+  async recall(url) {
+    const before = new Image();
+    before.src = url;
+    await before.decode();
+    this.pen.drawImage(before, 0, 0);
+    this.isPainted = true;
+  }
+
   placeOf(event) {
     const box = this.canvas.getBoundingClientRect();
     return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
