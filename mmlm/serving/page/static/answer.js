@@ -36,7 +36,7 @@ export async function write(message, model, before, signal, changed) {
     changed();
   }
   const seconds = ((performance.now() - begun) / 1000).toFixed(1);
-  message.note = `${tokens} tokens in ${seconds} s`;
+  message.note = `${tokens} ${tokens === 1 ? "token" : "tokens"} in ${seconds} s`;
   if (isCutOff) message.note += ". Cut off at the most tokens: Settings can allow more.";
 }
 

@@ -1,6 +1,6 @@
 // Where a message is written: text, pictures, recordings from files or the microphone.
 
-import { copyOf, element, isBusy, say } from "./elements.js";
+import { copyOf, element, isBusy, say, scrollToEnd } from "./elements.js";
 import { dataUrl, picture, takeFiles } from "./files.js";
 import { partView } from "./message.js";
 import { recordButton, toWav } from "./sound.js";
@@ -57,6 +57,7 @@ export function composer(panel, name, { send, clear }) {
   });
   text.value = draft.text;
   showParts();
+  new ResizeObserver(scrollToEnd).observe(form); // which would hide the last answer as it grows
   return form;
 }
 

@@ -1,6 +1,7 @@
 // A conversation with one model: its messages, how they look, and that they survive a reload.
 
 import { emptyAnswer, write } from "./answer.js";
+import { follow, scrollToEnd } from "./elements.js";
 import { answerView, toolView, userView } from "./message.js";
 import { keep, keepOnLeaving, recall } from "./store.js";
 
@@ -34,7 +35,7 @@ export class Conversation {
     const { show } = this.add(message);
     const changed = () => {
       show(true);
-      this.follow();
+      follow();
     };
     changed();
     try {
@@ -43,7 +44,7 @@ export class Conversation {
       if (!signal.aborted) Object.assign(message, { note: "", error: error.message });
     }
     show(false);
-    this.follow();
+    follow();
     keep(this.name, this.messages);
   }
 
@@ -72,18 +73,12 @@ export class Conversation {
   add(message) {
     if (message.role !== "assistant") {
       this.log.append(message.role === "user" ? userView(message) : toolView(message));
-      this.follow(true);
+      scrollToEnd();
       return null;
     }
     const actions = { retry: () => this.retry(), give: (call, result) => this.give(call, result) };
     const { view, show } = answerView(message, message.model, actions);
     this.log.append(view);
     return { show };
-  }
-
-  // Keeps the end in sight, unless the reader has scrolled away from it.
-  follow(always = false) {
-    const { scrollHeight, clientHeight, scrollTop } = document.scrollingElement;
-    if (always || scrollHeight - clientHeight - scrollTop < 120) document.scrollingElement.scrollTop = scrollHeight;
   }
 }

@@ -26,6 +26,16 @@ export function notice(text) {
   say(document.getElementById("notice"), text);
 }
 
+export function scrollToEnd() {
+  document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
+}
+
+// Keeps the end of the page in sight, unless the reader has scrolled away from it.
+export function follow() {
+  const { scrollHeight, clientHeight, scrollTop } = document.scrollingElement;
+  if (scrollHeight - clientHeight - scrollTop < 120) scrollToEnd();
+}
+
 // Runs a job of a form, one at a time: Stop is there meanwhile (Escape does the same), and errors are said in the form.
 export async function whileRunning(form, job) {
   if (isBusy(form)) return;
