@@ -21,7 +21,7 @@ from mmlm.cli.options import (
 EXAMPLES = """\
   mmlm serve
   mmlm serve nano runs/first/model --max-loaded 1
-  MMLM_API_KEY=... mmlm serve nano --host 0.0.0.0 --port 8080
+  mmlm serve nano --host 0.0.0.0 --port 8080 --api-key KEY
   mmlm serve --allow-url images.example.org upload.example.org"""
 
 
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
             f"--host {args.host} is open to other machines: give a key with --api-key, or in the environment's "
             "MMLM_API_KEY"
         )
+    if not 0 <= args.port < 65_536:
+        raise ValueError(f"--port is 0 to 65535, not {args.port}")
     names = args.models or ["nano"]
     if len(set(names)) < len(names):
         raise ValueError("a model is named twice")

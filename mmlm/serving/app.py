@@ -14,7 +14,7 @@ from mmlm.serving.context import Context, Workers
 from mmlm.serving.dialect import chat, embeddings, images, server, speech, transcriptions
 from mmlm.serving.dialect.asked import wrong_field
 from mmlm.serving.doors import through
-from mmlm.serving.errors import ApiError, ClientLeftError, as_api_error
+from mmlm.serving.errors import ApiError, ClientLeftError, as_api_error, broken
 from mmlm.serving.metrics import Metrics
 from mmlm.serving.models import Models
 from mmlm.serving.settings import Settings
@@ -42,6 +42,7 @@ def make_app(models: Models, settings: Settings = Settings()) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientLeftError, _left)
+    app.add_exception_handler(Exception, _broken)
     for kind in (ApiError, ValueError, TypeError, RuntimeError, TimeoutError):
         app.add_exception_handler(kind, _failed)
     return through(app, settings.api_key, settings.limits, metrics)
@@ -59,8 +60,14 @@ async def _invalid(_: Request, error: Exception) -> Response:
 async def _refused(_: Request, error: Exception) -> Response:
     """What the framework itself refuses: paths and methods that are none, and bodies."""
     assert isinstance(error, HTTPException), "it is registered for these"
+    codes = {408: "timeout", 413: "body_too_large", 503: "busy"}
     said = {404: "there is nothing at this path", 405: "the path is not asked in this way"}
-    return ApiError(error.status_code, said.get(error.status_code, str(error.detail))).response()
+    message = said.get(error.status_code, str(error.detail))
+    return ApiError(error.status_code, message, code=codes.get(error.status_code)).response()
+
+
+async def _broken(_: Request, __: Exception) -> Response:
+    return broken().response()  # the door tells where, since the framework raises the error again
 
 
 async def _left(_: Request, __: Exception) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -32,9 +33,10 @@ async def beside(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         return working.result()
     finally:
         for task in (working, leaving):
-            task.cancel()
-            with contextlib.suppress(BaseException):
-                await task
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
 
 
 async def answered(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
@@ -43,19 +45,23 @@ async def answered(request: Request, work: Coroutine[Any, Any, Response]) -> Res
 
 
 class EventStream(Response):
-    """Events as they come, in the form of server-sent events. An error on the way becomes the last of them."""
+    """Events as they come, in the form of server-sent events. An error on the way becomes the last of them.
+
+    stack: what the events need, which is closed after them, or after the client left.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any] | str]) -> None:
-        self.events = events
+    def __init__(self, events: AsyncIterator[dict[str, Any] | str], stack: AsyncExitStack) -> None:
+        self.events, self.stack = events, stack
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends all events; ends where the client leaves."""
-        with contextlib.suppress(ClientLeftError):
-            await beside(receive, self._send_all(send))
+        async with self.stack:
+            with contextlib.suppress(ClientLeftError):
+                await beside(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

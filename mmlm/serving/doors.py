@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmlm.serving.errors import ApiError, tell
+from mmlm.serving.errors import ApiError, broken, tell
 from mmlm.serving.metrics import Metrics
 from mmlm.serving.settings import Limits
 
@@ -51,9 +51,7 @@ class Noted:
         except Exception as error:  # noqa: BLE001 - it has been answered; its message may hold what a user wrote
             tell(error)
             if not status:
-                await ApiError(500, "the server failed on this request", code="server_error").response()(
-                    scope, receive, noted
-                )
+                await broken().response()(scope, receive, noted)
         path = getattr(scope.get("route"), "path", "elsewhere")  # not the path itself, which a user wrote
         seconds = time.monotonic() - began
         self.metrics.note_request(path, status, seconds)

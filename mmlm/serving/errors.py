@@ -54,6 +54,11 @@ def lacks(model: str, part: str, remedy: str, param: str | None = None) -> ApiEr
     return ApiError(400, f"the model {model!r} has no {part}: {remedy}", param, "unsupported_by_model")
 
 
+def broken() -> ApiError:
+    """The error for a fault of the server's own."""
+    return ApiError(500, "the server failed on this request", code="server_error")
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What a client is told of an error. Whatever is not known to be about its request says nothing of the server."""
     if isinstance(error, ApiError):
@@ -71,7 +76,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
         return ApiError(400, told(error))
     tell(error)
-    return ApiError(500, "the server failed on this request", code="server_error")
+    return broken()
 
 
 def tell(error: BaseException) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import GenerationResult
@@ -30,7 +30,11 @@ from mmlm.tasks.chat import Mode, chat_prompt, room
 
 router = APIRouter()
 
-Stop = Annotated[str, Field(min_length=1)]
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+    Field(max_length=4),
+]
 
 
 class StreamOptions(BaseModel):
@@ -59,7 +63,7 @@ class ChatRequest(Asked):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stops | None = None
     seed: Seed | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
@@ -113,7 +117,7 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
         if not asked.stream:
             return JSONResponse(answer.whole(await running.results()))
         await running.begun()  # what is wrong with the request is told by the status, not in the stream
-        return EventStream(answer.stream(running, options, stack.pop_all()))
+        return EventStream(answer.stream(running, options), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
 
 
@@ -149,26 +153,23 @@ class _Answer:
         ]
         return {**self._head("chat.completion"), "choices": choices, "usage": usage_of(results)}
 
-    async def stream(
-        self, running: Submitted, options: GenerationOptions, stack: AsyncExitStack
-    ) -> AsyncIterator[dict[str, Any] | str]:
-        """The events of a stream; `stack` is closed at its end."""
-        async with stack:
-            rows = [_Row(self, options) for _ in range(options.num_return_sequences)]
-            for row in range(len(rows)):
-                yield self._chunk(row, {"role": "assistant", "content": ""})
-            async for token in running.tokens:
-                row = rows[token.row]
-                if piece := row.push(token.id, token.log_prob):
-                    yield self._chunk(token.row, {"content": piece}, row.log_probs())
-            results = running.ticket.results(0)
-            for index, (row, result) in enumerate(zip(rows, results, strict=True)):
-                if (piece := row.rest()) or row.waiting:
-                    yield self._chunk(index, {"content": piece}, row.log_probs())
-                yield self._chunk(index, {}, reason=result.finish_reason)
-            if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
-                yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(results)}
-            yield "[DONE]"
+    async def stream(self, running: Submitted, options: GenerationOptions) -> AsyncIterator[dict[str, Any] | str]:
+        """The events of a stream."""
+        rows = [_Row(self, options) for _ in range(options.num_return_sequences)]
+        for row in range(len(rows)):
+            yield self._chunk(row, {"role": "assistant", "content": ""})
+        async for token in running.tokens:
+            row = rows[token.row]
+            if piece := row.push(token.id, token.log_prob):
+                yield self._chunk(token.row, {"content": piece}, row.log_probs())
+        results = running.ticket.results(0)
+        for index, (row, result) in enumerate(zip(rows, results, strict=True)):
+            if (piece := row.rest()) or row.waiting:
+                yield self._chunk(index, {"content": piece}, row.log_probs())
+            yield self._chunk(index, {}, reason=result.finish_reason)
+        if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
+            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(results)}
+        yield "[DONE]"
 
     def _head(self, kind: Literal["chat.completion", "chat.completion.chunk"]) -> dict[str, Any]:
         return {"id": self.number, "object": kind, "created": self.created, "model": self.loaded.name}

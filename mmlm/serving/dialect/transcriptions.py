@@ -83,7 +83,7 @@ async def _answer(asked: TranscriptionRequest, data: bytes, context: Context) ->
             segments = [segment async for segment in heard]
             return _formatted(asked, heard.running.transcript(segments), heard.seeks)
         await heard.begun()
-        return EventStream(_events(heard, stack.pop_all()))
+        return EventStream(_events(heard), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
 
 
@@ -210,11 +210,10 @@ def _verbose(asked: TranscriptionRequest, said: Transcript, seeks: list[int]) ->
     return found
 
 
-async def _events(heard: _Hearing, stack: AsyncExitStack) -> AsyncIterator[dict[str, Any] | str]:
-    async with stack:
-        text, segments = AnswerText(), []
-        async for segment in heard:
-            segments.append(segment)
-            if delta := text.push(segment.text):
-                yield {"type": "transcript.text.delta", "delta": delta}
-        yield {"type": "transcript.text.done", "text": heard.running.transcript(segments).text}
+async def _events(heard: _Hearing) -> AsyncIterator[dict[str, Any] | str]:
+    text, segments = AnswerText(), []
+    async for segment in heard:
+        segments.append(segment)
+        if delta := text.push(segment.text):
+            yield {"type": "transcript.text.delta", "delta": delta}
+    yield {"type": "transcript.text.done", "text": heard.running.transcript(segments).text}
