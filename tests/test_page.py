@@ -448,9 +448,32 @@ def test_a_recording_is_written_down_and_played_from_a_segment(nano_page, record
 
 def test_an_error_without_words_is_told_by_its_status(page, recording):
     show(page, "transcribe")
-    page.set_input_files("#transcribe input[type=file]", recording)
+    file = {"name": "broken.wav", "mimeType": "audio/wav", "buffer": recording.read_bytes()}
+    page.set_input_files("#transcribe input[type=file]", file)
     page.click("#transcribe .go")
     page.wait_for_selector("#transcribe .error:text('The server answers 500')")
+
+
+def test_a_timeline_plays_from_where_it_is_clicked(page, seen, tmp_path):
+    soundfile.write(tmp_path / "three.wav", 0.1 * np.sin(np.arange(24_000) / 5), 8000)
+    show(page, "transcribe")
+    page.set_input_files("#transcribe input[type=file]", tmp_path / "three.wav")
+    page.fill("#transcribe [name=language]", "en")
+    page.click("#transcribe .go")
+    lines = page.locator("#transcribe .segments button")
+    expect(lines).to_have_text(["0:00One.", "0:01Two & <b>."])
+    assert seen.forms[-1]["language"] == "en" and seen.forms[-1]["response_format"] == "verbose_json"
+    assert decodes(page, "#transcribe audio") == 3
+    whole = page.locator("#transcribe .timeline").bounding_box()
+    second = page.locator("#transcribe .bar").nth(1).bounding_box()
+    assert second["x"] - whole["x"] == pytest.approx(whole["width"] / 3, abs=2)
+    assert second["width"] == pytest.approx(whole["width"] / 3, abs=2)
+    time = "element => element.currentTime"
+    for click in (lines.nth(1), page.locator("#transcribe .bar").nth(1)):
+        page.locator("#transcribe audio").evaluate("element => { element.pause(); element.currentTime = 0; }")
+        click.click()
+        expect(page.locator("#transcribe .segments li").nth(1)).to_have_attribute("aria-current", "true")
+        assert page.locator("#transcribe audio").evaluate(time) >= 1
 
 
 def test_the_microphone_is_written_down(nano_page):

@@ -66,8 +66,13 @@ def build(seen: Seen, models: list[str]) -> FastAPI:
         return {"created": 0, "data": [{"b64_json": base64.b64encode(data["image"]).decode()}]}
 
     @app.post("/v1/audio/transcriptions")
-    async def transcribe() -> Response:
-        return PlainTextResponse("Internal Server Error", 500)
+    async def transcribe(request: Request) -> Response:
+        form = dict(await request.form())
+        seen.forms.append(form)
+        if form["file"].filename == "broken.wav":
+            return PlainTextResponse("Internal Server Error", 500)
+        segments = [{"start": 0.0, "end": 1.0, "text": " One."}, {"start": 1.0, "end": 2.0, "text": " Two & <b>."}]
+        return JSONResponse({"text": " One. Two & <b>.", "duration": 3.0, "segments": segments})
 
     return app
 
