@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import soundfile
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -59,11 +60,11 @@ def build(seen: Seen, models: list[str]) -> FastAPI:
 
     @app.post("/v1/images/edits")
     async def redraw(request: Request) -> dict[str, Any]:
-        """The picture as it came."""
+        """The picture as it came, as often as it is asked for."""
         form = dict(await request.form())
         data = {name: await form[name].read() for name in ("image", "mask")}
         seen.forms.append({**form, **{name: Image.open(io.BytesIO(one)) for name, one in data.items()}})
-        return {"created": 0, "data": [{"b64_json": base64.b64encode(data["image"]).decode()}]}
+        return {"created": 0, "data": [{"b64_json": base64.b64encode(data["image"]).decode()}] * int(form["n"])}
 
     @app.post("/v1/audio/transcriptions")
     async def transcribe(request: Request) -> Response:
@@ -93,6 +94,10 @@ def said(message: dict[str, Any]) -> str:
     return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content).strip()
 
 
+def base64_of(file: io.BytesIO) -> str:
+    return base64.b64encode(file.getvalue()).decode()
+
+
 async def scripted(body: dict[str, Any], seen: Seen) -> AsyncIterator[dict[str, Any]]:
     last = body["messages"][-1]
     text = said(last)
@@ -101,6 +106,11 @@ async def scripted(body: dict[str, Any], seen: Seen) -> AsyncIterator[dict[str, 
     elif text == "fail":
         yield {"content": "half of an"}
         yield {"error": {"message": "the model computed values that are no numbers"}}
+    elif text == "media":
+        Image.new("RGB", (8, 8), "teal").save(picture := io.BytesIO(), "png")
+        yield {"images": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64_of(picture)}"}}]}
+        soundfile.write(sound := io.BytesIO(), [0.0] * 4000, 8000, format="wav")
+        yield {"audio": {"id": "a", "data": base64_of(sound)}}
     elif text == "count":
         try:
             for number in range(10_000):

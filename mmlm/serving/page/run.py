@@ -6,8 +6,10 @@ import asyncio
 import socket
 import webbrowser
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.models import Models
@@ -40,7 +42,7 @@ async def _serve(models: Models, listening: socket.socket, opens: bool) -> None:
     print(address, flush=True)
     keep_contents_out_of_logs()
     config = configured(models, Settings(), Place(HOST, port))
-    config.app = with_page(config.app)
+    config.app = with_page(cast(ASGIApp, config.app))
     if opens:
         webbrowser.open(address)  # it listens already, so the browser's request waits for the server
     await uvicorn.Server(config).serve([listening])

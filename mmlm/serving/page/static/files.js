@@ -36,10 +36,15 @@ export async function picture(file, type = null) {
   return canvas.toDataURL(type ?? "image/jpeg", 0.9);
 }
 
+// Whether files are dragged, and not a text.
+export function bringsFiles(event) {
+  return event.dataTransfer.types.includes("Files");
+}
+
 // Hands on files that are chosen by `input`, dropped on `place`, or pasted there.
 export function takeFiles(place, input, take) {
   input.addEventListener("change", () => {
-    take([...input.files]);
+    if (input.files.length) take([...input.files]);
     input.value = ""; // the same file may be chosen again
   });
   place.addEventListener("paste", (event) => {
@@ -49,11 +54,13 @@ export function takeFiles(place, input, take) {
     take(files);
   });
   place.addEventListener("dragover", (event) => {
+    if (!bringsFiles(event)) return;
     event.preventDefault();
     place.classList.add("dragged-over");
   });
   place.addEventListener("dragleave", () => place.classList.remove("dragged-over"));
   place.addEventListener("drop", (event) => {
+    if (!bringsFiles(event)) return;
     event.preventDefault();
     place.classList.remove("dragged-over");
     take([...event.dataTransfer.files]);

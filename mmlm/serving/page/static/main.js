@@ -3,6 +3,7 @@
 import { startChat } from "./chat.js";
 import { startCompare } from "./compare.js";
 import { startDraw } from "./draw.js";
+import { bringsFiles } from "./files.js";
 import { startSettings } from "./settings.js";
 import { startSpeak } from "./speak.js";
 import { startTranscribe } from "./transcribe.js";
@@ -23,8 +24,7 @@ function showPanel() {
 
 addEventListener("hashchange", showPanel);
 // What is dropped beside a place for files must not leave the page.
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => event.preventDefault());
+for (const name of ["dragover", "drop"]) addEventListener(name, (event) => bringsFiles(event) && event.preventDefault());
 startChat();
 startDraw();
 startSpeak();

@@ -17,7 +17,6 @@ export function startTranscribe() {
   let recording = null; // a Blob
 
   const take = async (file) => {
-    if (!file) return;
     say(form.querySelector(".error"), "");
     recording = file;
     URL.revokeObjectURL(player.src);
@@ -27,6 +26,7 @@ export function startTranscribe() {
     form.querySelector(".name").textContent = file.name ?? "A recording of the microphone";
     result.hidden = true;
     keep("transcript", null);
+    keep("recording", null); // where the new one is too large to be kept
     keep("recording", { name: file.name, url: await dataUrl(file) });
   };
   const show = (transcript) => {
