@@ -32,7 +32,7 @@ from support import page_server  # noqa: E402
 from support.serving import until  # noqa: E402
 
 expect = playwright.expect
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=120_000)
 
 ROOT = Path(__file__).parents[1]
 SCENE = ROOT / "docs/images/scene.png"
@@ -76,7 +76,7 @@ def opened(browser, address):
     """The page on a desk; it must write no error to the console and ask no other host for anything."""
     context = browser.new_context(viewport=DESK, permissions=["microphone"], accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     faults: list[str] = []
     expected = re.compile("Failed to load resource")  # the browser's own line for a status that a test asks for
     page.on(
