@@ -71,6 +71,12 @@ def test_a_key_is_needed_for_all_but_health(nano):
         assert [one.id for one in client.models.list()] == ["nano"]
 
 
+def test_who_sends_much_without_the_key_is_told_so(nano):
+    with serving({"nano": lambda: nano}, Settings(api_key=SECRET)) as server:
+        status, answer = post(server, bytes(20_000_000))
+        assert status == 401 and answer["error"]["code"] == "invalid_api_key"
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -296,6 +302,16 @@ def test_a_body_that_comes_too_slowly_is_given_up(nano):
         answer = http.client.HTTPResponse(link)
         answer.begin()
         assert answer.status == 408
+
+
+def test_bodies_of_all_requests_together_are_limited(nano):
+    with serving({"nano": lambda: nano}, Settings(limits=Limits(max_held_bytes=100_000))) as server:
+        body = {"model": "nano", "messages": [{"role": "user", "content": "a" * 200_000}]}
+        link = http.client.HTTPConnection("127.0.0.1", server.port)
+        link.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        answer = link.getresponse()
+        assert answer.status == 503 and int(answer.headers["Retry-After"]) >= 1
+        assert good(server)  # what was held is held no more
 
 
 BODIES = [

@@ -23,7 +23,7 @@ from mmlm.serving.settings import Limits
 log = logging.getLogger("mmlm.serving")
 
 OPEN = ("/health",)  # paths that need no key
-LINGER = 10.0  # seconds in which what is too large is thrown away, so that its sender reads the answer
+LINGER = 10.0  # seconds in which a body that nobody reads is thrown away, so that its sender reads the answer
 
 
 class Noted:
@@ -109,13 +109,13 @@ class Bounded:
             return
         headers, body = Headers(scope=scope), _Body(self, receive)
         stated = headers.get("content-length", "0")
-        lingers = body if "expect" not in headers else None  # who asks before sending has sent nothing
+        if "expect" not in headers:  # who asks before sending has sent nothing
+            send = _lingering(send, body)
         try:
-            if int(stated) > self.limits.max_body_bytes if stated.isdigit() else True:
-                body.too_large = True
-                await self.too_large().response()(scope, receive, _lingering(send, lingers))
+            if not stated.isdigit() or int(stated) > self.limits.max_body_bytes:
+                await self.too_large().response()(scope, receive, send)
             else:
-                await self.app(scope, body.receive, _lingering(send, lingers))
+                await self.app(scope, body.receive, send)
         finally:
             self.held -= body.size
 
@@ -130,10 +130,10 @@ class _Body:
 
     def __init__(self, bounded: Bounded, receive: Receive) -> None:
         self.bounded, self._receive = bounded, receive
-        self.size, self.complete, self.too_large = 0, False, False
+        self.size, self.complete = 0, False
 
     async def receive(self) -> Message:
-        """The next piece; ApiError where there is too much of it."""
+        """The next piece; HTTPException where there is too much of it, or where it comes too slowly."""
         limits = self.bounded.limits
         try:
             async with asyncio.timeout(None if self.complete else limits.read_seconds):
@@ -144,10 +144,8 @@ class _Body:
         self.size += count
         self.bounded.held += count
         if self.size > limits.max_body_bytes:
-            self.too_large = True
             raise HTTPException(413, self.bounded.too_large().message)
         if self.bounded.held > limits.max_held_bytes:
-            self.too_large = True
             raise HTTPException(503, "the server holds as much of other requests as it may: try again later")
         return message
 
@@ -158,17 +156,15 @@ class _Body:
         return message
 
 
-def _lingering(send: Send, body: _Body | None) -> Send:
-    """Sends an answer to a body that is too large, and throws the rest of the body away before the connection ends.
+def _lingering(send: Send, body: _Body) -> Send:
+    """Sends an answer, and where the body has not been read to its end, throws the rest away before the answer ends.
 
     A connection that ends with unread data is reset, and its client would see that in place of the answer.
     """
 
     async def sending(message: Message) -> None:
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if body is None or not body.too_large or not last:
-            if body is not None and body.too_large and message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["connection"] = "close"
+        if not last or body.complete:
             await send(message)
             return
         await send({**message, "more_body": True})
@@ -183,4 +179,4 @@ def _lingering(send: Send, body: _Body | None) -> Send:
 
 def through(app: ASGIApp, key: str | None, limits: Limits, metrics: Metrics) -> Any:
     """The app behind its doors."""
-    return Noted(Keyed(Bounded(app, limits), key), metrics)
+    return Noted(Bounded(Keyed(app, key), limits), metrics)
