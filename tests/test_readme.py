@@ -21,7 +21,7 @@ def test_every_command_line_is_valid(monkeypatch):
     commands = [
         line for language, block in blocks if not language for line in block.splitlines() if line.startswith("mmlm ")
     ]
-    verbs = set("caption answer generate transcribe ask chat draw speak train eval models inspect serve".split())
+    verbs = set("caption answer generate transcribe ask chat draw speak train eval models inspect serve ui".split())
     assert {shlex.split(line)[1] for line in commands} == verbs
     for line in commands:
         build_parser().parse_args(shlex.split(line)[1:])

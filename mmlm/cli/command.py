@@ -30,6 +30,7 @@ from mmlm.cli import (
     speak,
     train,
     transcribe,
+    ui,
 )
 from mmlm.cli.messages import complain
 
@@ -43,6 +44,7 @@ VERBS = {
     "draw": draw,
     "speak": speak,
     "serve": serve,
+    "ui": ui,
     "init": init,
     "train": train,
     "data": data,

@@ -1,0 +1,85 @@
+// Recordings: from the microphone, and from files of any form that the browser knows, to wav.
+
+import { element } from "./elements.js";
+
+const RATE = 16000; // Hz, what speech recognition hears
+
+// 16-bit mono wav of a recording (a Blob).
+export async function toWav(blob) {
+  const context = new OfflineAudioContext(1, 1, RATE);
+  let sound;
+  try {
+    sound = await context.decodeAudioData(await blob.arrayBuffer());
+  } catch {
+    throw new Error(`${blob.name ?? "The recording"} is no sound that this browser can read.`);
+  }
+  const channels = Array.from({ length: sound.numberOfChannels }, (_, index) => sound.getChannelData(index));
+  return wavOf(channels, sound.length);
+}
+
+function wavOf(channels, length) {
+  const bytes = new DataView(new ArrayBuffer(44 + 2 * length));
+  const write = (at, text) => [...text].forEach((letter, index) => bytes.setUint8(at + index, letter.charCodeAt(0)));
+  write(0, "RIFF");
+  bytes.setUint32(4, 36 + 2 * length, true);
+  write(8, "WAVEfmt ");
+  bytes.setUint32(16, 16, true); // bytes of the format
+  bytes.setUint16(20, 1, true); // PCM
+  bytes.setUint16(22, 1, true); // channel
+  bytes.setUint32(24, RATE, true);
+  bytes.setUint32(28, 2 * RATE, true);
+  bytes.setUint16(32, 2, true); // bytes of a sample
+  bytes.setUint16(34, 16, true); // bits of a sample
+  write(36, "data");
+  bytes.setUint32(40, 2 * length, true);
+  for (let index = 0; index < length; index += 1) {
+    const mean = channels.reduce((sum, channel) => sum + channel[index], 0) / channels.length;
+    bytes.setInt16(44 + 2 * index, Math.max(-1, Math.min(1, mean)) * 32767, true);
+  }
+  return new Blob([bytes], { type: "audio/wav" });
+}
+
+// A button that records until it is pressed again, and gives `done` a wav; `fail` gets what went wrong.
+export function recordButton(done, fail) {
+  const button = element("button", { type: "button", className: "record", textContent: "Record" });
+  button.setAttribute("aria-pressed", "false");
+  let recorder = null;
+  button.addEventListener("click", async () => {
+    if (recorder) return recorder.stop();
+    try {
+      recorder = await recording(button);
+      const taken = await recorder.taken;
+      await done(await toWav(taken));
+    } catch (error) {
+      fail(error.name === "NotAllowedError" ? new Error("The browser was not allowed to use the microphone.") : error);
+    } finally {
+      recorder = null;
+    }
+  });
+  return button;
+}
+
+// A running recorder, whose `taken` becomes a Blob once it is stopped; the button counts the seconds.
+async function recording(button) {
+  if (!navigator.mediaDevices) throw new Error("Browsers give the microphone to pages on localhost or by https alone.");
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  const recorder = new MediaRecorder(stream);
+  const pieces = [];
+  const begun = Date.now();
+  const show = () => (button.textContent = `Stop recording (${Math.round((Date.now() - begun) / 1000)} s)`);
+  const clock = setInterval(show, 1000);
+  show();
+  button.setAttribute("aria-pressed", "true");
+  recorder.addEventListener("dataavailable", (event) => pieces.push(event.data));
+  recorder.taken = new Promise((resolve) => {
+    recorder.addEventListener("stop", () => {
+      clearInterval(clock);
+      for (const track of stream.getTracks()) track.stop();
+      button.setAttribute("aria-pressed", "false");
+      button.textContent = "Record";
+      resolve(new Blob(pieces, { type: recorder.mimeType }));
+    });
+  });
+  recorder.start();
+  return recorder;
+}
