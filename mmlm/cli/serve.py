@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import ipaddress
 import os
 
-from mmlm.cli.loading import check_pack, device_of, load_model
-from mmlm.cli.options import (
-    CODECS,
-    PARTS,
-    add_device_option,
-    add_dtype_option,
-    add_pack_option,
-    add_part_options,
-    file_path,
-)
+from mmlm.cli.served import add_model_options, add_models, loaders_of
 
 EXAMPLES = """\
   mmlm serve
@@ -27,11 +17,8 @@ EXAMPLES = """\
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    verb.add_argument(
-        "models", nargs="*", type=file_path, metavar="MODEL", help="presets, folders or hub ids (default: nano)"
-    )
+    add_models(verb)
     verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1)")
-    verb.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
     verb.add_argument(
         "--api-key", metavar="KEY",
         help="what requests must carry, or the environment's MMLM_API_KEY; needed where --host is another than this "
@@ -50,10 +37,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-pixels", type=int, metavar="N", help="of all its pictures (default: 64 million)")
     limits.add_argument("--max-seconds", type=float, metavar="S", help="of all its recordings (default: 1 hour)")
     limits.add_argument("--timeout", type=float, metavar="S", help="after which it is given up (default: 600)")
-    add_part_options(verb, joining=False)
-    add_device_option(verb)
-    add_dtype_option(verb)
-    add_pack_option(verb)
+    add_model_options(verb)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,22 +48,7 @@ def run(args: argparse.Namespace) -> None:
             f"--host {args.host} is open to other machines: give a key with --api-key, or in the environment's "
             "MMLM_API_KEY"
         )
-    if not 0 <= args.port < 65_536:
-        raise ValueError(f"--port is 0 to 65535, not {args.port}")
-    names = args.models or ["nano"]
-    if len(set(names)) < len(names):
-        raise ValueError("a model is named twice")
-    given = [part for part in (*PARTS, *CODECS) if vars(args)[part] is not None]
-    if given and len(names) > 1:
-        raise ValueError(f"--{given[0].replace('_', '-')} is of one model: serve that one alone")
-    check_pack(args, device_of(args))
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImportError("serving needs the extra: pip install 'mmlm[serve]'") from error
+    loaders = loaders_of(args)
     from mmlm.serving.run import Place, serve
     from mmlm.serving.settings import Limits, Settings
 
@@ -89,8 +58,6 @@ def run(args: argparse.Namespace) -> None:
         hosts=frozenset(host.lower() for host in args.allow_url),
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
     )
-    each = {name: argparse.Namespace(**{**vars(args), "model": name}) for name in names}
-    loaders = {name: functools.partial(load_model, own) for name, own in each.items()}
     serve(
         loaders, settings, Place(args.host, args.port), max_rows=args.max_rows, max_waiting=args.max_waiting,
         max_loaded=args.max_loaded, idle_seconds=args.idle_seconds,

@@ -50,14 +50,14 @@ async def _serve(models: Models, settings: Settings, place: Place) -> None:
     async with models.using(models.names[0]):
         pass
     keep_contents_out_of_logs()
-    server = uvicorn.Server(configured(models, settings, place))
+    server = uvicorn.Server(configured(make_app(models, settings), place))
     await server.serve()
 
 
-def configured(models: Models, settings: Settings, place: Place) -> uvicorn.Config:
+def configured(app: Any, place: Place) -> uvicorn.Config:
     """uvicorn's settings: HTTP alone, and no log of its own of requests."""
     return uvicorn.Config(
-        make_app(models, settings), host=place.host, port=place.port, access_log=False, log_config=None, ws="none",
+        app, host=place.host, port=place.port, access_log=False, log_config=None, ws="none",
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=CLOSING_SECONDS,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from mmlm.serving.app import make_app
 from mmlm.serving.models import Models
 from mmlm.serving.options import EngineOptions
 from mmlm.serving.run import Place, configured
@@ -27,7 +28,7 @@ def serving(
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        config = configured(models, settings, Place("127.0.0.1", port))
+        config = configured(make_app(models, settings), Place("127.0.0.1", port))
         config.load()
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -6,12 +6,11 @@ import asyncio
 import socket
 import webbrowser
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from mmlm.model.network import MultimodalNetwork
+from mmlm.serving.app import make_app
 from mmlm.serving.models import Models
 from mmlm.serving.page.files import with_page
 from mmlm.serving.run import Place, configured, keep_contents_out_of_logs
@@ -41,8 +40,7 @@ async def _serve(models: Models, listening: socket.socket, opens: bool) -> None:
     address = f"http://{HOST}:{port}/"
     print(address, flush=True)
     keep_contents_out_of_logs()
-    config = configured(models, Settings(), Place(HOST, port))
-    config.app = with_page(cast(ASGIApp, config.app))
+    config = configured(with_page(make_app(models, Settings())), Place(HOST, port))
     if opens:
         webbrowser.open(address)  # it listens already, so the browser's request waits for the server
     await uvicorn.Server(config).serve([listening])
