@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
         took = measure(runs, args.rounds)
         if peer is not None:
             peer.close()
-    tokens = sum(len(one) for batch in training.batches for one in batch) / BATCHES / args.batch
+    tokens = sum(len(one.example.input_ids) for batch in training.batches for one in batch) / BATCHES / args.batch
     print(
         f"\n{machine(args.device, args.threads)}, batch {args.batch}, {tokens:.1f} tokens a text, {args.rounds} rounds"
     )

@@ -658,7 +658,7 @@ def test_mmlm_ui_shows_the_page(tmp_path):
         until(lambda: shown.is_file() and shown.read_text().strip() == address)
     finally:
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 130
+        assert running.wait(60) in (0, 130)  # 0 where whoever started the tests ignores interrupts
 
 
 def test_what_mmlm_ui_cannot_do_is_said_at_once(capsys):

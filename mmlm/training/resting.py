@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mmlm.model.blocks import embedding_and_head
 from mmlm.model.guest import is_placed
@@ -19,7 +18,6 @@ from mmlm.model.language_model import LanguageModel
 from mmlm.model.modules import weight_of
 
 PROBED = 8  # tokens that the language model is run on
-_ATEN: Any = torch.ops.aten
 
 
 @contextmanager
@@ -81,12 +79,21 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        found = {_place(own) for own in tree_leaves((args, given)) if isinstance(own, Tensor)} & self.places
-        if func is _ATEN._to_copy.default and given.get("dtype") == torch.bfloat16:
+        found = {_place(own) for own in _tensors([*args, *given.values()])} & self.places
+        if str(func) == "aten._to_copy.default" and given.get("dtype") == torch.bfloat16:
             self.cast |= found
-        elif not func.is_view and func is not _ATEN.embedding.default:
+        elif not func.is_view and str(func) != "aten.embedding.default":
             self.used |= found
         return func(*args, **given)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments, those in lists included."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def _place(tensor: Tensor) -> int:
