@@ -22,6 +22,7 @@ from support.training_objectives import (
     metrics,
     picture_folder,
     png,
+    stopping,
     tiny_encoder,
     tiny_model,
     tiny_records,
@@ -33,15 +34,6 @@ SETTINGS = dict(batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=1, s
 def run(model, output, data=None, **changes):
     keywords = {"steps": 6, "features": "ahead", "held_out": tiny_records(8, 40), **SETTINGS, **changes}
     return train(model, tiny_records() if data is None else data, output=output, progress=False, **keywords)
-
-
-def stopping(at: int, plain=Trainer.step):
-    def step(self, gradient):
-        if self.done.step == at:
-            raise KeyboardInterrupt
-        return plain(self, gradient)
-
-    return step
 
 
 # Ahead

@@ -26,7 +26,7 @@ from mmlm.training.examples import prepare
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.rows import batch_of
 from mmlm.training.streaming import StreamedExamples, open_stream, shards_of
-from support.training_objectives import COLOURS, added, assert_equal, metrics, png, tiny_model, tiny_records
+from support.training_objectives import COLOURS, added, assert_equal, metrics, png, stopping, tiny_model, tiny_records
 
 
 def tar_of(members: dict[str, bytes]) -> bytes:
@@ -280,15 +280,6 @@ def test_a_resumed_stream_is_the_undisturbed_one_bit_for_bit(shards, tmp_path, m
     streamed(resumed, data, tmp_path / "stopped", **mixing)
     assert_equal(added(undisturbed), added(resumed))
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
-
-
-def stopping(at: int, plain=Trainer.step):
-    def step(self, gradient):
-        if self.done.step == at:
-            raise KeyboardInterrupt
-        return plain(self, gradient)
-
-    return step
 
 
 def test_other_shards_are_another_run(shards, tmp_path):

@@ -35,13 +35,13 @@ def decode(
     """
     logits = decoder.prefill()
     copies = options.num_return_sequences
+    rows = copies * len(logits) // (1 if guidance_scale == 1.0 else 2)
     sampler = Sampler(
-        options, decoder.host.vocabulary, stop_ids, decoder.length, logits.device, generator, constraints,
+        options, decoder.host.vocabulary, stop_ids, rows, decoder.length, logits.device, generator, constraints,
         guidance_scale,
     )  # fmt: skip
     decoder.repeat(copies)
     logits = logits.repeat_interleave(copies, dim=0) if copies > 1 else logits
-    rows = len(logits) // (1 if guidance_scale == 1.0 else 2)
     every = steps_between_checks(logits.device)
     last = options.max_new_tokens if max_steps is None else max_steps
     for step in range(1, last + 1):

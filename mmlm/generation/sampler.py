@@ -33,17 +33,16 @@ class Sampler:
     finished. guidance_scale: with a scale other than 1, logits hold each row twice, the second half without what guides
     it. Where a constraint is guided, scores are `u + scale · (c − u)` (Ho and Salimans 2022).
 
-    ended: bool `[R]`. norm: `[R]`, the log-normaliser of the last step; finite where the logits are.
+    rows: R, with all that are written for a prompt. ended: bool `[R]`. norm: `[R]`, the log-normaliser of the last
+    step; finite where the logits are.
     """
-
-    ended: Tensor
-    norm: Tensor
 
     def __init__(
         self,
         options: GenerationOptions,
         vocabulary: MediaVocabulary,
         stop_ids: Sequence[int],
+        rows: int,
         prompt_length: int,
         device: torch.device,
         generator: torch.Generator | None = None,
@@ -51,6 +50,8 @@ class Sampler:
         guidance_scale: float = 1.0,
     ) -> None:
         self.constraints, self.guidance_scale, self.generator = constraints, guidance_scale, generator
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.norm = torch.zeros(rows, device=device)
         self._never = never_written(vocabulary)
         self._stops = torch.tensor(list(stop_ids), device=device)
         self._processors = options.processors(prompt_length, stop_ids, device)
@@ -66,8 +67,7 @@ class Sampler:
 
         A row that has ended repeats the first of `stop_ids`. The logits are changed.
         """
-        rows = len(logits) // (1 if self.guidance_scale == 1.0 else 2)
-        plain = logits[:rows]
+        plain = logits[: len(self.ended)]
         norm = plain.logsumexp(-1)
         scores = guided(logits, self.constraints, self.guidance_scale)
         scores[:, self._never] = -torch.inf
@@ -81,7 +81,7 @@ class Sampler:
 
     def take(self, tokens: Tensor, norm: Tensor, plain: Tensor) -> Step:
         """The step of tokens `[R]` that were chosen by logits `plain [R, V]`; rows that they end have ended."""
-        before = torch.zeros_like(tokens, dtype=torch.bool) if not hasattr(self, "ended") else self.ended
+        before = self.ended
         tokens = torch.where(before, self._stops[0], tokens)
         ended = before | torch.isin(tokens, self._stops)
         if self.constraints is not None:

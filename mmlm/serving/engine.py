@@ -174,8 +174,7 @@ class Engine:
             if one.keys and decoder.keeps_all:
                 self._prompts.keep(one.keys, decoder)
             running = Running(one.ticket, one.request, slots)
-            running.begin(logits)
-            self._after(running)
+            self._guarded(running, functools.partial(running.begin, logits))
         return decoder.read - before
 
     def _slots_for(self, made: Request) -> Slots | None:
@@ -236,7 +235,7 @@ class Engine:
 
     def _after(self, running: Running) -> None:
         """After a token: the request goes on, or it has ended."""
-        self.counts.generated_tokens += running.count
+        self.counts.generated_tokens += running.taken
         if not running.has_ended:
             if running not in self._running:
                 self._running.append(running)

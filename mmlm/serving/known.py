@@ -15,11 +15,13 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from encoders.base import Features
-from encoders.media.sound import Audio
+from encoders.media.image import content_key
+from encoders.media.sound import Audio, audio_key
 from mmlm.generation.decoder import Decoder, KeysValues
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Image, Sound, as_part
+from mmlm.prompting.parts import Image, Sound, as_part, modality_of
 
+IN_MEMORY = (bytes, bytearray, PILImage.Image, np.ndarray, Tensor, Audio)
 LEAST = 16  # positions of a prompt for which it is worth to begin where another one is
 Value = TypeVar("Value")
 
@@ -110,27 +112,19 @@ class KnownMedia:
 
 
 def digest_of(part: Any) -> str | None:
-    """A hash of a medium's content; None for what is no medium, or whose content would have to be read for it."""
-    if isinstance(part, (PILImage.Image, np.ndarray, bytes, Audio)):
+    """The modality and content of a medium in memory, as a key; None for all else.
+
+    Files and streams are left out: what is hashed might not be what is then read. So is what cannot be read: its own
+    request tells what is wrong with it.
+    """
+    try:
         part = as_part(part)
-    if not isinstance(part, (Image, Sound)):
+        if not isinstance(part, (Image, Sound)) or not isinstance(part.source, IN_MEMORY):
+            return None
+        key = content_key if isinstance(part, Image) else audio_key
+        return f"{modality_of(part)} {key(part.source)}"
+    except (TypeError, ValueError):
         return None
-    source = part.source
-    kind = type(part).__name__
-    if isinstance(source, (bytes, bytearray)):
-        return _hashed(kind, "bytes", bytes(source))
-    # What turns a picture, or says what its values mean, lies beside its pixels.
-    if isinstance(source, PILImage.Image) and source.mode in ("L", "RGB") and not source.info and not source.getexif():
-        return _hashed(kind, f"{source.mode} {source.size}", source.tobytes())
-    if isinstance(source, np.ndarray):
-        return _hashed(kind, f"{source.dtype} {source.shape}", np.ascontiguousarray(source).tobytes())
-    if isinstance(source, Audio):
-        return _hashed(kind, f"{source.sample_rate} {source.waveform.shape}", np.ascontiguousarray(source.waveform))
-    return None
-
-
-def _hashed(kind: str, form: str, content: Any) -> str:
-    return hashlib.sha256(f"{kind} {form}\0".encode() + bytes(content)).hexdigest()
 
 
 def keys_of(

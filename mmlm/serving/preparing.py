@@ -100,8 +100,8 @@ class Preparing:
         made = request(self.model, [prompt], one.options, one.writing)
         decoder, fusion = made.decoder, self.model.fusion
         rows = decoder.ids[:, : decoder.length].tolist()
-        if len(rows) > 1 or not self.options.cache_bytes:
-            return made, []
+        if len(rows) > 1 or one.writing is not None or not self.options.cache_bytes:
+            return made, []  # where codes may be written, other adapters act on the same ids
         positions = [fusion.positions(latents) for latents in decoder.context.latents_per_item()]
         return made, keys_of(rows[0], self.model.language_model.vocabulary.media_ids, digests, positions)
 

@@ -25,8 +25,8 @@ class Running:
         self.count = options.num_return_sequences
         constraints = request.constraints()
         self.sampler = Sampler(
-            options, request.model.language_model.vocabulary, request.stop_ids, decoder.length, request.model.device,
-            options.sampler(request.model.device),
+            options, request.model.language_model.vocabulary, request.stop_ids, self.count, decoder.length,
+            request.model.device, options.sampler(request.model.device),
             None if constraints is None else [constraints[0] for _ in range(self.count)],
             request.writing.guidance_scale if request.writing is not None else 1.0,
         )  # fmt: skip
@@ -35,6 +35,7 @@ class Running:
         self.log_probs: list[list[float]] = [[] for _ in range(self.count)]
         self._open = set(range(self.count))
         self.places: list[int] = []
+        self.taken = 0  # tokens of the last step
 
     @property
     def is_plain(self) -> bool:
@@ -64,7 +65,7 @@ class Running:
 
     def take(self, tokens: list[int], log_probs: list[float]) -> None:
         """Keeps and delivers the next token of each row; NonFiniteLogitsError where a log-probability is no number."""
-        constraints = self.sampler.constraints
+        constraints, self.taken = self.sampler.constraints, len(self._open)
         for row in sorted(self._open):
             token, log_prob = tokens[row], log_probs[row]
             if log_prob != log_prob:

@@ -47,8 +47,9 @@ class Slots:
         self._since = torch.empty(0, dtype=torch.long, device=device)  # see `CodePlaces`
         self._mask = torch.empty(0, 0, dtype=torch.long, device=device)
         self.ids = torch.empty(0, 0, dtype=torch.long, device=device)
-        self._steps: dict[tuple[int, int, bool, int], Callable[[], Tensor]] = {}  # recorded, by shape
-        self._tried: Counter[tuple[int, int, bool, int]] = Counter()
+        self._steps: dict[tuple[int, int, bool], Callable[[], Tensor]] = {}  # recorded, by shape
+        self._tried: Counter[tuple[int, int, bool]] = Counter()
+        self._version = self.media.version  # of the memory that they were recorded on
 
     def join(self, decoder: Decoder, copies: int = 1) -> list[int]:
         """The slots of a decoder's rows after its prompt, each `copies` times in succession.
@@ -111,7 +112,9 @@ class Slots:
 
     def _repeated(self, count: int, end: int) -> Tensor:
         """A step of the first `count` rows, recorded where the model was packed and the shape comes again."""
-        shape = (count, end, self.media.show(count), self.media.version)
+        shape = (count, end, self.media.show(count))
+        if self._version != self.media.version:
+            self._forget_steps()
         if (repeat := self._steps.get(shape)) is not None:
             return repeat()
         run = self._pass(count, end)
@@ -192,8 +195,13 @@ class Slots:
             made[:have_rows, :have_positions] = getattr(self, name)
             setattr(self, name, made)
         self.capacity = rows, positions
+        self._forget_steps()
+
+    def _forget_steps(self) -> None:
+        """Recorded steps work on the memory that there was: other memory has taken its place."""
         self._steps.clear()
         self._tried.clear()
+        self._version = self.media.version
 
 
 def few(rows: int) -> int:

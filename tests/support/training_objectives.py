@@ -267,3 +267,14 @@ def poison(monkeypatch, case: Case, steps, how: Callable[[torch.Tensor], torch.T
         return [Part(part.count, lambda part=part: how(part.loss()), part.size) for part in found]
 
     monkeypatch.setattr(case.objective, "parts", parts)
+
+
+def stopping(at: int, plain: Callable[..., None] = Trainer.step) -> Callable[..., None]:
+    """A `Trainer.step` that is interrupted at a step."""
+
+    def step(self, gradient):
+        if self.done.step == at:
+            raise KeyboardInterrupt
+        return plain(self, gradient)
+
+    return step

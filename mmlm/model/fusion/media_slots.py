@@ -41,8 +41,7 @@ class CrossAttentionSlots(MediaSlots):
         sees = bool(context.keys_values) and (context.view.blind is None or not bool(context.view.blind[source]))
         self._with_media.discard(row)
         if not sees:
-            if row < len(self.blind):
-                self.blind[row], self.seen[row] = True, True
+            self._blind(row)
             return
         self._with_media.add(row)
         width = context.keys_values[0][0].shape[2]
@@ -59,9 +58,16 @@ class CrossAttentionSlots(MediaSlots):
         if source in self._with_media:
             self._with_media.remove(source)
             self._with_media.add(row)
-        if source < len(self.blind):
-            for part in (self.blind, self.seen, *(part for pair in self.keys_values for part in pair)):
-                part[row] = part[source]
+        if source >= len(self.blind):  # where rows without media alone have been
+            self._blind(row)
+            return
+        for part in (self.blind, self.seen, *(part for pair in self.keys_values for part in pair)):
+            part[row] = part[source]
+
+    def _blind(self, row: int) -> None:
+        """From now on a row sees no media."""
+        if row < len(self.blind):
+            self.blind[row], self.seen[row] = True, True
 
     def show(self, rows: int) -> bool:
         self._shown = []
