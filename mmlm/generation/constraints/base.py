@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmlm.generation.result import FinishReason
 
-Allowed = tuple[range, ...]
-"""A set of token ids, as ranges; a single id is a range of one."""
+Allowed = tuple[range, ...] | Tensor
+"""A set of token ids: as ranges, a single id being a range of one; or as a mask, bool `[W]`, with no id beyond it."""
 
 
 class Constraint(Protocol):
@@ -41,11 +41,11 @@ class Constraint(Protocol):
 
 
 class Masks:
-    """What constraints allow, as masks of the vocabulary; each different set is made into a tensor once."""
+    """What constraints allow, as masks of the vocabulary; each different set of ranges is made into a tensor once."""
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
         self.vocabulary, self.device = vocabulary, device
-        self._known: dict[Allowed | None, Tensor] = {}
+        self._known: dict[tuple[range, ...] | None, Tensor] = {}
 
     def apply(self, constraints: Sequence[Constraint], scores: Tensor) -> Tensor:
         """Scores `[R, V]` with −inf where the row's constraint does not allow an id."""
@@ -55,9 +55,18 @@ class Masks:
         return scores.masked_fill(torch.stack([self._forbidden(ids) for ids in allowed]), -torch.inf)
 
     def _forbidden(self, allowed: Allowed | None) -> Tensor:
+        if isinstance(allowed, Tensor):
+            return ~mask_of(allowed.to(self.device), self.vocabulary)
         if allowed not in self._known:
-            mask = torch.full((self.vocabulary,), allowed is not None, device=self.device)
-            for ids in allowed or ():
-                mask[ids.start : ids.stop] = False
-            self._known[allowed] = mask
+            self._known[allowed] = ~mask_of(allowed, self.vocabulary).to(self.device)
         return self._known[allowed]
+
+
+def mask_of(allowed: Allowed | None, vocabulary: int) -> Tensor:
+    """A set of ids as bool `[vocabulary]`, True where an id is allowed."""
+    if isinstance(allowed, Tensor):
+        return torch.nn.functional.pad(allowed, (0, vocabulary - len(allowed)))
+    mask = torch.full((vocabulary,), allowed is None)
+    for ids in allowed or ():
+        mask[ids.start : ids.stop] = True
+    return mask

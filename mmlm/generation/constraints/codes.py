@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from mmlm.generation.constraints.base import Allowed
 from mmlm.generation.result import FinishReason
 from mmlm.prompting.code_layout import CodeSpan
 
@@ -36,7 +35,7 @@ class CodeGrammar:
         grid = span.layout.grid
         return cls(span, fixed or {}, grid[0] * grid[1] if grid else None)
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> tuple[range, ...]:
         """Ids that may come next; none once the closing boundary is written."""
         if self.closed:
             return ()
@@ -108,7 +107,7 @@ class MediaGrammar:
         """Guidance acts inside media."""
         return self.inside is not None
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> tuple[range, ...]:
         """Ids that may come next."""
         if self.inside is not None:
             return self.inside.allowed()
