@@ -102,6 +102,9 @@ def test_a_packed_whisper_writes_down_the_same():
     assert model.transcribe(sound, language="en", temperatures=(1.0,)).text == said.text
     # Two blocks of the encoder with six linear layers, one of the decoder with ten.
     assert products(lambda: model.transcribe(sound, language="en", temperatures=(1.0,))) > 2 * 6 + 10
+    assert "forward" in vars(model.transcriber.output)  # which is no part of Whisper's modules
+    model.unpack()
+    assert "forward" not in vars(model.transcriber.output)
 
 
 def test_what_a_quantised_whisper_hears_is_exact_and_what_it_writes_is_not():

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from mmlm.acceleration import choosing
@@ -106,7 +106,7 @@ def _pack(network: MultimodalNetwork, weights: Weights) -> Acceleration:
         return network.fusion.context(rows=1)
 
     if on_cpu:
-        for part in (network.encoders, network.resamplers):
+        for part in (network.encoders, network.resamplers, *_elsewhere(network)):
             pack_layers(part)
             acceleration.chosen += choose_kernels(part)
         written = (network.fusion, host)
@@ -132,5 +132,11 @@ def _pack(network: MultimodalNetwork, weights: Weights) -> Acceleration:
 def unpack(network: MultimodalNetwork) -> None:
     """Undoes `pack`, and frees the packed weights. Texts go on as with `pack`; those of wide requests do not."""
     with network.changes.changing("unpacked", lambda: quantised(network)):
-        unpack_layers(network)
+        for part in (network, *_elsewhere(network)):
+            unpack_layers(part)
         network.language_model.acceleration = None
+
+
+def _elsewhere(network: MultimodalNetwork) -> list[nn.Module]:
+    """Layers that compute for a network and are none of its modules: the one that gives Whisper's logits."""
+    return [network.transcriber.output] if network.transcribes else []

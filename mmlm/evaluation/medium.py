@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmlm.evaluation.gap import MediumGap, gap_of
 from mmlm.evaluation.metrics.captions import CaptionScores, score_captions
 from mmlm.evaluation.metrics.exact import normalize_answer
 from mmlm.evaluation.metrics.words import word_error_rate
 from mmlm.evaluation.trials import MEDIUM, Asked, Trials, derangement
-
-if TYPE_CHECKING:
-    from encoders.transcription.transcriber import Transcriber
 
 
 @dataclass(frozen=True)
@@ -158,9 +155,10 @@ def _transcripts(trials: Trials, options: dict[str, Any]) -> TranscriptScores | 
     written = trials.written(asked, trials.own, options)
     order = derangement(len(expected), trials.seed)
     said = None
-    if (transcriber := _transcriber(trials)) is not None:
+    if trials.model.transcribes:
         # Greedily: the tries at higher temperatures would take several times as long on short recordings.
-        heard = (transcriber.transcribe(trials.records[one.number].audio, temperatures=(0.0,)) for one in asked)
+        transcribe = trials.model.transcriber.transcribe
+        heard = (transcribe(trials.records[one.number].audio, temperatures=(0.0,)) for one in asked)
         said = [transcript.text for transcript in heard]
     return TranscriptScores(
         word_error_rate(written, expected),
@@ -169,13 +167,6 @@ def _transcripts(trials: Trials, options: dict[str, Any]) -> TranscriptScores | 
         len(asked),
         match_scores(written, [written[number] for number in order], [[text] for text in expected]),
     )
-
-
-def _transcriber(trials: Trials) -> Transcriber | None:
-    try:
-        return trials.model.transcriber
-    except ValueError:  # the encoder is no Whisper, or one without a decoder
-        return None
 
 
 def match_scores(right: Sequence[str], shuffled: Sequence[str], expected: Sequence[Sequence[str]]) -> AnswerScores:

@@ -266,12 +266,17 @@ class MultimodalNetwork(Changing):
             return separating_mask(mask, torch.float32 if wide else self.language_model.dtype)
         return None if bool(mask.all()) else mask
 
+    @property
+    def transcribes(self) -> bool:
+        """Whether the audio encoder is a whole Whisper, with its decoder."""
+        return "audio" in self.encoders and hasattr(getattr(self.encoders["audio"], "model", None), "decode")
+
     @functools.cached_property
     def transcriber(self) -> "Transcriber":
         """The whole Whisper of the audio encoder, with its decoder; ValueError when the audio encoder is no Whisper."""
-        whisper = getattr(self.encoders["audio"], "model", None) if "audio" in self.encoders else None
-        if whisper is None or not hasattr(whisper, "decode"):
+        if not self.transcribes:
             raise ValueError("the model has no Whisper to transcribe with: assemble it with an audio_encoder")
         from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
 
-        return Transcriber(whisper, self.language_model.accelerated)
+        model: Any = self.encoders["audio"].model
+        return Transcriber(model, self.language_model.accelerated)
