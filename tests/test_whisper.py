@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import whisper
 from hypothesis import given, settings
@@ -195,18 +196,18 @@ def test_english_only_models(monkeypatch):
     assert ours == theirs
 
 
-def test_segments_come_before_the_recording_has_been_read(monkeypatch):
+def test_a_recording_is_read_for_its_loudest_sound_and_then_as_it_is_needed(monkeypatch):
     monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
-    read, real = 0, transcriber.open_audio
+    read, real = [], transcriber.open_audio
 
     @contextmanager
     def counting(*args, **kwargs):
         with real(*args, **kwargs) as sound:
+            read.append(0)
 
             def blocks():
-                nonlocal read
                 for block in sound.blocks:
-                    read += len(block)
+                    read[-1] += len(block)
                     yield block
 
             yield SoundStream(sound.seconds, blocks())
@@ -214,7 +215,43 @@ def test_segments_come_before_the_recording_has_been_read(monkeypatch):
     monkeypatch.setattr(transcriber, "open_audio", counting)
     running = Transcriber(tiny_whisper(0, sharpness=3.0)).stream((noise(300.0), SAMPLE_RATE), temperatures=(0.0,))
     next(iter(running))
-    assert running.total == 300.0 and running.seconds <= 30.0 and read < 40 * SAMPLE_RATE
+    assert running.total == 300.0 and running.seconds <= 30.0
+    assert read[0] == 300 * SAMPLE_RATE and read[1] < 40 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("late", [0.0, 50.0])
+def test_windows_are_scaled_by_the_loudest_sound_wherever_it_comes(monkeypatch, late):
+    """A whisper and then a bang, or the bang first: upstream scales both alike."""
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    samples = 0.001 * noise(60.0)
+    samples[int(late * SAMPLE_RATE) :][: 10 * SAMPLE_RATE] *= 900
+    theirs, ours, *_ = both(tiny_whisper(1, sharpness=3.0), samples)
+    assert ours == theirs and len(theirs) >= 2
+
+
+def test_what_is_said_of_a_recording_is_said_once(tmp_path, caplog):
+    opposite = np.stack([noise(2.0), -noise(2.0)], axis=1)
+    file = tmp_path / "opposite.wav"
+    soundfile.write(file, opposite, SAMPLE_RATE)
+    with caplog.at_level(logging.WARNING):
+        Transcriber(tiny_whisper()).transcribe(file, language="en", temperatures=(0.0,))
+    assert caplog.text.count("cancel each other") == 1
+
+
+class Pipe(io.BytesIO):
+    """A stream without positions, as from another program."""
+
+    def seekable(self):
+        return False
+
+
+def test_a_stream_that_can_be_read_once_is_transcribed_as_its_file_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
+    file = tmp_path / "noise.wav"
+    soundfile.write(file, noise(3.0), SAMPLE_RATE)
+    own = Transcriber(tiny_whisper(0, sharpness=3.0))
+    said = [own.transcribe(source, temperatures=(0.0,)).text for source in (file, Pipe(file.read_bytes()))]
+    assert said[0] == said[1] != ""
 
 
 class Said:

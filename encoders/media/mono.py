@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from encoders.media.notices import notice
 from encoders.media.samples import BLOCK, Block
 from encoders.media.source import MediaError
 
@@ -50,7 +51,7 @@ class Mixer:
         if float(np.square(mean, dtype=np.float64).mean()) >= _CANCELLED * float(power.mean()):
             return mean
         if not self.warned:
-            log.warning("%s: its channels cancel each other; the louder one is used", self.label)
+            notice(log, "%s: its channels cancel each other; the louder one is used", self.label)
             self.warned = True
         return np.ascontiguousarray(samples[:, power.argmax()])
 

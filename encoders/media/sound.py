@@ -13,6 +13,7 @@ import numpy as np
 
 from encoders.media.container import MAX_BYTES, MAX_SECONDS, check_limit, too_long
 from encoders.media.mono import Mixer, Picker, Resampler, joined
+from encoders.media.notices import notice
 from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm
 from encoders.media.sound_track import decode, survey
 from encoders.media.source import MediaError, label_of, opened
@@ -154,7 +155,7 @@ def _from_file(file: BinaryIO, label: str, allow_truncated: bool) -> Samples:
     if track.missing and not allow_truncated:
         raise MediaError(f"{label}: truncated: {track.missing}; get a whole copy, or pass allow_truncated=True")
     if track.missing:
-        log.warning("%s: truncated: %s; what is there is used", label, track.missing)
+        notice(log, "%s: truncated: %s; what is there is used", label, track.missing)
     return Samples(track.seconds, track.rate, track.channels, decode(track))
 
 

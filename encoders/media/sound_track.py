@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from encoders.media.container import Lost, decoded, open_container, packets_of, seconds_of
+from encoders.media.notices import notice
 from encoders.media.samples import BLOCK, Block, to_float
 from encoders.media.source import MediaError
 from encoders.media.timeline import Timeline
@@ -60,7 +61,7 @@ def survey(file: BinaryIO, label: str) -> SoundTrack:
             raise MediaError(f"{label}: there is no sound in it (0 samples)")
         reason = reason or _reason_of_last(container, stream, last)
         if (unread := unread_bytes(file)) > _UNREAD:
-            log.warning("%s: %d bytes behind its sound are not read: a second recording, or more of it", label, unread)
+            notice(log, "%s: %d bytes behind its sound are not read: a second recording, or more of it", label, unread)
         if not reason:
             _warn_of_header(file, first, stream, timeline.position, label)
         context = stream.codec_context
@@ -91,7 +92,7 @@ def decode(track: SoundTrack) -> Iterator[Block]:
             yield from _silence(silence, frame.sample_rate, frame.layout.nb_channels, timeline)
             yield _block(frame, timeline)
     if lost or gaps:
-        log.warning("%s: silence is put in place of %d damaged packets and %d gaps", track.label, lost, gaps)
+        notice(log, "%s: silence is put in place of %d damaged packets and %d gaps", track.label, lost, gaps)
 
 
 def _sound_of(container: Any, label: str) -> Any:
@@ -166,4 +167,4 @@ def _warn_of_header(file: BinaryIO, first: Any, stream: Any, seconds: float, lab
         if at >= 0 and len(head) >= at + 12 and head[at + 7] & 1:
             stated = int.from_bytes(head[at + 8 : at + 12], "big") * (1152 if rate >= 32_000 else 576) / rate
     if stated - seconds > _TOLERANCE:
-        log.warning("%s: its header says %.1f s, %.1f s are there, which are used", label, stated, seconds)
+        notice(log, "%s: its header says %.1f s, %.1f s are there, which are used", label, stated, seconds)

@@ -53,6 +53,17 @@ def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> byte
     raise MediaError(f"{label}: not a media source; give a path, bytes, a file object, a data: URL or an array")
 
 
+def rereadable(source: Any, max_bytes: int, allow_url: bool) -> Any:
+    """The source, or its bytes where it could be read only once: an address, or a stream without positions.
+
+    Errors are those of `read_bytes`.
+    """
+    once = hasattr(source, "read") and not (hasattr(source, "seekable") and source.seekable())
+    if once or (isinstance(source, str) and not is_path(source)):
+        return read_bytes(source, label_of(source), max_bytes, allow_url)
+    return source
+
+
 def is_path(source: Any) -> bool:
     """Whether a source is the path of a file, rather than a `data:` URL or an address."""
     if not isinstance(source, str):

@@ -15,14 +15,17 @@ from whisper.audio import HOP_LENGTH
 from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
+from encoders.media.container import MAX_BYTES
+from encoders.media.notices import unnoticed
 from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
+from encoders.media.source import rereadable
 from encoders.transcription.decoding import decode_window
 from encoders.transcription.passes import Heard, hear, output_layer, spoken_in
 from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, is_closed, nonempty, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
 from encoders.transcription.voice_activity import VoiceDetector, voice_detector
-from encoders.transcription.windows import Window, Windows
+from encoders.transcription.windows import Window, Windows, loudest_of
 from encoders.transcription.words import last_word_end, with_words
 from encoders.whisper_forms.parts import suppressed
 
@@ -41,9 +44,9 @@ class Transcriber:
 
     Windows of 30 s are decoded as `whisper.transcribe` does: greedily at first, then at rising temperatures while the
     text is repetitive or improbable; each window is given the text before it, and begins where the last segment ended.
-    The differences: audio is read as it is needed, so an hour takes no more memory than a minute; the dynamic range is
-    measured from the loudest sound so far, not of the whole recording; a second or more of silence at the beginning of
-    a window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
+    A recording is read twice, for its loudest sound, by which all windows are scaled, and then as it is needed, so that
+    an hour takes no more memory than a minute. The differences: a second or more of silence at the beginning of a
+    window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
 
     computing: gives a context for each window that is decoded.
     output: the model's last layer, which upstream computes without a layer; to be packed beside `model`.
@@ -133,9 +136,13 @@ class Transcriber:
         reading: ReadingOptions,
         on_window: Callable[[Transcription], None] | None,
     ) -> Iterator[Segment]:
+        n_mels = self.model.dims.n_mels
+        source = rereadable(source, reading.get("max_bytes", MAX_BYTES), reading.get("allow_url", False))
+        with unnoticed(), open_audio(source, sample_rate=SAMPLE_RATE, **reading) as sound:
+            loudest = loudest_of(sound.blocks, n_mels)
         with open_audio(source, sample_rate=SAMPLE_RATE, **reading) as sound:
             running.total = sound.seconds
-            windows = Windows(sound.blocks, self.model.dims.n_mels)
+            windows = Windows(sound.blocks, n_mels, loudest)
             seek = 0
             while (window := windows.at(seek)) is not None:
                 with self.computing():

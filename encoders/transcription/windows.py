@@ -1,4 +1,4 @@
-"""Whisper's input windows of a recording that is read as it is needed, in flat memory."""
+"""Whisper's input windows of a recording, in flat memory."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ class Windows:
     """Whisper's input windows of a recording, given as blocks of samples at 16 kHz.
 
     Blocks are read as they are needed, and samples before the current window are dropped.
+    loudest: the greatest log-power of the recording, see `loudest_of`, which is the top of the dynamic range of all
+        windows; of those so far, where it is not known.
     """
 
-    def __init__(self, blocks: Iterator[np.ndarray], n_mels: int) -> None:
+    def __init__(self, blocks: Iterator[np.ndarray], n_mels: int, loudest: float = -np.inf) -> None:
         self.blocks, self.n_mels = blocks, n_mels
         self.samples = np.zeros(0, np.float32)
         self.start = 0  # position in the recording of the first sample kept
         self.ended = False
-        self.loudest = -np.inf
+        self.loudest = loudest
 
     @property
     def frames(self) -> int:
@@ -75,3 +77,11 @@ class Windows:
                 kept.append(block)
                 held += len(block)
         self.samples = np.concatenate(kept)
+
+
+def loudest_of(blocks: Iterator[np.ndarray], n_mels: int) -> float:
+    """The greatest log-power in a recording, given as blocks of samples at 16 kHz; −inf where there are none."""
+    windows, seek = Windows(blocks, n_mels), 0
+    while windows.at(seek) is not None:
+        seek += N_FRAMES
+    return windows.loudest
