@@ -396,12 +396,12 @@ def joined(language_model: torch.nn.Module) -> MultimodalLM:
     return model
 
 
-def test_embeddings_for_each_layer_are_refused_in_one_line():
-    config = transformers.Gemma4TextConfig(
-        **SMALL, vocab_size_per_layer_input=V, hidden_size_per_layer_input=8, layer_types=["full_attention"] * 3
-    )
-    with pytest.raises(ValueError, match="^Gemma4ForCausalLM reads more of a token than its embedding.*another.*$"):
-        joined(transformers.Gemma4ForCausalLM(config))
+@pytest.mark.parametrize("family", families.READS_IDS_AGAIN)
+def test_embeddings_for_each_layer_are_refused_in_one_line(family):
+    model = families.language_model(family)
+    name = type(model).__name__
+    with pytest.raises(ValueError, match=f"^{name} reads more of a token than its embedding.*another.*$"):
+        joined(model)
 
 
 def test_rotary_positions_of_several_axes_obey_the_laws():

@@ -2,7 +2,8 @@
 
 While a request is active, hooks on the model do the following:
 
-- The input embedding accepts ids past the vocabulary, and gives them the added rows.
+- The input embedding accepts ids past the vocabulary, and gives them the added rows. Other embeddings of the same ids
+  give them what they have for id 0.
 - The output head appends the logits of the added tokens, before any scale or soft-cap of the family's own.
 - A callback may change the embeddings, and the hidden states that enter a block: media join in one of these ways.
 - In requests that write codes, their rows and logits are included.
@@ -97,6 +98,9 @@ class LanguageModel(Changing):
 
         embedding.register_forward_pre_hook(self._hide_added_ids)
         embedding.register_forward_hook(self._embed_added_ids)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module is not embedding:
+                module.register_forward_pre_hook(self._hide_ids_again)
         head.register_forward_pre_hook(self._keep_logit_positions)
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
@@ -262,6 +266,13 @@ class LanguageModel(Changing):
         if request.callback is not None:
             request.callback.on_ids(ids)
         return (ids.masked_fill(ids >= self.vocabulary.offset, 0), *args[1:])
+
+    def _hide_ids_again(self, module: nn.Module, args: tuple) -> tuple | None:
+        """Other embeddings of the same ids, as some models have for their blocks, know no added tokens either."""
+        request = self.active_request()
+        if request is None or not args or args[0] is not request.ids:
+            return None
+        return (args[0].masked_fill(args[0] >= self.vocabulary.offset, 0), *args[1:])
 
     def _embed_added_ids(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         request = self.active_request()

@@ -73,17 +73,33 @@ FAMILIES = {
     "lfm2": ("Lfm2Config", dict(_GROUPED, full_attn_idxs=[1], block_auto_adjust_ff_dim=False)),
 }
 
+# Those whose blocks look the ids up again, in embeddings of their own; the first has several streams of hidden states.
+READS_IDS_AGAIN = {
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        dict(_GROUPED, head_dim=8, sliding_window=8, vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8)
+        | dict(laurel_rank=4, altup_num_inputs=2, num_kv_shared_layers=0, activation_sparsity_pattern=[0.0] * LAYERS),
+    ),
+    "gemma4": (
+        "Gemma4TextConfig",
+        dict(_GROUPED, head_dim=8, global_head_dim=8, sliding_window=8, num_kv_shared_layers=0)
+        | dict(vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8),
+    ),
+}
+
 
 def language_model(family: str, seed: int = 0) -> torch.nn.Module:
     """A tiny random model of a family, with weights large enough that every part of it matters."""
-    name, arguments = FAMILIES[family]
+    name, arguments = (FAMILIES | READS_IDS_AGAIN)[family]
     config = getattr(transformers, name)(**arguments)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():
+        for path, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
+            elif "correct_output_scale" in path:
+                torch.nn.init.ones_(parameter)
     return model.eval()
 
 
