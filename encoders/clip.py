@@ -146,11 +146,11 @@ class ClipImageEncoder(FrozenEncoder):
         return F.normalize(embedding.float(), dim=-1)
 
     @torch.no_grad()
-    def embed_texts(self, texts: list[str]) -> Tensor:
+    def embed_texts(self, texts: list[str], *, cut: bool = False) -> Tensor:
         """N texts → CLIP embeddings [N, E], float32, of unit length; comparable with `embed_images`.
 
-        A text beyond the model's context is cut there, with a warning. ValueError for one of more than 100,000
-        characters, with a NUL, or that is no valid Unicode.
+        A text beyond the model's context is cut there, with a warning unless `cut` says that it is expected.
+        ValueError for one of more than 100,000 characters, with a NUL, or that is no valid Unicode.
         """
         if not (texts := check_texts(texts)):
             raise ValueError("there is no text to embed")
@@ -163,7 +163,8 @@ class ClipImageEncoder(FrozenEncoder):
         size = getattr(getattr(self.model, "text", self.model), "vocab_size", 0)
         if size and int(tokens.max()) >= size:
             raise ValueError(f"the tokenizer makes ids up to {int(tokens.max())}, and this CLIP has {size} of them")
-        self._warn_of_cuts(texts, tokens)
+        if not cut:
+            self._warn_of_cuts(texts, tokens)
         return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
 
     def _warn_of_cuts(self, texts: list[str], tokens: Tensor) -> None:

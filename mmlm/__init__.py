@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmlm.model.config import FusionConfig, ResamplerConfig
     from mmlm.prompting.parts import END_OF_CHUNK, Image, Sound
     from mmlm.prompting.templates import PromptTemplate
+    from mmlm.retrieval.index import Index
     from mmlm.retrieval.rices import Rices
     from mmlm.training import TrainConfig, train
 
@@ -31,6 +32,7 @@ __all__ = [
     "GenerationOptions",
     "GenerationResult",
     "Image",
+    "Index",
     "MultimodalLM",
     "PromptTemplate",
     "ResamplerConfig",
@@ -51,6 +53,7 @@ _HOME = {
     "GenerationOptions": "mmlm.generation.options",
     "GenerationResult": "mmlm.generation.result",
     "Image": "mmlm.prompting.parts",
+    "Index": "mmlm.retrieval.index",
     "MultimodalLM": "mmlm.assembly.multimodal_lm",
     "PromptTemplate": "mmlm.prompting.templates",
     "ResamplerConfig": "mmlm.model.config",

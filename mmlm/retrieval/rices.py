@@ -16,6 +16,7 @@ from mmlm.data import Record, RecordSource, read_records
 from mmlm.data.cache import TensorCache
 from mmlm.prompting.parts import Part
 from mmlm.prompting.templates import PromptTemplate, demonstrations
+from mmlm.retrieval.vectors import Vectors
 
 
 class Rices:
@@ -37,6 +38,8 @@ class Rices:
         self.encoder = encoder
         self.records = read_records(source)
         self.embeddings = _embed_records(encoder, self.records, cache)  # [N, E], unit norm
+        self._vectors = Vectors(self.embeddings.shape[1])
+        self._vectors.add(range(len(self.records)), self.embeddings.numpy())
 
     def nearest(self, image: Any, k: int) -> list[Record]:
         """The `k` records (or all, if there are fewer) whose pictures are most similar to `image`, the nearest last.
@@ -46,9 +49,9 @@ class Rices:
         check_kind("k", k, int)
         if k < 0:
             raise ValueError(f"k is the number of demonstrations, 0 or more, not {k}")
-        query = self.encoder.embed_images(self.encoder.preprocess(image)[None]).cpu()
-        order = (self.embeddings @ query[0]).sort(descending=True, stable=True).indices[:k]
-        return [self.records[index] for index in reversed(order.tolist())]
+        (query,) = self.encoder.embed_images(self.encoder.preprocess(image)[None]).cpu().numpy()
+        near, _ = self._vectors.nearest(query, k)
+        return [self.records[index] for index in reversed(near)]
 
     def caption_prompt(self, image: Any, k: int = 4, template: PromptTemplate | None = None) -> list[Part]:
         """A prompt for `model.generate`: `k` pictures with captions, the most similar last, then `image`.
