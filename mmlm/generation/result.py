@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
 from mmlm.prompting.parts import Codes
+from mmlm.prompting.sources import Citations, Source, citations
 from mmlm.prompting.thinking import after_thinking
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class GenerationResult:
     score: of a beam: its log-probability divided by length ** length_penalty; None without beams.
     parts: text, pictures, sounds (or their codes) in the order in which they were written.
     thinking: whether the prompt had begun the model's thinking with `<think>`, as some chat templates do.
+    sources: what the prompt offered, in the order of its numbers, 1 the first; None where nothing was looked up.
     """
 
     text: str
@@ -48,11 +50,17 @@ class GenerationResult:
     score: float | None = None
     parts: tuple[str | Codes | Image.Image | Audio, ...] = ()
     thinking: bool = False
+    sources: tuple[Source, ...] | None = None
 
     @property
     def answer(self) -> str:
         """The text after the model's thinking (`<think>…</think>`), if it thinks; "" where the limit came before."""
         return after_thinking(self.text, self.thinking)
+
+    @property
+    def citations(self) -> Citations:
+        """The numbers in the answer: those of sources, and those that were not offered, which count for nothing."""
+        return Citations() if self.sources is None else citations(self.answer, len(self.sources))
 
     def __str__(self) -> str:
         return self.text
@@ -64,7 +72,7 @@ class GenerationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; media are described by their kind and size."""
-        return {
+        found: dict[str, Any] = {
             "text": self.text,
             "answer": self.answer,
             "token_ids": list(self.token_ids),
@@ -74,6 +82,14 @@ class GenerationResult:
             "usage": vars(self.usage),
             "media": [_described(part) for part in self.media],
         }
+        if self.sources is not None:
+            named = self.citations
+            found["sources"] = [
+                {"number": number, "cited": number in named.cited, **source.to_dict()}
+                for number, source in enumerate(self.sources, start=1)
+            ]
+            found["dropped_citations"] = list(named.dropped)
+        return found
 
 
 def _described(part: Codes | Image.Image | Audio) -> dict[str, Any]:

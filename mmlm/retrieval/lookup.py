@@ -114,7 +114,10 @@ def offered(model: MultimodalNetwork, finder: Finder, question: str, picture: An
                 warnings.warn(f"a picture that was found is left out: {error}", stacklevel=2)
                 continue
         else:
-            source = replace(source, quote=_cut(model, number, source.quote, left))
+            quote = _cut(model, number, source.quote, left)
+            if source.span is not None and quote != source.quote:
+                source = replace(source, span=(source.span[0], source.span[0] + len(quote)))
+            source = replace(source, quote=quote)
             shown = source_parts(number, source)
         size = _size(model, shown)
         if not source.quote and source.modality != "image" or size > left:

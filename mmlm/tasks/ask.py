@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack
 
 from decoders.values import check_kind
 from encoders.media.sound import load_audio
@@ -12,11 +13,16 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.conversation import chat_prompt
 from mmlm.prompting.messages import Message, Role, as_messages
 from mmlm.prompting.parts import Image, Media, Sound
-from mmlm.prompting.templates import CHAT, PromptTemplate
+from mmlm.prompting.templates import CHAT
 from mmlm.tasks.chat import Mode, check_mode, heard
 from mmlm.tasks.generate import generate
 from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
+from mmlm.tasks.sources import grounded, looked_up, with_sources
 from mmlm.tasks.transcribe import transcribe
+
+if TYPE_CHECKING:
+    from mmlm.retrieval.index import Index
+    from mmlm.retrieval.lookup import Finder
 
 EXAMPLES = (
     ("what is the opposite of hot?", "cold"),
@@ -43,6 +49,7 @@ def ask(
     chat: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     language: str | None = None,
+    index: Index | Finder | None = None,
     details: bool = False,
     batch_size: int = 32,
     **options: Unpack[GenerationKeywords],
@@ -60,44 +67,59 @@ def ask(
         text alone, since adapters are trained on prompts of `model.template`. Then examples are earlier turns.
     chat_template_kwargs: for the chat template, such as {"enable_thinking": False}.
     language: what is spoken; None detects it.
-    details: return a `GenerationResult` in place of each text.
+    index: look up first what an `mmlm.Index` has about the question (or a `Lookup` of it, which says how much; or a
+        `Recitation`, where the model writes down what it remembers). What is found stands in the prompt, numbered; the
+        result's `citations` are the numbers that the answer names.
+    details: return a `GenerationResult` in place of each text; with an index it has the `sources` and the `citations`.
     ValueError where there is nothing to answer: nobody speaks, and no question is given.
     """
     check_mode(mode)
     shown = as_examples(examples, "(question, answer)")
     check_kind("chat", chat, bool | None)
     rows, batch = as_rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
-    tokenizer = model.processor.tokenizer
     before = as_messages(messages) if messages else []
     alone = recordings is question is image is transcript is None
     if alone and (shown or not before):
         raise ValueError("there is nothing to answer: give a recording, its transcript, a question or messages")
+    if index is not None and alone:
+        raise ValueError("an index is asked for one question: give it beside the messages, as question or a recording")
     if chat is None:
         text_alone = mode == "transcript" and image is None
-        chat = bool(getattr(tokenizer, "chat_template", None)) and (bool(before) or text_alone)
+        chat = bool(getattr(model.processor.tokenizer, "chat_template", None)) and (bool(before) or text_alone)
     if chat_template_kwargs and not chat:
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
-    template = CHAT if chat else model.template
-    before = [heard(model, turn, mode, language, template) for turn in before]
+    before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
-    if chat:
-        before += [Message(role, (text,)) for pair in shown for role, text in zip(ROLES, pair, strict=True)]
-        turns = [[*before, Message("user", tuple(parts))] for parts in last] or [before]
-        prompts = [chat_prompt(tokenizer, own, chat_template_kwargs) for own in turns]
-    else:
-        prompts = _without_chat(model.template, before, shown, last)
-        if shown:
-            stop = options.get("stop", ())
-            options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
-    return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)
+    frame = _Frame(model, chat, before, shown, chat_template_kwargs)
+    found = [] if index is None else looked_up(model, index, last, [row[2] for row in rows], frame.prompt, options)
+    asked = grounded(found, [parts for parts, _ in last], chat)
+    prompts = [frame.prompt(parts) for parts in asked or [None]]
+    if shown and not chat:
+        stop = options.get("stop", ())
+        options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
+    results = generate(model, prompts, batch_size=batch_size, **options)
+    return answers_of(with_sources(results, found), batch, details)
 
 
-def _without_chat(
-    template: PromptTemplate, before: list[Message], shown: list[tuple[str, str]], last: list[list[Any]]
-) -> list[list[Any]]:
-    """Prompts by a model's own template: a conversation, examples, and what is asked."""
-    shots = [f"{template.spoken_prompt([], question)[0]}{reply}\n" for question, reply in shown]
-    return [[*template.conversation(before), *shots, *parts] for parts in last or [[]]]
+@dataclass(frozen=True)
+class _Frame:
+    """What stands before a question: a conversation, and examples."""
+
+    model: MultimodalNetwork
+    chat: bool
+    before: list[Message]
+    shown: list[tuple[str, str]]
+    keywords: Mapping[str, Any] | None
+
+    def prompt(self, parts: Sequence[Any] | None) -> list[Any]:
+        """The whole prompt of a question; None where the conversation ends in it."""
+        template = self.model.template
+        if not self.chat:
+            shots = [f"{template.spoken_prompt([], question)[0]}{reply}\n" for question, reply in self.shown]
+            return [*template.conversation(self.before), *shots, *(parts or ())]
+        turns = [Message(role, (text,)) for pair in self.shown for role, text in zip(ROLES, pair, strict=True)]
+        own = [] if parts is None else [Message("user", tuple(parts))]
+        return chat_prompt(self.model.processor.tokenizer, [*self.before, *turns, *own], self.keywords)
 
 
 def _prompt(
@@ -109,17 +131,20 @@ def _prompt(
     mode: Mode,
     chat: bool,
     language: str | None,
-) -> list[Any]:
-    """Parts that ask about one recording."""
+) -> tuple[list[Any], str | None]:
+    """Parts that ask about one recording, and the question in words, where there are any."""
     if mode != "transcript" and hasattr(recording, "read"):
         recording = load_audio(recording)  # a stream is read once, and both ways hear it
-    if said is None and mode != "features":
+    if said is None and mode != "features" and recording is not None:
         said = transcribe(model, recording, language=language)
     text = None if mode == "features" else getattr(said, "text", said)
     check_kind("transcript", text, str | None)
+    if question is None and text is None and recording is None:
+        raise ValueError("there is nothing to answer: give a recording, its transcript, or a question")
     if text is not None and not text.strip() and question is None:
         raise ValueError("nothing is said in the recording, so there is no question to answer: give one")
     media: list[Media] = [] if picture is None else [Image(picture)]
-    if mode != "transcript":
+    if mode != "transcript" and recording is not None:
         media.append(Sound(recording))
-    return (CHAT if chat else model.template).spoken_prompt(media, text, question)
+    parts = (CHAT if chat else model.template).spoken_prompt(media, text, question)
+    return parts, text if question is None else question

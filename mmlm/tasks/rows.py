@@ -17,6 +17,7 @@ from encoders.media.sound import SUFFIXES as SOUNDS
 from encoders.media.video import SUFFIXES as FILMS
 from mmlm.generation.result import GenerationResult
 from mmlm.prompting.parts import Markup
+from mmlm.prompting.sources import without_dropped
 
 PICTURES = ("avif", "bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
 
@@ -149,4 +150,7 @@ def _answer(result: GenerationResult) -> str:
             "the model was still thinking after %d tokens, so there is no answer: raise max_new_tokens",
             result.usage.generated_tokens,
         )
+    if dropped := result.citations.dropped:
+        log.warning("the answer names sources that were not offered, %s: these numbers are left out", list(dropped))
+        answer = without_dropped(answer, len(result.sources or ())).strip()
     return answer

@@ -1,0 +1,70 @@
+"""What the verbs do with an index: look up, show what was found before the question, and give it with the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mmlm.generation.options import GenerationOptions
+from mmlm.generation.result import GenerationResult
+from mmlm.model.network import MultimodalNetwork
+from mmlm.prompting.sources import INSTRUCTION, Offered
+from mmlm.tasks.rows import Results
+
+if TYPE_CHECKING:
+    from mmlm.retrieval.index import Index
+    from mmlm.retrieval.lookup import Finder
+
+
+TOLD = f"\n{INSTRUCTION}\n\n"
+
+
+def looked_up(
+    model: MultimodalNetwork,
+    index: Index | Finder,
+    asked: Sequence[tuple[list[Any], str | None]],
+    pictures: Sequence[Any],
+    prompt_of: Callable[[list[Any]], list[Any]],
+    options: Mapping[str, Any],
+) -> list[Offered]:
+    """What is found for each question, as much as fits beside the rest of its prompt and its answer.
+
+    asked: the parts that ask, and the question in words. pictures: what each is about, or None.
+    ValueError for a question that is heard and not written down.
+    """
+    from mmlm.retrieval.lookup import as_finder, offered  # only who looks something up needs the index
+
+    finder, most = as_finder(index), model.language_model.max_length
+    written = GenerationOptions.of(dict(options)).max_new_tokens
+    found = []
+    for (parts, words), picture in zip(asked, pictures, strict=True):
+        if words is None:
+            raise ValueError("an index is asked in words: choose mode='transcript' or 'both', or give the question")
+        used = len(model.processor.encode(prompt_of([TOLD, *parts])).input_ids)
+        found.append(offered(model, finder, words, picture, None if most is None else most - used - written))
+    return found
+
+
+def grounded(found: Sequence[Offered], asked: Sequence[list[Any]], chat: bool) -> list[list[Any]]:
+    """The parts of questions, each behind its sources. chat: whether a chat model is told what these are."""
+    if not found:
+        return list(asked)
+    return [
+        [*own.parts, *([TOLD] if chat else []), *parts] if own.sources else parts
+        for own, parts in zip(found, asked, strict=True)
+    ]
+
+
+def with_sources(results: GenerationResult | Results, found: Sequence[Offered]) -> GenerationResult | Results:
+    """Results with what their prompts offered; as they are where nothing was looked up."""
+    if not found:
+        return results
+    assert isinstance(results, list), "a batch of prompts gives a list"
+    given: list[Any] = [
+        [replace(result, sources=own.sources) for result in row]
+        if isinstance(row, list)
+        else replace(row, sources=own.sources)
+        for row, own in zip(results, found, strict=True)
+    ]
+    return given
