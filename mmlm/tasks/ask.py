@@ -83,9 +83,7 @@ def ask(
         raise ValueError("there is nothing to answer: give a recording, its transcript, a question or messages")
     if index is not None and alone:
         raise ValueError("an index is asked for one question: give it beside the messages, as question or a recording")
-    if chat is None:
-        text_alone = mode == "transcript" and image is None
-        chat = bool(getattr(model.processor.tokenizer, "chat_template", None)) and (bool(before) or text_alone)
+    chat = _by_chat_template(model, chat, bool(before) or (mode == "transcript" and image is None))
     if chat_template_kwargs and not chat:
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
@@ -95,10 +93,18 @@ def ask(
     asked = grounded(found, [parts for parts, _ in last], chat)
     prompts = [frame.prompt(parts) for parts in asked or [None]]
     if shown and not chat:
-        stop = options.get("stop", ())
-        options["stop"] = (*((stop,) if isinstance(stop, str) else stop), "\n")
+        options["stop"] = (*_several(options.get("stop", ())), "\n")
     results = generate(model, prompts, batch_size=batch_size, **options)
     return answers_of(with_sources(results, found), batch, details)
+
+
+def _by_chat_template(model: MultimodalNetwork, chat: bool | None, fits: bool) -> bool:
+    """Whether a prompt is made by the tokenizer's chat template: as asked for, or where it has one and that `fits`."""
+    return bool(getattr(model.processor.tokenizer, "chat_template", None)) and fits if chat is None else chat
+
+
+def _several(texts: str | Sequence[str]) -> Sequence[str]:
+    return (texts,) if isinstance(texts, str) else texts
 
 
 @dataclass(frozen=True)
