@@ -1,4 +1,4 @@
-"""Answer a question about a picture, or about each of several."""
+"""Answer a question about a picture, about each of several, or from an index."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import argparse
 from typing import Any
 
 from mmlm.cli.batch import Batch
-from mmlm.cli.inputs import inputs_of, labelled
+from mmlm.cli.index import place_of
+from mmlm.cli.inputs import Input, inputs_of, labelled
 from mmlm.cli.job import Work, add_job_options, is_job, run_job
+from mmlm.cli.loading import check_index, load_model, read_image
 from mmlm.cli.options import (
     VIDEO_LIMITS,
     add_batch_options,
     add_example_options,
     add_generation_options,
+    add_index_options,
     add_model_options,
     add_reading_options,
     file_path,
+    generation_options,
+    where_of,
 )
+from mmlm.cli.output import one_line, print_result, tell_cut
 from mmlm.cli.picture_job import picture_work
 from mmlm.cli.pictures import describe_pictures
 
@@ -25,6 +31,7 @@ EXAMPLES = """\
   mmlm answer "photos/*.jpg" "is there a person?"  (a quoted pattern or a folder: each of its pictures)
   mmlm answer --data questions.jsonl --output answers/    (lines with "image" and "question"; ended, it is gone on with)
   mmlm answer "is there a person?" --data "shards/*.tar" --output answers/
+  mmlm answer "when does the library open?" --index notes.index   (made by mmlm index add)
   cat photo.jpg | mmlm answer - "how many shapes are there?" --json"""
 
 
@@ -39,12 +46,16 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_job_options(verb, shard_size=1000, batch_size=32)
     add_model_options(verb)
     add_example_options(verb)
+    add_index_options(verb, required=False)
+    verb.add_argument("--sources", type=int, default=4, metavar="K", help="look up so many at most (default: 4)")
     add_reading_options(verb, *VIDEO_LIMITS)
     add_generation_options(verb)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The answer about each picture, in one line."""
+    """The answer about each picture, in one line; of an index with what it was looked up in."""
+    if args.index is not None:
+        return from_index(args)
     if is_job(args):
         if args.question is not None:
             raise ValueError("with --data, give no IMAGE: a question alone is asked about each picture")
@@ -57,6 +68,52 @@ def run(args: argparse.Namespace) -> int:
     batch = Batch(args)
     inputs = inputs_of(args, batch, [args.image], "image")
     return describe_pictures(args, batch, inputs, prompt_of, "answer", labelled([args.image], inputs))
+
+
+def from_index(args: argparse.Namespace) -> int:
+    """Answers from an index, to a question alone or about pictures."""
+    if args.data is not None or args.output is not None or args.examples is not None:
+        raise ValueError("--index goes with a question, and pictures: leave out --data, --output and --examples")
+    if args.image is None:
+        raise ValueError("give a question, or a picture and a question")
+    options = generation_options(args)
+    check_index(args)
+    batch, names = Batch(args), [] if args.question is None else [args.image]
+    question = args.image if args.question is None else args.question
+    inputs = inputs_of(args, batch, names, "image")
+    if names and not inputs:
+        return batch.code()
+    model = load_model(args)
+    from mmlm.retrieval import Index, Lookup
+    from mmlm.tasks.rows import one_result
+
+    with Index(args.index, model) as index:
+        lookup = Lookup(index, k=args.sources, where=where_of(args))
+
+        def answer(one: Input | None) -> bool:
+            picture = None if one is None else read_image(one, args)
+            result = one_result(model.answer(picture, question, index=lookup, details=True, **options))
+            print_answer(args, result, "" if one is None else one.name, bool(names) and labelled(names, inputs))
+            return True
+
+        for one in inputs or [None]:
+            if batch.attempt(question if one is None else one.name, lambda one=one: answer(one)):
+                batch.done += 1
+    return batch.code()
+
+
+def print_answer(args: argparse.Namespace, result: Any, name: str, label: bool) -> None:
+    """An answer and its sources, those that it names marked."""
+    from mmlm.tasks.rows import answers_of
+
+    text = one_line(str(answers_of([result], False, False)))
+    record = {**({"image": name} if name else {}), "question": args.question or args.image, "answer": text}
+    print_result(args, record, f"{name}\t{text}" if label else text, result)
+    if not args.json:
+        for number, source in enumerate(result.sources, start=1):
+            mark = "cited" if number in result.citations.cited else "     "
+            print(f"  [{number}] {mark} {one_line(place_of(source))}", flush=True)
+    tell_cut(args, result, name if label else "")
 
 
 def work_of(args: argparse.Namespace, rank: int) -> Work:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmlm.cli.loading import load_model
 from mmlm.cli.messages import interrupted
 from mmlm.cli.options import PARTS, add_json_option, add_part_options, file_path
-from mmlm.cli.output import print_record
-
-if TYPE_CHECKING:
-    from mmlm.training.reporting import Counter
+from mmlm.cli.output import Told, print_record
 
 EXAMPLES = """\
   mmlm data check pairs.jsonl
@@ -112,25 +107,3 @@ def check_usage(args: argparse.Namespace) -> None:
     from mmlm.training.checks import check_output
 
     check_output(Path(args.output).parent)
-
-
-class Told:
-    """Shows how far a long piece of work is, which calls it with the number of pieces done and of all."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.stack = title, ExitStack()
-        self.counter: Counter | None = None
-
-    def __enter__(self) -> Told:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        """So many are done."""
-        from mmlm.training.reporting import Counter
-
-        if self.counter is None:
-            self.counter = self.stack.enter_context(Counter(total, self.title, progress=True))
-        self.counter.update(done - self.counter.done)

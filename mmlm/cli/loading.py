@@ -133,3 +133,11 @@ def examples_of(records: RecordSet | None, model: MultimodalLM) -> Any:
     if not isinstance(encoder, ClipImageEncoder):
         raise ValueError("--examples are chosen by CLIP, and this model has none")
     return Rices(encoder, records)
+
+
+def check_index(args: argparse.Namespace) -> None:
+    """FileNotFoundError where the index of `--index` is not there, before any weights are read."""
+    if not Path(args.index).exists():
+        raise FileNotFoundError(
+            f"{args.index}: no such index; make it with `mmlm index add FOLDER --index {args.index}`"
+        )

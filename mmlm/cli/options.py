@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -198,6 +199,37 @@ def add_example_options(verb: argparse.ArgumentParser) -> None:
         "--examples", metavar="DATA", type=file_path, help="folder with metadata.jsonl, or any data that train reads"
     )
     group.add_argument("--shots", type=int, default=4, metavar="K", help="how many of them (default: 4)")
+
+
+def add_index_options(verb: argparse.ArgumentParser, required: bool) -> None:
+    """Which index, and what of it."""
+    about = "the file, such as notes.index" if required else "look up what this index has, made by `mmlm index add`"
+    group = verb.add_argument_group("index")
+    group.add_argument("--index", type=file_path, metavar="FILE", required=required, help=about)
+    group.add_argument(
+        "--where", action="append", type=key_and_value, metavar="KEY=VALUE", default=[],
+        help="only what has this metadata; of one key several values: one of them",
+    )  # fmt: skip
+
+
+def key_and_value(text: str) -> tuple[str, Any]:
+    """`year=2020` → ("year", 2020): numbers, true, false and null as JSON has them, all else as text."""
+    key, given, value = text.partition("=")
+    if not key or not given:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = value
+    return key, value if isinstance(found, dict | list) else found
+
+
+def where_of(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """The values of `--where`, by their keys."""
+    found: dict[str, list[Any]] = {}
+    for key, value in args.where:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def _add(group: Any, options: tuple[Option, ...]) -> None:

@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.messages import complain
 
 if TYPE_CHECKING:
     from mmlm.generation.result import GenerationResult
+    from mmlm.training.reporting import Counter
 
 
 def print_record(args: argparse.Namespace, record: dict[str, Any], line: str) -> None:
@@ -64,3 +65,25 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.refresh()
 
         yield show
+
+
+class Told:
+    """Shows how far a long piece of work is, which calls it with the number of pieces done and of all."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.stack = title, ExitStack()
+        self.counter: Counter | None = None
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many are done."""
+        from mmlm.training.reporting import Counter
+
+        if self.counter is None:
+            self.counter = self.stack.enter_context(Counter(total, self.title, progress=True))
+        self.counter.update(done - self.counter.done)
