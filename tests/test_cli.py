@@ -22,7 +22,8 @@ from support import parts
 from support.hearing import noise, save_whisper, tiny_whisper
 
 VERBS = (
-    "caption answer generate transcribe ask chat draw speak serve ui init train data index eval probe convert models inspect"
+    "caption answer generate transcribe ask chat draw speak serve ui init train data index eval probe convert models "
+    "inspect"
 ).split()
 HEAVY = ("torch", "transformers", "open_clip", "whisper", "PIL", "numpy", "matplotlib", "omegaconf", "huggingface_hub")
 

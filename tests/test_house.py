@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 # Rooms from the ground up. A room may import those before it; rooms that share a line may not import each other.
 ORDER = {
     "mmlm": [
-        ["_lazy", "remedies"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["retrieval"], ["tasks"],
-        ["assembly"], ["serving"], ["jobs"], ["training"], ["evaluation"], ["cli"],
+        ["_lazy", "remedies"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["retrieval"],
+        ["tasks"], ["assembly"], ["serving"], ["jobs"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
         ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "patterns", "pickles", "settings"],

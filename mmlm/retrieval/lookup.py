@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from decoders.values import check_kinds
+from decoders.values import check_kinds, check_least
 from mmlm.prompting.parts import Image, Part
 from mmlm.prompting.sources import Offered, Source, SourceModality, quotable, source_parts
 from mmlm.retrieval.index import Index
@@ -55,9 +55,7 @@ class Lookup:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name, least in {"k": 1, "tokens": LEAST, "around": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        check_least(self, k=1, tokens=LEAST, around=0)
 
     def find(self, model: MultimodalNetwork, question: str, picture: Any) -> list[Source]:
         """As `Finder` has it."""

@@ -89,7 +89,9 @@ def ask(
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     frame = _Frame(model, chat, before, shown, chat_template_kwargs)
-    found = [] if index is None else looked_up(model, index, last, [row[2] for row in rows], frame.prompt, options)
+    found = (
+        [] if index is None else looked_up(model, index, last, [row[2] for row in rows], frame.prompt, chat, options)
+    )
     asked = grounded(found, [parts for parts, _ in last], chat)
     prompts = [frame.prompt(parts) for parts in asked or [None]]
     if shown and not chat:

@@ -26,11 +26,13 @@ def looked_up(
     asked: Sequence[tuple[list[Any], str | None]],
     pictures: Sequence[Any],
     prompt_of: Callable[[list[Any]], list[Any]],
+    chat: bool,
     options: Mapping[str, Any],
 ) -> list[Offered]:
     """What is found for each question, as much as fits beside the rest of its prompt and its answer.
 
     asked: the parts that ask, and the question in words. pictures: what each is about, or None.
+    prompt_of: the whole prompt of such parts. chat: whether it is a chat model's, which is told what sources are.
     ValueError for a question that is heard and not written down.
     """
     from mmlm.retrieval.lookup import as_finder, offered  # only who looks something up needs the index
@@ -41,7 +43,7 @@ def looked_up(
     for (parts, words), picture in zip(asked, pictures, strict=True):
         if words is None:
             raise ValueError("an index is asked in words: choose mode='transcript' or 'both', or give the question")
-        used = len(model.processor.encode(prompt_of([TOLD, *parts])).input_ids)
+        used = len(model.processor.encode(prompt_of([TOLD, *parts] if chat else parts)).input_ids)
         found.append(offered(model, finder, words, picture, None if most is None else most - used - written))
     return found
 
