@@ -17,7 +17,7 @@ from mmlm.prompting.templates import CHAT
 from mmlm.tasks.chat import Mode, check_mode, heard
 from mmlm.tasks.generate import generate
 from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
-from mmlm.tasks.sources import grounded, looked_up, with_sources
+from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
 from mmlm.tasks.transcribe import transcribe
 
 if TYPE_CHECKING:
@@ -89,11 +89,8 @@ def ask(
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     frame = _Frame(model, chat, before, shown, chat_template_kwargs)
-    found = (
-        [] if index is None else looked_up(model, index, last, [row[2] for row in rows], frame.prompt, chat, options)
-    )
-    asked = grounded(found, [parts for parts, _ in last], chat)
-    prompts = [frame.prompt(parts) for parts in asked or [None]]
+    found = [] if index is None else looked_up(model, index, last, frame.prompt, chat, options)
+    prompts = [frame.prompt(parts) for parts in grounded(found, last, chat) or [None]]
     if shown and not chat:
         options["stop"] = (*_several(options.get("stop", ())), "\n")
     results = generate(model, prompts, batch_size=batch_size, **options)
@@ -139,8 +136,8 @@ def _prompt(
     mode: Mode,
     chat: bool,
     language: str | None,
-) -> tuple[list[Any], str | None]:
-    """Parts that ask about one recording, and the question in words, where there are any."""
+) -> Asked:
+    """What asks about one recording."""
     if mode != "transcript" and hasattr(recording, "read"):
         recording = load_audio(recording)  # a stream is read once, and both ways hear it
     if said is None and mode != "features" and recording is not None:
@@ -155,4 +152,4 @@ def _prompt(
     if mode != "transcript" and recording is not None:
         media.append(Sound(recording))
     parts = (CHAT if chat else model.template).spoken_prompt(media, text, question)
-    return parts, text if question is None else question
+    return Asked(parts, text if question is None else question, picture)

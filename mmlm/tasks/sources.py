@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
+from mmlm.prompting.parts import Image, Media, Sound, modality_of
 from mmlm.prompting.sources import INSTRUCTION, Offered
 from mmlm.tasks.rows import Results
 
@@ -20,18 +21,24 @@ if TYPE_CHECKING:
 TOLD = f"\n{INSTRUCTION}\n\n"
 
 
+class Asked(NamedTuple):
+    """A question. parts: of the prompt, that ask it. words: where it has any. picture: what it is about, or None."""
+
+    parts: list[Any]
+    words: str | None
+    picture: Any
+
+
 def looked_up(
     model: MultimodalNetwork,
     index: Index | Finder,
-    asked: Sequence[tuple[list[Any], str | None]],
-    pictures: Sequence[Any],
+    asked: Sequence[Asked],
     prompt_of: Callable[[list[Any]], list[Any]],
     chat: bool,
     options: Mapping[str, Any],
 ) -> list[Offered]:
     """What is found for each question, as much as fits beside the rest of its prompt and its answer.
 
-    asked: the parts that ask, and the question in words. pictures: what each is about, or None.
     prompt_of: the whole prompt of such parts. chat: whether it is a chat model's, which is told what sources are.
     ValueError for a question that is heard and not written down.
     """
@@ -40,21 +47,29 @@ def looked_up(
     finder, most = as_finder(index), model.language_model.max_length
     written = GenerationOptions.of(dict(options)).max_new_tokens
     found = []
-    for (parts, words), picture in zip(asked, pictures, strict=True):
+    for parts, words, picture in asked:
         if words is None:
             raise ValueError("an index is asked in words: choose mode='transcript' or 'both', or give the question")
         used = len(model.processor.encode(prompt_of([TOLD, *parts] if chat else parts)).input_ids)
+        used += sum(_more_positions(model, part) for part in parts if isinstance(part, Image | Sound))
         found.append(offered(model, finder, words, picture, None if most is None else most - used - written))
     return found
 
 
-def grounded(found: Sequence[Offered], asked: Sequence[list[Any]], chat: bool) -> list[list[Any]]:
+def _more_positions(model: MultimodalNetwork, part: Media) -> int:
+    """How many positions a medium takes beside that of its token: a prefix is as long as the medium has latents."""
+    if model.fusion.positions(2) == 1:
+        return 0
+    return model.media_positions(modality_of(part), model.encode_media([part])[0].tokens.shape[1]) - 1
+
+
+def grounded(found: Sequence[Offered], asked: Sequence[Asked], chat: bool) -> list[list[Any]]:
     """The parts of questions, each behind its sources. chat: whether a chat model is told what these are."""
     if not found:
-        return list(asked)
+        return [one.parts for one in asked]
     return [
-        [*own.parts, *([TOLD] if chat else []), *parts] if own.sources else parts
-        for own, parts in zip(found, asked, strict=True)
+        [*own.parts, *([TOLD] if chat else []), *one.parts] if own.sources else one.parts
+        for own, one in zip(found, asked, strict=True)
     ]
 
 
