@@ -25,12 +25,14 @@ Space = Literal["image", "text"]
 
 MARK, FORM = 0x6D6D6C69, 1  # "mmli" in the file's header, and the form of its tables
 WAIT = 60.0  # seconds for another process to end its writing
+CACHE = 1 << 26  # bytes: new digests and words belong anywhere in their trees
 PAGE = 16384  # bytes; several vectors fit into one
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE documents (
     id INTEGER PRIMARY KEY AUTOINCREMENT, modality TEXT NOT NULL, digest TEXT NOT NULL, caption TEXT NOT NULL,
     text TEXT NOT NULL, seconds REAL, content BLOB, UNIQUE (modality, digest, caption));
+CREATE INDEX documents_modality ON documents(modality);
 CREATE TABLE places (path TEXT PRIMARY KEY, document INTEGER NOT NULL REFERENCES documents(id), metadata TEXT NOT NULL);
 CREATE INDEX places_document ON places(document);
 CREATE TABLE pieces (
@@ -65,6 +67,7 @@ class Store:
         with self.told():
             _check_words(self.database)
             self.database.execute("PRAGMA foreign_keys = ON")
+            self.database.execute(f"PRAGMA cache_size = -{CACHE // 1024}")
             self.database.execute("PRAGMA trusted_schema = OFF")  # a file of someone else's runs no functions
             if not self.value("SELECT count(*) FROM sqlite_master"):
                 self.database.execute(f"PRAGMA page_size = {PAGE}")
@@ -163,7 +166,7 @@ class Store:
         words = " OR ".join(f'"{word}"' for word in dict.fromkeys(_QUERY.findall(query)))
         if not words:
             return []
-        joined = "words" if not condition else f"{JOINED} JOIN words ON words.rowid = pieces.id"
+        joined = "words" if not condition else "pieces JOIN words ON words.rowid = pieces.id"
         where = f"words MATCH ?{condition and f' AND {condition}'} ORDER BY words.rank, words.rowid LIMIT ?"
         return [id for (id,) in self.rows(f"SELECT words.rowid FROM {joined} WHERE {where}", (words, *values, most))]
 
@@ -171,25 +174,23 @@ class Store:
         """The ids of pieces that a condition allows, ascending; None without one."""
         if not condition:
             return None
-        query = f"SELECT pieces.id FROM {JOINED} WHERE {condition} ORDER BY pieces.id"
+        query = f"SELECT id FROM pieces WHERE {condition} ORDER BY id"
         return np.asarray([id for (id,) in self.rows(query, values)], np.int64)
 
 
-JOINED = "pieces JOIN documents ON documents.id = pieces.document"
-
-
 def condition_of(modalities: Sequence[str] | None, where: Mapping[str, Any] | None) -> tuple[str, list[Any]]:
-    """A filter as a condition of SQL, with its values; "" for none.
+    """A filter of `pieces` as a condition of SQL, with its values; "" for none.
 
     where: key → the value that the metadata have under it, or a list of values of which they have one.
     """
     parts, values = [], []
     if modalities is not None:
-        parts.append(f"documents.modality IN ({', '.join('?' * len(modalities))})")
+        among = ", ".join("?" * len(modalities))
+        parts.append(f"pieces.document IN (SELECT id FROM documents WHERE modality IN ({among}))")
         values += modalities
     if where:
         placed, given = place_condition(where)
-        parts.append(f"EXISTS (SELECT 1 FROM places WHERE places.document = documents.id AND {placed})")
+        parts.append(f"pieces.document IN (SELECT document FROM places WHERE {placed})")
         values += given
     return " AND ".join(parts), values
 
