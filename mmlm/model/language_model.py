@@ -35,6 +35,7 @@ from mmlm.model.guest import called, is_placed, offloaded, plain_names
 from mmlm.model.head import from_head, to_head
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
+from mmlm.model.other_embeddings import hide_added_ids
 from mmlm.model.request import ForwardCallback, Request, current_request
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.conversation import turn_end
@@ -98,9 +99,7 @@ class LanguageModel(Changing):
 
         embedding.register_forward_pre_hook(self._hide_added_ids)
         embedding.register_forward_hook(self._embed_added_ids)
-        for module in model.modules():
-            if isinstance(module, nn.Embedding) and module is not embedding:
-                module.register_forward_pre_hook(self._hide_ids_again)
+        hide_added_ids(model, embedding, self.active_request, self.vocabulary.offset)
         head.register_forward_pre_hook(self._keep_logit_positions)
         head.register_forward_hook(self._append_added_logits)
         for index, block in enumerate(self.blocks):
@@ -266,13 +265,6 @@ class LanguageModel(Changing):
         if request.callback is not None:
             request.callback.on_ids(ids)
         return (ids.masked_fill(ids >= self.vocabulary.offset, 0), *args[1:])
-
-    def _hide_ids_again(self, module: nn.Module, args: tuple) -> tuple | None:
-        """Other embeddings of the same ids, as some models have for their blocks, know no added tokens either."""
-        request = self.active_request()
-        if request is None or not args or args[0] is not request.ids:
-            return None
-        return (args[0].masked_fill(args[0] >= self.vocabulary.offset, 0), *args[1:])
 
     def _embed_added_ids(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         request = self.active_request()
