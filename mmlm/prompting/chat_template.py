@@ -73,7 +73,7 @@ def _has_own_code(tokenizer: Any) -> bool:
 
 def _asked(tokenizer: Any, keywords: Mapping[str, Any]) -> str:
     request = {"chat_template": template_of(tokenizer, keywords), **tokenizer.special_tokens_map, **keywords}
-    return json.dumps(request, sort_keys=True, default=str)
+    return json.dumps(request, default=str)  # tools keep the order of their fields, which templates write
 
 
 def template_of(tokenizer: Any, keywords: Mapping[str, Any]) -> str:

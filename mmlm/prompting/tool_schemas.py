@@ -28,14 +28,20 @@ def as_schemas(tools: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(tool, Mapping) or tool.get("type", "function") != "function" or not isinstance(function, Mapping):
+        if (
+            not isinstance(tool, Mapping)
+            or tool.get("type", "function") != "function"
+            or not isinstance(function, Mapping)
+        ):
             raise ValueError(f'tools[{index}] is {{"type": "function", "function": {{"name": …, "parameters": …}}}}')
         found.append({"type": "function", "function": _function(function, f"tools[{index}]")})
     names = [tool["function"]["name"] for tool in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"tools: the name {twice[0]!r} is given twice")
     if (count := len(json.dumps(found, ensure_ascii=False))) > MOST_CHARACTERS:
-        raise ValueError(f"tools: their schemas have {count:,} characters, and no more than {MOST_CHARACTERS:,} are read")
+        raise ValueError(
+            f"tools: their schemas have {count:,} characters, and no more than {MOST_CHARACTERS:,} are read"
+        )
     return found
 
 

@@ -59,12 +59,18 @@ def takes_tools(tokenizer: Any) -> bool:
     return found is not None and _NAME in (found[0] or "") and found[3] is not None and f"{PLACE}1{PLACE}" in found[3]
 
 
+def takes_several(tokenizer: Any) -> bool:
+    """Whether the chat template writes several calls of one message."""
+    found = _probed(tokenizer)
+    return found is not None and (found[4] or "").count(_VALUE) == 2
+
+
 def form_of(tokenizer: Any) -> CallForm | None:
     """The form in which the chat template writes calls; None where their arguments are no JSON object."""
     found = _probed(tokenizer)
     if found is None:
         return None
-    prompt, answered, called, _ = found
+    prompt, answered, called, *_ = found
     begins = [text for text in (prompt, answered and answered.partition(f"{PLACE}1{PLACE}")[0]) if text]
     begins += [text.rstrip().removesuffix("<think>") for text in begins if text.rstrip().endswith("<think>")]
     begun = max((text for text in begins if called and called.startswith(text)), key=len, default=None)
@@ -83,13 +89,17 @@ def form_of(tokenizer: Any) -> CallForm | None:
 
 
 def _probed(tokenizer: Any) -> list[str | None] | None:
-    """A prompt with a tool, an answer, a call, and what follows the call's result; None without a chat template."""
+    """A prompt with a tool, an answer, a call, its result, and two calls, as the template writes them; None without one."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     call = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": {_KEY: _VALUE}}}
     calling: Messages = [*plain(1), {"role": "assistant", "content": "", "tool_calls": [call]}]
     result = {"role": "tool", "name": _NAME, "tool_call_id": _ID, "content": f"{PLACE}1{PLACE}"}
-    asked = [(plain(1), True), (plain(2), False), (calling, False), ([*calling, result], True)]
+    twice: Messages = [
+        *plain(1),
+        {"role": "assistant", "content": "", "tool_calls": [call, call | {"id": "probe0002"}]},
+    ]
+    asked = [(plain(1), True), (plain(2), False), (calling, False), ([*calling, result], True), (twice, False)]
     return tried(tokenizer, asked, tools=[_TOOL])
 
 
