@@ -1,7 +1,8 @@
 """Reasoning: many generations for one answer.
 
 `solve` lets a model call tools: `Tool`s, plain functions and those of an MCP server (`mcp_tools`), within `Limits`; its
-`Exchange` holds all that was said and called. `tools` has how calls are offered, written and read, and what is built in.
+`Exchange` holds all that was said and called. `tools` has how calls are offered, written and read, and what is built
+in.
 """
 
 from typing import TYPE_CHECKING

@@ -118,9 +118,9 @@ def written(
     model: MultimodalNetwork, prompt: Sequence[Part], offer: Offer, options: Mapping[str, Any]
 ) -> tuple[GenerationResult, str, list[RawCall]]:
     """What the model writes behind a prompt: the result, its text without thinking and calls, and the calls."""
-    stop = options.get("stop", ())
-    stop = (*((stop,) if isinstance(stop, str) else stop), *offer.stop)
-    result = one_result(generate(model, list(prompt), **{**options, "stop": stop}))
+    stop = (*GenerationOptions.of(options).stop_strings, *offer.stop)
+    keywords: dict[str, Any] = {**options, "stop": stop}
+    result = one_result(generate(model, list(prompt), **keywords))
     ends = set(model.language_model.stop_ids)
     ids = [token for token in result.token_ids if token not in ends]
     text = cut_at(decoding(model.processor, offer.form)(ids), stop)[0]

@@ -53,7 +53,7 @@ class Exchange:
     """A whole exchange; `print` shows it.
 
     answer: the model's last word; "" where the exchange ended before it.
-    ended: "answer"; "length" where the text was cut off, or no positions are left; "turns" or "seconds" at these limits.
+    ended: "answer"; "length" where the text was cut off, or no positions are left; "turns", "seconds" at these limits.
     messages: those that were given, the calls, their results and the answer: what a next question goes on from.
     turns: what the model wrote, in order. seconds: of all.
     """

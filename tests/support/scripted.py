@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ import mmlm
 from support import families, parts
 
 CONTROL = [
-    "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[INST]", "[/INST]", "<|head|>",
-    "<|calls|>", "<|/calls|>", "<|sep|>",
+    "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[INST]", "[/INST]",
+    "<|head|>", "<|calls|>", "<|/calls|>", "<|sep|>",
 ]  # fmt: skip
 
 _TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}@CALLS@<|im_end|>\n{% endfor %}"
@@ -37,11 +38,13 @@ TEMPLATES: dict[str, str | None] = {
     "{{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
     # nothing but JSON, one call a message, as Llama 3's
-    "bare": "{{ bos_token }}{% if tools %}<|head|>system\n\n{% for t in tools %}{{ t | tojson(indent=4) }}\n{% endfor %}"
-    "<|im_end|>{% endif %}{% for m in messages %}<|head|>{{ 'ipython' if m.role == 'tool' else m.role }}\n\n"
+    "bare": "{{ bos_token }}{% if tools %}<|head|>system\n\n{% for t in tools %}{{ t | tojson(indent=4) }}\n"
+    "{% endfor %}<|im_end|>{% endif %}{% for m in messages %}<|head|>"
+    "{{ 'ipython' if m.role == 'tool' else m.role }}\n\n"
     "{% if m.tool_calls %}{% if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}"
     '{"name": "{{ m.tool_calls[0].function.name }}", "parameters": {{ m.tool_calls[0].function.arguments | tojson }}}'
-    "{% elif m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content | trim }}{% endif %}<|im_end|>{% endfor %}"
+    "{% elif m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content | trim }}{% endif %}<|im_end|>"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|head|>assistant\n\n{% endif %}",
     # name and arguments between control tokens that decoding hides, as Mistral's
     "hidden": "<s>{% if tools %}[INST]{{ tools | tojson }}[/INST]{% endif %}{% for m in messages %}"
@@ -54,7 +57,8 @@ TEMPLATES: dict[str, str | None] = {
     + _TURNS.replace(
         "@CALLS@",
         "{% if m.tool_calls %}<|calls|>[{% for c in m.tool_calls %}{{ ', ' if not loop.first }}"
-        '{"tool_name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}{% endfor %}]<|/calls|>'
+        '{"tool_name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}{% endfor %}]'
+        "<|/calls|>"
         "{% endif %}"
     )
     + _GENERATION,
@@ -71,14 +75,14 @@ TEMPLATES: dict[str, str | None] = {
     + _TURNS.replace(
         "@CALLS@",
         "{% for c in m.tool_calls or [] %}<tool_call>\n<function={{ c.function.name }}>"
-        "{% for key, value in c.function.arguments | items %}\n<parameter={{ key }}>\n{{ value }}\n</parameter>{% endfor %}"
-        "\n</function>\n</tool_call>{% endfor %}"
+        "{% for key, value in c.function.arguments | items %}\n<parameter={{ key }}>\n{{ value }}\n</parameter>"
+        "{% endfor %}\n</function>\n</tool_call>{% endfor %}"
     )
     + _GENERATION,
     # a template that knows no tools
     "words": "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}{{ raise_exception('no ' ~ m.role) }}"
-    "{% endif %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + _GENERATION,
+    "{% endif %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + _GENERATION,
     # none
     "react": None,
 }  # fmt: skip
@@ -94,6 +98,20 @@ CALLS = {
     "react": " I have to look.\nAction: NAME\nAction Input: ARGUMENTS\nObservation: what I invent",
 }
 """A call as a model of each template writes it, by hand."""
+
+
+def rendered_here(request: str, conversations: str, today: str) -> list[dict[str, str]]:
+    """What a template's process does, in this one: starting a process for each prompt takes long."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    found = []
+    for messages, generation in json.loads(conversations):
+        try:
+            (text,), _ = render_jinja_template([messages], add_generation_prompt=generation, **json.loads(request))
+            found.append({"text": text})
+        except Exception as error:
+            found.append({"error": str(error)})
+    return found
 
 
 def tokenizer(template: str | None) -> Any:

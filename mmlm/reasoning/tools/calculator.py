@@ -6,12 +6,12 @@ import ast
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmlm.reasoning.tools.tool import Tool, ToolError
 
 MOST_CHARACTERS, MOST_BITS, DEEPEST = 1_000, 4_096, 100
-Number = int | float
+Number: TypeAlias = Any  # an int or a float, which the functions below mix as Python does
 
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}) | {ord("^"): "**"}
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Number]] = {

@@ -89,7 +89,7 @@ def form_of(tokenizer: Any) -> CallForm | None:
 
 
 def _probed(tokenizer: Any) -> list[str | None] | None:
-    """A prompt with a tool, an answer, a call, its result, and two calls, as the template writes them; None without one."""
+    """A prompt with a tool, an answer, a call, its result, and two calls; None where there is no chat template."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     call = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": {_KEY: _VALUE}}}

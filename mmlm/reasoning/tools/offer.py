@@ -106,13 +106,16 @@ def opening(offer: Offer, name: str | None = None) -> list[Part]:
     return [Markup(text)] if offer.way == "template" else [text.rstrip() if name is None else text]
 
 
-def read(offer: Offer, tokenizer: Any, text: str, prompt: Sequence[int] = ()) -> tuple[str, list[RawCall]]:
+def read(
+    offer: Offer, tokenizer: Any, text: str, prompt: Sequence[int] = (), *, begun: bool = False, name: str | None = None
+) -> tuple[str, list[RawCall]]:
     """What a model has written, without its thinking: its answer, and the calls.
 
-    prompt: the ids before the text, for a tokenizer that has a `response_template`.
+    prompt: the ids before the text, for a tokenizer that has a `response_template`. begun, name: whether the prompt
+    ends in the `opening` of a call, and of which tool.
     """
     if offer.form is not None:
-        answer, calls = read_calls(offer.form, text, offer.names)
+        answer, calls = read_calls(offer.form, text, offer.names, begun=begun, name=name)
         return (_final(answer) if offer.way == "react" and not calls else answer), calls
     message = tokenizer.parse_response(text, prefix=list(prompt), tools=[dict(tool) for tool in offer.tools])
     answer = message.get("content") or ""
@@ -131,15 +134,14 @@ def _listed(offer: Offer) -> str:
 
 def _in_words(turns: Sequence[Message], offer: Offer) -> list[Message]:
     """Messages that hold what a template without tools cannot write: the offer, calls as text, results as messages."""
-    assert offer.form is not None
-    offered = IN_WORDS.format(form=offer.form.written("NAME", "{…}"), functions=_listed(offer))
+    offered = IN_WORDS.format(form=WORDED.written("NAME", "{…}"), functions=_listed(offer))
     found: list[Message] = []
     names: dict[str | None, str] = {}
     for turn in turns:
         content = list(turn.content)
         names |= {call.id: call.name for call in turn.tool_calls}
         if turn.tool_calls:
-            calls = [offer.form.written(call.name, _json(call)) for call in turn.tool_calls]
+            calls = [WORDED.written(call.name, _json(call)) for call in turn.tool_calls]
             turn = Message("assistant", (*content, *calls))
         elif turn.role == "tool":
             name = turn.name or names.get(turn.tool_call_id)
@@ -149,6 +151,8 @@ def _in_words(turns: Sequence[Message], offer: Offer) -> list[Message]:
                 continue
             turn = Message("user", tuple(content))
         found.append(turn)
+    if not offer.tools:
+        return found
     place = next((at for at, turn in enumerate(found) if turn.role in ("system", "user")), None)
     if place is None:
         return [Message("user", (offered,)), *found]
@@ -159,7 +163,7 @@ def _in_words(turns: Sequence[Message], offer: Offer) -> list[Message]:
 def _in_react(turns: Sequence[Message], offer: Offer) -> list[Part]:
     """A conversation as questions, thoughts, actions and observations."""
     parts: list[Part] = []
-    told = IN_REACT.format(functions=_listed(offer), names=", ".join(offer.names))
+    told = IN_REACT.format(functions=_listed(offer), names=", ".join(offer.names)) if offer.tools else ""
     system = [part for turn in turns if turn.role == "system" for part in turn.content]
     lines: list[str | Image | Sound] = [*(f"{part}\n" if isinstance(part, str) else part for part in system), told]
     turns = [turn for turn in turns if turn.role != "system"]
