@@ -26,6 +26,7 @@ from mmlm.reasoning.tools.form import CallForm, form_of
 from mmlm.reasoning.tools.listen import listen
 from mmlm.reasoning.tools.offer import offered, read
 from mmlm.reasoning.tools.reading import CallReader, RawCall, read_calls
+from mmlm.reasoning.tools.search import search
 from mmlm.reasoning.tools.tool import as_tool
 from mmlm.reasoning.tools.zoom import cut, zoom
 from support import parts, scripted
@@ -175,7 +176,7 @@ def test_a_tool_that_takes_too_long_is_given_up():
 
 def test_results_that_leave_no_positions_end_the_exchange():
     long = Tool("area", "Long.", {"type": "object"}, lambda **_: "x" * 7900)
-    found, _ = solved("hermes", call("hermes", "{}"), "done", tools=[long])
+    found, _ = solved("hermes", call("hermes", "{}"), "done", tools=[long], question="a" * 300)
     assert (found.ended, found.answer, len(found.calls)) == ("length", "", 1)
 
 
@@ -418,6 +419,24 @@ def test_zoom_looks_into_the_pictures_of_the_conversation():
     assert wrong.error == "Error: there is no picture 9: there are 3, counted from 1"
     assert [prompt.count(own.processor.vocabulary.image_id) for prompt in script.prompts] == [2, 3, 3, 4]
     assert "[picture 32 × 32]" in str(found)
+
+
+def test_search_shows_what_an_index_finds():
+    class Notes:
+        def search(self, query, *, k):
+            return ["Bo is red.", mmlm.Image(quarters()), "Al is\nblue."][: k if "who" in query else 0]
+
+    own = model("hermes")
+    with scripted.Script(own, call("hermes", '{"query": "who?"}', "search"), "done") as script:
+        found = own.solve("who is Bo?", tools=[search(Notes())])
+    assert [part if isinstance(part, str) else "picture" for part in found.calls[0].parts] == [
+        "[1] Bo is red.\n[2]", "picture", "[3] Al is\nblue.",
+    ]  # fmt: skip
+    assert script.prompts[1].count(own.processor.vocabulary.image_id) == 1
+    assert search(Notes()).call(query="?") == "Nothing was found."
+    assert search(Notes(), k=1).call(query="who?") == "[1] Bo is red."
+    with pytest.raises(TypeError, match="an index"):
+        search([])
 
 
 def test_listen_cuts_a_recording():

@@ -157,6 +157,23 @@ class Script:
         return output
 
 
+class Processor:
+    """The same as a logits processor, for one request: also where requests are decoded together."""
+
+    def __init__(self, model: mmlm.MultimodalLM, text: str, prompts: list[list[int]]) -> None:
+        tokenizer = model.processor.tokenizer
+        self.ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], model.language_model.stop_ids[0]]
+        self.prompts, self.begun = prompts, 0
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self.begun:
+            self.begun = ids.shape[1]
+            self.prompts.append(ids[0].tolist())
+        forced = torch.full_like(scores, -1e4)
+        forced[:, self.ids[min(ids.shape[1] - self.begun, len(self.ids) - 1)]] = 0
+        return forced
+
+
 def model(template: str | None, family: str = "llama", *, seed: int = 0, **assembled: Any) -> mmlm.MultimodalLM:
     """A tiny model of a family with 8,192 positions, a picture encoder, and a tokenizer of `template`."""
     name, arguments = families.FAMILIES[family]
