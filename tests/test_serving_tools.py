@@ -198,7 +198,8 @@ WRONG = {
                   "tools", "object"),
     "a choice without tools": (dict(tool_choice="required"), "tool_choice", "tools"),
     "an unknown choice": (dict(tools=[AREA], tool_choice="maybe"), "tool_choice", "required"),
-    "another tool": (dict(tools=[AREA], tool_choice={"type": "function", "function": {"name": "b"}}), "tool_choice", "area"),
+    "another tool": (dict(tools=[AREA], tool_choice={"type": "function", "function": {"name": "b"}}),
+                     "tool_choice", "area"),
 }  # fmt: skip
 
 

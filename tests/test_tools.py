@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 import mmlm
 from encoders.media.sound import Audio
+from mmlm.cli import main
 from mmlm.prompting import chat_template
 from mmlm.prompting.conversation import chat_prompt
 from mmlm.prompting.tool_schemas import as_schemas
@@ -540,3 +541,24 @@ def test_the_form_of_calls_is_found_in_what_the_template_writes(template):
     assert form is not None
     written = form.written("area", '{"width": 3}').strip()
     assert written == call(template, '{"width": 3}').removeprefix("hm</think>").strip()
+
+
+# ---- the command line
+
+
+def test_the_command_line_shows_calls_and_keeps_them(monkeypatch, tmp_path, capsys):
+    own = model("hermes")
+    monkeypatch.setattr("mmlm.assembly.load.load", lambda *_, **__: own)
+    place = tmp_path / "talk.json"
+    with scripted.Script(own, call("hermes", '{"expression": "17 * 23"}', "calculator"), "It is 391."):
+        assert main(["chat", "what is 17 * 23?", "--tool", "calculator", "--save", str(place)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "It is 391.\n" and 'calculator(expression="17 * 23") → 391' in shown.err
+    kept = json.loads(place.read_text())
+    assert [turn["role"] for turn in kept] == ["user", "assistant", "tool", "assistant"]
+    with scripted.Script(own, "Yes.") as script:
+        assert main(["chat", "sure?", "--tool", "calculator", "--messages", str(place), "--json"]) == 0
+    assert "391" in scripted.said(script.prompts[0], own)
+    assert json.loads(capsys.readouterr().out)["answer"] == "Yes."
+    assert main(["chat", "x", "--mcp", "no-such-command"]) == 2
+    assert "MCP server does not answer" in capsys.readouterr().err
