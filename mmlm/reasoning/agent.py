@@ -18,6 +18,7 @@ from mmlm.prompting.thinking import after_thinking
 from mmlm.reasoning.exchange import Ended, Exchange, Limits, Turn
 from mmlm.reasoning.tools.calling import Called, called, refused
 from mmlm.reasoning.tools.form import decoding
+from mmlm.reasoning.tools.holding import fits, held
 from mmlm.reasoning.tools.offer import Offer, offered, read, tool_prompt
 from mmlm.reasoning.tools.reading import RawCall
 from mmlm.reasoning.tools.tool import Tool, as_tools
@@ -126,6 +127,10 @@ def written(
     text = cut_at(decoding(model.processor, offer.form)(ids), stop)[0]
     begins = model.processor.encode(prompt).input_ids
     answer, calls = read(offer, model.processor.tokenizer, after_thinking(text, result.thinking), begins)
+    if result.finish_reason == "stop" and calls and not fits(offer, calls[0]):
+        mark = offer.form.mark if offer.form is not None else ""
+        before = text.partition(mark)[0] if mark else ""
+        calls = [held(model, prompt, before, calls[0], offer, options)]  # others were written behind a wrong one
     return result, answer, calls[:1] if not offer.several else calls
 
 

@@ -68,7 +68,8 @@ def as_tool(value: Any) -> Tool:
             '"Args:" a line "name: what it is" for each argument, all with type hints that JSON knows; or it is an '
             "mmlm.reasoning.Tool with a schema of its own"
         ) from error
-    return Tool(function["name"], function["description"] or "", function["parameters"], value)
+    schema = {**function["parameters"], "additionalProperties": False}
+    return Tool(function["name"], function["description"] or "", schema, value)
 
 
 def as_tools(values: Any) -> list[Tool]:
