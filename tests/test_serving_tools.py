@@ -27,7 +27,7 @@ AREA = {
 OTHER = {"type": "function", "function": {"name": "now"}}
 ARGUMENTS = '{"width": 3, "names": ["}{\\"", "größe"]}'
 QUESTION = [{"role": "user", "content": "how large?"}]
-TEMPLATES = ["hermes", "thinking", "bare", "hidden", "words", "react"]
+TEMPLATES = ["hermes", "thinking", "hidden", "words", "react"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,6 @@ def test_a_call_comes_whole_and_in_pieces_and_its_result_is_taken(client, write,
 REQUIRED = {
     "hermes": ('<tool_call>\n{"name": "', "", '<tool_call>\n{"name": "area", "arguments": '),
     "thinking": ('</think>\n\n<tool_call>\n{"name": "', "", '<tool_call>\n{"name": "area", "arguments": '),
-    "bare": ('{"name": "', "", '{"name": "area", "parameters": '),
     "hidden": ("[TOOL_CALLS]", "", "[TOOL_CALLS]area[ARGS]"),
     "words": ('<tool_call>{"name": "', "", '<tool_call>{"name": "area", "arguments": '),
     "react": ("Thought:Action:", " ", "Action: area\nAction Input: "),
