@@ -52,6 +52,7 @@ class CallReader:
         self._header = regex.compile(rf"\s*{_loosely(self._inner)}\s*{_NAME}{_loosely(form.between)}\s*(?=\{{)")
         self._text, self._state, self.calls = "", "text", 0
         self._depth: _Depth | None = None
+        self._listing = True  # whether what is behind a call may still be a list that goes on
         self._given = False  # whether anything of the answer was given
         self._opened = "" if begun else self._mark  # what is text again if no call follows: white space and a mark
         if begun and name is None:
@@ -149,16 +150,17 @@ class CallReader:
     def _in_behind(self) -> list[Written]:
         """Behind a call: another one, or nothing."""
         if self._mark and self._mark in self._text:
-            self._text, self._state = self._text.partition(self._mark)[2], "header"
+            self._text, self._state, self._listing = self._text.partition(self._mark)[2], "header", True
             return []
         another = regex.match(r"[\s}]*[,;]\s*(?=\{)", self._text)
-        if another and "{" in self._form.opening:
+        if another and self._listing and "{" in self._form.opening:
             self._text = self._inner[: self._inner.rfind("{")] + self._text[another.end() :]
             self._state = "header"
             return []
         if not regex.fullmatch(r"[\s}]*[,;]?\s*", self._text):  # no list of calls that goes on
+            self._listing = False
             kept = held_back(self._text, (self._mark,)) if self._mark else 0
-            self._text = "\0" + self._text[len(self._text) - kept :].lstrip("\0")
+            self._text = self._text[len(self._text) - kept :]
         return []
 
 
