@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "mmlm": [
         ["_lazy", "remedies"], ["prompting"], ["data"], ["model"], ["generation"], ["acceleration"], ["retrieval"],
-        ["tasks"], ["assembly"], ["serving"], ["jobs"], ["training"], ["evaluation"], ["cli"],
+        ["tasks"], ["reasoning"], ["assembly"], ["serving"], ["jobs"], ["training"], ["evaluation"], ["cli"],
     ],
     "encoders": [
         ["files", "texts", "hub"], ["sizes", "model_files"], ["gguf", "media", "patterns", "pickles", "settings"],
@@ -35,7 +35,7 @@ USES = {
 }
 DOORS = {"mmlm", "mmlm.__main__"}  # they hand names on, from any room
 HEAVY = {
-    "PIL", "av", "diffusers", "fastapi", "huggingface_hub", "matplotlib", "numpy", "omegaconf", "open_clip",
+    "PIL", "av", "diffusers", "fastapi", "huggingface_hub", "matplotlib", "mcp", "numpy", "omegaconf", "open_clip",
     "prometheus_client", "pydantic", "safetensors", "soundfile", "soxr", "starlette", "tokenizers", "torch",
     "torchaudio", "transformers", "uvicorn", "whisper",
 }  # fmt: skip

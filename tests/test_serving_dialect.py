@@ -204,7 +204,7 @@ WRONG = {
     "no messages": (dict(messages=[]), 400, "messages", "messages"),
     "an unknown field": (dict(extra_body={"temprature": 1}), 400, "temprature", "temperature"),
     "too hot": (dict(temperature=3), 400, "temperature", "temperature"),
-    "tools": (dict(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "tools", "not supported"),
+    "functions": (dict(extra_body={"functions": [{"name": "f"}]}), 400, "functions", "not supported"),
     "a schema": (dict(response_format={"type": "json_object"}), 400, "response_format", "not supported"),
     "top log-probabilities": (dict(logprobs=True, top_logprobs=2), 400, "top_logprobs", "not supported"),
     "five stops": (dict(stop=list("abcde")), 400, "stop", "4"),

@@ -9,6 +9,7 @@ from mmlm.assembly.describe import described
 from mmlm.assembly.save import config_of, push_to_hub, save
 from mmlm.generation.log_probs import log_probs
 from mmlm.model.network import MultimodalNetwork
+from mmlm.reasoning.agent import solve
 from mmlm.tasks.answer import answer
 from mmlm.tasks.ask import ask
 from mmlm.tasks.caption import caption
@@ -22,7 +23,7 @@ from mmlm.tasks.transcribe import transcribe
 class MultimodalLM(MultimodalNetwork):
     """Any frozen CLIP, any frozen Whisper and any frozen causal language model: what `assemble` and `load` give.
 
-    The verbs are the functions of `mmlm.tasks`, with the model as their first argument.
+    The verbs are the functions of `mmlm.tasks` and `mmlm.reasoning`, with the model as their first argument.
     """
 
     generate = generate
@@ -33,6 +34,7 @@ class MultimodalLM(MultimodalNetwork):
     ask = ask
     chat = chat
     chat_prompt = chat_prompt
+    solve = solve
     draw = draw
     speak = speak
 

@@ -21,10 +21,12 @@ from mmlm.cli.options import (
     file_path,
     generation_options,
 )
+from mmlm.cli.tools import add_tool_options, opened_tools
 
 EXAMPLES = """\
   mmlm chat --language-model HuggingFaceTB/SmolLM2-360M-Instruct --audio-encoder whisper/base
   mmlm chat "what color is the circle?" --image first.png
+  mmlm chat "what is 17 * 23?" --model chat-small --tool calculator --tool clock
   mmlm chat --messages talk.json --json            (answers the last message of a conversation)
   printf 'hello\\nand in French?\\n' | mmlm chat --model chat-small --system "Answer in one word." --save talk.json"""
 
@@ -46,6 +48,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--chat-template-kwargs", type=json_object, metavar="JSON", help="""such as '{"enable_thinking": false}'"""
     )
+    add_tool_options(verb)
     add_model_options(verb)
     add_reading_options(verb, *SOUND_LIMITS, "max_pixels")
     add_generation_options(verb)
@@ -61,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
         if "://" not in name and not Path(name).is_file():
             raise FileNotFoundError(f"--{kind} {name}: no such file")
     model = load_model(args, *_needed(args))
-    talk = Conversation(args, model, options)
+    with contextlib.ExitStack() as stack:
+        return _talk(args, Conversation(args, model, options, opened_tools(args, model, stack)), before)
+
+
+def _talk(args: argparse.Namespace, talk: Conversation, before: list[dict[str, Any]]) -> int:
     for message in before:
         talk.add(message)
     talk.attach("image", args.image)
@@ -107,7 +114,7 @@ def lines() -> Iterator[str]:
 
 def _needed(args: argparse.Namespace) -> tuple[str, ...]:
     """The encoders that one question needs; all of them where more may come."""
-    if args.text is None or args.messages is not None:
+    if args.text is None or args.messages is not None or args.tool or args.mcp:
         return ()
     return tuple(kind for kind, given in (("image", args.image), ("audio", args.audio)) if given)
 

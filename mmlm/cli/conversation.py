@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,13 @@ from mmlm.cli.loading import read_image
 from mmlm.cli.messages import complain
 from mmlm.cli.options import SOUND_LIMITS, file_path, reading_options
 from mmlm.cli.output import described, print_record, tell_cut
+from mmlm.cli.tools import saved, tell_call
 
 if TYPE_CHECKING:
     from mmlm.assembly.multimodal_lm import MultimodalLM
     from mmlm.generation.result import GenerationResult
     from mmlm.prompting.messages import Message
+    from mmlm.reasoning.tools.tool import Tool
     from mmlm.tasks.generate import TextStream
 
 HELP = """\
@@ -38,12 +40,13 @@ _FILE_AND_TEXT = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTA
 class Conversation:
     """What was said so far: as it is saved, and as the model takes it, with media encoded once.
 
-    waiting: media that go with the next question.
+    tools: that the model may call. waiting: media that go with the next question.
     """
 
     args: argparse.Namespace
     model: MultimodalLM
     options: dict[str, Any]
+    tools: Sequence[Tool] = ()
     messages: list[dict[str, Any]] = field(default_factory=list)
     turns: list[Message] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
@@ -111,6 +114,10 @@ class Conversation:
         from mmlm.tasks.chat import heard, template_of
 
         (turn,) = as_messages([self._read(message)], allow_url=self.args.allow_url)
+        if self.tools:  # which look into pictures and recordings as they are
+            self.turns.append(turn)
+            self.messages.append(message)
+            return
         turn = heard(self.model, turn, self.args.mode, self.args.language, template_of(self.model))
         content = []
         for part in turn.content:
@@ -147,6 +154,8 @@ class Conversation:
 
         args, model = self.args, self.model
         keywords = args.chat_template_kwargs
+        if self.tools:
+            return self._solve()
         prompt = model.chat_prompt(self.turns, mode="features", chat_template_kwargs=keywords)
         options = dict(self.options)
         if "max_new_tokens" not in options:
@@ -161,6 +170,23 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": answer})
         if result is not None:
             self._tell(result)
+
+    def _solve(self) -> None:
+        """Answers with tools, and adds the calls, their results and the answer."""
+        args = self.args
+        found = self.model.solve(
+            self.turns, tools=self.tools, on_call=tell_call, mode=args.mode, language=args.language,
+            chat_template_kwargs=args.chat_template_kwargs, **self.options,
+        )  # fmt: skip
+        for turn in found.messages[len(self.turns) :]:
+            self.turns.append(turn)
+            self.messages.append(saved(turn))
+        if args.json:
+            print_record(args, {"role": "assistant", "content": found.answer, **found.to_dict()}, found.answer)
+        else:
+            print(found.answer, flush=True)
+        if found.ended != "answer":
+            complain(args, f"there is no whole answer: the limit of {found.ended} was met")
 
     def _tell(self, result: GenerationResult) -> None:
         """How an answer ended, where that was asked for or matters."""

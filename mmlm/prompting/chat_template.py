@@ -8,7 +8,7 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,59 @@ def rendered(tokenizer: Any, messages: Messages, generation: bool, keywords: Map
 
     generation: whether it ends in what precedes an answer.
     """
-    from transformers import PreTrainedTokenizerBase
-
     keywords = dict(keywords or {})
-    if getattr(type(tokenizer), "apply_chat_template", None) is not PreTrainedTokenizerBase.apply_chat_template:
+    if _has_own_code(tokenizer):
         return tokenizer.apply_chat_template(  # its own code
             messages, tokenize=False, add_generation_prompt=generation, **keywords
         )
-    request = {"chat_template": tokenizer.get_chat_template(), **tokenizer.special_tokens_map, **keywords}
     conversations = together(messages, generation)
-    today = datetime.date.today().isoformat()  # which some templates write
-    done = _run(json.dumps(request, sort_keys=True, default=str), json.dumps(conversations), today)
+    done = _run(_asked(tokenizer, keywords), json.dumps(conversations), _today())
     found = done[conversations.index((messages, generation))]
     if "error" in found:
         raise ValueError(f"the tokenizer's chat template fails: {found['error']}")
     return found["text"]
+
+
+def tried(tokenizer: Any, conversations: Sequence[tuple[Messages, bool]], **keywords: Any) -> list[str | None]:
+    """The texts of several conversations, each with whether it ends in what precedes an answer, by one process.
+
+    None for one that the template refuses. ValueError for a template that does not end.
+    """
+    if _has_own_code(tokenizer):
+        return [_tried_alone(tokenizer, messages, generation, keywords) for messages, generation in conversations]
+    done = _run(_asked(tokenizer, keywords), json.dumps(conversations), _today())
+    return [found.get("text") for found in done]
+
+
+def _tried_alone(tokenizer: Any, messages: Messages, generation: bool, keywords: Mapping[str, Any]) -> str | None:
+    try:
+        return rendered(tokenizer, messages, generation, keywords)
+    except EndlessTemplateError:
+        raise
+    except Exception:  # a template may refuse anything
+        return None
+
+
+def _has_own_code(tokenizer: Any) -> bool:
+    """Whether a tokenizer renders conversations by code of its own."""
+    from transformers import PreTrainedTokenizerBase
+
+    own = getattr(type(tokenizer), "apply_chat_template", None)
+    return own is not PreTrainedTokenizerBase.apply_chat_template
+
+
+def _asked(tokenizer: Any, keywords: Mapping[str, Any]) -> str:
+    request = {"chat_template": template_of(tokenizer, keywords), **tokenizer.special_tokens_map, **keywords}
+    return json.dumps(request, default=str)  # tools keep the order of their fields, which templates write
+
+
+def template_of(tokenizer: Any, keywords: Mapping[str, Any]) -> str:
+    """The tokenizer's template; where it has several, the one for tools if there are some."""
+    return tokenizer.get_chat_template(tools=keywords.get("tools"))
+
+
+def _today() -> str:
+    return datetime.date.today().isoformat()  # which some templates write
 
 
 def answered(tokenizer: Any) -> str | None:

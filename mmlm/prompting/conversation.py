@@ -9,28 +9,38 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmlm.prompting.chat_template import PLACE, EndlessTemplateError, answered, plain, rendered
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Learned, Markup, Part, Sound
 from mmlm.prompting.thinking import after_thinking
+from mmlm.prompting.tool_schemas import shown_tools
 
 _PLACES = re.compile(f"{PLACE}([0-9]+){PLACE}")
 
 
-def chat_prompt(tokenizer: Any, messages: Any, keywords: Mapping[str, Any] | None = None) -> list[Part]:
+def chat_prompt(
+    tokenizer: Any,
+    messages: Any,
+    keywords: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[Part]:
     """The parts of a conversation, `as_messages`, up to where the answer begins.
 
     If the last message is the assistant's, the answer goes on from it. Of earlier answers the thinking is left out.
     keywords: of the chat template, such as {"enable_thinking": False}; values are what JSON can hold.
+    tools: functions that may be called, as OpenAI's API has them. What their schemas say is text as well.
     ValueError where the template fails, does not end, or leaves out or repeats something that was said.
     """
     turns = as_messages(messages)
     goes_on = turns[-1].role == "assistant"
     if goes_on and not turns[-1].content:
         raise ValueError("the last message is the assistant's and says nothing to go on from: leave it out")
-    text, said = _rendered(tokenizer, turns, not goes_on, _checked(keywords))
+    shown, described = shown_tools(tools)
+    checked = _checked(keywords) | ({"tools": shown} if shown else {})
+    text, said = _rendered(tokenizer, turns, not goes_on, checked, described)
     if goes_on:
         text = _up_to_the_last(text, turns[-1].content[-1])
     pieces = _PLACES.split(text)
@@ -68,7 +78,7 @@ def taught(tokenizer: Any, messages: Any) -> list[Part]:
             parts[-1], opening = Markup(last.text.removesuffix(lead)), (Markup(lead),)
         ends = after.partition(mark) if mark else ("", "", after)
         closing = (Markup(ends[0] + ends[1]),) if ends[1] and not ends[0].strip() else ()
-        if not closing and one is said[-1]:
+        if not closing and one is said[len(said) - 1]:
             parts.append(Learned((*opening, written, END_OF_CHUNK)))
             break
         parts += [Learned((*opening, written, *closing)), Markup(ends[2] if closing else after)]
@@ -95,26 +105,40 @@ class _Said(NamedTuple):
 
 
 def _rendered(
-    tokenizer: Any, turns: Sequence[Message], generation: bool, keywords: Mapping[str, Any]
-) -> tuple[str, list[_Said]]:
+    tokenizer: Any,
+    turns: Sequence[Message],
+    generation: bool,
+    keywords: Mapping[str, Any],
+    described: Mapping[int, str] = MappingProxyType({}),
+) -> tuple[str, dict[int, _Said]]:
     """A conversation by the chat template, with places in it, and what is said in these places.
 
+    described: texts of the schemas of tools by their places, which the template may leave out or repeat. It may also
+    leave out what an assistant says beside its calls, as published templates do.
     ValueError where the template writes a place that is not of this conversation, or not each of them once.
     """
     said: list[str | Image | Sound] = []
     roles: list[str] = []
     shown = []
+    beside_calls: set[int] = set()
     for turn in turns:
+        count = len(said)
         shown.append(_shown(turn, said, last=turn is turns[-1]))
-        roles += [turn.role] * (len(said) - len(roles))
+        roles += [turn.role] * (len(said) - count)
+        if turn.tool_calls:
+            beside_calls.update(int(number) for number in _PLACES.findall(shown[-1]["content"]))
     text = rendered(tokenizer, shown, generation, keywords)
     found = [int(number) for number in _PLACES.findall(text)]
-    if any(number >= len(said) for number in found):
+    if any(number >= len(said) and number not in described for number in found):
         raise ValueError("the tokenizer's chat template writes a place for what nobody said")
-    if wrong := [number for number in range(len(said)) if found.count(number) != 1]:
+    if wrong := [
+        number for number in range(len(said))
+        if (count := found.count(number)) != 1 and (count or number not in beside_calls)
+    ]:  # fmt: skip
         what = "leaves out" if wrong[0] not in found else "repeats"
         raise ValueError(f"the tokenizer's chat template {what} what a message says: {_named(turns, said, wrong[0])}")
-    return text, [_Said(role, part) for role, part in zip(roles, said, strict=True)]
+    places = {number: _Said(role, part) for number, (role, part) in enumerate(zip(roles, said, strict=True))}
+    return text, places | {number: _Said("system", text) for number, text in described.items()}
 
 
 def _shown(turn: Message, said: list[str | Image | Sound], last: bool) -> dict[str, Any]:
@@ -192,6 +216,8 @@ def _checked(keywords: Mapping[str, Any] | None) -> dict[str, Any]:
     found = dict(keywords or {})
     if taken := sorted(found.keys() & {"messages", "add_generation_prompt", "chat_template", "conversations"}):
         raise ValueError(f"chat_template_kwargs: {taken[0]} is not yours to set")
+    if "tools" in found:
+        raise ValueError("chat_template_kwargs: tools are given as tools=, so that what they say stays text")
     try:
         json.dumps(found, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from mmlm.prompting.parts import Image, Sound, as_part
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES = (*get_args(Role), "developer")  # OpenAI's newer name of "system"
 
-_NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _TEXTS = ("text", "input_text", "output_text", "refusal")
 _SOURCES = {
     "image": ("image", "url", "path", "base64"),
@@ -108,7 +108,7 @@ def _list(value: Any, where: str, name: str) -> Sequence[Any]:
 
 def _name(value: Any, where: str) -> str | None:
     """A name, which templates write as it is: so it must be no markup."""
-    if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+    if value is not None and not (isinstance(value, str) and NAME.fullmatch(value)):
         raise ValueError(f"{where} is a name of letters, digits and . : / - _, not {str(value)[:60]!r}")
     return value
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -23,6 +24,7 @@ from mmlm.serving.context import Context, context_of
 from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
 from mmlm.serving.dialect.messages import check_parts, has_sound, read_messages
+from mmlm.serving.dialect.tools import ToolAnswers, ToolRow, demanded
 from mmlm.serving.errors import ApiError
 from mmlm.serving.models import Loaded
 from mmlm.serving.tokens import Submitted, submitted
@@ -50,10 +52,10 @@ class ChatRequest(Asked):
 
     no_effect = (
         "user", "store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_options",
-        "prompt_cache_retention", "safety_identifier", "parallel_tool_calls",
+        "prompt_cache_retention", "safety_identifier",
     )  # fmt: skip
     not_yet = {
-        "response_format": [{"type": "text"}], "tools": [[]], "tool_choice": ["none", "auto"], "functions": [[]],
+        "response_format": [{"type": "text"}], "functions": [[]],
         "function_call": ["none", "auto"], "top_logprobs": [0], "frequency_penalty": [0], "presence_penalty": [0],
         "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [], "moderation": [],
         "reasoning_effort": [], "verbosity": [], "web_search_options": [],
@@ -70,6 +72,9 @@ class ChatRequest(Asked):
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     mode: Mode = "transcript"
     language: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -109,48 +114,54 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
     async with AsyncExitStack() as stack:
         loaded = await stack.enter_async_context(context.using(asked.model))
         workers = context.slow if has_sound(asked.messages) else context.quick
-        prompt, options = await workers.run(functools.partial(_prepared, asked, loaded, context))
+        prompt, options, tools = await workers.run(functools.partial(_prepared, asked, loaded, context))
         timeout = context.settings.limits.timeout
         running = await stack.enter_async_context(submitted(loaded.engine, prompt, options, None, timeout))
         stack.callback(context.metrics.note_ticket, loaded.name, running.ticket)
-        answer = _Answer(asked, loaded, begins_thinking(prompt))
+        answer = _Answer(asked, loaded, begins_thinking(prompt), tools)
         if not asked.stream:
-            return JSONResponse(answer.whole(await running.results()))
+            return JSONResponse(answer.whole(await running.results(), options))
         await running.begun()  # what is wrong with the request is told by the status, not in the stream
         return EventStream(answer.stream(running, options), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
 
 
-def _prepared(asked: ChatRequest, loaded: Loaded, context: Context) -> tuple[list[Part], GenerationOptions]:
-    """The prompt of a conversation, and how to decode."""
-    turns = read_messages(asked.messages, context.door())
-    check_parts(loaded.model, loaded.name, turns)
-    prompt = chat_prompt(
-        loaded.model, turns, mode=asked.mode, language=asked.language, chat_template_kwargs=asked.chat_template_kwargs
-    )
-    return prompt, asked.options(room(loaded.model, [prompt]))
+def _prepared(
+    asked: ChatRequest, loaded: Loaded, context: Context
+) -> tuple[list[Part], GenerationOptions, ToolAnswers | None]:
+    """The prompt of a conversation, how to decode, and how to read calls where there may be some."""
+    model, turns = loaded.model, read_messages(asked.messages, context.door())
+    check_parts(model, loaded.name, turns)
+    demand = demanded(model, turns, asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    keywords = asked.chat_template_kwargs
+    if demand is None:
+        prompt = chat_prompt(model, turns, mode=asked.mode, language=asked.language, chat_template_kwargs=keywords)
+        return prompt, asked.options(room(model, [prompt])), None
+    prompt = demand.prompt(model, turns, asked.mode, asked.language, keywords)
+    options = asked.options(room(model, [prompt]))
+    options = replace(options, stop=(*options.stop_strings, *demand.offer.stop))
+    return prompt, options, ToolAnswers(model, demand, prompt) if demand.offer.tools else None
 
 
 class _Answer:
     """One answer in the forms of the dialect."""
 
-    def __init__(self, asked: ChatRequest, loaded: Loaded, thinking: bool) -> None:
-        self.asked, self.loaded, self.thinking = asked, loaded, thinking
+    def __init__(self, asked: ChatRequest, loaded: Loaded, thinking: bool, tools: ToolAnswers | None = None) -> None:
+        self.asked, self.loaded, self.thinking, self.tools = asked, loaded, thinking, tools
         self.decode = loaded.model.processor.decode
         self.stop_ids = frozenset(loaded.model.language_model.stop_ids)
         self.number, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
-    def whole(self, results: list[GenerationResult]) -> dict[str, Any]:
+    def whole(self, results: list[GenerationResult], options: GenerationOptions) -> dict[str, Any]:
         """A chat.completion."""
-        choices = [
-            {
-                "index": row,
-                "message": {"role": "assistant", "content": result.answer.strip(), "refusal": None},
-                "logprobs": self._log_probs(zip(result.token_ids, result.log_probs, strict=True)),
-                "finish_reason": result.finish_reason,
-            }
-            for row, result in enumerate(results)
-        ]
+        choices = []
+        for row, result in enumerate(results):
+            message = {"role": "assistant", "content": result.answer.strip(), "refusal": None}
+            reason: str = result.finish_reason
+            if self.tools is not None:
+                message, reason = self.tools.message(result, options.stop_strings)
+            log_probs = self._log_probs(zip(result.token_ids, result.log_probs, strict=True))
+            choices.append({"index": row, "message": message, "logprobs": log_probs, "finish_reason": reason})
         return {**self._head("chat.completion"), "choices": choices, "usage": usage_of(results)}
 
     async def stream(self, running: Submitted, options: GenerationOptions) -> AsyncIterator[dict[str, Any] | str]:
@@ -160,13 +171,13 @@ class _Answer:
             yield self._chunk(row, {"role": "assistant", "content": ""})
         async for token in running.tokens:
             row = rows[token.row]
-            if piece := row.push(token.id, token.log_prob):
-                yield self._chunk(token.row, {"content": piece}, row.log_probs())
+            for delta in row.push(token.id, token.log_prob):
+                yield self._chunk(token.row, delta, row.log_probs())
         results = running.ticket.results(0)
         for index, (row, result) in enumerate(zip(rows, results, strict=True)):
-            if (piece := row.rest()) or row.waiting:
-                yield self._chunk(index, {"content": piece}, row.log_probs())
-            yield self._chunk(index, {}, reason=result.finish_reason)
+            for delta in row.rest() or ([{"content": ""}] if row.waiting else []):
+                yield self._chunk(index, delta, row.log_probs())
+            yield self._chunk(index, {}, reason=row.reason(result))
         if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
             yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(results)}
         yield "[DONE]"
@@ -194,25 +205,39 @@ class _Row:
 
     def __init__(self, answer: _Answer, options: GenerationOptions) -> None:
         self.answer = answer
-        self.pieces, self.text = Pieces(answer.decode, options.stop_strings), AnswerText(answer.thinking)
+        self.tools = None if answer.tools is None else ToolRow(answer.tools)
+        decode = answer.decode if answer.tools is None else answer.tools.decode
+        self.pieces, self.text = Pieces(decode, options.stop_strings), AnswerText(answer.thinking)
         self.waiting: list[tuple[int, float]] = []  # tokens whose log-probabilities were not given yet
 
-    def push(self, token: int, log_prob: float) -> str:
-        """The piece of the answer that one more token settles."""
+    def push(self, token: int, log_prob: float) -> list[dict[str, Any]]:
+        """The deltas that one more token settles."""
         if token in self.answer.stop_ids:
-            return ""
+            return []
         if self.answer.asked.logprobs:
             self.waiting.append((token, log_prob))
-        return self.text.push(self.pieces.push(token))
+        piece = self.pieces.push(token)
+        return _content(self.text.push(piece)) if self.tools is None else self.tools.push(piece)
 
-    def rest(self) -> str:
+    def rest(self) -> list[dict[str, Any]]:
         """What is left when no more tokens come."""
-        return self.text.push(self.pieces.rest()) + self.text.rest()
+        piece = self.pieces.rest()
+        if self.tools is not None:
+            return self.tools.push(piece) + self.tools.rest()
+        return _content(self.text.push(piece) + self.text.rest())
+
+    def reason(self, result: GenerationResult) -> str:
+        """Why the answer ended."""
+        return result.finish_reason if self.tools is None else self.tools.reason(result)
 
     def log_probs(self) -> dict[str, Any] | None:
         """Those of the tokens since the last call."""
         found, self.waiting = self.answer._log_probs(self.waiting), []
         return found
+
+
+def _content(piece: str) -> list[dict[str, Any]]:
+    return [{"content": piece}] if piece else []
 
 
 def _bytes(text: str) -> list[int] | None:
