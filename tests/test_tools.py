@@ -22,6 +22,7 @@ from mmlm.prompting.tool_schemas import as_schemas
 from mmlm.reasoning import Limits, Tool, ToolError, mcp_tools
 from mmlm.reasoning.tools.arguments import fault_of
 from mmlm.reasoning.tools.calculator import calculate, calculator
+from mmlm.reasoning.tools.calling import called
 from mmlm.reasoning.tools.clock import clock
 from mmlm.reasoning.tools.form import CallForm, form_of
 from mmlm.reasoning.tools.holding import CAN_HOLD
@@ -197,9 +198,14 @@ def test_limits_hold_and_are_told():
 def test_a_tool_that_takes_too_long_is_given_up():
     done = threading.Event()
     slow = Tool("area", "Waits.", {"type": "object"}, lambda **_: done.wait(60))
-    found, _ = solved("hermes", call("hermes", "{}"), "done", tools=[slow], limits=Limits(seconds=0.5))
+    made = called(RawCall("area", "{}"), [slow], [], 0, 0.05, 100)
     done.set()
-    assert found.ended == "seconds" and found.calls[0].error.startswith("Error: TimeoutError: area was given up after")
+    assert made.error.startswith("Error: TimeoutError: area was given up after")
+
+
+def test_no_call_is_begun_when_the_time_is_over():
+    found, _ = solved("hermes", call("hermes", "{}"), "done", limits=Limits(seconds=1e-9))
+    assert found.ended == "seconds" and "no call is begun after" in found.calls[0].error
 
 
 def test_results_that_leave_no_positions_end_the_exchange():
