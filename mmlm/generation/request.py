@@ -27,7 +27,7 @@ from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
-from mmlm.prompting.processor import Batch
+from mmlm.prompting.processor import IGNORE_INDEX, Batch
 from mmlm.prompting.thinking import ThinkingMarks, answer_start, begins_thinking, thought_in
 
 UNTRAINED = (
@@ -195,9 +195,11 @@ def request(
     prompts: Sequence[Sequence[Any]],
     options: GenerationOptions,
     writing: Writing | None = None,
+    written: Sequence[Sequence[int]] = (),
 ) -> Request:
     """Encodes prompts and their media. All that can be wrong with a request is found here.
 
+    written: ids that rows have written before, which they go on from.
     With `writing` there is one prompt, and `options.max_new_tokens` counts the text alone: a medium that is begun is
     always finished.
     """
@@ -213,6 +215,9 @@ def request(
             raise ValueError("thinking is for text alone: leave it out where media are written")
         rows, marks = opened_rows(model.processor.tokenizer, rows, options)
     examples = [model.processor.encode(row) for row in rows]
+    for example, ids in zip(examples, written, strict=False):
+        example.input_ids.extend(ids)
+        example.labels.extend([IGNORE_INDEX] * len(ids))
     batch = model.processor.collate(examples, padding_side="left")
     batch.labels = None
     with model.changes.passing():

@@ -94,4 +94,11 @@ def thinks(model: MultimodalNetwork, marks: ThinkingMarks, options: GenerationOp
     if options.thinking is True:
         left = BUDGET if host.max_length is None else host.max_length - length - how.most - how.answer
         budget = max(0, min(BUDGET, left))
-    return replace(how, budget=budget)
+    how = replace(how, budget=budget)
+    if host.max_length is not None and length + how.room > host.max_length:
+        raise ValueError(
+            f"{length} tokens of the prompt, a thought of up to {budget} with its mark and max_new_tokens={how.answer} "
+            f"take {length + how.room} positions, and the language model has {host.max_length}: lower thinking or "
+            "max_new_tokens"
+        )
+    return how

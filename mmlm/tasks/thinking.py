@@ -54,7 +54,7 @@ def thinking_chat(
 
 
 def as_shown(examples: Any, form: str, options: GenerationKeywords) -> list[tuple[Any, ...]]:
-    """The demonstrations of a prompt, `as_examples` of a `form`; with thinking they hold a thought before the answer."""
+    """The demonstrations of a prompt, `as_examples` of a `form`; with thinking each has a thought before its answer."""
     thinks = options.get("thinking", False) is not False
     return as_examples(examples, form.replace("answer)", "thought, answer)") if thinks else form)
 
