@@ -1,11 +1,13 @@
 """Thoughts before answers: their budget, their marks, and what of a text is which."""
 
 import functools
+import json
 
 import pytest
 import torch
 
 import mmlm
+from mmlm.cli import main
 from mmlm.generation.options import GenerationOptions
 from mmlm.prompting.parts import Markup
 from mmlm.prompting.thinking import Opening, ThinkingMarks, begins_thinking, marks_of, opened
@@ -316,3 +318,51 @@ def test_a_thought_without_a_number_has_the_positions_that_are_left():
     result = endless.generate(PROMPT, **options)
     assert len(result.thinking) == 512 - prompt_tokens - 4 - 20
     assert result.text.startswith("4.")
+
+
+# The command line
+
+
+CHAT = {"!": "4", "4": ".", ".": END, "<think>": "A", "A": "B", "B": "</think>", "</think>": "4"}
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """What a verb prints, and its exit code, with a model of bigrams."""
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}!"
+    model = bigrams(CHAT, tokenizer(CONTROL, template))
+    picture = tmp_path / "a.png"
+    parts.picture(1).save(picture)
+    for verb in ("chat", "ask", "pictures"):
+        monkeypatch.setattr(f"mmlm.cli.{verb}.load_model", lambda *_: model)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([str(picture) if one == "PICTURE" else one for one in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_thought_is_asked_for_and_shown_on_the_command_line(typed):
+    assert typed("chat", "what?", "--thinking", "--show-thinking") == (0, "4.\n", "AB\n")
+    assert typed("chat", "what?", "--thinking=1", "--show-thinking") == (0, "4.\n", "A\n")
+    assert typed("chat", "what?", "--thinking", "5") == (0, "4.\n", "")
+    assert typed("chat", "what?") == (0, "4.\n", "")
+    code, out, err = typed("chat", "what?", "--thinking", "--votes", "3", "--json")
+    record = json.loads(out)
+    assert (record["content"], record["thinking"], record["votes"], record["agreement"]) == ("4.", "AB", {"4": 3}, 1.0)
+    code, out, err = typed("answer", "PICTURE", "what?", "--thinking=0", "--votes=2", "--details")
+    assert code == 0 and out.startswith("4.\n") and "2 of 2 votes" in out and "2 of them for thinking" in out
+
+
+def test_what_is_wrong_on_the_command_line_is_told(typed, capsys):
+    for arguments, message in (
+        (["--votes", "0"], "--votes must be at least 1"),
+        (["--show-thinking"], "without --thinking"),
+        (["--thinking=-1"], "thinking must be in 0"),
+    ):
+        code, _, err = typed("chat", "what?", *arguments)
+        assert code == 2 and message in err
+    with pytest.raises(SystemExit):
+        main(["chat", "--thinking", "what is it?"])
+    assert "after the other arguments" in capsys.readouterr().err
