@@ -1,4 +1,4 @@
-"""What thinking and votes gain: word problems with two steps of arithmetic, answered at once, after a thought, by votes.
+"""What thinking and votes gain: word problems with two steps of arithmetic, answered at once and after thoughts.
 
 python benchmarks/thinking.py MODEL [--problems N] [--votes N] [--budget N]
 """

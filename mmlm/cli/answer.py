@@ -95,7 +95,8 @@ def from_index(args: argparse.Namespace) -> int:
 
         def answer(one: Input | None) -> bool:
             picture = None if one is None else read_image(one, args)
-            result = one_result(model.answer(picture, question, index=lookup, votes=args.votes, details=True, **options))
+            found = model.answer(picture, question, index=lookup, votes=args.votes, details=True, **options)
+            result = one_result(found)
             print_answer(args, result, "" if one is None else one.name, bool(names) and labelled(names, inputs))
             return True
 

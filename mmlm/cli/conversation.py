@@ -179,6 +179,8 @@ class Conversation:
     def _solve(self) -> None:
         """Answers with tools, and adds the calls, their results and the answer."""
         args = self.args
+        if args.votes is not None:
+            raise ValueError("--votes are for answers without tools")
         found = self.model.solve(
             self.turns, tools=self.tools, on_call=tell_call, mode=args.mode, language=args.language,
             chat_template_kwargs=args.chat_template_kwargs, **self.options,

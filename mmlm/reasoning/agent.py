@@ -14,7 +14,7 @@ from mmlm.generation.text import cut_at
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Part, Sound, modality_of
-from mmlm.prompting.thinking import after_thinking, begins_thinking
+from mmlm.prompting.thinking import after_thinking, begins_thinking, switched
 from mmlm.reasoning.exchange import Ended, Exchange, Limits, Turn
 from mmlm.reasoning.tools.calling import Called, called, refused
 from mmlm.reasoning.tools.form import decoding
@@ -85,7 +85,9 @@ def _run(
     answer = ""
     while ended is None:
         since = time.monotonic()
-        prompt = tool_prompt(talk.model.processor.tokenizer, talk.shown, offer, keywords)
+        tokenizer = talk.model.processor.tokenizer
+        thinks = options.get("thinking", False) is not False
+        prompt = tool_prompt(tokenizer, talk.shown, offer, switched(tokenizer, thinks, keywords))
         most = talk.room(prompt, options.get("max_new_tokens", MAX_NEW_TOKENS))
         if most < 1 and turns:
             ended = "length"
