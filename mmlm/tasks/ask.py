@@ -63,8 +63,7 @@ def ask(
         adapters, except for the picture; "features" lets the trained adapters hear the recording itself; "both" does
         both.
     transcript: what is said, where it is known already: text or a `Transcript`.
-    examples: (question, answer) texts that show a language model what is wanted (`EXAMPLES`); with `thinking`
-        (question, thought, answer), such as `mmlm.tasks.thinking.THOUGHTS`.
+    examples: (question, answer) texts that show what is wanted (`EXAMPLES`); (question, thought, answer) to think.
     chat: use the tokenizer's chat template; None does so where there is one and messages are given, or the prompt is
         text alone, since adapters are trained on prompts of `model.template`. Then examples are earlier turns.
     chat_template_kwargs: for the chat template. Its own switch of thinking is set by `thinking`, unless it is here.
@@ -73,7 +72,7 @@ def ask(
         `Recitation`, where the model writes down what it remembers). What is found stands in the prompt, numbered; the
         result's `citations` are the numbers that the answer names.
     votes: how many samples vote; the answer given most often wins, see `mmlm.tasks.votes.voted`.
-    details: return a `GenerationResult` in place of each text; with an index it has the `sources` and the `citations`.
+    details: return a `GenerationResult` in place of each text, with the `sources` and `citations` of an index.
     ValueError where there is nothing to answer: nobody speaks, and no question is given.
     """
     check_mode(mode)
@@ -94,8 +93,7 @@ def ask(
     frame = _Frame(model, chat, before, shown, chat_template_kwargs, options)
     found = [] if index is None else looked_up(model, index, last, frame.prompt, chat, options)
     prompts = [frame.prompt(parts) for parts in grounded(found, last, chat) or [None]]
-    if shown and not chat:
-        options["stop"] = (*_several(options.get("stop", ())), "\n")
+    options["stop"] = (*_several(options.get("stop", ())), *(["\n"] if shown and not chat else []))
     results = generated(model, prompts, votes, batch_size=batch_size, **options)
     return answers_of(with_sources(results, found), batch, details)
 
