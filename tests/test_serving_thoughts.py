@@ -72,3 +72,15 @@ def test_a_limit_holds_thought_and_answer(model):
         thought, answer = shares(model, prompt, effort, budget, None)
         left = 512 - len(model.processor.encode(prompt).input_ids)
         assert thought > 0 and answer > 0 and thought + answer + 1 <= left
+
+
+def test_a_thought_comes_before_an_answer_that_may_hold_calls(create):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    asked = dict(tools=[tool], reasoning_effort="low", max_completion_tokens=12)
+    message = create(**asked).choices[0].message
+    assert (message.content, message.tool_calls, len(message.reasoning_content)) == ("4.", None, 5)
+    pieces = [chunk.choices[0].delta for chunk in create(stream=True, **asked)]
+    assert "".join(piece.content or "" for piece in pieces) == "4."
+    assert "".join(getattr(piece, "reasoning_content", "") for piece in pieces) == message.reasoning_content
+    plain = create(tools=[tool]).choices[0].message
+    assert plain.content == "4." and not hasattr(plain, "reasoning_content")
