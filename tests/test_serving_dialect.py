@@ -186,14 +186,18 @@ def test_many_at_once_by_the_asynchronous_client(server, circle):
 
 def test_the_answer_after_thinking_whatever_the_pieces():
     texts = {
-        " red ": "red", "<think>hm</think> a  b\n": "a  b", "<thin": "<thin", "<think>never": "",
-        "hm</think>\nyes": "yes", "a <think> b": "a <think> b", "": "",
+        " red ": ("", "red"), "<think>hm</think> a  b\n": ("hm", "a  b"), "<thin": ("", "<thin"),
+        "<think>never </thi": ("never </thi", ""), "hm</think>\nyes": ("hm", "yes"), "": ("", ""),
+        "a <think> b": ("", "a <think> b"), " <think>\n a\n b \n</think>\n\nc": ("a\n b", "c"),
     }  # fmt: skip
-    for text, answer in texts.items():
+    for text, expected in texts.items():
         for width in range(1, len(text) + 2):
-            taken = AnswerText(begun=text.startswith("hm"))
-            pieces = [taken.push(text[at : at + width]) for at in range(0, len(text), width)]
-            assert "".join(pieces) + taken.rest() == answer, (text, width)
+            taken, thought, answer = AnswerText(begun=text.startswith("hm")), "", ""
+            for at in range(0, len(text), width):
+                answer += taken.push(text[at : at + width])
+                thought += taken.thought
+            answer += taken.rest()
+            assert (thought + taken.thought, answer) == expected, (text, width)
 
 
 # ---- what cannot be done

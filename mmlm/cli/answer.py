@@ -25,11 +25,13 @@ from mmlm.cli.options import (
 from mmlm.cli.output import one_line, print_result, tell_cut
 from mmlm.cli.picture_job import picture_work
 from mmlm.cli.pictures import describe_pictures
+from mmlm.cli.thoughts import add_thinking_options
 
 EXAMPLES = """\
   mmlm answer photo.jpg "what color is the circle?"
   mmlm answer "photos/*.jpg" "is there a person?"  (a quoted pattern or a folder: each of its pictures)
   mmlm answer --data questions.jsonl --output answers/    (lines with "image" and "question"; ended, it is gone on with)
+  mmlm answer photo.jpg "how many people wear a hat?" --thinking=200 --votes 8 --details
   mmlm answer "is there a person?" --data "shards/*.tar" --output answers/
   mmlm answer "when does the library open?" --index notes.index   (made by mmlm index add)
   cat photo.jpg | mmlm answer - "how many shapes are there?" --json"""
@@ -48,6 +50,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_example_options(verb)
     add_index_options(verb, required=False)
     verb.add_argument("--sources", type=int, default=4, metavar="K", help="look up so many at most (default: 4)")
+    add_thinking_options(verb)
     add_reading_options(verb, *VIDEO_LIMITS)
     add_generation_options(verb)
 
@@ -92,7 +95,8 @@ def from_index(args: argparse.Namespace) -> int:
 
         def answer(one: Input | None) -> bool:
             picture = None if one is None else read_image(one, args)
-            result = one_result(model.answer(picture, question, index=lookup, details=True, **options))
+            found = model.answer(picture, question, index=lookup, votes=args.votes, details=True, **options)
+            result = one_result(found)
             print_answer(args, result, "" if one is None else one.name, bool(names) and labelled(names, inputs))
             return True
 
@@ -123,6 +127,10 @@ def work_of(args: argparse.Namespace, rank: int) -> Work:
 
 def prompt_of(args: argparse.Namespace, model: Any, examples: Any, picture: Any, question: str | None) -> Any:
     """What asks a question about a picture."""
+    from mmlm.tasks.thinking import thinking_prompt
+
     if examples is None:
-        return model.template.question_prompt(picture, question)
-    return examples.question_prompt(picture, question, args.shots, model.template)
+        prompt = model.template.question_prompt(picture, question)
+    else:
+        prompt = examples.question_prompt(picture, question, args.shots, model.template)
+    return thinking_prompt(model, prompt, False if args.thinking is None else args.thinking)

@@ -23,6 +23,7 @@ from mmlm.cli.options import (
     reading_options,
 )
 from mmlm.cli.output import one_line, print_result, tell_cut
+from mmlm.cli.thoughts import add_thinking_options
 
 EXAMPLES = """\
   mmlm ask question.wav
@@ -46,6 +47,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_hearing_options(verb)
     verb.add_argument("--show-transcript", action="store_true", help="print what was said before the answer")
     verb.add_argument("--few-shot", action="store_true", help="for a language model that only continues text")
+    add_thinking_options(verb)
     add_batch_options(verb)
     add_model_options(verb)
     add_reading_options(verb, *SOUND_LIMITS, "max_pixels")
@@ -99,14 +101,16 @@ def answer(
     """Prints the answer about one recording."""
     from mmlm.tasks.ask import EXAMPLES as FEW_SHOT
     from mmlm.tasks.rows import one_result
+    from mmlm.tasks.thinking import THOUGHTS
 
     said: Any = None if args.mode == "features" else model.transcribe(sound, language=args.language)
     before = f"{one.name}\t" if label else ""
     if args.show_transcript:
         print(f"{before}transcript: {said.text}", file=sys.stderr if args.json else sys.stdout, flush=True)
+    shown = FEW_SHOT if args.thinking is None else THOUGHTS
     answered = model.ask(
-        sound, question, image, mode=args.mode, transcript=said, examples=FEW_SHOT if args.few_shot else (),
-        details=True, **options,
+        sound, question, image, mode=args.mode, transcript=said, examples=shown if args.few_shot else (),
+        votes=args.votes, details=True, **options,
     )  # fmt: skip
     result = one_result(answered)
     if said is not None:

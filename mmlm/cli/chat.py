@@ -21,12 +21,14 @@ from mmlm.cli.options import (
     file_path,
     generation_options,
 )
+from mmlm.cli.thoughts import add_thinking_options
 from mmlm.cli.tools import add_tool_options, opened_tools
 
 EXAMPLES = """\
   mmlm chat --language-model HuggingFaceTB/SmolLM2-360M-Instruct --audio-encoder whisper/base
   mmlm chat "what color is the circle?" --image first.png
   mmlm chat "what is 17 * 23?" --model chat-small --tool calculator --tool clock
+  mmlm chat "what is 17 times 3?" --language-model Qwen/Qwen3-0.6B --thinking --show-thinking
   mmlm chat --messages talk.json --json            (answers the last message of a conversation)
   printf 'hello\\nand in French?\\n' | mmlm chat --model chat-small --system "Answer in one word." --save talk.json"""
 
@@ -46,9 +48,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--save", type=file_path, metavar="FILE", help="keep the conversation there after each answer")
     add_hearing_options(verb)
     verb.add_argument(
-        "--chat-template-kwargs", type=json_object, metavar="JSON", help="""such as '{"enable_thinking": false}'"""
+        "--chat-template-kwargs", type=json_object, metavar="JSON", help="""such as '{"date": "1 May"}'"""
     )
     add_tool_options(verb)
+    add_thinking_options(verb)
     add_model_options(verb)
     add_reading_options(verb, *SOUND_LIMITS, "max_pixels")
     add_generation_options(verb)

@@ -18,6 +18,7 @@ from mmlm.cli.loading import read_image
 from mmlm.cli.messages import complain
 from mmlm.cli.options import SOUND_LIMITS, file_path, reading_options
 from mmlm.cli.output import described, print_record, tell_cut
+from mmlm.cli.thoughts import print_thought
 from mmlm.cli.tools import saved, tell_call
 
 if TYPE_CHECKING:
@@ -150,22 +151,26 @@ class Conversation:
         """Writes the answer as it comes, and adds it."""
         from mmlm.prompting.messages import Message
         from mmlm.tasks.chat import room
-        from mmlm.tasks.rows import one_result
+        from mmlm.tasks.rows import results_of
+        from mmlm.tasks.votes import generated
 
         args, model = self.args, self.model
         keywords = args.chat_template_kwargs
         if self.tools:
             return self._solve()
-        prompt = model.chat_prompt(self.turns, mode="features", chat_template_kwargs=keywords)
         options = dict(self.options)
+        thinking = options.get("thinking", False)
+        prompt = model.chat_prompt(self.turns, mode="features", chat_template_kwargs=keywords, thinking=thinking)
         if "max_new_tokens" not in options:
-            options["max_new_tokens"] = room(model, [prompt])
-        if args.json or options.get("num_beams", 1) > 1:
-            result = one_result(model.generate(prompt, **options))
+            options["max_new_tokens"] = room(model, [prompt], thinking)
+        if args.json or args.votes is not None or options.get("num_beams", 1) > 1:
+            (result,) = results_of(generated(model, [prompt], args.votes, **options))
+            if result.thinking is not None and not args.json:
+                print_thought(args, [result.thinking])
             print_record(args, {"role": "assistant", "content": result.answer.strip(), **result.to_dict()}, result.text)
             answer = result.answer.strip()
         else:
-            result, answer = written(model.stream(prompt, **options))
+            result, answer = written(args, model.stream(prompt, **options))
         self.turns.append(Message("assistant", (answer,) if answer else ()))
         self.messages.append({"role": "assistant", "content": answer})
         if result is not None:
@@ -174,6 +179,8 @@ class Conversation:
     def _solve(self) -> None:
         """Answers with tools, and adds the calls, their results and the answer."""
         args = self.args
+        if args.votes is not None:
+            raise ValueError("--votes are for answers without tools")
         found = self.model.solve(
             self.turns, tools=self.tools, on_call=tell_call, mode=args.mode, language=args.language,
             chat_template_kwargs=args.chat_template_kwargs, **self.options,
@@ -216,12 +223,13 @@ class Conversation:
         return True
 
 
-def written(stream: TextStream) -> tuple[GenerationResult | None, str]:
+def written(args: argparse.Namespace, stream: TextStream) -> tuple[GenerationResult | None, str]:
     """Prints a stream as it comes: its result, None where Ctrl-C ended it, and the answer without thinking."""
     from mmlm.prompting.thinking import after_thinking
 
     pieces: list[str] = []
     try:
+        print_thought(args, stream.thinking)
         for piece in stream:
             pieces.append(piece)
             print(piece, end="", flush=True)

@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from mmlm.cli.thoughts import thinking_options
+
 
 @dataclass(frozen=True)
 class Option:
@@ -112,6 +114,7 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
         options["do_sample"] = True
     if args.stop:
         options["stop"] = tuple(args.stop)
+    options |= thinking_options(args)
     from mmlm.generation.options import GenerationOptions
 
     GenerationOptions.of(options)

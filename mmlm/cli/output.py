@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.messages import complain
+from mmlm.cli.thoughts import print_thought
 
 if TYPE_CHECKING:
     from mmlm.generation.result import GenerationResult
@@ -23,6 +24,8 @@ def print_record(args: argparse.Namespace, record: dict[str, Any], line: str) ->
 
 def print_result(args: argparse.Namespace, record: dict[str, Any], line: str, result: GenerationResult) -> None:
     """The same for a generation: JSON holds all of the result, and `--details` adds a line about it."""
+    if result.thinking is not None and not args.json:
+        print_thought(args, [result.thinking])
     print_record(args, record | result.to_dict(), line)
     if args.details and not args.json:
         print(f"  {described(result)}", flush=True)
@@ -34,6 +37,8 @@ def described(result: GenerationResult) -> str:
     parts = [
         f"ended by {result.finish_reason}",
         f"{usage.generated_tokens} tokens after {usage.prompt_tokens} of the prompt",
+        *([f"{usage.thinking_tokens} of them for thinking"] if usage.thinking_tokens else []),
+        *([f"{max(result.votes.values())} of {sum(result.votes.values())} votes"] if result.votes else []),
         f"{usage.media_items} media in {usage.media_latents} latents",
         f"mean log-probability {sum(result.log_probs) / max(1, count):.3f}",
     ]

@@ -81,6 +81,7 @@ class PictureRows:
     def _results(self, asked: Sequence[Asked], first: int) -> list[GenerationResult | Exception]:
         """The result of each prompt, in order, or why there is none."""
         from mmlm.data.ahead import Ahead
+        from mmlm.tasks.votes import generated
 
         model, examples = self.loaded
         order = sorted(range(len(asked)), key=lambda index: len(asked[index].question or ""))
@@ -107,7 +108,8 @@ class PictureRows:
                 if "seed" in options:
                     options = {**options, "seed": options["seed"] + first + start * size}
                 if good:
-                    results = results_of_each(list(good.values()), functools.partial(model.generate, **options))
+                    write = functools.partial(generated, model, votes=vars(self.args).get("votes"), **options)
+                    results = results_of_each(list(good.values()), write)
                     found |= dict(zip(good, results, strict=True))
         return [found[index] for index in range(len(asked))]
 

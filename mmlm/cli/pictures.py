@@ -27,6 +27,8 @@ def describe_pictures(
     args: argparse.Namespace, batch: Batch, inputs: Sequence[Input], prompt_of: PromptOf, key: str, label: bool
 ) -> int:
     """Prints the text about each picture (`key` in JSON), after its name with `label`. Returns the exit code."""
+    from mmlm.tasks.votes import generated
+
     options, records = generation_options(args), read_examples(args)
     model, examples, note = None, None, Note(args)
     for start in range(0, len(inputs), BATCH):
@@ -43,7 +45,7 @@ def describe_pictures(
         ]
         names = [read[number][0] for number in pictures]
         drawn = {**options, "seed": options["seed"] + start} if "seed" in options else options
-        found = results_of_each(prompts, functools.partial(model.generate, **drawn))
+        found = results_of_each(prompts, functools.partial(generated, model, votes=vars(args).get("votes"), **drawn))
         for name, picture, result in zip(names, pictures.values(), found, strict=True):
             if isinstance(result, Exception):
                 batch.report(name, result)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmlm.generation.constraints.base import Constraint, Masks
+from mmlm.generation.constraints.base import Constraint, Masks, ends
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import all_ended, steps_between_checks
 from mmlm.generation.options import GenerationOptions
@@ -55,9 +55,12 @@ class Search:
         open_rows = torch.ones(rows, 1, dtype=torch.bool, device=device)
         return cls(running, open_rows, nothing, nothing.new_zeros(rows, beams, 4).long(), nothing.clone())
 
-    def take(self, found: Candidates, ended: Tensor, length: int, last: bool, length_penalty: float) -> Tensor:
+    def take(
+        self, found: Candidates, ended: Tensor, cut_off: Tensor | None, length: int, last: bool, length_penalty: float
+    ) -> Tensor:
         """Keeps the candidates that have ended; returns which of the others go on, `[rows, beams]`.
 
+        cut_off: which of those that have ended did so at a limit of their own; None for none.
         Only an ending within the best `beams` is kept, and only for rows whose search is still open.
         """
         rows, beams = self.kept.shape
@@ -65,7 +68,8 @@ class Search:
         keep = (ended | last) & within & self.open_rows & (found.totals > -torch.inf)
         scores = (found.totals / length**length_penalty).masked_fill(~keep, -torch.inf)
         lengths = torch.full_like(found.tokens, length)
-        ends = torch.stack([lengths, found.source, found.tokens, ended.long()], dim=-1)
+        stopped = ended if cut_off is None else ended & ~cut_off
+        ends = torch.stack([lengths, found.source, found.tokens, stopped.long()], dim=-1)
         self.kept, order = torch.cat([self.kept, scores], dim=1).topk(beams)
         self.ends = torch.cat([self.ends, ends], dim=1).gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
         self.last_log_probs = torch.cat([self.last_log_probs, found.log_probs], dim=1).gather(1, order)
@@ -148,16 +152,18 @@ def beam_search(
         scores[:, never] = -torch.inf
         scores = scores.log_softmax(-1)
         if states is not None:
-            scores = masks.apply(states, scores)
+            scores = masks.apply(states, without_ends(states, scores, stops))
         if processors:
-            scores = processors(decoder.ids[: rows * beams, : decoder.length], scores)  # pyright: ignore[reportArgumentType]
+            own = decoder.ids[: rows * beams, : decoder.length]
+            processed = processors(own, scores.clone())  # pyright: ignore[reportArgumentType]
+            scores = processed if states is None else masks.insist(states, scores, processed)
         found = best_candidates(search.running, scores, plain, norm, count, stops[0])
-        ended, following = torch.isin(found.tokens, stops), None
+        ended, following, cut_off = torch.isin(found.tokens, stops), None, None
         if states is not None:
-            following, finished = advanced(states, found)
+            following, finished, cut_off = advanced(states, found)
             ended = ended | finished
         done = length == last
-        order = search.take(found, ended, length, done, options.length_penalty)
+        order = search.take(found, ended, cut_off, length, done, options.length_penalty)
         if (done or length % every == 0) and (all_ended(~search.open_rows, norm, length, decoder.host.dtype) or done):
             break
         source, tokens = (part.gather(1, order).flatten() for part in (found.source, found.tokens))
@@ -169,6 +175,13 @@ def beam_search(
         decoder.reorder(source, ids=bool(processors))
         logits = decoder.step(tokens)
     return search.best(options.num_return_sequences)
+
+
+def without_ends(states: Sequence[Constraint], scores: Tensor, stops: Tensor) -> Tensor:
+    """Scores `[R, V]`, in which beams that an end token does not end have no such token."""
+    going_on = torch.tensor([not ends(state) for state in states], device=scores.device)
+    ending = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device).index_fill(0, stops, True)
+    return scores.masked_fill(going_on.unsqueeze(1) & ending, -torch.inf) if going_on.any() else scores
 
 
 def best_candidates(
@@ -188,8 +201,8 @@ def best_candidates(
     return Candidates(totals, source, tokens, log_probs)
 
 
-def advanced(states: Sequence[Constraint], found: Candidates) -> tuple[list[list[Constraint]], Tensor]:
-    """The states `[rows][C]` after each candidate, and which have finished, bool `[rows, C]`.
+def advanced(states: Sequence[Constraint], found: Candidates) -> tuple[list[list[Constraint]], Tensor, Tensor]:
+    """The states `[rows][C]` after each candidate; which have finished, bool `[rows, C]`, and which of them at a limit.
 
     A candidate of no probability (its total is −inf) is not allowed, and keeps the state it comes from.
     """
@@ -198,5 +211,6 @@ def advanced(states: Sequence[Constraint], found: Candidates) -> tuple[list[list
         [states[beam].advance(token) if total > -math.inf else states[beam] for beam, token, total in zip(*row)]
         for row in rows
     ]
-    finished = [[state.finished is not None for state in row] for row in following]
-    return following, torch.tensor(finished, device=found.tokens.device)
+    reasons = [[(None, "stop", "length").index(state.finished) for state in row] for row in following]
+    codes = torch.tensor(reasons, device=found.tokens.device)
+    return following, codes > 0, codes == 2

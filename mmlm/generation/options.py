@@ -25,6 +25,7 @@ from transformers.generation.logits_process import (
 )
 
 from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
+from mmlm.prompting.thinking import ThinkingMarks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +34,7 @@ ELSEWHERE = {
     "stream": "text that comes in pieces is model.stream(prompt, …)", "stop_strings": "did you mean 'stop'?",
     "guidance_scale": "guidance acts in draw and speak", "max_length": "did you mean 'max_new_tokens'?",
     "max_tokens": "did you mean 'max_new_tokens'?", "n": "did you mean 'num_return_sequences'?",
-    "enable_thinking": 'settings of a chat template go to chat and ask: chat_template_kwargs={"enable_thinking": ...}',
+    "enable_thinking": "did you mean 'thinking'? chat and ask take other settings of templates: chat_template_kwargs=",
     "device": "move the model itself: model.to(device)", "dtype": "cast the model itself: model.to(dtype)",
 }  # fmt: skip
 """Options of other libraries and verbs: what is meant here."""
@@ -43,6 +44,7 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
 _RANGES = {
+    "thinking": (0, 10**7, "0..10,000,000"),
     "max_new_tokens": (1, 10**7, "1..10,000,000"), "min_new_tokens": (0, 10**7, "0..10,000,000"),
     "no_repeat_ngram_size": (0, 10**7, "0..10,000,000"), "num_beams": (1, 1024, "1..1,024"),
     "num_return_sequences": (1, 65_536, "1..65,536"), "top_p": (math.ulp(0), 1, "(0, 1]"),
@@ -72,6 +74,8 @@ class GenerationKeywords(TypedDict, total=False):
     stop_token_ids: Sequence[int]
     logits_processor: Sequence[LogitsProcessor]
     seed: int | None
+    thinking: bool | int
+    thinking_marks: ThinkingMarks | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class GenerationOptions:
     seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
         takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
         the same seed gives the same texts for the same prompts and `batch_size`.
+    thinking: whether a thought comes before the text: False; True for one of up to 1,024 tokens, as far as the language
+        model has positions for it; or its most tokens, after which its closing mark is written by force. A thought
+        takes nothing of `max_new_tokens`, and strings of `stop` end the text after it alone.
+    thinking_marks: what stands around a thought; None for what the tokenizer or its chat template knows.
     Numbers may be NumPy's. ValueError for one that is not finite or outside its range: temperature and
     repetition_penalty lie in 1e-6..1e6, length_penalty in -5..5, num_beams is at most 1,024, num_return_sequences at
     most 65,536, seed has 64 bits, and the strings of stop have at most 100,000 characters together.
@@ -111,6 +119,8 @@ class GenerationOptions:
     stop_token_ids: Sequence[int] = ()
     logits_processor: Sequence[LogitsProcessor] = ()
     seed: int | None = None
+    thinking: bool | int = False
+    thinking_marks: ThinkingMarks | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -127,6 +137,8 @@ class GenerationOptions:
         self._check("bad_words_ids", all(self.bad_words_ids), "must not hold an empty sequence")
         if not self.do_sample and (self.temperature != 1.0 or self.top_k is not None or self.top_p is not None):
             raise ValueError("temperature, top_k and top_p act only when sampling: pass do_sample=True")
+        if self.is_thinking and self.min_new_tokens:
+            raise ValueError("min_new_tokens would count the thought: leave it out, or thinking")
         if self.length_penalty != 1.0 and self.num_beams == 1:
             raise ValueError("length_penalty acts only in beam search: pass num_beams=2 or more")
         if self.do_sample and self.num_beams > 1:
@@ -142,6 +154,11 @@ class GenerationOptions:
         """Options from keywords; TypeError that names the nearest option for an unknown one."""
         refuse_unknown(keywords, [field.name for field in fields(cls)])
         return cls(**keywords)
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether a thought comes first, be it one of no tokens."""
+        return self.thinking is not False
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -193,6 +210,10 @@ class GenerationOptions:
             value = getattr(self, name)
             number = isinstance(value, Real) and not isinstance(value, bool)
             self._check(name, number or (name == "top_p" and value is None), "must be a number", TypeError)
+        thinks = isinstance(self.thinking, bool) or _is_whole(self.thinking)
+        self._check("thinking", thinks, "must be True, False or a number of tokens", TypeError)
+        marks = isinstance(self.thinking_marks, ThinkingMarks | None)
+        self._check("thinking_marks", marks, "must be ThinkingMarks or None", TypeError)
         self._check("do_sample", isinstance(self.do_sample, bool), "must be True or False", TypeError)
         ids = self.stop_token_ids
         ids = isinstance(ids, Sequence) and not isinstance(ids, bytes) and all(isinstance(i, Integral) for i in ids)
@@ -212,7 +233,8 @@ class GenerationOptions:
         Beyond these ranges scores overflow, or rows take all memory.
         """
         for name, (least, most, said) in _RANGES.items():
-            if (value := getattr(self, name)) is None:
+            value = getattr(self, name)
+            if value is None or isinstance(value, bool):
                 continue
             self._check(name, least <= value <= most, f"must be in {said}")
             object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))

@@ -14,6 +14,7 @@ from mmlm.generation.beams import beam_search
 from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.constraints.codes import MAX_MEDIA, GenerationMode, MediaGrammar, Place, longest
 from mmlm.generation.constraints.stop_strings import StopStrings
+from mmlm.generation.constraints.thinking import Thinking, Thinks
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
@@ -21,12 +22,13 @@ from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import FinishReason, GenerationResult, Usage
 from mmlm.generation.sampler import Step
 from mmlm.generation.text import cut_at
+from mmlm.generation.thoughts import Told, opened_rows, thinks
 from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
-from mmlm.prompting.processor import Batch
-from mmlm.prompting.thinking import begins_thinking
+from mmlm.prompting.processor import IGNORE_INDEX, Batch
+from mmlm.prompting.thinking import ThinkingMarks, answer_start, begins_thinking, thought_in
 
 UNTRAINED = (
     "the adapters of this model were never trained: pictures and sounds tell it nothing. Train them with `mmlm "
@@ -63,7 +65,7 @@ class Request:
 
     usage: of each prompt, before anything is generated. room: tokens that may be generated per row.
     stop_ids: tokens that end a row; the first is the one that ended rows repeat.
-    thinking: whether each prompt begins a thinking block, which the text then goes on with.
+    begun: whether each prompt begins a thought unasked, as some chat templates do. thinks: how rows think that are to.
     context: encodes the media once more, which is only done to explain an error.
     """
 
@@ -73,9 +75,10 @@ class Request:
     usage: list[Usage]
     room: int
     stop_ids: list[int]
-    thinking: list[bool]
+    begun: list[bool]
     context: Callable[[], MediaContext]
     writing: Writing | None = None
+    thinks: Thinks | None = None
 
     def constraints(self) -> list[Constraint] | None:
         """The state of each prompt's row at its start; None where nothing restricts it."""
@@ -87,9 +90,12 @@ class Request:
                 self.options.max_new_tokens, self.room, self.writing.fixed or {},
             )  # fmt: skip
             return list[Constraint]([state] * rows)
+        state: Constraint | None = None
         if self.options.stop_strings:
-            return list[Constraint]([StopStrings.begin(self.options.stop_strings, self.model.processor.decode)] * rows)
-        return None
+            state = StopStrings.begin(self.options.stop_strings, self.model.processor.decode)
+        if self.thinks is not None:
+            state = Thinking.begin(self.thinks, state)
+        return None if state is None else list[Constraint]([state] * rows)
 
     def steps(self, generator: torch.Generator | None, constraints: list[Constraint] | None) -> Iterator[Step]:
         """Steps of `num_return_sequences` rows per prompt; `constraints`: of these rows."""
@@ -154,13 +160,33 @@ class Request:
         reason = finished or ("stop" if stopped else "length")
         written = list(ids[:-1] if stopped else ids)
         usage = replace(self.usage[prompt], generated_tokens=len(ids))
+        parts: tuple[str | Codes, ...]
+        if self.thinks is not None:
+            thought, text, spent = self._told(written)
+            return GenerationResult(
+                text, tuple(ids), tuple(log_probs), reason, replace(usage, thinking_tokens=spent), score,
+                (text,) if text else (), thought,
+            )  # fmt: skip
         if self.writing is None:
             text = cut_at(self.model.processor.decode(written), self.options.stop_strings)[0]
-            parts: tuple[str | Codes, ...] = (text,) if text else ()
+            parts = (text,) if text else ()
         else:
             parts = tuple(parts_of(self.model, written))
             text = "".join(part for part in parts if isinstance(part, str))
-        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts, self.thinking[prompt])
+        start = answer_start(text, self.begun[prompt])
+        thought = thought_in(text[:start])
+        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts, thought, start)
+
+    def telling(self) -> Told:
+        """Tells the thought of a row from its answer, token by token."""
+        return Told(self.thinks, self.model.processor.decode, self.options.stop_strings)
+
+    def _told(self, ids: Sequence[int]) -> tuple[str, str, int]:
+        """The thought and the answer in ids, and how many of them are the thought and its mark."""
+        told = self.telling()
+        pieces = [*map(told.push, ids), told.rest()]
+        thought, answer = ("".join(own) for own in zip(*pieces, strict=True))
+        return thought.strip(), answer, told.spent
 
 
 @torch.no_grad()
@@ -169,9 +195,11 @@ def request(
     prompts: Sequence[Sequence[Any]],
     options: GenerationOptions,
     writing: Writing | None = None,
+    written: Sequence[Sequence[int]] = (),
 ) -> Request:
     """Encodes prompts and their media. All that can be wrong with a request is found here.
 
+    written: ids that rows have written before, which they go on from.
     With `writing` there is one prompt, and `options.max_new_tokens` counts the text alone: a medium that is begun is
     always finished.
     """
@@ -180,17 +208,26 @@ def request(
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
         rows.append(list(writing.without or []))
+    begun = [begins_thinking(row) for row in rows]
+    marks: ThinkingMarks | None = None
+    if options.is_thinking:
+        if writing is not None:
+            raise ValueError("thinking is for text alone: leave it out where media are written")
+        rows, marks = opened_rows(model.processor.tokenizer, rows, options)
     examples = [model.processor.encode(row) for row in rows]
+    for example, ids in zip(examples, written, strict=False):
+        example.input_ids.extend(ids)
+        example.labels.extend([IGNORE_INDEX] * len(ids))
     batch = model.processor.collate(examples, padding_side="left")
     batch.labels = None
     with model.changes.passing():
         since = model.changes.count
         batch = batch.to(model.device)
-        room_for(model, writing, options, batch)  # what is too long without its media is not encoded
+        room_for(model, writing, options, batch, marks)  # what is too long without its media is not encoded
         again = functools.partial(model.media_context, batch, [example.media for example in examples])
         context = again()
         batch = context.placed(batch)
-        room = room_for(model, writing, options, batch)
+        room, how = room_for(model, writing, options, batch, marks)
         latents = context.latents_per_row()
         usage = [
             Usage(len(example.input_ids), len(example.media), count, 0)
@@ -199,18 +236,27 @@ def request(
         decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None, since=since)
     if any(latents) and model.fusion.is_untrained:
         warnings.warn(UNTRAINED, stacklevel=2)
-    stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
-    thinking = [begins_thinking(row) for row in rows]
-    return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)
+    mark = set() if how is None else set(how.close)  # the control token that ends a turn may end a thought as well
+    stop_ids = [token for token in (*model.language_model.stop_ids, *options.stop_token_ids) if token not in mark]
+    return Request(model, options, decoder, usage, room, stop_ids, begun, again, writing, how)
 
 
-def room_for(model: MultimodalNetwork, writing: Writing | None, options: GenerationOptions, batch: Batch) -> int:
-    """How many tokens may be written after a batch; ValueError where the language model has too few positions."""
-    length, room = batch.input_ids.shape[1], options.max_new_tokens
+def room_for(
+    model: MultimodalNetwork, writing: Writing | None, options: GenerationOptions, batch: Batch,
+    marks: ThinkingMarks | None,
+) -> tuple[int, Thinks | None]:  # fmt: skip
+    """How many tokens may be written after a batch, and how its rows think where there are marks for it.
+
+    ValueError where the language model has too few positions.
+    """
+    length, room, how = batch.input_ids.shape[1], options.max_new_tokens, None
     if writing is not None:
         room = room_for_media(model, writing, options, length)
+    elif marks is not None:
+        how = thinks(model, marks, options, length)
+        room = how.room
     model.language_model.check_length(length + room)
-    return room
+    return room, how
 
 
 def room_for_media(model: MultimodalNetwork, writing: Writing, options: GenerationOptions, prompt_length: int) -> int:

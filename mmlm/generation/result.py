@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
 from mmlm.prompting.parts import Codes
 from mmlm.prompting.sources import Citations, Source, citations
-from mmlm.prompting.thinking import after_thinking
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,27 +20,34 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Usage:
-    """What a generation used: tokens of the prompt, media in it, their latents, and tokens generated."""
+    """What a generation used: tokens of the prompt, media in it, their latents, and tokens generated.
+
+    thinking_tokens: those of the generated tokens that were a thought or its closing mark, where one was asked for.
+    """
 
     prompt_tokens: int
     media_items: int
     media_latents: int
     generated_tokens: int
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class GenerationResult:
     """One generated sequence; `str(result)` is its text.
 
-    text: without end tokens and stop strings.
+    text: without end tokens and stop strings; where thinking was asked for, the answer alone.
     token_ids: all generated ids, an end token included.
     log_probs: of each of these ids, in nats, under the model's plain distribution: before temperature, penalties,
         constraints and guidance. They are those of one forward pass over the same ids.
     finish_reason: "stop" or "length".
     score: of a beam: its log-probability divided by length ** length_penalty; None without beams.
     parts: text, pictures, sounds (or their codes) in the order in which they were written.
-    thinking: whether the prompt had begun the model's thinking with `<think>`, as some chat templates do.
     sources: what the prompt offered, in the order of its numbers, 1 the first; None where nothing was looked up.
+    thinking: the thought before the answer; None where there was none.
+    answer_start: how many characters of the text come before its answer: of a model that thinks without being asked.
+    votes: how often each answer was given in several attempts, most often first; empty where nobody voted.
+    attempts: the results that voted, this one among them.
     """
 
     text: str
@@ -49,13 +57,26 @@ class GenerationResult:
     usage: Usage
     score: float | None = None
     parts: tuple[str | Codes | Image.Image | Audio, ...] = ()
-    thinking: bool = False
+    thinking: str | None = None
+    answer_start: int = 0
     sources: tuple[Source, ...] | None = None
+    votes: Mapping[str, int] = field(default_factory=dict)
+    attempts: tuple[GenerationResult, ...] = ()
 
     @property
     def answer(self) -> str:
-        """The text after the model's thinking (`<think>…</think>`), if it thinks; "" where the limit came before."""
-        return after_thinking(self.text, self.thinking)
+        """The text after the model's thinking, if it thinks; "" where the limit came before."""
+        return self.text[self.answer_start :]
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of the votes that this answer got; None where nobody voted."""
+        return max(self.votes.values()) / sum(self.votes.values()) if self.votes else None
+
+    @property
+    def mean_log_prob(self) -> float:
+        """The mean of the tokens' log-probabilities, in nats; −inf without a token."""
+        return sum(self.log_probs) / len(self.log_probs) if self.log_probs else -math.inf
 
     @property
     def citations(self) -> Citations:
@@ -75,6 +96,8 @@ class GenerationResult:
         found: dict[str, Any] = {
             "text": self.text,
             "answer": self.answer,
+            **({} if self.thinking is None else {"thinking": self.thinking}),
+            **({"votes": dict(self.votes), "agreement": self.agreement} if self.votes else {}),
             "token_ids": list(self.token_ids),
             "log_probs": [round(value, 6) for value in self.log_probs],
             "finish_reason": self.finish_reason,

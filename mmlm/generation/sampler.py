@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmlm.generation.constraints.base import Constraint, Masks
+from mmlm.generation.constraints.base import Constraint, Masks, Unending
 from mmlm.generation.options import GenerationOptions
 from mmlm.prompting.vocabulary import MediaVocabulary
 
@@ -53,7 +53,7 @@ class Sampler:
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.norm = torch.zeros(rows, device=device)
         self._never = never_written(vocabulary)
-        self._stops = torch.tensor(list(stop_ids), device=device)
+        self._ends, self._stops = frozenset(stop_ids), torch.tensor(list(stop_ids), device=device)
         self._processors = options.processors(prompt_length, stop_ids, device)
         self._masks: Masks | None = None
 
@@ -75,9 +75,21 @@ class Sampler:
             self._masks = self._masks or Masks(logits.shape[1], logits.device)
             scores = self._masks.apply(self.constraints, scores)
         if self._processors:  # which may write into the scores, while `plain` must stay the model's
-            scores = self._processors(ids, scores.clone())  # pyright: ignore[reportArgumentType]
-        tokens = choose(scores, norm, self.generator)
+            processed = self._processors(ids, scores.clone())  # pyright: ignore[reportArgumentType]
+            scores = processed if self._masks is None else self._masks.insist(self.constraints or (), scores, processed)
+        tokens = self._unended(choose(scores, norm, self.generator))
         return self.take(tokens, norm, plain)
+
+    def _unended(self, tokens: Tensor) -> Tensor:
+        """Tokens `[R]`, with what is written in place of an end token in rows that it does not end."""
+        if not any(isinstance(state, Unending) for state in self.constraints or ()):
+            return tokens
+        assert self.constraints is not None, "there is such a state"
+        found = tokens.tolist()
+        for row, state in enumerate(self.constraints):
+            if found[row] in self._ends and isinstance(state, Unending) and (instead := state.at_end()) is not None:
+                self.constraints[row], found[row] = instead
+        return torch.tensor(found, device=tokens.device)
 
     def take(self, tokens: Tensor, norm: Tensor, plain: Tensor) -> Step:
         """The step of tokens `[R]` that were chosen by logits `plain [R, V]`; rows that they end have ended."""

@@ -3,6 +3,7 @@
 A prompt is a sequence of parts: text, images, sounds, codes, and the end of a chunk. `PromptTemplate`
 writes the text around media; `chat_prompt` makes the prompt of a conversation, messages as transformers and OpenAI have
 them, by the tokenizer's chat template. `Processor` turns parts into token ids and media, and ids back into text.
+`ThinkingMarks` stand around a thought, which comes where a prompt ends in an `Opening`.
 `MediaVocabulary` numbers the added tokens, and `CodeLayout` and `CodeSpan` the codes of images and audio.
 """
 
@@ -24,6 +25,7 @@ from mmlm.prompting.parts import (
 )
 from mmlm.prompting.processor import IGNORE_INDEX, Batch, Example, Processor
 from mmlm.prompting.templates import CHAT, PromptTemplate, demonstrations
+from mmlm.prompting.thinking import Opening, ThinkingMarks, marks_of, opened
 from mmlm.prompting.vocabulary import ADDED_TOKENS, ADDED_TOKENS_WITH_AUDIO, MediaVocabulary
 
 __all__ = [
@@ -45,15 +47,19 @@ __all__ = [
     "MediaVocabulary",
     "Message",
     "Modality",
+    "Opening",
     "Part",
     "Processor",
     "PromptTemplate",
     "Sound",
+    "ThinkingMarks",
     "as_media",
     "as_messages",
     "as_part",
     "chat_prompt",
     "demonstrations",
+    "marks_of",
     "modality_of",
+    "opened",
     "taught",
 ]

@@ -254,6 +254,21 @@ class Processor:
                 mask[row, span] = number
         return Batch(ids, mask, labels, shared=any(len(row) > 1 for row in rows))
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids of the language model's control tokens, which no text becomes."""
+        return frozenset(self._control)
+
+    def markup_ids(self, text: str) -> list[int]:
+        """The ids of markup, in which control tokens take effect."""
+        with tokenizing():
+            return self._with_rows(self._part_ids(Markup(text)), text)
+
+    def decode_marked(self, ids: Sequence[int]) -> str:
+        """The text of generated ids as `decode` gives it, but with the language model's control tokens."""
+        own = [token for token in ids if token not in self.vocabulary]
+        return self.tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of generated ids, without added tokens, codes and the language model's control tokens."""
         own = [token for token in (ids.tolist() if isinstance(ids, Tensor) else ids) if token not in self.vocabulary]

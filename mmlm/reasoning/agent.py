@@ -14,7 +14,7 @@ from mmlm.generation.text import cut_at
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Part, Sound, modality_of
-from mmlm.prompting.thinking import after_thinking
+from mmlm.prompting.thinking import after_thinking, begins_thinking, switched
 from mmlm.reasoning.exchange import Ended, Exchange, Limits, Turn
 from mmlm.reasoning.tools.calling import Called, called, refused
 from mmlm.reasoning.tools.form import decoding
@@ -85,7 +85,9 @@ def _run(
     answer = ""
     while ended is None:
         since = time.monotonic()
-        prompt = tool_prompt(talk.model.processor.tokenizer, talk.shown, offer, keywords)
+        tokenizer = talk.model.processor.tokenizer
+        thinks = options.get("thinking", False) is not False
+        prompt = tool_prompt(tokenizer, talk.shown, offer, switched(tokenizer, thinks, keywords))
         most = talk.room(prompt, options.get("max_new_tokens", MAX_NEW_TOKENS))
         if most < 1 and turns:
             ended = "length"
@@ -123,10 +125,12 @@ def written(
     keywords: dict[str, Any] = {**options, "stop": stop}
     result = one_result(generate(model, list(prompt), **keywords))
     ends = set(model.language_model.stop_ids)
-    ids = [token for token in result.token_ids if token not in ends]
+    thought = result.usage.thinking_tokens
+    ids = [token for token in result.token_ids[thought:] if token not in ends]
     text = cut_at(decoding(model.processor, offer.form)(ids), stop)[0]
     begins = model.processor.encode(prompt).input_ids
-    answer, calls = read(offer, model.processor.tokenizer, after_thinking(text, result.thinking), begins)
+    said = after_thinking(text, begins_thinking(prompt) and not thought)
+    answer, calls = read(offer, model.processor.tokenizer, said, begins)
     if result.finish_reason == "stop" and calls and not fits(offer, calls[0]):
         mark = offer.form.mark if offer.form is not None else ""
         before = text.partition(mark)[0] if mark else ""

@@ -10,15 +10,15 @@ from decoders.values import check_kind
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.conversation import chat_prompt
 from mmlm.prompting.messages import Message, Role, as_messages
 from mmlm.prompting.parts import Image, Media, Sound
 from mmlm.prompting.templates import CHAT
 from mmlm.tasks.chat import Mode, check_mode, heard
-from mmlm.tasks.generate import generate
-from mmlm.tasks.rows import Answers, answers_of, as_examples, as_rows
+from mmlm.tasks.rows import Answers, answers_of, as_rows
 from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
+from mmlm.tasks.thinking import as_shown, thinking_chat, thinking_prompt, thought_shown
 from mmlm.tasks.transcribe import transcribe
+from mmlm.tasks.votes import generated
 
 if TYPE_CHECKING:
     from mmlm.retrieval.index import Index
@@ -45,11 +45,12 @@ def ask(
     messages: Any = (),
     mode: Mode = "transcript",
     transcript: Any = None,
-    examples: Sequence[tuple[str, str]] = (),
+    examples: Sequence[tuple[str, ...]] = (),
     chat: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     language: str | None = None,
     index: Index | Finder | None = None,
+    votes: int | None = None,
     details: bool = False,
     batch_size: int = 32,
     **options: Unpack[GenerationKeywords],
@@ -62,19 +63,20 @@ def ask(
         adapters, except for the picture; "features" lets the trained adapters hear the recording itself; "both" does
         both.
     transcript: what is said, where it is known already: text or a `Transcript`.
-    examples: (question, answer) texts that show a language model what is wanted (`EXAMPLES`).
+    examples: (question, answer) texts that show what is wanted (`EXAMPLES`); (question, thought, answer) to think.
     chat: use the tokenizer's chat template; None does so where there is one and messages are given, or the prompt is
         text alone, since adapters are trained on prompts of `model.template`. Then examples are earlier turns.
-    chat_template_kwargs: for the chat template, such as {"enable_thinking": False}.
+    chat_template_kwargs: for the chat template. Its own switch of thinking is set by `thinking`, unless it is here.
     language: what is spoken; None detects it.
     index: look up first what an `mmlm.Index` has about the question (or a `Lookup` of it, which says how much; or a
         `Recitation`, where the model writes down what it remembers). What is found stands in the prompt, numbered; the
         result's `citations` are the numbers that the answer names.
-    details: return a `GenerationResult` in place of each text; with an index it has the `sources` and the `citations`.
+    votes: how many samples vote; the answer given most often wins, see `mmlm.tasks.votes.voted`.
+    details: return a `GenerationResult` in place of each text, with the `sources` and `citations` of an index.
     ValueError where there is nothing to answer: nobody speaks, and no question is given.
     """
     check_mode(mode)
-    shown = as_examples(examples, "(question, answer)")
+    shown = as_shown(examples, "(question, answer)", options)
     check_kind("chat", chat, bool | None)
     rows, batch = as_rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
     before = as_messages(messages) if messages else []
@@ -88,12 +90,11 @@ def ask(
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
-    frame = _Frame(model, chat, before, shown, chat_template_kwargs)
+    frame = _Frame(model, chat, before, shown, chat_template_kwargs, options)
     found = [] if index is None else looked_up(model, index, last, frame.prompt, chat, options)
     prompts = [frame.prompt(parts) for parts in grounded(found, last, chat) or [None]]
-    if shown and not chat:
-        options["stop"] = (*_several(options.get("stop", ())), "\n")
-    results = generate(model, prompts, batch_size=batch_size, **options)
+    options["stop"] = (*_several(options.get("stop", ())), *(["\n"] if shown and not chat else []))
+    results = generated(model, prompts, votes, batch_size=batch_size, **options)
     return answers_of(with_sources(results, found), batch, details)
 
 
@@ -108,23 +109,36 @@ def _several(texts: str | Sequence[str]) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What stands before a question: a conversation, and examples."""
+    """What stands before a question: a conversation, and examples. options: of the generation, which may think."""
 
     model: MultimodalNetwork
     chat: bool
     before: list[Message]
-    shown: list[tuple[str, str]]
+    shown: list[tuple[Any, ...]]
     keywords: Mapping[str, Any] | None
+    options: GenerationKeywords
 
     def prompt(self, parts: Sequence[Any] | None) -> list[Any]:
         """The whole prompt of a question; None where the conversation ends in it."""
-        template = self.model.template
+        thinking, marks = self.options.get("thinking", False), self.options.get("thinking_marks")
         if not self.chat:
-            shots = [f"{template.spoken_prompt([], question)[0]}{reply}\n" for question, reply in self.shown]
-            return [*template.conversation(self.before), *shots, *(parts or ())]
-        turns = [Message(role, (text,)) for pair in self.shown for role, text in zip(ROLES, pair, strict=True)]
-        own = [] if parts is None else [Message("user", tuple(parts))]
-        return chat_prompt(self.model.processor.tokenizer, [*self.before, *turns, *own], self.keywords)
+            shots = [part for question, *said in self.shown for part in self._shot(question, *said)]
+            own = [*self.model.template.conversation(self.before), *shots, *(parts or ())]
+            return thinking_prompt(self.model, own, thinking, marks)
+        pairs = [(question, answer) for question, *_, answer in self.shown]  # templates leave out earlier thoughts
+        turns = [Message(role, (text,)) for pair in pairs for role, text in zip(ROLES, pair, strict=True)]
+        asked = [] if parts is None else [Message("user", tuple(parts))]
+        conversation = [*self.before, *turns, *asked]
+        return thinking_chat(self.model.processor.tokenizer, conversation, self.keywords, thinking, marks)
+
+    def _shot(self, question: str, *said: str) -> list[Any]:
+        """An example by the model's own template, in a line of its own."""
+        prompt = self.model.template.spoken_prompt([], question)
+        thinking, marks = self.options.get("thinking", False), self.options.get("thinking_marks")
+        if thinking is False:
+            return [f"{prompt[0]}{said[0]}\n"]
+        *parts, _ = thought_shown(thinking_prompt(self.model, prompt, thinking, marks), *said)
+        return [*parts, "\n"]
 
 
 def _prompt(

@@ -9,13 +9,14 @@ from typing import Any, Literal, Unpack, get_args
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.conversation import chat_prompt as templated
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Part, Sound
 from mmlm.prompting.templates import CHAT, PromptTemplate
-from mmlm.tasks.generate import generate
+from mmlm.prompting.thinking import MARK, ThinkingMarks
 from mmlm.tasks.rows import Answers, answers_of
+from mmlm.tasks.thinking import thinking_chat, thinking_prompt
 from mmlm.tasks.transcribe import transcribe
+from mmlm.tasks.votes import generated
 
 Mode = Literal["transcript", "features", "both"]
 """How recordings are heard: written down by Whisper, by the trained adapters, or both."""
@@ -32,6 +33,7 @@ def chat(
     language: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     allow_url: bool = False,
+    votes: int | None = None,
     details: bool = False,
     batch_size: int = 32,
     **options: Unpack[GenerationKeywords],
@@ -41,22 +43,25 @@ def chat(
     messages: as transformers and OpenAI have them, see `mmlm.prompting.as_messages`.
     mode: "transcript" has Whisper write down what recordings say, which needs no trained adapters; "features" lets the
         trained adapters hear them; "both" does both. language: what is spoken; None detects it.
-    chat_template_kwargs: for the chat template, such as {"enable_thinking": False}.
+    chat_template_kwargs: for the chat template. Its own switch of thinking is set by `thinking`, unless it is here.
     allow_url: fetch media from http(s) addresses.
+    votes: how many samples vote; the answer given most often wins, see `mmlm.tasks.votes.voted`.
     details: return a `GenerationResult` in place of each text; its `finish_reason` "length" tells that it was cut off.
     Where `max_new_tokens` is not given, an answer has up to 512 tokens, as far as there are positions for them.
     A tokenizer without a chat template is asked with `model.template`. ValueError where nothing is said.
     """
     found, batch = _conversations(messages)
+    thinking = options.get("thinking", False)
     prompts = [
         chat_prompt(
-            model, one, mode=mode, language=language, chat_template_kwargs=chat_template_kwargs, allow_url=allow_url
+            model, one, mode=mode, language=language, chat_template_kwargs=chat_template_kwargs, allow_url=allow_url,
+            thinking=thinking, thinking_marks=options.get("thinking_marks"),
         )
         for one in found
-    ]
+    ]  # fmt: skip
     if "max_new_tokens" not in options:
-        options["max_new_tokens"] = room(model, prompts)
-    return answers_of(generate(model, prompts, batch_size=batch_size, **options), batch, details)
+        options["max_new_tokens"] = room(model, prompts, thinking)
+    return answers_of(generated(model, prompts, votes, batch_size=batch_size, **options), batch, details)
 
 
 @takes_options
@@ -68,17 +73,22 @@ def chat_prompt(
     language: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     allow_url: bool = False,
+    thinking: bool | int = False,
+    thinking_marks: ThinkingMarks | None = None,
 ) -> list[Part]:
-    """The prompt of one conversation, for `generate` and `stream`; arguments and errors are those of `chat`."""
+    """The prompt of one conversation, for `generate` and `stream`; arguments and errors are those of `chat`.
+
+    thinking: as `generate` or `stream` gets it.
+    """
     check_mode(mode)
     turns = as_messages(messages, allow_url=allow_url)
     template = template_of(model)
     turns = [heard(model, turn, mode, language, template) for turn in turns]
     if template is CHAT:
-        return templated(model.processor.tokenizer, turns, chat_template_kwargs)
+        return thinking_chat(model.processor.tokenizer, turns, chat_template_kwargs, thinking, thinking_marks)
     if chat_template_kwargs:
         raise ValueError("chat_template_kwargs: the tokenizer has no chat template that could use them")
-    return template.conversation(turns)
+    return thinking_prompt(model, template.conversation(turns), thinking, thinking_marks)
 
 
 def template_of(model: MultimodalNetwork) -> PromptTemplate:
@@ -119,13 +129,20 @@ def heard(
     return replace(turn, content=tuple(content))
 
 
-def room(model: MultimodalNetwork, prompts: Sequence[Sequence[Any]]) -> int:
-    """How many tokens an answer may have, by the positions that the longest prompt leaves; at least 1."""
+def room(model: MultimodalNetwork, prompts: Sequence[Sequence[Any]], thinking: bool | int = False) -> int:
+    """How many tokens an answer may have, by the positions that the longest prompt leaves; at least 1.
+
+    A thought comes first with its own tokens; where it has no number of them, it gets half of the positions.
+    """
     positions = model.language_model.max_length
     if positions is None:
         return MAX_NEW_TOKENS
-    longest = max(len(model.processor.encode(prompt).input_ids) for prompt in prompts)
-    return max(1, min(MAX_NEW_TOKENS, positions - longest))
+    left = positions - max(len(model.processor.encode(prompt).input_ids) for prompt in prompts)
+    if thinking is True:
+        left //= 2
+    elif thinking is not False:
+        left -= thinking + MARK
+    return max(1, min(MAX_NEW_TOKENS, left))
 
 
 def _conversations(messages: Any) -> tuple[list[Any], bool]:

@@ -14,7 +14,6 @@ from mmlm.generation.media import check_steps, media_spans, render
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
 from mmlm.generation.request import Progress, Request, Writing, request
 from mmlm.generation.result import GenerationResult
-from mmlm.generation.text import Pieces
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes
 from mmlm.tasks.rows import Results, as_prompts
@@ -65,6 +64,7 @@ def generate(
 def stream(model: MultimodalNetwork, prompt: Any, **options: Unpack[GenerationKeywords]) -> TextStream:
     """The text that follows one prompt, piece by piece as it is written; joined, the pieces are `generate`'s text.
 
+    With `thinking` these are pieces of the answer; those of the thought come before, from the stream's `thinking`.
     Everything that can be wrong is found at the call, not at the first piece.
     """
     settings = GenerationOptions.of(options)
@@ -81,11 +81,33 @@ class TextStream(Iterator[str]):
 
     def __init__(self, running: Request) -> None:
         self._running = running
+        self._told = running.telling()
         self._pieces = self._read()
+        self._next: str | None = None  # the beginning of the answer, where the thought was read up to it
         self._result: GenerationResult | None = None
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        for _ in self.thinking:
+            pass
+        if self._next is None:
+            return next(self._pieces)[1]
+        piece, self._next = self._next, None
+        return piece
+
+    @property
+    def thinking(self) -> Iterator[str]:
+        """The pieces of the thought that have not been read, as they are written; none where nothing is thought.
+
+        Who reads the answer at once passes over the thought, which `result.thinking` has as well.
+        """
+        while self._told.is_thinking and self._next is None:
+            thought, answer = next(self._pieces, ("", ""))
+            if answer:
+                self._next = answer
+            if not thought and not answer:
+                return
+            if thought:
+                yield thought
 
     def close(self) -> None:
         """Ends the text where it is."""
@@ -98,10 +120,10 @@ class TextStream(Iterator[str]):
             raise RuntimeError("the text is not finished: read all of the stream's pieces first")
         return self._result
 
-    def _read(self) -> Generator[str]:
+    def _read(self) -> Generator[tuple[str, str]]:
+        """Pieces of the thought and of the answer."""
         running, options = self._running, self._running.options
         constraints = running.constraints()
-        text = Pieces(running.model.processor.decode, options.stop_strings)
         ids: list[int] = []
         log_probs: list[float] = []
         for step in running.steps(options.sampler(running.model.device), constraints):
@@ -110,12 +132,14 @@ class TextStream(Iterator[str]):
             log_probs.append(float(step.log_probs[0]))
             if token in running.stop_ids:
                 break
-            if piece := text.push(token):
-                yield piece
-            if text.stopped:
+            pieces = self._told.push(token)
+            if any(pieces):
+                yield pieces
+            if self._told.stopped:
                 break
-        if rest := text.rest():
-            yield rest
+        pieces = self._told.rest()
+        if any(pieces):
+            yield pieces
         self._result = running.result(0, ids, log_probs, constraints[0].finished if constraints else None)
 
 

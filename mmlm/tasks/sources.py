@@ -11,6 +11,7 @@ from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Image, Media, Sound, modality_of
 from mmlm.prompting.sources import INSTRUCTION, Offered
+from mmlm.prompting.thinking import MARK
 from mmlm.tasks.rows import Results
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def looked_up(
     from mmlm.retrieval.lookup import as_finder, offered  # only who looks something up needs the index
 
     finder, most = as_finder(index), model.language_model.max_length
-    written = GenerationOptions.of(dict(options)).max_new_tokens
+    settings = GenerationOptions.of(dict(options))
+    written = settings.max_new_tokens
+    if settings.is_thinking:  # a thought without a number takes what is left, and is left something
+        written += MARK + ((most or 0) // 4 if settings.thinking is True else settings.thinking)
     found = []
     for parts, words, picture in asked:
         if words is None:

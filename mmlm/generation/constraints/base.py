@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,6 +40,20 @@ class Constraint(Protocol):
         ...
 
 
+@runtime_checkable
+class Unending(Protocol):
+    """A constraint in whose rows an end token may be read as something else, such as the end of a thought."""
+
+    def at_end(self) -> tuple[Constraint, int] | None:
+        """The state and the id with which a row goes on where an end token was chosen; None where that ends it."""
+        ...
+
+
+def ends(state: Constraint) -> bool:
+    """Whether an end token would end the row."""
+    return not isinstance(state, Unending) or state.at_end() is None
+
+
 class Masks:
     """What constraints allow, as masks of the vocabulary; each different set of ranges is made into a tensor once."""
 
@@ -53,6 +67,15 @@ class Masks:
         if all(ids is None for ids in allowed):
             return scores
         return scores.masked_fill(torch.stack([self._forbidden(ids) for ids in allowed]), -torch.inf)
+
+    def insist(self, constraints: Sequence[Constraint], before: Tensor, after: Tensor) -> Tensor:
+        """Scores `[R, V]` that logits processors changed, with those `before` where one id alone is allowed.
+
+        What must come next is not taken away, even where it repeats what was said.
+        """
+        allowed = [None if state.finished else state.allowed() for state in constraints]
+        must = torch.tensor([isinstance(ids, tuple) and sum(map(len, ids)) == 1 for ids in allowed], device=self.device)
+        return torch.where(must.unsqueeze(1), before, after)
 
     def _forbidden(self, allowed: Allowed | None) -> Tensor:
         if isinstance(allowed, Tensor):

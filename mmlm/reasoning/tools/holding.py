@@ -71,4 +71,6 @@ def _plain(schema: Any) -> Any:
 
 CAN_HOLD = {"choices", "json_schema"} <= {field.name for field in fields(GenerationOptions)}
 
-_NOT_HERE = {"stop", "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids"}  # they could forbid what fits
+_NOT_HERE = {  # they could forbid what fits, and a thought has no place in a call
+    "stop", "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids", "thinking", "thinking_marks",
+}  # fmt: skip

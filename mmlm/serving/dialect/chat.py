@@ -16,19 +16,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import GenerationResult
-from mmlm.generation.text import Pieces
 from mmlm.prompting.parts import Part
-from mmlm.prompting.thinking import begins_thinking
+from mmlm.prompting.thinking import Opening, begins_thinking
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
-from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
 from mmlm.serving.dialect.messages import check_parts, has_sound, read_messages
+from mmlm.serving.dialect.reasoning import Effort, ThoughtRow, deltas, how_it_thinks, is_asked_for, message_of, shares
 from mmlm.serving.dialect.tools import ToolAnswers, ToolRow, demanded
 from mmlm.serving.errors import ApiError
 from mmlm.serving.models import Loaded
 from mmlm.serving.tokens import Submitted, submitted
-from mmlm.tasks.chat import Mode, chat_prompt, room
+from mmlm.tasks.chat import Mode, chat_prompt
 
 router = APIRouter()
 
@@ -58,7 +57,7 @@ class ChatRequest(Asked):
         "response_format": [{"type": "text"}], "functions": [[]],
         "function_call": ["none", "auto"], "top_logprobs": [0], "frequency_penalty": [0], "presence_penalty": [0],
         "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [], "moderation": [],
-        "reasoning_effort": [], "verbosity": [], "web_search_options": [],
+        "verbosity": [], "web_search_options": [],
     }  # fmt: skip
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -75,6 +74,8 @@ class ChatRequest(Asked):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1, le=10**7)] | None = None
     mode: Mode = "transcript"
     language: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -87,13 +88,18 @@ class ChatRequest(Asked):
             message = "n answers at temperature 0 would all be the same: raise the temperature"
             raise ApiError(400, message, "n", "invalid_value")
 
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of thought and answer together."""
+        return self.max_completion_tokens or self.max_tokens
+
     def options(self, most: int) -> GenerationOptions:
         """How to decode: the most likely tokens, unless temperature, top_p or n asks for samples."""
         sampled = (self.n or 1) > 1 or self.temperature is not None or self.top_p is not None
         if self.temperature is not None and self.temperature < 1e-6:
             sampled = False
         return GenerationOptions(
-            max_new_tokens=self.max_completion_tokens or self.max_tokens or most,
+            max_new_tokens=self.limit or most,
             do_sample=sampled,
             temperature=1.0 if self.temperature is None or not sampled else self.temperature,
             top_p=self.top_p if sampled else None,
@@ -118,11 +124,11 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
         timeout = context.settings.limits.timeout
         running = await stack.enter_async_context(submitted(loaded.engine, prompt, options, None, timeout))
         stack.callback(context.metrics.note_ticket, loaded.name, running.ticket)
-        answer = _Answer(asked, loaded, begins_thinking(prompt), tools)
+        answer = _Answer(asked, loaded, prompt, options, tools)
         if not asked.stream:
-            return JSONResponse(answer.whole(await running.results(), options))
+            return JSONResponse(answer.whole(await running.results()))
         await running.begun()  # what is wrong with the request is told by the status, not in the stream
-        return EventStream(answer.stream(running, options), stack.pop_all())
+        return EventStream(answer.stream(running), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
 
 
@@ -133,12 +139,24 @@ def _prepared(
     model, turns = loaded.model, read_messages(asked.messages, context.door())
     check_parts(model, loaded.name, turns)
     demand = demanded(model, turns, asked.tools, asked.tool_choice, asked.parallel_tool_calls)
-    keywords = asked.chat_template_kwargs
+    effort, budget, keywords = asked.reasoning_effort, asked.thinking_token_budget, asked.chat_template_kwargs
     if demand is None:
-        prompt = chat_prompt(model, turns, mode=asked.mode, language=asked.language, chat_template_kwargs=keywords)
-        return prompt, asked.options(room(model, [prompt])), None
-    prompt = demand.prompt(model, turns, asked.mode, asked.language, keywords)
-    options = asked.options(room(model, [prompt]))
+        prompt = chat_prompt(
+            model, turns, mode=asked.mode, language=asked.language, chat_template_kwargs=keywords,
+            thinking=is_asked_for(effort, budget),
+        )  # fmt: skip
+    else:
+        prompt = demand.prompt(model, turns, asked.mode, asked.language, keywords, is_asked_for(effort, budget))
+    if not isinstance(
+        prompt[-1], Opening
+    ):  # a call is required, or calls and thoughts would both be asked for in words
+        effort, budget = None, None
+    thinking, most = shares(model, prompt, effort, budget, asked.limit)
+    options = asked.options(most)
+    if thinking is not False:
+        options = replace(options, thinking=thinking, max_new_tokens=most)
+    if demand is None:
+        return prompt, options, None
     options = replace(options, stop=(*options.stop_strings, *demand.offer.stop))
     return prompt, options, ToolAnswers(model, demand, prompt) if demand.offer.tools else None
 
@@ -146,27 +164,32 @@ def _prepared(
 class _Answer:
     """One answer in the forms of the dialect."""
 
-    def __init__(self, asked: ChatRequest, loaded: Loaded, thinking: bool, tools: ToolAnswers | None = None) -> None:
-        self.asked, self.loaded, self.thinking, self.tools = asked, loaded, thinking, tools
+    def __init__(
+        self, asked: ChatRequest, loaded: Loaded, prompt: list[Part], options: GenerationOptions,
+        tools: ToolAnswers | None = None,
+    ) -> None:  # fmt: skip
+        self.asked, self.loaded, self.options, self.tools = asked, loaded, options, tools
+        self.begun, self.thinks = begins_thinking(prompt), how_it_thinks(loaded.model, prompt, options)
         self.decode = loaded.model.processor.decode
-        self.stop_ids = frozenset(loaded.model.language_model.stop_ids)
+        self.stop_ids = frozenset(loaded.model.language_model.stop_ids) if self.thinks is None else self.thinks.stops
         self.number, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
-    def whole(self, results: list[GenerationResult], options: GenerationOptions) -> dict[str, Any]:
+    def whole(self, results: list[GenerationResult]) -> dict[str, Any]:
         """A chat.completion."""
         choices = []
         for row, result in enumerate(results):
             message = {"role": "assistant", "content": result.answer.strip(), "refusal": None}
             reason: str = result.finish_reason
             if self.tools is not None:
-                message, reason = self.tools.message(result, options.stop_strings)
+                message, reason = self.tools.message(result, self.options.stop_strings)
+            message |= message_of(result.thinking)
             log_probs = self._log_probs(zip(result.token_ids, result.log_probs, strict=True))
             choices.append({"index": row, "message": message, "logprobs": log_probs, "finish_reason": reason})
         return {**self._head("chat.completion"), "choices": choices, "usage": usage_of(results)}
 
-    async def stream(self, running: Submitted, options: GenerationOptions) -> AsyncIterator[dict[str, Any] | str]:
+    async def stream(self, running: Submitted) -> AsyncIterator[dict[str, Any] | str]:
         """The events of a stream."""
-        rows = [_Row(self, options) for _ in range(options.num_return_sequences)]
+        rows = [_Row(self) for _ in range(self.options.num_return_sequences)]
         for row in range(len(rows)):
             yield self._chunk(row, {"role": "assistant", "content": ""})
         async for token in running.tokens:
@@ -203,11 +226,11 @@ class _Answer:
 class _Row:
     """One row of a stream."""
 
-    def __init__(self, answer: _Answer, options: GenerationOptions) -> None:
+    def __init__(self, answer: _Answer) -> None:
         self.answer = answer
         self.tools = None if answer.tools is None else ToolRow(answer.tools)
         decode = answer.decode if answer.tools is None else answer.tools.decode
-        self.pieces, self.text = Pieces(decode, options.stop_strings), AnswerText(answer.thinking)
+        self.text = ThoughtRow(answer.thinks, decode, answer.options.stop_strings, answer.begun, self.tools is None)
         self.waiting: list[tuple[int, float]] = []  # tokens whose log-probabilities were not given yet
 
     def push(self, token: int, log_prob: float) -> list[dict[str, Any]]:
@@ -216,15 +239,15 @@ class _Row:
             return []
         if self.answer.asked.logprobs:
             self.waiting.append((token, log_prob))
-        piece = self.pieces.push(token)
-        return _content(self.text.push(piece)) if self.tools is None else self.tools.push(piece)
+        thought, piece = self.text.push(token)
+        return deltas(thought, piece) if self.tools is None else deltas(thought, "") + self.tools.push(piece)
 
     def rest(self) -> list[dict[str, Any]]:
         """What is left when no more tokens come."""
-        piece = self.pieces.rest()
-        if self.tools is not None:
-            return self.tools.push(piece) + self.tools.rest()
-        return _content(self.text.push(piece) + self.text.rest())
+        thought, piece = self.text.rest()
+        if self.tools is None:
+            return deltas(thought, piece)
+        return deltas(thought, "") + self.tools.push(piece) + self.tools.rest()
 
     def reason(self, result: GenerationResult) -> str:
         """Why the answer ended."""
@@ -236,16 +259,16 @@ class _Row:
         return found
 
 
-def _content(piece: str) -> list[dict[str, Any]]:
-    return [{"content": piece}] if piece else []
-
-
 def _bytes(text: str) -> list[int] | None:
     """A token's bytes; None for one that is a part of a character."""
     return None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
 
 
-def usage_of(results: list[GenerationResult]) -> dict[str, int]:
-    """Tokens of the prompt, of all answers, and of both."""
+def usage_of(results: list[GenerationResult]) -> dict[str, Any]:
+    """Tokens of the prompt, of all answers with their thoughts, of the thoughts alone, and of all together."""
     prompt, written = results[0].usage.prompt_tokens, sum(len(result.token_ids) for result in results)
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    details = {"reasoning_tokens": sum(result.usage.thinking_tokens for result in results)}
+    return {
+        "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
+        "completion_tokens_details": details,
+    }  # fmt: skip

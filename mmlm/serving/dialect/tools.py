@@ -13,7 +13,7 @@ from mmlm.generation.text import cut_at
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Markup, Part
-from mmlm.prompting.thinking import begins_thinking
+from mmlm.prompting.thinking import Opening, begins_thinking, marks_of, opened, switched
 from mmlm.reasoning.tools.form import decoding
 from mmlm.reasoning.tools.offer import Offer, offered, opening, read, tool_prompt
 from mmlm.reasoning.tools.reading import CallReader, Written
@@ -38,13 +38,20 @@ class Demand:
 
     def prompt(
         self, model: MultimodalNetwork, turns: Sequence[Message], mode: Mode, language: str | None,
-        keywords: Mapping[str, Any] | None,
+        keywords: Mapping[str, Any] | None, thinking: bool = False,
     ) -> list[Part]:  # fmt: skip
-        """The prompt of a conversation, with the tools, and with the beginning of a call that is required."""
-        shown = [heard(model, turn, mode, language, template_of(model)) for turn in turns]
-        prompt = tool_prompt(model.processor.tokenizer, shown, self.offer, keywords)
+        """The prompt of a conversation, with the tools, and with the beginning of a call that is required.
+
+        thinking: whether a thought is to come first, where the tokenizer knows marks and no call is required.
+        """
+        shown, tokenizer = (
+            [heard(model, turn, mode, language, template_of(model)) for turn in turns],
+            model.processor.tokenizer,
+        )
+        marks = marks_of(tokenizer) if thinking and not self.required else None
+        prompt = tool_prompt(tokenizer, shown, self.offer, switched(tokenizer, marks is not None, keywords))
         if not self.required:
-            return prompt
+            return prompt if marks is None else opened(prompt, marks)
         thought = [Markup("\n</think>\n\n")] if begins_thinking(prompt) else []  # which is left out
         return [*prompt, *thought, *opening(self.offer, self.named)]
 
@@ -102,7 +109,8 @@ class ToolAnswers:
     """
 
     def __init__(self, model: MultimodalNetwork, demand: Demand, prompt: Sequence[Any]) -> None:
-        self.demand, self.thinking = demand, begins_thinking(prompt)
+        self.demand = demand
+        self.thinking = begins_thinking(prompt) and not isinstance(prompt[-1], Opening)  # unasked
         self.tokenizer = model.processor.tokenizer
         self.prompt = model.processor.encode(prompt).input_ids if demand.offer.form is None else []
         self.decode: Callable[[Sequence[int]], str] = decoding(model.processor, demand.offer.form)
@@ -110,8 +118,9 @@ class ToolAnswers:
 
     def message(self, result: GenerationResult, stop: Sequence[str]) -> tuple[dict[str, Any], str]:
         """The message of a whole answer, and why it ended."""
-        row = ToolRow(self)
-        text = cut_at(self.decode([token for token in result.token_ids if token not in self.stop_ids]), stop)[0]
+        row, written = ToolRow(self), result.token_ids[result.usage.thinking_tokens :]
+        ids = [token for token in written if token not in self.stop_ids]
+        text = cut_at(self.decode(ids), stop)[0]
         deltas = row.push(text) + row.rest()
         content = "".join(delta.get("content", "") for delta in deltas)
         calls: list[dict[str, Any]] = []

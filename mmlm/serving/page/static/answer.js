@@ -16,11 +16,12 @@ export function partsOf(message) {
 
 // Asks `model` for the answer to the messages before, and writes it into `message`; `changed` is called as it grows.
 export async function write(message, model, before, signal, changed) {
-  const { temperature, maxTokens, seed, tools } = settings();
+  const { temperature, maxTokens, seed, effort, tools } = settings();
   const asked = {
     model, temperature, seed, tools,
     messages: outgoing(before),
     max_completion_tokens: maxTokens,
+    reasoning_effort: effort,
     stream: true,
     stream_options: { include_usage: true },
   };
