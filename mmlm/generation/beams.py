@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmlm.generation.constraints.base import Constraint, Masks
+from mmlm.generation.constraints.base import MOST_REFUSED, Constraint, Masks, RefusedError
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import all_ended, steps_between_checks
 from mmlm.generation.options import GenerationOptions
@@ -152,10 +153,14 @@ def beam_search(
         if processors:
             scores = processors(decoder.ids[: rows * beams, : decoder.length], scores)  # pyright: ignore[reportArgumentType]
         found = best_candidates(search.running, scores, plain, norm, count, stops[0])
-        ended, following = torch.isin(found.tokens, stops), None
+        following, finished = None, torch.zeros_like(found.tokens, dtype=torch.bool)
         if states is not None:
-            following, finished = advanced(states, found)
-            ended = ended | finished
+            rounds = itertools.count(1)
+            while refused := (advance := advanced(states, found)).refused:
+                refuse(scores, refused, last=next(rounds) >= MOST_REFUSED)
+                found = best_candidates(search.running, scores, plain, norm, count, stops[0])
+            following, finished = advance.states, advance.finished
+        ended = torch.isin(found.tokens, stops) | finished
         done = length == last
         order = search.take(found, ended, length, done, options.length_penalty)
         if (done or length % every == 0) and (all_ended(~search.open_rows, norm, length, decoder.host.dtype) or done):
@@ -188,15 +193,42 @@ def best_candidates(
     return Candidates(totals, source, tokens, log_probs)
 
 
-def advanced(states: Sequence[Constraint], found: Candidates) -> tuple[list[list[Constraint]], Tensor]:
+@dataclass(frozen=True)
+class Advanced:
     """The states `[rows][C]` after each candidate, and which have finished, bool `[rows, C]`.
+
+    refused: of candidates that may not come after all, the beam, the token, and one that may.
+    """
+
+    states: list[list[Constraint]]
+    finished: Tensor
+    refused: list[tuple[int, int, int]]
+
+
+def advanced(states: Sequence[Constraint], found: Candidates) -> Advanced:
+    """The states after each candidate.
 
     A candidate of no probability (its total is −inf) is not allowed, and keeps the state it comes from.
     """
     rows = zip(found.source.tolist(), found.tokens.tolist(), found.totals.tolist(), strict=True)
-    following = [
-        [states[beam].advance(token) if total > -math.inf else states[beam] for beam, token, total in zip(*row)]
-        for row in rows
-    ]
+    following, refused = [], []
+    for row in rows:
+        following.append([])
+        for beam, token, total in zip(*row, strict=True):
+            state = states[beam]
+            try:
+                following[-1].append(state.advance(token) if total > -math.inf else state)
+            except RefusedError as error:
+                refused.append((beam, token, error.instead))
+    if refused:
+        return Advanced([], found.tokens, refused)
     finished = [[state.finished is not None for state in row] for row in following]
-    return following, torch.tensor(finished, device=found.tokens.device)
+    return Advanced(following, torch.tensor(finished, device=found.tokens.device), [])
+
+
+def refuse(scores: Tensor, refused: Sequence[tuple[int, int, int]], last: bool) -> None:
+    """Takes refused tokens out of scores `[R, V]`; `last`: all but the one that may come instead."""
+    for beam, token, instead in refused:
+        kept = scores[beam, instead].clone()
+        scores[beam, slice(None) if last else token] = -torch.inf
+        scores[beam, instead] = kept

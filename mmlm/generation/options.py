@@ -25,6 +25,7 @@ from transformers.generation.logits_process import (
 )
 
 from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
+from mmlm.generation.forms import Form
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +71,9 @@ class GenerationKeywords(TypedDict, total=False):
     num_return_sequences: int
     stop: str | Sequence[str]
     stop_token_ids: Sequence[int]
+    choices: Sequence[str]
+    regex: str | None
+    json_schema: Mapping[str, Any] | type | None
     logits_processor: Sequence[LogitsProcessor]
     seed: int | None
 
@@ -87,6 +91,10 @@ class GenerationOptions:
     num_return_sequences: texts per prompt: samples, or the best of the beams.
     stop, stop_token_ids: strings and tokens that end a text, besides the language model's own end tokens. They are
         left out of it.
+    choices, regex, json_schema: a form that the whole text is held to, one of the three: one of several texts, what an
+        expression matches (in Rust's syntax, without look-around), or JSON of a schema, a dict or a pydantic model class.
+        `result.parsed` is what it says. The text is complete at the token limit too; a limit too small for any is a
+        ValueError. A space may come first.
     seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
         takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
         the same seed gives the same texts for the same prompts and `batch_size`.
@@ -109,6 +117,9 @@ class GenerationOptions:
     num_return_sequences: int = 1
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
+    choices: Sequence[str] = ()
+    regex: str | None = None
+    json_schema: Mapping[str, Any] | type | None = None
     logits_processor: Sequence[LogitsProcessor] = ()
     seed: int | None = None
 
@@ -131,6 +142,7 @@ class GenerationOptions:
             raise ValueError("length_penalty acts only in beam search: pass num_beams=2 or more")
         if self.do_sample and self.num_beams > 1:
             raise ValueError("choose beams or sampling, not both")
+        self._check_form()
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} needs do_sample=True or as many beams; "
@@ -142,6 +154,11 @@ class GenerationOptions:
         """Options from keywords; TypeError that names the nearest option for an unknown one."""
         refuse_unknown(keywords, [field.name for field in fields(cls)])
         return cls(**keywords)
+
+    @functools.cached_property
+    def form(self) -> Form | None:
+        """The form that texts are held to."""
+        return Form.of(self.choices, self.regex, self.json_schema)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -205,6 +222,14 @@ class GenerationOptions:
         self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
         called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
         self._check("logits_processor", called, "must be a list of functions", TypeError)
+
+    def _check_form(self) -> None:
+        """ValueError for a form that cannot be kept, and for options that could leave no token that it allows."""
+        if self.form is None:
+            return
+        for name in ("min_new_tokens", "no_repeat_ngram_size", "bad_words_ids"):
+            if getattr(self, name):
+                raise ValueError(f"{name} could forbid what a form needs: leave it out with choices, regex or json_schema")
 
     def _check_ranges(self) -> None:
         """ValueError for a number beyond its range; NumPy's numbers, which torch does not take everywhere, as Python's.

@@ -13,7 +13,9 @@ import torch
 from mmlm.generation.beams import beam_search
 from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.constraints.codes import MAX_MEDIA, GenerationMode, MediaGrammar, Place, longest
+from mmlm.generation.constraints.form_text import FormGrammar
 from mmlm.generation.constraints.stop_strings import StopStrings
+from mmlm.generation.constraints.together import Together
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
@@ -65,6 +67,7 @@ class Request:
     stop_ids: tokens that end a row; the first is the one that ended rows repeat.
     thinking: whether each prompt begins a thinking block, which the text then goes on with.
     context: encodes the media once more, which is only done to explain an error.
+    form: that texts are held to, made ready; it begins where a row's answer does.
     """
 
     model: MultimodalNetwork
@@ -76,6 +79,7 @@ class Request:
     thinking: list[bool]
     context: Callable[[], MediaContext]
     writing: Writing | None = None
+    form: FormGrammar | None = None
 
     def constraints(self) -> list[Constraint] | None:
         """The state of each prompt's row at its start; None where nothing restricts it."""
@@ -87,9 +91,12 @@ class Request:
                 self.options.max_new_tokens, self.room, self.writing.fixed or {},
             )  # fmt: skip
             return list[Constraint]([state] * rows)
-        if self.options.stop_strings:
-            return list[Constraint]([StopStrings.begin(self.options.stop_strings, self.model.processor.decode)] * rows)
-        return None
+        stop, decode = self.options.stop_strings, self.model.processor.decode
+        state = Together.of(
+            StopStrings.begin(stop, decode) if stop else None,
+            None if self.form is None else self.form.begin(self.room),
+        )
+        return None if state is None else [state] * rows
 
     def steps(self, generator: torch.Generator | None, constraints: list[Constraint] | None) -> Iterator[Step]:
         """Steps of `num_return_sequences` rows per prompt; `constraints`: of these rows."""
@@ -160,7 +167,9 @@ class Request:
         else:
             parts = tuple(parts_of(self.model, written))
             text = "".join(part for part in parts if isinstance(part, str))
-        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts, self.thinking[prompt])
+        return GenerationResult(
+            text, tuple(ids), tuple(log_probs), reason, usage, score, parts, self.thinking[prompt], self.options.form
+        )
 
 
 @torch.no_grad()
@@ -177,6 +186,11 @@ def request(
     """
     if writing is not None and options.stop_strings:
         raise ValueError("stop strings are for text alone: leave stop empty")
+    if writing is not None and options.form is not None:
+        raise ValueError("choices, regex and json_schema are for text alone: leave them out where media are written")
+    stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
+    form = options.form
+    ready = None if form is None else FormGrammar.of(form, model.processor, stop_ids, options.max_new_tokens)
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
         rows.append(list(writing.without or []))
@@ -199,9 +213,8 @@ def request(
         decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None, since=since)
     if any(latents) and model.fusion.is_untrained:
         warnings.warn(UNTRAINED, stacklevel=2)
-    stop_ids = [*model.language_model.stop_ids, *options.stop_token_ids]
     thinking = [begins_thinking(row) for row in rows]
-    return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing)
+    return Request(model, options, decoder, usage, room, stop_ids, thinking, again, writing, ready)
 
 
 def room_for(model: MultimodalNetwork, writing: Writing | None, options: GenerationOptions, batch: Batch) -> int:

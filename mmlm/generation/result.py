@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
+from mmlm.generation.forms import Form
 from mmlm.prompting.parts import Codes
 from mmlm.prompting.thinking import after_thinking
 
@@ -38,6 +39,7 @@ class GenerationResult:
     score: of a beam: its log-probability divided by length ** length_penalty; None without beams.
     parts: text, pictures, sounds (or their codes) in the order in which they were written.
     thinking: whether the prompt had begun the model's thinking with `<think>`, as some chat templates do.
+    form: that the answer was held to: choices, an expression or a schema.
     """
 
     text: str
@@ -48,11 +50,21 @@ class GenerationResult:
     score: float | None = None
     parts: tuple[str | Codes | Image.Image | Audio, ...] = ()
     thinking: bool = False
+    form: Form | None = None
 
     @property
     def answer(self) -> str:
         """The text after the model's thinking (`<think>…</think>`), if it thinks; "" where the limit came before."""
         return after_thinking(self.text, self.thinking)
+
+    @property
+    def parsed(self) -> Any:
+        """What an answer of a form says: the choice, the text of the expression, the object of the schema, which is an
+        instance of the pydantic class where one was given. None without a form, and where a stop string cut the text.
+
+        ValidationError where the class has rules of its own that the answer breaks.
+        """
+        return None if self.form is None else self.form.parse(self.answer)
 
     def __str__(self) -> str:
         return self.text
@@ -63,7 +75,8 @@ class GenerationResult:
         return tuple(part for part in self.parts if not isinstance(part, str))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; media are described by their kind and size."""
+        """Plain values, ready for JSON; media are described by their kind and size. With a form there is `parsed`."""
+        form = {} if self.form is None else {"parsed": replace(self.form, model=None).parse(self.answer)}
         return {
             "text": self.text,
             "answer": self.answer,
@@ -73,6 +86,7 @@ class GenerationResult:
             "score": self.score,
             "usage": vars(self.usage),
             "media": [_described(part) for part in self.media],
+            **form,
         }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmlm.generation.constraints.base import Constraint, Masks
+from mmlm.generation.constraints.base import MOST_REFUSED, Constraint, Masks, RefusedError
 from mmlm.generation.options import GenerationOptions
 from mmlm.prompting.vocabulary import MediaVocabulary
 
@@ -74,9 +74,9 @@ class Sampler:
         if self.constraints is not None:
             self._masks = self._masks or Masks(logits.shape[1], logits.device)
             scores = self._masks.apply(self.constraints, scores)
-        if self._processors:  # which may write into the scores, while `plain` must stay the model's
-            scores = self._processors(ids, scores.clone())  # pyright: ignore[reportArgumentType]
-        tokens = choose(scores, norm, self.generator)
+        tokens = self._chosen(scores, ids, norm)
+        if self.constraints is not None:
+            tokens = self._advanced(torch.where(self.ended, self._stops[0], tokens), scores, ids, norm)
         return self.take(tokens, norm, plain)
 
     def take(self, tokens: Tensor, norm: Tensor, plain: Tensor) -> Step:
@@ -85,12 +85,36 @@ class Sampler:
         tokens = torch.where(before, self._stops[0], tokens)
         ended = before | torch.isin(tokens, self._stops)
         if self.constraints is not None:
-            advance(self.constraints, tokens.tolist())
             ended = ended | torch.tensor(
                 [state.finished is not None for state in self.constraints], device=ended.device
             )
         self.ended, self.norm = ended, norm
         return Step(tokens, plain.gather(1, tokens.unsqueeze(1)).squeeze(1) - norm, before)
+
+    def _chosen(self, scores: Tensor, ids: Tensor, norm: Tensor) -> Tensor:
+        if self._processors:  # which may write into the scores, while those must stay the model's
+            scores = self._processors(ids, scores.clone())  # pyright: ignore[reportArgumentType]
+        return choose(scores, norm, self.generator)
+
+    def _advanced(self, tokens: Tensor, scores: Tensor, ids: Tensor, norm: Tensor) -> Tensor:
+        """The tokens `[R]`, others in the place of refused ones; brings the states up to date.
+
+        What is drawn anew without what was refused has the distribution of what is not refused.
+        """
+        assert self.constraints is not None, "a row is constrained"
+        chosen = tokens.tolist()
+        for row, state in enumerate(self.constraints):
+            refused, own = 0, slice(row, row + 1)
+            while state.finished is None:
+                try:
+                    self.constraints[row] = state.advance(chosen[row])
+                    break
+                except RefusedError as error:
+                    refused += 1
+                    scores[row, chosen[row]] = -torch.inf
+                    again = refused < MOST_REFUSED
+                    chosen[row] = int(self._chosen(scores[own], ids[own], norm[own])) if again else error.instead
+        return torch.tensor(chosen, device=tokens.device)
 
 
 def never_written(vocabulary: MediaVocabulary) -> slice:
@@ -114,10 +138,3 @@ def choose(scores: Tensor, norm: Tensor, generator: torch.Generator | None) -> T
     # Drawing from NaN would end a GPU's whole context; the error comes with the next check.
     weights = torch.where(norm.isfinite().unsqueeze(1), scores.softmax(-1), 1.0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
-
-
-def advance(constraints: list[Constraint], tokens: Sequence[int]) -> None:
-    """Brings the state of each row that has not finished up to date."""
-    for row, (state, token) in enumerate(zip(constraints, tokens, strict=True)):
-        if state.finished is None:
-            constraints[row] = state.advance(token)

@@ -90,7 +90,7 @@ class Processor:
         control |= {i: token.content for i, token in added.items() if re.fullmatch(r"<\S+>", token.content)}
         control.pop(tokenizer.unk_token_id, None)
         self._spelled = {i: _spell(tokenizer, token) for i, token in control.items()}
-        self._control = {*control, *added} - {tokenizer.unk_token_id}
+        self.control_ids = {*control, *added} - {tokenizer.unk_token_id}
         # What any text of a row may have: each token of a vocabulary of bytes or characters stands for one entry at
         # most, and NFC makes one character of up to two that the tokenizer sees (four of three bytes).
         longest = max(map(len, tokenizer.get_vocab()), default=1)
@@ -203,7 +203,7 @@ class Processor:
         return [token for part in run for token in self._part_ids(part)]
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
-        return [token for token in ids if token in self._control]
+        return [token for token in ids if token in self.control_ids]
 
     def _part_ids(self, part: Part) -> list[int]:
         if isinstance(part, str):
