@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmlm.generation.constraints.base import Constraint, Masks, ends
+from mmlm.generation.constraints.base import MOST_REFUSED, Constraint, Masks, RefusedError, ends
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import all_ended, steps_between_checks
 from mmlm.generation.options import GenerationOptions
+from mmlm.generation.processors import logits_processors
 from mmlm.generation.result import FinishReason
 from mmlm.generation.sampler import guided, never_written
 
@@ -138,7 +140,7 @@ def beam_search(
     decoder.repeat(beams)
     logits = logits.repeat_interleave(beams, dim=0)
     device, vocabulary = logits.device, logits.shape[-1]
-    processors, masks = options.processors(prompt_length, stop_ids, device), Masks(vocabulary, device)
+    processors, masks = logits_processors(options, prompt_length, stop_ids, device), Masks(vocabulary, device)
     states = None if constraints is None else [state for state in constraints for _ in range(beams)]
     stops = torch.tensor(list(stop_ids), device=device)
     count = min((1 + len(stop_ids)) * beams, beams * vocabulary)  # enough that `beams` of them go on
@@ -158,10 +160,16 @@ def beam_search(
             processed = processors(own, scores.clone())  # pyright: ignore[reportArgumentType]
             scores = processed if states is None else masks.insist(states, scores, processed)
         found = best_candidates(search.running, scores, plain, norm, count, stops[0])
-        ended, following, cut_off = torch.isin(found.tokens, stops), None, None
+        following, cut_off = None, None
         if states is not None:
-            following, finished, cut_off = advanced(states, found)
-            ended = ended | finished
+            rounds = itertools.count(1)
+            while refused := (advance := advanced(states, found)).refused:
+                refuse(scores, refused, last=next(rounds) >= MOST_REFUSED)
+                found = best_candidates(search.running, scores, plain, norm, count, stops[0])
+            following, cut_off = advance.states, advance.cut_off
+            ended = torch.isin(found.tokens, stops) | advance.finished
+        else:
+            ended = torch.isin(found.tokens, stops)
         done = length == last
         order = search.take(found, ended, cut_off, length, done, options.length_penalty)
         if (done or length % every == 0) and (all_ended(~search.open_rows, norm, length, decoder.host.dtype) or done):
@@ -201,16 +209,44 @@ def best_candidates(
     return Candidates(totals, source, tokens, log_probs)
 
 
-def advanced(states: Sequence[Constraint], found: Candidates) -> tuple[list[list[Constraint]], Tensor, Tensor]:
+@dataclass(frozen=True)
+class Advanced:
     """The states `[rows][C]` after each candidate; which have finished, bool `[rows, C]`, and which of them at a limit.
+
+    refused: of candidates that may not come after all, the beam, the token, and one that may.
+    """
+
+    states: list[list[Constraint]]
+    finished: Tensor
+    cut_off: Tensor
+    refused: list[tuple[int, int, int]]
+
+
+def advanced(states: Sequence[Constraint], found: Candidates) -> Advanced:
+    """The states after each candidate.
 
     A candidate of no probability (its total is −inf) is not allowed, and keeps the state it comes from.
     """
     rows = zip(found.source.tolist(), found.tokens.tolist(), found.totals.tolist(), strict=True)
-    following = [
-        [states[beam].advance(token) if total > -math.inf else states[beam] for beam, token, total in zip(*row)]
-        for row in rows
-    ]
+    following, refused = [], []
+    for row in rows:
+        following.append([])
+        for beam, token, total in zip(*row, strict=True):
+            state = states[beam]
+            try:
+                following[-1].append(state.advance(token) if total > -math.inf else state)
+            except RefusedError as error:
+                refused.append((beam, token, error.instead))
+    if refused:
+        return Advanced([], found.tokens, found.tokens, refused)
     reasons = [[(None, "stop", "length").index(state.finished) for state in row] for row in following]
     codes = torch.tensor(reasons, device=found.tokens.device)
-    return following, codes > 0, codes == 2
+    return Advanced(following, codes > 0, codes == 2, [])
+
+
+def refuse(scores: Tensor, refused: Sequence[tuple[int, int, int]], last: bool) -> None:
+    """Takes refused tokens out of scores `[R, V]`; `last`: all but the one that may come instead."""
+    for beam, token, instead in refused:
+        kept = scores[beam, instead].clone()
+        scores[beam, slice(None) if last else token] = -torch.inf
+        scores[beam, instead] = kept

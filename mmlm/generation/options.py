@@ -13,18 +13,9 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
-    NoBadWordsLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
+from mmlm.generation.forms import Form
 from mmlm.prompting.thinking import ThinkingMarks
 
 P = ParamSpec("P")
@@ -72,6 +63,9 @@ class GenerationKeywords(TypedDict, total=False):
     num_return_sequences: int
     stop: str | Sequence[str]
     stop_token_ids: Sequence[int]
+    choices: Sequence[str]
+    regex: str | None
+    json_schema: Mapping[str, Any] | type | None
     logits_processor: Sequence[LogitsProcessor]
     seed: int | None
     thinking: bool | int
@@ -91,6 +85,10 @@ class GenerationOptions:
     num_return_sequences: texts per prompt: samples, or the best of the beams.
     stop, stop_token_ids: strings and tokens that end a text, besides the language model's own end tokens. They are
         left out of it.
+    choices, regex, json_schema: a form that the whole answer is held to, one of the three: one of several texts, what
+        an expression matches (in Rust's syntax, without look-around), or JSON of a schema, a dict or a pydantic model
+        class. `result.parsed` is what it says. The answer is complete at the token limit too; a limit too small for any
+        is a ValueError. A space may come first.
     seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
         takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
         the same seed gives the same texts for the same prompts and `batch_size`.
@@ -117,6 +115,9 @@ class GenerationOptions:
     num_return_sequences: int = 1
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
+    choices: Sequence[str] = ()
+    regex: str | None = None
+    json_schema: Mapping[str, Any] | type | None = None
     logits_processor: Sequence[LogitsProcessor] = ()
     seed: int | None = None
     thinking: bool | int = False
@@ -143,6 +144,7 @@ class GenerationOptions:
             raise ValueError("length_penalty acts only in beam search: pass num_beams=2 or more")
         if self.do_sample and self.num_beams > 1:
             raise ValueError("choose beams or sampling, not both")
+        self._check_form()
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} needs do_sample=True or as many beams; "
@@ -155,6 +157,11 @@ class GenerationOptions:
         refuse_unknown(keywords, [field.name for field in fields(cls)])
         return cls(**keywords)
 
+    @functools.cached_property
+    def form(self) -> Form | None:
+        """The form that texts are held to."""
+        return Form.of(self.choices, self.regex, self.json_schema)
+
     @property
     def is_thinking(self) -> bool:
         """Whether a thought comes first, be it one of no tokens."""
@@ -164,30 +171,6 @@ class GenerationOptions:
     def stop_strings(self) -> tuple[str, ...]:
         """The strings that end a text."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    def processors(self, prompt_length: int, stop_ids: Sequence[int], device: torch.device) -> LogitsProcessorList:
-        """transformers' logits processors for these options, in its order; a prompt has `prompt_length` positions."""
-        chain = LogitsProcessorList()
-        ends = list(stop_ids)
-        if self.repetition_penalty != 1.0:
-            chain.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
-        if self.no_repeat_ngram_size:
-            chain.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
-        if self.bad_words_ids:
-            chain.append(NoBadWordsLogitsProcessor([list(word) for word in self.bad_words_ids], eos_token_id=ends))
-        if self.min_new_tokens:
-            device_name = str(device)
-            chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, self.min_new_tokens, ends, device_name))
-        if self.logits_processor:
-            chain.extend([*self.logits_processor, usable])  # pyright: ignore[reportArgumentType]
-        if self.do_sample:
-            if self.temperature != 1.0:
-                chain.append(TemperatureLogitsWarper(self.temperature))
-            if self.top_k is not None:
-                chain.append(TopKLogitsWarper(self.top_k))
-            if self.top_p is not None and self.top_p < 1.0:
-                chain.append(TopPLogitsWarper(self.top_p))
-        return chain
 
     def sampler(self, device: torch.device) -> torch.Generator | None:
         """What all batches of a request draw from; None where nothing is drawn."""
@@ -227,6 +210,16 @@ class GenerationOptions:
         called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
         self._check("logits_processor", called, "must be a list of functions", TypeError)
 
+    def _check_form(self) -> None:
+        """ValueError for a form that cannot be kept, and for options that could leave no token that it allows."""
+        if self.form is None:
+            return
+        for name in ("min_new_tokens", "no_repeat_ngram_size", "bad_words_ids"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} could forbid what a form needs: leave it out with choices, regex or json_schema"
+                )
+
     def _check_ranges(self) -> None:
         """ValueError for a number beyond its range; NumPy's numbers, which torch does not take everywhere, as Python's.
 
@@ -246,18 +239,6 @@ class GenerationOptions:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def usable(ids: Tensor, scores: Any) -> Tensor:
-    """The scores `[R, V]` that a caller's logits processors gave, where a token can be chosen from each row of them.
-
-    TypeError where they are no tensor; ValueError where a row holds NaN, or −inf alone.
-    """
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"logits_processor: a processor must return the scores, not {type(scores).__name__}")
-    if not scores.amax(-1).isfinite().all():
-        raise ValueError("logits_processor: a row of the returned scores holds NaN or allows no token (all −inf)")
-    return scores
 
 
 def takes_options(function: Callable[P, R]) -> Callable[P, R]:

@@ -13,8 +13,10 @@ import torch
 from mmlm.generation.beams import beam_search
 from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.constraints.codes import MAX_MEDIA, GenerationMode, MediaGrammar, Place, longest
+from mmlm.generation.constraints.form_text import FormGrammar
 from mmlm.generation.constraints.stop_strings import StopStrings
 from mmlm.generation.constraints.thinking import Thinking, Thinks
+from mmlm.generation.constraints.together import Together
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
@@ -23,6 +25,7 @@ from mmlm.generation.result import FinishReason, GenerationResult, Usage
 from mmlm.generation.sampler import Step
 from mmlm.generation.text import cut_at
 from mmlm.generation.thoughts import Told, opened_rows, thinks
+from mmlm.generation.written import parts_of
 from mmlm.model.fusion.interface import MediaContext
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
@@ -67,6 +70,7 @@ class Request:
     stop_ids: tokens that end a row; the first is the one that ended rows repeat.
     begun: whether each prompt begins a thought unasked, as some chat templates do. thinks: how rows think that are to.
     context: encodes the media once more, which is only done to explain an error.
+    form: that texts are held to, made ready; it begins where a row's answer does.
     """
 
     model: MultimodalNetwork
@@ -79,6 +83,7 @@ class Request:
     context: Callable[[], MediaContext]
     writing: Writing | None = None
     thinks: Thinks | None = None
+    form: FormGrammar | None = None
 
     def constraints(self) -> list[Constraint] | None:
         """The state of each prompt's row at its start; None where nothing restricts it."""
@@ -90,12 +95,14 @@ class Request:
                 self.options.max_new_tokens, self.room, self.writing.fixed or {},
             )  # fmt: skip
             return list[Constraint]([state] * rows)
-        state: Constraint | None = None
-        if self.options.stop_strings:
-            state = StopStrings.begin(self.options.stop_strings, self.model.processor.decode)
+        stop, decode = self.options.stop_strings, self.model.processor.decode
+        state = Together.of(
+            StopStrings.begin(stop, decode) if stop else None,
+            None if self.form is None else self.form.begin(self.options.max_new_tokens),
+        )
         if self.thinks is not None:
             state = Thinking.begin(self.thinks, state)
-        return None if state is None else list[Constraint]([state] * rows)
+        return None if state is None else [state] * rows
 
     def steps(self, generator: torch.Generator | None, constraints: list[Constraint] | None) -> Iterator[Step]:
         """Steps of `num_return_sequences` rows per prompt; `constraints`: of these rows."""
@@ -165,7 +172,7 @@ class Request:
             thought, text, spent = self._told(written)
             return GenerationResult(
                 text, tuple(ids), tuple(log_probs), reason, replace(usage, thinking_tokens=spent), score,
-                (text,) if text else (), thought,
+                (text,) if text else (), thought, form=self.options.form,
             )  # fmt: skip
         if self.writing is None:
             text = cut_at(self.model.processor.decode(written), self.options.stop_strings)[0]
@@ -174,8 +181,10 @@ class Request:
             parts = tuple(parts_of(self.model, written))
             text = "".join(part for part in parts if isinstance(part, str))
         start = answer_start(text, self.begun[prompt])
-        thought = thought_in(text[:start])
-        return GenerationResult(text, tuple(ids), tuple(log_probs), reason, usage, score, parts, thought, start)
+        thought, form = thought_in(text[:start]), self.options.form
+        return GenerationResult(
+            text, tuple(ids), tuple(log_probs), reason, usage, score, parts, thought, start, form=form
+        )
 
     def telling(self) -> Told:
         """Tells the thought of a row from its answer, token by token."""
@@ -205,6 +214,8 @@ def request(
     """
     if writing is not None and options.stop_strings:
         raise ValueError("stop strings are for text alone: leave stop empty")
+    if writing is not None and options.form is not None:
+        raise ValueError("choices, regex and json_schema are for text alone: leave them out where media are written")
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
         rows.append(list(writing.without or []))
@@ -214,6 +225,10 @@ def request(
         if writing is not None:
             raise ValueError("thinking is for text alone: leave it out where media are written")
         rows, marks = opened_rows(model.processor.tokenizer, rows, options)
+    mark = set() if marks is None else set(model.processor.markup_ids(marks.close))  # which may be what ends a turn
+    stop_ids = [token for token in (*model.language_model.stop_ids, *options.stop_token_ids) if token not in mark]
+    form = options.form
+    ready = None if form is None else FormGrammar.of(form, model.processor, stop_ids, options.max_new_tokens)
     examples = [model.processor.encode(row) for row in rows]
     for example, ids in zip(examples, written, strict=False):
         example.input_ids.extend(ids)
@@ -236,9 +251,7 @@ def request(
         decoder = Decoder(model.language_model, context, batch, room, codes=writing is not None, since=since)
     if any(latents) and model.fusion.is_untrained:
         warnings.warn(UNTRAINED, stacklevel=2)
-    mark = set() if how is None else set(how.close)  # the control token that ends a turn may end a thought as well
-    stop_ids = [token for token in (*model.language_model.stop_ids, *options.stop_token_ids) if token not in mark]
-    return Request(model, options, decoder, usage, room, stop_ids, begun, again, writing, how)
+    return Request(model, options, decoder, usage, room, stop_ids, begun, again, writing, how, ready)
 
 
 def room_for(
@@ -267,26 +280,3 @@ def room_for_media(model: MultimodalNetwork, writing: Writing, options: Generati
         if (positions := model.language_model.max_length) is not None:
             room = max(1, min(room, positions - prompt_length))
     return room
-
-
-def parts_of(model: MultimodalNetwork, ids: Sequence[int]) -> Iterator[str | Codes]:
-    """Text and codes in turn, empty texts left out; a medium that was not finished is left out as well."""
-    spans = {span.begin: span for span in model.language_model.vocabulary.spans.values()}
-    words: list[int] = []
-    place = 0
-    while place < len(ids):
-        span = spans.get(ids[place])
-        if span is None:
-            words.append(ids[place])
-            place += 1
-            continue
-        if words and (text := model.processor.decode(words)):
-            yield text
-        words = []
-        end = next((at + 1 for at in range(place, len(ids)) if ids[at] == span.end), None)
-        if end is None:
-            return
-        yield Codes(span.layout.modality, span.to_codes(list(ids[place:end])))
-        place = end
-    if words and (text := model.processor.decode(words)):
-        yield text

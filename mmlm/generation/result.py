@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
+from mmlm.generation.forms import Form
 from mmlm.prompting.parts import Codes
 from mmlm.prompting.sources import Citations, Source, citations
 
@@ -48,6 +49,7 @@ class GenerationResult:
     answer_start: how many characters of the text come before its answer: of a model that thinks without being asked.
     votes: how often each answer was given in several attempts, most often first; empty where nobody voted.
     attempts: the results that voted, this one among them.
+    form: that the answer was held to: choices, an expression or a schema.
     """
 
     text: str
@@ -62,6 +64,7 @@ class GenerationResult:
     sources: tuple[Source, ...] | None = None
     votes: Mapping[str, int] = field(default_factory=dict)
     attempts: tuple[GenerationResult, ...] = ()
+    form: Form | None = None
 
     @property
     def answer(self) -> str:
@@ -83,6 +86,15 @@ class GenerationResult:
         """The numbers in the answer: those of sources, and those that were not offered, which count for nothing."""
         return Citations() if self.sources is None else citations(self.answer, len(self.sources))
 
+    @property
+    def parsed(self) -> Any:
+        """What an answer of a form says: the choice, the text of the expression, the object of the schema, which is an
+        instance of the pydantic class where one was given. None without a form, and where a stop string cut the text.
+
+        ValidationError where the class has rules of its own that the answer breaks.
+        """
+        return None if self.form is None else self.form.parse(self.answer)
+
     def __str__(self) -> str:
         return self.text
 
@@ -92,7 +104,8 @@ class GenerationResult:
         return tuple(part for part in self.parts if not isinstance(part, str))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; media are described by their kind and size."""
+        """Plain values, ready for JSON; media are described by their kind and size. With a form there is `parsed`."""
+        form = {} if self.form is None else {"parsed": replace(self.form, model=None).parse(self.answer)}
         found: dict[str, Any] = {
             "text": self.text,
             "answer": self.answer,
@@ -104,6 +117,7 @@ class GenerationResult:
             "score": self.score,
             "usage": vars(self.usage),
             "media": [_described(part) for part in self.media],
+            **form,
         }
         if self.sources is not None:
             named = self.citations

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmlm.generation.constraints.base import Constraint, Masks, Unending
+from mmlm.generation.constraints.base import MOST_REFUSED, Constraint, Masks, RefusedError, Unending
 from mmlm.generation.options import GenerationOptions
+from mmlm.generation.processors import logits_processors
 from mmlm.prompting.vocabulary import MediaVocabulary
 
 
@@ -54,7 +55,7 @@ class Sampler:
         self.norm = torch.zeros(rows, device=device)
         self._never = never_written(vocabulary)
         self._ends, self._stops = frozenset(stop_ids), torch.tensor(list(stop_ids), device=device)
-        self._processors = options.processors(prompt_length, stop_ids, device)
+        self._processors = logits_processors(options, prompt_length, stop_ids, device)
         self._masks: Masks | None = None
 
     @property
@@ -74,22 +75,10 @@ class Sampler:
         if self.constraints is not None:
             self._masks = self._masks or Masks(logits.shape[1], logits.device)
             scores = self._masks.apply(self.constraints, scores)
-        if self._processors:  # which may write into the scores, while `plain` must stay the model's
-            processed = self._processors(ids, scores.clone())  # pyright: ignore[reportArgumentType]
-            scores = processed if self._masks is None else self._masks.insist(self.constraints or (), scores, processed)
-        tokens = self._unended(choose(scores, norm, self.generator))
+        tokens = self._chosen(scores, ids, norm)
+        if self.constraints is not None:
+            tokens = self._advanced(torch.where(self.ended, self._stops[0], tokens), scores, ids, norm)
         return self.take(tokens, norm, plain)
-
-    def _unended(self, tokens: Tensor) -> Tensor:
-        """Tokens `[R]`, with what is written in place of an end token in rows that it does not end."""
-        if not any(isinstance(state, Unending) for state in self.constraints or ()):
-            return tokens
-        assert self.constraints is not None, "there is such a state"
-        found = tokens.tolist()
-        for row, state in enumerate(self.constraints):
-            if found[row] in self._ends and isinstance(state, Unending) and (instead := state.at_end()) is not None:
-                self.constraints[row], found[row] = instead
-        return torch.tensor(found, device=tokens.device)
 
     def take(self, tokens: Tensor, norm: Tensor, plain: Tensor) -> Step:
         """The step of tokens `[R]` that were chosen by logits `plain [R, V]`; rows that they end have ended."""
@@ -97,12 +86,42 @@ class Sampler:
         tokens = torch.where(before, self._stops[0], tokens)
         ended = before | torch.isin(tokens, self._stops)
         if self.constraints is not None:
-            advance(self.constraints, tokens.tolist())
             ended = ended | torch.tensor(
                 [state.finished is not None for state in self.constraints], device=ended.device
             )
         self.ended, self.norm = ended, norm
         return Step(tokens, plain.gather(1, tokens.unsqueeze(1)).squeeze(1) - norm, before)
+
+    def _chosen(self, scores: Tensor, ids: Tensor, norm: Tensor, rows: slice = slice(None)) -> Tensor:
+        own = scores[rows]
+        if self._processors:  # which may write into the scores, while those must stay the model's
+            processed = self._processors(ids[rows], own.clone())  # pyright: ignore[reportArgumentType]
+            states = None if self.constraints is None else self.constraints[rows]
+            own = processed if states is None or self._masks is None else self._masks.insist(states, own, processed)
+        return choose(own, norm[rows], self.generator)
+
+    def _advanced(self, tokens: Tensor, scores: Tensor, ids: Tensor, norm: Tensor) -> Tensor:
+        """The tokens `[R]`, others in place of refused ones and of ends that are none; brings the states up to date.
+
+        What is drawn anew without what was refused has the distribution of what is not refused.
+        """
+        assert self.constraints is not None, "a row is constrained"
+        chosen = tokens.tolist()
+        for row, state in enumerate(self.constraints):
+            if chosen[row] in self._ends and isinstance(state, Unending) and (instead := state.at_end()) is not None:
+                state, chosen[row] = instead
+            refused = 0
+            while state.finished is None:
+                try:
+                    self.constraints[row] = state.advance(chosen[row])
+                    break
+                except RefusedError as error:
+                    refused += 1
+                    scores[row, chosen[row]] = -torch.inf
+                    again = refused < MOST_REFUSED
+                    own = slice(row, row + 1)
+                    chosen[row] = int(self._chosen(scores, ids, norm, own)) if again else error.instead
+        return torch.tensor(chosen, device=tokens.device)
 
 
 def never_written(vocabulary: MediaVocabulary) -> slice:
@@ -126,10 +145,3 @@ def choose(scores: Tensor, norm: Tensor, generator: torch.Generator | None) -> T
     # Drawing from NaN would end a GPU's whole context; the error comes with the next check.
     weights = torch.where(norm.isfinite().unsqueeze(1), scores.softmax(-1), 1.0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
-
-
-def advance(constraints: list[Constraint], tokens: Sequence[int]) -> None:
-    """Brings the state of each row that has not finished up to date."""
-    for row, (state, token) in enumerate(zip(constraints, tokens, strict=True)):
-        if state.finished is None:
-            constraints[row] = state.advance(token)

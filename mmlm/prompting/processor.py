@@ -90,7 +90,7 @@ class Processor:
         control |= {i: token.content for i, token in added.items() if re.fullmatch(r"<\S+>", token.content)}
         control.pop(tokenizer.unk_token_id, None)
         self._spelled = {i: _spell(tokenizer, token) for i, token in control.items()}
-        self._control = {*control, *added} - {tokenizer.unk_token_id}
+        self.control_ids = frozenset({*control, *added} - {tokenizer.unk_token_id})  # which no text becomes
         # What any text of a row may have: each token of a vocabulary of bytes or characters stands for one entry at
         # most, and NFC makes one character of up to two that the tokenizer sees (four of three bytes).
         longest = max(map(len, tokenizer.get_vocab()), default=1)
@@ -203,7 +203,7 @@ class Processor:
         return [token for part in run for token in self._part_ids(part)]
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
-        return [token for token in ids if token in self._control]
+        return [token for token in ids if token in self.control_ids]
 
     def _part_ids(self, part: Part) -> list[int]:
         if isinstance(part, str):
@@ -253,11 +253,6 @@ class Processor:
                     labels[row, span.start] = IGNORE_INDEX
                 mask[row, span] = number
         return Batch(ids, mask, labels, shared=any(len(row) > 1 for row in rows))
-
-    @property
-    def control_ids(self) -> frozenset[int]:
-        """The ids of the language model's control tokens, which no text becomes."""
-        return frozenset(self._control)
 
     def markup_ids(self, text: str) -> list[int]:
         """The ids of markup, in which control tokens take effect."""

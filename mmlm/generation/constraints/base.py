@@ -14,6 +14,21 @@ Allowed = tuple[range, ...] | Tensor
 """A set of token ids: as ranges, a single id being a range of one; or as a mask, bool `[W]`, with no id beyond it."""
 
 
+class RefusedError(Exception):
+    """A token that is allowed may not come after all: so few tokens are left that the row could not be ended behind it.
+
+    To find that out of every token that may come would take too long, so it is said of the one that was chosen. Another
+    one is chosen then. instead: an id that may come.
+    """
+
+    def __init__(self, instead: int) -> None:
+        super().__init__("the row could not be ended behind this token: choose another")
+        self.instead = instead
+
+
+MOST_REFUSED = 16  # tokens of a row in one step, before `instead` comes
+
+
 class Constraint(Protocol):
     """The state of one row: which ids may come next, and whether the row has ended.
 
@@ -36,7 +51,7 @@ class Constraint(Protocol):
         ...
 
     def advance(self, token: int) -> Self:
-        """The state after one more token."""
+        """The state after one more token; RefusedError for an allowed one that may not come after all."""
         ...
 
 
