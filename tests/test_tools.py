@@ -25,7 +25,6 @@ from mmlm.reasoning.tools.calculator import calculate, calculator
 from mmlm.reasoning.tools.calling import called
 from mmlm.reasoning.tools.clock import clock
 from mmlm.reasoning.tools.form import CallForm, form_of
-from mmlm.reasoning.tools.holding import CAN_HOLD
 from mmlm.reasoning.tools.listen import listen
 from mmlm.reasoning.tools.offer import offered, read
 from mmlm.reasoning.tools.reading import CallReader, RawCall, read_calls
@@ -129,7 +128,6 @@ def test_a_template_is_shown_tools_as_transformers_shows_them():
     assert processor.encode(chat_prompt(own, messages, tools=schemas)).input_ids == ids
 
 
-@pytest.mark.skipif(not CAN_HOLD, reason="this version holds no text to a schema")
 @pytest.mark.parametrize("template", [name for name in FAMILIES if name != "bare"])
 def test_a_call_that_does_not_fit_is_written_again_held_to_the_schema(template):
     seen: list = []

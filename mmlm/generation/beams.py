@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -159,25 +160,22 @@ def beam_search(
             own = decoder.ids[: rows * beams, : decoder.length]
             processed = processors(own, scores.clone())  # pyright: ignore[reportArgumentType]
             scores = processed if states is None else masks.insist(states, scores, processed)
-        found = best_candidates(search.running, scores, plain, norm, count, stops[0])
-        following, cut_off = None, None
+        again = functools.partial(best_candidates, search.running, scores, plain, norm, count, stops[0])
+        found, advance = again(), None
         if states is not None:
-            rounds = itertools.count(1)
-            while refused := (advance := advanced(states, found)).refused:
-                refuse(scores, refused, last=next(rounds) >= MOST_REFUSED)
-                found = best_candidates(search.running, scores, plain, norm, count, stops[0])
-            following, cut_off = advance.states, advance.cut_off
-            ended = torch.isin(found.tokens, stops) | advance.finished
-        else:
-            ended = torch.isin(found.tokens, stops)
+            found, advance = unrefused(states, found, scores, again)
+        ended = torch.isin(found.tokens, stops)
+        if advance is not None:
+            ended = ended | advance.finished
         done = length == last
+        cut_off = None if advance is None else advance.cut_off
         order = search.take(found, ended, cut_off, length, done, options.length_penalty)
         if (done or length % every == 0) and (all_ended(~search.open_rows, norm, length, decoder.host.dtype) or done):
             break
         source, tokens = (part.gather(1, order).flatten() for part in (found.source, found.tokens))
         search.go_on(source, tokens, found.log_probs.gather(1, order).flatten())
-        if following is not None:
-            states = [row[place] for row, places in zip(following, order.tolist(), strict=True) for place in places]
+        if advance is not None:
+            states = [row[at] for row, places in zip(advance.states, order.tolist(), strict=True) for at in places]
         if guidance_scale != 1.0:
             source, tokens = torch.cat([source, source + rows * beams]), torch.cat([tokens, tokens])
         decoder.reorder(source, ids=bool(processors))
@@ -242,6 +240,20 @@ def advanced(states: Sequence[Constraint], found: Candidates) -> Advanced:
     reasons = [[(None, "stop", "length").index(state.finished) for state in row] for row in following]
     codes = torch.tensor(reasons, device=found.tokens.device)
     return Advanced(following, codes > 0, codes == 2, [])
+
+
+def unrefused(
+    states: Sequence[Constraint], found: Candidates, scores: Tensor, again: Callable[[], Candidates]
+) -> tuple[Candidates, Advanced]:
+    """Candidates of which none is refused, and the states after them.
+
+    scores `[R, V]`: refused tokens are taken out of them, before `again` gives the candidates by what is left.
+    """
+    rounds = itertools.count(1)
+    while (advance := advanced(states, found)).refused:
+        refuse(scores, advance.refused, last=next(rounds) >= MOST_REFUSED)
+        found = again()
+    return found, advance
 
 
 def refuse(scores: Tensor, refused: Sequence[tuple[int, int, int]], last: bool) -> None:

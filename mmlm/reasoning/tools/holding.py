@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
-from mmlm.generation.options import GenerationOptions
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Part
 from mmlm.reasoning.tools.arguments import read_arguments
@@ -43,7 +41,7 @@ def held(
     before: what was written before the call. The call itself where its form or its schema cannot be held to; then the
     model is told what is wrong.
     """
-    if offer.form is None or not CAN_HOLD:
+    if offer.form is None:
         return call
     begun: list[Part] = [*prompt, *([before] if before else [])]
     keywords = {name: value for name, value in options.items() if name not in _NOT_HERE}
@@ -68,8 +66,6 @@ def _plain(schema: Any) -> Any:
         return {"anyOf": [own, {"type": "null"}]} if schema.get("nullable") is True else own
     return [_plain(value) for value in schema] if isinstance(schema, list) else schema
 
-
-CAN_HOLD = {"choices", "json_schema"} <= {field.name for field in fields(GenerationOptions)}
 
 _NOT_HERE = {  # they could forbid what fits, and a thought has no place in a call
     "stop", "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids", "thinking", "thinking_marks",
