@@ -22,6 +22,7 @@ SETTINGS = ("config.json", "open_clip_config.json", "adapter_config.json")
 MOST_LAYERS = 10_000  # of any kind that settings may name
 # Keys of settings that name such a number.
 COUNTS = re.compile(r"(layers?|blocks?|depths?|layers_per_\w+|codebooks|quantizers|labels)$")
+META = {"device": "meta"}
 SPARE_BYTES, SPARE_TENSORS = 1 << 28, 1000  # masks, tables of positions: what no file holds
 GROWTH = 16  # weights of 4 bits are first built in 32, and an allowance on top
 DEFLATED = 64  # how many times its own size a zip file may hold
@@ -29,6 +30,7 @@ FACTORIES = {
     torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.hamming_window, torch.hann_window,
     torch.linspace, torch.logspace, torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros,
 }  # fmt: skip
+JOINS = {torch.cat, torch.concat, torch.stack}  # what they make is no larger than what they are given
 
 
 class RefusedError(ValueError):
@@ -97,7 +99,9 @@ class _Allowance(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in FACTORIES and "out" not in kwargs:
             settings = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
-            self._count(func(*args, **{**settings, "device": "meta"}))
+            self._count(_arange(*args, **settings) if func is torch.arange else func(*args, **settings | META))
+            return func(*args, **kwargs)
+        if func in JOINS:
             return func(*args, **kwargs)
         given: list[Tensor] = []
         _changed((args, kwargs), given.append)
@@ -128,6 +132,16 @@ class _Allowance(TorchFunctionMode):
 
     def _beyond(self) -> bool:
         return self.bytes > self.limits[0] or self.tensors > self.limits[1]
+
+
+def _arange(*limits: Any, **settings: Any) -> Tensor:
+    """A tensor of the meta device as `torch.arange` makes it, which itself loads torch's compiler to make one there."""
+    values = [*limits, *(settings[name] for name in ("start", "end", "step") if name in settings)]
+    start, end, step = (0, *values, 1) if len(values) == 1 else (*values, 1)[:3]
+    if not step or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return torch.arange(*limits, **settings | META)
+    whole = torch.int64 if all(isinstance(value, int) for value in values) else torch.get_default_dtype()
+    return torch.empty(max(0, math.ceil((end - start) / step)), dtype=settings.get("dtype") or whole, device="meta")
 
 
 def _is_view(tensor: Tensor) -> bool:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image, ImageDraw
 from whisper import DecodingResult
 from whisper.tokenizer import get_tokenizer
@@ -551,6 +553,32 @@ def test_what_init_writes_runs(nano_folder, tmp_path, monkeypatch, capsys):
     assert main(["train", "recipe.yaml", "steps=2", "batch_size=2", "held_out=null", "--json"]) == 0
     shown = capsys.readouterr()
     assert "is finished, all 2 steps" in shown.err and json.loads(shown.out)["steps"] == 2
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_the_codec_that_init_writes_is_trained_from_end_to_end(kind, tmp_path, monkeypatch, capsys):
+    """As it is written but for its steps: data, held-out data, previews, and a codec that gives back media."""
+    from decoders.codecs.checkpoint import load_codec
+
+    monkeypatch.chdir(tmp_path)
+    given, few = [], ["steps=2", "eval_every=1", "preview_every=1"]
+    if kind == "audio":
+        given, few = ["--data", "sounds", "--held-out", "sounds"], [*few, "batch_size=2"]
+        Path("sounds").mkdir()
+        for number in range(3):
+            soundfile.write(f"sounds/{number}.wav", np.sin(np.arange(8000) * (0.1 + 0.1 * number)) / 2, 8000)
+    assert main(["init", "codec.yaml", "--kind", "codec", *given]) == 0
+    text = Path("codec.yaml").read_text()
+    if kind == "audio":  # what its comment says
+        assert "or audio: {} for recordings" in text
+        text = re.sub(r"  image:.*?\n\n", "  audio: {}\n\n", text, flags=re.DOTALL)
+        Path("codec.yaml").write_text(text)
+    assert main(["train", "codec.yaml", *few]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "runs/codec/codec"
+    assert len([*Path("runs/codec/previews").glob("*.png")]) == 2
+    codec = load_codec("runs/codec/codec")
+    media = torch.rand(1, 3, 64, 64) if kind == "image" else torch.rand(1, 1, 8000) - 0.5
+    assert codec.decode(codec.encode(media).codes).shape[-1] >= media.shape[-1]
 
 
 # ---- parts joined on the command line

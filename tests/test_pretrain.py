@@ -14,13 +14,13 @@ from encoders.clip import ClipImageEncoder
 from mmlm.training.shuffle import Shuffle
 from recipes.pretrain.clip import (
     ClipTrainConfig,
-    Region,
     crop_and_mirror,
     encode_text,
     patch_weights,
     stack_pictures,
     train_clip,
 )
+from recipes.pretrain.examples import Region
 from recipes.pretrain.lm import LanguageModelTrainConfig, pack, train_language_model
 from recipes.pretrain.tokenizer import train_tokenizer
 

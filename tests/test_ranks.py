@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,27 +16,42 @@ from support import together
 from support.training_objectives import metrics, picture_folder
 
 TESTS = Path(__file__).parent
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node"]
 # accelerate starts processes of a machine's CPUs by MPI alone; without --cpu it is torchrun, with options of its own.
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no"]
 
 
-def launch(launcher: list[str], folder: Path, *scenarios: str) -> subprocess.CompletedProcess:
+def python(*arguments: str | Path) -> str:
+    """What a command said."""
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *launcher, TESTS / "support/together.py", folder, *scenarios]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+class Runs(NamedTuple):
+    """Folders of what the processes made, and what they said."""
+
+    two: Path
+    four: Path
+    killed: Path
+    said: str
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> Path:
-    """What two processes make of each scenario, those that need models from before the processes are joined first."""
-    folder = tmp_path_factory.mktemp("two")
-    picture_folder(folder)
-    names = ("codes", "adapters", "without_media", "sharded", "refused", "stopped")
-    done = launch([*TORCHRUN, "2"], folder, *names)
-    assert done.returncode == 0, done.stderr
-    return folder
+def runs(tmp_path_factory) -> Runs:
+    """What several processes make of each scenario; first those that need models from before they are joined."""
+    folders = [tmp_path_factory.mktemp(name) for name in Runs._fields[:3]]
+    picture_folder(folders[0])
+    two, four, killed = folders
+    names = "codes,adapters,without_media,sharded,refused,stopped"
+    launches = [f"2:0:{two}:{names}", f"4:0:{four}:adapters", f"2:1:{killed}:killed"]
+    return Runs(*folders, python(TESTS / "support/together.py", "launch", *launches))
+
+
+@pytest.fixture(scope="module")
+def two(runs) -> Path:
+    return runs.two
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +85,17 @@ def test_two_processes_train_what_one_trains(one, two, scenario):
     assert_same_run(one / scenario, two / scenario)
 
 
-def test_four_processes_of_accelerate_train_what_one_trains(one, tmp_path):
+def test_four_processes_train_what_one_trains(one, runs):
     """15 examples in shares of 4, 4, 4 and 3."""
-    done = launch([*ACCELERATE, "--num_machines=1", "--num_processes=4"], tmp_path, "adapters")
-    assert done.returncode == 0, done.stderr
-    assert len([*(tmp_path / "adapters/features").rglob("*.safetensors")]) == 8, "of four processes, for two sets"
+    assert len([*(runs.four / "adapters/features").rglob("*.safetensors")]) == 8, "of four processes, for two sets"
+    assert_same_run(one / "adapters", runs.four / "adapters")
+
+
+def test_processes_of_accelerate_train_what_one_trains(one, tmp_path):
+    """Started by a command line, as torchrun's are behind it."""
+    command = [*ACCELERATE, "--num_machines=1", "--num_processes=2", TESTS / "support/together.py"]
+    python("-m", *command, tmp_path, "adapters")
+    assert len([*(tmp_path / "adapters/features").rglob("*.safetensors")]) == 4, "of two processes, for two sets"
     assert_same_run(one / "adapters", tmp_path / "adapters")
 
 
@@ -107,12 +129,10 @@ def test_a_run_of_two_processes_goes_on_in_one(one, two, tmp_path):
     assert_same_run(one / "adapters", folder)
 
 
-def test_after_a_process_is_killed_all_begin_again_from_the_last_checkpoint(two, tmp_path):
-    done = launch([*TORCHRUN, "2", "--max-restarts=1"], tmp_path, "killed")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "killed-once").exists() and "going on from step 4 of 6" in done.stderr
-    assert metrics(tmp_path / "killed") == metrics(two / "adapters")
-    saved, also = (folder / "model/model.safetensors" for folder in (tmp_path / "killed", two / "adapters"))
+def test_after_a_process_is_killed_all_begin_again_from_the_last_checkpoint(two, runs):
+    assert (runs.killed / "killed-once").exists() and "going on from step 4 of 6" in runs.said
+    assert metrics(runs.killed / "killed") == metrics(two / "adapters")
+    saved, also = (folder / "model/model.safetensors" for folder in (runs.killed / "killed", two / "adapters"))
     assert saved.read_bytes() == also.read_bytes()
 
 

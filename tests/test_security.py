@@ -28,7 +28,7 @@ from decoders.diffusion.checkpoint import load_decoder, save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.clip import ClipImageEncoder
 from encoders.guarded import torch_file
-from encoders.sizes import SPARE_BYTES, RefusedError, believed
+from encoders.sizes import SPARE_BYTES, RefusedError, _arange, believed
 from encoders.texts import tokenizing
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.codecs import load_one_codec
@@ -722,6 +722,18 @@ def test_the_allowance_is_of_this_thread_and_of_the_innermost(tmp_path):
         drawn = torch.rand(3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(1)))
     torch.empty(2 * half)
+
+
+@pytest.mark.parametrize("limits", [(7,), (2, 9), (2, 9, 3), (9, 2), (9, 2, -2), (0.5, 3), (0, 3, 0.7), (0,)])
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_range_is_counted_as_large_as_torch_makes_it(limits, dtype):
+    names = ("end",) if len(limits) == 1 else ("start", "end", "step")[: len(limits)]
+    try:
+        made = torch.arange(*limits, dtype=dtype)
+    except RuntimeError:  # an end before the start
+        return
+    for counted in (_arange(*limits, dtype=dtype), _arange(**dict(zip(names, limits, strict=True)), dtype=dtype)):
+        assert (counted.shape, counted.dtype, counted.device.type) == (made.shape, made.dtype, "meta")
 
 
 def test_what_is_counted_changes_no_weights(tmp_path):

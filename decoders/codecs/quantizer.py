@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, VectorQuantize
 
 from decoders.codecs.base import NonFiniteLatentsError
 from decoders.values import check_kinds, check_least
@@ -69,6 +68,8 @@ class Quantizer(nn.Module):
     """Latents [B, D, *grid] ↔ codes [B, K, *grid]."""
 
     def __init__(self, config: QuantizerConfig) -> None:
+        from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, VectorQuantize  # which takes a second
+
         super().__init__()
         self.config = config
         self.layer: Any  # one of four upstream classes, whose methods differ

@@ -31,7 +31,7 @@ from recipes.nano.scenes import (
     unseen_pair,
 )
 from recipes.nano.wording import caption, listed, phrases, placed_caption, thing_by_thing
-from recipes.pretrain.clip import Region
+from recipes.pretrain.examples import Region
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from recipes.nano.questions import questions
 from recipes.nano.scenes import COLOURS, SHAPES, sample_scene
 from recipes.nano.scenes import draw as draw_scene
 from recipes.nano.wording import caption
-from recipes.pretrain.whisper import Utterance
+from recipes.pretrain.examples import Utterance
 from recipes.speech.espeak import SPEAKERS, UNHEARD_SPEAKERS, Voice, random_voice, speak
 from recipes.speech.room import Room, coloured_noise, recorded
 

@@ -18,6 +18,7 @@ from encoders.guarded import from_pretrained
 from mmlm.training import LossObjective, Trainer, TrainerConfig
 from mmlm.training.identity import digest
 from mmlm.training.shuffle import Shuffle, generator
+from recipes.pretrain.examples import Region
 from recipes.pretrain.tokenizer import add_end_of_text
 
 if TYPE_CHECKING:
@@ -82,18 +83,6 @@ class ClipTrainConfig:
                 "resize_mode": self.resize_mode,
             },
         }
-
-
-@dataclass(frozen=True)
-class Region:
-    """Part of a picture and what is said of it: `box` is left, top, right, bottom, from 0 to 1.
-
-    `phrases[k]` is of the same sort k in all regions of a set (k = 0 names shapes, 1 colours, ...), so that two
-    different phrases of one sort are never both true; None where nothing of that sort is said.
-    """
-
-    box: tuple[float, float, float, float]
-    phrases: tuple[str | None, ...]
 
 
 def train_clip(

@@ -21,6 +21,7 @@ from encoders.whisper import encode_window, log_mel
 from mmlm.training import LossObjective, Trainer, TrainerConfig
 from mmlm.training.identity import digest
 from mmlm.training.shuffle import generator
+from recipes.pretrain.examples import Utterance
 
 FULL_VOCABULARY = 51864  # of the English-only models
 N_MELS = 80
@@ -28,14 +29,6 @@ WINDOW_SECONDS = 30.0
 STEP_SECONDS = 0.02  # between timestamp tokens
 PLAIN_SHARE = 0.2  # of the sequences have no timestamps
 IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """Speech at 16 kHz, int16 [T], and what is said; "" where nobody speaks."""
-
-    samples: np.ndarray
-    text: str
 
 
 @dataclass(frozen=True)

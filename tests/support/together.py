@@ -1,4 +1,8 @@
-"""What each process of a launcher does in tests/test_ranks.py: `together.py FOLDER SCENARIO...`."""
+"""What each process of a launcher does in tests/test_ranks.py: `together.py FOLDER SCENARIO...`.
+
+`together.py launch [PROCESSES:RESTARTS:FOLDER:SCENARIO,SCENARIO]...` is a launcher itself, torchrun's, whose processes
+are forks of this one, so that one import is enough for all of them.
+"""
 
 import io
 import json
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mmlm.data import Record, RecordSet
 from support import parts, training_objectives
@@ -125,11 +130,27 @@ def refused(output: Path) -> None:
     (output / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
 
 
-def main() -> None:
-    folder, *names = sys.argv[1:]
+def work(folder: str, *names: str) -> None:
     torch.set_num_threads(1)
     for name in names:
         globals()[name](Path(folder, name))
+
+
+def launch(processes: str, restarts: str, folder: str, names: str) -> None:
+    """What `torchrun --standalone --nproc-per-node PROCESSES --max-restarts RESTARTS` does with a function."""
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=int(processes), max_restarts=int(restarts), start_method="fork",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=Path(folder).name,
+    )  # fmt: skip
+    elastic_launch(config, work)(folder, *names.split(","))
+
+
+def main() -> None:
+    if sys.argv[1] == "launch":
+        for one in sys.argv[2:]:
+            launch(*one.split(":"))
+    else:
+        work(*sys.argv[1:])
 
 
 if __name__ == "__main__":
