@@ -20,6 +20,7 @@ COUNTS = {
     "known_tokens": "Tokens of prompts that were known and not read again", "generated_tokens": "Tokens written",
     "steps": "Steps of decoding",
 }  # fmt: skip
+GAUGES = {"waiting": "Requests that wait", "running": "Requests being written"}
 
 
 class Metrics:
@@ -72,7 +73,7 @@ class _Engines(Collector):
             for one in loaded:
                 family.add_metric([one.name], getattr(one.engine.counts, name))
             yield family
-        for name, about in {"waiting": "Requests that wait", "running": "Requests being written"}.items():
+        for name, about in GAUGES.items():
             gauge = GaugeMetricFamily(f"mmlm_{name}", about, labels=["model"])
             for one in loaded:
                 gauge.add_metric([one.name], getattr(one.engine, name))
