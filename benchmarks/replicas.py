@@ -36,7 +36,7 @@ from mmlm.serving.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PICTURES, TIMES = 12, 5
-LONG = {"temperature": 2.0, "seed": 1, "max_tokens": 400, "extra_body": {"n": 4}}  # a text that is not short
+LONG = {"temperature": 2.0, "seed": 1, "max_tokens": 150, "extra_body": {"n": 2}}  # a text that is not short
 
 
 def picture(number: int) -> str:

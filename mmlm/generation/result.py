@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from encoders.media.sound import Audio
@@ -18,12 +18,16 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Usage:
-    """What a generation used: tokens of the prompt, media in it, their latents, and tokens generated."""
+    """What a generation used: tokens of the prompt, media in it, their latents, and tokens generated.
+
+    known_tokens: of the prompt, those that an engine knew from an earlier request and did not read again.
+    """
 
     prompt_tokens: int
     media_items: int
     media_latents: int
     generated_tokens: int
+    known_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  
 
 COUNTS = {
     "requests": "Requests that an engine took", "finished": "Requests that ended well",
-    "failed": "Requests that failed or were cancelled", "prompt_tokens": "Tokens of prompts that were read",
+    "failed": "Requests that failed", "cancelled": "Requests whose callers left, or that a closing server gave up",
+    "prompt_tokens": "Tokens of prompts that were read",
     "known_tokens": "Tokens of prompts that were known and not read again", "generated_tokens": "Tokens written",
     "steps": "Steps of decoding",
 }  # fmt: skip

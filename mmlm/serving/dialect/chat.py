@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
 from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
-from mmlm.serving.dialect.messages import check_parts, has_sound, read_messages
+from mmlm.serving.dialect.messages import check_parts, has_sound, heard_messages, read_messages
 from mmlm.serving.errors import ApiError
 from mmlm.serving.models import Loaded
 from mmlm.serving.tokens import Submitted, submitted
@@ -109,7 +110,8 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
     async with AsyncExitStack() as stack:
         loaded = await stack.enter_async_context(context.using(asked.model))
         workers = context.slow if has_sound(asked.messages) else context.quick
-        prompt, options = await workers.run(functools.partial(_prepared, asked, loaded, context))
+        left = threading.Event()
+        prompt, options = await workers.run(functools.partial(_prepared, asked, loaded, context, left), left)
         timeout = context.settings.limits.timeout
         running = await stack.enter_async_context(submitted(loaded.engine, prompt, options, None, timeout))
         stack.callback(context.metrics.note_ticket, loaded.name, running.ticket)
@@ -121,13 +123,14 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
     raise AssertionError("a stack of these contexts suppresses nothing")
 
 
-def _prepared(asked: ChatRequest, loaded: Loaded, context: Context) -> tuple[list[Part], GenerationOptions]:
-    """The prompt of a conversation, and how to decode."""
+def _prepared(
+    asked: ChatRequest, loaded: Loaded, context: Context, left: threading.Event
+) -> tuple[list[Part], GenerationOptions]:
+    """The prompt of a conversation, and how to decode. left: set once nobody waits for it any more."""
     turns = read_messages(asked.messages, context.door())
     check_parts(loaded.model, loaded.name, turns)
-    prompt = chat_prompt(
-        loaded.model, turns, mode=asked.mode, language=asked.language, chat_template_kwargs=asked.chat_template_kwargs
-    )
+    turns = heard_messages(loaded.model, turns, asked.mode, asked.language, left)
+    prompt = chat_prompt(loaded.model, turns, mode="features", chat_template_kwargs=asked.chat_template_kwargs)
     return prompt, asked.options(room(loaded.model, [prompt]))
 
 
@@ -220,7 +223,11 @@ def _bytes(text: str) -> list[int] | None:
     return None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
 
 
-def usage_of(results: list[GenerationResult]) -> dict[str, int]:
-    """Tokens of the prompt, of all answers, and of both."""
+def usage_of(results: list[GenerationResult]) -> dict[str, Any]:
+    """Tokens of the prompt, of all answers, and of both; and how many of the prompt were not read again."""
     prompt, written = results[0].usage.prompt_tokens, sum(len(result.token_ids) for result in results)
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    known = {"cached_tokens": results[0].usage.known_tokens}
+    return {
+        "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
+        "prompt_tokens_details": known,
+    }  # fmt: skip
