@@ -1,13 +1,22 @@
 """What answers attend to, against attention computed by hand."""
 
+from base64 import b64encode
+from pathlib import Path
+
 import numpy as np
+import openai
 import pytest
+import soundfile
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 
 import mmlm
+from mmlm.tasks.seen_part import grid_of, seen_part
 from support import parts
+from support.serving import serving
 from test_fusion import layer_norm
 
+ROOT = Path(__file__).parents[1]
 PROMPT = [parts.picture(1), "left", parts.picture(2), "which is"]
 
 
@@ -117,3 +126,55 @@ def test_a_packed_model_looks_where_the_plain_one_does(nano_folder):
     torch.testing.assert_close(
         plain.pack().attention_maps(prompt, answer).media[0].weights, expected, atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("transform", "size", "box"),
+    [
+        ("squash", (96, 48), (0, 0, 1, 1)),
+        ("shortest", (96, 48), (0.25, 0, 0.75, 1)),
+        ("shortest", (40, 80), (0, 0.25, 1, 0.75)),
+        ("longest", (96, 48), (0, -0.5, 1, 1.5)),
+        ("shortest", (3000, 1000), (1 / 3, 0, 2 / 3, 1)),
+    ],
+)
+def test_the_part_of_a_picture_that_is_seen_is_found(transform, size, box):
+    encoder = parts.image_encoder()
+    encoder.transform = image_transform_v2(PreprocessCfg(size=32, resize_mode=transform), is_train=False)
+    np.testing.assert_allclose(seen_part(encoder, *size), box, atol=0.01)
+    assert grid_of(encoder, 16) == (4, 4)
+
+
+def test_the_server_tells_what_words_attend_to(nano):
+    with serving({"nano": lambda: nano}) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        picture, recording = ROOT / "docs/images/scene.png", ROOT / "demos/questions/shapes.wav"
+        content = [
+            {"type": "image_url", "image_url": {"url": "data:;base64," + b64encode(picture.read_bytes()).decode()}},
+            {
+                "type": "input_audio",
+                "input_audio": {"data": b64encode(recording.read_bytes()).decode(), "format": "wav"},
+            },
+        ]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": " two shapes"}]
+
+        def asked(**more):
+            return client.post("/attention_maps", body={"model": "nano", "messages": messages, **more}, cast_to=object)
+
+        heard, both = asked(), asked(mode="both")
+        prompt = nano.chat_prompt([{"role": "user", "content": [mmlm.Image(picture), mmlm.Sound(recording)]}])
+        expected = nano.attention_maps(prompt, " two shapes")
+        assert "".join(heard["tokens"]) == " two shapes" and len(heard["media"]) == 1
+        (seen,) = heard["media"]
+        assert (seen["type"], seen["rows"], seen["columns"]) == ("image", 8, 8)
+        np.testing.assert_allclose(seen["weights"], expected.media[0].weights[:-1], atol=1e-5)
+        np.testing.assert_allclose(seen["box"], (0, 0, 1, 1), atol=0.01)
+        assert [one["type"] for one in both["media"]] == ["image", "audio"]
+        seconds = both["media"][1]["seconds"] * len(both["media"][1]["weights"][0])
+        assert seconds == pytest.approx(soundfile.info(recording).duration, abs=0.05)
+        messages.pop()
+        with pytest.raises(openai.BadRequestError, match="messages"):
+            asked()
+        messages.append({"role": "user", "content": "a"})
+        with pytest.raises(openai.BadRequestError, match="the assistant's"):
+            asked()

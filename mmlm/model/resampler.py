@@ -148,6 +148,7 @@ class PerceiverResampler(nn.Module):
         shares = torch.zeros(len(self.latents), media.shape[1], device=media.device)
         latents = self.latents.unsqueeze(0)
         for attention, ff in self.layers:
+            assert isinstance(attention, PerceiverAttention), "it is made so"
             shares += attention.weights(media, latents)[0, :, :, : media.shape[1]].mean(0)
             latents = latents + attention(media, latents)
             latents = latents + ff(latents)
