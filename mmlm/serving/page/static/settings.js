@@ -17,6 +17,7 @@ export function settings() {
     temperature: number("temperature"),
     maxTokens: number("max_tokens"),
     seed: number("seed"),
+    mode: form.elements.mode.value || undefined,
     system: form.elements.system.value.trim(),
     tools: toolsOf(form.elements.tools.value),
     key: form.elements.key.value,
