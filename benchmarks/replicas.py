@@ -180,7 +180,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8791)
     port = parser.parse_args().port
     os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",  # this machine may be busy
+        RAY_USAGE_STATS_ENABLED="0",
+        PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     )
     import ray
     from ray import serve

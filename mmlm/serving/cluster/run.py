@@ -29,6 +29,7 @@ def begin(
     ImportError without the extra `ray`; ConnectionError where there is no cluster; RuntimeError where it cannot begin.
     """
     try:
+        import ray.exceptions  # pyright: ignore[reportMissingImports]
         import ray.serve  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("Ray is not installed: pip install 'mmlm[ray,serve]'") from error
@@ -42,8 +43,12 @@ def begin(
         ray.init(address=address)
     logs = LoggingConfig(enable_access_log=False)  # of paths, which users write
     http = HTTPOptions(host=place.host, port=place.port)
-    serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http, logging_config=logs)
-    serve.run(application(loaders, settings, options, models, scale), name=NAME, logging_config=logs)
+    try:
+        serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http, logging_config=logs)
+        serve.run(application(loaders, settings, options, models, scale), name=NAME, logging_config=logs)
+    except ray.exceptions.RayError as error:
+        what = " ".join(str(error).split())
+        raise RuntimeError(f"Ray Serve could not begin: {what}") from error
 
 
 def serve_on_ray(*given: Any, **models: Any) -> None:

@@ -18,8 +18,8 @@ export function mediaOf(messages, mode) {
   };
 }
 
-// Words to choose from, and the maps of the one that is chosen.
-export async function lookPanel(message, before) {
+// Shows words to choose from, and the maps of the one that is chosen, after the element `place`.
+export async function showMaps(place, message, before) {
   const messages = [...outgoing(before), { role: "assistant", content: partsOf(message).answer }];
   const asked = { model: message.model, mode: message.mode, messages };
   const found = await (await call("attention_maps", { json: asked })).json();
@@ -43,8 +43,10 @@ export async function lookPanel(message, before) {
     next.focus();
     next.click();
   });
-  buttons[0]?.click();
-  return element("div", { className: "maps" }, words, ...figures.map(({ view }) => view));
+  const panel = element("div", { className: "maps" }, words, ...figures.map(({ view }) => view));
+  place.after(panel);
+  buttons[0]?.click(); // what is drawn has the colours of its place
+  panel.scrollIntoView({ block: "nearest" });
 }
 
 // Tokens joined to words, as spaces part them.

@@ -2,7 +2,7 @@
 
 import { partsOf } from "./answer.js";
 import { copyOf, element, say } from "./elements.js";
-import { lookPanel, mediaOf } from "./look.js";
+import { mediaOf, showMaps } from "./look.js";
 
 // A part of a message, in the form of the API, as an element.
 export function partView(part) {
@@ -33,7 +33,7 @@ export function answerView(message, model, actions) {
   view.querySelector("h3").textContent = model;
   retry.addEventListener("click", actions.retry);
   const look = view.querySelector(".look");
-  look.addEventListener("click", () => showMaps(look, message, actions.before));
+  look.addEventListener("click", () => toggleMaps(look, message, actions.before));
   const show = (isRunning) => {
     const { thinking, answer } = partsOf(message);
     thoughts.hidden = !thinking;
@@ -53,7 +53,7 @@ export function answerView(message, model, actions) {
 }
 
 // Shows where the answer looked, below the button, or takes it away again.
-async function showMaps(button, message, before) {
+async function toggleMaps(button, message, before) {
   if (button.nextElementSibling.className === "maps") {
     button.nextElementSibling.remove();
     button.setAttribute("aria-expanded", "false");
@@ -62,7 +62,7 @@ async function showMaps(button, message, before) {
   button.disabled = true;
   say(button.nextElementSibling, "");
   try {
-    button.after(await lookPanel(message, before));
+    await showMaps(button, message, before);
     button.setAttribute("aria-expanded", "true");
   } catch (error) {
     say(button.nextElementSibling, error.message);
