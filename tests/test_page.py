@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 pytest.importorskip("fastapi", reason="pip install 'mmlm[serve]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
+import mmlm  # noqa: E402
 from mmlm.cli import main  # noqa: E402
 from mmlm.serving.app import make_app  # noqa: E402
 from mmlm.serving.models import Models  # noqa: E402
@@ -337,6 +338,74 @@ def test_two_models_are_compared(page, seen):
     page.wait_for_selector("body[data-ready]")
     assert page.locator("#compare select").nth(1).input_value() == "script"
     assert page.locator("#compare .answer").count() == 2
+
+
+# Where it looked
+
+
+def two_shapes():
+    """A red circle on the left and a blue square on the right, as a file."""
+    picture, data = Image.new("RGB", (64, 64), "white"), io.BytesIO()
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((4, 20, 28, 44), fill="red")
+    draw.rectangle((38, 20, 60, 44), fill="blue")
+    picture.save(data, "png")
+    return {"name": "shapes.png", "mimeType": "image/png", "buffer": data.getvalue()}, picture
+
+
+def clear(page):
+    """How clear each patch of the picture is seen, 0 to 1."""
+    read = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]"""
+    alpha = np.array(page.locator("#chat .seen canvas").evaluate(read)).reshape(8, 8, 4)[..., 3]
+    return 1 - alpha / 255 / 0.8
+
+
+def test_each_word_shows_where_it_looked(nano_page, nano):
+    page = nano_page
+    file, picture = two_shapes()
+    page.set_input_files("#chat input[type=file]", [file])
+    assert is_seen(page, "#chat .attachments img")
+    say(page, "what is on the left?")
+    expect(answer(page).locator(".text")).to_have_text("a large red circle")
+    page.click("#chat .look")
+    words = page.locator("#chat .words button")
+    expect(words).to_have_text(["a", "large", "red", "circle"])
+    prompt = nano.chat_prompt([{"role": "user", "content": [mmlm.Image(picture), "what is on the left?"]}])
+    maps = nano.attention_maps(prompt, "a large red circle")
+    texts = [nano.processor.decode([token]).strip() for token in maps.token_ids]
+    for name in ("red", "circle"):
+        words.get_by_text(name).click()
+        expected = maps.media[0].weights[texts.index(name)].view(8, 8).numpy()
+        np.testing.assert_allclose(clear(page), expected / expected.max(), atol=0.02)
+    page.keyboard.press("ArrowLeft")
+    expect(words.nth(2)).to_have_attribute("aria-pressed", "true")
+    assert "% of the attention" in page.inner_text("#chat .maps figcaption")
+    page.click("#chat .look")
+    expect(page.locator("#chat .maps")).to_have_count(0)
+
+
+def test_a_heard_recording_shows_its_moments(nano_page):
+    page = nano_page
+    page.click("#open-settings")
+    page.select_option("#settings select[name=mode]", "features")
+    page.click("#settings button.main")
+    page.set_viewport_size(PHONE)
+    page.set_input_files("#chat input[type=file]", ROOT / "demos/questions/shapes.wav")
+    page.wait_for_selector("#chat .attachments audio")
+    page.set_input_files("#chat input[type=file]", [two_shapes()[0]])
+    page.wait_for_selector("#chat .attachments img")
+    say(page, "")
+    page.click("#chat .look")
+    page.locator("#chat .words button").last.click()
+    read = """canvas => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, 1);
+        return [...data].filter((_, index) => index % 4 === 3);
+    }"""
+    moments = page.locator("#chat canvas.heard").evaluate(read)
+    assert len(set(moments)) > 5 and max(moments) == 255
+    shares = [int(text.split("%")[0]) for text in page.locator("#chat .maps figcaption").all_inner_texts()]
+    assert len(shares) == 2 and 98 <= sum(shares) <= 102
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 # Draw, speak, transcribe

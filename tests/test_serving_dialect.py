@@ -112,6 +112,18 @@ def test_an_answer_is_the_librarys(client, nano, circle):
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
 
 
+def test_what_is_asked_again_is_not_read_again(client, circle):
+    asked = question(circle, "what color is the large round thing in the middle of this picture of one shape?")
+    first, again = (client.chat.completions.create(model="nano", messages=asked) for _ in range(2))
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1 > 16
+    other = client.chat.completions.create(
+        model="nano", messages=question(drawn("blue"), asked[0]["content"][1]["text"])
+    )
+    assert other.usage.prompt_tokens_details.cached_tokens == 0
+    assert first.choices == again.choices
+
+
 def test_several_turns_and_pictures(client, nano, circle):
     other = drawn("blue")
     turns = [*question(circle), {"role": "assistant", "content": "red"}, *question(other)]
@@ -331,12 +343,17 @@ def test_a_client_that_leaves_ends_its_transcription(server, client, recording, 
     monkeypatch.setattr(Transcriber, "stream", stream)
     form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nnano\r\n--b\r\n'
     form += b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + recording + b"\r\n--b--\r\n"
-    link = http.client.HTTPConnection("127.0.0.1", server.port)
-    kind = {"Content-Type": "multipart/form-data; boundary=b"}
-    link.request("POST", "/v1/audio/transcriptions", form, kind)
-    assert begun.wait(30)
-    link.sock.shutdown(socket.SHUT_RDWR)
-    assert ended.wait(30)
+    spoken = {"model": "nano", "messages": [{"role": "user", "content": [sound_part(recording)]}]}
+    for path, body, kind in (
+        ("/v1/audio/transcriptions", form, "multipart/form-data; boundary=b"),
+        ("/v1/chat/completions", json.dumps(spoken).encode(), "application/json"),
+    ):
+        begun.clear(), ended.clear()
+        link = http.client.HTTPConnection("127.0.0.1", server.port)
+        link.request("POST", path, body, {"Content-Type": kind})
+        assert begun.wait(30)
+        link.sock.shutdown(socket.SHUT_RDWR)
+        assert ended.wait(30), path
 
 
 # ---- transcriptions

@@ -12,6 +12,7 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.reasoning.agent import solve
 from mmlm.tasks.answer import answer
 from mmlm.tasks.ask import ask
+from mmlm.tasks.attention_maps import attention_maps
 from mmlm.tasks.caption import caption
 from mmlm.tasks.chat import chat, chat_prompt
 from mmlm.tasks.draw import draw
@@ -39,6 +40,7 @@ class MultimodalLM(MultimodalNetwork):
     speak = speak
 
     log_probs = log_probs
+    attention_maps = attention_maps
     push_to_hub = push_to_hub
 
     def save(self, folder: str | Path, *, bundle: bool = False) -> Path:

@@ -6,13 +6,15 @@ import argparse
 import ipaddress
 import os
 
+from mmlm.cli.loading import device_of
 from mmlm.cli.served import add_model_options, add_models, loaders_of
 
 EXAMPLES = """\
   mmlm serve
   mmlm serve nano runs/first/model --max-loaded 1
   mmlm serve nano --host 0.0.0.0 --port 8080 --api-key KEY
-  mmlm serve --allow-url images.example.org upload.example.org"""
+  mmlm serve --allow-url images.example.org upload.example.org
+  mmlm serve --ray --replicas 2 --max-replicas 8 --device cuda --host 0.0.0.0 --api-key KEY"""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -37,6 +39,17 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-pixels", type=int, metavar="N", help="of all its pictures (default: 64 million)")
     limits.add_argument("--max-seconds", type=float, metavar="S", help="of all its recordings (default: 1 hour)")
     limits.add_argument("--timeout", type=float, metavar="S", help="after which it is given up (default: 600)")
+    many = verb.add_argument_group("many machines")
+    many.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="on the machines of a Ray cluster (extra ray; default: the one that this machine belongs to)",
+    )
+    many.add_argument("--replicas", type=int, metavar="N", help="at least (default: 1)")
+    many.add_argument("--max-replicas", type=int, metavar="N", help="where requests wait (default: --replicas)")
+    many.add_argument("--replica-cpus", type=float, metavar="N", help="processors of each (default: 1)")
     add_model_options(verb)
 
 
@@ -48,7 +61,13 @@ def run(args: argparse.Namespace) -> None:
             f"--host {args.host} is open to other machines: give a key with --api-key, or in the environment's "
             "MMLM_API_KEY"
         )
+    own = [name for name in ("replicas", "max_replicas", "replica_cpus") if vars(args)[name] is not None]
+    if own and args.ray is None:
+        raise ValueError(f"--{own[0].replace('_', '-')} is for --ray")
+    if args.ray is not None and args.port == 0:
+        raise ValueError("--port 0: the machines of a cluster listen at the same port, so name one")
     loaders = loaders_of(args)
+    from mmlm.serving.options import EngineOptions
     from mmlm.serving.run import Place, serve
     from mmlm.serving.settings import Limits, Settings
 
@@ -58,10 +77,20 @@ def run(args: argparse.Namespace) -> None:
         hosts=frozenset(host.lower() for host in args.allow_url),
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
     )
-    serve(
-        loaders, settings, Place(args.host, args.port), max_rows=args.max_rows, max_waiting=args.max_waiting,
-        max_loaded=args.max_loaded, idle_seconds=args.idle_seconds,
+    place, options = Place(args.host, args.port), EngineOptions(max_rows=args.max_rows, max_waiting=args.max_waiting)
+    models = {"max_loaded": args.max_loaded, "idle_seconds": args.idle_seconds}
+    if args.ray is None:
+        serve(loaders, settings, place, options, **models)
+        return
+    from mmlm.serving.cluster.run import serve_on_ray
+    from mmlm.serving.cluster.scale import Scale
+
+    replicas = 1 if args.replicas is None else args.replicas
+    scale = Scale(
+        replicas, replicas if args.max_replicas is None else args.max_replicas,
+        1 if args.replica_cpus is None else args.replica_cpus, float(device_of(args).type == "cuda"),
     )  # fmt: skip
+    serve_on_ray(loaders, settings, place, options, args.ray, scale, **models)
 
 
 def is_loopback(host: str) -> bool:

@@ -45,7 +45,7 @@ def log_probs(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts but {len(answers)} answers")
-    examples = [_example(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    examples = [example_of(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     first_code = model.language_model.vocabulary.code_offset
     with_codes = [max(row.input_ids) >= first_code if codes is None else codes for row in examples]
     found: list[Tensor | None] = [None] * len(examples)
@@ -59,8 +59,8 @@ def log_probs(
     return [values for values in found if values is not None]
 
 
-def _example(model: MultimodalNetwork, prompt: Any, answer: Answer) -> Example:
-    """A prompt with its answer; labels are the answer's ids."""
+def example_of(model: MultimodalNetwork, prompt: Any, answer: Answer) -> Example:
+    """A prompt with its answer; labels are the answer's ids. Errors are those of `log_probs`."""
     parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
     if isinstance(answer, GenerationResult):
         answer = answer.token_ids

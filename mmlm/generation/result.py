@@ -24,6 +24,7 @@ class Usage:
     """What a generation used: tokens of the prompt, media in it, their latents, and tokens generated.
 
     thinking_tokens: those of the generated tokens that were a thought or its closing mark, where one was asked for.
+    known_tokens: of the prompt, those that an engine knew from an earlier request and did not read again.
     """
 
     prompt_tokens: int
@@ -31,6 +32,7 @@ class Usage:
     media_latents: int
     generated_tokens: int
     thinking_tokens: int = 0
+    known_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

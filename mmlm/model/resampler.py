@@ -60,15 +60,26 @@ class PerceiverAttention(nn.Module):
 
     def forward(self, media: Tensor, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         """`media [N, S, D]`, `latents [N, L, D]`, `mask [N, S]` (True = real) → `[N, L, D]`."""
-        latents = self.norm_latents(latents)
-        queries = split_heads(self.to_q(latents), self.heads)
-        keys, values = self.to_kv(torch.cat([self.norm_media(media), latents], dim=1)).chunk(2, dim=-1)
+        queries, keys, values = self._parts(media, latents)
         if mask is not None:
             mask = F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
-        attended = F.scaled_dot_product_attention(
-            queries, split_heads(keys, self.heads), split_heads(values, self.heads), attn_mask=mask
-        )
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return self.to_out(merge_heads(attended))
+
+    def weights(self, media: Tensor, latents: Tensor) -> Tensor:
+        """The attention itself, without a mask: `[N, H, L, S + L]`, in float32."""
+        queries, keys, _ = self._parts(media, latents)
+        return (queries.float() @ keys.float().transpose(-1, -2) / math.sqrt(keys.shape[-1])).softmax(-1)
+
+    def _parts(self, media: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[N, H, L, d]`, keys and values `[N, H, S + L, d]`."""
+        latents = self.norm_latents(latents)
+        keys, values = self.to_kv(torch.cat([self.norm_media(media), latents], dim=1)).chunk(2, dim=-1)
+        return (
+            split_heads(self.to_q(latents), self.heads),
+            split_heads(keys, self.heads),
+            split_heads(values, self.heads),
+        )
 
 
 class PerceiverResampler(nn.Module):
@@ -120,6 +131,32 @@ class PerceiverResampler(nn.Module):
         of each token begins; None for zero.
         With `depth=0` → `[N, ceil(S / stack), dim]`, and `latent_mask` tells which of these are real.
         """
+        features, mask = self._projected(features, mask, times)
+        if self.latents is None:
+            return self.norm(features)
+        return self._resample(self.latents, features, mask)
+
+    def attention(self, features: Tensor, times: Tensor | None = None) -> Tensor:
+        """What latents are made of: of one item's `features [1, S, input_dim]`, shares `[num_latents, S]`.
+
+        They are the mean over layers and heads of the attention that goes to features, in float32; the rest of it goes
+        to other latents. ValueError with `depth=0`, where there are no latents.
+        """
+        if self.latents is None:
+            raise ValueError("a resampler of depth 0 has no latents: each token is passed on by itself")
+        media, _ = self._projected(features.to(self.norm.weight.device), None, times)
+        shares = torch.zeros(len(self.latents), media.shape[1], device=media.device)
+        latents = self.latents.unsqueeze(0)
+        for attention, ff in self.layers:
+            assert isinstance(attention, PerceiverAttention), "it is made so"
+            shares += attention.weights(media, latents)[0, :, :, : media.shape[1]].mean(0)
+            latents = latents + attention(media, latents)
+            latents = latents + ff(latents)
+        shares = shares / shares.sum(1, keepdim=True)
+        return (shares / self.stack).repeat_interleave(self.stack, 1)[:, : features.shape[1]]
+
+    def _projected(self, features: Tensor, mask: Tensor | None, times: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the layers attend to `[N, S', dim]`, with its mask; arguments as those of `forward`."""
         features = features.to(self.norm.weight.dtype)
         if self.stack > 1:
             if mask is not None:
@@ -130,10 +167,8 @@ class PerceiverResampler(nn.Module):
         if self.projection is not None:
             features = self.projection(features)
         if self.time is not None and times is not None:
-            features = features + self.time(time_features(times).to(features.dtype))
-        if self.latents is None:
-            return self.norm(features)
-        return self._resample(self.latents, features, mask)
+            features = features + self.time(time_features(times.to(features.device)).to(features.dtype))
+        return features, mask
 
     def count(self, tokens: int) -> int:
         """The number of outputs of an item of so many tokens."""

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from mmlm.serving.context import Context, Workers
-from mmlm.serving.dialect import chat, embeddings, images, server, speech, transcriptions
+from mmlm.serving.dialect import attention_maps, chat, embeddings, images, server, speech, transcriptions
 from mmlm.serving.dialect.asked import wrong_field
 from mmlm.serving.doors import through
 from mmlm.serving.errors import ApiError, ClientLeftError, as_api_error, broken
@@ -19,6 +19,7 @@ from mmlm.serving.metrics import Metrics
 from mmlm.serving.models import Models
 from mmlm.serving.settings import Settings
 
+ENDPOINTS = (chat, transcriptions, speech, images, embeddings, attention_maps, server)
 MOST_WAITING = 256  # pieces of work for threads, of each kind
 
 
@@ -37,15 +38,20 @@ def make_app(models: Models, settings: Settings = Settings()) -> ASGIApp:
     # The pages that FastAPI would show load their scripts from elsewhere.
     app = FastAPI(title="mmlm", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.context = context
-    for endpoints in (chat, transcriptions, speech, images, embeddings, server):
+    for endpoints in ENDPOINTS:
         app.include_router(endpoints.router)
+    tell_errors(app)
+    return through(app, settings.api_key, settings.limits, metrics)
+
+
+def tell_errors(app: FastAPI) -> None:
+    """Has an app answer errors in the dialect."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientLeftError, _left)
     app.add_exception_handler(Exception, _broken)
     for kind in (ApiError, ValueError, TypeError, RuntimeError, TimeoutError):
         app.add_exception_handler(kind, _failed)
-    return through(app, settings.api_key, settings.limits, metrics)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -68,12 +68,13 @@ class EventStream(Response):
         async with contextlib.aclosing(self.events) as events:  # pyright: ignore[reportArgumentType]
             try:
                 async for event in events:
-                    await _send_event(send, event)
+                    await send_event(send, event)
             except Exception as error:  # the status has been sent, so the error is told in the stream
-                await _send_event(send, as_api_error(error).to_dict())
+                await send_event(send, as_api_error(error).to_dict())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_event(send: Send, event: dict[str, Any] | str) -> None:
+async def send_event(send: Send, event: dict[str, Any] | str) -> None:
+    """Sends one event of a stream."""
     text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
     await send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True})

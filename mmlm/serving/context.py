@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -32,8 +33,11 @@ class Workers:
         self._most, self._waiting = most, 0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"mmlm-{name}")
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Does work in one of the threads. BusyError where as much as may wait does."""
+    async def run(self, work: Callable[[], T], left: threading.Event | None = None) -> T:
+        """Does work in one of the threads. BusyError where as much as may wait does.
+
+        left: is set where the caller waits no longer, for work that looks at it.
+        """
         if self._waiting >= self._most:
             raise BusyError(f"{self._waiting} requests wait already: try again later")
 
@@ -44,6 +48,10 @@ class Workers:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, without_gradients)
+        except asyncio.CancelledError:
+            if left is not None:
+                left.set()
+            raise
         finally:
             self._waiting -= 1
 

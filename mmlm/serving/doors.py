@@ -27,9 +27,12 @@ LINGER = 10.0  # seconds in which a body that nobody reads is thrown away, so th
 
 
 class Noted:
-    """Gives each request an id, logs a line without contents, counts it, and keeps errors out of uvicorn's log."""
+    """Gives each request an id, logs a line without contents, counts it, and keeps errors out of uvicorn's log.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    metrics: None where requests are counted elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics | None) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +57,8 @@ class Noted:
                 await broken().response()(scope, receive, noted)
         path = getattr(scope.get("route"), "path", "elsewhere")  # not the path itself, which a user wrote
         seconds = time.monotonic() - began
-        self.metrics.note_request(path, status, seconds)
+        if self.metrics is not None:
+            self.metrics.note_request(path, status, seconds)
         log.info("%s %s %s %d %.3f s", number, scope["method"], path, status, seconds)
 
 
@@ -177,6 +181,6 @@ def _lingering(send: Send, body: _Body) -> Send:
     return sending
 
 
-def through(app: ASGIApp, key: str | None, limits: Limits, metrics: Metrics) -> Any:
+def through(app: ASGIApp, key: str | None, limits: Limits, metrics: Metrics | None) -> Any:
     """The app behind its doors."""
     return Noted(Bounded(Keyed(app, key), limits), metrics)

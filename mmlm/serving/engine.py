@@ -164,6 +164,7 @@ class Engine:
             one.ticket.times.started = time.monotonic()
             if one.keys and decoder.keeps_all and (found := self._prompts.longest(one.keys, decoder.since)) is not None:
                 decoder.skip(found)
+                one.ticket.known_tokens = decoder.read
                 self.counts.known_tokens += decoder.read
         before = decoder.read
         # A cache with windows or states is not made for prompts in pieces.
@@ -262,7 +263,10 @@ class Engine:
                         break
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
-        self.counts.failed += 1
+        if isinstance(error, CancelledError):
+            self.counts.cancelled += 1
+        else:
+            self.counts.failed += 1
         ticket.end(error=error)
 
 

@@ -16,10 +16,12 @@ TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  
 
 COUNTS = {
     "requests": "Requests that an engine took", "finished": "Requests that ended well",
-    "failed": "Requests that failed or were cancelled", "prompt_tokens": "Tokens of prompts that were read",
+    "failed": "Requests that failed", "cancelled": "Requests whose callers left, or that a closing server gave up",
+    "prompt_tokens": "Tokens of prompts that were read",
     "known_tokens": "Tokens of prompts that were known and not read again", "generated_tokens": "Tokens written",
     "steps": "Steps of decoding",
 }  # fmt: skip
+GAUGES = {"waiting": "Requests that wait", "running": "Requests being written"}
 
 
 class Metrics:
@@ -72,7 +74,7 @@ class _Engines(Collector):
             for one in loaded:
                 family.add_metric([one.name], getattr(one.engine.counts, name))
             yield family
-        for name, about in {"waiting": "Requests that wait", "running": "Requests being written"}.items():
+        for name, about in GAUGES.items():
             gauge = GaugeMetricFamily(f"mmlm_{name}", about, labels=["model"])
             for one in loaded:
                 gauge.add_metric([one.name], getattr(one.engine, name))

@@ -32,6 +32,7 @@ class Counts:
     requests: int = 0
     finished: int = 0
     failed: int = 0
+    cancelled: int = 0  # their callers left, or the engine was closed
     prompt_tokens: int = 0
     known_tokens: int = 0  # of prompts, that were not read again
     generated_tokens: int = 0

@@ -20,6 +20,8 @@ from mmlm.serving.options import EngineOptions
 from mmlm.serving.settings import Settings
 
 CLOSING_SECONDS = 10  # in which answers may still be finished
+Loaders = Mapping[str, Callable[[], MultimodalNetwork]]
+"""What loads each model, by its name."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,15 @@ class Place:
 
 
 def serve(
-    loaders: Mapping[str, Callable[[], MultimodalNetwork]],
+    loaders: Loaders,
     settings: Settings,
     place: Place,
+    options: EngineOptions,
     *,
-    max_rows: int,
-    max_waiting: int,
     max_loaded: int | None = None,
     idle_seconds: float | None = None,
 ) -> None:
     """Serves models. The first is loaded before, and its errors come out; others are loaded when they are asked for."""
-    options = EngineOptions(max_rows=max_rows, max_waiting=max_waiting)
     models = Models(loaders, options, max_loaded=max_loaded, idle_seconds=idle_seconds)
     asyncio.run(_serve(models, settings, place))
 

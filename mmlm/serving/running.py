@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -94,9 +96,9 @@ class Running:
     def finish(self) -> None:
         """Ends the ticket with the results."""
         states = self.sampler.constraints or [None] * self.count
-        self.ticket.end(
-            [
-                self.request.result(0, ids, log_probs, None if state is None else state.finished)
-                for ids, log_probs, state in zip(self.ids, self.log_probs, states, strict=True)
-            ]
-        )
+        results = [
+            self.request.result(0, ids, log_probs, None if state is None else state.finished)
+            for ids, log_probs, state in zip(self.ids, self.log_probs, states, strict=True)
+        ]
+        known = self.ticket.known_tokens
+        self.ticket.end([replace(one, usage=replace(one.usage, known_tokens=known)) for one in results])

@@ -56,6 +56,7 @@ class Ticket:
 
     def __init__(self, deadline: float | None = None, listener: Listener | None = None) -> None:
         self.deadline, self.times = deadline, Times()
+        self.known_tokens = 0  # of its prompt, that were not read again
         self._listener, self._ended = listener, threading.Event()
         self._results: list[GenerationResult] = []
         self._error: Exception | None = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
@@ -17,6 +17,9 @@ from mmlm.tasks.rows import Answers, answers_of
 from mmlm.tasks.thinking import thinking_chat, thinking_prompt
 from mmlm.tasks.transcribe import transcribe
 from mmlm.tasks.votes import generated
+
+if TYPE_CHECKING:
+    from encoders.transcription.transcript import Transcript
 
 Mode = Literal["transcript", "features", "both"]
 """How recordings are heard: written down by Whisper, by the trained adapters, or both."""
@@ -103,11 +106,17 @@ def check_mode(mode: str) -> None:
 
 
 def heard(
-    model: MultimodalNetwork, turn: Message, mode: Mode, language: str | None, template: PromptTemplate = CHAT
+    model: MultimodalNetwork,
+    turn: Message,
+    mode: Mode,
+    language: str | None,
+    template: PromptTemplate = CHAT,
+    write_down: Callable[[Any], Transcript] | None = None,
 ) -> Message:
     """A message whose recordings are text, or text as well, as `mode` says.
 
     Beside other text, `template.transcript` says that it is a transcript; by itself it is what the user says.
+    write_down: the transcript of a recording, in place of `transcribe`'s.
     ValueError for a message of recordings in which nothing is said.
     """
     if mode == "features" or not any(isinstance(part, Sound) for part in turn.content):
@@ -118,7 +127,7 @@ def heard(
         if isinstance(part, Sound):
             # A stream is read once, and both ways hear it.
             sound = load_audio(part.source) if hasattr(part.source, "read") else part.source
-            transcript: Any = transcribe(model, sound, language=language)
+            transcript: Any = write_down(sound) if write_down else transcribe(model, sound, language=language)
             said = transcript.text.strip()
             content += [Sound(sound)] if mode == "both" else []
             content += [said if alone else template.transcript + said] if said else []

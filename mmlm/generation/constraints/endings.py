@@ -7,7 +7,7 @@ characters; that of a schema is found by a greedy walk that closes what is open,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from mmlm.prompting.thinking import Opening, begins_thinking
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
 from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
-from mmlm.serving.dialect.messages import check_parts, has_sound, read_messages
+from mmlm.serving.dialect.messages import check_parts, has_sound, heard_messages, read_messages
 from mmlm.serving.dialect.reasoning import Effort, ThoughtRow, deltas, how_it_thinks, is_asked_for, message_of, shares
 from mmlm.serving.dialect.tools import ToolAnswers, ToolRow, demanded
 from mmlm.serving.errors import ApiError
@@ -120,7 +121,9 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
     async with AsyncExitStack() as stack:
         loaded = await stack.enter_async_context(context.using(asked.model))
         workers = context.slow if has_sound(asked.messages) else context.quick
-        prompt, options, tools = await workers.run(functools.partial(_prepared, asked, loaded, context))
+        left = threading.Event()
+        prepared = functools.partial(_prepared, asked, loaded, context, left)
+        prompt, options, tools = await workers.run(prepared, left)
         timeout = context.settings.limits.timeout
         running = await stack.enter_async_context(submitted(loaded.engine, prompt, options, None, timeout))
         stack.callback(context.metrics.note_ticket, loaded.name, running.ticket)
@@ -133,23 +136,23 @@ async def _answer(asked: ChatRequest, context: Context) -> Response:
 
 
 def _prepared(
-    asked: ChatRequest, loaded: Loaded, context: Context
+    asked: ChatRequest, loaded: Loaded, context: Context, left: threading.Event
 ) -> tuple[list[Part], GenerationOptions, ToolAnswers | None]:
-    """The prompt of a conversation, how to decode, and how to read calls where there may be some."""
+    """The prompt of a conversation, how to decode, and how to read calls where there may be some.
+
+    left: set once nobody waits for it any more.
+    """
     model, turns = loaded.model, read_messages(asked.messages, context.door())
     check_parts(model, loaded.name, turns)
+    turns = heard_messages(model, turns, asked.mode, asked.language, left)
     demand = demanded(model, turns, asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     effort, budget, keywords = asked.reasoning_effort, asked.thinking_token_budget, asked.chat_template_kwargs
     if demand is None:
-        prompt = chat_prompt(
-            model, turns, mode=asked.mode, language=asked.language, chat_template_kwargs=keywords,
-            thinking=is_asked_for(effort, budget),
-        )  # fmt: skip
+        thinking = is_asked_for(effort, budget)
+        prompt = chat_prompt(model, turns, mode="features", chat_template_kwargs=keywords, thinking=thinking)
     else:
-        prompt = demand.prompt(model, turns, asked.mode, asked.language, keywords, is_asked_for(effort, budget))
-    if not isinstance(
-        prompt[-1], Opening
-    ):  # a call is required, or calls and thoughts would both be asked for in words
+        prompt = demand.prompt(model, turns, "features", None, keywords, is_asked_for(effort, budget))
+    if not isinstance(prompt[-1], Opening):  # a call is required, or calls and thoughts would both be asked in words
         effort, budget = None, None
     thinking, most = shares(model, prompt, effort, budget, asked.limit)
     options = asked.options(most)
@@ -265,10 +268,13 @@ def _bytes(text: str) -> list[int] | None:
 
 
 def usage_of(results: list[GenerationResult]) -> dict[str, Any]:
-    """Tokens of the prompt, of all answers with their thoughts, of the thoughts alone, and of all together."""
+    """Tokens of the prompt, of all answers with their thoughts, and of all together; of the answers' those of thoughts,
+    of the prompt's those that were not read again.
+    """
     prompt, written = results[0].usage.prompt_tokens, sum(len(result.token_ids) for result in results)
-    details = {"reasoning_tokens": sum(result.usage.thinking_tokens for result in results)}
+    thoughts = {"reasoning_tokens": sum(result.usage.thinking_tokens for result in results)}
+    known = {"cached_tokens": results[0].usage.known_tokens}
     return {
         "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
-        "completion_tokens_details": details,
+        "prompt_tokens_details": known, "completion_tokens_details": thoughts,
     }  # fmt: skip

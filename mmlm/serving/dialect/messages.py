@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from encoders.transcription.transcript import Transcript, Transcription
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Sound
-from mmlm.serving.errors import ApiError, lacks
+from mmlm.serving.errors import ApiError, ClientLeftError, lacks
 from mmlm.serving.media import MediaDoor
+from mmlm.tasks.chat import Mode, heard, template_of
 
 FIELDS = {
     "text": {"text"}, "refusal": {"refusal"}, "image_url": {"image_url"}, "input_audio": {"input_audio"},
@@ -36,6 +39,26 @@ def has_sound(messages: Sequence[Mapping[str, Any]]) -> bool:
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return any(isinstance(part, Mapping) and part.get("type") == "input_audio" for part in parts)
+
+
+def heard_messages(
+    model: MultimodalNetwork, turns: Sequence[Message], mode: Mode, language: str | None, left: threading.Event
+) -> list[Message]:
+    """The messages with their recordings written down as `mode` says; what is left of them is heard as features.
+
+    left: set once nobody waits; ClientLeftError then, at the next window of a recording.
+    """
+
+    def on_window(_: Transcription) -> None:
+        if left.is_set():
+            raise ClientLeftError
+
+    def write_down(recording: Any) -> Transcript:
+        running = model.transcriber.stream(recording, language=language, on_window=on_window)
+        return running.transcript(list(running))
+
+    template = template_of(model)
+    return [heard(model, turn, mode, language, template, write_down) for turn in turns]
 
 
 def check_parts(model: MultimodalNetwork, name: str, turns: Sequence[Message]) -> None:

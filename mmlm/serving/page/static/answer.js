@@ -16,9 +16,10 @@ export function partsOf(message) {
 
 // Asks `model` for the answer to the messages before, and writes it into `message`; `changed` is called as it grows.
 export async function write(message, model, before, signal, changed) {
-  const { temperature, maxTokens, seed, effort, tools } = settings();
+  const { temperature, maxTokens, seed, effort, mode, tools } = settings();
+  message.mode = mode;
   const asked = {
-    model, temperature, seed, tools,
+    model, temperature, seed, mode, tools,
     messages: outgoing(before),
     max_completion_tokens: maxTokens,
     reasoning_effort: effort,

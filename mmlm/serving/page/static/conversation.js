@@ -76,7 +76,8 @@ export class Conversation {
       scrollToEnd();
       return null;
     }
-    const actions = { retry: () => this.retry(), give: (call, result) => this.give(call, result) };
+    const before = this.messages.slice(0, this.messages.indexOf(message));
+    const actions = { retry: () => this.retry(), give: (call, result) => this.give(call, result), before };
     const { view, show } = answerView(message, message.model, actions);
     this.log.append(view);
     return { show };

@@ -2,6 +2,7 @@
 
 import { partsOf } from "./answer.js";
 import { copyOf, element, say } from "./elements.js";
+import { mediaOf, showMaps } from "./look.js";
 
 // A part of a message, in the form of the API, as an element.
 export function partView(part) {
@@ -24,13 +25,15 @@ export function toolView(message) {
 }
 
 // An answer's element; `show` brings it up to date. What a person may do about it is in `actions`: retry(), and
-// give(call, result).
+// give(call, result). `before` there are the messages that it answers.
 export function answerView(message, model, actions) {
   const view = copyOf("answer");
   const [thoughts, text, media, calls] = [".thoughts", ".text", ".media", ".calls"].map((name) => view.querySelector(name));
   const retry = view.querySelector(".retry");
   view.querySelector("h3").textContent = model;
   retry.addEventListener("click", actions.retry);
+  const look = view.querySelector(".look");
+  look.addEventListener("click", () => toggleMaps(look, message, actions.before));
   const show = (isRunning) => {
     const { thinking, answer } = partsOf(message);
     thoughts.hidden = !thinking;
@@ -42,9 +45,29 @@ export function answerView(message, model, actions) {
     say(view.querySelector(".note"), isRunning ? "" : message.note);
     say(view.querySelector(".error"), message.error);
     retry.hidden = !message.error;
+    const { image, audio } = mediaOf(actions.before, message.mode);
+    look.hidden = isRunning || !answer.trim() || !(image.length || audio.length);
     view.setAttribute("aria-busy", String(isRunning));
   };
   return { view, show };
+}
+
+// Shows where the answer looked, below the button, or takes it away again.
+async function toggleMaps(button, message, before) {
+  if (button.nextElementSibling.className === "maps") {
+    button.nextElementSibling.remove();
+    button.setAttribute("aria-expanded", "false");
+    return;
+  }
+  button.disabled = true;
+  say(button.nextElementSibling, "");
+  try {
+    await showMaps(button, message, before);
+    button.setAttribute("aria-expanded", "true");
+  } catch (error) {
+    say(button.nextElementSibling, error.message);
+  }
+  button.disabled = false;
 }
 
 // A call of a tool, folded; where `give` is there, a person may write its result.

@@ -18,6 +18,7 @@ export function settings() {
     maxTokens: number("max_tokens"),
     seed: number("seed"),
     effort: form.elements.effort.value || undefined,
+    mode: form.elements.mode.value || undefined,
     system: form.elements.system.value.trim(),
     tools: toolsOf(form.elements.tools.value),
     key: form.elements.key.value,

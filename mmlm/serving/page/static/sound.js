@@ -4,6 +4,18 @@ import { element } from "./elements.js";
 
 const RATE = 16000; // Hz, what speech recognition hears
 
+// How loud a recording is in each of so many parts, 0 to 1 of the loudest, and its seconds.
+export async function loudness(bytes, count) {
+  const sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(bytes.buffer);
+  const samples = sound.getChannelData(0);
+  const levels = Array.from({ length: count }, (_, index) => {
+    const own = samples.subarray((index * samples.length) / count, ((index + 1) * samples.length) / count);
+    return own.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
+  });
+  const most = Math.max(...levels) || 1;
+  return { levels: levels.map((level) => level / most), duration: sound.duration };
+}
+
 // 16-bit mono wav of a recording (a Blob).
 export async function toWav(blob) {
   const context = new OfflineAudioContext(1, 1, RATE);
