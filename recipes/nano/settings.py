@@ -127,6 +127,19 @@ class Writing:
 
 
 @dataclass
+class Thoughts:
+    """What the language model learns to do in several steps, together with the adapters."""
+
+    exercises: int = 60_000
+    dev_exercises: int = 600
+    exercise_passes: int = 2  # while every picture comes once
+    hearing: bool = True
+    steps: int = 4500
+    batch_size: int = 48
+    learning_rate: float = 2e-3  # Muon's
+
+
+@dataclass
 class Recipe:
     seed: int = 0
     device: str = "cpu"
@@ -140,3 +153,4 @@ class Recipe:
     pencil: Pencil = field(default_factory=Pencil)
     voice: Voice = field(default_factory=Voice)
     writing: Writing = field(default_factory=Writing)
+    thoughts: Thoughts = field(default_factory=Thoughts)
