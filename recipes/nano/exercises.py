@@ -21,7 +21,7 @@ from tqdm import tqdm
 from recipes.nano.data import SPLITS, add_file
 from recipes.nano.questions import Question, counted, described, questions
 from recipes.nano.scenes import GRID, PLACES, SIDE, Kind, Scene, Thing, draw, sample_scene
-from recipes.nano.thoughts import SPOTS, found, listing, told
+from recipes.nano.thoughts import SPOTS, found, told
 from recipes.nano.thoughts import thought as thought_of
 from recipes.nano.wording import NUMBERS, describe
 
@@ -36,6 +36,7 @@ NAMES = (
     "Ali", "Uma", "Rex", "Fay", "Gus", "Joy", "Ned", "Pia", "Ray", "Sue", "Ted", "Viv", "Wes", "Abe", "Dot", "Hal",
 )  # fmt: skip
 TOWNS = ("Oslo", "Rome", "Lima", "Bern", "Kyiv", "Doha", "Riga", "Cork", "Baku", "Nice", "Bonn", "York")
+STUFFS = ("wood", "glass", "gold", "wool", "clay", "salt", "iron", "wax", "silk", "cork", "jade", "lead")
 JSON_REQUESTS = ("describe the picture as JSON", "what is in the picture, as JSON?", "write the scene as JSON")
 SCENE_SCHEMA = {
     "type": "object",
@@ -232,8 +233,11 @@ class Fact:
 
 FACTS = (
     Fact("the {thing} is called {value}.", "what is the {thing} called?", NAMES),
-    Fact("the {thing} belongs to {value}.", "who owns the {thing}?", NAMES),
-    Fact("the {thing} comes from {value}.", "where does the {thing} come from?", TOWNS),
+    Fact("the {thing} is made of {value}.", "what is the {thing} made of?", STUFFS),
+    Fact("the owner of the {thing} is {value}.", "who is the owner of the {thing}?", NAMES),
+    Fact("the maker of the {thing} is {value}.", "who is the maker of the {thing}?", NAMES),
+    Fact("the friend of the {thing} is {value}.", "who is the friend of the {thing}?", NAMES),
+    Fact("the home of the {thing} is {value}.", "what is the home of the {thing}?", TOWNS),
 )
 
 

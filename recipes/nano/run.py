@@ -27,7 +27,8 @@ from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
-from recipes.nano.stages.writing import train_writing
+from recipes.nano.stages.thoughts import make_exercises, train_thoughts
+from recipes.nano.stages.writing import train_writing, train_writing_more
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 
@@ -53,6 +54,9 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "audio_codec_more": (train_audio_codec_more, "audio_codec_more/codec/config.json"),
     "audio_decoder": (train_audio_decoder, "audio_decoder/decoder/config.json"),
     "writing": (train_writing, "writing/model/config.json"),
+    "exercises": (make_exercises, "exercises/done"),
+    "thoughts": (train_thoughts, "thoughts/model/config.json"),
+    "writing_more": (train_writing_more, "writing_more/model/config.json"),
 }
 
 

@@ -47,9 +47,7 @@ def solve(
     left = list(range(len(exercises)))
     for _ in range(TURNS):
         left.sort(key=lambda index: sum(len(part) for part in prompts[index] if isinstance(part, str)))
-        written = model.generate(
-            [prompts[index] for index in left], max_new_tokens=LONGEST, batch_size=batch_size
-        )
+        written = model.generate([prompts[index] for index in left], max_new_tokens=LONGEST, batch_size=batch_size)
         going = []
         for index, result in zip(left, written, strict=True):
             text, solution = result.text, solutions[index]

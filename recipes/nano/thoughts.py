@@ -48,6 +48,8 @@ def lined_up(noun: str, things: Sequence[Thing], relation: str) -> str:
     return f"{noun}: {', '.join(lines) or NONE}"
 
 
-def compared(relation: str, first: tuple[str, Sequence[Thing]], second: tuple[str, Sequence[Thing]], holds: bool) -> str:
+def compared(
+    relation: str, first: tuple[str, Sequence[Thing]], second: tuple[str, Sequence[Thing]], holds: bool
+) -> str:
     """Two nouns with what they fit, by row or column, and whether the relation holds between any two of them."""
     return f"{lined_up(*first, relation)}; {lined_up(*second, relation)}; {'yes' if holds else 'no'}"

@@ -18,9 +18,6 @@ import mmlm
 from decoders.files import apply_umask
 from mmlm.data import read_records
 from mmlm.data.prompts import example_of
-from mmlm.data.records import RecordSet
-from mmlm.model.config import FusionConfig
-from mmlm.model.identity import identity_of
 from mmlm.prompting.processor import Example
 from mmlm.training import TrainConfig, Trainer
 from mmlm.training.examples import Examples, prepare
