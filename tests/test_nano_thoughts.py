@@ -237,8 +237,8 @@ def test_an_exercise_is_learned_where_the_assistant_speaks_and_marks_are_never_t
         Message("tool", ("2</tool_response>",)),
         Message("assistant", ("3",)),
     ]
-    for ended in (True, False):
-        one = processor.encode(exercise_parts(mmlm.PromptTemplate(), turns, ended))
+    for ended, chat in ((True, False), (False, False), (False, True)):
+        one = processor.encode(exercise_parts(mmlm.PromptTemplate(), turns, ended, chat))
         learned = [token for token, label in zip(one.input_ids, one.labels, strict=True) if label >= 0]
         text = tokenizer.decode([token for token in learned if token not in vocabulary])
         assert text == said.removeprefix("<think>") + "3"

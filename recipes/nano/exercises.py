@@ -146,7 +146,7 @@ def arithmetic(rng: random.Random, accept: Callable[[Scene], bool], think: bool)
         Turn("user", (draw(scene, rng), text)),
         Turn("assistant", (_thought(thought_of(scene, work), think) + call,)),
         Turn("tool", (str(result),)),
-        Turn("assistant", (_thought(f"{expression} = {result}", think and rng.random() < 0.5) + str(result),)),
+        Turn("assistant", (_thought(f"{expression} = {result}", rng.random() < 0.4) + str(result),)),
     )
     return Exercise("arithmetic", ("price", "sum", "two prices")[form], turns, str(result), scene)
 
@@ -186,7 +186,7 @@ def zooming(rng: random.Random, accept: Callable[[Scene], bool], think: bool) ->
         Turn("user", (sheet, f"on {name}: {question.question}")),
         Turn("assistant", (_thought(f"{where}: {SPOTS[cell]}", think) + tool_call("zoom", box=list(box)),)),
         Turn("tool", (cut(sheet, box),)),
-        Turn("assistant", (_thought(look, think and rng.random() < 0.7) + question.answer,)),
+        Turn("assistant", (_thought(look, rng.random() < THINKING_SHARE) + question.answer,)),
     )
     return Exercise("zoom", question.topic, turns, question.answer, scene)
 

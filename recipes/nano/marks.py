@@ -22,6 +22,20 @@ THINK, THOUGHT = "<think>", "</think>"
 CALL, CALLED = "<tool_call>", "</tool_call>"
 RESPONSE, RESPONDED = "<tool_response>", "</tool_response>"
 MARKS = (THINK, THOUGHT, CALL, CALLED, RESPONSE, RESPONDED)
+# What nano's template writes around questions, for conversations and tools. Media stand where a message has them.
+CHAT_TEMPLATE = (
+    "{% if tools %}Tools: {% for tool in tools %}{{ tool.function.name }}{{ '\\n' if loop.last else ', ' }}{% endfor %}"
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}{{ '\\n' }}"
+    "{% elif message.role == 'user' %}Question:{{ message.content }} Short answer:"
+    "{% elif message.role == 'tool' %}<tool_response>{{ message.content }}</tool_response>"
+    "{% else %}{{ message.content or '' }}{% for call in message.tool_calls or [] %}"
+    "<tool_call>{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}</tool_call>"
+    "{% endfor %}"
+    "{{ '' if message.tool_calls else eos_token }}"
+    "{% endif %}{% endfor %}"
+)
 _MARKED = re.compile("(" + "|".join(map(re.escape, MARKS)) + ")")
 
 
@@ -43,6 +57,7 @@ def grow(language_model: Path, output: Path, seed: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32)
     new = add_marks(tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         rows = model.get_input_embeddings().weight
@@ -55,12 +70,14 @@ def grow(language_model: Path, output: Path, seed: int) -> None:
     partial.rename(output)
 
 
-def exercise_parts(template: PromptTemplate, messages: Sequence[Message], ended: bool = True) -> list[Part]:
+def exercise_parts(
+    template: PromptTemplate, messages: Sequence[Message], ended: bool = True, chat: bool = False
+) -> list[Part]:
     """A whole exercise as parts: what is asked by the template, and all that the assistant says, to be learned.
 
     A thought is asked for by its opening mark, which is part of the prompt. ended: whether a call is closed by the end
-    of a chunk, as the assistant's other turns are; without it what the tool returned follows at once. Models that run
-    tools go on in either way.
+    of a chunk, as the assistant's other turns are; without it what the tool returned follows at once, as
+    CHAT_TEMPLATE has it. chat: media after "Question:" and before the text, as it has them too.
     """
     parts: list[Part] = []
     for number, turn in enumerate(messages):
@@ -72,7 +89,9 @@ def exercise_parts(template: PromptTemplate, messages: Sequence[Message], ended:
             parts += [f"{turn.content[0]}\n"]
         else:
             *before, question = turn.content
-            parts += [*before, *template.spoken_prompt((), question=str(question))]
+            asked = str(template.spoken_prompt((), question=str(question))[0])
+            start = asked.index(str(question)) if chat else 0
+            parts += [*([asked[:start]] if start else []), *before, asked[start:]]
     return parts
 
 

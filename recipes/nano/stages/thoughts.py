@@ -47,7 +47,7 @@ class Exercises(Examples):
             type(turn)(turn.role, tuple(p if isinstance(p, str) else type(p)(next(number)) for p in turn.content))
             for turn in entry.messages
         ]
-        return self.processor.encode(exercise_parts(self.template, turns, ended=record % 2 == 0))
+        return self.processor.encode(exercise_parts(self.template, turns, ended=record % 4 < 2, chat=record % 4 == 3))
 
 
 class ThoughtsObjective(AdaptersObjective):
