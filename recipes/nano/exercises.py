@@ -6,37 +6,28 @@ An exercise is a conversation as `mmlm.data` reads it. What the assistant says h
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import random
-import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
-from recipes.nano.data import SPLITS, add_file
+from recipes.nano.conversations import Exercise, Turn, write_made
+from recipes.nano.data import SPLITS
+from recipes.nano.notes import noted
 from recipes.nano.questions import Question, counted, described, questions
 from recipes.nano.scenes import GRID, PLACES, SIDE, Kind, Scene, Thing, draw, sample_scene
-from recipes.nano.thoughts import SPOTS, found, told
+from recipes.nano.thoughts import SPOTS, found, thinking_of
 from recipes.nano.thoughts import thought as thought_of
 from recipes.nano.wording import NUMBERS, describe
 
-SHARD = 5000  # exercises a tar
 ORDINALS = ("first", "second", "third")
 SHEET = 4 * SIDE  # pixels of a sheet, in which scenes are cards
 STARTS = (0.05, 0.4, 0.7)  # where a card begins, in shares of the sheet: left, middle, right, and from the top
 CARD = 0.25  # its side, so that it is a scene at its own resolution
 GROUND = (120, 150, 200)  # of a sheet: none of the backgrounds
-NAMES = (
-    "Bo", "Mia", "Tom", "Anna", "Leo", "Ida", "Max", "Eva", "Sam", "Lea", "Ben", "Zoe", "Jan", "Amy", "Kim", "Noa",
-    "Ali", "Uma", "Rex", "Fay", "Gus", "Joy", "Ned", "Pia", "Ray", "Sue", "Ted", "Viv", "Wes", "Abe", "Dot", "Hal",
-)  # fmt: skip
-TOWNS = ("Oslo", "Rome", "Lima", "Bern", "Kyiv", "Doha", "Riga", "Cork", "Baku", "Nice", "Bonn", "York")
-STUFFS = ("wood", "glass", "gold", "wool", "clay", "salt", "iron", "wax", "silk", "cork", "jade", "lead")
 JSON_REQUESTS = ("describe the picture as JSON", "what is in the picture, as JSON?", "write the scene as JSON")
 SCENE_SCHEMA = {
     "type": "object",
@@ -58,39 +49,6 @@ SCENE_SCHEMA = {
 # How often a question of a topic is thought about: those that nano gets wrong more often than others.
 TOPIC_WEIGHTS = {"relation": 6, "comparison": 3, "statement": 3, "count": 3, "size": 2}
 THINKING_SHARE = 0.8  # of exercises that can be done with a thought and without one
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one side says: texts and pictures in order."""
-
-    role: str
-    content: tuple[str | Image.Image, ...]
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """A conversation with the answer that ends it, and its rows' name in the tables.
-
-    topic: what kind of question it is. scene: what the picture shows, for judges that need it.
-    """
-
-    kind: str
-    topic: str
-    turns: tuple[Turn, ...]
-    answer: str
-    scene: Scene | None = None
-
-    @property
-    def question(self) -> str:
-        """What the user asks, the last text before the first answer."""
-        user = next(turn for turn in self.turns if turn.role == "user")
-        return [part for part in user.content if isinstance(part, str)][-1]
-
-    @property
-    def pictures(self) -> list[Image.Image]:
-        """All pictures in order."""
-        return [part for turn in self.turns for part in turn.content if isinstance(part, Image.Image)]
 
 
 def thinking(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> Exercise:
@@ -144,9 +102,9 @@ def arithmetic(rng: random.Random, accept: Callable[[Scene], bool], think: bool)
     turns = (
         Turn("system", (offered("calculator"),)),
         Turn("user", (draw(scene, rng), text)),
-        Turn("assistant", (_thought(thought_of(scene, work), think) + call,)),
+        Turn("assistant", (thinking_of(thought_of(scene, work), think) + call,)),
         Turn("tool", (str(result),)),
-        Turn("assistant", (_thought(f"{expression} = {result}", rng.random() < 0.4) + str(result),)),
+        Turn("assistant", (thinking_of(f"{expression} = {result}", rng.random() < 0.4) + str(result),)),
     )
     return Exercise("arithmetic", ("price", "sum", "two prices")[form], turns, str(result), scene)
 
@@ -184,9 +142,9 @@ def zooming(rng: random.Random, accept: Callable[[Scene], bool], think: bool) ->
     turns = (
         Turn("system", (offered("zoom"),)),
         Turn("user", (sheet, f"on {name}: {question.question}")),
-        Turn("assistant", (_thought(f"{where}: {SPOTS[cell]}", think) + tool_call("zoom", box=list(box)),)),
+        Turn("assistant", (thinking_of(f"{where}: {SPOTS[cell]}", think) + tool_call("zoom", box=list(box)),)),
         Turn("tool", (cut(sheet, box),)),
-        Turn("assistant", (_thought(look, rng.random() < THINKING_SHARE) + question.answer,)),
+        Turn("assistant", (thinking_of(look, rng.random() < THINKING_SHARE) + question.answer,)),
     )
     return Exercise("zoom", question.topic, turns, question.answer, scene)
 
@@ -222,76 +180,6 @@ def _attributes(kind: Kind) -> dict[str, str]:
     return {"size": kind.size, "colour": kind.colour, "shape": kind.shape}
 
 
-@dataclass(frozen=True)
-class Fact:
-    """What a note may say of a thing: how it is said, how it is asked, and the values it may have."""
-
-    said: str
-    asked: str
-    values: tuple[str, ...]
-
-
-FACTS = (
-    Fact("the {thing} is called {value}.", "what is the {thing} called?", NAMES),
-    Fact("the {thing} is made of {value}.", "what is the {thing} made of?", STUFFS),
-    Fact("the owner of the {thing} is {value}.", "who is the owner of the {thing}?", NAMES),
-    Fact("the maker of the {thing} is {value}.", "who is the maker of the {thing}?", NAMES),
-    Fact("the friend of the {thing} is {value}.", "who is the friend of the {thing}?", NAMES),
-    Fact("the home of the {thing} is {value}.", "what is the home of the {thing}?", TOWNS),
-)
-
-
-def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> Exercise:
-    """A question that a note answers, among notes about other things; half of them ask by place, and need the picture.
-
-    The notes are of things with size, colour and shape; the one that answers is anywhere among them.
-    """
-    scene = sample_scene(rng, accept)
-    seen = rng.random() < 0.5
-    fact = rng.choice(FACTS)
-    kinds = list(scene.kinds())
-    kind = rng.choice(kinds)
-    others = [one for one in kinds if one != kind]
-    for _ in range(rng.randint(1, 4)):
-        other = rng.choice(sample_scene(rng).things).kind
-        others += [other] if other != kind and other not in others else []
-    notes = [note(fact, kind, own := rng.choice(fact.values))]
-    notes += [note(rng.choice((fact, *FACTS)), other, "") for other in others[:4]]
-    if rng.random() < 0.4:
-        notes.append(note(rng.choice([one for one in FACTS if one != fact]), kind, ""))
-    notes = [one.format(value=rng.choice(values)) if "{value}" in one else one for one, values in notes]
-    rng.shuffle(notes)
-    if seen:
-        thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
-        question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")
-        work = f"{told(thing)}; {notes_of(fact, kind, own)}"
-        content: tuple[str | Image.Image, ...] = (draw(scene, rng), question)
-    else:
-        question = fact.asked.format(thing=describe(kind).noun())
-        work, content = notes_of(fact, kind, own), (question,)
-    turns = (
-        Turn("system", (written(notes),)),
-        Turn("user", content),
-        Turn("assistant", (_thought(work, think) + own,)),
-    )
-    return Exercise("notes", "seen" if seen else "read", turns, own, scene)
-
-
-def notes_of(fact: Fact, kind: Kind, value: str) -> str:
-    """One note."""
-    return fact.said.format(thing=describe(kind).noun(), value=value)
-
-
-def note(fact: Fact, kind: Kind, value: str) -> tuple[str, tuple[str, ...]]:
-    """A note, with a place for its value where none is given, and the values that it may have."""
-    return notes_of(fact, kind, value or "{value}"), fact.values
-
-
-def written(notes: list[str]) -> str:
-    """Notes as a prompt has them."""
-    return "Notes: " + " ".join(f"[{number}] {text}" for number, text in enumerate(notes, start=1))
-
-
 def several(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> Exercise:
     """Two or three pictures, each called by its number behind it, and a question about one of them or about which."""
     count = rng.choice((2, 2, 3))
@@ -312,7 +200,7 @@ def several(rng: random.Random, accept: Callable[[Scene], bool], think: bool) ->
     look = f"{ORDINALS[chosen]}: {thought_of(scenes[chosen], question.work)}"
     turns = (
         Turn("user", (*content, question.question)),
-        Turn("assistant", (_thought(look, think) + question.answer,)),
+        Turn("assistant", (thinking_of(look, think) + question.answer,)),
     )
     return Exercise("pictures", question.topic, turns, question.answer, scenes[chosen])
 
@@ -352,48 +240,14 @@ def offered(*tools: str) -> str:
     return f"Tools: {', '.join(tools)}"
 
 
-def _thought(text: str, think: bool) -> str:
-    return f"<think>{text}</think>" if think else ""
-
-
 def _asked(
     kind: str, scene: Scene, content: tuple[str | Image.Image, ...], question: Question, think: bool
 ) -> Exercise:
-    said = _thought(thought_of(scene, question.work), think) + question.answer
+    said = thinking_of(thought_of(scene, question.work), think) + question.answer
     turns = (Turn("user", content), Turn("assistant", (said,)))
     return Exercise(kind, question.topic, turns, question.answer, scene)
 
 
 def write_exercises(folder: Path, counts: dict[str, int], seed: int) -> None:
     """`counts[split]` exercises in `folder/SPLIT-000000.tar` and on; finished tars are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, count in counts.items():
-        for shard, start in enumerate(range(0, count, SHARD)):
-            path = folder / f"{split}-{shard:06d}.tar"
-            if path.exists():
-                continue
-            partial = path.with_suffix(".partial")
-            with tarfile.open(partial, "w") as tar:
-                for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
-                    add_exercise(tar, f"{split}{index:06d}", exercise(split, index, seed))
-            os.replace(partial, path)
-
-
-def add_exercise(tar: tarfile.TarFile, key: str, made: Exercise) -> None:
-    """Adds an exercise to a tar as a conversation, its pictures beside it."""
-    messages = []
-    for turn in made.turns:
-        content = []
-        for part in turn.content:
-            if isinstance(part, str):
-                content.append({"type": "text", "text": part})
-                continue
-            number = sum(one["type"] == "image" for message in messages for one in message["content"])
-            number += sum(one["type"] == "image" for one in content)
-            content.append({"type": "image", "path": f"{number}.png"})
-            encoded = io.BytesIO()
-            part.save(encoded, "PNG")
-            add_file(tar, f"{key}.{number}.png", encoded.getvalue())
-        messages.append({"role": turn.role, "content": content})
-    record = {"messages": messages, "kind": made.kind, "topic": made.topic, "answer": made.answer}
-    add_file(tar, f"{key}.json", json.dumps(record).encode())
+    write_made(folder, counts, lambda split, index: exercise(split, index, seed))

@@ -20,7 +20,12 @@ from pathlib import Path
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import settle_adapters, train_adapters
 from recipes.nano.stages.audio_codec import make_words, train_audio_codec, train_audio_codec_more, train_audio_decoder
-from recipes.nano.stages.audio_encoder import make_speech, train_audio_encoder, train_audio_encoder_more
+from recipes.nano.stages.audio_encoder import (
+    make_speech,
+    train_audio_encoder,
+    train_audio_encoder_more,
+    train_digits,
+)
 from recipes.nano.stages.ears import train_ears, train_ears_more
 from recipes.nano.stages.image_codec import train_image_codec, train_image_codec_more, train_image_decoder
 from recipes.nano.stages.image_encoder import train_image_encoder
@@ -44,6 +49,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
     "ears": (train_ears, "ears/model/config.json"),
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
+    "audio_digits": (train_digits, "audio_digits/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
     "neat": (draw_neatly, "neat/done"),
     "image_codec": (train_image_codec, "image_codec/codec/config.json"),

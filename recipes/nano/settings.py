@@ -53,6 +53,9 @@ class AudioEncoder:
     text_layers: int = 3
     more_steps: int = 4000  # from there on, with windows from the start
     more_learning_rate: float = 2e-3
+    digit_strings: int = 40_000  # for the decoder alone, about half of what it hears then
+    digit_steps: int = 1500
+    digit_learning_rate: float = 1e-3
 
 
 @dataclass
@@ -134,6 +137,8 @@ class Thoughts:
 
     exercises: int = 60_000
     dev_exercises: int = 600
+    boxes: int = 24_000  # of NLVR, told and judged
+    dev_boxes: int = 200
     exercise_passes: int = 2  # while every picture comes once
     hearing: bool = True
     steps: int = 4500

@@ -12,7 +12,8 @@ from PIL import Image
 
 import mmlm
 from mmlm.prompting.parts import END_OF_CHUNK, Markup, Part
-from recipes.nano.exercises import Exercise, cut, value
+from recipes.nano.conversations import Exercise
+from recipes.nano.exercises import cut, value
 from recipes.nano.marks import CALL, CALLED, MARKS, RESPONDED, RESPONSE, THINK, THOUGHT
 
 LONGEST = 200  # tokens of a turn

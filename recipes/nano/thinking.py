@@ -19,9 +19,13 @@ from dataclasses import replace
 
 import mmlm
 from recipes.nano import data
+from recipes.nano.box_exercises import QUESTION, Drawn, box_picture, judging, read_nlvr
+from recipes.nano.boxes import told_box
+from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.evaluate import TITLES, share
-from recipes.nano.exercises import FACTS, Exercise, Turn, exercise, notes_of, scene_json, written
+from recipes.nano.exercises import exercise, scene_json
 from recipes.nano.marks import THOUGHT
+from recipes.nano.notes import FACTS, notes_of, written
 from recipes.nano.scenes import COLOURS, SHAPES, SIZES, Kind, Scene
 from recipes.nano.solving import LONGEST, Solution, asked, solve
 
@@ -39,6 +43,8 @@ def evaluate(model: mmlm.MultimodalLM, count: int = 1000, seed: int = 0) -> None
     for kind in ("arithmetic", "zoom", "json", "pictures", "notes"):
         evaluate_kind(model, kind, count // 2, seed)
     evaluate_lookup(model, count // 2, seed)
+    if (sets := data.sets_folder()) is not None:
+        evaluate_boxes(model, read_nlvr(sets, "dev"))
 
 
 def evaluate_questions(model: mmlm.MultimodalLM, split: str, count: int, seed: int) -> None:
@@ -122,6 +128,27 @@ def evaluate_lookup(model: mmlm.MultimodalLM, count: int, seed: int) -> None:
     shown = [*map(with_notes_of, made, [*made[1:], made[0]])]
     line("answers right", list(range(len(made))), helped, bare, right(solve(model, shown, think=True), made))
     line("the note was found", list(range(len(made))), [one.topic == "found" for one in made], None, None)
+
+
+def evaluate_boxes(model: mmlm.MultimodalLM, dev: Sequence[Drawn]) -> None:
+    """NLVR's sentences about three boxes, each of which nano first tells in words, and then reads again."""
+    boxes = [box_picture(picture, number) for _, _, picture, _ in dev for number in range(3)]
+    said = list(map(str, model.answer(boxes, QUESTION, batch_size=48, max_new_tokens=LONGEST)))
+    told = [said[start : start + 3] for start in range(0, len(said), 3)]
+    truth = ["yes" if label else "no" for _, label, _, _ in dev]
+    made, wrong, exact = (
+        [judging(one[0], list(notes), answer) for one, notes, answer in zip(dev, own, truth, strict=True)]
+        for own in (told, [*told[1:], told[0]], [[told_box(box) for box in one[3]] for one in dev])
+    )
+    whole = [model.template.question_prompt(one[2], f"Is this statement true? {one[0]}") for one in dev]
+    bare = [str(answer) == own for answer, own in zip(model.generate(whole, batch_size=48), truth, strict=True)]
+    every = list(range(len(dev)))
+    table(f"nlvr dev ({len(dev)}), each box told first")
+    own, other, known = (right(solve(model, shown, think=False), shown) for shown in (made, wrong, exact))
+    line("sentences judged right", every, own, bare, other)
+    line("the same, boxes told by their pixels", every, known, None, None)
+    correct = [a == told_box(box) for a, box in zip(said, (box for one in dev for box in one[3]), strict=True)]
+    line("boxes told with nothing wrong", list(range(len(correct))), correct, None, None)
 
 
 def nearest(texts: Sequence[str], question: str) -> list[str]:

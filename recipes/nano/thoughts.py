@@ -26,6 +26,11 @@ def thought(scene: Scene, work: str) -> str:
     return f"{listing(scene)}; {work}"
 
 
+def thinking_of(text: str, think: bool) -> str:
+    """A thought as it is written before an answer; nothing where there is none."""
+    return f"<think>{text}</think>" if think else ""
+
+
 def listing(scene: Scene) -> str:
     """Everything in the scene, as short as it can be said."""
     return ", ".join([*map(told, scene.things), f"on {scene.background}"])

@@ -64,7 +64,8 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     shutil.copytree(output / "frozen", partial)
     if (thinking := output / "thoughts/language_model").exists():
         shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
-    compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
+    heard = next(path for stage in ("audio_digits", "audio_encoder_more") if (path := output / stage).exists())
+    compress(heard / "whisper.pt", partial / "audio_encoder.pt")
     stages = ("writing_more", "thoughts", "writing", "ears_more")
     trained = next(path for stage in stages if (path := output / stage / "model").exists())
     model = mmlm.load(trained)

@@ -23,6 +23,7 @@ from mmlm.training import TrainConfig, Trainer
 from mmlm.training.examples import Examples, prepare
 from mmlm.training.objectives.adapters import AdaptersObjective
 from recipes.nano import data
+from recipes.nano.box_exercises import write_boxes
 from recipes.nano.exercises import write_exercises
 from recipes.nano.marks import exercise_parts, grow
 from recipes.nano.settings import Recipe
@@ -32,6 +33,8 @@ from recipes.nano.stages.adapters import picture_data
 def make_exercises(recipe: Recipe, output: Path) -> None:
     part = recipe.thoughts
     write_exercises(output / "exercises", {"train": part.exercises, "dev": part.dev_exercises}, recipe.seed)
+    if (sets := data.sets_folder()) is not None:
+        write_boxes(output / "boxes", {"train": part.boxes, "dev": part.dev_boxes}, sets, recipe.seed)
     (output / "exercises/done").touch()
 
 
@@ -109,6 +112,7 @@ def thoughts_data(recipe: Recipe, output: Path) -> tuple[list[str], str]:
     """Exercises, and what nano learned before: pictures with captions and questions, and recordings."""
     part = recipe.thoughts
     sources = [f"{output}/exercises/train-*.tar"] * part.exercise_passes
+    sources += [f"{output}/boxes/train-*.tar"] if (output / "boxes").exists() else []
     sources += picture_data(output, "settled")[0]
     if part.hearing:
         sources += data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
