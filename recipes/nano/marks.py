@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encoders.guarded import from_pretrained
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import END_OF_CHUNK, Learned, Markup, Part
 from mmlm.prompting.templates import PromptTemplate
@@ -54,8 +55,9 @@ def grow(language_model: Path, output: Path, seed: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
-    model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32)
+    advice = "take one that is files alone"
+    tokenizer = from_pretrained(AutoTokenizer, language_model, advice)
+    model = from_pretrained(AutoModelForCausalLM, language_model, advice, dtype=torch.float32)
     new = add_marks(tokenizer)
     tokenizer.chat_template = CHAT_TEMPLATE
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
