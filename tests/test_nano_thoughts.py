@@ -6,14 +6,17 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoTokenizer
 
 import mmlm
 from mmlm.prompting.messages import Message
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.vocabulary import MediaVocabulary
+from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
 from recipes.nano.marks import MARKS, add_marks, exercise_parts
 from recipes.nano.questions import questions
@@ -218,6 +221,48 @@ def test_only_one_picture_has_it(exercises):
         assert [("first", "second", "third")[index] for index, found in enumerate(has) if found] == [one.answer]
 
 
+SQUARE, CIRCLE = np.ones((20, 20), bool), np.hypot(*np.mgrid[-9.5:10, -9.5:10]) < 10
+
+
+def picture(*items):
+    """A picture of NLVR, from (box, left, top, mask, colour) alone."""
+    pixels = np.full((100, 400, 3), 211, np.uint8)
+    pixels[:, 100:150] = pixels[:, 250:300] = 128
+    for box, left, top, mask, colour in items:
+        pixels[top : top + 20, 150 * box + left : 150 * box + left + 20][mask] = colour
+    return Image.fromarray(pixels)
+
+
+def test_boxes_are_read_from_their_pixels_and_told():
+    yellow, black, blue = (255, 255, 0), (0, 0, 0), (0, 153, 255)
+    shown = picture(
+        (0, 40, 80, SQUARE, blue), (0, 40, 59, SQUARE, yellow), (1, 80, 10, CIRCLE, black), (1, 10, 80, SQUARE, blue)
+    )  # fmt: skip
+    boxes = read_boxes(shown)
+    assert list(map(told_box, boxes)) == [
+        "tower: blue, yellow",
+        "medium blue square touching bottom, medium black circle touching right",
+        "nothing",
+    ]
+    for number, box in enumerate(boxes):
+        drawn = picture().crop((0, 0, 400, 100))
+        drawn.paste(draw_box(box), (150 * number, 0))
+        assert read_boxes(drawn)[number] == box
+
+
+def test_a_varied_sentence_says_the_same_of_varied_boxes():
+    shown = picture((0, 40, 80, CIRCLE, (0, 0, 0)), (1, 80, 10, CIRCLE, (0, 0, 0)), (2, 10, 80, SQUARE, (0, 153, 255)))
+    boxes, seen = read_boxes(shown), set()
+    for index in range(60):
+        said, moved = varied("There are 2 black circles, and no Yellow one.", boxes, random.Random(index))
+        colour, shape, other = re.fullmatch(r"There are 2 (\w+) (\w+)s, and no (\w+) one\.", said).groups()
+        items = [(item.colour, item.shape) for box in moved for item in box]
+        assert items.count((colour, shape)) == 2 and len(items) == 3 and other[0].isupper()
+        assert other.lower() not in {colour for colour, _ in items}
+        seen.add((colour, shape))
+    assert len(seen) == 9
+
+
 def test_exercises_keep_to_their_split():
     train, dev = ([exercise(split, index, 0) for index in range(200)] for split in ("train", "dev"))
     assert not any(one.scene.is_held_out() or one.scene.has_unseen_pair() for one in train)
@@ -245,6 +290,10 @@ def test_an_exercise_is_learned_where_the_assistant_speaks_and_marks_are_never_t
         assert learned.count(vocabulary.end_of_chunk_id) == 1 + ended
         assert [one.input_ids.count(token) for token in ids] == [1, 1, 1, 1, 1, 1]
         assert processor.decode(one.input_ids).startswith("Tools: a\nQuestion:what <think>? Short answer:<think>top")
+    hurried = processor.encode(exercise_parts(mmlm.PromptTemplate(), turns, kept=0.5))
+    learned = [token for token, label in zip(hurried.input_ids, hurried.labels, strict=True) if label >= 0]
+    assert processor.decode(learned) == '<tool_call>{"a": 1}</tool_call>3'
+    assert "<think>top:</think><tool_call>" in processor.decode(hurried.input_ids)
 
 
 def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ GROUND = (211, 211, 211)
 COLOURS = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
 SHAPES = ("square", "circle", "triangle")
 SIZES = {10: "small", 20: "medium", 30: "large"}
+MIDDLE = 40  # where the blocks of towers begin
 NEAR = 70  # how far, of 255, a pixel may be from a colour in any channel
 LEAST = 12  # pixels of an item
 
@@ -83,9 +84,9 @@ def _parts(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def is_tower(box: Box) -> bool:
-    """Whether the items stand on one another from the bottom on, all of one size."""
-    same = {(item.shape, item.side, item.left) for item in box}
-    return len(same) == 1 and box[0].shape == "square" and box[0].top + box[0].side >= BOX - 1
+    """Whether the items are blocks that stand on one another in the middle, from the bottom on."""
+    same = {(item.shape, item.side, abs(item.left - MIDDLE) <= 1) for item in box}
+    return same == {("square", 20, True)} and box[0].top + box[0].side >= BOX - 1
 
 
 def draw_box(box: Box) -> Image.Image:

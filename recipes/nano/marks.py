@@ -73,18 +73,23 @@ def grow(language_model: Path, output: Path, seed: int) -> None:
 
 
 def exercise_parts(
-    template: PromptTemplate, messages: Sequence[Message], ended: bool = True, chat: bool = False
+    template: PromptTemplate,
+    messages: Sequence[Message],
+    ended: bool = True,
+    chat: bool = False,
+    kept: float = 1.0,
 ) -> list[Part]:
     """A whole exercise as parts: what is asked by the template, and all that the assistant says, to be learned.
 
     A thought is asked for by its opening mark, which is part of the prompt. ended: whether a call is closed by the end
     of a chunk, as the assistant's other turns are; without it what the tool returned follows at once, as
-    CHAT_TEMPLATE has it. chat: media after "Question:" and before the text, as it has them too.
+    CHAT_TEMPLATE has it. chat: media after "Question:" and before the text, as it has them too. kept: the share of each
+    thought that is there, below 1 as a budget leaves it; then what follows it is learned, and it is not.
     """
     parts: list[Part] = []
     for number, turn in enumerate(messages):
         if turn.role == "assistant":
-            parts += _said(str(turn.content[0]), ended or number == len(messages) - 1)
+            parts += _said(str(turn.content[0]), ended or number == len(messages) - 1, kept)
         elif turn.role == "tool":
             parts += [Markup(RESPONSE), *turn.content, Markup(RESPONDED)]
         elif turn.role == "system":
@@ -97,8 +102,14 @@ def exercise_parts(
     return parts
 
 
-def _said(text: str, ended: bool) -> list[Part]:
-    """What the assistant says, to be learned but for the mark that asks for a thought."""
+def _said(text: str, ended: bool, kept: float) -> list[Part]:
+    """What the assistant says, to be learned but for the mark that asks for a thought, and a thought that is cut."""
     pieces = [Markup(piece) if piece in MARKS else piece for piece in _MARKED.split(text) if piece]
-    asked = [pieces.pop(0)] if pieces[0] == Markup(THINK) else []
-    return [*asked, Learned((*pieces, *([END_OF_CHUNK] if ended else [])))]
+    given: list[Part] = []
+    if pieces[0] == Markup(THINK):
+        given.append(pieces.pop(0))
+        if kept < 1.0:
+            words = str(pieces[0]).split(" ")
+            given += [" ".join(words[: int(kept * len(words))]), Markup(THOUGHT)]
+            pieces = pieces[2:]
+    return [*given, Learned((*pieces, *([END_OF_CHUNK] if ended else [])))]

@@ -29,6 +29,8 @@ from recipes.nano.marks import exercise_parts, grow
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import picture_data
 
+HURRIED = 20  # one thought in so many is cut, as a budget cuts it
+
 
 def make_exercises(recipe: Recipe, output: Path) -> None:
     part = recipe.thoughts
@@ -50,7 +52,9 @@ class Exercises(Examples):
             type(turn)(turn.role, tuple(p if isinstance(p, str) else type(p)(next(number)) for p in turn.content))
             for turn in entry.messages
         ]
-        return self.processor.encode(exercise_parts(self.template, turns, ended=record % 4 < 2, chat=record % 4 == 3))
+        kept = record % 7 / 7 if record % HURRIED == 0 else 1.0
+        parts = exercise_parts(self.template, turns, ended=record % 4 < 2, chat=record % 4 == 3, kept=kept)
+        return self.processor.encode(parts)
 
 
 class ThoughtsObjective(AdaptersObjective):
