@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +15,18 @@ from transformers import AutoTokenizer
 
 import mmlm
 from mmlm.prompting.messages import Message
+from mmlm.prompting.parts import Markup
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.vocabulary import MediaVocabulary
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
+from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
 from recipes.nano.marks import MARKS, add_marks, exercise_parts
 from recipes.nano.questions import questions
 from recipes.nano.scenes import sample_scene
 from recipes.nano.settings import Recipe
 from recipes.nano.sight import read_scene
+from recipes.nano.solving import solve
 from recipes.nano.stages.package import PACKAGE, unpack
 from recipes.nano.thoughts import thought
 
@@ -318,3 +322,41 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     assert rows[0].shape == rows[1].shape == (offset + len(MARKS), 192) and not torch.equal(*rows)
     assert all(torch.equal(weight, weight.half().float()) for weight in after.language_model.model.parameters())
     assert after.encoders["image"].fingerprint() == nano.encoders["image"].fingerprint()
+
+
+class Scripted:
+    """A model that writes, turn by turn, what a table has for the question; and keeps the prompts that it is given."""
+
+    template = mmlm.PromptTemplate()
+
+    def __init__(self, said):
+        self.said, self.prompts = said, []
+
+    def generate(self, prompts, **options):
+        self.prompts += prompts
+        own = (next(self.said[key] for key in self.said if key in str(prompt)) for prompt in prompts)
+        return [SimpleNamespace(text=next(texts)) for texts in own]
+
+
+def test_what_is_called_is_run_and_its_result_is_read():
+    sheet = Image.new("RGB", (256, 256))
+    sheet.paste((255, 0, 0), (13, 13, 77, 77))
+
+    def asked(question, *content):
+        return Exercise("zoom", "", (Turn("system", ("Tools: both",)), Turn("user", (*content, question))), "")
+
+    times = '{"name": "calculator", "arguments": {"expression": "2*127"}}'
+    model = Scripted({
+        "sum": iter([f"two</think><tool_call>{times}</tool_call>", "254"]),
+        "near": iter(['<tool_call>{"name": "zoom", "arguments": {"box": [0.05, 0.05, 0.3, 0.3]}}</tool_call>', "red"]),
+        "wrong": iter(['<tool_call>{"name": "zoom", "arguments": {"box": [0.5, 0.5, 0.5]}}</tool_call>', "no idea"]),
+        "plain": iter(["so</think>yes"]),
+    })  # fmt: skip
+    made = [asked("sum?"), asked("near?", sheet), asked("wrong?", sheet), asked("plain?")]
+    done = solve(model, made, think=True)
+    assert [one.answer for one in done] == ["254", "red", "no idea", "yes"]
+    assert [len(one.calls) for one in done] == [1, 1, 1, 0]
+    assert done[0].calls[0][1] == "254" and done[2].calls[0][1] == "error"
+    near = done[1].calls[0][1].source
+    assert near.size == (64, 64) and near.getcolors() == [(64 * 64, (255, 0, 0))]
+    assert all(prompt[0] == "Tools: both\n" and prompt[-1] == Markup("<think>") for prompt in model.prompts)

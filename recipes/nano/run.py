@@ -4,7 +4,10 @@
     python -m recipes.nano.run image_encoder.steps=20000 adapters.steps=50000 device=cuda --output runs/large
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
     python -m recipes.nano.run --stages scenes speech unpack audio_encoder_more ears_more pack  # the packaged ones, on
+    python -m recipes.nano.run --stages scenes speech neat words unpack exercises  # what the packaged ones need …
+    python -m recipes.nano.run --stages audio_digits thoughts writing_more pack    # … to learn to think
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
+    python -m recipes.nano.thinking                               # those of thinking, tools, notes and JSON
 
 docs/nano.md tells how long each stage took. Each goes on where it was stopped. The last writes the packaged weights,
 `mmlm/nano/`, unless `--package` names another folder.

@@ -141,7 +141,7 @@ class Thoughts:
     dev_boxes: int = 200
     exercise_passes: int = 2  # while every picture comes once
     hearing: bool = True
-    steps: int = 4500
+    steps: int = 7000
     batch_size: int = 48
     learning_rate: float = 2e-3  # Muon's
 

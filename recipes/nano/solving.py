@@ -91,7 +91,8 @@ def run(call: str, prompt: Sequence[Any]) -> Any:
         if "expression" in arguments:
             return str(value(arguments["expression"]))
         picture = next(part.source for part in prompt if isinstance(part, mmlm.Image))
-        return mmlm.Image(cut(picture, arguments["box"]))
+        found = cut(picture, arguments["box"])
+        return mmlm.Image(found) if min(found.size) > 0 else "error"
     except (ValueError, KeyError, TypeError, IndexError, StopIteration, SystemError):
         return "error"
 
