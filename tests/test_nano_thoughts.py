@@ -18,8 +18,10 @@ from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Markup
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.vocabulary import MediaVocabulary
+from recipes.nano.box_exercises import read_nlvr
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
 from recipes.nano.conversations import Exercise, Turn
+from recipes.nano.data import sets_folder
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
 from recipes.nano.marks import MARKS, add_marks, exercise_parts
 from recipes.nano.questions import questions
@@ -28,6 +30,7 @@ from recipes.nano.settings import Recipe
 from recipes.nano.sight import read_scene
 from recipes.nano.solving import solve
 from recipes.nano.stages.package import PACKAGE, unpack
+from recipes.nano.statements import verdict
 from recipes.nano.thoughts import thought
 
 LINES = {"top": 0, "middle": 1, "bottom": 2, "left": 0, "right": 2}
@@ -265,6 +268,40 @@ def test_a_varied_sentence_says_the_same_of_varied_boxes():
         assert other.lower() not in {colour for colour, _ in items}
         seen.add((colour, shape))
     assert len(seen) == 9
+
+
+def test_sentences_of_people_are_read_into_what_they_claim():
+    yellow, black, blue = (255, 255, 0), (0, 0, 0), (0, 153, 255)
+    towers = read_boxes(picture(
+        (0, 40, 80, SQUARE, blue), (0, 40, 59, SQUARE, yellow), (0, 40, 38, SQUARE, yellow),
+        (1, 40, 80, SQUARE, blue), (2, 40, 80, SQUARE, black), (2, 40, 59, SQUARE, blue),
+    ))  # fmt: skip
+    things = read_boxes(picture(
+        (0, 80, 30, CIRCLE, blue), (0, 30, 30, SQUARE, blue), (1, 30, 80, CIRCLE, black), (2, 10, 10, CIRCLE, blue),
+    ))  # fmt: skip
+    told = {
+        "There are 2 towers with a blue block at the base": ("1, 1, 0; 2; yes", towers),
+        "There is exactly one tower with a blue block at the base": ("1, 1, 0; 2; no", towers),
+        "there is at least one tower which has a yellow block above a black block": ("0, 0, 0; 0; no", towers),
+        "There is a blue tower.": ("0, 1, 0; 1; yes", towers),
+        "There is 1 tower with 2 yellow blocks stacked together": ("1, 0, 0; 1; yes", towers),
+        "There is no black block as the top of a tower with two blocks.": ("0, 0, 0; 0; yes", towers),
+        "There is a blue circle touching the wall.": ("1, 0, 0; 1; yes", things),
+        "there are exactly two blue objects not touching any edge": ("1, 0, 1; 2; yes", things),
+        "Each box has at least 1 blue item": ("1, 0, 1; 2; no", things),
+        "one of the grey square contains exactly two objects": ("1, 0, 0; 1; yes", things),
+    }
+    for sentence, (thought_of_it, boxes) in told.items():
+        assert verdict(sentence, boxes) == (thought_of_it, thought_of_it.split("; ")[-1]), sentence
+    assert verdict("the colors of the towers rhyme", towers) is None
+
+
+def test_what_is_read_of_sentences_is_what_people_said_of_them():
+    if (sets := sets_folder()) is None:
+        pytest.skip("NLVR is not here")
+    read = [(verdict(sentence, boxes), label) for sentence, label, _, boxes in read_nlvr(sets, "dev")]
+    agreed = [found[1] == ("yes" if label else "no") for found, label in read if found is not None]
+    assert len(agreed) > 0.6 * len(read) and sum(agreed) > 0.97 * len(agreed)
 
 
 def test_exercises_keep_to_their_split():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from recipes.nano.boxes import BOX, STARTS, Box, draw_box, read_boxes, told_box, varied
+from recipes.nano.boxes import BOX, STARTS, Box, draw_box, is_tower, read_boxes, told_box, varied
 from recipes.nano.conversations import Exercise, Turn, write_made
 from recipes.nano.data import read_tars
 from recipes.nano.notes import written
+from recipes.nano.statements import verdict
+from recipes.nano.thoughts import thinking_of
 
 QUESTION = "what is in the box?"
+TRIES = 20  # how many boxes are tried for a sentence to be as true as it is wanted to be
 Drawn = tuple[str, bool, Image.Image, tuple[Box, ...]]
 """Of an example of NLVR: the sentence, whether it is true, the picture, and what is in its boxes."""
 
@@ -46,19 +50,36 @@ def box_picture(picture: Image.Image, number: int) -> Image.Image:
     return picture.crop((STARTS[number], 0, STARTS[number] + BOX, BOX))
 
 
-def judged(rng: random.Random, drawn: Drawn) -> Exercise:
-    """A sentence about three boxes, varied, which are told in notes."""
+def judged(rng: random.Random, drawn: Drawn, others: Sequence[Drawn], think: bool) -> Exercise:
+    """A sentence about three boxes that are told in notes, varied; with a thought where its form is known.
+
+    Half of the sentences in a known form are about boxes of other pictures, so that each is true and false by turns.
+    """
     sentence, label, _, boxes = drawn
+    answer = "yes" if label else "no"
+    if verdict(sentence, boxes) is not None and rng.random() < 0.5:
+        wanted = rng.choice(("yes", "no"))
+        for _ in range(TRIES):
+            boxes = [rng.choice(rng.choice(others)[3]) for _ in boxes]
+            found = verdict(sentence, boxes)
+            if len(set(map(is_tower, boxes))) == 1 and found is not None and found[1] == wanted:
+                answer = wanted
+                break
+        else:
+            boxes = drawn[3]
     said, moved = varied(sentence, boxes, rng)
-    return judging(said, [told_box(box) for box in moved], "yes" if label else "no")
+    found = verdict(said, moved)
+    thought = found[0] if think and found is not None and found[1] == answer else None
+    return judging(said, [told_box(box) for box in moved], answer, thought)
 
 
-def judging(sentence: str, boxes: list[str], answer: str) -> Exercise:
+def judging(sentence: str, boxes: list[str], answer: str, thought: str | None = None) -> Exercise:
     """Whether a sentence is true of boxes that are told in words."""
+    said = thinking_of(thought or "", thought is not None) + answer
     turns = (
         Turn("system", (written(boxes),)),
         Turn("user", (f"Is this statement true? {sentence}",)),
-        Turn("assistant", (answer,)),
+        Turn("assistant", (said,)),
     )
     return Exercise("boxes", "boxes", turns, answer)
 
@@ -69,6 +90,7 @@ def write_boxes(folder: Path, counts: dict[str, int], sets: Path, seed: int) -> 
 
     def make(split: str, index: int) -> Exercise:
         rng = random.Random(f"{seed} boxes {split} {index}")
-        return (boxed, judged)[index % 2](rng, rng.choice(drawn[split]))
+        one = rng.choice(drawn[split])
+        return judged(rng, one, drawn[split], index % 8 != 1) if index % 2 else boxed(rng, one)
 
     write_made(folder, counts, make)

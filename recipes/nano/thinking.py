@@ -144,9 +144,10 @@ def evaluate_boxes(model: mmlm.MultimodalLM, dev: Sequence[Drawn]) -> None:
     bare = [str(answer) == own for answer, own in zip(model.generate(whole, batch_size=48), truth, strict=True)]
     every = list(range(len(dev)))
     table(f"nlvr dev ({len(dev)}), each box told first")
-    own, other, known = (right(solve(model, shown, think=False), shown) for shown in (made, wrong, exact))
+    own, other, known = (right(solve(model, shown, think=True), shown) for shown in (made, wrong, exact))
     line("sentences judged right", every, own, bare, other)
-    line("the same, boxes told by their pixels", every, known, None, None)
+    line("the same without a thought", every, right(solve(model, made, think=False), made), bare, None)
+    line("the same with a thought, boxes told by their pixels", every, known, None, None)
     correct = [a == told_box(box) for a, box in zip(said, (box for one in dev for box in one[3]), strict=True)]
     line("boxes told with nothing wrong", list(range(len(correct))), correct, None, None)
 
