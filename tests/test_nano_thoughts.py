@@ -203,6 +203,7 @@ def test_one_note_answers_and_no_other(exercises):
     )
     for one in exercises["notes"]:
         notes = [stuff.fullmatch(note).groups() for note in re.findall(r"\[\d\] (.+?\.)", one.turns[0].content[0])]
+        name, cited = re.fullmatch(r"(\w+) \[(\d)\]", one.answer).groups()
         asked = re.fullmatch(r"(?:what|who) is (.+?)( called| made of)?\?", one.question)
         about, thing = stuff.fullmatch(asked[1]).groups()[:2]
         if one.topic == "seen":
@@ -213,9 +214,12 @@ def test_one_note_answers_and_no_other(exercises):
                 if divmod(own.cell, 3) == spot
             ]
         said = about or asked[2].strip()
-        assert [name or other for own, kind, fact, name, other in notes if (kind, own or fact) == (thing, said)] == [
-            one.answer
+        fitting_notes = [
+            (number, value or other)
+            for number, (own, kind, fact, value, other) in enumerate(notes, start=1)
+            if (kind, own or fact) == (thing, said)
         ]
+        assert fitting_notes == [(int(cited), name)]
         assert len(notes) >= 2
 
 

@@ -77,8 +77,7 @@ def judging(sentence: str, boxes: list[str], answer: str, thought: str | None = 
     """Whether a sentence is true of boxes that are told in words."""
     said = thinking_of(thought or "", thought is not None) + answer
     turns = (
-        Turn("system", (written(boxes),)),
-        Turn("user", (f"Is this statement true? {sentence}",)),
+        Turn("user", (written(boxes), f"Is this statement true? {sentence}")),
         Turn("assistant", (said,)),
     )
     return Exercise("boxes", "boxes", turns, answer)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from encoders.guarded import from_pretrained
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import END_OF_CHUNK, Learned, Markup, Part
+from mmlm.prompting.sources import INSTRUCTION
 from mmlm.prompting.templates import PromptTemplate
 
 if TYPE_CHECKING:
@@ -82,9 +83,10 @@ def exercise_parts(
     """A whole exercise as parts: what is asked by the template, and all that the assistant says, to be learned.
 
     A thought is asked for by its opening mark, which is part of the prompt. ended: whether a call is closed by the end
-    of a chunk, as the assistant's other turns are; without it what the tool returned follows at once, as
-    CHAT_TEMPLATE has it. chat: media after "Question:" and before the text, as it has them too. kept: the share of each
-    thought that is there, below 1 as a budget leaves it; then what follows it is learned, and it is not.
+    of a chunk, as the assistant's other turns are; without it what the tool returned follows at once, as CHAT_TEMPLATE
+    has it. chat: notes and media behind "Question:", as it has them too, and the instruction for chat models behind
+    notes. kept: the share of each thought that is there, below 1 as a budget leaves it; then what follows it is
+    learned, and it is not.
     """
     parts: list[Part] = []
     for number, turn in enumerate(messages):
@@ -98,6 +100,8 @@ def exercise_parts(
             *before, question = turn.content
             asked = str(template.spoken_prompt((), question=str(question))[0])
             start = asked.index(str(question)) if chat else 0
+            if chat and before and str(before[0]).startswith("[1]"):
+                before.insert(1, f"\n{INSTRUCTION}\n\n")
             parts += [*([asked[:start]] if start else []), *before, asked[start:]]
     return parts
 

@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PIL import Image
-
 from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.scenes import PLACES, Kind, Scene, draw, sample_scene
 from recipes.nano.thoughts import thinking_of, told
@@ -43,7 +41,7 @@ FACTS = (
 def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> Exercise:
     """A question that a note answers, among notes about other things; half of them ask by place, and need the picture.
 
-    The notes are of things with size, colour and shape; the one that answers is anywhere among them.
+    The notes are of things with size, colour and shape; the one that answers is anywhere among them, and is cited.
     """
     scene = sample_scene(rng, accept)
     seen = rng.random() < 0.5
@@ -59,21 +57,19 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     if rng.random() < 0.4:
         notes.append(note(rng.choice([one for one in FACTS if one != fact]), kind, ""))
     notes = [one.format(value=rng.choice(values)) if "{value}" in one else one for one, values in notes]
+    answering = notes[0]
     rng.shuffle(notes)
+    place = notes.index(answering) + 1
     if seen:
         thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
         question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")
-        work = f"{told(thing)}; {notes_of(fact, kind, own)}"
-        content: tuple[str | Image.Image, ...] = (draw(scene, rng), question)
+        work = f"{told(thing)}; [{place}] {answering}"
     else:
-        question = fact.asked.format(thing=describe(kind).noun())
-        work, content = notes_of(fact, kind, own), (question,)
-    turns = (
-        Turn("system", (written(notes),)),
-        Turn("user", content),
-        Turn("assistant", (thinking_of(work, think) + own,)),
-    )
-    return Exercise("notes", "seen" if seen else "read", turns, own, scene)
+        question, work = fact.asked.format(thing=describe(kind).noun()), f"[{place}] {answering}"
+    content = (written(notes), *([draw(scene, rng)] if seen else []), question)
+    answer = f"{own} [{place}]"
+    turns = (Turn("user", content), Turn("assistant", (thinking_of(work, think) + answer,)))
+    return Exercise("notes", "seen" if seen else "read", turns, answer, scene)
 
 
 def notes_of(fact: Fact, kind: Kind, value: str) -> str:
@@ -87,5 +83,5 @@ def note(fact: Fact, kind: Kind, value: str) -> tuple[str, tuple[str, ...]]:
 
 
 def written(notes: list[str]) -> str:
-    """Notes as a prompt has them."""
-    return "Notes: " + " ".join(f"[{number}] {text}" for number, text in enumerate(notes, start=1))
+    """Notes as a prompt has them that offers what was looked up (`mmlm.prompting.sources`)."""
+    return "".join(f"[{number}] {text}\n" for number, text in enumerate(notes, start=1))

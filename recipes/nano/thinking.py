@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -94,7 +95,8 @@ def evaluate_kind(model: mmlm.MultimodalLM, kind: str, count: int, seed: int) ->
         line("valid JSON, without a grammar", every, [valid(one.answer) for one in own], None, None)
         line("every attribute right", every, scenes_right(own, made), None, scenes_right(wrong, made))
         return
-    helped = right(solve(model, made, think=True), made)
+    solved = solve(model, made, think=True)
+    helped = right(solved, made)
     alone = right(solve(model, made, think=False), made)
     bare = right(solve(model, made, think=False, tools=False), made) if kind in ("arithmetic", "zoom") else alone
     if kind == "notes":
@@ -104,8 +106,10 @@ def evaluate_kind(model: mmlm.MultimodalLM, kind: str, count: int, seed: int) ->
     for topic in [*sorted({one.topic for one in made}), None]:
         chosen = [index for index, one in enumerate(made) if topic in (None, one.topic)]
         line(f"{kind}: {topic or 'all'}", chosen, helped, bare, wrong)
-    if kind in ("arithmetic", "zoom", "pictures", "notes"):
-        line(f"{kind}: all, without a thought", every, alone, bare, None)
+    line(f"{kind}: all, without a thought", every, alone, bare, None)
+    if kind == "notes":
+        cited = [own.answer == one.answer for own, one in zip(solved, made, strict=True)]
+        line("notes: the right one is cited", every, cited, None, None)
 
 
 def evaluate_lookup(model: mmlm.MultimodalLM, count: int, seed: int) -> None:
@@ -120,7 +124,7 @@ def evaluate_lookup(model: mmlm.MultimodalLM, count: int, seed: int) -> None:
     for text, fact, kind, own in rng.sample(known, min(count, NOTES)):
         question = fact.asked.format(thing=f"{kind.size} {kind.colour} {kind.shape}")
         found = nearest(texts, question)
-        turns = (Turn("system", (written(found),)), Turn("user", (question,)))
+        turns = (Turn("user", (written(found), question)),)
         made.append(Exercise("notes", "found" if text in found else "missed", turns, own))
     table(f"questions that need a note out of {len(texts)} ({len(made)})")
     helped = right(solve(model, made, think=True), made)
@@ -194,17 +198,22 @@ def shown(one: Exercise) -> list:
 
 
 def without_notes(one: Exercise) -> Exercise:
-    return replace(one, turns=tuple(turn for turn in one.turns if turn.role != "system"))
+    return replace(one, turns=(replace(one.turns[0], content=one.turns[0].content[1:]), *one.turns[1:]))
 
 
 def with_notes_of(one: Exercise, other: Exercise) -> Exercise:
-    """An exercise with the notes of another one."""
-    notes = next(turn for turn in other.turns if turn.role == "system")
-    return replace(one, turns=(notes, *without_notes(one).turns))
+    """An exercise with the notes of another one, which come first."""
+    content = (other.turns[0].content[0], *one.turns[0].content[1:])
+    return replace(one, turns=(replace(one.turns[0], content=content), *one.turns[1:]))
 
 
 def right(solutions: Sequence[Solution], made: Sequence[Exercise]) -> list[bool]:
-    return [own.answer == one.answer for own, one in zip(solutions, made, strict=True)]
+    """Whether each answer is right, whatever it cites."""
+    return [uncited(own.answer) == uncited(one.answer) for own, one in zip(solutions, made, strict=True)]
+
+
+def uncited(answer: str) -> str:
+    return re.sub(r" \[\d+\]$", "", answer)
 
 
 def valid(text: str) -> bool:
