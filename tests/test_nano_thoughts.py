@@ -349,6 +349,7 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     monkeypatch.setattr(stage, "thoughts_data", lambda recipe, output: sources)
     recipe = Recipe()
     recipe.thoughts.steps, recipe.thoughts.batch_size = 2, 4
+    recipe.thoughts.texts, recipe.thoughts.text_steps = 400, 1
     nano, before = mmlm.load("nano"), stage.thinker(recipe, tmp_path)
     prompt = ["Question:what is red? Short answer:"]
     batches = [model.processor.collate([model.processor.encode(prompt)]) for model in (nano, before)]
@@ -357,11 +358,14 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     ]
     offset = nano.language_model.vocabulary.offset
     assert torch.equal(plain[0][..., :offset], plain[1][..., :offset])
+    monkeypatch.setattr(stage.data, "sets_folder", lambda: None)
+    stage.read_thoughts(recipe, tmp_path)
     stage.train_thoughts(recipe, tmp_path)
     after = mmlm.load(tmp_path / "thoughts/model")
     rows = [model.language_model.model.get_input_embeddings().weight for model in (before, after)]
     assert rows[0].shape == rows[1].shape == (offset + len(MARKS), 192) and not torch.equal(*rows)
     assert all(torch.equal(weight, weight.half().float()) for weight in after.language_model.model.parameters())
+    assert "<tool_call>" in after.language_model.tokenizer.chat_template
     assert after.encoders["image"].fingerprint() == nano.encoders["image"].fingerprint()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from recipes.nano.data import add_file
+from recipes.nano.data import add_file, as_answer
 from recipes.nano.scenes import Scene
 
 SHARD = 5000  # exercises a tar
@@ -50,6 +50,18 @@ class Exercise:
     def pictures(self) -> list[Image.Image]:
         """All pictures in order."""
         return [part for turn in self.turns for part in turn.content if isinstance(part, Image.Image)]
+
+
+def as_text(made: Exercise) -> str:
+    """An exercise in words alone, as its prompt has them, for the language model to read."""
+    parts = []
+    for turn in made.turns:
+        *before, last = [part for part in turn.content if isinstance(part, str)] or [""]
+        if turn.role == "user":
+            parts += [*before, as_answer(last, "")]
+        else:
+            parts.append({"system": f"{last}\n", "tool": f"<tool_response>{last}</tool_response>"}.get(turn.role, last))
+    return "".join(parts)
 
 
 def write_made(folder: Path, counts: dict[str, int], make: Callable[[str, int], Exercise]) -> None:

@@ -135,6 +135,8 @@ class Writing:
 class Thoughts:
     """What the language model learns to do in several steps, together with the adapters."""
 
+    texts: int = 80_000  # exercises in words alone, which the language model reads first
+    text_steps: int = 1500
     exercises: int = 60_000
     dev_exercises: int = 600
     boxes: int = 24_000  # of NLVR, told and judged

@@ -28,10 +28,12 @@ from mmlm.training.examples import Examples, prepare
 from mmlm.training.objectives.adapters import AdaptersObjective
 from recipes.nano import data
 from recipes.nano.box_exercises import write_boxes
-from recipes.nano.exercises import write_exercises
+from recipes.nano.conversations import as_text
+from recipes.nano.exercises import exercise, write_exercises
 from recipes.nano.marks import exercise_parts, grow
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import picture_data
+from recipes.pretrain.lm import LanguageModelTrainConfig, train_language_model
 
 HURRIED = 20  # one thought in so many is cut, as a budget cuts it
 
@@ -42,6 +44,41 @@ def make_exercises(recipe: Recipe, output: Path) -> None:
     if (sets := data.sets_folder()) is not None:
         write_boxes(output / "boxes", {"train": part.boxes, "dev": part.dev_boxes}, sets, recipe.seed)
     (output / "exercises/done").touch()
+
+
+def read_thoughts(recipe: Recipe, output: Path) -> None:
+    """The language model alone reads exercises in words, and its earlier documents, to look up and to copy.
+
+    After 400 steps (16,000 exercises in 5 minutes of one core), it concluded 68% of thoughts right from a given list;
+    400 steps of 32 of the next stage alone, from its own lists, 58%.
+    """
+    part = recipe.thoughts
+    start = grown(recipe, output)
+    kinds = ("thinking", "thinking", "arithmetic", "notes")
+    made = (
+        exercise("train", index, recipe.seed + 1, kinds[index % len(kinds)], think=True) for index in range(part.texts)
+    )
+    documents = [[as_text(one)] for one in made]
+    documents += data.documents(data.sets_folder(), part.texts // 8, recipe.seed)
+    config = LanguageModelTrainConfig(
+        sequence_length=192,
+        batch_size=16,
+        steps=part.text_steps,
+        learning_rate=part.learning_rate,
+        optimizer="muon",
+        seed=recipe.seed,
+        device=recipe.device,
+    )
+    train_language_model(config, documents, start, output / "thoughts_text", start)
+
+
+def grown(recipe: Recipe, output: Path) -> Path:
+    """The language model with rows for the marks."""
+    folder = output / "thoughts_start/language_model"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        grow(output / "frozen/language_model", folder, recipe.seed)
+    return folder
 
 
 class Exercises(Examples):
@@ -129,13 +166,11 @@ def thoughts_data(recipe: Recipe, output: Path) -> tuple[list[str], str]:
 
 def thinker(recipe: Recipe, output: Path) -> mmlm.MultimodalLM:
     """The model so far without its codecs, its language model with rows for the marks."""
-    grown = output / "thoughts_start/language_model"
-    if not grown.exists():
-        grown.parent.mkdir(parents=True, exist_ok=True)
-        grow(output / "frozen/language_model", grown, recipe.seed)
+    text = output / "thoughts_text"
+    start = text if (text / "tokenizer.json").exists() else grown(recipe, output)
     earlier = mmlm.load(output / "ears_more/model")
     model = mmlm.assemble(
-        grown,
+        start,
         output / "frozen/image_encoder",
         audio_encoder=output / "audio_encoder_more/whisper.pt",
         resampler=earlier.resampler_config,
