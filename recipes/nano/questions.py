@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipes.nano.scenes import COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, Thing, holds
+from recipes.nano.thoughts import SPOTS, compared, found, told
 from recipes.nano.wording import NOTHING, NUMBERS, RELATIONS, Description, describe
 
 COLOUR_WORDS = ("color", "color", "colour")  # the sets spell it the first way, people both ways
@@ -14,11 +15,15 @@ COLOUR_WORDS = ("color", "color", "colour")  # the sets spell it the first way, 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene; `topic` groups questions in the tables."""
+    """A question about a scene; `topic` groups questions in the tables.
+
+    work: what a thought concludes from the list of everything in the scene (`recipes.nano.thoughts`).
+    """
 
     topic: str
     question: str
     answer: str
+    work: str
 
 
 def questions(scene: Scene, rng: random.Random) -> list[Question]:
@@ -31,15 +36,17 @@ def questions(scene: Scene, rng: random.Random) -> list[Question]:
 def _colour(scene: Scene, rng: random.Random) -> Question | None:
     word = rng.choice(COLOUR_WORDS)
     if len(scene.things) == 1 and rng.random() < 0.3:
-        return Question("colour", f"what is the {word} of the shape?", scene.things[0].kind.colour)
-    found = _common(scene, rng, "colour", [("shape",), ("size", "shape")])
-    if found is None:
+        alone = scene.things[0]
+        return Question("colour", f"what is the {word} of the shape?", alone.kind.colour, _told("shape", alone))
+    common = _common(scene, rng, "colour", [("shape",), ("size", "shape")])
+    if common is None:
         return None
-    description, things = found
+    description, things = common
+    colour, noun = things[0].kind.colour, description.noun(len(things) > 1)
     if len(things) > 1:
-        return Question("colour", f"what {word} are the {description.noun(True)}?", things[0].kind.colour)
+        return Question("colour", f"what {word} are the {noun}?", colour, _told(noun, things[0]))
     form = rng.choice(("what {word} is the {noun}?", "what is the {word} of the {noun}?"))
-    return Question("colour", form.format(word=word, noun=description.noun()), things[0].kind.colour)
+    return Question("colour", form.format(word=word, noun=noun), colour, _told(noun, things[0]))
 
 
 def _shape(scene: Scene, rng: random.Random) -> Question | None:
@@ -47,29 +54,28 @@ def _shape(scene: Scene, rng: random.Random) -> Question | None:
         form = rng.choice(
             ("what shape is in the image?", "what shape is present?", "what shape does the image contain?")
         )
-        return Question("shape", form, scene.things[0].kind.shape)
-    found = _common(scene, rng, "shape", [("colour",), ("size", "colour")])
-    if found is None or len(found[1]) > 1:
+        return Question("shape", form, scene.things[0].kind.shape, _told("shape", scene.things[0]))
+    common = _common(scene, rng, "shape", [("colour",), ("size", "colour")])
+    if common is None or len(common[1]) > 1:
         return None
-    description, things = found
+    description, things = common
     form = rng.choice(("what shape is the {thing}?", "what is the {shape}?"))
     text = form.format(thing=description.noun(blank="thing"), shape=description.noun())
-    return Question("shape", text, things[0].kind.shape)
+    return Question("shape", text, things[0].kind.shape, _told(description.noun(), things[0]))
 
 
 def _size(scene: Scene, rng: random.Random) -> Question | None:
-    found = _common(scene, rng, "size", [("colour", "shape"), ("colour", "shape"), ("shape",)])
-    if found is None or len(found[1]) > 1:
+    common = _common(scene, rng, "size", [("colour", "shape"), ("colour", "shape"), ("shape",)])
+    if common is None or len(common[1]) > 1:
         return None
-    description, things = found
+    description, things = common
     form = rng.choice(("what size is the {noun}?", "is the {noun} small or large?"))
-    return Question("size", form.format(noun=description.noun()), things[0].kind.size)
+    noun = description.noun()
+    return Question("size", form.format(noun=noun), things[0].kind.size, _told(noun, things[0]))
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
-    description = rng.choice((_present, _present, _present, _absent))(scene, rng)
-    if rng.random() < 0.2:
-        description = Description()
+    description = described(scene, rng)
     form = rng.choice(
         (
             "how many {nouns} are there?",
@@ -77,8 +83,20 @@ def _count(scene: Scene, rng: random.Random) -> Question:
             "how many {nouns} can you see?",
         )
     )
-    count = sum(description.fits(thing) for thing in scene.things)
-    return Question("count", form.format(nouns=description.noun(True)), NUMBERS[count])
+    return Question("count", form.format(nouns=description.noun(True)), *counted(scene, description))
+
+
+def described(scene: Scene, rng: random.Random) -> Description:
+    """A description that may fit some things here, nothing, or everything."""
+    description = rng.choice((_present, _present, _present, _absent))(scene, rng)
+    return Description() if rng.random() < 0.2 else description
+
+
+def counted(scene: Scene, description: Description) -> tuple[str, str]:
+    """How many things fit, in words, and the work that finds it out."""
+    things = [thing for thing in scene.things if description.fits(thing)]
+    number = NUMBERS[len(things)]
+    return number, f"{found(description.noun(True), things)}; {number}"
 
 
 def _presence(scene: Scene, rng: random.Random) -> Question:
@@ -108,7 +126,9 @@ def _whether(
     present = rng.random() < 0.5
     description = (_present if present else _absent)(scene, rng)
     text = form.format(a_noun=description.counted(1), noun=description.noun())
-    return Question(topic, text, if_present if present else if_absent)
+    things = [thing for thing in scene.things if description.fits(thing)]
+    answer = if_present if present else if_absent
+    return Question(topic, text, answer, f"{found(description.noun(), things)}; {answer}")
 
 
 def _relation(scene: Scene, rng: random.Random) -> Question | None:
@@ -119,20 +139,22 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
     first, second = _unique(scene, rng, a), _unique(scene, rng, b)
     truth = rng.random() < 0.5
     relation = rng.choice([relation for relation in RELATIONS if holds(relation, a, b) == truth])
-    return Question("relation", f"is the {first.noun()} {relation} the {second.noun()}?", "yes" if truth else "no")
+    text = f"is the {first.noun()} {relation} the {second.noun()}?"
+    work = compared(relation, (first.noun(), [a]), (second.noun(), [b]), truth)
+    return Question("relation", text, "yes" if truth else "no", work)
 
 
 def _background(scene: Scene, rng: random.Random) -> Question:
     word = rng.choice(COLOUR_WORDS)
     form = rng.choice(("what {word} is the background?", "what is the background {word}?"))
-    return Question("background", form.format(word=word), scene.background)
+    return Question("background", form.format(word=word), scene.background, f"background: {scene.background}")
 
 
 def _place(scene: Scene, rng: random.Random) -> Question:
     by_cell = {thing.cell: thing for thing in scene.things}
     cell = rng.choice(tuple(by_cell)) if rng.random() < 0.8 else rng.randrange(len(PLACES))
     answer = describe(by_cell[cell].kind).counted(1) if cell in by_cell else NOTHING
-    return Question("place", f"what is {PLACES[cell]}?", answer)
+    return Question("place", f"what is {PLACES[cell]}?", answer, f"{SPOTS[cell]}: {answer}")
 
 
 def _statement(scene: Scene, rng: random.Random) -> Question:
@@ -151,15 +173,26 @@ def _statement(scene: Scene, rng: random.Random) -> Question:
         options = [relation for relation in RELATIONS if (relation in true) == truth]
         if not options:
             options, truth = true, True
-        text = f"There is {first.counted(1)} {rng.choice(options)} {second.counted(1)}."
+        relation = rng.choice(options)
+        text = f"There is {first.counted(1)} {relation} {second.counted(1)}."
+        sides = ((part.noun(), [thing for thing in scene.things if part.fits(thing)]) for part in (first, second))
+        work = compared(relation, *sides, truth)
     elif kind < 0.7:
         description = _present(scene, rng)
         count = sum(description.fits(thing) for thing in scene.things)
         said = count if truth else rng.choice([n for n in (1, 2, 3, 4) if n != count])
         text = f"There {'are' if said > 1 else 'is'} exactly {description.counted(said, one='one')}."
+        work = f"{counted(scene, description)[1]}; {'yes' if truth else 'no'}"
     else:
-        text = f"There is {(_present if truth else _absent)(scene, rng).counted(1)}."
-    return Question("statement", f"Is this statement true? {text}", "yes" if truth else "no")
+        description = (_present if truth else _absent)(scene, rng)
+        text = f"There is {description.counted(1)}."
+        things = [thing for thing in scene.things if description.fits(thing)]
+        work = f"{found(description.noun(), things)}; {'yes' if truth else 'no'}"
+    return Question("statement", f"Is this statement true? {text}", "yes" if truth else "no", work)
+
+
+def _told(noun: str, thing: Thing) -> str:
+    return f"{noun}: {told(thing)}"
 
 
 def _part(rng: random.Random, kind: Kind) -> Description:

@@ -4,7 +4,10 @@
     python -m recipes.nano.run image_encoder.steps=20000 adapters.steps=50000 device=cuda --output runs/large
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
     python -m recipes.nano.run --stages scenes speech unpack audio_encoder_more ears_more pack  # the packaged ones, on
+    python -m recipes.nano.run --stages scenes speech neat words unpack exercises  # what the packaged ones need …
+    python -m recipes.nano.run --stages audio_digits thoughts_text thoughts writing_more pack  # … to think
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
+    python -m recipes.nano.thinking                               # those of thinking, tools, notes and JSON
 
 docs/nano.md tells how long each stage took. Each goes on where it was stopped. The last writes the packaged weights,
 `mmlm/nano/`, unless `--package` names another folder.
@@ -20,14 +23,20 @@ from pathlib import Path
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import settle_adapters, train_adapters
 from recipes.nano.stages.audio_codec import make_words, train_audio_codec, train_audio_codec_more, train_audio_decoder
-from recipes.nano.stages.audio_encoder import make_speech, train_audio_encoder, train_audio_encoder_more
+from recipes.nano.stages.audio_encoder import (
+    make_speech,
+    train_audio_encoder,
+    train_audio_encoder_more,
+    train_digits,
+)
 from recipes.nano.stages.ears import train_ears, train_ears_more
 from recipes.nano.stages.image_codec import train_image_codec, train_image_codec_more, train_image_decoder
 from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
-from recipes.nano.stages.writing import train_writing
+from recipes.nano.stages.thoughts import make_exercises, read_thoughts, train_thoughts
+from recipes.nano.stages.writing import train_writing, train_writing_more
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 
@@ -43,6 +52,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "adapters_settled": (settle_adapters, "adapters_settled/model/config.json"),
     "ears": (train_ears, "ears/model/config.json"),
     "audio_encoder_more": (train_audio_encoder_more, "audio_encoder_more/whisper.pt"),
+    "audio_digits": (train_digits, "audio_digits/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
     "neat": (draw_neatly, "neat/done"),
     "image_codec": (train_image_codec, "image_codec/codec/config.json"),
@@ -53,6 +63,10 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "audio_codec_more": (train_audio_codec_more, "audio_codec_more/codec/config.json"),
     "audio_decoder": (train_audio_decoder, "audio_decoder/decoder/config.json"),
     "writing": (train_writing, "writing/model/config.json"),
+    "exercises": (make_exercises, "exercises/done"),
+    "thoughts_text": (read_thoughts, "thoughts_text/tokenizer.json"),
+    "thoughts": (train_thoughts, "thoughts/model/config.json"),
+    "writing_more": (train_writing_more, "writing_more/model/config.json"),
 }
 
 

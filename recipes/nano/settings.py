@@ -53,6 +53,9 @@ class AudioEncoder:
     text_layers: int = 3
     more_steps: int = 4000  # from there on, with windows from the start
     more_learning_rate: float = 2e-3
+    digit_strings: int = 40_000  # for the decoder alone, about half of what it hears then
+    digit_steps: int = 1500
+    digit_learning_rate: float = 1e-3
 
 
 @dataclass
@@ -124,6 +127,25 @@ class Writing:
     batch_size: int = 16
     learning_rate: float = 3e-3  # Muon's, for LoRA
     lora_rank: int = 32
+    more_steps: int = 2500  # after the language model has learned to think
+    more_learning_rate: float = 2e-3
+
+
+@dataclass
+class Thoughts:
+    """What the language model learns to do in several steps, together with the adapters."""
+
+    texts: int = 80_000  # exercises in words alone, which the language model reads first
+    text_steps: int = 1500
+    exercises: int = 60_000
+    dev_exercises: int = 600
+    boxes: int = 24_000  # of NLVR, told and judged
+    dev_boxes: int = 200
+    exercise_passes: int = 2  # while every picture comes once
+    hearing: bool = True
+    steps: int = 7000
+    batch_size: int = 48
+    learning_rate: float = 2e-3  # Muon's
 
 
 @dataclass
@@ -140,3 +162,4 @@ class Recipe:
     pencil: Pencil = field(default_factory=Pencil)
     voice: Voice = field(default_factory=Voice)
     writing: Writing = field(default_factory=Writing)
+    thoughts: Thoughts = field(default_factory=Thoughts)

@@ -273,6 +273,24 @@ def utterances(speech: Path, spoken: Path, sets: Path | None) -> list[Utterance]
     return found
 
 
+def digit_strings(sets: Path, count: int, seed: int) -> list[Utterance]:
+    """Several digits by one person of `fsdd`, one after the other with pauses between: endless from few recordings.
+
+    A decoder learns from them where in a recording each digit is, which single ones leave open.
+    """
+    spoken: dict[str, list[Utterance]] = {}
+    for sound, record in read_tars(sets / "fsdd", "train"):
+        spoken.setdefault(record["speaker"], []).append(Utterance(_int16(sound), record["text"]))
+    found = []
+    for index in range(count):
+        rng = random.Random(f"{seed} digits {index}")
+        chosen = rng.choices(spoken[rng.choice(sorted(spoken))], k=rng.randint(1, 5))
+        pauses = (np.zeros(int(rng.uniform(0.02, 0.4) * SAMPLE_RATE), np.int16) for _ in chosen)
+        samples = [part for one, pause in zip(chosen, pauses, strict=True) for part in (one.samples, pause)]
+        found.append(Utterance(np.concatenate(samples), " ".join(one.text for one in chosen)))
+    return found
+
+
 def _int16(flac: bytes) -> np.ndarray:
     samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
     if rate != SAMPLE_RATE:

@@ -43,9 +43,11 @@ def train_language_model(
     documents: Sequence[Sequence[str]],
     tokenizer_folder: str | Path,
     output: str | Path,
+    start: str | Path | None = None,
 ) -> LlamaForCausalLM:
     """Train on documents, lists of texts of which each ends with the end of text; save to the folder `output`.
 
+    start: a language model to go on from, in place of a new one of the config's size.
     Documents are shuffled and packed end to end into rows of `sequence_length` tokens. Resumes from
     `output/checkpoints`. Returns the model; `AutoModelForCausalLM.from_pretrained(output)` and
     `AutoTokenizer.from_pretrained(output)` read it back.
@@ -56,21 +58,25 @@ def train_language_model(
     tokenizer = from_pretrained(AutoTokenizer, tokenizer_folder, "take one that is files alone")
     rows = pack(tokenizer, documents, config.sequence_length, config.seed)
     torch.manual_seed(config.seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_positions,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=None,  # the end of text also pads; a pad id of its own would blank its embedding
+    if start is not None:
+        model = from_pretrained(LlamaForCausalLM, start, "take one that is files alone", dtype=torch.float32)
+    else:
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                num_key_value_heads=config.num_heads,
+                intermediate_size=config.intermediate_size,
+                max_position_embeddings=config.max_positions,
+                tie_word_embeddings=True,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=None,  # the end of text also pads; a pad id of its own would blank its embedding
+            )
         )
-    ).to(config.device)
+    model = model.to(config.device)
     order = Shuffle(len(rows), config.batch_size, config.seed)
 
     def loss_at(step: int) -> Tensor:

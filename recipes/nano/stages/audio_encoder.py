@@ -39,14 +39,36 @@ def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
     )
 
 
-def listen(recipe: Recipe, output: Path, folder: str, start: Path | None = None, **settings: Any) -> None:
-    """Train Whisper into `output/folder`, from `start` on if it is given."""
-    from recipes.nano.speech import utterances
+def train_digits(recipe: Recipe, output: Path) -> None:
+    """Whisper's decoder alone, on strings of the digits that people said; the adapters know the encoder as it is."""
+    part = recipe.audio_encoder
+    listen(
+        recipe,
+        output,
+        "audio_digits",
+        start=output / "audio_encoder_more/whisper.pt",
+        strings=part.digit_strings,
+        steps=part.digit_steps,
+        learning_rate=part.digit_learning_rate,
+        window_every=3,
+        settling=0.3,
+        decoder_only=True,
+        seed=recipe.seed + 2,
+    )
+
+
+def listen(
+    recipe: Recipe, output: Path, folder: str, start: Path | None = None, strings: int = 0, **settings: Any
+) -> None:
+    """Train Whisper into `output/folder`, from `start` on if it is given; `strings` of digits beside all else."""
+    from recipes.nano.speech import digit_strings, utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
 
     part = recipe.audio_encoder
     sizes = {"width": part.width, "audio_layers": part.audio_layers, "text_layers": part.text_layers}
     own = {"batch_size": part.batch_size, "seed": recipe.seed, "device": recipe.device}
     config = WhisperTrainConfig(**{**sizes, **own, **settings})
-    heard = utterances(output / "speech", output / "spoken", data.sets_folder())
+    heard = utterances(output / "speech", output / "spoken", sets := data.sets_folder())
+    if sets is not None:
+        heard += digit_strings(sets, strings, recipe.seed)
     train_whisper(config, heard, output / folder, start)

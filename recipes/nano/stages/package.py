@@ -62,8 +62,11 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    compress(output / "audio_encoder_more/whisper.pt", partial / "audio_encoder.pt")
-    stages = ("writing", "ears_more")
+    if (thinking := output / "thoughts/language_model").exists():
+        shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
+    heard = next(path for stage in ("audio_digits", "audio_encoder_more") if (path := output / stage).exists())
+    compress(heard / "whisper.pt", partial / "audio_encoder.pt")
+    stages = ("writing_more", "thoughts", "writing", "ears_more")
     trained = next(path for stage in stages if (path := output / stage / "model").exists())
     model = mmlm.load(trained)
     name = "preset:nano" if package == PACKAGE else str(package.resolve())

@@ -1,0 +1,102 @@
+"""Exercises: conversations whose answer is known, and the tars that hold them, in a form that `mmlm.data` reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from recipes.nano.data import add_file, as_answer
+from recipes.nano.scenes import Scene
+
+SHARD = 5000  # exercises a tar
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: texts and pictures in order."""
+
+    role: str
+    content: tuple[str | Image.Image, ...]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A conversation with the answer that ends it, and its rows' name in the tables.
+
+    topic: what kind of question it is. scene: what the picture shows, for judges that need it.
+    """
+
+    kind: str
+    topic: str
+    turns: tuple[Turn, ...]
+    answer: str
+    scene: Scene | None = None
+
+    @property
+    def question(self) -> str:
+        """What the user asks, the last text before the first answer."""
+        user = next(turn for turn in self.turns if turn.role == "user")
+        return [part for part in user.content if isinstance(part, str)][-1]
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        """All pictures in order."""
+        return [part for turn in self.turns for part in turn.content if isinstance(part, Image.Image)]
+
+
+def as_text(made: Exercise) -> str:
+    """An exercise in words alone, as its prompt has them, for the language model to read."""
+    parts = []
+    for turn in made.turns:
+        *before, last = [part for part in turn.content if isinstance(part, str)] or [""]
+        if turn.role == "user":
+            parts += [*before, as_answer(last, "")]
+        else:
+            parts.append({"system": f"{last}\n", "tool": f"<tool_response>{last}</tool_response>"}.get(turn.role, last))
+    return "".join(parts)
+
+
+def write_made(folder: Path, counts: dict[str, int], make: Callable[[str, int], Exercise]) -> None:
+    """`counts[split]` exercises, each of a split and its number, in `folder/SPLIT-000000.tar` and on.
+
+    Finished tars are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in counts.items():
+        for shard, start in enumerate(range(0, count, SHARD)):
+            path = folder / f"{split}-{shard:06d}.tar"
+            if path.exists():
+                continue
+            partial = path.with_suffix(".partial")
+            with tarfile.open(partial, "w") as tar:
+                for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
+                    add_exercise(tar, f"{split}{index:06d}", make(split, index))
+            os.replace(partial, path)
+
+
+def add_exercise(tar: tarfile.TarFile, key: str, made: Exercise) -> None:
+    """Adds an exercise to a tar as a conversation, its pictures beside it."""
+    messages = []
+    for turn in made.turns:
+        content = []
+        for part in turn.content:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+                continue
+            number = sum(one["type"] == "image" for message in messages for one in message["content"])
+            number += sum(one["type"] == "image" for one in content)
+            content.append({"type": "image", "path": f"{number}.png"})
+            encoded = io.BytesIO()
+            part.save(encoded, "PNG")
+            add_file(tar, f"{key}.{number}.png", encoded.getvalue())
+        messages.append({"role": turn.role, "content": content})
+    record = {"messages": messages, "kind": made.kind, "topic": made.topic, "answer": made.answer}
+    add_file(tar, f"{key}.json", json.dumps(record).encode())

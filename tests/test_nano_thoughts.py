@@ -1,0 +1,407 @@
+"""What nano learns to think, to call and to write: thoughts and answers against the scene, read in another way."""
+
+import json
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+import mmlm
+from mmlm.prompting.messages import Message
+from mmlm.prompting.parts import Markup
+from mmlm.prompting.processor import Processor
+from mmlm.prompting.vocabulary import MediaVocabulary
+from recipes.nano.box_exercises import read_nlvr
+from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
+from recipes.nano.conversations import Exercise, Turn
+from recipes.nano.data import sets_folder
+from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
+from recipes.nano.marks import MARKS, add_marks, exercise_parts
+from recipes.nano.questions import questions
+from recipes.nano.scenes import sample_scene
+from recipes.nano.settings import Recipe
+from recipes.nano.sight import read_scene
+from recipes.nano.solving import solve
+from recipes.nano.stages.package import PACKAGE, unpack
+from recipes.nano.statements import verdict
+from recipes.nano.thoughts import thought
+
+LINES = {"top": 0, "middle": 1, "bottom": 2, "left": 0, "right": 2}
+SPOT = {
+    "top left": (0, 0), "top": (0, 1), "top right": (0, 2),
+    "left": (1, 0), "middle": (1, 1), "right": (1, 2),
+    "bottom left": (2, 0), "bottom": (2, 1), "bottom right": (2, 2),
+}  # fmt: skip
+WORDS = ("zero", "one", "two", "three", "four")
+BESIDE = {
+    "above": lambda a, b: a[0] < b[0], "below": lambda a, b: a[0] > b[0],
+    "left of": lambda a, b: a[1] < b[1], "right of": lambda a, b: a[1] > b[1],
+}  # fmt: skip
+
+
+def seen(scene):
+    """A scene as rows of a table: (row, column), and the words that fit it."""
+    return [
+        (divmod(thing.cell, 3), {thing.kind.size, thing.kind.colour, thing.kind.shape, "shape", "thing"})
+        for thing in scene.things
+    ]
+
+
+def fitting(noun, scene):
+    """Where the things are that every word of a noun phrase fits, singular or plural."""
+    words = {"cross" if word.startswith("cross") else word.removesuffix("s") for word in noun.split()}
+    return [place for place, fits in seen(scene) if words <= fits]
+
+
+def answer_to(question, scene):
+    """The answer read from the words of a question, without the code that made it; None for wordings not known here."""
+    yes = {True: "yes", False: "no"}
+    if match := re.fullmatch(r"is the (.+) (above|below|left of|right of) the (.+)\?", question):
+        (a,), (b,) = fitting(match[1], scene), fitting(match[3], scene)
+        return yes[BESIDE[match[2]](a, b)]
+    if match := re.fullmatch(r"how many (.+) (?:are there|are in the picture|can you see)\?", question):
+        return WORDS[len(fitting(match[1], scene))]
+    if match := re.fullmatch(r"are there (more|fewer|as many) (.+) (?:than|as) (.+)\?", question):
+        a, b = len(fitting(match[2], scene)), len(fitting(match[3], scene))
+        return yes[{"more": a > b, "fewer": a < b, "as many": a == b}[match[1]]]
+    if match := re.fullmatch(r"Is this statement true\? There (?:is|are) (.+)\.", question):
+        return yes[_stated(match[1], scene)]
+    return None
+
+
+def _stated(said, scene):
+    if match := re.fullmatch(r"an? (.+) (above|below|left of|right of) an? (.+)", said):
+        pairs = [(a, b) for a in fitting(match[1], scene) for b in fitting(match[3], scene)]
+        return any(BESIDE[match[2]](a, b) for a, b in pairs)
+    if match := re.fullmatch(r"exactly (one|two|three|four) (.+)", said):
+        return len(fitting(match[2], scene)) == WORDS.index(match[1])
+    return bool(fitting(re.fullmatch(r"an? (.+)", said)[1], scene))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    made = []
+    for index in range(400):
+        rng = random.Random(index)
+        scene = sample_scene(rng)
+        made.append((scene, questions(scene, rng)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def exercises():
+    return {kind: [exercise("train", index, 3, kind, think=True) for index in range(150)] for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    found = AutoTokenizer.from_pretrained(PACKAGE / "language_model")
+    add_marks(found)
+    return found
+
+
+def test_a_thought_begins_with_everything_there_is_and_is_short(scenes, tokenizer):
+    for scene, asked in scenes:
+        for question in asked:
+            text = thought(scene, question.work)
+            *things, ground = text.partition(";")[0].split(", ")
+            said = [re.fullmatch(r"((?:top|bottom)? ?(?:left|right|middle)?) (\w+) (\w+) (\w+)", one) for one in things]
+            there = [(SPOT[one[1].strip()], {*one.groups()[1:], "shape", "thing"}) for one in said]
+            assert there == seen(scene) and ground == f"on {scene.background}"
+            assert len(tokenizer(text)["input_ids"]) <= 60
+
+
+def test_what_is_concluded_is_so(scenes):
+    judged = Counter()
+    for scene, asked in scenes:
+        for question in asked:
+            *_, last = question.work.split("; ")
+            assert (
+                last == question.answer
+                or last.endswith((f": {question.answer}", question.answer))
+                or (question.topic in ("colour", "shape", "size") and question.answer in last.split())
+            )
+            if (truth := answer_to(question.question, scene)) is not None:
+                assert question.answer == truth, question
+                judged[question.topic] += 1
+    assert min(judged[topic] for topic in ("relation", "count", "statement")) > 100
+
+
+def test_the_places_in_a_thought_are_those_of_the_things(scenes):
+    checked = Counter()
+    for scene, asked in scenes:
+        for question in asked:
+            for step in question.work.split("; "):
+                noun, _, places = step.partition(": ")
+                if question.topic in ("count", "presence", "absence") and places:
+                    there = [SPOT[place] for place in places.split(", ")] if places != "none" else []
+                    assert there == fitting(noun, scene)
+                    checked["places"] += 1
+                if question.topic == "relation" and places:
+                    axis = 0 if re.search("above|below", question.question) else 1
+                    assert [LINES[places]] == [place[axis] for place in fitting(noun, scene)]
+                    checked["lines"] += 1
+    assert checked["places"] > 500 and checked["lines"] > 200
+
+
+def test_comparisons_are_true(exercises):
+    compared = [one for one in exercises["thinking"] if one.topic == "comparison"]
+    assert len(compared) > 10
+    for one in compared:
+        assert one.answer == answer_to(one.question, one.scene)
+
+
+def test_sums_are_of_what_is_seen(exercises):
+    for one in exercises["arithmetic"]:
+        call = json.loads(re.search("<tool_call>(.*)</tool_call>", one.turns[2].content[0])[1])
+        assert call["name"] == "calculator"
+        prices = list(map(int, re.findall(r"\d+", one.question)))
+        if one.topic == "price":
+            truth = len(fitting(re.match("each of the (.+) costs", one.question)[1], one.scene)) * prices[0]
+        elif one.topic == "sum":
+            truth = len(fitting(re.search(r"\d (.+) elsewhere", one.question)[1], one.scene)) + prices[0]
+        else:
+            first, second = re.match(r"the (.+) cost \d+ each, the (.+) \d+ each", one.question).groups()
+            truth = len(fitting(first, one.scene)) * prices[0] + len(fitting(second, one.scene)) * prices[1]
+        assert int(one.answer) == value(call["arguments"]["expression"]) == truth and 100 <= truth <= 999
+
+
+def test_a_sum_is_read_as_it_is_written():
+    assert value("3*127") == 381 and value("347+3") == 350 and value("2*101+1*499") == 701
+    with pytest.raises(ValueError):
+        value("__import__('os')")
+
+
+def test_zoom_shows_the_card_that_is_asked_about(exercises):
+    for one in exercises["zoom"][:25]:
+        sheet, near = one.pictures
+        call = json.loads(re.search("<tool_call>(.*)</tool_call>", one.turns[2].content[0])[1])
+        left, top, right, bottom = (share * sheet.width for share in call["arguments"]["box"])
+        assert near.size == (64, 64) == (round(right - left), round(bottom - top)) and sheet.size == (256, 256)
+        assert read_scene(near) == one.scene
+
+
+def test_json_is_the_scene(exercises):
+    for one in exercises["json"]:
+        read = json.loads(one.answer)
+        assert list(read) == SCENE_SCHEMA["required"]
+        there = [(SPOT[thing.pop("place")], {*thing.values(), "shape", "thing"}) for thing in read["things"]]
+        assert there == seen(one.scene) and read["background"] == one.scene.background
+
+
+def test_one_note_answers_and_no_other(exercises):
+    """A note read as (thing, what is said of it, value), and a question as the first two."""
+    stuff = re.compile(
+        r"the (?:(\w+) of the )?((?:small|large) \w+ \w+|shape .+?)(?: is (called|made of))?(?: is (\w+)\.|$| (\w+)\.)"
+    )
+    for one in exercises["notes"]:
+        notes = [stuff.fullmatch(note).groups() for note in re.findall(r"\[\d\] (.+?\.)", one.turns[0].content[0])]
+        name, cited = re.fullmatch(r"(\w+) \[(\d)\]", one.answer).groups()
+        asked = re.fullmatch(r"(?:what|who) is (.+?)( called| made of)?\?", one.question)
+        about, thing = stuff.fullmatch(asked[1]).groups()[:2]
+        if one.topic == "seen":
+            spot = SPOT[thing.split("the ")[1]]
+            (thing,) = [
+                f"{own.kind.size} {own.kind.colour} {own.kind.shape}"
+                for own in one.scene.things
+                if divmod(own.cell, 3) == spot
+            ]
+        said = about or asked[2].strip()
+        fitting_notes = [
+            (number, value or other)
+            for number, (own, kind, fact, value, other) in enumerate(notes, start=1)
+            if (kind, own or fact) == (thing, said)
+        ]
+        assert fitting_notes == [(int(cited), name)]
+        assert len(notes) >= 2
+
+
+def test_only_one_picture_has_it(exercises):
+    asked = [one for one in exercises["pictures"] if one.topic == "which"]
+    assert len(asked) > 20
+    for one in asked:
+        noun = re.fullmatch(r"which picture has an? (.+)\?", one.question)[1]
+        has = [bool(fitting(noun, read_scene(picture))) for picture in one.pictures[:3]]
+        assert [("first", "second", "third")[index] for index, found in enumerate(has) if found] == [one.answer]
+
+
+SQUARE, CIRCLE = np.ones((20, 20), bool), np.hypot(*np.mgrid[-9.5:10, -9.5:10]) < 10
+
+
+def picture(*items):
+    """A picture of NLVR, from (box, left, top, mask, colour) alone."""
+    pixels = np.full((100, 400, 3), 211, np.uint8)
+    pixels[:, 100:150] = pixels[:, 250:300] = 128
+    for box, left, top, mask, colour in items:
+        pixels[top : top + 20, 150 * box + left : 150 * box + left + 20][mask] = colour
+    return Image.fromarray(pixels)
+
+
+def test_boxes_are_read_from_their_pixels_and_told():
+    yellow, black, blue = (255, 255, 0), (0, 0, 0), (0, 153, 255)
+    shown = picture(
+        (0, 40, 80, SQUARE, blue), (0, 40, 59, SQUARE, yellow), (1, 80, 10, CIRCLE, black), (1, 10, 80, SQUARE, blue)
+    )  # fmt: skip
+    boxes = read_boxes(shown)
+    assert list(map(told_box, boxes)) == [
+        "tower: blue, yellow",
+        "medium blue square touching bottom, medium black circle touching right",
+        "nothing",
+    ]
+    for number, box in enumerate(boxes):
+        drawn = picture().crop((0, 0, 400, 100))
+        drawn.paste(draw_box(box), (150 * number, 0))
+        assert read_boxes(drawn)[number] == box
+
+
+def test_a_varied_sentence_says_the_same_of_varied_boxes():
+    shown = picture((0, 40, 80, CIRCLE, (0, 0, 0)), (1, 80, 10, CIRCLE, (0, 0, 0)), (2, 10, 80, SQUARE, (0, 153, 255)))
+    boxes, seen = read_boxes(shown), set()
+    for index in range(60):
+        said, moved = varied("There are 2 black circles, and no Yellow one.", boxes, random.Random(index))
+        colour, shape, other = re.fullmatch(r"There are 2 (\w+) (\w+)s, and no (\w+) one\.", said).groups()
+        items = [(item.colour, item.shape) for box in moved for item in box]
+        assert items.count((colour, shape)) == 2 and len(items) == 3 and other[0].isupper()
+        assert other.lower() not in {colour for colour, _ in items}
+        seen.add((colour, shape))
+    assert len(seen) == 9
+
+
+def test_sentences_of_people_are_read_into_what_they_claim():
+    yellow, black, blue = (255, 255, 0), (0, 0, 0), (0, 153, 255)
+    towers = read_boxes(picture(
+        (0, 40, 80, SQUARE, blue), (0, 40, 59, SQUARE, yellow), (0, 40, 38, SQUARE, yellow),
+        (1, 40, 80, SQUARE, blue), (2, 40, 80, SQUARE, black), (2, 40, 59, SQUARE, blue),
+    ))  # fmt: skip
+    things = read_boxes(picture(
+        (0, 80, 30, CIRCLE, blue), (0, 30, 30, SQUARE, blue), (1, 30, 80, CIRCLE, black), (2, 10, 10, CIRCLE, blue),
+    ))  # fmt: skip
+    told = {
+        "There are 2 towers with a blue block at the base": ("1, 1, 0; 2; yes", towers),
+        "There is exactly one tower with a blue block at the base": ("1, 1, 0; 2; no", towers),
+        "there is at least one tower which has a yellow block above a black block": ("0, 0, 0; 0; no", towers),
+        "There is a blue tower.": ("0, 1, 0; 1; yes", towers),
+        "There is 1 tower with 2 yellow blocks stacked together": ("1, 0, 0; 1; yes", towers),
+        "There is no black block as the top of a tower with two blocks.": ("0, 0, 0; 0; yes", towers),
+        "There is a blue circle touching the wall.": ("1, 0, 0; 1; yes", things),
+        "there are exactly two blue objects not touching any edge": ("1, 0, 1; 2; yes", things),
+        "Each box has at least 1 blue item": ("1, 0, 1; 2; no", things),
+        "one of the grey square contains exactly two objects": ("1, 0, 0; 1; yes", things),
+    }
+    for sentence, (thought_of_it, boxes) in told.items():
+        assert verdict(sentence, boxes) == (thought_of_it, thought_of_it.split("; ")[-1]), sentence
+    assert verdict("the colors of the towers rhyme", towers) is None
+
+
+def test_what_is_read_of_sentences_is_what_people_said_of_them():
+    if (sets := sets_folder()) is None:
+        pytest.skip("NLVR is not here")
+    read = [(verdict(sentence, boxes), label) for sentence, label, _, boxes in read_nlvr(sets, "dev")]
+    agreed = [found[1] == ("yes" if label else "no") for found, label in read if found is not None]
+    assert len(agreed) > 0.6 * len(read) and sum(agreed) > 0.97 * len(agreed)
+
+
+def test_exercises_keep_to_their_split():
+    train, dev = ([exercise(split, index, 0) for index in range(200)] for split in ("train", "dev"))
+    assert not any(one.scene.is_held_out() or one.scene.has_unseen_pair() for one in train)
+    assert all(one.scene.is_held_out() and not one.scene.has_unseen_pair() for one in dev)
+
+
+def test_an_exercise_is_learned_where_the_assistant_speaks_and_marks_are_never_typed(tokenizer):
+    vocabulary = MediaVocabulary(len(tokenizer))
+    processor = Processor(tokenizer, vocabulary)
+    ids = tokenizer.convert_tokens_to_ids(list(MARKS))
+    assert not set(ids) & set(processor.text_ids("".join(MARKS)))
+    said = '<think>top: one</think><tool_call>{"a": 1}</tool_call>'
+    turns = [
+        Message("system", ("Tools: a",)),
+        Message("user", ("what <think>?",)),
+        Message("assistant", (said,)),
+        Message("tool", ("2</tool_response>",)),
+        Message("assistant", ("3",)),
+    ]
+    for ended, chat in ((True, False), (False, False), (False, True)):
+        one = processor.encode(exercise_parts(mmlm.PromptTemplate(), turns, ended, chat))
+        learned = [token for token, label in zip(one.input_ids, one.labels, strict=True) if label >= 0]
+        text = tokenizer.decode([token for token in learned if token not in vocabulary])
+        assert text == said.removeprefix("<think>") + "3"
+        assert learned.count(vocabulary.end_of_chunk_id) == 1 + ended
+        assert [one.input_ids.count(token) for token in ids] == [1, 1, 1, 1, 1, 1]
+        assert processor.decode(one.input_ids).startswith("Tools: a\nQuestion:what <think>? Short answer:<think>top")
+    hurried = processor.encode(exercise_parts(mmlm.PromptTemplate(), turns, kept=0.5))
+    learned = [token for token, label in zip(hurried.input_ids, hurried.labels, strict=True) if label >= 0]
+    assert processor.decode(learned) == '<tool_call>{"a": 1}</tool_call>3'
+    assert "<think>top:</think><tool_call>" in processor.decode(hurried.input_ids)
+
+
+def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, monkeypatch):
+    stage = pytest.importorskip("recipes.nano.stages.thoughts")
+    unpack(tmp_path, PACKAGE)
+    write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
+    sources = [f"{tmp_path}/exercises/train-*.tar"], f"{tmp_path}/exercises/dev-*.tar"
+    monkeypatch.setattr(stage, "thoughts_data", lambda recipe, output: sources)
+    recipe = Recipe()
+    recipe.thoughts.steps, recipe.thoughts.batch_size = 2, 4
+    recipe.thoughts.texts, recipe.thoughts.text_steps = 400, 1
+    nano, before = mmlm.load("nano"), stage.thinker(recipe, tmp_path)
+    prompt = ["Question:what is red? Short answer:"]
+    batches = [model.processor.collate([model.processor.encode(prompt)]) for model in (nano, before)]
+    plain = [
+        model(replace(batch, labels=None), [[]]).logits for model, batch in zip((nano, before), batches, strict=True)
+    ]
+    offset = nano.language_model.vocabulary.offset
+    assert torch.equal(plain[0][..., :offset], plain[1][..., :offset])
+    monkeypatch.setattr(stage.data, "sets_folder", lambda: None)
+    stage.read_thoughts(recipe, tmp_path)
+    stage.train_thoughts(recipe, tmp_path)
+    after = mmlm.load(tmp_path / "thoughts/model")
+    rows = [model.language_model.model.get_input_embeddings().weight for model in (before, after)]
+    assert rows[0].shape == rows[1].shape == (offset + len(MARKS), 192) and not torch.equal(*rows)
+    assert all(torch.equal(weight, weight.half().float()) for weight in after.language_model.model.parameters())
+    assert "<tool_call>" in after.language_model.tokenizer.chat_template
+    assert after.encoders["image"].fingerprint() == nano.encoders["image"].fingerprint()
+
+
+class Scripted:
+    """A model that writes, turn by turn, what a table has for the question; and keeps the prompts that it is given."""
+
+    template = mmlm.PromptTemplate()
+
+    def __init__(self, said):
+        self.said, self.prompts = said, []
+
+    def generate(self, prompts, **options):
+        self.prompts += prompts
+        own = (next(self.said[key] for key in self.said if key in str(prompt)) for prompt in prompts)
+        return [SimpleNamespace(text=next(texts)) for texts in own]
+
+
+def test_what_is_called_is_run_and_its_result_is_read():
+    sheet = Image.new("RGB", (256, 256))
+    sheet.paste((255, 0, 0), (13, 13, 77, 77))
+
+    def asked(question, *content):
+        return Exercise("zoom", "", (Turn("system", ("Tools: both",)), Turn("user", (*content, question))), "")
+
+    times = '{"name": "calculator", "arguments": {"expression": "2*127"}}'
+    model = Scripted({
+        "sum": iter([f"two</think><tool_call>{times}</tool_call>", "254"]),
+        "near": iter(['<tool_call>{"name": "zoom", "arguments": {"box": [0.05, 0.05, 0.3, 0.3]}}</tool_call>', "red"]),
+        "wrong": iter(['<tool_call>{"name": "zoom", "arguments": {"box": [0.5, 0.5, 0.5]}}</tool_call>', "no idea"]),
+        "plain": iter(["so</think>yes"]),
+    })  # fmt: skip
+    made = [asked("sum?"), asked("near?", sheet), asked("wrong?", sheet), asked("plain?")]
+    done = solve(model, made, think=True)
+    assert [one.answer for one in done] == ["254", "red", "no idea", "yes"]
+    assert [len(one.calls) for one in done] == [1, 1, 1, 0]
+    assert done[0].calls[0][1] == "254" and done[2].calls[0][1] == "error"
+    near = done[1].calls[0][1].source
+    assert near.size == (64, 64) and near.getcolors() == [(64 * 64, (255, 0, 0))]
+    assert all(prompt[0] == "Tools: both\n" and prompt[-1] == Markup("<think>") for prompt in model.prompts)
