@@ -113,13 +113,17 @@ def regex_terminal(regex: str) -> str:
     return f"/(?:{regex_to_lark(regex)})/"
 
 
+_PASSED_OVER = ("additionalItems", "$dynamicRef", "$recursiveRef", "exclusiveMinimum", "exclusiveMaximum")
+"""Keywords that llguidance does not heed, without a word; of the bounds it lets 0 itself pass."""
+
+
 def _json_grammar(schema: Mapping[str, Any]) -> str:
     try:
         text = json.dumps({**schema, "x-guidance": _JSON}, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"json_schema must be plain JSON: {error}") from None
     check_characters(len(text), MAX_CHARACTERS, "json_schema", "no more than 100,000 are looked at")
-    for name in ("additionalItems", "$dynamicRef", "$recursiveRef"):  # which llguidance passes over in silence
+    for name in _PASSED_OVER:
         if re.search(rf'"{re.escape(name)}" ?:', text):
             raise ValueError(f"json_schema: the keyword {name!r} is not supported")
     return f'start: SPACE? body\nSPACE: " "\nbody: %json {text}'
@@ -144,5 +148,6 @@ def _reason(told: str) -> str:
         return "the alternatives of oneOf may overlap: use anyOf"
     if keys := re.search(r"Unimplemented keys: \[(.*?)\]", told):
         return f"the keyword {keys[1].replace(chr(34), chr(39))} is not supported"
-    found = re.search(r"(?:failed to compile JSON schema: |error: |\(in regex\): )(.*?)(?: in regex | +\d+ \| |$)", told)
+    begins, ends = r"failed to compile JSON schema: |error: |\(in regex\): ", r" in regex | +\d+ \| |$"
+    found = re.search(f"(?:{begins})(.*?)(?:{ends})", told)
     return " ".join((found[1] if found else told).split())[:300]

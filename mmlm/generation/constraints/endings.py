@@ -7,18 +7,20 @@ characters; that of a schema is found by a greedy walk that closes what is open,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mmlm.generation.constraints.spelling import byte_tokens
 from mmlm.generation.forms import Form, limits, regex_terminal
 
-ORDERS = (b'}]",:0123456789-.', b'"}],:9876543210-.')
-"""What closes first. Two orders, since "}" in a text closes nothing, and no digit is always the last one."""
+ORDERS = (b'}]",:0123456789-.', b'}]",:9876543210-.')
+"""What closes what is open in JSON comes first. Two orders, since a number may have to be high or low."""
 
+CLOSING = 5  # so many bytes of an order close something
 FREE = 90  # so many bytes may come next: a text, in which each is as good as another
-STEPS = 20_000  # of all walks that better an ending
+STEPS = 4_000  # of all walks that better an ending
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,8 @@ class Endings:
         matcher = self.start.deep_copy()
         if matcher.try_consume_tokens(list(text)) != len(text):
             return
-        walks = [walk for order in ORDERS if (walk := walked(matcher, b"", order, most)) is not None]
+        quoted = None if self.form.schema is None else is_quoted(text)
+        walks = [walk for order in ORDERS if (walk := walked(matcher, b"", order, quoted, most)) is not None]
         best = min(walks, key=lambda walk: len(walk.ending), default=None)
         if best is not None:
             yield best.ending
@@ -55,7 +58,7 @@ class Endings:
             shortest = _shortest(self.form.regex, text, most if best is None else len(best.ending))
             yield from () if shortest is None else (shortest,)
         elif best is not None:
-            yield _bettered(matcher, best).ending
+            yield _bettered(matcher, best, quoted).ending
 
     def _choices(self, text: bytes) -> Iterator[bytes]:
         whole = [form for choice in self.form.choices for form in (choice.encode(), b" " + choice.encode())]
@@ -71,9 +74,12 @@ class Walk:
     steps: int
 
 
-def walked(matcher: Any, begun: bytes, order: bytes, most: int) -> Walk | None:
-    """The ending that takes the first byte of `order` wherever there is a choice; None beyond `most` bytes."""
-    matcher, ending, branches = matcher.deep_copy(), bytearray(begun), []
+def walked(matcher: Any, begun: bytes, order: bytes, quoted: bool | None, most: int) -> Walk | None:
+    """The ending that takes the first byte of `order` wherever there is a choice; None beyond `most` bytes.
+
+    quoted: whether what was written ends within a string of JSON; None for what is no JSON.
+    """
+    matcher, ending, branches, used = matcher.deep_copy(), bytearray(begun), [], Counter[int]()
     if matcher.try_consume_tokens(list(begun)) != len(begun):
         return None
     for steps in range(most + 1):
@@ -84,7 +90,9 @@ def walked(matcher: Any, begun: bytes, order: bytes, most: int) -> Walk | None:
             allowed = _bytes_of(matcher.compute_bitmask())
             if not allowed:
                 return None
-            piece = _chosen(allowed, order)
+            inside = quoted is not None and is_quoted(ending, quoted)
+            piece = _chosen(allowed, b"" if quoted is None else b'"' if inside else order, used)
+            used[piece[0]] += 1
             if len(allowed) < FREE:
                 branches.append((len(ending), bytes(byte for byte in allowed if byte != piece[0])[:8]))
         if len(ending) + len(piece) > most or not matcher.consume_tokens(list(piece)):
@@ -93,18 +101,32 @@ def walked(matcher: Any, begun: bytes, order: bytes, most: int) -> Walk | None:
     return None
 
 
-def _chosen(allowed: bytes, order: bytes) -> bytes:
-    byte = next((byte for byte in order if byte in allowed), None)
-    if byte is None:
-        byte = next((byte for byte in allowed if 33 <= byte < 127), allowed[0])
-    return bytes([byte])
+def is_quoted(text: bytes | bytearray, begun: bool = False) -> bool:
+    """Whether JSON ends within a string; `begun`: whether what went before it does."""
+    return begun ^ bool(len(_QUOTE.findall(text)) % 2)
+
+
+_QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*"')
+
+
+def _chosen(allowed: bytes, order: bytes, used: Counter[int]) -> bytes:
+    """The byte of those allowed that comes first in `order`, then any printable one: those that were not used before,
+    since what is used again and again may lead nowhere.
+    """
+
+    def place(byte: int) -> tuple[bool, int, bool, int]:
+        return byte not in order[:CLOSING], used[byte], byte not in order, order.find(byte) if byte in order else byte
+
+    return bytes([min(allowed, key=place)])
 
 
 def _bytes_of(packed: bytes) -> bytes:
-    return bytes(8 * place + bit for place, byte in enumerate(packed[:32]) if byte for bit in range(8) if byte >> bit & 1)
+    return bytes(
+        8 * place + bit for place, byte in enumerate(packed[:32]) if byte for bit in range(8) if byte >> bit & 1
+    )
 
 
-def _bettered(matcher: Any, best: Walk) -> Walk:
+def _bettered(matcher: Any, best: Walk, quoted: bool | None) -> Walk:
     """The walk with other turns where they are shorter."""
     left, place = STEPS, 0
     while place < len(best.branches) and left > 0:
@@ -113,7 +135,7 @@ def _bettered(matcher: Any, best: Walk) -> Walk:
         for byte in others:
             begun = best.ending[:at] + bytes([byte])
             for order in ORDERS:
-                found = walked(matcher, begun, order, len(best.ending) - 1)
+                found = walked(matcher, begun, order, quoted, len(best.ending) - 1)
                 left -= len(best.ending) - at if found is None else found.steps
                 if found is not None:  # its branches begin behind `begun`; those before stay as they were
                     kept = tuple(branch for branch in best.branches if branch[0] < at)
@@ -151,7 +173,5 @@ def _within(regex: str, begun: str, count: int) -> bytes | None:
     matcher = LLMatcher(byte_tokens(), grammar, limits=limits(), log_level=0)
     if matcher.try_consume_tokens(list(begun.encode())) != len(begun.encode()):
         return None
-    walk = walked(matcher, b"", ORDERS[0], 4 * count)
+    walk = walked(matcher, b"", ORDERS[0], None, 4 * count)
     return None if walk is None else walk.ending
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,32 +21,31 @@ _lock = threading.Lock()
 
 
 class Spelling:
-    """The bytes of each token of a tokenizer, made once for it: `spelling_of`.
+    """The bytes of each token of a language model, made once for it: `spelling_of`.
 
-    tokens: what llguidance's matchers take. bytes: of each id of the language model's own vocabulary. end: the id that
-    stands for the end of a text in a matcher; what ends it in the language model is its own business.
-    written: bool `[V]`, the ids that stand for text: none that controls the language model.
+    bytes: of each id of its own vocabulary; none for ids that are no text. written: bool `[V]`, the ids that are text:
+    none that controls the language model. tokens: what llguidance's matchers take; it has the same ids, and `end`
+    behind them for the end of a text, which the language model has its own ids for.
     """
 
     def __init__(self, processor: Processor) -> None:
-        self.tokens, rows = _tokens(processor), processor.vocabulary.offset
-        known = range(min(rows, self.tokens.vocab_size))
-        self.bytes = [self.tokens.decode_bytes([token]) for token in known] + [b""] * (rows - len(known))
-        self.end: int = self.tokens.eos_token
-        special = [self.end, *(token for token in known if self.tokens.is_special_token(token))]
+        read, self.end = _read(processor), processor.vocabulary.offset
+        special = {token for token in range(read.vocab_size) if read.is_special_token(token)} | processor.control_ids
+        known = min(self.end, read.vocab_size)
+        self.bytes = [b"" if token in special else read.decode_bytes([token]) for token in range(known)]
+        self.bytes += [b""] * (self.end - known)
         self.written = torch.tensor([bool(spelled) for spelled in self.bytes])
-        self.written[[token for token in {*special, *processor.control_ids} if token < len(self.bytes)]] = False
         self._ids = {self.bytes[token]: token for token in self.written.nonzero().flatten().tolist()}
         self._longest = max(map(len, self._ids), default=0)
-        _check(self, processor)
+        self.tokens = _tokens([*self.bytes, b"<end>"], lambda text: self.fewest(text) or [])
 
     def fewest(self, text: bytes) -> list[int] | None:
         """The fewest ids that spell bytes; None where none do."""
-        best: list[tuple[int, int] | None] = [None] * len(text) + [(0, -1)]  # (how many, the first of them) from here on
+        best: list[tuple[int, int] | None] = [*[None] * len(text), (0, -1)]  # how many, and the first, from here on
         for start in range(len(text) - 1, -1, -1):
             for end in range(start + 1, min(len(text), start + self._longest) + 1):
-                token, rest = self._ids.get(text[start:end]), best[end]
-                if token is not None and rest is not None and (best[start] is None or rest[0] + 1 < best[start][0]):
+                token, rest, known = self._ids.get(text[start:end]), best[end], best[start]
+                if token is not None and rest is not None and (known is None or rest[0] + 1 < known[0]):
                     best[start] = (rest[0] + 1, token)
         ids, place = list[int](), 0
         while place < len(text):
@@ -57,13 +56,9 @@ class Spelling:
         return ids
 
     def mask(self, matcher: Any) -> Tensor:
-        """The ids that a matcher allows and that stand for text, bool `[V]`."""
+        """The ids that a matcher allows, bool `[V]`."""
         packed = torch.frombuffer(bytearray(matcher.compute_bitmask()), dtype=torch.uint8)
-        bits = torch.bitwise_and(packed.unsqueeze(1), _BITS).ne(0).flatten()
-        rows = min(len(bits), len(self.written))
-        allowed = torch.zeros_like(self.written)
-        allowed[:rows] = bits[:rows] & self.written[:rows]
-        return allowed
+        return torch.bitwise_and(packed.unsqueeze(1), _BITS).ne(0).flatten()[: self.end] & self.written
 
 
 _BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
@@ -77,34 +72,29 @@ def spelling_of(processor: Processor) -> Spelling:
         return _known[processor]
 
 
-def _tokens(processor: Processor) -> Any:
+def _read(processor: Processor) -> Any:
+    """What llguidance reads of a tokenizer. ValueError where tokens are not spelled as they are read: a text would not
+    be what its grammar says.
+    """
     import llguidance.hf
 
     tokenizer = processor.tokenizer
     kind = type(tokenizer).__name__
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"choices, regex and json_schema need a tokenizer of the tokenizers library (tokenizer.json), and {kind} is "
-            "none: load it with AutoTokenizer.from_pretrained, which converts it where that is possible"
+            f"choices, regex and json_schema need a tokenizer of the tokenizers library (tokenizer.json), and {kind} "
+            "is none: load it with AutoTokenizer.from_pretrained, which converts it where that is possible"
         )
-    # One token has to be llguidance's end. Where none controls the language model, it is the last piece.
-    end = min(processor.control_ids, default=max(tokenizer.get_vocab().values()))
     try:
         with tokenizing():
-            return llguidance.hf.from_tokenizer(tokenizer, eos_token=end)
+            found = llguidance.hf.from_tokenizer(tokenizer, eos_token=0, slices=[])
+            ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     except ValueError as error:
         raise _unusable(kind, str(error)) from None
-
-
-def _check(spelling: Spelling, processor: Processor) -> None:
-    """ValueError where tokens are not spelled as they are read: a text would not be what its grammar says."""
-    tokenizer = processor.tokenizer
-    with tokenizing():
-        ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     read = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    spelled = spelling.tokens.decode_bytes(ids).decode(errors="replace")
-    if spelled.removeprefix(" ") != PROBE or read != PROBE:
-        raise _unusable(type(tokenizer).__name__, f"it reads {read[:40]!r} where {PROBE[:40]!r} was written")
+    if found.decode_bytes(ids).decode(errors="replace").removeprefix(" ") != PROBE or read != PROBE:
+        raise _unusable(kind, f"it reads {read[:40]!r} where {PROBE[:40]!r} was written")
+    return found
 
 
 def _unusable(kind: str, why: str) -> ValueError:
@@ -117,16 +107,22 @@ def _unusable(kind: str, why: str) -> ValueError:
 @functools.cache
 def byte_tokens() -> Any:
     """A tokenizer whose tokens are the 256 bytes, for matchers that look for the end of a text."""
+    return _tokens([*(bytes([byte]) for byte in range(256)), b"<end>"], list)
+
+
+def _tokens(spelled: list[bytes], read: Callable[[bytes], list[int]]) -> Any:
+    """A tokenizer for llguidance, of the bytes of each token; the last one is the end."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    return LLTokenizer(TokenizerWrapper(_Bytes()))
+    return LLTokenizer(TokenizerWrapper(_Tokens(spelled, read)))
 
 
-class _Bytes:
+class _Tokens:
     """What llguidance asks of a tokenizer of another library."""
 
-    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
-    tokens: Sequence[bytes] = (*(bytes([byte]) for byte in range(256)), b"<end>")
+    def __init__(self, spelled: list[bytes], read: Callable[[bytes], list[int]]) -> None:
+        self.tokens, self.read, self.eos_token_id, self.bos_token_id = spelled, read, len(spelled) - 1, None
+        self.special_token_ids = [token for token, own in enumerate(spelled) if not own] + [self.eos_token_id]
 
     def __call__(self, text: bytes) -> list[int]:
-        return list(text)
+        return self.read(text)
