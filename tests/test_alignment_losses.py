@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmlm.training.alignment.distances import bucketed, jsd, kl
-from mmlm.training.alignment.policy import aggregated, clipped, gae, group_advantages, k3, value_loss
+from mmlm.training.alignment.policy import Aggregation, aggregated, clipped, gae, group_advantages, k3, value_loss
 from mmlm.training.alignment.preferences import bradley_terry, dpo, ipo, kto, simpo
 
 
@@ -58,7 +58,7 @@ def test_preferences_are_the_formulas_of_their_papers():
     assert dpo(extreme, -extreme).isfinite().all() and bradley_terry(extreme, -extreme).isfinite().all()
 
 
-def grpo(way: str, beta: float, high: float) -> float:
+def grpo(way: Aggregation, beta: float, high: float) -> float:
     rewards = fixed(2, 4, low=0, high=1, start=0.9)
     advantages = group_advantages(rewards).reshape(-1, 1)
     old = OWN + fixed(8, 5, low=-0.6, high=0.6, start=2.2)
@@ -97,7 +97,8 @@ def test_k3_is_kullback_leibler_on_average_and_never_below_zero():
 def test_parts_of_a_step_make_its_loss_whichever_way_it_is_cut():
     """The trainer weighs the loss of a part by its count."""
     losses = fixed(8, 5, low=-1, high=2, start=0.4)
-    for way in ("tokens", "sequences", "constant"):
+    ways: tuple[Aggregation, ...] = ("tokens", "sequences", "constant")
+    for way in ways:
         whole, total = aggregated(losses, MASK, way, 5)
         cut = [aggregated(losses[own], MASK[own], way, 5) for own in (slice(0, 3), slice(3, 4), slice(4, 8))]
         assert sum(count for _, count in cut) == total

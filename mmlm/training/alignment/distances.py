@@ -14,7 +14,7 @@ def jsd(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
     """The generalised Jensen–Shannon divergence of log-probabilities `[N, V]` (Agarwal et al. 2023, arXiv 2306.13649).
 
     With M = β·teacher + (1 − β)·student it is β·KL(teacher‖M) + (1 − β)·KL(student‖M), `[N]`. beta: 0 is
-    KL(teacher‖student), which covers all that the teacher might say, 1 is KL(student‖teacher), which keeps to one of it.
+    KL(teacher‖student), which covers all that the teacher might say, 1 is KL(student‖teacher), which keeps to a part.
     """
     if beta == 0:
         return kl(teacher, student)

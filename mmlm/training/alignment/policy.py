@@ -27,7 +27,7 @@ def group_advantages(rewards: Tensor, scale: Scale = "group") -> Tensor:
 
 
 def clipped(log_probs: Tensor, old: Tensor, advantages: Tensor, low: float = 0.2, high: float = 0.2) -> Tensor:
-    """PPO's loss of each token (Schulman et al. 2017, arXiv 1707.06347): no gain from a ratio outside 1 − low, 1 + high.
+    """PPO's loss of each token (Schulman et al. 2017, arXiv 1707.06347): nothing is gained outside 1 − low, 1 + high.
 
     advantages: `[N, 1]` or `[N, T]`. A `high` above `low` lets rare tokens grow (clip-higher, DAPO, arXiv 2503.14476).
     """
