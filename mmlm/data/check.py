@@ -25,7 +25,8 @@ SHOWN = 20  # bad records in the text of a report
 class DataReport:
     """Counts of a source.
 
-    texts: how many of each kind. characters: of a text that is learned, the median, the 95th percentile and the most.
+    texts: how many of each kind. preferences: how many records judge an answer. characters: of a text that is learned,
+    the median, the 95th percentile and the most.
     bad: the records that cannot be used; with their media decoded, those whose media cannot be as well.
     damaged: what is wrong with files that cannot be read to their end, of which nothing else is counted.
     """
@@ -38,6 +39,7 @@ class DataReport:
     characters: tuple[int, int, int]
     bad: tuple[BadRecord, ...]
     damaged: tuple[str, ...] = ()
+    preferences: int = 0
 
     def within(self, bad_limit: float) -> bool:
         """Whether all files are whole, and at most this share of the records is bad."""
@@ -55,6 +57,7 @@ class DataReport:
             f"records:    {self.records:,} can be used, {len(self.bad):,} cannot",
             "media:      " + (", ".join(f"{count:,} {name}" for name, count in media.items() if count) or "none"),
             f"texts:      {kinds or 'none'}",
+            *[f"preferences: {self.preferences:,} answers are judged"] * bool(self.preferences),
             f"characters: {median:,} of a text in the middle, {most:,} at 95%, {longest:,} of the longest",
             *(f"damaged:    {reason}" for reason in self.damaged),
             *(f"bad:        {one.key}: {one.reason}" for one in self.bad[:SHOWN]),
@@ -85,6 +88,7 @@ def check_data(
     return DataReport(
         len(records), kinds["image"], kinds["film"], kinds["audio"], dict(Counter(text.kind for text in texts)),
         _spread([len(text.answer) for text in texts]), records.bad, damaged,
+        sum(record.rejected is not None or record.good is not None for record in records),
     )  # fmt: skip
 
 

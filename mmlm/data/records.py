@@ -16,6 +16,7 @@ from decoders.values import check_kind
 from encoders.files import check_regular
 from encoders.media.image import load_image
 from encoders.texts import check_text
+from mmlm.data.judged import check_judged
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Image as Picture
 from mmlm.prompting.parts import Sound, modality_of
@@ -76,8 +77,9 @@ class Record:
     in the recording, "" where nobody speaks. reply: the answer to the question that is asked in the recording.
     messages: a conversation, in which everything that the assistant says is learned. document: texts and media in their
     order; all text is learned. The source of their media is a FileSlice or bytes. Either stands alone.
-    ValueError where there is no medium, no text, or an empty text, or one that is no valid text; TypeError for values
-    of another kind.
+    rejected: a worse answer than its one text, or a worse medium than the one drawn or spoken for that text. good:
+    whether its one text is a good answer. Both are for alignment alone.
+    ValueError where there is no medium, no text, or one that is empty or invalid; TypeError for values of other kinds.
     """
 
     key: str
@@ -89,6 +91,8 @@ class Record:
     reply: str | None = None
     messages: tuple[Message, ...] = ()
     document: tuple[str | Picture | Sound, ...] = ()
+    rejected: str | FileSlice | bytes | None = None
+    good: bool | None = None
 
     def __post_init__(self) -> None:
         check_kind("messages", self.messages, tuple[Message, ...])
@@ -100,6 +104,8 @@ class Record:
             self._check_script()
         else:
             self._check_pair()
+        if self.rejected is not None or self.good is not None:
+            check_judged(self)
 
     def _check_script(self) -> None:
         pair = (self.source, self.sound, self.captions, self.qa, self.transcript, self.reply)
@@ -185,7 +191,8 @@ class Record:
 
     def identity(self) -> tuple[object, ...]:
         """What of it a run depends on, beside the bytes of its media."""
-        return (*self.texts, self.script) if self.script else self.texts
+        judged = [(self.rejected, self.good)] * (isinstance(self.rejected, str) or self.good is not None)
+        return (*self.texts, *[self.script] * bool(self.script), *judged)
 
     @property
     def image(self) -> bytes:

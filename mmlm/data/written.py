@@ -32,10 +32,13 @@ def suffix_of(place: FileSlice | bytes, data: bytes) -> str:
 def fields_of(record: Record, names: Sequence[str], members: bool) -> dict[str, Any]:
     """The fields of a record whose media have these names, in the order of `places`.
 
-    members: whether they are members of a tar, which a pair need not name. ValueError for a document with recordings.
+    members: whether they are members of a tar, which a pair need not name. ValueError for a document with recordings,
+    for an answer that is judged good or bad, and for a medium that is rejected.
     """
+    if record.good is not None or not isinstance(record.rejected, str | None):
+        raise ValueError("answers that are judged good or bad, and media that are rejected, are not converted")
     waiting = iter(names)
-    found: dict[str, Any] = {"id": record.key}
+    found: dict[str, Any] = {"id": record.key} | ({} if record.rejected is None else {"rejected": record.rejected})
     if record.messages:
         return found | {"messages": [_message(turn, waiting) for turn in record.messages]}
     if record.document:

@@ -116,17 +116,25 @@ class Examples:
 
 
 def usable_records(
-    model: MultimodalLM, data: Any, config: TrainConfig, images: str | os.PathLike | None = None
+    model: MultimodalLM,
+    data: Any,
+    config: TrainConfig,
+    images: str | os.PathLike | None = None,
+    *,
+    judged: bool = False,
 ) -> RecordSet:
     """Records that the model can be trained on, as far as this is known before media are encoded.
 
-    ValueError where they hold media that the model has no encoder for; BadRecordsError where too many are bad.
+    judged: bad answers are wanted as well. ValueError where there are such, or records hold media that the model has no
+    encoder for; BadRecordsError where too many are bad.
     """
     records = read_records(data, images=images, bad_limit=config.bad_limit)
     for name, sources in (("image", "pictures"), ("audio", "recordings")):
         used = any(own == name for record in records for own, _ in record.places)
         if used and name not in model.encoders:
             raise ValueError(f"the data hold {sources}, but the model has no {name} encoder: assemble it with one")
+    if not judged and (bad := next((record for record in records if record.good is False), None)) is not None:
+        raise ValueError(f"the answer of record {bad.key!r} is labelled bad: train on the good ones, or align with kto")
     too_long = Examples(records, model.processor, model.template).too_long()
     return records.without(too_long).check(config.bad_limit)
 

@@ -75,7 +75,7 @@ def read_pairs(
         drawn = [record for record in records if texts_of(record, modality)]
         if not drawn:
             continue
-        codes, bad, keys = _codes(drawn, cast(MediaCodec, codec), cache, max_seconds, progress)
+        codes, bad, keys = codes_of(drawn, cast(MediaCodec, codec), cache, max_seconds, progress)
         RecordSet(tuple(drawn)).without(bad).check(bad_limit)
         if bad:
             place, reason = next(iter(bad.items()))
@@ -101,7 +101,7 @@ def texts_of(record: Record, modality: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _codes(
+def codes_of(
     records: Sequence[Record], codec: MediaCodec, folder: Path, max_seconds: float, progress: bool
 ) -> tuple[list[Tensor], dict[int, str], list[str]]:
     """The codes [K, n] of the records' media, why media cannot be used, by index, and the hashes of their bytes.

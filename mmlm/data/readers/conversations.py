@@ -31,7 +31,7 @@ def messages_of(fields: Mapping[str, Any], find: Find) -> tuple[Message, ...]:
     "image"} that name none. Media that no text has a place for come before the first question.
     ValueError where places and media differ in number, or an entry is none.
     """
-    beside = {modality: _names(fields, names) for modality, names in _BESIDE.items()}
+    beside = {modality: names_of(fields, names) for modality, names in _BESIDE.items()}
     waiting = {modality: iter(names) for modality, names in beside.items()}
     places = _Places(find, waiting)
     if "messages" in fields:
@@ -108,7 +108,8 @@ class _Places:
         return item
 
 
-def _names(fields: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+def names_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    """The media that fields of these names name, one or a list of them each."""
     found = [fields[name] for name in names if fields.get(name) is not None]
     listed = (value if isinstance(value, list) else [value] for value in found)
     return [one for value in listed for one in value if one is not None]

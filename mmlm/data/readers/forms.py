@@ -1,4 +1,4 @@
-"""Records that are conversations or documents, told by their fields."""
+"""Records that are conversations, documents or preferences, told by their fields."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mmlm.data.readers import conversations, documents
 from mmlm.data.readers.fields import Find
+from mmlm.data.readers.preferences import is_preference, preference_of
 from mmlm.data.records import Record
 
 
@@ -17,8 +18,20 @@ def is_script(fields: Mapping[str, Any]) -> bool:
     )
 
 
+def is_apart(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of a conversation, a document or a preference."""
+    return is_script(fields) or is_preference(fields)
+
+
+def apart_of(key: str, fields: Mapping[str, Any], find: Find) -> Record | None:
+    """The record of a conversation, document or preference; None for other fields. ValueError for no good record."""
+    if is_preference(fields):
+        return preference_of(key, fields, find)
+    return script_of(key, fields, find) if is_script(fields) else None
+
+
 def named(fields: Mapping[str, Any]) -> bool:
-    """Whether a conversation or a document names its media, or else has places for them, in their order."""
+    """Whether a conversation, document or preference names its media, or else has places for them, in their order."""
     if {"image", "images", "audio", "audios", *documents.FIELDS} & fields.keys():
         return True
     turns = fields.get("messages", ())

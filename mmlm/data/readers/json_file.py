@@ -9,7 +9,7 @@ from typing import Any
 
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.fields import in_folder
-from mmlm.data.readers.forms import is_script, script_of
+from mmlm.data.readers.forms import apart_of, is_apart
 from mmlm.data.readers.vqa import read_vqa
 from mmlm.data.records import BadRecord, Record
 
@@ -21,7 +21,7 @@ def read_json(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     """
     folder = path.parent if images is None else images
     content = json_of(path)
-    if isinstance(content, list) and content and isinstance(content[0], dict) and is_script(content[0]):
+    if isinstance(content, list) and content and isinstance(content[0], dict) and is_apart(content[0]):
         return _read_list(path, content, folder)
     if isinstance(content, list) and content:
         raise ValueError(f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)")
@@ -45,6 +45,9 @@ def _read_list(path: Path, content: list, folder: Path) -> Iterator[Record | Bad
             if not isinstance(fields, dict):
                 raise ValueError(f"the entry is a {type(fields).__name__}, not an object")
             found = {name: value for name, value in fields.items() if value is not None}
-            yield script_of(str(found.get("id", where)), found, in_folder(folder))
+            record = apart_of(str(found.get("id", where)), found, in_folder(folder))
+            if record is None:
+                raise ValueError("neither a conversation, nor a document, nor a preference")
+            yield record
         except ValueError as error:
             yield BadRecord(where, str(error))

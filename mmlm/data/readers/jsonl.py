@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmlm.data.readers.fields import existing_file, in_folder, json_object, record_of
-from mmlm.data.readers.forms import is_script, script_of
+from mmlm.data.readers.forms import apart_of, is_script, script_of
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 
@@ -19,8 +19,8 @@ def read_jsonl(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     for where, line in _lines(path):
         try:
             fields = json_object(line)
-            if is_script(fields):
-                yield script_of(str(fields.get("id", where)), fields, in_folder(folder))
+            if (apart := apart_of(str(fields.get("id", where)), fields, in_folder(folder))) is not None:
+                yield apart
                 continue
             picture, recording = media_of(fields, folder)
             name = fields.get("image") or fields.get("file_name") or fields.get("audio")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.data.readers.fields import Find, in_folder, record_of
-from mmlm.data.readers.forms import is_script, script_of
+from mmlm.data.readers.forms import apart_of, is_apart
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 MAX_GROUP_BYTES = 4 << 30  # of what is read of a row group at once
@@ -82,8 +82,10 @@ def _record(
     own = {"image": [], "audio": []}
     for column, cells in places.items():
         own[media[column]] += cells
-    if is_script({**fields, **places}):
-        return script_of(key, fields | {"images": own["image"], "audios": own["audio"]}, find)
+    if is_apart({**fields, **places}):
+        found = apart_of(key, fields | {"images": own["image"], "audios": own["audio"]}, find)
+        assert found is not None, "is_apart says so"
+        return found
     for cells, name in ((own["image"], "pictures"), (own["audio"], "recordings")):
         if len(cells) > 1:
             raise ValueError(f"{len(cells)} {name}, which a conversation may have, but no caption or question")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmlm.data.readers.fields import Find, json_object, record_of
-from mmlm.data.readers.forms import is_script, named, script_of
+from mmlm.data.readers.forms import apart_of, is_apart, named
 from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import BadRecord, FileSlice, Record
 
@@ -39,10 +39,10 @@ def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts:
     """
     media = {suffix: modality for suffix in members if (modality := _modality(suffix)) is not None}
     fields = json_object(texts["json"]) if "json" in texts else {}
-    if is_script(fields):
-        if not named(fields):
-            fields |= {f"{own}s": [one for one, its in media.items() if its == own] for own in ("image", "audio")}
-        return script_of(key, fields, _find(key, members))
+    if is_apart(fields) and not named(fields):
+        fields |= {f"{own}s": [one for one, its in media.items() if its == own] for own in ("image", "audio")}
+    if (found := apart_of(key, fields, _find(key, members))) is not None:
+        return found
     pictures, sounds = ([suffix for suffix in media if suffix in own] for own in (IMAGE_SUFFIXES, SOUND_SUFFIXES))
     if not pictures + sounds:
         raise ValueError(f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)")

@@ -1,0 +1,87 @@
+"""The settings of alignment: of a run, and of each objective."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from decoders.values import check_kinds
+from mmlm.training.config import TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig(TrainerConfig):
+    """Settings of `align`, beside those of every run. A step sees `batch_size × accumulation` pairs, or prompts.
+
+    tune: "added", all that was added to the frozen parts and has a part in the answers; "lora", the low-rank adapters
+        alone.
+    cache: folder for the features of the frozen encoders and for codes; None puts it into the output folder.
+    bad_limit: share of bad records (0–1) above which the run stops with their list.
+    held_out_examples: at most this many held-out records are used.
+    max_seconds: of sounds that are learned as codes; longer ones are left out.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    warmup_steps: int | None = None
+    final_learning_rate_scale: float = 0.0
+    gate_learning_rate_scale: float = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    precision: str = "float32"
+    log_every: int = 10
+    eval_every: int = 100
+    tune: Literal["added", "lora"] = "added"
+    cache: str | None = None
+    bad_limit: float = 0.01
+    held_out_examples: int = 256
+    max_seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("tune", self.tune in ("added", "lora"), 'must be "added" or "lora"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """What `align` learns from preferences.
+
+    kind: dpo, ipo and simpo learn from pairs of answers, kto from single answers that are good or bad (pairs are two).
+    beta: how much is lost by leaving the reference, the model as it is at the start; null takes 0.1, and 2.0 for simpo,
+        which has none.
+    gamma: of simpo, by how much the better answer is to win. label_smoothing: of dpo, the share of pairs whose labels
+        are taken to be wrong. weights: of kto, of good and of bad answers.
+    sft: weight of the plain loss of the better answers, in nats per token, beside that of the preference.
+    """
+
+    kind: Literal["dpo", "ipo", "kto", "simpo"] = "dpo"
+    beta: float | None = None
+    gamma: float = 0.5
+    label_smoothing: float = 0.0
+    weights: tuple[float, float] = (1.0, 1.0)
+    sft: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check(self, "kind", self.kind in ("dpo", "ipo", "kto", "simpo"), "is dpo, ipo, kto or simpo")
+        check(self, "beta", self.beta is None or 0 < self.beta < math.inf, "must be above 0")
+        check(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "is a share from 0 to below 0.5")
+        check(self, "weights", len(self.weights) == 2 and all(own >= 0 for own in self.weights), "are two, from 0 on")
+        check(self, "sft", 0 <= self.sft < math.inf, "must not be negative")
+
+    @property
+    def strength(self) -> float:
+        """`beta`, or what stands for it."""
+        return self.beta if self.beta is not None else 2.0 if self.kind == "simpo" else 0.1
+
+    def binding(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON values."""
+        return {**asdict(self), "beta": self.strength, "weights": list(self.weights)}
+
+
+def check(settings: Any, name: str, good: bool, rule: str) -> None:
+    """ValueError that names a setting of an objective."""
+    if not good:
+        raise ValueError(f"{name} {rule}, not {getattr(settings, name)!r}")
