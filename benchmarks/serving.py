@@ -126,6 +126,12 @@ def engine(model: MultimodalLM) -> Iterator[Server]:
             asked.ids = result.token_ids
 
         yield answer
+        for slots in running._slots.values():
+            rows, positions = slots.capacity
+            print(
+                f"{'':13s} keys and values: {slots.position_bytes:,} bytes a position, room for {rows} rows of "
+                f"{positions} positions: {slots.position_bytes * rows * positions / 1e6:,.1f} MB"
+            )
 
 
 def transformers_peer(model: MultimodalLM, folder: str, asked: list[Asked]) -> None:
@@ -186,7 +192,7 @@ def measured(server: Server, asked: list[Asked], clients: int, rate: float | Non
     tokens = sum(len(one.times) for one in asked)
     first = [one.times[0] - one.at for one in asked]
     gaps = [later - earlier for one in asked for earlier, later in itertools.pairwise(one.times)]
-    rates = f"{len(asked) / seconds:8.1f} {tokens / seconds:9.0f}"
+    rates = f"{len(asked) / seconds:8.1f} {tokens / seconds:9.0f} {tokens / len(asked):7.1f}"
     print(f"{rates}   {percentiles(first)}   {percentiles(gaps)}  {peak():6.2f}", flush=True)
     return tokens / seconds, sorted(first)[int(len(first) * 0.95)]
 
@@ -217,8 +223,12 @@ def main(argv: list[str] | None = None) -> None:
     model = build(args)
     if args.packed:
         model.pack()
-    print("                          requests    tokens   first token, ms          gap, ms                 peak")
-    print("                          a second  a second       50      95      99        50      95      99   GB")
+    print(
+        "                          requests    tokens    each   first token, ms          gap, ms                 peak"
+    )
+    print(
+        "                          a second  a second  writes       50      95      99        50      95      99   GB"
+    )
     for clients in args.clients:
         found, ids = {}, {}
         for name, make in (("locked", locked), ("engine", engine)):

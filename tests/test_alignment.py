@@ -1,19 +1,16 @@
 """Alignment of assembled models: what holds at the first step, what stays frozen, what a stopped run goes on to be."""
 
-import copy
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmlm.data import Record, RecordSet
-from mmlm.data.records import FileSlice
 from mmlm.training import trainer
 from mmlm.training.align import align
-from mmlm.training.alignment.config import AlignConfig, PreferenceConfig
+from mmlm.training.alignment.config import PreferenceConfig
 from mmlm.training.alignment.reference import trained_parameters
-from support.training_objectives import COLOURS, CASES, added, assert_equal, metrics, noise, png, snapshot, tiny_model
+from support.training_objectives import COLOURS, metrics, noise, png, snapshot, tiny_model
 
 NAMES = list(COLOURS)
 
@@ -67,7 +64,10 @@ def test_it_learns_which_is_better_and_changes_nothing_that_is_frozen(tmp_path):
     model = tiny_model()
     before, trained = snapshot(model), {id(p) for p in trained_parameters(model, "added", False).values()}
     result = run(model, tmp_path, PreferenceConfig(), steps=30)
-    assert result.loss < 0.3 and metrics(tmp_path)[0]["held_out_accuracy"] < metrics(tmp_path)[-1]["held_out_accuracy"] == 1
+    assert (
+        result.loss < 0.3
+        and metrics(tmp_path)[0]["held_out_accuracy"] < metrics(tmp_path)[-1]["held_out_accuracy"] == 1
+    )
     after = snapshot(model)
     frozen = [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in trained]
     assert frozen and not [name for name in frozen if not torch.equal(before[name], after[name])]

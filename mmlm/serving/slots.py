@@ -38,7 +38,7 @@ class Slots:
         self.cache: DynamicCache | None = None
         self._layers: list[SlotLayer] = []
         self.capacity = (0, 0)  # rows, positions
-        self._bytes = 0  # of the keys and values of one position
+        self.position_bytes = 0  # of the keys and values of one position of a row
         device = host.device
         self._rows = torch.empty(0, dtype=torch.long, device=device)  # 0, 1, 2, …
         self._tokens = torch.empty(0, 1, dtype=torch.long, device=device)
@@ -164,9 +164,9 @@ class Slots:
         )
 
     def _check_memory(self, rows: int, positions: int) -> None:
-        needed = self._bytes * rows * positions
+        needed = self.position_bytes * rows * positions
         have_rows, have_positions = self.capacity
-        if needed > self._bytes * have_rows * have_positions:  # both are there while one is copied
+        if needed > self.position_bytes * have_rows * have_positions:  # both are there while one is copied
             check_memory(needed, rows, positions, self.host.device)
 
     def _reserve(self, rows: int, positions: int, decoder: Decoder) -> None:
@@ -175,7 +175,7 @@ class Slots:
         if (rows, positions) == self.capacity:
             return
         given = decoder.keys_values()
-        self._bytes = sum(part[:1, :, :1].nbytes for own in given for part in own or ())
+        self.position_bytes = sum(part[:1, :, :1].nbytes for own in given for part in own or ())
         self._check_memory(rows, positions)
         if self.cache is None:
             self.cache = DynamicCache(config=self.host.model.config)
