@@ -22,9 +22,10 @@ def no_plot(monkeypatch):
 
 def pairs(count: int = 8, start: int = 0) -> RecordSet:
     """A right colour and a wrong one, of answers of different lengths."""
+    names = [NAMES[i % 4] for i in range(start, start + count + 1)]
     return RecordSet(tuple(
-        Record(f"p{i}", png(COLOURS[NAMES[i % 4]], dot=i), qa=(("what colour?", NAMES[i % 4]),), rejected=NAMES[(i + 1) % 4])
-        for i in range(start, start + count)
+        Record(f"p{i}", png(COLOURS[name], dot=i), qa=(("what colour?", name),), rejected=other)
+        for i, (name, other) in enumerate(zip(names[:-1], names[1:], strict=True), start)
     ))  # fmt: skip
 
 

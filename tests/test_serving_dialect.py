@@ -12,9 +12,11 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import openai
+import pydantic
 import pytest
 import soundfile
 from PIL import Image, ImageDraw
@@ -221,7 +223,15 @@ WRONG = {
     "an unknown field": (dict(extra_body={"temprature": 1}), 400, "temprature", "temperature"),
     "too hot": (dict(temperature=3), 400, "temperature", "temperature"),
     "functions": (dict(extra_body={"functions": [{"name": "f"}]}), 400, "functions", "not supported"),
-    "a schema": (dict(response_format={"type": "json_object"}), 400, "response_format", "not supported"),
+    "a schema that cannot be kept": (
+        dict(response_format={"type": "json_schema", "json_schema": {
+            "name": "x", "schema": {"type": "number", "exclusiveMinimum": 0}}}),
+        400, "response_format", "exclusiveMinimum",
+    ),
+    "a schema beside tools": (
+        dict(response_format={"type": "json_object"}, tools=[{"type": "function", "function": {"name": "f"}}]),
+        400, "response_format", "leave one out",
+    ),
     "top log-probabilities": (dict(logprobs=True, top_logprobs=2), 400, "top_logprobs", "not supported"),
     "five stops": (dict(stop=list("abcde")), 400, "stop", "4"),
     "stream options alone": (dict(stream_options={"include_usage": True}), 400, "stream_options", "stream"),
@@ -248,6 +258,25 @@ def test_what_is_wrong_is_told(client, name, stream):
     assert caught.value.status_code == status
     assert caught.value.body["param"] == param and word in caught.value.body["message"]
     assert caught.value.body["type"] == "invalid_request_error"
+
+
+class Shape(pydantic.BaseModel):
+    """What a picture shows."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    color: Literal["red", "blue"]
+    count: Annotated[int, pydantic.Field(ge=0, le=9)]
+
+
+def test_an_answer_is_the_object_of_a_schema(client, circle):
+    asked = dict(model="nano", messages=question(circle), max_completion_tokens=40)
+    found = client.chat.completions.parse(**asked, response_format=Shape).choices[0].message
+    assert isinstance(found.parsed, Shape) and json.loads(found.content) == found.parsed.model_dump()
+    schema = {"type": "json_schema", "json_schema": {"name": "shape", "schema": Shape.model_json_schema()}}
+    stream = client.chat.completions.create(**asked, response_format=schema, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == found.content
+    free = client.chat.completions.create(**asked, response_format={"type": "json_object"})
+    assert isinstance(json.loads(free.choices[0].message.content), dict)
 
 
 def test_fields_without_effect_are_taken(client, circle):

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from mmlm.cli.forms import add_form_options, form_options
 from mmlm.cli.thoughts import thinking_options
 
 
@@ -104,6 +105,7 @@ def add_generation_options(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("generation", "greedy unless beams or a sampling option are asked for")
     _add(group, (*GENERATION, *SAMPLING))
     group.add_argument("--stop", action="append", metavar="TEXT", help="end the text there; may be given several times")
+    add_form_options(verb)
     add_output_options(verb)
 
 
@@ -114,7 +116,7 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
         options["do_sample"] = True
     if args.stop:
         options["stop"] = tuple(args.stop)
-    options |= thinking_options(args)
+    options |= thinking_options(args) | form_options(args)
     from mmlm.generation.options import GenerationOptions
 
     GenerationOptions.of(options)

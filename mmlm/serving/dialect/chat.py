@@ -24,6 +24,7 @@ from mmlm.serving.context import Context, context_of
 from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
 from mmlm.serving.dialect.messages import check_parts, has_sound, heard_messages, read_messages
 from mmlm.serving.dialect.reasoning import Effort, ThoughtRow, deltas, how_it_thinks, is_asked_for, message_of, shares
+from mmlm.serving.dialect.response_format import ResponseFormat
 from mmlm.serving.dialect.tools import ToolAnswers, ToolRow, demanded
 from mmlm.serving.errors import ApiError
 from mmlm.serving.models import Loaded
@@ -55,10 +56,9 @@ class ChatRequest(Asked):
         "prompt_cache_retention", "safety_identifier",
     )  # fmt: skip
     not_yet = {
-        "response_format": [{"type": "text"}], "functions": [[]],
-        "function_call": ["none", "auto"], "top_logprobs": [0], "frequency_penalty": [0], "presence_penalty": [0],
-        "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [], "moderation": [],
-        "verbosity": [], "web_search_options": [],
+        "functions": [[]], "function_call": ["none", "auto"], "top_logprobs": [0], "frequency_penalty": [0],
+        "presence_penalty": [0], "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [],
+        "moderation": [], "verbosity": [], "web_search_options": [],
     }  # fmt: skip
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -72,6 +72,7 @@ class ChatRequest(Asked):
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -88,6 +89,11 @@ class ChatRequest(Asked):
         if self.temperature is not None and self.temperature < 1e-6 and (self.n or 1) > 1:
             message = "n answers at temperature 0 would all be the same: raise the temperature"
             raise ApiError(400, message, "n", "invalid_value")
+        if self.response_format is not None and self.response_format.type != "text" and self.tools:
+            message = (
+                "response_format holds the whole answer to JSON, where no call of a tool could stand: leave one out"
+            )
+            raise ApiError(400, message, "response_format", "invalid_value")
 
     @property
     def limit(self) -> int | None:
@@ -106,6 +112,7 @@ class ChatRequest(Asked):
             top_p=self.top_p if sampled else None,
             num_return_sequences=self.n or 1,
             stop=() if self.stop is None else self.stop,
+            json_schema=None if self.response_format is None else self.response_format.json_form(),
             seed=self.seed,
         )
 
