@@ -64,11 +64,9 @@ def test_at_the_first_step_a_model_is_its_reference(tmp_path, kind):
 def test_it_learns_which_is_better_and_changes_nothing_that_is_frozen(tmp_path):
     model = tiny_model()
     before, trained = snapshot(model), {id(p) for p in trained_parameters(model, "added", False).values()}
-    result = run(model, tmp_path, PreferenceConfig(), steps=30)
-    assert (
-        result.loss < 0.3
-        and metrics(tmp_path)[0]["held_out_accuracy"] < metrics(tmp_path)[-1]["held_out_accuracy"] == 1
-    )
+    result = run(model, tmp_path, PreferenceConfig(), steps=80)
+    assert result.loss < 0.5  # log 2 at the start
+    assert metrics(tmp_path)[0]["held_out_accuracy"] < metrics(tmp_path)[-1]["held_out_accuracy"] == 1
     after = snapshot(model)
     frozen = [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in trained]
     assert frozen and not [name for name in frozen if not torch.equal(before[name], after[name])]

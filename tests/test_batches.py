@@ -18,6 +18,7 @@ from encoders.media.sound import SAMPLE_RATE
 from encoders.transcription import transcriber
 from mmlm.cli import build_parser, main
 from mmlm.cli.messages import on_the_command_line
+from mmlm.tasks import votes
 from support.hearing import noise, save_whisper, tiny_whisper
 
 
@@ -67,15 +68,15 @@ def test_a_fault_within_the_model_is_found_by_trying_one_after_another(tmp_path,
     names = [picture(tmp_path / f"{name}.png", name) for name in ("red", "green", "blue")]
     with Image.open(names[1]) as image:
         wrong = image.convert("RGB").tobytes()
-    generate = type(nano).generate
+    generate = votes.generate
 
-    def one_fails(self, prompts, **options):
+    def one_fails(model, prompts, **options):
         for prompt in prompts:
             if any(getattr(part, "source", part).tobytes() == wrong for part in prompt if hasattr(part, "source")):
                 raise ValueError("the logits are not finite")
-        return generate(self, prompts, **options)
+        return generate(model, prompts, **options)
 
-    monkeypatch.setattr(type(nano), "generate", one_fails)
+    monkeypatch.setattr(votes, "generate", one_fails)
     assert main(["caption", *names]) == 1
     out, err = capsys.readouterr()
     assert [name for name, _ in lines(out)] == [names[0], names[2]]
@@ -425,7 +426,7 @@ def test_what_torch_refuses_is_one_line_too(tmp_path, loaded, nano, monkeypatch,
     def fails(*arguments, **options):
         raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'\nand more")
 
-    monkeypatch.setattr(type(nano), "generate", fails)
+    monkeypatch.setattr(votes, "generate", fails)
     assert main(["caption", picture(tmp_path / "red.png")]) == 2
     assert capsys.readouterr().err == (
         "mmlm caption: RuntimeError: \"addmm_impl_cpu_\" not implemented for 'Half' and more\n"

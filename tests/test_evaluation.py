@@ -185,6 +185,7 @@ class KnownModel:
     """
 
     template = PromptTemplate()
+    transcribes = False
     said = ("zero apples fall down", "one pear falls", "two plums")  # what it writes of each recording
 
     def __init__(self):
@@ -457,6 +458,7 @@ def test_whispers_own_word_error_rate_stands_beside_that_of_the_adapters():
     heard = {record.audio: record.transcript for record in spoken_records()[:2]}  # and of the third one, another word
 
     class WithDecoder(KnownModel):
+        transcribes = True
         transcriber = SimpleNamespace(
             transcribe=lambda audio, **_: SimpleNamespace(text=heard.get(audio, "two plums green leaves"))
         )

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import main
 from mmlm.cli.picture_job import PictureRows
+from mmlm.tasks import votes
 from support.hearing import noise, save_whisper, tiny_whisper
 
 COLOURS = ("red", "blue", "green", "yellow", "black")
@@ -99,14 +100,14 @@ def test_several_questions_about_a_picture_are_one_row(tmp_path, data, nano, loa
 def test_a_fault_within_the_model_costs_its_item_alone(tmp_path, data, nano, loaded, monkeypatch):
     with Image.open(data.parent / "6.png") as image:
         poison = image.convert("RGB").tobytes()
-    generate = type(nano).generate
+    generate = votes.generate
 
-    def one_fails(self, prompts, **options):
+    def one_fails(model, prompts, **options):
         if any(getattr(part, "source", part).tobytes() == poison for row in prompts for part in row[:1]):
             raise ValueError("the logits are not finite")
-        return generate(self, prompts, **options)
+        return generate(model, prompts, **options)
 
-    monkeypatch.setattr(type(nano), "generate", one_fails)
+    monkeypatch.setattr(votes, "generate", one_fails)
     assert job("caption", data, tmp_path / "run") == 1
     failed = {row["key"]: row["error"] for row in rows(tmp_path / "run") if "error" in row}
     assert failed.pop("6.png") == "the logits are not finite" and len(failed) == 3

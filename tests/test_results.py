@@ -123,7 +123,7 @@ def test_usage_and_reasons():
     model = parts.build("llama")
     prompt = [parts.picture(1), "one ", parts.picture(2), "two"]
     result = model.generate(prompt, max_new_tokens=5)
-    assert dataclasses.astuple(result.usage) == (9, 2, 2 * parts.RESAMPLER.num_latents, 5, 0)
+    assert dataclasses.astuple(result.usage) == (9, 2, 2 * parts.RESAMPLER.num_latents, 5, 0, 0)
     assert result.finish_reason == "length" and str(result) == result.text and result.score is None
     assert model.generate(["text"], max_new_tokens=2).usage.media_items == 0
     end = result.token_ids[-1]
