@@ -1,7 +1,8 @@
-"""Texts, before they are tokenized."""
+"""Texts, before they are tokenized and when they are compared."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,3 +52,8 @@ def check_characters(count: int, most: int, what: str, why: str) -> None:
     """ValueError for a text of more than `most` characters; `why` says what they could not fit into."""
     if count > most:
         raise ValueError(f"{what} has {count:,} characters, and {why}; shorten it")
+
+
+def normalize_answer(answer: str) -> str:
+    """In lower case, no punctuation at the edges of words, single spaces: "A red  circle." → "a red circle"."""
+    return " ".join(word for word in (re.sub(r"^\W+|\W+$", "", word) for word in answer.lower().split()) if word)

@@ -1,16 +1,33 @@
 """Alignment of assembled models: what holds at the first step, what stays frozen, what a stopped run goes on to be."""
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mmlm.data import Record, RecordSet
 from mmlm.training import trainer
-from mmlm.training.align import align
-from mmlm.training.alignment.config import PreferenceConfig
+from mmlm.training.align import align, objective_of
+from mmlm.training.alignment.config import AlignConfig, GrpoConfig, PreferenceConfig
 from mmlm.training.alignment.reference import trained_parameters
-from support.training_objectives import COLOURS, metrics, noise, png, snapshot, tiny_model
+from mmlm.training.alignment.rewards import Written
+from mmlm.training.trainer import Trainer
+from support.training_objectives import (
+    CASES,
+    COLOURS,
+    added,
+    assert_equal,
+    metrics,
+    noise,
+    png,
+    snapshot,
+    stopping,
+    tiny_model,
+)  # fmt: skip
 
 NAMES = list(COLOURS)
 
@@ -20,19 +37,21 @@ def no_plot(monkeypatch):
     monkeypatch.setattr(trainer, "plot_losses", lambda *args: None)
 
 
-def pairs(count: int = 8, start: int = 0) -> RecordSet:
+def pairs(count: int = 8) -> RecordSet:
     """A right colour and a wrong one, of answers of different lengths."""
-    names = [NAMES[i % 4] for i in range(start, start + count + 1)]
-    return RecordSet(tuple(
-        Record(f"p{i}", png(COLOURS[name], dot=i), qa=(("what colour?", name),), rejected=other)
-        for i, (name, other) in enumerate(zip(names[:-1], names[1:], strict=True), start)
-    ))  # fmt: skip
+
+    def pair(i: int) -> Record:
+        name, other = NAMES[i % 4], NAMES[(i + 1) % 4]
+        return Record(f"p{i}", png(COLOURS[name], dot=i), qa=(("what colour?", name),), rejected=other)
+
+    return RecordSet(tuple(map(pair, range(count))))
 
 
 def labelled(count: int = 8) -> RecordSet:
-    return RecordSet(tuple(
-        Record(f"p{i}", png(COLOURS[NAMES[i % 4]], dot=i), (NAMES[(i + i // 4) % 4],), good=i < 4) for i in range(count)
-    ))  # fmt: skip
+    def one(i: int) -> Record:
+        return Record(f"p{i}", png(COLOURS[NAMES[i % 4]], dot=i), (NAMES[(i + i // 4) % 4],), good=i < 4)
+
+    return RecordSet(tuple(map(one, range(count))))
 
 
 def drawings(count: int = 4) -> RecordSet:
@@ -40,33 +59,159 @@ def drawings(count: int = 4) -> RecordSet:
     return RecordSet(tuple(Record(f"d{i}", better[i], (f"picture {i}",), rejected=worse[i]) for i in range(count)))
 
 
-SETTINGS = dict(steps=4, batch_size=2, accumulation=2, learning_rate=1e-2, log_every=1, eval_every=2, save_every=2)
+def asked(records: RecordSet) -> RecordSet:
+    return RecordSet(tuple(replace(record, rejected=None, good=None) for record in records))
 
 
-def run(model, output, objective, data=None, **settings):
-    data = pairs() if data is None else data
-    given = dict(held_out=data, output=output, progress=False)
-    return align(model, data, objective, **given, **{**SETTINGS, **settings})
+def high(written: Sequence[Written]) -> list[float]:
+    """How many ids are in the upper half of the bytes: about half of what a random model writes."""
+    return [sum(token > 128 for token in one.result.token_ids) / len(one.result.token_ids) for one in written]
 
 
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in metrics(folder) if "loss" in line]
+def reds(written: Sequence[Written]) -> list[float]:
+    """How red a drawing is."""
+    return [float(np.asarray(one.result.media[0])[:, :, 0].mean()) / 255 for one in written]
 
 
-@pytest.mark.parametrize("kind", ["dpo", "ipo", "kto"])
-def test_at_the_first_step_a_model_is_its_reference(tmp_path, kind):
-    data = labelled() if kind == "kto" else pairs()
-    run(tiny_model(), tmp_path, PreferenceConfig(kind=kind), data, steps=1)
-    expected = {"dpo": 0.693147, "ipo": 25.0, "kto": 0.5}[kind]  # log 2, (1 / 2β)², σ(0)
-    assert losses(tmp_path) == pytest.approx([expected], abs=2e-5)
+GRPO = GrpoConfig(generations=4, max_new_tokens=6, iterations=2, beta=0.1)
+KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
+    "dpo": (PreferenceConfig(sft=0.1), tiny_model, pairs(), {}),
+    "simpo": (PreferenceConfig(kind="simpo"), tiny_model, pairs(), {}),
+    "kto": (PreferenceConfig(kind="kto"), tiny_model, labelled(), {}),
+    "kto of pairs": (PreferenceConfig(kind="kto"), tiny_model, pairs(), {}),
+    "drawings": (PreferenceConfig(kind="ipo"), CASES["codes"].build, drawings(), {}),
+    "grpo": (GRPO, tiny_model, asked(pairs()), {"rewards": {"high": high}}),
+    "grpo of drawings": (
+        replace(GRPO, writes="image", iterations=1), CASES["codes"].build, asked(drawings()),
+        {"rewards": {"red": reds}},
+    ),
+}  # fmt: skip
+SETTINGS = dict(steps=4, batch_size=2, accumulation=2, learning_rate=1e-2, log_every=3, eval_every=3, save_every=3)
 
 
-def test_it_learns_which_is_better_and_changes_nothing_that_is_frozen(tmp_path):
-    model = tiny_model()
-    before, trained = snapshot(model), {id(p) for p in trained_parameters(model, "added", False).values()}
-    result = run(model, tmp_path, PreferenceConfig(), steps=80)
-    assert result.loss < 0.5  # log 2 at the start
-    assert metrics(tmp_path)[0]["held_out_accuracy"] < metrics(tmp_path)[-1]["held_out_accuracy"] == 1
+def run(kind: str, output: Path, **settings):
+    objective, build, data, given = KINDS[kind]
+    model = build()
+    given = dict(held_out=data, output=output, progress=False, **given, **{**SETTINGS, **settings})
+    return model, align(model, data, objective, **given)  # pyright: ignore[reportArgumentType]
+
+
+def lines(folder: Path) -> list[dict]:
+    return [{key: value for key, value in line.items() if "_per_second" not in key} for line in metrics(folder)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, kind):
+    """Stopped at a step, of GRPO between two that learn from the same answers; the frozen weights do not move."""
+    model = KINDS[kind][1]()
+    before, codes = snapshot(model), "drawings" in kind
+    trained = {name for name in trained_parameters(model, "added", codes)}
+    model, _ = run(kind, tmp_path / "a")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", stopping(3))
+        run(kind, tmp_path / "b")
+    again, _ = run(kind, tmp_path / "b")
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    assert_equal(added(model), added(again))
     after = snapshot(model)
-    frozen = [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in trained]
-    assert frozen and not [name for name in frozen if not torch.equal(before[name], after[name])]
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved and moved <= trained
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_at_the_first_step_a_model_is_its_reference(tmp_path, kind):
+    run(kind, tmp_path, steps=1, log_every=1)
+    first = lines(tmp_path)[0]["held_out_loss"]
+    expected = math.log(2) + 0.1 * lines(tmp_path)[0]["held_out_nats"] if kind == "dpo" else 0.5
+    assert first == pytest.approx(expected, abs=1e-5)
+
+
+def test_it_learns_which_answer_is_better(tmp_path):
+    run("dpo", tmp_path, steps=20)
+    first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
+    assert abs(first["held_out_margin"]) < 1e-5 and last["held_out_margin"] > 0.3
+    assert last["held_out_loss"] < first["held_out_loss"] - 0.1
+
+
+def grpo(model, data: RecordSet, output: Path, **settings):
+    objective = replace(GRPO, **{"iterations": 1, "beta": 0.0, **settings})
+    config = AlignConfig(steps=1, batch_size=2, accumulation=2)
+    return objective_of(model, data, objective, output, None, config, rewards={"high": high})
+
+
+def test_its_first_gradient_is_that_of_reinforce(tmp_path):
+    """−A · ∇ log π, the mean over tokens, with the advantages and the log-probabilities written out."""
+    model = tiny_model()
+    objective = grpo(model, asked(pairs()), tmp_path)
+    parameters = objective.parameters()
+    model.requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    found = objective.parts(0)
+    total = sum(part.count for part in found)
+    sum(part.loss() * part.count / total for part in found).backward()
+    gradient = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    model.zero_grad()
+    kept, loss, tokens = objective.kept, torch.zeros(()), 0
+    prompts = [objective.prompts[index] for index in objective.order.batch(0).tolist()]
+    for row, ids in enumerate(kept["rollouts.ids"]):
+        ids = ids[ids >= 0].tolist()
+        prompt = prompts[row // 4]
+        example = model.processor.encode([prompt.parts[0], *prompt.parts[1:]])
+        example = replace(example, input_ids=[*example.input_ids, *ids])
+        example = replace(example, labels=[-100] * (len(example.input_ids) - len(ids)) + ids)
+        logits = model(model.processor.collate([example]), [example.media]).logits
+        logits[:, model.language_model.vocabulary.end_of_chunk_id + 1 :] = -torch.inf
+        values = logits.log_softmax(-1)[torch.arange(len(ids)), ids]
+        loss = loss - (values * kept["rollouts.advantages"][row]).sum()
+        tokens += len(ids)
+    (loss / tokens).backward()
+    assert gradient and kept["rollouts.advantages"].abs().max() > 0.5
+    for name, own in gradient.items():
+        torch.testing.assert_close(own, parameters[name].grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("writes", ["text", "image"])
+def test_what_was_written_is_scored_as_it_was_chosen(tmp_path, writes):
+    """Log-probabilities of one pass are those of the decode loop, less what is never written there."""
+    build, data = (tiny_model, pairs()) if writes == "text" else (CASES["codes"].build, drawings())
+    model = build()
+    objective = grpo(model, asked(data), tmp_path, writes=writes)
+    prompts = [objective.prompts[index] for index in (0, 1)]
+    rows = objective.writer.write(prompts, 5, 3)
+    results, each = [one for row in rows for one in row], [prompt for prompt in prompts for _ in range(3)]
+    ids = [list(one.token_ids) for one in results]
+    with torch.no_grad():
+        found = objective.writer.log_probs(each, ids)
+        plain = model.log_probs([p.parts for p in each], ids, codes=writes == "image")
+    for row, values, result in zip(found, plain, results, strict=True):
+        torch.testing.assert_close(values, torch.tensor(result.log_probs), rtol=0, atol=2e-4)
+        kept = row[: len(values)]
+        assert (kept >= values - 1e-4).all() and (row[len(values) :] == 0).all() and (kept <= 0).all()
+        if writes == "image":  # boundaries are the one thing that may stand there
+            assert kept[0] == kept[-1] == 0 and kept[1:-1].any()
+
+
+def test_rewards_pull_and_figures_show_it(tmp_path):
+    _, _ = run("grpo", tmp_path, steps=60, log_every=10, learning_rate=1e-2)
+    found = [line for line in lines(tmp_path) if "reward" in line]
+    assert found[-1]["reward"] > found[0]["reward"] + 0.04 and found[-1]["kl"] > found[0]["kl"] > 0
+    assert {"reward_spread", "flat_groups", "entropy", "length", "cut"} <= found[0].keys()
+
+
+def test_the_reference_is_no_second_model(tmp_path):
+    """It is as large as what trains, and the frozen tensors are the same ones."""
+    model = tiny_model()
+    objective = grpo(model, asked(pairs()), tmp_path, beta=0.1)
+    copies = sum(copy.numel() for copy in objective.reference.copies.values())
+    assert copies == sum(parameter.numel() for parameter in objective.parameters().values())
+    assert copies < sum(parameter.numel() for parameter in model.language_model.model.parameters())
+    prompts, ids = [objective.prompts[0]], [[101, 102]]
+    with torch.no_grad():
+        start = objective.writer.log_probs(prompts, ids)
+        for parameter in objective.parameters().values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        moved = objective.writer.log_probs(prompts, ids)
+        with objective.reference.acting():
+            assert torch.equal(objective.writer.log_probs(prompts, ids), start)
+        assert torch.equal(objective.writer.log_probs(prompts, ids), moved) and not torch.equal(moved, start)

@@ -31,11 +31,31 @@ def example_of(processor: Processor, template: PromptTemplate, record: Record, t
     if record.document:
         return processor.encode(document_parts(_numbered(record.document, 0)), cut=True)
     media: list[Media] = [
-        Image(number) if modality == "image" else Sound(number)
+        _part(modality, number)
         for number, (modality, _) in enumerate(record.places)
         if modality == "image" or text.hears
     ]
     return processor.encode(prompt_of(template, record, text, media), text.answer)
+
+
+def asking_parts(
+    tokenizer: Any, template: PromptTemplate, record: Record, text: Text, media: Sequence[Any]
+) -> list[Part]:
+    """What comes before `text`, one of `record.texts`; in a conversation, before the last answer.
+
+    media: the sources of `record.places`, read or computed.
+    """
+    if record.messages:
+        parts = conversation_parts(tokenizer, template, _numbered_messages(record))
+        parts = parts[: max(index for index, part in enumerate(parts) if isinstance(part, Learned))]
+    else:
+        seen = [n for n, (modality, _) in enumerate(record.places) if modality == "image" or text.hears]
+        parts = prompt_of(template, record, text, [_part(record.places[number][0], number) for number in seen])
+    return [type(part)(media[part.source]) if isinstance(part, (Image, Sound)) else part for part in parts]
+
+
+def _part(modality: str, source: Any) -> Media:
+    return Image(source) if modality == "image" else Sound(source)
 
 
 def conversation_parts(tokenizer: Any, template: PromptTemplate, messages: Sequence[Message]) -> list[Part]:

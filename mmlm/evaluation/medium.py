@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from encoders.texts import normalize_answer
 from mmlm.evaluation.gap import MediumGap, gap_of
 from mmlm.evaluation.metrics.captions import CaptionScores, score_captions
-from mmlm.evaluation.metrics.exact import normalize_answer
 from mmlm.evaluation.metrics.words import word_error_rate
 from mmlm.evaluation.trials import MEDIUM, Asked, Trials, derangement
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.training.alignment.answers import read_judged
-from mmlm.training.alignment.config import AlignConfig, PreferenceConfig
+from mmlm.training.alignment.config import AlignConfig, GrpoConfig, PreferenceConfig
+from mmlm.training.alignment.prompts import read_prompts
+from mmlm.training.alignment.rewards import Reward, named_rewards, weighted
 from mmlm.training.checks import check_output
 from mmlm.training.config import with_settings
 from mmlm.training.objectives.adapters import check_added
 from mmlm.training.objectives.base import Objective
+from mmlm.training.objectives.grpo import GrpoObjective
 from mmlm.training.objectives.preferences import PreferencesObjective
 from mmlm.training.owner import owned
 from mmlm.training.result import TrainResult
 from mmlm.training.trainer import Trainer
 
+Alignment = PreferenceConfig | GrpoConfig
+"""The settings of an objective of alignment."""
+
 
 def align(
     model: MultimodalLM,
     data: Any,
-    objective: PreferenceConfig,
+    objective: Alignment,
     *,
+    rewards: Mapping[str, Any] | None = None,
     output: str | os.PathLike,
     held_out: Any = None,
     images: str | os.PathLike | None = None,
@@ -33,8 +43,10 @@ def align(
 ) -> TrainResult:
     """Align what was added to the frozen parts of `model`, in place.
 
-    objective: what is learned and how, a PreferenceConfig. data, held_out: anything `mmlm.data.read_records` takes,
-    with what the objective needs; images: the folder of its pictures.
+    objective: what is learned and how: a PreferenceConfig or a GrpoConfig. data, held_out: anything
+    `mmlm.data.read_records` takes, with what the objective needs; images: the folder of its pictures.
+    rewards: of GRPO, functions of what was written (`mmlm.training.alignment.rewards.Reward`) by their names, beside
+    those that the objective names; the weight of each is the objective's, or 1. Their names identify the run.
     output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png` and `checkpoints/`; a run in it
     is gone on with, unless `resume` is False.
     settings: fields of AlignConfig, over those of `config`; TypeError for an unknown one.
@@ -45,24 +57,39 @@ def align(
         check_output(config.cache, "cache")
     check_added(model)
     with owned(output, model.device):
-        made = objective_of(model, data, objective, output, held_out, config, progress, images)
+        made = objective_of(model, data, objective, output, held_out, config, progress, images, rewards)
         return Trainer(made, config, output, progress=progress).fit(resume=resume)
 
 
 def objective_of(
     model: MultimodalLM,
     data: Any,
-    objective: PreferenceConfig,
-    output: Any,
+    objective: Alignment,
+    output: Path,
     held_out: Any,
     config: AlignConfig,
     progress: bool = False,
     images: Any = None,
+    rewards: Mapping[str, Reward] | None = None,
 ) -> Objective:
     """What `align` trains, once its data are read and their media encoded."""
-    given, *held = (
-        read_judged(model, source, output, config, objective.kind != "kto", progress, images)
-        for source in (data, held_out)
-        if source is not None
-    )
-    return PreferencesObjective(model, given, next(iter(held), None), objective, config)
+    sources = [source for source in (data, held_out) if source is not None]
+    if isinstance(objective, GrpoConfig):
+        objective, reward = rewarded(model, objective, rewards or {})
+        prompts = [read_prompts(model, own, output, config, objective.writes, progress, images) for own in sources]
+        return GrpoObjective(model, prompts[0], next(iter(prompts[1:]), None), reward, objective, config)
+    if rewards:
+        raise ValueError(f"rewards are for grpo: {objective.kind} learns from preferences")
+    paired = objective.kind != "kto"
+    judged = [read_judged(model, own, output, config, paired, progress, images) for own in sources]
+    return PreferencesObjective(model, judged[0], next(iter(judged[1:]), None), objective, config)
+
+
+def rewarded(model: MultimodalLM, objective: GrpoConfig, given: Mapping[str, Reward]) -> tuple[GrpoConfig, Reward]:
+    """The objective with the weights of all its rewards, and their sum. ValueError where there is none."""
+    weights = {**{name: 1.0 for name in given}, **objective.rewards}
+    if not weights:
+        raise ValueError("grpo needs rewards: objective.rewards, such as {exact_match: 1}")
+    named = named_rewards(model, {name: own for name, own in weights.items() if name not in given})
+    found = {**named, **{name: (own, weights[name]) for name, own in given.items()}}
+    return dataclasses.replace(objective, rewards=weights), weighted(found)

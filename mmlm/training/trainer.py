@@ -237,7 +237,7 @@ class Trainer:
         if objective.examples is not None:
             line = {"epoch": done.step * objective.per_step / objective.examples, **line}
         speed = {f"{objective.unit}_per_second": self.metrics.rate()}
-        self._write(loss=done.last_loss if done.count else None, **line, **speed)
+        self._write(loss=done.last_loss if done.count else None, **line, **objective.figures(), **speed)
         bar.note(loss=f"{done.last_loss:.3f}", lr=f"{line['learning_rate']:.1e}")
         done.loss_sum, done.count = 0.0, 0
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from encoders.texts import normalize_answer
 from mmlm.evaluation.metrics.measure import Measure, mean_of
 
 
@@ -13,8 +13,3 @@ def exact_match(answers: Sequence[str], expected: Sequence[Sequence[str]]) -> Me
     pairs = zip(answers, expected, strict=True)
     found = [normalize_answer(answer) in {normalize_answer(own) for own in wanted} for answer, wanted in pairs]
     return mean_of("exact match", found)
-
-
-def normalize_answer(answer: str) -> str:
-    """In lower case, no punctuation at the edges of words, single spaces: "A red  circle." → "a red circle"."""
-    return " ".join(word for word in (re.sub(r"^\W+|\W+$", "", word) for word in answer.lower().split()) if word)

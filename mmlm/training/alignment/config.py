@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from decoders.values import check_kinds
@@ -79,6 +79,56 @@ class PreferenceConfig:
     def binding(self) -> dict[str, Any]:
         """What a resumed run must share, as JSON values."""
         return {**asdict(self), "beta": self.strength, "weights": list(self.weights)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """What `align` learns from rewards: answers above the mean of their group grow likelier (GRPO).
+
+    rewards: of what a model wrote, by name, and their weights: exact_match, contains, brief, json, clip, words (see
+        docs/howto/align.md); in Python any function.
+    writes: "text" answers prompts; "image" draws captions; "audio" speaks transcripts.
+    generations: answers to each prompt, which are a group. max_new_tokens: of a text, at most. temperature: that of
+        sampling.
+    iterations: steps that are taken on what was written once.
+    beta: weight of the distance from the reference, the model as it is at the start; 0 needs none.
+    clip_low, clip_high: how far the ratio to the policy that wrote may fall and rise before nothing more is gained.
+    aggregation: "tokens", every token counts alike (DAPO); "sequences", every answer (GRPO); "constant", answers by
+        their length over the greatest (Dr. GRPO).
+    scale: "group" divides by the group's spread of rewards; "none" does not.
+    keep_cut: whether texts that the limit cut off are learned from.
+    """
+
+    kind: Literal["grpo"] = "grpo"
+    rewards: dict[str, float] = field(default_factory=dict)
+    writes: Literal["text", "image", "audio"] = "text"
+    generations: int = 8
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    iterations: int = 1
+    beta: float = 0.0
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    aggregation: Literal["tokens", "sequences", "constant"] = "tokens"
+    scale: Literal["group", "none"] = "group"
+    keep_cut: bool = True
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check(self, "writes", self.writes in ("text", "image", "audio"), "is text, image or audio")
+        check(self, "generations", self.generations >= 2, "is at least 2: an answer is compared with others")
+        for name in ("max_new_tokens", "iterations"):
+            check(self, name, getattr(self, name) >= 1, "must be at least 1")
+        check(self, "temperature", 1e-3 <= self.temperature <= 1e3, "lies in 0.001..1000")
+        check(self, "beta", 0 <= self.beta < math.inf, "must not be negative")
+        check(self, "clip_low", 0 < self.clip_low <= 1, "lies above 0, up to 1")
+        check(self, "clip_high", 0 < self.clip_high < math.inf, "must be above 0")
+        check(self, "aggregation", self.aggregation in ("tokens", "sequences", "constant"), "is of another name")
+        check(self, "scale", self.scale in ("group", "none"), "is group or none")
+
+    def binding(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON values."""
+        return asdict(self)
 
 
 def check(settings: Any, name: str, good: bool, rule: str) -> None:

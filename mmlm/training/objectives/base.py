@@ -96,6 +96,13 @@ class Objective(ABC):
         """Figures of the weights as they are, on held-out data; called in evaluation mode, without gradients."""
         return {}
 
+    def figures(self) -> dict[str, float]:
+        """Figures of the steps since they were last asked for, the same in all processes; for a line of metrics.
+
+        What they are made of belongs to `state`, so that a resumed run writes the same lines.
+        """
+        return {}
+
     def preview(self, folder: Path, step: int) -> None:  # noqa: B027
         """Writes something to look at or to listen to; called as `evaluate` is."""
 

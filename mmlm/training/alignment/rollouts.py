@@ -1,0 +1,147 @@
+"""Rollouts: what the policy writes to prompts, by the library's own decode loop, and what it might have written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from encoders.base import Features
+from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.data.prompts import asking_parts
+from mmlm.data.records import Record, Text
+from mmlm.generation.constraints.base import Constraint, Masks
+from mmlm.generation.constraints.codes import MediaGrammar, longest
+from mmlm.generation.media import media_spans
+from mmlm.generation.options import GenerationOptions
+from mmlm.generation.request import request
+from mmlm.generation.result import GenerationResult
+from mmlm.generation.sampler import never_written
+from mmlm.prompting.processor import IGNORE_INDEX, Example
+from mmlm.tasks.draw import rendered, writing_of
+from mmlm.training.alignment.config import GrpoConfig
+from mmlm.training.alignment.scored import answer_logits
+from mmlm.training.examples import Examples
+from mmlm.training.rows import Ready
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with the features of its media, and the record and the text that it is made of."""
+
+    record: Record
+    text: Text
+    parts: list[Any]
+    features: list[Features]
+    ids: list[int]
+
+    def answered(self, ids: Sequence[int]) -> Ready:
+        """The prompt with an answer to learn, given as ids."""
+        labels = [IGNORE_INDEX] * len(self.ids) + list(ids)
+        return Ready(Example([*self.ids, *ids], labels, [None] * len(self.features)), self.features)  # pyright: ignore[reportArgumentType]
+
+
+def text_prompt(model: MultimodalLM, examples: Examples, record: int, text: int) -> Prompt:
+    """The prompt of a text of a record, whose media are encoded."""
+    entry, (ready,) = examples.records[record], examples.ready([(record, text)])
+    sources: list[Any] = [None] * len(entry.places)
+    for part, features in zip(ready.example.media, ready.features, strict=True):
+        sources[part.source] = features
+    parts = asking_parts(model.processor.tokenizer, model.template, entry, entry.texts[text], sources)
+    example = model.processor.encode(parts)
+    return Prompt(entry, entry.texts[text], parts, [part.source for part in example.media], example.input_ids)
+
+
+def media_prompt(model: MultimodalLM, modality: str, record: Record, text: Text) -> Prompt:
+    """The prompt that has a text drawn, or spoken."""
+    parts = model.template.writing_prompt(modality, text.answer)
+    return Prompt(record, text, parts, [], model.processor.encode(parts).input_ids)
+
+
+class Writer:
+    """Writes answers, and computes their log-probabilities among all that might have been written instead.
+
+    What is never written, media's placeholders and control tokens that end nothing, is left out of the choice both when
+    an answer is written and when it is scored; so is, in a drawing, what its grammar does not allow.
+    """
+
+    def __init__(self, model: MultimodalLM, objective: GrpoConfig, max_seconds: float) -> None:
+        self.model, self.objective, self.max_seconds = model, objective, max_seconds
+        self.codes = objective.writes != "text"
+        host, vocabulary = model.language_model, model.language_model.vocabulary
+        self.never = torch.zeros(vocabulary.code_offset + vocabulary.code_rows, dtype=torch.bool)
+        self.never[never_written(vocabulary)] = True
+        ends = set(host.stop_ids)
+        self.never[[own for own in model.processor.tokenizer.all_special_ids if own not in ends]] = True
+        self.longest = objective.max_new_tokens
+        if self.codes:
+            (span,) = media_spans(model, self.mode, max_seconds).values()
+            self.longest = longest(span)
+
+    @property
+    def mode(self) -> Any:
+        """The medium that is written."""
+        return self.objective.writes
+
+    def write(
+        self, prompts: Sequence[Prompt], seed: int, count: int, greedy: bool = False
+    ) -> list[list[GenerationResult]]:
+        """`count` answers to each prompt. The prompts and their media are read once, for all of a group."""
+        chosen: dict[str, Any] = dict(do_sample=True, temperature=self.objective.temperature) if not greedy else {}
+        options = GenerationOptions(
+            max_new_tokens=self.objective.max_new_tokens, num_return_sequences=count, seed=seed,
+            logits_processor=() if self.codes else (self._without,), **chosen,
+        )  # fmt: skip
+        sampler = options.sampler(self.model.device)
+        if not self.codes:
+            return request(self.model, [prompt.parts for prompt in prompts], options).results(sampler)
+        found = []
+        for prompt in prompts:
+            parts, writing = writing_of(self.model, self.mode, prompt.text.answer, max_seconds=self.max_seconds)
+            found += request(self.model, [parts], options, writing).results(sampler)
+        return found
+
+    def shown(self, results: Sequence[GenerationResult], seed: int) -> list[GenerationResult]:
+        """Results with pictures and sounds in place of their codes."""
+        return rendered(self.model, results, None, seed) if self.codes else list(results)
+
+    def _without(self, ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.masked_fill(self.never[: scores.shape[1]].to(scores.device), -torch.inf)
+
+    def log_probs(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities of the tokens of answers to prompts `[N, longest]`, at the temperature of sampling.
+
+        Behind the end of each stand zeros.
+        """
+        ready = [prompt.answered(ids) for prompt, ids in zip(prompts, answers, strict=True)]
+        logits, labels, counts = answer_logits(self.model, ready, self.codes)
+        logits = self._masked(logits, answers) / self.objective.temperature
+        values = logits.gather(1, labels.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
+        found = values.new_zeros(len(answers), self.longest)
+        rows = torch.arange(len(answers)).repeat_interleave(torch.tensor(counts))
+        places = torch.cat([torch.arange(count) for count in counts])
+        return found.index_put((rows.to(values.device), places.to(values.device)), values)
+
+    def _masked(self, logits: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+        if not self.codes:
+            return self._without(logits, logits)
+        masks = Masks(logits.shape[1], logits.device)
+        return masks.apply([state for ids in answers for state in self._states(ids)], logits)
+
+    def _states(self, ids: Sequence[int]) -> list[Constraint]:
+        """The state of the grammar before each id of a medium."""
+        state: Constraint = self._grammar()
+        found = []
+        for token in ids:
+            found.append(state)
+            state = state.advance(token)
+        return found
+
+    def _grammar(self) -> Constraint:
+        vocabulary = self.model.language_model.vocabulary
+        spans = media_spans(self.model, self.mode, self.max_seconds)
+        stops = frozenset(self.model.language_model.stop_ids)
+        return MediaGrammar(self.mode, spans, range(vocabulary.end_of_chunk_id + 1), stops, self.longest, self.longest)
