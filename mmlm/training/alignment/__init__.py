@@ -2,5 +2,6 @@
 
 `preferences`, `policy` and `distances` are the losses, small pure functions of log-probabilities; `scored` computes the
 log-probabilities of given answers, `reference` keeps the small trained tensors as they were at the start of a run,
-`rewards` judge what a model wrote, and `rollouts` has it write. `config` has the settings of each objective, which are in `mmlm.training.objectives`.
+`rewards` judge what a model wrote, and `rollouts` has it write. `config` has the settings of each objective, which are
+in `mmlm.training.objectives`.
 """
