@@ -74,6 +74,15 @@ def test_packing(benchmark, capsys):
     assert all(len(row) == 10 for row in rows) and "GB" in lines[-1]
 
 
+def test_one_row(benchmark, monkeypatch):
+    """The shapes of OPT-125m by hand; parts of a token that make the whole."""
+    monkeypatch.setitem(sys.modules, "packing", benchmark("packing"))
+    module = benchmark("one_row")
+    assert module.shapes("small") == [(768, 768), (2304, 768), (3072, 768), (768, 3072), (50272, 768)]
+    assert "fp32 torch" in module.reached((64, 64), 100_000, 1)
+    assert sum(module.shares("quick", "bf16", 20).values()) == pytest.approx(1)
+
+
 @torch.no_grad()
 def test_models_that_share_their_weights_are_packed_each_in_its_way(benchmark):
     module = benchmark("parts")
