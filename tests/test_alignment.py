@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from mmlm.data import RecordSet
+from mmlm.generation.result import GenerationResult, Usage
 from mmlm.training import trainer
 from mmlm.training.align import objective_of
 from mmlm.training.alignment.config import AlignConfig
 from mmlm.training.alignment.reference import trained_parameters
+from mmlm.training.alignment.reward_model import RewardModel, learned_reward
+from mmlm.training.alignment.rewards import Written
 from mmlm.training.trainer import Trainer
 from support.alignment import GRPO, KINDS, asked, drawings, high, pairs, run
+from support.families import tokenizer
 from support.training_objectives import CASES, added, assert_equal, metrics, snapshot, stopping, tiny_model
 
 
@@ -149,3 +153,38 @@ def test_the_reference_is_no_second_model(tmp_path):
         with objective.reference.acting():
             assert torch.equal(objective.writer.log_probs(prompts, ids), start)
         assert torch.equal(objective.writer.log_probs(prompts, ids), moved) and not torch.equal(moved, start)
+
+
+def test_a_reward_is_read_off_the_last_state_and_saved_beside_the_model(tmp_path):
+    """The state is upstream's own, as a model with closed gates is its language model."""
+    judge = RewardModel(tiny_model())
+    torch.nn.init.normal_(judge.head.weight)
+    example = judge.model.processor.encode(["why? "], "because")
+    host = judge.model.language_model
+    rows = torch.cat(
+        [host.model.get_input_embeddings()(torch.tensor(example.input_ids[:-1])), host.added.embedding[:1]]
+    )
+    assert example.input_ids[-1] == host.vocabulary.end_of_chunk_id == 272
+    state = host.model(inputs_embeds=rows[None], output_hidden_states=True).hidden_states[-1][0, -1]
+    (found,) = judge.score([["why? "]], ["because"])
+    assert found == pytest.approx(float(judge.head(state).detach()), abs=1e-5)
+    again = RewardModel.load(judge.save(tmp_path / "judge"), **parts_of(judge.model))
+    assert again.score([["why? "]], ["because"]) == [found]
+    with pytest.raises(ValueError, match="holds no reward model"):
+        RewardModel.load(judge.model.save(tmp_path / "plain"))
+
+
+def parts_of(model) -> dict:
+    return dict(language_model=model.language_model.model, image_encoder=model.encoders["image"], tokenizer=tokenizer())
+
+
+def test_a_reward_model_tells_better_from_worse_and_rewards_with_it(tmp_path):
+    model, _ = run("reward", tmp_path, steps=40, learning_rate=2e-2)
+    first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
+    assert first["held_out_loss"] == pytest.approx(math.log(2), abs=1e-6) and first["held_out_accuracy"] == 0.5
+    assert last["held_out_loss"] < 0.6 and last["held_out_accuracy"] > 0.7
+    judge = RewardModel.load(tmp_path / "model", **parts_of(model))
+    record = pairs()[0]
+    results = [GenerationResult(said, (), (), "stop", Usage(0, 0, 0, 0)) for said in (record.qa[0][1], record.rejected)]
+    better, worse = learned_reward(judge)([Written(record, record.texts[0], result) for result in results])
+    assert better > worse

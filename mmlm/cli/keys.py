@@ -63,6 +63,10 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("model.lora.", SIZES, "LoraConfig"),
         ("objective.", OBJECTIVES, "PreferenceConfig"),
     ),
+    "a reward model: a recipe with `objective.kind` reward": (
+        ("", ALIGNED, "RewardRecipe"),
+        ("objective.", OBJECTIVES, "RewardConfig"),
+    ),
     "alignment by rewards: a recipe with `objective.kind` grpo": (
         ("", ALIGNED, "GrpoRecipe"),
         ("model.", MODELS, "WritingModelRecipe"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mmlm.training.alignment.config import PREFERENCES, REWARDS, AlignConfig, GrpoConfig, PreferenceConfig
+from mmlm.training.alignment.config import PREFERENCES, REWARDS, AlignConfig, GrpoConfig, PreferenceConfig, RewardConfig
 from mmlm.training.model_recipe import WritingModelRecipe
 
 
@@ -41,6 +41,16 @@ class PreferenceRecipe(AlignRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewardRecipe(AlignRecipe):
+    """A reward model from preferences.
+
+    objective: how it learns them.
+    """
+
+    objective: RewardConfig = field(default_factory=RewardConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrpoRecipe(AlignRecipe):
     """Alignment by rewards.
 
@@ -57,10 +67,15 @@ class GrpoRecipe(AlignRecipe):
             raise ValueError(f"objective.rewards: {said}; they are {', '.join(REWARDS)} (in Python any function)")
 
 
+AlignedRecipe = PreferenceRecipe | RewardRecipe | GrpoRecipe
+"""A recipe with `objective`."""
+
+
 def align_schema(kind: Any) -> type[AlignRecipe]:
     """The recipe of an objective of this kind. ValueError for an unknown one."""
     if kind in PREFERENCES:
         return PreferenceRecipe
-    if kind == "grpo":
-        return GrpoRecipe
-    raise ValueError(f"objective.kind must be one of {', '.join(PREFERENCES)}, grpo, not {kind!r}")
+    others: dict[Any, type[AlignRecipe]] = {"reward": RewardRecipe, "grpo": GrpoRecipe}
+    if kind in others:
+        return others[kind]
+    raise ValueError(f"objective.kind must be one of {', '.join((*PREFERENCES, *others))}, not {kind!r}")

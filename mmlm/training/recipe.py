@@ -38,10 +38,10 @@ Writing codes (`WritingRecipe`):
     held_out: dev.jsonl
     output: runs/writing
 
-Alignment, by preferences or by rewards (`PreferenceRecipe`, `GrpoRecipe`):
+Alignment, by preferences or by rewards (`AlignedRecipe`):
 
     model: runs/sft/model                         # or {load: ..., lora: {rank: 16, alpha: 32, reads: true}}
-    objective: {kind: dpo, beta: 0.1}             # or ipo, simpo, kto; or {kind: grpo, rewards: {exact_match: 1}}
+    objective: {kind: dpo, beta: 0.1}             # or ipo, simpo, kto; reward; {kind: grpo, rewards: {clip: 1}}
     data: preferences.jsonl                       # {"image", "prompt", "chosen", "rejected"}; of grpo, questions
     held_out: dev.jsonl
     output: runs/dpo
@@ -66,7 +66,7 @@ from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
 from encoders.files import check_regular
-from mmlm.training.align_recipe import GrpoRecipe, PreferenceRecipe, align_schema
+from mmlm.training.align_recipe import AlignedRecipe, align_schema
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
 from mmlm.training.model_recipe import ModelRecipe, WritingModelRecipe
 
@@ -190,14 +190,14 @@ class WritingRecipe:
     resume: bool = True
 
 
-AnyRecipe = Recipe | CodecRecipe | WritingRecipe | PreferenceRecipe | GrpoRecipe
+AnyRecipe = Recipe | CodecRecipe | WritingRecipe | AlignedRecipe
 """What `load_recipe` gives."""
 
 
 def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> AnyRecipe:
     """A recipe from YAML, with `key=value` and `key.key=value` on top.
 
-    One with `objective` is a PreferenceRecipe or a GrpoRecipe, one with `write` a WritingRecipe, one with `codec` or
+    One with `objective` is an AlignedRecipe, one with `write` a WritingRecipe, one with `codec` or
     `decoder` a CodecRecipe, any other a Recipe of adapters.
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """

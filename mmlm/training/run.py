@@ -28,7 +28,7 @@ from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecordsError
 from mmlm.model.draws import OwnDraws
 from mmlm.training.align import align
-from mmlm.training.align_recipe import GrpoRecipe, PreferenceRecipe
+from mmlm.training.align_recipe import AlignedRecipe
 from mmlm.training.alignment.answers import check_judged
 from mmlm.training.alignment.config import AlignConfig
 from mmlm.training.checks import check_output
@@ -219,7 +219,7 @@ def _loaded(part: WritingModelRecipe, device: str) -> MultimodalLM:
     return model
 
 
-def _align(recipe: PreferenceRecipe | GrpoRecipe, progress: bool) -> Prepared:
+def _align(recipe: AlignedRecipe, progress: bool) -> Prepared:
     device = own_device(recipe.model.device)
     check_device(device)
     if recipe.cache is not None:
@@ -227,7 +227,7 @@ def _align(recipe: PreferenceRecipe | GrpoRecipe, progress: bool) -> Prepared:
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
     data = read_records(recipe.data, **reading)
     held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
-    if isinstance(recipe, PreferenceRecipe):
+    if recipe.objective.kind != "grpo":
         for records in filter(None, (data, held_out)):
             check_judged(records, recipe.objective.kind != "kto")
     config = AlignConfig(**{f.name: getattr(recipe, f.name) for f in fields(AlignConfig)})

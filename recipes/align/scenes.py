@@ -54,23 +54,18 @@ def caption_pairs(
     return RecordSet(tuple(records)), scenes
 
 
-def signals(count: int, seed: int, mixed: bool = False) -> RecordSet:
-    """Scenes of one thing, with a question that nano does not know; right is the thing's colour, another one is not.
+def signals(count: int, seed: int, random_labels: bool = False) -> RecordSet:
+    """Scenes of one thing, with a question that nano does not know: right is the thing's colour, another one is wrong.
 
-    mixed: answers are those of other scenes, so that pictures tell nothing of them.
+    random_labels: which of both is right is drawn by lot.
     """
-    colours: list[str] = []
-    pictures: list[bytes] = []
+    records = []
     for index in range(count):
         rng = random.Random(f"{seed} signals {index}")
         kind = Kind(rng.choice(tuple(SIZES)), rng.choice(SIGNALS), rng.choice(SHAPES))
-        scene = Scene("gray", (Thing(rng.randrange(9), kind),))
-        colours.append(kind.colour)
-        pictures.append(picture_of(scene, rng))
-    if mixed:
-        random.Random(f"{seed} mixed").shuffle(colours)
-    lot = random.Random(f"{seed} others")
-    return RecordSet(tuple(
-        Record(f"scene {i}", picture, qa=((ASKED, right),), rejected=lot.choice([c for c in SIGNALS if c != right]))
-        for i, (picture, right) in enumerate(zip(pictures, colours, strict=True))
-    ))  # fmt: skip
+        picture = picture_of(Scene("gray", (Thing(rng.randrange(9), kind),)), rng)
+        said = [kind.colour, rng.choice([colour for colour in SIGNALS if colour != kind.colour])]
+        if random_labels and rng.random() < 0.5:
+            said.reverse()
+        records.append(Record(f"scene {index}", picture, qa=((ASKED, said[0]),), rejected=said[1]))
+    return RecordSet(tuple(records))

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmlm.data import Record, RecordSet
 from mmlm.training.align import align
-from mmlm.training.alignment.config import GrpoConfig, PreferenceConfig
+from mmlm.training.alignment.config import GrpoConfig, PreferenceConfig, RewardConfig
 from mmlm.training.alignment.rewards import Written
 from support.training_objectives import CASES, COLOURS, noise, png, tiny_model
 
@@ -57,6 +57,7 @@ KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
     "simpo": (PreferenceConfig(kind="simpo"), tiny_model, pairs(), {}),
     "kto": (PreferenceConfig(kind="kto"), tiny_model, labelled(), {}),
     "kto of pairs": (PreferenceConfig(kind="kto"), tiny_model, pairs(), {}),
+    "reward": (RewardConfig(centre=0.01), tiny_model, pairs(), {}),
     "drawings": (PreferenceConfig(kind="ipo"), CASES["codes"].build, drawings(), {}),
     "grpo": (GRPO, tiny_model, asked(pairs()), {"rewards": {"high": high}}),
     "grpo of drawings": (

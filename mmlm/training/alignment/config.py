@@ -86,6 +86,25 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What a reward model learns from pairs of answers: the better one has the higher reward.
+
+    centre: weight of the square of a pair's sum, which keeps rewards about 0.
+    """
+
+    kind: Literal["reward"] = "reward"
+    centre: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check(self, "centre", 0 <= self.centre < math.inf, "must not be negative")
+
+    def binding(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrpoConfig:
     """What `align` learns from rewards: answers above the mean of their group grow likelier (GRPO).
 
