@@ -1,99 +1,29 @@
 """Alignment of assembled models: what holds at the first step, what stays frozen, what a stopped run goes on to be."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from mmlm.data import Record, RecordSet
+from mmlm.data import RecordSet
+from mmlm.generation.result import GenerationResult, Usage
 from mmlm.training import trainer
-from mmlm.training.align import align, objective_of
-from mmlm.training.alignment.config import AlignConfig, GrpoConfig, PreferenceConfig
+from mmlm.training.align import objective_of
+from mmlm.training.alignment.config import AlignConfig
 from mmlm.training.alignment.reference import trained_parameters
+from mmlm.training.alignment.reward_model import RewardModel, learned_reward
 from mmlm.training.alignment.rewards import Written
 from mmlm.training.trainer import Trainer
-from support.training_objectives import (
-    CASES,
-    COLOURS,
-    added,
-    assert_equal,
-    metrics,
-    noise,
-    png,
-    snapshot,
-    stopping,
-    tiny_model,
-)  # fmt: skip
-
-NAMES = list(COLOURS)
+from support.alignment import GRPO, KINDS, asked, drawings, high, pairs, run
+from support.families import tokenizer
+from support.training_objectives import CASES, added, assert_equal, metrics, snapshot, stopping, tiny_model
 
 
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
     monkeypatch.setattr(trainer, "plot_losses", lambda *args: None)
-
-
-def pairs(count: int = 8) -> RecordSet:
-    """A right colour and a wrong one, of answers of different lengths."""
-
-    def pair(i: int) -> Record:
-        name, other = NAMES[i % 4], NAMES[(i + 1) % 4]
-        return Record(f"p{i}", png(COLOURS[name], dot=i), qa=(("what colour?", name),), rejected=other)
-
-    return RecordSet(tuple(map(pair, range(count))))
-
-
-def labelled(count: int = 8) -> RecordSet:
-    def one(i: int) -> Record:
-        return Record(f"p{i}", png(COLOURS[NAMES[i % 4]], dot=i), (NAMES[(i + i // 4) % 4],), good=i < 4)
-
-    return RecordSet(tuple(map(one, range(count))))
-
-
-def drawings(count: int = 4) -> RecordSet:
-    better, worse = noise(1, count), noise(2, count)
-    return RecordSet(tuple(Record(f"d{i}", better[i], (f"picture {i}",), rejected=worse[i]) for i in range(count)))
-
-
-def asked(records: RecordSet) -> RecordSet:
-    return RecordSet(tuple(replace(record, rejected=None, good=None) for record in records))
-
-
-def high(written: Sequence[Written]) -> list[float]:
-    """How many ids are in the upper half of the bytes: about half of what a random model writes."""
-    return [sum(token > 128 for token in one.result.token_ids) / len(one.result.token_ids) for one in written]
-
-
-def reds(written: Sequence[Written]) -> list[float]:
-    """How red a drawing is."""
-    return [float(np.asarray(one.result.media[0])[:, :, 0].mean()) / 255 for one in written]
-
-
-GRPO = GrpoConfig(generations=4, max_new_tokens=6, iterations=2, beta=0.1)
-KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
-    "dpo": (PreferenceConfig(sft=0.1), tiny_model, pairs(), {}),
-    "simpo": (PreferenceConfig(kind="simpo"), tiny_model, pairs(), {}),
-    "kto": (PreferenceConfig(kind="kto"), tiny_model, labelled(), {}),
-    "kto of pairs": (PreferenceConfig(kind="kto"), tiny_model, pairs(), {}),
-    "drawings": (PreferenceConfig(kind="ipo"), CASES["codes"].build, drawings(), {}),
-    "grpo": (GRPO, tiny_model, asked(pairs()), {"rewards": {"high": high}}),
-    "grpo of drawings": (
-        replace(GRPO, writes="image", iterations=1), CASES["codes"].build, asked(drawings()),
-        {"rewards": {"red": reds}},
-    ),
-}  # fmt: skip
-SETTINGS = dict(steps=4, batch_size=2, accumulation=2, learning_rate=1e-2, log_every=3, eval_every=3, save_every=3)
-
-
-def run(kind: str, output: Path, **settings):
-    objective, build, data, given = KINDS[kind]
-    model = build()
-    given = dict(held_out=data, output=output, progress=False, **given, **{**SETTINGS, **settings})
-    return model, align(model, data, objective, **given)  # pyright: ignore[reportArgumentType]
 
 
 def lines(folder: Path) -> list[dict]:
@@ -192,11 +122,19 @@ def test_what_was_written_is_scored_as_it_was_chosen(tmp_path, writes):
             assert kept[0] == kept[-1] == 0 and kept[1:-1].any()
 
 
-def test_rewards_pull_and_figures_show_it(tmp_path):
-    _, _ = run("grpo", tmp_path, steps=60, log_every=10, learning_rate=1e-2)
-    found = [line for line in lines(tmp_path) if "reward" in line]
-    assert found[-1]["reward"] > found[0]["reward"] + 0.04 and found[-1]["kl"] > found[0]["kl"] > 0
-    assert {"reward_spread", "flat_groups", "entropy", "length", "cut"} <= found[0].keys()
+def test_figures_of_what_was_written_are_those_of_the_answers(tmp_path):
+    """Means over all answers, by hand, and no figure is told twice."""
+    objective = grpo(tiny_model(), asked(pairs()), tmp_path, beta=0.1)
+    objective.begin()
+    objective.parts(0)
+    kept, found = objective.kept, objective.figures()
+    rewards = torch.tensor([float((row[row >= 0] > 128).double().mean()) for row in kept["rollouts.ids"]]).view(-1, 4)
+    assert found["reward"] == pytest.approx(float(rewards.mean()))
+    assert found["reward_spread"] == pytest.approx(float(rewards.std(1).mean()), abs=1e-6)
+    assert found["length"] == pytest.approx(float((kept["rollouts.ids"] >= 0).sum(1).double().mean()))
+    assert found["cut"] == pytest.approx(float((kept["rollouts.ids"][:, -1] >= 0).double().mean()))
+    assert found["kl"] == pytest.approx(0, abs=1e-9) and found["entropy"] > 0 and found["flat_groups"] < 1
+    assert objective.figures() == {}
 
 
 def test_the_reference_is_no_second_model(tmp_path):
@@ -215,3 +153,38 @@ def test_the_reference_is_no_second_model(tmp_path):
         with objective.reference.acting():
             assert torch.equal(objective.writer.log_probs(prompts, ids), start)
         assert torch.equal(objective.writer.log_probs(prompts, ids), moved) and not torch.equal(moved, start)
+
+
+def test_a_reward_is_read_off_the_last_state_and_saved_beside_the_model(tmp_path):
+    """The state is upstream's own, as a model with closed gates is its language model."""
+    judge = RewardModel(tiny_model())
+    torch.nn.init.normal_(judge.head.weight)
+    example = judge.model.processor.encode(["why? "], "because")
+    host = judge.model.language_model
+    rows = torch.cat(
+        [host.model.get_input_embeddings()(torch.tensor(example.input_ids[:-1])), host.added.embedding[:1]]
+    )
+    assert example.input_ids[-1] == host.vocabulary.end_of_chunk_id == 272
+    state = host.model(inputs_embeds=rows[None], output_hidden_states=True).hidden_states[-1][0, -1]
+    (found,) = judge.score([["why? "]], ["because"])
+    assert found == pytest.approx(float(judge.head(state).detach()), abs=1e-5)
+    again = RewardModel.load(judge.save(tmp_path / "judge"), **parts_of(judge.model))
+    assert again.score([["why? "]], ["because"]) == [found]
+    with pytest.raises(ValueError, match="holds no reward model"):
+        RewardModel.load(judge.model.save(tmp_path / "plain"))
+
+
+def parts_of(model) -> dict:
+    return dict(language_model=model.language_model.model, image_encoder=model.encoders["image"], tokenizer=tokenizer())
+
+
+def test_a_reward_model_tells_better_from_worse_and_rewards_with_it(tmp_path):
+    model, _ = run("reward", tmp_path, steps=40, learning_rate=2e-2)
+    first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
+    assert first["held_out_loss"] == pytest.approx(math.log(2), abs=1e-6) and first["held_out_accuracy"] == 0.5
+    assert last["held_out_loss"] < 0.6 and last["held_out_accuracy"] > 0.7
+    judge = RewardModel.load(tmp_path / "model", **parts_of(model))
+    record = pairs()[0]
+    results = [GenerationResult(said, (), (), "stop", Usage(0, 0, 0, 0)) for said in (record.qa[0][1], record.rejected)]
+    better, worse = learned_reward(judge)([Written(record, record.texts[0], result) for result in results])
+    assert better > worse

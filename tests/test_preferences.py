@@ -1,6 +1,7 @@
 """Preferences as trl, LLaMA-Factory and verl write them down, read as records."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +110,14 @@ def test_an_answer_is_judged_in_one_way():
         Record("x", png("red"), ("a dog",), rejected="a cat", good=True)
     with pytest.raises(TypeError, match="True or False"):
         Record("x", png("red"), ("a dog",), good=1)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_page_on_data_shows_preferences_that_are_read(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/data.md").read_text(encoding="utf-8")
+    lines = page.partition('```json title="preferences.jsonl"\n')[2].partition("```")[0]
+    (tmp_path / "1.jpg").touch()
+    (tmp_path / "data.jsonl").write_text(lines)
+    records = read_records(tmp_path / "data.jsonl", bad_limit=0)
+    assert [record.rejected for record in records] == ["a cat", "a cat on grass", "a cat", None, None, None]
+    assert [record.good for record in records] == [None, None, None, True, None, None]
+    assert all(record.texts[0].answer.startswith("a dog") for record in records)

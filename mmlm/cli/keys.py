@@ -18,12 +18,15 @@ REQUIRED = "required"
 COLUMN = 36  # where meanings begin
 SETTINGS, RECIPES = "mmlm/training/config.py", "mmlm/training/recipe.py"
 MODELS = "mmlm/training/model_recipe.py"
+ALIGNED, OBJECTIVES = "mmlm/training/align_recipe.py", "mmlm/training/alignment/config.py"
 SIZES, IMAGE, AUDIO = "mmlm/model/config.py", "decoders/codecs/image_vqvae.py", "decoders/codecs/audio_vqvae.py"
 QUANTIZER, DECODER = "decoders/codecs/quantizer.py", "decoders/diffusion/decoder.py"
 HOMES = {
     "TrainerConfig": SETTINGS,
     "TrainConfig": SETTINGS,
     "CodecTrainConfig": SETTINGS,
+    "AlignConfig": OBJECTIVES,
+    "AlignRecipe": ALIGNED,
     "ResamplerConfig": SIZES,
     "LoraConfig": SIZES,
 }
@@ -50,9 +53,25 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "a model that draws and speaks: a recipe with `write`": (
         ("", RECIPES, "WritingRecipe"),
-        ("model.", RECIPES, "WritingModelRecipe"),
+        ("model.", MODELS, "WritingModelRecipe"),
         ("model.lora.", SIZES, "LoraConfig"),
         ("write.", SETTINGS, "WritingTrainConfig"),
+    ),
+    "alignment by preferences: a recipe with `objective.kind` dpo, ipo, simpo or kto": (
+        ("", ALIGNED, "PreferenceRecipe"),
+        ("model.", MODELS, "WritingModelRecipe"),
+        ("model.lora.", SIZES, "LoraConfig"),
+        ("objective.", OBJECTIVES, "PreferenceConfig"),
+    ),
+    "a reward model: a recipe with `objective.kind` reward": (
+        ("", ALIGNED, "RewardRecipe"),
+        ("objective.", OBJECTIVES, "RewardConfig"),
+    ),
+    "alignment by rewards: a recipe with `objective.kind` grpo": (
+        ("", ALIGNED, "GrpoRecipe"),
+        ("model.", MODELS, "WritingModelRecipe"),
+        ("model.lora.", SIZES, "LoraConfig"),
+        ("objective.", OBJECTIVES, "GrpoConfig"),
     ),
 }
 """By what is trained: the prefix of keys, and the file and class that has them."""
@@ -69,6 +88,10 @@ data of adapters and of models that draw and speak, for `data` and `held_out`: o
   captions.json            COCO captions; VQAv2's questions (answers beside them); LLaVA's list of conversations
   train-*.parquet          tables with columns of pictures and recordings, as `datasets` writes them
                              conversations ("messages", "conversations") and documents: see docs/data.md
+data of alignment: such lines, or trl's and verl's, with media as above
+                             {"image": "1.jpg", "prompt": "what?", "chosen": "a dog", "rejected": "a cat"}
+                             {"image": "1.jpg", "prompt": "what?", "completion": "a dog", "label": true}
+                             {"image": "1.jpg", "prompt": "what?", "answer": "a dog"}   (rewards compare with it)
 data of codecs and diffusion decoders: a folder of pictures or recordings, files, tars, or any of the above"""
 
 

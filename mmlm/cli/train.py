@@ -1,4 +1,4 @@
-"""Train adapters on pictures paired with text, codecs, or a model to draw and speak."""
+"""Train adapters on pictures paired with text, codecs, or a model to draw and speak; align it by preferences."""
 
 from __future__ import annotations
 

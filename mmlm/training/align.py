@@ -10,8 +10,9 @@ from typing import Any
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.training.alignment.answers import read_judged
-from mmlm.training.alignment.config import AlignConfig, GrpoConfig, PreferenceConfig
+from mmlm.training.alignment.config import AlignConfig, GrpoConfig, PreferenceConfig, RewardConfig
 from mmlm.training.alignment.prompts import read_prompts
+from mmlm.training.alignment.reward_model import RewardModel
 from mmlm.training.alignment.rewards import Reward, named_rewards, weighted
 from mmlm.training.checks import check_output
 from mmlm.training.config import with_settings
@@ -19,11 +20,12 @@ from mmlm.training.objectives.adapters import check_added
 from mmlm.training.objectives.base import Objective
 from mmlm.training.objectives.grpo import GrpoObjective
 from mmlm.training.objectives.preferences import PreferencesObjective
+from mmlm.training.objectives.reward import RewardObjective
 from mmlm.training.owner import owned
 from mmlm.training.result import TrainResult
 from mmlm.training.trainer import Trainer
 
-Alignment = PreferenceConfig | GrpoConfig
+Alignment = PreferenceConfig | RewardConfig | GrpoConfig
 """The settings of an objective of alignment."""
 
 
@@ -43,12 +45,12 @@ def align(
 ) -> TrainResult:
     """Align what was added to the frozen parts of `model`, in place.
 
-    objective: what is learned and how: a PreferenceConfig or a GrpoConfig. data, held_out: anything
+    objective: what is learned and how: a PreferenceConfig, a RewardConfig or a GrpoConfig. data, held_out: anything
     `mmlm.data.read_records` takes, with what the objective needs; images: the folder of its pictures.
     rewards: of GRPO, functions of what was written (`mmlm.training.alignment.rewards.Reward`) by their names, beside
     those that the objective names; the weight of each is the objective's, or 1. Their names identify the run.
-    output: a folder that gets `model/` (for `mmlm.load`), `metrics.jsonl`, `loss.png` and `checkpoints/`; a run in it
-    is gone on with, unless `resume` is False.
+    output: a folder that gets `model/` (for `mmlm.load`; a reward model's for `RewardModel.load`), `metrics.jsonl`,
+    `loss.png` and `checkpoints/`; a run in it is gone on with, unless `resume` is False.
     settings: fields of AlignConfig, over those of `config`; TypeError for an unknown one.
     Errors are those of `mmlm.train`.
     """
@@ -82,6 +84,8 @@ def objective_of(
         raise ValueError(f"rewards are for grpo: {objective.kind} learns from preferences")
     paired = objective.kind != "kto"
     judged = [read_judged(model, own, output, config, paired, progress, images) for own in sources]
+    if isinstance(objective, RewardConfig):
+        return RewardObjective(RewardModel(model), judged[0], next(iter(judged[1:]), None), objective, config)
     return PreferencesObjective(model, judged[0], next(iter(judged[1:]), None), objective, config)
 
 

@@ -1,9 +1,11 @@
-"""What a recipe says of the model whose adapters are trained: one that is there, or parts and new adapters."""
+"""What a recipe says of the model that is trained: one that is there, or parts and new adapters."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from omegaconf import MISSING
 
 from mmlm.model.config import FusionConfig, LoraConfig, ReadingLora, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
@@ -51,3 +53,24 @@ class ModelRecipe:
             if name in found:
                 found[name] = kind(**asdict(found[name]))
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingModelRecipe:
+    """The model to train: `load` one, and give it codecs that it has not. `model: NAME` loads NAME.
+
+    load: a preset, a folder or a hub id.
+    image_codec, audio_codec: a folder, a hub id, or a source with options of `load_pretrained`; None keeps the model's.
+    image_decoder, audio_decoder: folders of diffusion decoders of these codecs.
+    lora: low-rank adapters of the language model; None keeps the model's. seed: of what is new. device: cpu, cuda or
+        cuda:N.
+    """
+
+    load: str = MISSING
+    image_codec: Any = None
+    audio_codec: Any = None
+    image_decoder: str | None = None
+    audio_decoder: str | None = None
+    lora: LoraConfig | None = None
+    seed: int = 0
+    device: str = "cpu"

@@ -38,6 +38,15 @@ Writing codes (`WritingRecipe`):
     held_out: dev.jsonl
     output: runs/writing
 
+Alignment, by preferences or by rewards (`AlignedRecipe`):
+
+    model: runs/sft/model                         # or {load: ..., lora: {rank: 16, alpha: 32, reads: true}}
+    objective: {kind: dpo, beta: 0.1}             # or ipo, simpo, kto; reward; {kind: grpo, rewards: {clip: 1}}
+    data: preferences.jsonl                       # {"image", "prompt", "chosen", "rejected"}; of grpo, questions
+    held_out: dev.jsonl
+    output: runs/dpo
+    epochs: 1                                     # this and what follows: any field of AlignConfig
+
 Relative paths start from the current directory, and `${oc.env:NAME,default}` reads the environment.
 """
 
@@ -57,9 +66,9 @@ from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
 from encoders.files import check_regular
-from mmlm.model.config import LoraConfig
+from mmlm.training.align_recipe import AlignedRecipe, align_schema
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
-from mmlm.training.model_recipe import ModelRecipe
+from mmlm.training.model_recipe import ModelRecipe, WritingModelRecipe
 
 JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
 
@@ -164,27 +173,6 @@ class CodecRecipe(CodecTrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritingModelRecipe:
-    """The model to train: `load` one, and give it codecs that it has not. `model: NAME` loads NAME.
-
-    load: a preset, a folder or a hub id.
-    image_codec, audio_codec: a folder, a hub id, or a source with options of `load_pretrained`; None keeps the model's.
-    image_decoder, audio_decoder: folders of diffusion decoders of these codecs.
-    lora: low-rank adapters of the language model; None keeps the model's. seed: of what is new. device: cpu, cuda or
-        cuda:N.
-    """
-
-    load: str = MISSING
-    image_codec: Any = None
-    audio_codec: Any = None
-    image_decoder: str | None = None
-    audio_decoder: str | None = None
-    lora: LoraConfig | None = None
-    seed: int = 0
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
 class WritingRecipe:
     """A run that trains a model to write codes.
 
@@ -202,15 +190,22 @@ class WritingRecipe:
     resume: bool = True
 
 
-def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe | CodecRecipe | WritingRecipe:
+AnyRecipe = Recipe | CodecRecipe | WritingRecipe | AlignedRecipe
+"""What `load_recipe` gives."""
+
+
+def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> AnyRecipe:
     """A recipe from YAML, with `key=value` and `key.key=value` on top.
 
-    One with `write` is a WritingRecipe, one with `codec` or `decoder` a CodecRecipe, any other a Recipe of adapters.
+    One with `objective` is an AlignedRecipe, one with `write` a WritingRecipe, one with `codec` or
+    `decoder` a CodecRecipe, any other a Recipe of adapters.
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """
     config = _merged(path, overrides)
     of_codec = "codec" in config or "decoder" in config
-    schema = WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
+    schema: type = WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
+    if "objective" in config:
+        schema = align_schema(config.objective.get("kind"))
     try:
         return cast(Any, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)))
     except ConfigKeyError as error:
@@ -248,12 +243,13 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
 
 
 def _with_model(config: DictConfig) -> DictConfig:
-    """`model: nano` as `model: {load: nano}`."""
-    if isinstance(config.get("model"), str):
-        config.model = {"load": config.model}
+    """`model: nano` as `model: {load: nano}`, and `objective: dpo` as `objective: {kind: dpo}`."""
+    for name, key in (("model", "load"), ("objective", "kind")):
+        if isinstance(config.get(name), str):
+            config[name] = {key: config[name]}
     return config
 
 
-def recipe_yaml(recipe: Recipe | CodecRecipe | WritingRecipe) -> str:
+def recipe_yaml(recipe: AnyRecipe) -> str:
     """A recipe as YAML with every key, which `load_recipe` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))

@@ -27,9 +27,14 @@ from mmlm.data.media import find_media
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecordsError
 from mmlm.model.draws import OwnDraws
+from mmlm.training.align import align
+from mmlm.training.align_recipe import AlignedRecipe
+from mmlm.training.alignment.answers import check_judged
+from mmlm.training.alignment.config import AlignConfig
 from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
 from mmlm.training.examples import write_bad_records
+from mmlm.training.model_recipe import WritingModelRecipe
 from mmlm.training.objectives.adapters import train
 from mmlm.training.objectives.codec import codec_trainer, train_codec
 from mmlm.training.objectives.codes import train_writing
@@ -40,6 +45,7 @@ from mmlm.training.plan import Plan, count_of_shards, plan_of, plan_of_adapters
 from mmlm.training.ranks import is_first, own_device
 from mmlm.training.recipe import (
     JUDGES_PICTURES,
+    AnyRecipe,
     CodecParts,
     CodecRecipe,
     Recipe,
@@ -49,7 +55,7 @@ from mmlm.training.recipe import (
 )
 from mmlm.training.result import NonFiniteLossError, TrainResult
 from mmlm.training.streaming import shards_of
-from mmlm.training.trial import Trial, trial_of_adapters, trial_of_media, trial_of_writing
+from mmlm.training.trial import Trial, trial_of_adapters, trial_of_alignment, trial_of_media, trial_of_writing
 
 
 def train_from_recipe(path: str | os.PathLike, overrides: Sequence[str] = (), *, progress: bool = True) -> TrainResult:
@@ -97,9 +103,9 @@ class Prepared:
     trial: Callable[[], Trial]
 
 
-def _prepared(recipe: Recipe | CodecRecipe | WritingRecipe, progress: bool) -> Prepared:
+def _prepared(recipe: AnyRecipe, progress: bool) -> Prepared:
     kinds = {WritingRecipe: _write, CodecRecipe: _codec, Recipe: _adapters}
-    return kinds[type(recipe)](recipe, progress)
+    return kinds.get(type(recipe), _align)(recipe, progress)  # pyright: ignore[reportArgumentType]
 
 
 def _adapters(recipe: Recipe, progress: bool) -> Prepared:
@@ -189,30 +195,58 @@ def _write(recipe: WritingRecipe, progress: bool) -> Prepared:
     check_device(device)
     data = read_records(recipe.data)
     held_out = None if recipe.held_out is None else read_records(recipe.held_out)
-    names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
-
-    def model() -> MultimodalLM:
-        model = load(part.load, device=device)
-        given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
-        if given or part.lora is not None:
-            codecs = Codecs(*(given.get(name) for name in names))
-            model = extended(model, codecs, lora=part.lora, seed=part.seed)
-        return model
 
     def run() -> TrainResult:
         running: dict[str, Any] = dict(resume=recipe.resume, progress=progress)
-        return train_writing(model(), data, recipe.output, held_out, recipe.write, **running)
+        return train_writing(_loaded(part, device), data, recipe.output, held_out, recipe.write, **running)
 
     does = f"{part.load} learns to write codes ({recipe.write.tune})"
     return Prepared(
         run,
         lambda: plan_of(recipe.write, does, data, held_out, recipe.output),
-        lambda: trial_of_writing(model(), data, recipe.write),
+        lambda: trial_of_writing(_loaded(part, device), data, recipe.write),
+    )
+
+
+def _loaded(part: WritingModelRecipe, device: str) -> MultimodalLM:
+    """The model that a recipe names, with the codecs and the LoRA that it is given."""
+    model = load(part.load, device=device)
+    names = ("image_codec", "audio_codec", "image_decoder", "audio_decoder")
+    given = {name: _codec_of(value) for name in names if (value := getattr(part, name)) is not None}
+    if given or part.lora is not None:
+        codecs = Codecs(*(given.get(name) for name in names))
+        model = extended(model, codecs, lora=part.lora, seed=part.seed)
+    return model
+
+
+def _align(recipe: AlignedRecipe, progress: bool) -> Prepared:
+    device = own_device(recipe.model.device)
+    check_device(device)
+    if recipe.cache is not None:
+        check_output(recipe.cache, "cache")
+    reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
+    data = read_records(recipe.data, **reading)
+    held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
+    if recipe.objective.kind != "grpo":
+        for records in filter(None, (data, held_out)):
+            check_judged(records, recipe.objective.kind != "kto")
+    config = AlignConfig(**{f.name: getattr(recipe, f.name) for f in fields(AlignConfig)})
+
+    def run() -> TrainResult:
+        running: dict[str, Any] = dict(held_out=held_out, resume=recipe.resume, progress=progress, config=config)
+        return align(_loaded(recipe.model, device), data, recipe.objective, output=recipe.output, **running)
+
+    return Prepared(
+        run,
+        lambda: plan_of(
+            config, f"{recipe.model.load} is aligned ({recipe.objective.kind})", data, held_out, recipe.output
+        ),
+        lambda: trial_of_alignment(_loaded(recipe.model, device), data, recipe.objective, config),
     )
 
 
 @contextmanager
-def _recorded(recipe: Recipe | CodecRecipe | WritingRecipe, output: Path) -> Iterator[None]:
+def _recorded(recipe: AnyRecipe, output: Path) -> Iterator[None]:
     """Writes `output/recipe.yaml`. The one of a run that refuses to be continued by this recipe is put back."""
     path = output / "recipe.yaml"
     before = path.read_text(encoding="utf-8") if path.exists() else None

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from decoders.codecs.base import MediaCodec
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.media import find_media
 from mmlm.data.records import RecordSet
+from mmlm.training.align import Alignment, objective_of
+from mmlm.training.alignment.config import AlignConfig
 from mmlm.training.at_hand import RecordsAtHand
 from mmlm.training.bad_log import BadLog
 from mmlm.training.checkpoint import optimizer_tensors
@@ -152,6 +154,18 @@ def trial_of_writing(model: MultimodalLM, data: RecordSet, config: WritingTrainC
         folder = Path(temporary)
         pairs = read_pairs(model, sample, folder, config.max_seconds, progress=False, bad_limit=1.0)
         found = rehearse(writing_trainer(model, pairs, None, folder, config, progress=False), len(pairs))
+    return Trial(config.steps_over(len(data)), config.keep, found)
+
+
+def trial_of_alignment(model: MultimodalLM, data: RecordSet, objective: Alignment, config: AlignConfig) -> Trial:
+    """Tries out `align` on as many records as a step takes; errors are those of `align` on these."""
+    check_added(model)
+    per_step = config.batch_size * config.accumulation
+    sample = sample_of(data, per_step, config.seed)
+    lenient = replace(config, bad_limit=1.0, cache=None)
+    with tempfile.TemporaryDirectory() as temporary:
+        made = objective_of(model, sample, objective, Path(temporary), None, lenient)
+        found = rehearse(Trainer(made, config, temporary, progress=False), len(sample))
     return Trial(config.steps_over(len(data)), config.keep, found)
 
 

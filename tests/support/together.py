@@ -22,7 +22,7 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mmlm.data import Record, RecordSet
-from support import parts, training_objectives
+from support import alignment, parts, training_objectives
 from support.training_objectives import CASES, picture_folder, png, tiny_model
 
 UNEVEN = dict(steps=6, learning_rate=1e-3, batch_size=5, accumulation=3, log_every=1, eval_every=3, save_every=100)
@@ -35,6 +35,16 @@ def adapters(output: Path) -> None:
 
 def codes(output: Path) -> None:
     CASES["codes"].train(CASES["codes"].build(), output, picture_folder(output.parent), **{**UNEVEN, "batch_size": 4})
+
+
+def preferences(output: Path) -> None:
+    """Three batches of two pairs a step, of which two processes have three pairs each."""
+    alignment.run("kto of pairs", output, accumulation=3, log_every=1, learning_rate=1e-3)
+
+
+def rewards(output: Path) -> None:
+    """Batches are written whole, by whichever process."""
+    alignment.run("grpo", output, accumulation=3, log_every=1, learning_rate=1e-3)
 
 
 def without_media(output: Path) -> None:

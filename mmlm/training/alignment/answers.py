@@ -59,15 +59,21 @@ def read_judged(
     too many are bad.
     """
     records = read_records(data, images=images, bad_limit=config.bad_limit)
+    pairs = check_judged(records, paired)
+    cache = Path(config.cache) if config.cache is not None else output
+    if pairs and any(not isinstance(record.rejected, str) for record in records):
+        return _codes(model, records, cache / "codes", config, progress)
+    return _texts(model, records, cache / "features", config, progress, pairs)
+
+
+def check_judged(records: RecordSet, paired: bool) -> bool:
+    """Whether records are pairs, rather than single answers. ValueError where one is neither, or pairs are needed."""
     pairs = all(record.rejected is not None for record in records)
     if not pairs and (paired or not all(record.good is not None for record in records)):
         wrong = next(r for r in records if r.rejected is None and (paired or r.good is None))
         needed = '"chosen" and "rejected"' if paired else '"chosen" and "rejected" in all, or "completion" and "label"'
         raise ValueError(f"record {wrong.key!r} has no preference: records need {needed}, see docs/data.md")
-    cache = Path(config.cache) if config.cache is not None else output
-    if pairs and any(not isinstance(record.rejected, str) for record in records):
-        return _codes(model, records, cache / "codes", config, progress)
-    return _texts(model, records, cache / "features", config, progress, pairs)
+    return pairs
 
 
 def _texts(

@@ -9,6 +9,10 @@ from typing import Any, Literal
 from decoders.values import check_kinds
 from mmlm.training.config import TrainerConfig
 
+PREFERENCES = ("dpo", "ipo", "kto", "simpo")
+REWARDS = ("exact_match", "contains", "brief", "json", "clip", "words")
+"""The names of rewards, see `mmlm.training.alignment.rewards`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig(TrainerConfig):
@@ -65,7 +69,7 @@ class PreferenceConfig:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check(self, "kind", self.kind in ("dpo", "ipo", "kto", "simpo"), "is dpo, ipo, kto or simpo")
+        check(self, "kind", self.kind in PREFERENCES, "is dpo, ipo, kto or simpo")
         check(self, "beta", self.beta is None or 0 < self.beta < math.inf, "must be above 0")
         check(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "is a share from 0 to below 0.5")
         check(self, "weights", len(self.weights) == 2 and all(own >= 0 for own in self.weights), "are two, from 0 on")
@@ -79,6 +83,25 @@ class PreferenceConfig:
     def binding(self) -> dict[str, Any]:
         """What a resumed run must share, as JSON values."""
         return {**asdict(self), "beta": self.strength, "weights": list(self.weights)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What a reward model learns from pairs of answers: the better one has the higher reward.
+
+    centre: weight of the square of a pair's sum, which keeps rewards about 0.
+    """
+
+    kind: Literal["reward"] = "reward"
+    centre: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check(self, "centre", 0 <= self.centre < math.inf, "must not be negative")
+
+    def binding(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

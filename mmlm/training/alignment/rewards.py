@@ -14,6 +14,7 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.records import Record, Text
 from mmlm.generation.result import GenerationResult
 from mmlm.tasks.transcribe import transcribe
+from mmlm.training.alignment.config import REWARDS
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,6 @@ def weighted(rewards: Mapping[str, tuple[Reward, float]]) -> Reward:
     return judge
 
 
-NAMES = ("exact_match", "contains", "brief", "json", "clip", "words")
 _PLAIN = {"exact_match": exact_match, "contains": contains, "brief": brief, "json": valid_json}
 
 
@@ -137,5 +137,5 @@ def named_rewards(model: MultimodalLM, weights: Mapping[str, float]) -> dict[str
             _ = model.transcriber  # ValueError where there is no Whisper
             found[name] = heard_words(model), weight
         else:
-            raise ValueError(f"no reward is named {name!r}: give one of {', '.join(NAMES)}, or in Python a function")
+            raise ValueError(f"no reward is named {name!r}: give one of {', '.join(REWARDS)}, or in Python a function")
     return found
