@@ -11,18 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmlm
+from mmlm.assembly import Codecs, extended
 from mmlm.generation import memory
 from mmlm.generation.media import media_spans
 from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Writing, request
 from mmlm.model.changes import ModelChangedError
+from mmlm.model.config import LoraConfig
 from mmlm.serving.engine import Engine
 from mmlm.serving.known import KnownMedia, Recent, digest_of, keys_of
 from mmlm.serving.options import EngineOptions
 from mmlm.serving.slots import Slots
 from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError, Token
 from support import families, parts
+from support.codec_parts import image_codec
 
 WAIT = 60.0  # seconds, in which any of these requests ends
 DEMONSTRATION = [parts.picture(7), "Output: seven of them.", parts.picture(8), "Output:"]
@@ -385,3 +388,29 @@ def test_pictures_are_drawn_beside_texts(nano, scale):
         again = engine.submit(prompts[0], options[0], writing())
         assert again.results(WAIT)[0].token_ids == expected[0]
         assert_same(written.results(WAIT), alone(nano, [text])[0])
+
+
+def test_the_place_of_a_drawing_that_has_left_costs_the_others_nothing():
+    """Packed steps have a row to spare: what a drawing left in it must not count on, beyond the codes of a picture."""
+    model = extended(parts.build(), Codecs(image_codec(), None), lora=LoraConfig(rank=2)).pack()
+    codes = model.language_model.vocabulary.spans["image"]
+    beside, rows = [5] * 5, [["a"]] * 6
+    with torch.no_grad():
+        slots = Slots(model.language_model, model.fusion, wide=False, codes=True, since=model.changes.count)
+        begun = [
+            request(model, [row], GenerationOptions(max_new_tokens=64), Writing("any", {"image": codes})).decoder
+            for row in rows
+        ]
+        for decoder in begun:
+            decoder.prefill()
+            slots.join(decoder)
+        for token in (codes.begin, codes.ids_of(0).start):
+            slots.step(torch.tensor([*beside, token]))
+        slots.leave(5)
+        for _ in range(codes.layout.codes + 2):
+            slots.step(torch.tensor(beside))
+        alone = begun[0]
+        for _ in range(codes.layout.codes + 4):
+            alone.step(torch.tensor([5]))
+        found, expected = slots.step(torch.tensor(beside)), alone.step(torch.tensor([5]))
+    torch.testing.assert_close(found, expected.expand_as(found), atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -129,6 +130,7 @@ def _json_grammar(schema: Mapping[str, Any]) -> str:
     return f'start: SPACE? body\nSPACE: " "\nbody: %json {text}'
 
 
+@functools.lru_cache(maxsize=256)  # options are made anew with each change of them
 def _grammar_errors(grammar: str) -> tuple[bool, list[str]]:
     from llguidance import LLMatcher
 

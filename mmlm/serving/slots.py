@@ -104,7 +104,8 @@ class Slots:
         self._tokens[:count, 0] = tokens
         self.ids[self._rows[:count], self._places[:count]] = tokens
         rows = count if self.host.acceleration is None else min(few(count), self.capacity[0])
-        self._places[count:rows], self._positions[count:rows] = 0, 0  # of rows that nobody has
+        for part in (self._places, self._positions, self._since):  # of rows that nobody has
+            part[count:rows] = 0
         with self.host.changes.passing(self.since):
             logits = self._repeated(rows, end)[:count]
         self.lengths = [length + 1 for length in self.lengths]

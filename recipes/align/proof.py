@@ -30,7 +30,7 @@ from recipes.nano.scenes import Scene, training_scene, unseen_pair
 DPO = dict(steps=40, batch_size=8, learning_rate=1e-4, eval_every=1000, save_every=1000)
 REWARD = dict(steps=150, batch_size=8, learning_rate=3e-4, eval_every=1000, save_every=1000)
 SIGNALS = {
-    "DPO": (PreferenceConfig(sft=0.1), dict(steps=60, batch_size=8)),
+    "DPO": (PreferenceConfig(), dict(steps=60, batch_size=8)),
     "GRPO": (
         GrpoConfig(generations=16, max_new_tokens=4, rewards={"exact_match": 1.0}),
         dict(steps=100, batch_size=4),

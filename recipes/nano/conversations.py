@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
-from recipes.nano.data import add_file, as_answer
+from recipes.nano.data import add_file, as_answer, write_tars
 from recipes.nano.scenes import Scene
-
-SHARD = 5000  # exercises a tar
 
 
 @dataclass(frozen=True)
@@ -65,21 +61,8 @@ def as_text(made: Exercise) -> str:
 
 
 def write_made(folder: Path, counts: dict[str, int], make: Callable[[str, int], Exercise]) -> None:
-    """`counts[split]` exercises, each of a split and its number, in `folder/SPLIT-000000.tar` and on.
-
-    Finished tars are kept.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, count in counts.items():
-        for shard, start in enumerate(range(0, count, SHARD)):
-            path = folder / f"{split}-{shard:06d}.tar"
-            if path.exists():
-                continue
-            partial = path.with_suffix(".partial")
-            with tarfile.open(partial, "w") as tar:
-                for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
-                    add_exercise(tar, f"{split}{index:06d}", make(split, index))
-            os.replace(partial, path)
+    """`counts[split]` exercises, each of a split and its number, as `write_tars` keeps them."""
+    write_tars(folder, counts, lambda tar, split, at: add_exercise(tar, f"{split}{at:06d}", make(split, at)))
 
 
 def add_exercise(tar: tarfile.TarFile, key: str, made: Exercise) -> None:

@@ -35,7 +35,7 @@ from recipes.pretrain.examples import Region
 
 log = logging.getLogger(__name__)
 
-SHARD = 5000  # scenes a tar
+SHARD = 5000  # scenes, or exercises, a tar
 CAPTIONS_A_SCENE = 4
 QUESTIONS_A_SCENE = 5
 QUESTIONS_A_DOCUMENT = 6
@@ -50,10 +50,28 @@ TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini", "esc10")
 
 
 def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool = False, loose: float = 1.0) -> None:
-    """Draw `counts[split]` scenes of each split into `folder/SPLIT-000000.tar` and on; finished tars are kept.
+    """Draw `counts[split]` scenes of each split, as `write_tars` keeps them.
 
     `settled`: the same pictures and questions, and every caption in the one wording that is to be written. `loose`: as
     in `recipes.nano.scenes.draw`.
+    """
+
+    def add(tar: tarfile.TarFile, split: str, index: int) -> None:
+        picture, record = scene_example(split, index, seed, loose)
+        if settled:
+            record["captions"] = [listed(Scene.from_dict(record["scene"]))]
+        image = io.BytesIO()
+        picture.save(image, "PNG")
+        add_file(tar, f"{split}{index:06d}.png", image.getvalue())
+        add_file(tar, f"{split}{index:06d}.json", json.dumps(record).encode())
+
+    write_tars(folder, counts, add)
+
+
+def write_tars(folder: Path, counts: dict[str, int], add: Callable[[tarfile.TarFile, str, int], None]) -> None:
+    """`counts[split]` items of each split in `folder/SPLIT-000000.tar` and on; finished tars are kept.
+
+    add: puts one item, given its split and number, into a tar.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
@@ -64,13 +82,7 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool 
             partial = path.with_suffix(".partial")
             with tarfile.open(partial, "w") as tar:
                 for index in tqdm(range(start, min(start + SHARD, count)), desc=path.name, mininterval=2):
-                    picture, record = scene_example(split, index, seed, loose)
-                    if settled:
-                        record["captions"] = [listed(Scene.from_dict(record["scene"]))]
-                    image = io.BytesIO()
-                    picture.save(image, "PNG")
-                    add_file(tar, f"{split}{index:06d}.png", image.getvalue())
-                    add_file(tar, f"{split}{index:06d}.json", json.dumps(record).encode())
+                    add(tar, split, index)
             os.replace(partial, path)
 
 

@@ -20,7 +20,7 @@ ORDERS = (b'}]",:0123456789-.', b'}]",:9876543210-.')
 
 CLOSING = 5  # so many bytes of an order close something
 FREE = 90  # so many bytes may come next: a text, in which each is as good as another
-STEPS = 4_000  # of all walks that better an ending
+STEPS = 4_000  # of all walks that better an ending before the text, a tenth of it within
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Endings:
             shortest = _shortest(self.form.regex, text, most if best is None else len(best.ending))
             yield from () if shortest is None else (shortest,)
         elif best is not None:
-            yield _bettered(matcher, best, quoted).ending
+            yield _bettered(matcher, best, quoted, STEPS // 10 if text else STEPS).ending
 
     def _choices(self, text: bytes) -> Iterator[bytes]:
         whole = [form for choice in self.form.choices for form in (choice.encode(), b" " + choice.encode())]
@@ -94,7 +94,7 @@ def walked(matcher: Any, begun: bytes, order: bytes, quoted: bool | None, most: 
             piece = _chosen(allowed, b"" if quoted is None else b'"' if inside else order, used)
             used[piece[0]] += 1
             if len(allowed) < FREE:
-                branches.append((len(ending), bytes(byte for byte in allowed if byte != piece[0])[:8]))
+                branches.append((len(ending), _others(allowed, piece[0])))
         if len(ending) + len(piece) > most or not matcher.consume_tokens(list(piece)):
             return None
         ending += piece
@@ -120,15 +120,24 @@ def _chosen(allowed: bytes, order: bytes, used: Counter[int]) -> bytes:
     return bytes([min(allowed, key=place)])
 
 
+def _others(allowed: bytes, chosen: int) -> bytes:
+    """Of the bytes that were not chosen those that may matter: of letters and digits a few stand for all."""
+    signs, alike = [], []
+    for byte in allowed:
+        if byte != chosen:
+            (alike if chr(byte).isalnum() or byte > 127 else signs).append(byte)
+    return bytes(signs + alike[:: max(1, len(alike) // 6)])
+
+
 def _bytes_of(packed: bytes) -> bytes:
     return bytes(
         8 * place + bit for place, byte in enumerate(packed[:32]) if byte for bit in range(8) if byte >> bit & 1
     )
 
 
-def _bettered(matcher: Any, best: Walk, quoted: bool | None) -> Walk:
-    """The walk with other turns where they are shorter."""
-    left, place = STEPS, 0
+def _bettered(matcher: Any, best: Walk, quoted: bool | None, left: int) -> Walk:
+    """The walk with other turns where they are shorter, as far as so many steps lead."""
+    place = 0
     while place < len(best.branches) and left > 0:
         at, others = best.branches[place]
         place += 1

@@ -105,16 +105,21 @@ class ChatRequest(Asked):
         sampled = (self.n or 1) > 1 or self.temperature is not None or self.top_p is not None
         if self.temperature is not None and self.temperature < 1e-6:
             sampled = False
-        return GenerationOptions(
+        asked: dict[str, Any] = dict(
             max_new_tokens=self.limit or most,
             do_sample=sampled,
             temperature=1.0 if self.temperature is None or not sampled else self.temperature,
             top_p=self.top_p if sampled else None,
             num_return_sequences=self.n or 1,
             stop=() if self.stop is None else self.stop,
-            json_schema=None if self.response_format is None else self.response_format.json_form(),
             seed=self.seed,
         )
+        if self.response_format is None:
+            return GenerationOptions(**asked)
+        try:
+            return GenerationOptions(**asked, json_schema=self.response_format.schema_of_answer)
+        except ValueError as error:  # all else was checked as it came
+            raise ApiError(400, f"response_format: {error}", "response_format", "invalid_value") from None
 
 
 @router.post("/v1/chat/completions")

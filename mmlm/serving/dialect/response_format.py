@@ -6,9 +6,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mmlm.generation.forms import Form
-from mmlm.serving.errors import ApiError
-
 
 class NamedSchema(BaseModel):
     """A schema as clients name it; an answer is always held to it, so that `strict` changes nothing."""
@@ -33,13 +30,9 @@ class ResponseFormat(BaseModel):
             raise ValueError("json_schema comes with the type json_schema, and only then")
         return self
 
-    def json_form(self) -> dict[str, Any] | None:
-        """The schema that the answer is held to; None for text. ApiError for one that cannot be kept."""
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The schema that the answer is held to; None for text."""
         if self.type == "text":
             return None
-        schema: dict[str, Any] = {"type": "object"} if self.json_schema is None else self.json_schema.json_schema
-        try:
-            Form.of((), None, schema)
-        except ValueError as error:
-            raise ApiError(400, f"response_format: {error}", "response_format", "invalid_value") from None
-        return schema
+        return {"type": "object"} if self.json_schema is None else self.json_schema.json_schema
