@@ -100,13 +100,6 @@ def test_it_learns_and_loads_as_upstreams(tmp_path):
     further = train_whisper(still, utterances(), tmp_path / "more", tmp_path / "whisper.pt")
     for name, tensor in further.state_dict().items():  # a tiny step leaves what it started from, in float16
         torch.testing.assert_close(tensor, written.state_dict()[name], atol=0, rtol=0)
-    alone = replace(SMALL, steps=1, learning_rate=1e-2, decoder_only=True)
-    for name, tensor in train_whisper(
-        alone, utterances(), tmp_path / "alone", tmp_path / "whisper.pt"
-    ).named_parameters():
-        same = torch.equal(tensor, dict(written.named_parameters())[name])
-        assert same or not name.startswith("encoder."), name
-        assert not same or not name.endswith("cross_attn.query.weight"), name
     transcript = Transcriber(load_whisper(tmp_path / "whisper.pt")).transcribe((tone(300.0), SAMPLE_RATE))
     assert transcript.language == "en" and transcript.seconds == pytest.approx(0.6, abs=0.02)
 

@@ -6,6 +6,7 @@
     python -m recipes.nano.run --stages scenes speech unpack audio_encoder_more ears_more pack  # the packaged ones, on
     python -m recipes.nano.run --stages scenes speech neat words unpack exercises  # what the packaged ones need …
     python -m recipes.nano.run --stages audio_digits thoughts_text thoughts writing_more pack  # … to think
+    torchrun --nproc-per-node 2 -m recipes.nano.run --stages thoughts  # adapters and codes train in several processes
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
     python -m recipes.nano.thinking                               # those of thinking, tools, notes and JSON
 
@@ -18,8 +19,10 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from mmlm.training.ranks import join
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import settle_adapters, train_adapters
 from recipes.nano.stages.audio_codec import make_words, train_audio_codec, train_audio_codec_more, train_audio_decoder
@@ -82,14 +85,12 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     merged = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.from_dotlist(arguments.settings))
     recipe: Recipe = OmegaConf.to_object(merged)
+    join(recipe.device)
     for name in arguments.stages:
         if name == "pack":
             pack(recipe, arguments.output, arguments.package)
             continue
-        if name == "unpack":
-            unpack(arguments.output, arguments.package)
-            continue
-        stage, result = STAGES[name]
+        stage, result = STAGES.get(name) or (partial(unpack, arguments.package), "frozen")
         if (arguments.output / result).exists():
             print(f"{name}: done, see {arguments.output / result}")
         else:

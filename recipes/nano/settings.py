@@ -53,8 +53,8 @@ class AudioEncoder:
     text_layers: int = 3
     more_steps: int = 4000  # from there on, with windows from the start
     more_learning_rate: float = 2e-3
-    digit_strings: int = 40_000  # for the decoder alone, about half of what it hears then
-    digit_steps: int = 1500
+    digit_strings: int = 40_000  # about half of what it hears then
+    digit_steps: int = 1000
     digit_learning_rate: float = 1e-3
 
 
@@ -143,7 +143,7 @@ class Thoughts:
     dev_boxes: int = 200
     exercise_passes: int = 2  # while every picture comes once
     hearing: bool = True
-    steps: int = 7000
+    steps: int = 3000
     batch_size: int = 48
     learning_rate: float = 2e-3  # Muon's
 

@@ -40,7 +40,7 @@ def train_audio_encoder_more(recipe: Recipe, output: Path) -> None:
 
 
 def train_digits(recipe: Recipe, output: Path) -> None:
-    """Whisper's decoder alone, on strings of the digits that people said; the adapters know the encoder as it is."""
+    """Whisper further, on strings of the digits that people said; the adapters learn its features with the thoughts."""
     part = recipe.audio_encoder
     listen(
         recipe,
@@ -52,7 +52,6 @@ def train_digits(recipe: Recipe, output: Path) -> None:
         learning_rate=part.digit_learning_rate,
         window_every=3,
         settling=0.3,
-        decoder_only=True,
         seed=recipe.seed + 2,
     )
 

@@ -30,7 +30,7 @@ def freeze(recipe: Recipe, output: Path) -> None:
     os.replace(partial, output / "frozen")
 
 
-def unpack(output: Path, package: Path) -> None:
+def unpack(package: Path, recipe: Recipe, output: Path) -> None:
     """The packaged weights, laid where stages look for what came before, to be trained on."""
     shutil.copytree(package / "language_model", output / "frozen/language_model")
     shutil.copytree(package / "image_encoder", output / "frozen/image_encoder")

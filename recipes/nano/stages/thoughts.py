@@ -172,7 +172,7 @@ def thinker(recipe: Recipe, output: Path) -> mmlm.MultimodalLM:
     model = mmlm.assemble(
         start,
         output / "frozen/image_encoder",
-        audio_encoder=output / "audio_encoder_more/whisper.pt",
+        audio_encoder=output / "audio_digits/whisper.pt",
         resampler=earlier.resampler_config,
         audio_resampler=earlier.audio_resampler_config,
         fusion=earlier.fusion_config,
