@@ -47,7 +47,7 @@ def call(model: MultimodalLM) -> tuple:
     image, question, right = asked("arithmetic", "price")
     conversation = [{"role": "user", "content": [mmlm.Image(image), question]}]
     found = model.solve(conversation, tools=[calculator()], thinking=True, max_new_tokens=60)
-    calls = [f"calculator{own.call.arguments} gave {own.text}" for turn in found.turns for own in turn.calls]
+    calls = [str(own) for turn in found.turns for own in turn.calls]
     return image, told(question, *calls, verdict(found.answer, right))
 
 
