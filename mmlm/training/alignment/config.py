@@ -89,6 +89,7 @@ class PreferenceConfig:
 class RewardConfig:
     """What a reward model learns from pairs of answers: the better one has the higher reward.
 
+    kind: reward, a model whose one output is the reward of an answer.
     centre: weight of the square of a pair's sum, which keeps rewards about 0.
     """
 
@@ -108,6 +109,7 @@ class RewardConfig:
 class GrpoConfig:
     """What `align` learns from rewards: answers above the mean of their group grow likelier (GRPO).
 
+    kind: grpo, which lets the model answer each prompt several times and compares the answers.
     rewards: of what a model wrote, by name, and their weights: exact_match, contains, brief, json, clip, words (see
         docs/howto/align.md); in Python any function.
     writes: "text" answers prompts; "image" draws captions; "audio" speaks transcripts.
