@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.scaling import run as study_run
 from recipes.scaling.law import HUBER, Law, fit_law
+from recipes.scaling.run import TRIAL, Reached, Run, Study, fitted, reach, study_of, table
 
 CHINCHILLA = Law(0.25, (30.0, 12.0), (0.45, 0.35))
 GRID = np.array([(n, d) for n in (7e5, 1.4e6, 2.8e6, 5.6e6) for d in (3e3, 6e3, 1.2e4, 2.4e4, 4.8e4)])
@@ -92,4 +94,50 @@ def test_the_same_seed_gives_the_same_intervals():
 )
 def test_what_cannot_be_fitted(axes, losses, message):
     with pytest.raises(ValueError, match=message):
-        fit_law(axes, losses)
+        fit_law(axes, losses, resamples=1)
+
+
+REPEATED = Law(0.1, (20.0, 5.0, 8.0), (0.45, 0.4, 0.8))
+
+
+def reached(run: Run, study: Study, output, seed: int) -> Reached:
+    """What a run of a known law reaches."""
+    parameters = 350_000 * run.width
+    loss = REPEATED([[parameters, run.pictures, run.steps]])[0]
+    return Reached(run, parameters, run.steps * study.batch_size, float(loss))
+
+
+def test_a_study_tells_its_largest_run_which_no_fit_has_seen(tmp_path):
+    found = study_of(Study(), tmp_path, 0, reached, resamples=5)
+    assert len(found["runs"]) == 27 and found["largest"]["run"] not in [own["run"] for own in found["runs"]]
+    law = found["laws"]["repeated"]
+    assert law["floor"]["value"] == pytest.approx(0.1, rel=1e-2)
+    assert [own["value"] for own in law["exponents"]] == pytest.approx([0.45, 0.4, 0.8], rel=1e-2)
+    assert abs(law["largest"]["error"]) < 1e-3 < found["best_that_was_fitted"]["error"]
+    assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(found))
+    for name in found["laws"]:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "parameters, pictures, steps" in table(found)
+
+    runs, lucky = [reached(own, Study(), tmp_path, 0) for own in Study().runs()], dict(found["largest"], loss=0.05)
+    _, other = fitted(law["axes"], runs, Reached(**{**lucky, "run": Study().largest}), seed=0, resamples=5)
+    assert other["floor"] == law["floor"] and other["largest"]["value"] == law["largest"]["value"]
+    assert other["largest"]["error"] == pytest.approx(found["largest"]["loss"] / 0.05 - 1, rel=1e-2)
+
+
+def test_the_largest_run_is_beyond_all_others():
+    for study in (Study(), TRIAL):
+        for axis in ("width", "pictures", "steps"):
+            assert getattr(study.largest, axis) > max(getattr(own, axis) for own in study.runs())
+
+
+def test_a_finished_run_is_read_and_not_trained_again(tmp_path, monkeypatch):
+    """One step of the smallest run; afterwards nothing that trains is there any more."""
+    study = Study((2,), (8,), (1,), Run(2, 8, 1), batch_size=2, held_out=4)
+    first = reach(study.largest, study, tmp_path, 0)
+    left = {path.name for path in (tmp_path / "runs").glob("*/*")}
+    assert "reached.json" in left and not left & {"model", "checkpoints"}
+    monkeypatch.delattr(study_run, "train")
+    assert reach(study.largest, study, tmp_path, 0) == first
+    with pytest.raises(NameError):
+        reach(study.largest, study, tmp_path, 1)

@@ -17,7 +17,7 @@ HUBER = 1e-2
 """Errors in log loss up to here count by their square, larger ones by their size: about the noise between seeds."""
 EXPONENTS, FLOORS = (0.2, 0.5, 1.0), (0.2, 0.6, 0.95)  # of the starts; floors in lowest losses
 LONGEST, ENOUGH, TIGHTEST = 400, 1e-9, 1e6  # iterations; the relative gain, and the damping, at which a fit is finished
-FROM = 5  # of the best ends, from which resamples start
+FROM = 3  # of the best ends, from which resamples start
 
 Array = NDArray[np.float64]
 
@@ -49,9 +49,7 @@ class Fit:
         return float(low), float(high)
 
 
-def fit_law(
-    axes: ArrayLike, losses: ArrayLike, *, resamples: int = 400, seed: int = 0, huber: float = HUBER
-) -> Fit:
+def fit_law(axes: ArrayLike, losses: ArrayLike, *, resamples: int, seed: int = 0, huber: float = HUBER) -> Fit:
     """The law of runs with axes `[n, k]` and losses `[n]`, and those of `resamples` draws of n runs with replacement.
 
     ValueError where a number is not positive and finite, where runs are fewer than the law has numbers (1 + 2k), and
@@ -62,7 +60,9 @@ def fit_law(
         raise ValueError(f"axes are [runs, axes] and losses [runs], not {list(x.shape)} and {list(y.shape)}")
     count, wide = x.shape
     if count < 1 + 2 * wide:
-        raise ValueError(f"a law of {wide} axes has {1 + 2 * wide} numbers: it takes as many runs at least, not {count}")
+        raise ValueError(
+            f"a law of {wide} axes has {1 + 2 * wide} numbers: it takes as many runs at least, not {count}"
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("axes and losses must be positive and finite")
     if constant := [axis for axis in range(wide) if np.ptp(x[:, axis]) == 0]:
