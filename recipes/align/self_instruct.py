@@ -7,7 +7,7 @@ New adapters between nano's frozen parts learn from drawn scenes with captions, 
 then they write questions and answers about all of the scenes, with that twentieth as the examples, and new adapters
 learn from both. The controls learn from the twentieth alone, and from all questions. Each learns for as many steps, in
 which captions and questions come equally often: fewer questions come round more often. Judged by greedy answers about
-other scenes, exact match. What is right of what was written is measured on the scenes, whose questions nobody was shown.
+other scenes, exact match.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def questions_of(records: Sequence[Record]) -> list[Record]:
 
 
 def mixed(records: RecordSet, questions: Sequence[Record]) -> RecordSet:
-    """Captions of the records, and questions so often that both are equally many to within a record."""
+    """Captions of the records and questions, the fewer repeated until both are equally many."""
     described = [replace(record, qa=()) for record in records]
-    times, rest = divmod(len(described), len(questions))
-    return RecordSet((*described, *list(questions) * times, *questions[:rest]))
+    count = max(len(described), len(questions))
+    return RecordSet(tuple(own[place % len(own)] for own in (described, questions) for place in range(count)))
 
 
 def taught(records: RecordSet, questions: Sequence[Record], output: Path, steps: int, seed: int) -> mmlm.MultimodalLM:
