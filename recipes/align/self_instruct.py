@@ -87,6 +87,7 @@ def exact(model: mmlm.MultimodalLM, records: Sequence[Record]) -> float:
     said = model.answer(
         [record.image for record in asked], [record.qa[0][0] for record in asked], max_new_tokens=LONGEST, batch_size=64
     )
+    assert isinstance(said, list), "several questions give several answers"
     right = (normalized(str(own)) == normalized(record.qa[0][1]) for own, record in zip(said, asked, strict=True))
     return sum(right) / len(asked)
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recipes.scaling.law import Fit
-
-if TYPE_CHECKING:
-    from recipes.scaling.run import Reached
 
 POINTS = 100  # of a line
 
@@ -24,13 +21,16 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def plot_law(fit: Fit, names: Sequence[str], runs: Sequence[Reached], largest: Reached, path: Path) -> None:
-    """Draws into a PNG: along each axis, one line for each choice of the others. The star is the largest run."""
+def plot_law(fit: Fit, names: Sequence[str], runs: ArrayLike, losses: ArrayLike, largest: float, path: Path) -> None:
+    """Draws into a PNG: along each axis, one line for each choice of the others. The star is the largest run.
+
+    runs: axes `[n + 1, k]` of the fitted runs, and of the largest one as the last. losses: `[n]`; largest: its loss.
+    """
     from matplotlib.figure import Figure  # the object interface: no window, no global state
     from matplotlib.ticker import FuncFormatter
 
-    axes, losses = np.array([own.axes(names) for own in runs]), np.array([own.loss for own in runs])
-    place = np.array(largest.axes(names))
+    axes, losses = np.asarray(runs, float), np.asarray(losses, float)
+    axes, place = axes[:-1], axes[-1]
     figure = Figure(figsize=(4.2 * (len(names) + 1), 4), layout="constrained")
     panels = figure.subplots(1, len(names) + 1)
     for axis, (name, panel) in enumerate(zip(names, panels, strict=False)):
@@ -45,7 +45,7 @@ def plot_law(fit: Fit, names: Sequence[str], runs: Sequence[Reached], largest: R
             panel.plot(axes[mine, axis], losses[mine], "o", color=colour, markersize=4)
         along = np.insert(np.repeat(np.delete(place, axis)[None], POINTS, 0), axis, line, axis=1)
         panel.plot(line, fit.law(along), "k--", linewidth=1, label="as the largest run, by the law")
-        panel.plot(place[axis], largest.loss, "k*", markersize=11, label="largest run, not fitted")
+        panel.plot(place[axis], largest, "k*", markersize=11, label="largest run, not fitted")
         panel.set(xscale="log", xlabel=name, ylabel="held-out loss, nats a token" if not axis else "")
         own = np.unique([*axes[:, axis], place[axis]])
         panel.set_xticks(own, [short(value) for value in own])
@@ -54,11 +54,11 @@ def plot_law(fit: Fit, names: Sequence[str], runs: Sequence[Reached], largest: R
     low, high = fit.interval(told)
     value = float(fit.law(place[None])[0])
     panel = panels[-1]
-    both = [*losses, largest.loss]
+    both = [*losses, largest]
     panel.plot([min(both), max(both)], [min(both), max(both)], color="0.6", linewidth=1)
     panel.plot(losses, fit.law(axes), "o", markersize=4, label="fitted")
     panel.errorbar(
-        largest.loss, value, [[max(value - low, 0)], [max(high - value, 0)]], fmt="k*", markersize=11, capsize=3,
+        largest, value, [[max(value - low, 0)], [max(high - value, 0)]], fmt="k*", markersize=11, capsize=3,
         label="largest run, 95% of resamples",
     )  # fmt: skip
     panel.set(xscale="log", xlabel="measured", ylabel="by the law")

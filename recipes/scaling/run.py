@@ -163,7 +163,8 @@ def study_of(
     laws = {}
     for name, axes in LAWS.items():
         fit, laws[name] = fitted(axes, runs, largest, seed, resamples)
-        plot_law(fit, axes, runs, largest, output / f"{name}.png")
+        places = [own.axes(axes) for own in (*runs, largest)]
+        plot_law(fit, axes, places, [own.loss for own in runs], largest.loss, output / f"{name}.png")
     best = min(own.loss for own in runs)
     found = {
         "study": asdict(study),
