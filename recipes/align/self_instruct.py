@@ -1,6 +1,6 @@
 """Self-instruct on nano: what questions that a model wrote itself are worth beside those of people.
 
-    python -m recipes.align.self_instruct --seed 0            # and 1, 2; some 20 minutes each on two cores
+    python -m recipes.align.self_instruct --seed 0            # and 1, 2
     python -m recipes.align.self_instruct --trial             # few scenes and steps: whether it runs
 
 New adapters between nano's frozen parts learn from drawn scenes with captions, and from a twentieth of their questions;

@@ -1,6 +1,6 @@
 """Adapters of several sizes by data of several sizes by steps, the law of their losses, and how well it tells ahead.
 
-    python -m recipes.scaling.run                 # some 90 minutes on two cores
+    python -m recipes.scaling.run                 # 27 runs and a larger one
     python -m recipes.scaling.run --trial         # two sizes, few steps: whether it runs, not what it finds
 
 New adapters between nano's frozen parts, on drawn scenes. The loss is that of held-out scenes, in nats per answer
