@@ -24,8 +24,8 @@ from PIL import Image, ImageDraw
 import mmlm
 from encoders.media.sound import Audio, load_audio
 from encoders.transcription.transcript import Transcription
+from mmlm.generation.answer_text import AnswerText
 from mmlm.serving.clients import EventStream
-from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.dialect.chat import ChatRequest
 from mmlm.serving.dialect.speech import encoded
 from mmlm.serving.options import EngineOptions

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
+from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.forms import Form
 from mmlm.prompting.thinking import ThinkingMarks
 
@@ -66,6 +67,7 @@ class GenerationKeywords(TypedDict, total=False):
     choices: Sequence[str]
     regex: str | None
     json_schema: Mapping[str, Any] | type | None
+    constraint: Constraint | None
     logits_processor: Sequence[LogitsProcessor]
     seed: int | None
     thinking: bool | int
@@ -89,6 +91,8 @@ class GenerationOptions:
         an expression matches (in Rust's syntax, without look-around), or JSON of a schema, a dict or a pydantic model
         class. `result.parsed` is what it says. The answer is complete at the token limit too; a limit too small for any
         is a ValueError. A space may come first.
+    constraint: what a text may hold besides, as the state of each row at the start of its answer: an object of your own
+        with `finished`, `guided`, `allowed` and `advance`, as `mmlm.generation.constraints.Constraint` has them.
     seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
         takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
         the same seed gives the same texts for the same prompts and `batch_size`.
@@ -118,6 +122,7 @@ class GenerationOptions:
     choices: Sequence[str] = ()
     regex: str | None = None
     json_schema: Mapping[str, Any] | type | None = None
+    constraint: Constraint | None = None
     logits_processor: Sequence[LogitsProcessor] = ()
     seed: int | None = None
     thinking: bool | int = False
@@ -207,6 +212,8 @@ class GenerationOptions:
         words = self.bad_words_ids
         lists = isinstance(words, Sequence) and all(isinstance(word, Sequence) for word in words)
         self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
+        stated = self.constraint is None or all(hasattr(self.constraint, name) for name in ("allowed", "advance"))
+        self._check("constraint", stated, "must be a Constraint or None", TypeError)
         called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
         self._check("logits_processor", called, "must be a list of functions", TypeError)
 

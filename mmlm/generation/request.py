@@ -99,6 +99,7 @@ class Request:
         state = Together.of(
             StopStrings.begin(stop, decode) if stop else None,
             None if self.form is None else self.form.begin(self.options.max_new_tokens),
+            self.options.constraint,
         )
         if self.thinks is not None:
             state = Thinking.begin(self.thinks, state)
@@ -216,6 +217,8 @@ def request(
         raise ValueError("stop strings are for text alone: leave stop empty")
     if writing is not None and options.form is not None:
         raise ValueError("choices, regex and json_schema are for text alone: leave them out where media are written")
+    if writing is not None and options.constraint is not None:
+        raise ValueError("constraint is for text alone: leave it out where media are written")
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
         rows.append(list(writing.without or []))

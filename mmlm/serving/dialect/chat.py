@@ -172,7 +172,8 @@ def _prepared(
         options = replace(options, thinking=thinking, max_new_tokens=most)
     if demand is None:
         return prompt, options, None
-    options = replace(options, stop=(*options.stop_strings, *demand.offer.stop))
+    stop = (*options.stop_strings, *demand.offer.stop)
+    options = replace(options, stop=stop, constraint=demand.constraint(prompt))
     return prompt, options, ToolAnswers(model, demand, prompt) if demand.offer.tools else None
 
 
