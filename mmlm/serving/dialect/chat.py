@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.result import GenerationResult
+from mmlm.generation.result import GenerationResult, TopLogProbs
 from mmlm.prompting.parts import Part
 from mmlm.prompting.thinking import Opening, begins_thinking
 from mmlm.serving.clients import EventStream, answered
@@ -56,7 +56,7 @@ class ChatRequest(Asked):
         "prompt_cache_retention", "safety_identifier",
     )  # fmt: skip
     not_yet = {
-        "functions": [[]], "function_call": ["none", "auto"], "top_logprobs": [0], "frequency_penalty": [0],
+        "functions": [[]], "function_call": ["none", "auto"], "frequency_penalty": [0],
         "presence_penalty": [0], "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [],
         "moderation": [], "verbosity": [], "web_search_options": [],
     }  # fmt: skip
@@ -70,6 +70,7 @@ class ChatRequest(Asked):
     temperature: Temperature | None = None
     top_p: Share | None = None
     logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     response_format: ResponseFormat | None = None
@@ -86,6 +87,8 @@ class ChatRequest(Asked):
         """ApiError for fields that contradict each other."""
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options are for streams: send stream=true", "stream_options", "invalid_value")
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs come with logprobs=true", "top_logprobs", "invalid_value")
         if self.temperature is not None and self.temperature < 1e-6 and (self.n or 1) > 1:
             message = "n answers at temperature 0 would all be the same: raise the temperature"
             raise ApiError(400, message, "n", "invalid_value")
@@ -112,6 +115,7 @@ class ChatRequest(Asked):
             top_p=self.top_p if sampled else None,
             num_return_sequences=self.n or 1,
             stop=() if self.stop is None else self.stop,
+            top_log_probs=self.top_logprobs or 0,
             seed=self.seed,
         )
         if self.response_format is None:
@@ -199,7 +203,8 @@ class _Answer:
             if self.tools is not None:
                 message, reason = self.tools.message(result, self.options.stop_strings)
             message |= message_of(result.thinking)
-            log_probs = self._log_probs(zip(result.token_ids, result.log_probs, strict=True))
+            top = result.top_log_probs or [()] * len(result.token_ids)
+            log_probs = self._log_probs(zip(result.token_ids, result.log_probs, top, strict=True))
             choices.append({"index": row, "message": message, "logprobs": log_probs, "finish_reason": reason})
         return {**self._head("chat.completion"), "choices": choices, "usage": usage_of(results)}
 
@@ -210,7 +215,7 @@ class _Answer:
             yield self._chunk(row, {"role": "assistant", "content": ""})
         async for token in running.tokens:
             row = rows[token.row]
-            for delta in row.push(token.id, token.log_prob):
+            for delta in row.push(token.id, token.log_prob, token.top):
                 yield self._chunk(token.row, delta, row.log_probs())
         results = running.ticket.results(0)
         for index, (row, result) in enumerate(zip(rows, results, strict=True)):
@@ -230,13 +235,21 @@ class _Answer:
         choice = {"index": row, "delta": delta, "logprobs": log_probs, "finish_reason": reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice], "usage": None}
 
-    def _log_probs(self, tokens: Any) -> dict[str, Any] | None:
-        """Of each token that is no end its text and log-probability, where they were asked for."""
+    def _log_probs(self, tokens: Iterable[tuple[int, float, TopLogProbs]]) -> dict[str, Any] | None:
+        """Of each token that is no end its text and log-probability, and the most likely ones, where asked for."""
         if not self.asked.logprobs:
             return None
-        kept = [(self.decode([token]), value) for token, value in tokens if token not in self.stop_ids]
-        content = [{"token": text, "logprob": value, "bytes": _bytes(text), "top_logprobs": []} for text, value in kept]
+        content = [
+            self._log_prob(token, value) | {"top_logprobs": [self._log_prob(*one) for one in top]}
+            for token, value, top in tokens
+            if token not in self.stop_ids
+        ]
         return {"content": content, "refusal": None}
+
+    def _log_prob(self, token: int, value: float) -> dict[str, Any]:
+        """A token that was or might have been written; of a control token, which decoding hides, its own name."""
+        text = self.decode([token]) or str(self.loaded.model.processor.tokenizer.convert_ids_to_tokens(token) or "")
+        return {"token": text, "logprob": value, "bytes": _bytes(text)}
 
 
 class _Row:
@@ -247,14 +260,14 @@ class _Row:
         self.tools = None if answer.tools is None else ToolRow(answer.tools)
         decode = answer.decode if answer.tools is None else answer.tools.decode
         self.text = ThoughtRow(answer.thinks, decode, answer.options.stop_strings, answer.begun, self.tools is None)
-        self.waiting: list[tuple[int, float]] = []  # tokens whose log-probabilities were not given yet
+        self.waiting: list[tuple[int, float, TopLogProbs]] = []  # tokens whose log-probabilities were not given yet
 
-    def push(self, token: int, log_prob: float) -> list[dict[str, Any]]:
+    def push(self, token: int, log_prob: float, top: TopLogProbs) -> list[dict[str, Any]]:
         """The deltas that one more token settles."""
         if token in self.answer.stop_ids:
             return []
         if self.answer.asked.logprobs:
-            self.waiting.append((token, log_prob))
+            self.waiting.append((token, log_prob, top))
         thought, piece = self.text.push(token)
         return deltas(thought, piece) if self.tools is None else deltas(thought, "") + self.tools.push(piece)
 
