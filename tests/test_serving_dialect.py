@@ -29,7 +29,7 @@ from mmlm.generation.answer_text import AnswerText
 from mmlm.generation.log_probs import example_of
 from mmlm.generation.sampler import never_written
 from mmlm.serving.clients import EventStream
-from mmlm.serving.dialect.chat import ChatRequest
+from mmlm.serving.dialect.chat_request import ChatRequest
 from mmlm.serving.dialect.speech import encoded
 from mmlm.serving.options import EngineOptions
 from mmlm.serving.settings import Limits

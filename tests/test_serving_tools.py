@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmlm.prompting import chat_template
-from mmlm.serving.dialect.chat import ChatRequest
+from mmlm.serving.dialect.chat_request import ChatRequest
 from support import scripted
 from support.serving import serving
 
