@@ -16,7 +16,7 @@ from mmlm.training.alignment.reference import trained_parameters
 from mmlm.training.alignment.reward_model import RewardModel, learned_reward
 from mmlm.training.alignment.rewards import Written
 from mmlm.training.trainer import Trainer
-from support.alignment import GRPO, KINDS, asked, drawings, high, pairs, run
+from support.alignment import GRPO, KINDS, PPO, asked, drawings, high, pairs, run
 from support.families import tokenizer
 from support.training_objectives import CASES, added, assert_equal, metrics, snapshot, stopping, tiny_model
 
@@ -93,12 +93,45 @@ def test_its_first_gradient_is_that_of_reinforce(tmp_path):
         logits = model(model.processor.collate([example]), [example.media]).logits
         logits[:, model.language_model.vocabulary.end_of_chunk_id + 1 :] = -torch.inf
         values = logits.log_softmax(-1)[torch.arange(len(ids)), ids]
-        loss = loss - (values * kept["rollouts.advantages"][row]).sum()
+        loss = loss - (values * kept["rollouts.advantages"][row, : len(ids)]).sum()
         tokens += len(ids)
     (loss / tokens).backward()
     assert gradient and kept["rollouts.advantages"].abs().max() > 0.5
     for name, own in gradient.items():
         torch.testing.assert_close(own, parameters[name].grad, rtol=1e-3, atol=1e-6)
+
+
+def test_ppo_expects_nothing_at_first_and_then_what_is_earned(tmp_path):
+    """No value, no distance yet: every token's return is the reward of its answer. The gradient is written out."""
+    model = tiny_model()
+    settings = AlignConfig(steps=1, batch_size=2, accumulation=2)
+    own = replace(PPO, generations=2, lam=1.0)
+    objective = objective_of(model, asked(pairs()), own, tmp_path, None, settings, rewards={"high": high})
+    parameters = objective.parameters()
+    model.requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    parts = objective.parts(0)
+    total = sum(part.count for part in parts)
+    sum(part.loss() * part.count / total for part in parts).backward()
+    kept, value = objective.kept, objective.head.bias.grad
+    there = kept["rollouts.ids"] >= 0
+    earned = torch.stack([(ids[ids >= 0] > 128).float().mean() for ids in kept["rollouts.ids"]])
+    torch.testing.assert_close(kept["rollouts.returns"], earned.unsqueeze(1) * there, atol=1e-5, rtol=0)
+    advantages = kept["rollouts.advantages"][there]
+    every = earned.unsqueeze(1).expand_as(there)[there]
+    torch.testing.assert_close(advantages, (every - every.mean()) / every.std(), atol=1e-3, rtol=0)
+    # Half the square error of values that are 0, weighed: d/db = −weight × the mean of what was earned.
+    assert float(value) == pytest.approx(-own.value_weight * float(every.mean()), rel=1e-4)
+    prompts = [objective.prompts[index] for index in objective.order.batch(0).tolist() for _ in range(2)]
+    policy = [own for name, own in parameters.items() if not name.startswith("value.") and own.grad is not None]
+    found = [parameter.grad.clone() for parameter in policy]
+    model.zero_grad()
+    values = objective.writer.log_probs(prompts, [ids[ids >= 0].tolist() for ids in kept["rollouts.ids"]])
+    (-(values * kept["rollouts.advantages"]).sum() / total).backward()
+    assert policy and all(bool(one.any()) for one in found[:1])
+    for parameter, gradient in zip(policy, found, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("writes", ["text", "image"])

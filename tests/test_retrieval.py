@@ -1,5 +1,6 @@
 """The index: against brute force in float64, by what it must keep through kills, and by what retrieved text may do."""
 
+import json
 import random
 import signal
 import sqlite3
@@ -28,6 +29,7 @@ from recipes.nano import scenes, wording
 from support import parts
 
 ROOT = Path(__file__).parents[1]
+SPEECH = str(ROOT / "docs/sounds/said-0.wav")
 
 
 def drawn(texts: list[str]) -> np.ndarray:
@@ -484,6 +486,35 @@ def test_what_cannot_be_looked_up_is_named(tmp_path):
                 call()
 
 
+def test_what_is_farther_than_the_least_cosine_is_left_out(tmp_path):
+    rows = {
+        "near": [1.0, 0.0],
+        "middle": [0.6, 0.8],
+        "far": [-1.0, 0.0],
+        "zebra": [0.0, 1.0],
+        "asked zebra": [1.0, 0.0],
+    }
+    embedder = Named(lambda texts: np.array([rows[text] for text in texts]), "by hand")
+    with Index(tmp_path / "a.index", texts=embedder) as index:
+        for name in ("near", "middle", "far", "zebra"):
+            index.add_text(name, name=name)
+        found = index.search("asked zebra", k=4)
+        assert {source.path: source.cosines["texts"] for source in found} == pytest.approx(
+            {"near": 1.0, "middle": 0.6, "zebra": 0.0, "far": -1.0}
+        )
+        for least, names in ((0.5, ["near", "middle"]), ({"texts": 0.9}, ["near"]), ({"pictures": 0.9}, None)):
+            close = [source.path for source in index.search("asked zebra", k=4, least=least)]
+            assert close == names if names else set(close) == set(rows) - {"asked zebra"}
+        assert index.search("far", least={"texts": 1.0})[0].path == "far" and not index.search("zebra", least=1.0)[1:]
+        for wrong in (2, {"words": 0.5}, {"texts": "0.5"}, True):
+            with pytest.raises((ValueError, TypeError), match="least"):
+                index.search("far", least=wrong)
+            with pytest.raises((ValueError, TypeError), match="least"):
+                Lookup(index, least=wrong)
+        with pytest.raises(ValueError, match="least is a cosine, and words have none"):
+            index.search("far", by=("words",), least=0.5)
+
+
 # ---- the command line
 
 
@@ -511,6 +542,16 @@ def test_the_command_line_adds_finds_shows_and_removes(tmp_path, capsys, loaded)
     assert said.out == f"{file}: 1 removed\n" and "nowhere is not in the index" in said.err
     assert main(["answer", "who is called Bo?", "--index", file]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith(f"  [1]       {tmp_path}/notes/bo.txt")
+    assert main(["answer", "who is called Bo?", "--index", file, "--least", "texts=1", "--least", "pictures=1"]) == 0
+    said = capsys.readouterr()
+    assert f"nothing relevant was found in {file}" in said.err and "[1]" not in said.out
+    assert main(["ask", SPEECH, "who is called Bo?", "--index", file, "--mode", "features", "--sources", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"  [1]       {tmp_path}/notes/bo.txt")
+    assert main(["ask", SPEECH, "who is called Bo?", "--index", file, "--mode", "features", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"][0]["quote"] == "The red circle is called Bo."
+    assert main(["ask", SPEECH, "--index", file, "--mode", "features"]) == 2
+    assert "give a QUESTION" in capsys.readouterr().err
+    assert main(["ask", SPEECH, "--least", "texts=1"]) == 2 and "give --index" in capsys.readouterr().err
     nowhere = ["search", "a", "--index", "no.index"]
     wrong = [["show", "-k", "3"], ["add"], ["remove"], ["search"], ["show", "a"], ["add", "a", "--where", "b=1"]]
     for arguments in [nowhere, *([*own, "--index", file] for own in wrong)]:

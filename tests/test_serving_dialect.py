@@ -19,14 +19,17 @@ import openai
 import pydantic
 import pytest
 import soundfile
+import torch
 from PIL import Image, ImageDraw
 
 import mmlm
 from encoders.media.sound import Audio, load_audio
 from encoders.transcription.transcript import Transcription
+from mmlm.generation.answer_text import AnswerText
+from mmlm.generation.log_probs import example_of
+from mmlm.generation.sampler import never_written
 from mmlm.serving.clients import EventStream
-from mmlm.serving.dialect.answer_text import AnswerText
-from mmlm.serving.dialect.chat import ChatRequest
+from mmlm.serving.dialect.chat_request import ChatRequest
 from mmlm.serving.dialect.speech import encoded
 from mmlm.serving.options import EngineOptions
 from mmlm.serving.settings import Limits
@@ -187,6 +190,30 @@ def test_log_probabilities_are_the_models(client, nano, circle):
     assert all(bytes(token.bytes).decode() == token.token for token in tokens)
 
 
+@pytest.mark.parametrize("sampled", [{}, dict(temperature=1.5, seed=3)])
+def test_the_most_likely_tokens_are_those_of_one_pass_over_the_answer(client, nano, circle, sampled):
+    asked = dict(model="nano", messages=question(circle), logprobs=True, top_logprobs=5, max_tokens=6, **sampled)
+    tokens = client.chat.completions.create(**asked).choices[0].logprobs.content
+    chunks = client.chat.completions.create(**asked, stream=True)
+    streamed = [one for piece in chunks for own in piece.choices if own.logprobs for one in own.logprobs.content]
+    assert streamed == tokens and len(tokens) > 0
+    options = dict(max_new_tokens=6, top_log_probs=5, do_sample=bool(sampled), **sampled)
+    prompt = nano.chat_prompt([{"role": "user", "content": [mmlm.Image(circle), "what color is the circle?"]}])
+    result = nano.generate(prompt, **options)
+    example = example_of(nano, prompt, result)
+    with torch.no_grad():
+        logits = nano(nano.processor.collate([example], padding_side="left"), [example.media]).logits  # of the answer
+    plain = logits.double().log_softmax(-1)
+    plain[:, never_written(nano.language_model.vocabulary)] = -torch.inf
+    for top, row in zip(result.top_log_probs, plain, strict=True):
+        values, ids = row.topk(5)
+        assert [i for i, _ in top] == ids.tolist()
+        assert [value for _, value in top] == pytest.approx(values.tolist(), abs=1e-4)
+    for token, top in zip(tokens, result.top_log_probs, strict=False):
+        assert [one.logprob for one in token.top_logprobs] == pytest.approx([value for _, value in top], abs=1e-4)
+        assert all(one.token for one in token.top_logprobs)
+
+
 def test_many_at_once_by_the_asynchronous_client(server, circle):
     async def ask() -> list:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
@@ -232,7 +259,8 @@ WRONG = {
         dict(response_format={"type": "json_object"}, tools=[{"type": "function", "function": {"name": "f"}}]),
         400, "response_format", "leave one out",
     ),
-    "top log-probabilities": (dict(logprobs=True, top_logprobs=2), 400, "top_logprobs", "not supported"),
+    "top log-probabilities alone": (dict(top_logprobs=2), 400, "top_logprobs", "logprobs=true"),
+    "too many of them": (dict(logprobs=True, top_logprobs=21), 400, "top_logprobs", "20"),
     "five stops": (dict(stop=list("abcde")), 400, "stop", "4"),
     "stream options alone": (dict(stream_options={"include_usage": True}), 400, "stream_options", "stream"),
     "too many rows": (dict(n=1000), 400, None, "rows"),

@@ -4,13 +4,15 @@ import base64
 import dataclasses
 import functools
 import io
+import json
 
+import jsonschema
 import openai
 import pytest
 from PIL import Image
 
 from mmlm.prompting import chat_template
-from mmlm.serving.dialect.chat import ChatRequest
+from mmlm.serving.dialect.chat_request import ChatRequest
 from support import scripted
 from support.serving import serving
 
@@ -142,6 +144,39 @@ def test_a_call_may_be_required_and_named(client, write, models, template):
     assert found.message.content == "plain" and "Measures." not in scripted.said(prompts[0], models[template])
 
 
+SIZE = {
+    "type": "object", "required": ["width", "unit"], "additionalProperties": False,
+    "properties": {"width": {"type": "integer", "minimum": 1, "maximum": 99}, "unit": {"enum": ["m", "ft"]}},
+}  # fmt: skip
+STRICT = {"type": "function", "function": {"name": "area", "parameters": SIZE, "strict": True}}
+LOOSE = {"type": "object", "properties": {"width": {"not": {"type": "string"}}}}
+
+
+@pytest.mark.parametrize("template", ["hermes", "react"])
+def test_calls_are_held_to_their_tools_whatever_the_model_prefers(client, write, template):
+    asked = dict(model=template, messages=QUESTION, tools=[STRICT, OTHER], max_tokens=200)
+    wrong = '{"width": "wide", "size": 3} and so on'
+    named = {"type": "function", "function": {"name": "area"}}
+    between = REQUIRED[template][2].rpartition("area")[2]
+    for choice, text in (
+        ("auto", written(template, "aria", wrong)), ("required", f"aria{between}{wrong}"), (named, wrong),
+    ):  # fmt: skip
+        write(template, text)
+        content, (made,), reason = joined(client.chat.completions.create(**asked, tool_choice=choice, stream=True))
+        assert (made["name"], reason) == ("area", "tool_calls")
+        jsonschema.validate(json.loads(made["arguments"]), SIZE)
+    write(template, written(template, "aria", wrong))
+    found = client.chat.completions.create(**asked, tool_choice="none").choices[0]  # what looks like a call is text
+    assert found.message.tool_calls is None and "aria" in found.message.content
+
+
+def test_a_schema_that_cannot_be_kept_is_refused_where_it_is_strict_and_free_elsewhere(client, write):
+    tool = {"type": "function", "function": {"name": "area", "parameters": LOOSE}}
+    write("hermes", written("hermes", arguments='{"width": 3}'))
+    found = client.chat.completions.create(model="hermes", messages=QUESTION, tools=[tool]).choices[0]
+    assert found.message.tool_calls[0].function.arguments == '{"width": 3}'
+
+
 def test_several_calls_at_once(client, write):
     asked = dict(model="hermes", messages=QUESTION, tools=[AREA, OTHER])
     write("hermes", "Both.\n" + written("hermes") + "\n" + written("hermes", "now", "{}"))
@@ -195,6 +230,11 @@ WRONG = {
     "twice": (dict(tools=[AREA, AREA]), "tools", "twice"),
     "no schema": (dict(tools=[{"type": "function", "function": {"name": "a", "parameters": {"type": "string"}}}]),
                   "tools", "object"),
+    "a strict schema that cannot be kept": (
+        dict(tools=[{"type": "function", "function": {"name": "a", "parameters": LOOSE, "strict": True}}]),
+        "tools", "the parameters of a: the keyword 'not' is not supported"),
+    "no strictness": (
+        dict(tools=[{"type": "function", "function": {"name": "a", "strict": "yes"}}]), "tools", "strict"),
     "a choice without tools": (dict(tool_choice="required"), "tool_choice", "tools"),
     "an unknown choice": (dict(tools=[AREA], tool_choice="maybe"), "tool_choice", "required"),
     "another tool": (dict(tools=[AREA], tool_choice={"type": "function", "function": {"name": "b"}}),

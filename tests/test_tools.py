@@ -9,22 +9,30 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import mmlm
 from encoders.media.sound import Audio
 from mmlm.cli import main
+from mmlm.generation.constraints import RefusedError
+from mmlm.generation.options import GenerationOptions
+from mmlm.generation.sampler import Sampler
 from mmlm.prompting import chat_template
 from mmlm.prompting.conversation import chat_prompt
+from mmlm.prompting.thinking import after_thinking
 from mmlm.prompting.tool_schemas import as_schemas
 from mmlm.reasoning import Limits, Tool, ToolError, mcp_tools
 from mmlm.reasoning.tools.arguments import fault_of
 from mmlm.reasoning.tools.calculator import calculate, calculator
 from mmlm.reasoning.tools.calling import called
 from mmlm.reasoning.tools.clock import clock
-from mmlm.reasoning.tools.form import CallForm, form_of
+from mmlm.reasoning.tools.form import CallForm, decoding, form_of
+from mmlm.reasoning.tools.holding import Calls
 from mmlm.reasoning.tools.listen import listen
 from mmlm.reasoning.tools.offer import offered, read
 from mmlm.reasoning.tools.reading import CallReader, RawCall, read_calls
@@ -128,31 +136,120 @@ def test_a_template_is_shown_tools_as_transformers_shows_them():
     assert processor.encode(chat_prompt(own, messages, tools=schemas)).input_ids == ids
 
 
-@pytest.mark.parametrize("template", [name for name in FAMILIES if name != "bare"])
-def test_a_call_that_does_not_fit_is_written_again_held_to_the_schema(template):
+SIZE = {
+    "type": "object", "required": ["width", "unit"], "additionalProperties": False,
+    "properties": {
+        "width": {"type": "integer", "minimum": 1, "maximum": 999}, "unit": {"enum": ["m", "ft", 'a "b"']},
+        "of": {"type": "array", "maxItems": 2, "items": {"type": "string", "maxLength": 3}},
+    },
+}  # fmt: skip
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+BOTH = [{"type": "function", "function": {"name": name, "parameters": own}} for name, own in
+        (("size.of", SIZE), ("now", NOTHING))]  # fmt: skip
+
+
+def noisy(state, own, ids, seed: int, most: int = 400) -> str:
+    """The text of ids, and of noise until the call has ended: every token that is allowed is as likely as another."""
+    host = own.language_model
+    for token in ids:
+        state = state.advance(token)
+    states = [state]
+    options = GenerationOptions(do_sample=True, seed=seed)
+    generator = options.sampler(torch.device("cpu"))
+    sampler = Sampler(options, host.vocabulary, host.stop_ids, 1, 0, torch.device("cpu"), generator, states)
+    width = host.vocabulary.code_offset + host.vocabulary.code_rows
+    found = list(ids)
+    while len(found) < most and (states[0].reader.calls == 0 or states[0].matcher is not None):
+        found.append(int(sampler(torch.zeros(1, width), torch.zeros(1, 0, dtype=torch.long)).tokens))
+    return decoding(own.processor, states[0].calls.form)(found)
+
+
+@pytest.mark.parametrize("template", FAMILIES)
+def test_whatever_is_written_in_a_call_names_a_tool_and_fits_its_schema(template):
+    jsonschema = pytest.importorskip("jsonschema")
+    own = model(template)
+    offer = offered(own.processor.tokenizer, BOTH)
+    written = call(template, "ARGUMENTS", "NAME")
+    before = written.replace("ARGUMENTS}", "{") if template == "bare" else written.partition("NAME")[0]
+    seen = set()
+    for seed in range(6):
+        name = ("size.of", "now")[seed % 2] if template == "bare" else ""  # which is a call once its name is known
+        ids = own.processor.tokenizer(before.replace("NAME", name), add_special_tokens=False)["input_ids"]
+        text = noisy(Calls.of(own, offer).begin(template == "thinking"), own, ids, seed)
+        _, (made,) = read(offer, own.processor.tokenizer, after_thinking(text, template == "thinking"))
+        jsonschema.validate(json.loads(made.arguments), offer.parameters(made.name))
+        seen.add(made.name)
+    assert seen == {"size.of", "now"}
+
+
+@pytest.mark.parametrize("template", FAMILIES)
+def test_what_fits_is_written_as_it_is_without_being_held(template):
+    own = model(template)
+    offer = offered(own.processor.tokenizer, BOTH)
+    one, other = call(template, '{"width": 12, "unit": "ft"}', "size.of"), call(template, "{}", "now")
+    text = ("" if template == "bare" else "Wait: ") + one
+    if template in ("hermes", "words"):
+        text += " and " + other
+    if template == "listed":
+        text = text.replace("]", ", " + other[len("<|calls|>[") :])
+    state, held = Calls.of(own, offer).begin(template == "thinking"), 0
+    for token in own.processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        allowed = state.allowed()
+        held += allowed is not None
+        assert allowed is None or allowed[token]
+        state = state.advance(token)
+    assert state.allowed() is None and held > 20
+
+
+def test_a_thought_and_other_text_are_free():
+    own = model("thinking")
+    offer = offered(own.processor.tokenizer, BOTH)
+    state = Calls.of(own, offer).begin(True)
+    for token in own.processor.tokenizer("perhaps <tool_call> no {", add_special_tokens=False)["input_ids"]:
+        state = state.advance(token)
+        assert state.allowed() is None
+    state = Calls.of(model("bare"), offered(model("bare").processor.tokenizer, BOTH)).begin()
+    for token in model("bare").processor.tokenizer('{"name": "Bo", "age": [1', add_special_tokens=False)["input_ids"]:
+        state = state.advance(token)
+        assert state.allowed() is None
+
+
+def test_a_token_that_opens_a_call_and_goes_on_with_it_wrongly_is_not_written():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [(":", "x"), (":", "y"), (":", "Ġ"), (":Ġ", "s"), (":Ġ", "z")]
+    core = Tokenizer(models.BPE({c: i for i, c in enumerate([*alphabet, *map("".join, merges)])}, merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>")
+    own = parts.build("gpt2", tokenizer=tokenizer)
+    calls = Calls.of(own, offered(tokenizer, BOTH[:1]))
+    state = calls.begin()
+    for token in tokenizer("So.\nAction")["input_ids"]:
+        state = state.advance(token)
+    for text in (":x", ":y", ": z"):
+        (token,) = tokenizer(text)["input_ids"]
+        with pytest.raises(RefusedError) as refused:
+            state.advance(token)
+        assert refused.value.instead == tokenizer(":")["input_ids"][0]
+    (token,) = tokenizer(": s")["input_ids"]
+    allowed = state.advance(token).allowed()
+    assert [tokenizer.decode([i]) for i in allowed.nonzero().flatten().tolist()] == ["i"]  # size.of
+
+
+@pytest.mark.parametrize("template", FAMILIES)
+def test_a_call_that_would_not_fit_is_held_in_the_same_pass(template):
     seen: list = []
-
-    def area(width: int, unit: str | None = None) -> str:
-        """Measures.
-
-        Args:
-            width: how wide
-            unit: of what
-        """
-        assert isinstance(width, int) and isinstance(unit, str | None)
-        return seen.append((width, unit)) or "12"
-
-    wrong = call(template, '{"width": "wide", "size": 3}', "aria")
-    texts = ["area", '{"width": 12, "unit": null}', end(template, "It is 12.")]
-    found, prompts = solved(template, wrong, *texts, tools=[area])
-    assert (found.answer, seen, len(found.calls)) == ("It is 12.", [(12, None)], 1)
-    assert "aria" not in prompts[1] and "wide" not in prompts[2].rpartition("how large?")[2]
-    found, _ = solved(template, wrong, None, None, end(template, "done"), tools=[area], max_new_tokens=120)
-    assert found.calls[0].error is None and len(seen) == 2  # whatever weights without sense prefer
+    tool = Tool("area", "Measures.", SIZE, lambda **given: seen.append(given) or "12")
+    name = "area" if template == "bare" else "aria"
+    wrong = call(template, '{"width": "wide", "size": 3}', name)
+    found, prompts = solved(template, wrong, end(template, "It is 12."), tools=[tool], max_new_tokens=300)
+    assert len(prompts) == 2 and found.answer == "It is 12."
+    (made,) = found.calls
+    assert made.error is None and seen == [dict(made.call.arguments)] and fault_of(seen[0], SIZE) is None
 
 
 def test_what_is_wrong_with_a_call_is_told_to_the_model(monkeypatch):
-    monkeypatch.setattr("mmlm.reasoning.agent.held", lambda model, prompt, before, call, *_: call)
+    monkeypatch.setattr("mmlm.reasoning.agent.Calls.of", lambda *_: None)  # as where calls cannot be held
 
     def broken(width: float) -> str:
         """Breaks.

@@ -6,21 +6,19 @@ import argparse
 from typing import Any
 
 from mmlm.cli.batch import Batch
-from mmlm.cli.index import place_of
 from mmlm.cli.inputs import Input, inputs_of, labelled
 from mmlm.cli.job import Work, add_job_options, is_job, run_job
 from mmlm.cli.loading import check_index, load_model, read_image
+from mmlm.cli.lookup import add_lookup_options, check_lookup, lookup_of, print_sources
 from mmlm.cli.options import (
     VIDEO_LIMITS,
     add_batch_options,
     add_example_options,
     add_generation_options,
-    add_index_options,
     add_model_options,
     add_reading_options,
     file_path,
     generation_options,
-    where_of,
 )
 from mmlm.cli.output import one_line, print_result, tell_cut
 from mmlm.cli.picture_job import picture_work
@@ -48,8 +46,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_job_options(verb, shard_size=1000, batch_size=32)
     add_model_options(verb)
     add_example_options(verb)
-    add_index_options(verb, required=False)
-    verb.add_argument("--sources", type=int, default=4, metavar="K", help="look up so many at most (default: 4)")
+    add_lookup_options(verb)
     add_thinking_options(verb)
     add_reading_options(verb, *VIDEO_LIMITS)
     add_generation_options(verb)
@@ -57,6 +54,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The answer about each picture, in one line; of an index with what it was looked up in."""
+    check_lookup(args)
     if args.index is not None:
         return from_index(args)
     if is_job(args):
@@ -87,11 +85,11 @@ def from_index(args: argparse.Namespace) -> int:
     if names and not inputs:
         return batch.code()
     model = load_model(args)
-    from mmlm.retrieval import Index, Lookup
+    from mmlm.retrieval import Index
     from mmlm.tasks.rows import one_result
 
     with Index(args.index, model) as index:
-        lookup = Lookup(index, k=args.sources, where=where_of(args))
+        lookup = lookup_of(args, index)
 
         def answer(one: Input | None) -> bool:
             picture = None if one is None else read_image(one, args)
@@ -113,10 +111,7 @@ def print_answer(args: argparse.Namespace, result: Any, name: str, label: bool) 
     text = one_line(str(answers_of([result], False, False)))
     record = {**({"image": name} if name else {}), "question": args.question or args.image, "answer": text}
     print_result(args, record, f"{name}\t{text}" if label else text, result)
-    if not args.json:
-        for number, source in enumerate(result.sources, start=1):
-            mark = "cited" if number in result.citations.cited else "     "
-            print(f"  [{number}] {mark} {one_line(place_of(source))}", flush=True)
+    print_sources(args, result)
     tell_cut(args, result, name if label else "")
 
 

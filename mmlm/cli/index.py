@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import Batch
@@ -12,6 +13,7 @@ from mmlm.cli.options import (
     add_batch_options,
     add_index_options,
     add_json_option,
+    add_least_option,
     add_model_options,
     file_path,
     key_and_value,
@@ -32,7 +34,7 @@ EXAMPLES = """\
   mmlm index remove photos/old --index notes.index"""
 
 # Which action an option is for; the others have no use for it.
-OWN = {"metadata": "add", "picture": "search", "k": "search", "by": "search", "missing": "remove"}
+OWN = {"metadata": "add", "picture": "search", "k": "search", "by": "search", "least": "search", "missing": "remove"}
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -54,6 +56,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--by", choices=("words", "vectors", "both"), help="search: words alone need no model (default: both)"
     )
+    add_least_option(verb)
     verb.add_argument("--missing", action="store_true", default=None, help="remove: the files that are gone")
     add_model_options(verb)
     add_json_option(verb)
@@ -62,7 +65,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """What was done or found."""
     for name, action in OWN.items():
-        if action != args.action and vars(args)[name] is not None:
+        if action != args.action and vars(args)[name] not in (None, []):
             raise ValueError(f"{args.action} has no {'-k' if name == 'k' else f'--{name}'}, which is for {action}")
     if args.where and args.action in ("add", "remove"):
         raise ValueError(f"{args.action} has no --where, which is for search and show")
@@ -117,9 +120,12 @@ def search(args: argparse.Namespace) -> int:
     by: Any = (args.by,) if args.by in ("words", "vectors") else ("words", "vectors")
     with Index(args.index, model) as index:
         k = 5 if args.k is None else args.k
-        found = index.search(words, picture=picture, k=k, by=by, where=where_of(args))
+        least = dict(args.least) or None
+        found = index.search(words, picture=picture, k=k, by=by, where=where_of(args), least=least)
     for source in found:
         print_record(args, source.to_dict(), one_line(place_of(source)))
+    if not found and not args.json:
+        print(f"nothing relevant was found in {args.index}", file=sys.stderr)
     return 0
 
 

@@ -26,6 +26,7 @@ HOMES = {
     "TrainConfig": SETTINGS,
     "CodecTrainConfig": SETTINGS,
     "AlignConfig": OBJECTIVES,
+    "RolloutConfig": OBJECTIVES,
     "AlignRecipe": ALIGNED,
     "ResamplerConfig": SIZES,
     "LoraConfig": SIZES,
@@ -72,6 +73,12 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("model.", MODELS, "WritingModelRecipe"),
         ("model.lora.", SIZES, "LoraConfig"),
         ("objective.", OBJECTIVES, "GrpoConfig"),
+    ),
+    "alignment by rewards, with a value head: a recipe with `objective.kind` ppo": (
+        ("", ALIGNED, "PpoRecipe"),
+        ("model.", MODELS, "WritingModelRecipe"),
+        ("model.lora.", SIZES, "LoraConfig"),
+        ("objective.", OBJECTIVES, "PpoConfig"),
     ),
 }
 """By what is trained: the prefix of keys, and the file and class that has them."""

@@ -217,6 +217,22 @@ def add_index_options(verb: argparse.ArgumentParser, required: bool) -> None:
     )  # fmt: skip
 
 
+def add_least_option(verb: argparse.ArgumentParser) -> None:
+    """How near vectors must be."""
+    verb.add_argument(
+        "--least", action="append", type=least_cosine, metavar="RANKING=COSINE", default=[],
+        help="leave out what is farther, such as texts=0.8 and pictures=0.2; `mmlm index search --json` shows cosines",
+    )  # fmt: skip
+
+
+def least_cosine(text: str) -> tuple[str, float]:
+    """`texts=0.8` → ("texts", 0.8), as an argument's type."""
+    name, value = key_and_value(text)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no RANKING=COSINE")
+    return name, float(value)
+
+
 def key_and_value(text: str) -> tuple[str, Any]:
     """`year=2020` → ("year", 2020): numbers, true, false and null as JSON has them, all else as text."""
     key, given, value = text.partition("=")

@@ -53,16 +53,14 @@ class Form:
             return cls._checked("regex", regex=regex, grammar=_regex_grammar(regex))
         if json_schema is not None:
             schema, model = _schema_of(json_schema)
-            return cls._checked("json_schema", schema=schema, model=model, grammar=_json_grammar(schema))
+            grammar = f'start: SPACE? body\nSPACE: " "\nbody: {json_rule(schema)}'
+            return cls._checked("json_schema", schema=schema, model=model, grammar=grammar)
         return None
 
     @classmethod
     def _checked(cls, name: str, **given: Any) -> Form:
         made = cls(**given)
-        failed, told = _grammar_errors(made.grammar)
-        told = [text.replace("\n", " ") for text in told if failed or "oneOf" in text]
-        if told:
-            raise ValueError(f"{name}: {_reason(told[0])}")
+        check_grammar(made.grammar, name)
         return made
 
     def parse(self, text: str) -> Any:
@@ -118,7 +116,8 @@ _PASSED_OVER = ("additionalItems", "$dynamicRef", "$recursiveRef", "exclusiveMin
 """Keywords that llguidance does not heed, without a word; of the bounds it lets 0 itself pass."""
 
 
-def _json_grammar(schema: Mapping[str, Any]) -> str:
+def json_rule(schema: Mapping[str, Any]) -> str:
+    """JSON of a schema, as a grammar has it. ValueError for what is no plain JSON, too long, or not heeded."""
     try:
         text = json.dumps({**schema, "x-guidance": _JSON}, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -127,7 +126,15 @@ def _json_grammar(schema: Mapping[str, Any]) -> str:
     for name in _PASSED_OVER:
         if re.search(rf'"{re.escape(name)}" ?:', text):
             raise ValueError(f"json_schema: the keyword {name!r} is not supported")
-    return f'start: SPACE? body\nSPACE: " "\nbody: %json {text}'
+    return f"%json {text}"
+
+
+def check_grammar(grammar: str, name: str) -> None:
+    """ValueError for a grammar that cannot be kept, by the name of what is wrong in it."""
+    failed, told = _grammar_errors(grammar)
+    told = [text.replace("\n", " ") for text in told if failed or "oneOf" in text]
+    if told:
+        raise ValueError(f"{name}: {_reason(told[0])}")
 
 
 @functools.lru_cache(maxsize=256)  # options are made anew with each change of them

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
+from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.forms import Form
 from mmlm.prompting.thinking import ThinkingMarks
 
@@ -38,6 +39,7 @@ _RANGES = {
     "thinking": (0, 10**7, "0..10,000,000"),
     "max_new_tokens": (1, 10**7, "1..10,000,000"), "min_new_tokens": (0, 10**7, "0..10,000,000"),
     "no_repeat_ngram_size": (0, 10**7, "0..10,000,000"), "num_beams": (1, 1024, "1..1,024"),
+    "top_log_probs": (0, 1000, "0..1,000"),
     "num_return_sequences": (1, 65_536, "1..65,536"), "top_p": (math.ulp(0), 1, "(0, 1]"),
     "temperature": (1e-6, 1e6, "1e-6..1e6 (top_k=1 takes the most likely token)"),
     "repetition_penalty": (1e-6, 1e6, "1e-6..1e6"), "length_penalty": (-5, 5, "-5..5"),
@@ -66,6 +68,8 @@ class GenerationKeywords(TypedDict, total=False):
     choices: Sequence[str]
     regex: str | None
     json_schema: Mapping[str, Any] | type | None
+    constraint: Constraint | None
+    top_log_probs: int
     logits_processor: Sequence[LogitsProcessor]
     seed: int | None
     thinking: bool | int
@@ -89,6 +93,10 @@ class GenerationOptions:
         an expression matches (in Rust's syntax, without look-around), or JSON of a schema, a dict or a pydantic model
         class. `result.parsed` is what it says. The answer is complete at the token limit too; a limit too small for any
         is a ValueError. A space may come first.
+    constraint: what a text may hold besides, as the state of each row at the start of its answer: an object of your own
+        with `finished`, `guided`, `allowed` and `advance`, as `mmlm.generation.constraints.Constraint` has them.
+    top_log_probs: at each token, how many of the most likely ones come with their log-probabilities in
+        `result.top_log_probs`, whichever was written.
     seed: of the samples, and of media that are written; a text that is not sampled is the same for every seed. None
         takes a new one each time. The prompts of a request draw from one sequence of random numbers, batch by batch:
         the same seed gives the same texts for the same prompts and `batch_size`.
@@ -118,6 +126,8 @@ class GenerationOptions:
     choices: Sequence[str] = ()
     regex: str | None = None
     json_schema: Mapping[str, Any] | type | None = None
+    constraint: Constraint | None = None
+    top_log_probs: int = 0
     logits_processor: Sequence[LogitsProcessor] = ()
     seed: int | None = None
     thinking: bool | int = False
@@ -142,6 +152,10 @@ class GenerationOptions:
             raise ValueError("min_new_tokens would count the thought: leave it out, or thinking")
         if self.length_penalty != 1.0 and self.num_beams == 1:
             raise ValueError("length_penalty acts only in beam search: pass num_beams=2 or more")
+        if self.top_log_probs and self.num_beams > 1:
+            raise ValueError(
+                "top_log_probs are those of single tokens, which beams do not keep: leave out one of the two"
+            )
         if self.do_sample and self.num_beams > 1:
             raise ValueError("choose beams or sampling, not both")
         self._check_form()
@@ -184,7 +198,8 @@ class GenerationOptions:
         return generator
 
     def _check_types(self) -> None:
-        for name in ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "num_beams", "num_return_sequences"):
+        for name in ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "num_beams", "num_return_sequences",
+                     "top_log_probs"):  # fmt: skip
             self._check(name, _is_whole(getattr(self, name)), "must be a whole number", TypeError)
         for name in ("top_k", "seed"):
             value = getattr(self, name)
@@ -207,6 +222,8 @@ class GenerationOptions:
         words = self.bad_words_ids
         lists = isinstance(words, Sequence) and all(isinstance(word, Sequence) for word in words)
         self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
+        stated = self.constraint is None or all(hasattr(self.constraint, name) for name in ("allowed", "advance"))
+        self._check("constraint", stated, "must be a Constraint or None", TypeError)
         called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
         self._check("logits_processor", called, "must be a list of functions", TypeError)
 

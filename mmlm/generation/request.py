@@ -21,7 +21,7 @@ from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.result import FinishReason, GenerationResult, Usage
+from mmlm.generation.result import FinishReason, GenerationResult, TopLogProbs, Usage
 from mmlm.generation.sampler import Step
 from mmlm.generation.text import cut_at
 from mmlm.generation.thoughts import Told, opened_rows, thinks
@@ -99,6 +99,7 @@ class Request:
         state = Together.of(
             StopStrings.begin(stop, decode) if stop else None,
             None if self.form is None else self.form.begin(self.options.max_new_tokens),
+            self.options.constraint,
         )
         if self.thinks is not None:
             state = Thinking.begin(self.thinks, state)
@@ -145,10 +146,15 @@ class Request:
             torch.stack([getattr(step, name) for step in steps], dim=1) for name in ("tokens", "log_probs", "ended")
         )
         lengths = (~ended).sum(1).tolist()
+        top = list(zip(*(step.tops() for step in steps), strict=True))
         rows = [
             self.result(
-                row // count, own[:length], values[:length], None if constraints is None else constraints[row].finished
-            )
+                row // count,
+                own[:length],
+                values[:length],
+                None if constraints is None else constraints[row].finished,
+                top=top[row][:length],
+            )  # fmt: skip
             for row, (own, values, length) in enumerate(zip(ids.tolist(), log_probs.tolist(), lengths, strict=True))
         ]
         return [rows[start : start + count] for start in range(0, len(rows), count)]
@@ -160,8 +166,12 @@ class Request:
         log_probs: Sequence[float],
         finished: FinishReason | None = None,
         score: float | None = None,
+        top: Sequence[TopLogProbs] = (),
     ) -> GenerationResult:
-        """The result of the ids that a row has written; `finished`: what its constraint says of its end."""
+        """The result of the ids that a row has written; `finished`: what its constraint says of its end. top: of each
+        id, where they were asked for.
+        """
+        kept = tuple(top) if self.options.top_log_probs else ()
         stops = set(self.stop_ids)
         stopped = bool(ids) and ids[-1] in stops
         reason = finished or ("stop" if stopped else "length")
@@ -172,7 +182,7 @@ class Request:
             thought, text, spent = self._told(written)
             return GenerationResult(
                 text, tuple(ids), tuple(log_probs), reason, replace(usage, thinking_tokens=spent), score,
-                (text,) if text else (), thought, form=self.options.form,
+                (text,) if text else (), thought, form=self.options.form, top_log_probs=kept,
             )  # fmt: skip
         if self.writing is None:
             text = cut_at(self.model.processor.decode(written), self.options.stop_strings)[0]
@@ -183,8 +193,9 @@ class Request:
         start = answer_start(text, self.begun[prompt])
         thought, form = thought_in(text[:start]), self.options.form
         return GenerationResult(
-            text, tuple(ids), tuple(log_probs), reason, usage, score, parts, thought, start, form=form
-        )
+            text, tuple(ids), tuple(log_probs), reason, usage, score, parts, thought, start, form=form,
+            top_log_probs=kept,
+        )  # fmt: skip
 
     def telling(self) -> Told:
         """Tells the thought of a row from its answer, token by token."""
@@ -216,6 +227,8 @@ def request(
         raise ValueError("stop strings are for text alone: leave stop empty")
     if writing is not None and options.form is not None:
         raise ValueError("choices, regex and json_schema are for text alone: leave them out where media are written")
+    if writing is not None and options.constraint is not None:
+        raise ValueError("constraint is for text alone: leave it out where media are written")
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
         rows.append(list(writing.without or []))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length"]
 """Why a generation ended: at a stop token, a stop string or the end of what was asked for; or at the token limit."""
 
+TopLogProbs = tuple[tuple[int, float], ...]
+"""Ids and their log-probabilities, the most likely first."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -43,6 +46,8 @@ class GenerationResult:
     token_ids: all generated ids, an end token included.
     log_probs: of each of these ids, in nats, under the model's plain distribution: before temperature, penalties,
         constraints and guidance. They are those of one forward pass over the same ids.
+    top_log_probs: at each of them, the (id, log-probability) of the most likely tokens that can be written, the most
+        likely first; empty unless the option of this name asked for them.
     finish_reason: "stop" or "length".
     score: of a beam: its log-probability divided by length ** length_penalty; None without beams.
     parts: text, pictures, sounds (or their codes) in the order in which they were written.
@@ -67,6 +72,7 @@ class GenerationResult:
     votes: Mapping[str, int] = field(default_factory=dict)
     attempts: tuple[GenerationResult, ...] = ()
     form: Form | None = None
+    top_log_probs: tuple[TopLogProbs, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -115,6 +121,11 @@ class GenerationResult:
             **({"votes": dict(self.votes), "agreement": self.agreement} if self.votes else {}),
             "token_ids": list(self.token_ids),
             "log_probs": [round(value, 6) for value in self.log_probs],
+            **(
+                {"top_log_probs": [[[i, round(value, 6)] for i, value in top] for top in self.top_log_probs]}
+                if self.top_log_probs
+                else {}
+            ),
             "finish_reason": self.finish_reason,
             "score": self.score,
             "usage": vars(self.usage),

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmlm.generation.constraints.base import MOST_REFUSED, Constraint, Masks, RefusedError, Unending
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.processors import logits_processors
+from mmlm.generation.result import TopLogProbs
 from mmlm.prompting.vocabulary import MediaVocabulary
 
 
@@ -19,11 +20,21 @@ class Step:
     """One step of all rows: `tokens [R]`, and their log-probabilities `[R]` under the model's plain distribution.
 
     ended `[R]`: rows that had ended before; their tokens count for nothing.
+    top_ids, top_log_probs `[R, k]`: the most likely tokens and their log-probabilities, where they were asked for.
     """
 
     tokens: Tensor
     log_probs: Tensor
     ended: Tensor
+    top_ids: Tensor | None = None
+    top_log_probs: Tensor | None = None
+
+    def tops(self) -> list[TopLogProbs]:
+        """The most likely tokens of each row; none where they were not asked for."""
+        if self.top_ids is None or self.top_log_probs is None:
+            return [()] * len(self.tokens)
+        pairs = zip(self.top_ids.tolist(), self.top_log_probs.tolist(), strict=True)
+        return [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
 
 
 class Sampler:
@@ -57,11 +68,12 @@ class Sampler:
         self._ends, self._stops = frozenset(stop_ids), torch.tensor(list(stop_ids), device=device)
         self._processors = logits_processors(options, prompt_length, stop_ids, device)
         self._masks: Masks | None = None
+        self._top = options.top_log_probs
 
     @property
     def is_plain(self) -> bool:
         """Whether each row takes its most likely token, whatever the others do: then many requests choose at once."""
-        return self.generator is None and self.constraints is None and not self._processors
+        return self.generator is None and self.constraints is None and not self._processors and not self._top
 
     def __call__(self, logits: Tensor, ids: Tensor) -> Step:
         """The next tokens by logits `[R, V]` (`[2·R, V]` with guidance) after ids `[R, T]`, prompt included.
@@ -90,7 +102,11 @@ class Sampler:
                 [state.finished is not None for state in self.constraints], device=ended.device
             )
         self.ended, self.norm = ended, norm
-        return Step(tokens, plain.gather(1, tokens.unsqueeze(1)).squeeze(1) - norm, before)
+        log_probs = plain.gather(1, tokens.unsqueeze(1)).squeeze(1) - norm
+        if not self._top:
+            return Step(tokens, log_probs, before)
+        top, ids = plain.topk(min(self._top, plain.shape[1]), dim=1)
+        return Step(tokens, log_probs, before, ids, top - norm.unsqueeze(1))
 
     def _chosen(self, scores: Tensor, ids: Tensor, norm: Tensor, rows: slice = slice(None)) -> Tensor:
         own = scores[rows]

@@ -30,6 +30,7 @@ class Source:
     quote: the words found; of a picture its caption, or "". span: where in the file's text they stand, in characters.
     start, end: where in the recording they are said, in seconds.
     score: the sum of 1 / (60 + rank) over the rankings that found it; ranks: its rank in each of them, 1 for the best.
+    cosines: in the rankings by vectors, its cosine with what was looked for; those of two rankings cannot be compared.
     metadata: what was given with the file.
     """
 
@@ -43,10 +44,12 @@ class Source:
     end: float | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    cosines: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: without what this modality does not have."""
-        found = {**vars(self), "ranks": dict(self.ranks), "metadata": dict(self.metadata)}
+        cosines = {name: round(value, 4) for name, value in self.cosines.items()}
+        found = {**vars(self), "ranks": dict(self.ranks), "metadata": dict(self.metadata), "cosines": cosines}
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from encoders.base import Features
+from mmlm.generation.constraints.together import Together
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
 from mmlm.generation.result import GenerationResult
 from mmlm.generation.text import cut_at
@@ -18,7 +19,7 @@ from mmlm.prompting.thinking import after_thinking, begins_thinking, switched
 from mmlm.reasoning.exchange import Ended, Exchange, Limits, Turn
 from mmlm.reasoning.tools.calling import Called, called, refused
 from mmlm.reasoning.tools.form import decoding
-from mmlm.reasoning.tools.holding import fits, held
+from mmlm.reasoning.tools.holding import Calls
 from mmlm.reasoning.tools.offer import Offer, offered, read, tool_prompt
 from mmlm.reasoning.tools.reading import RawCall
 from mmlm.reasoning.tools.tool import Tool, as_tools
@@ -80,7 +81,7 @@ def _run(
     options: GenerationKeywords,
 ) -> Exchange:
     """Lets the model write and makes its calls, until it answers or a limit is met."""
-    begun, turns = time.monotonic(), list[Turn]()
+    begun, turns, held = time.monotonic(), list[Turn](), _held(talk.model, offer, options)
     ended: Ended | None = None
     answer = ""
     while ended is None:
@@ -92,7 +93,7 @@ def _run(
         if most < 1 and turns:
             ended = "length"
             break
-        result, text, raw = written(talk.model, prompt, offer, {**options, "max_new_tokens": max(1, most)})
+        result, text, raw = written(talk.model, prompt, offer, {**options, "max_new_tokens": max(1, most)}, held)
         calls: list[Called] = []
         for place, one in enumerate(raw):
             number, left = sum(len(turn.calls) for turn in turns) + place, begun + limits.seconds - time.monotonic()
@@ -118,11 +119,20 @@ def _run(
 
 
 def written(
-    model: MultimodalNetwork, prompt: Sequence[Part], offer: Offer, options: Mapping[str, Any]
+    model: MultimodalNetwork,
+    prompt: Sequence[Part],
+    offer: Offer,
+    options: Mapping[str, Any],
+    held: Calls | None = None,
 ) -> tuple[GenerationResult, str, list[RawCall]]:
-    """What the model writes behind a prompt: the result, its text without thinking and calls, and the calls."""
-    stop = (*GenerationOptions.of(options).stop_strings, *offer.stop)
-    keywords: dict[str, Any] = {**options, "stop": stop}
+    """What the model writes behind a prompt: the result, its text without thinking and calls, and the calls, which are
+    `held` to their tools.
+    """
+    settings = GenerationOptions.of(options)
+    stop, own = (*settings.stop_strings, *offer.stop), None
+    if held is not None:
+        own = held.begin(begins_thinking(prompt) and not settings.is_thinking)
+    keywords: dict[str, Any] = {**options, "stop": stop, "constraint": Together.of(settings.constraint, own)}
     result = one_result(generate(model, list(prompt), **keywords))
     ends = set(model.language_model.stop_ids)
     thought = result.usage.thinking_tokens
@@ -131,11 +141,13 @@ def written(
     begins = model.processor.encode(prompt).input_ids
     said = after_thinking(text, begins_thinking(prompt) and not thought)
     answer, calls = read(offer, model.processor.tokenizer, said, begins)
-    if result.finish_reason == "stop" and calls and not fits(offer, calls[0]):
-        mark = offer.form.mark if offer.form is not None else ""
-        before = text.partition(mark)[0] if mark else ""
-        calls = [held(model, prompt, before, calls[0], offer, options)]  # others were written behind a wrong one
     return result, answer, calls[:1] if not offer.several else calls
+
+
+def _held(model: MultimodalNetwork, offer: Offer, options: Mapping[str, Any]) -> Calls | None:
+    """What calls are held to, but beside options that could forbid what fits."""
+    forbidding = any(options.get(name) for name in ("min_new_tokens", "no_repeat_ngram_size", "bad_words_ids"))
+    return None if forbidding else Calls.of(model, offer)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mmlm.prompting.sources import Source, SourceModality
 from mmlm.retrieval.adding import Added, adding
 from mmlm.retrieval.items import Item, items_of
 from mmlm.retrieval.opened import OpenIndex
-from mmlm.retrieval.searching import Way, found_by, fused
+from mmlm.retrieval.searching import Way, check_least, found_by, fused
 from mmlm.retrieval.store import name_of, place_condition
 
 
@@ -124,6 +124,7 @@ class Index(OpenIndex):
         by: Sequence[Way] = ("words", "vectors"),
         modalities: Sequence[SourceModality] | None = None,
         where: Mapping[str, Any] | None = None,
+        least: Mapping[str, float] | float | None = None,
     ) -> list[Source]:
         """The `k` best pieces for words, for a picture that is like theirs, or for both; the best first.
 
@@ -131,6 +132,9 @@ class Index(OpenIndex):
         ranks alone (reciprocal rank fusion, Cormack et al. 2009), for the scores of two ways cannot be compared.
         picture: what `load_image` reads. by: "words" alone needs no encoder. modalities: which to look among.
         where: key → the value, or a list of values, that the metadata have under it. Filters act before `k` is counted.
+        least: leave out what is farther: the least cosine, of all rankings by vectors or of each by its name ("texts",
+        "pictures", and "picture" for pictures that are like one). What words alone find is judged by its vector too.
+        Which cosine is near depends on the encoder: the `cosines` of what is found tell. [] where nothing is near.
         ValueError for words and vectors that this index was not opened for.
         """
         check_kind("words", words, str | None)
@@ -139,9 +143,16 @@ class Index(OpenIndex):
             raise ValueError(f"k is how many are wanted, at least 1, not {k}")
         if picture is None and (words is None or not words.strip()):
             raise ValueError("there is nothing to look for: give words or a picture")
-        rankings = found_by(self, words, picture, k, by, modalities, where)
-        sources = (self._source(id, score, ranks, where) for id, score, ranks in fused(rankings)[:k])
-        return [source for source in sources if source is not None]
+        if least is not None:
+            check_least(least)
+        rankings, cosines = found_by(self, words, picture, k, by, modalities, where, least)
+        found: list[Source] = []
+        for id, score, ranks in fused(rankings)[:k]:
+            source = self._source(id, score, ranks, where)
+            if source is not None:
+                near = {name: own[id] for name, own in cosines.items() if id in own}
+                found.append(replace(source, cosines=near))
+        return found
 
     def places(self, where: Mapping[str, Any] | None = None) -> list[Place]:
         """All that is in the index, in the order of the names."""

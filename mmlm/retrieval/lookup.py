@@ -12,6 +12,7 @@ from mmlm.prompting.parts import Image, Part
 from mmlm.prompting.sources import Offered, Source, SourceModality, quotable, source_parts
 from mmlm.retrieval.index import Index
 from mmlm.retrieval.searching import Way
+from mmlm.retrieval.searching import check_least as check_cosines
 
 if TYPE_CHECKING:
     from mmlm.model.network import MultimodalNetwork
@@ -42,7 +43,7 @@ class Lookup:
 
     k: how many sources are offered at most. tokens: how many of the prompt they take at most.
     around: how many pieces of the same text are given before and behind each one that was found.
-    by, modalities, where: as of `Index.search`.
+    by, modalities, where, least: as of `Index.search`.
     """
 
     index: Index
@@ -52,9 +53,12 @@ class Lookup:
     by: Sequence[Way] = ("words", "vectors")
     modalities: Sequence[SourceModality] | None = None
     where: Mapping[str, Any] | None = None
+    least: Mapping[str, float] | float | None = None
 
     def __post_init__(self) -> None:
         check_kinds(self)
+        if self.least is not None:
+            check_cosines(self.least)
         check_least(self, k=1, tokens=LEAST, around=0)
 
     def find(self, model: MultimodalNetwork, question: str, picture: Any) -> list[Source]:
@@ -65,7 +69,9 @@ class Lookup:
             if not known:
                 raise ValueError("modalities: this model sees no pictures, and nothing else is looked for")
         picture = picture if self.index.clip is not None and (known is None or "image" in known) else None
-        found = self.index.search(question, picture=picture, k=self.k, by=self.by, modalities=known, where=self.where)
+        found = self.index.search(
+            question, picture=picture, k=self.k, by=self.by, modalities=known, where=self.where, least=self.least
+        )
         return found if not self.around else self._widened(found)
 
     def picture(self, source: Source) -> bytes:

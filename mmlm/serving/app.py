@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from mmlm.serving.context import Context, Workers
-from mmlm.serving.dialect import attention_maps, chat, embeddings, images, server, speech, transcriptions
+from mmlm.serving.dialect import attention_maps, chat, embeddings, images, responses, server, speech, transcriptions
 from mmlm.serving.dialect.asked import wrong_field
 from mmlm.serving.doors import through
 from mmlm.serving.errors import ApiError, ClientLeftError, as_api_error, broken
@@ -19,7 +19,7 @@ from mmlm.serving.metrics import Metrics
 from mmlm.serving.models import Models
 from mmlm.serving.settings import Settings
 
-ENDPOINTS = (chat, transcriptions, speech, images, embeddings, attention_maps, server)
+ENDPOINTS = (chat, responses, transcriptions, speech, images, embeddings, attention_maps, server)
 MOST_WAITING = 256  # pieces of work for threads, of each kind
 
 

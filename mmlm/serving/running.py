@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.request import Request
+from mmlm.generation.result import TopLogProbs
 from mmlm.generation.sampler import Sampler
 from mmlm.serving.slots import Slots
 from mmlm.serving.ticket import Ticket, Token
@@ -35,6 +37,7 @@ class Running:
         self._stops = frozenset(request.stop_ids)
         self.ids: list[list[int]] = [[] for _ in range(self.count)]
         self.log_probs: list[list[float]] = [[] for _ in range(self.count)]
+        self.top: list[list[TopLogProbs]] = [[] for _ in range(self.count)]
         self._open = set(range(self.count))
         self.places: list[int] = []
         self.taken = 0  # tokens of the last step
@@ -55,7 +58,7 @@ class Running:
     def choose(self, logits: Tensor) -> None:
         """Takes the next token of each row by logits `[R, V]` (`[2·R, V]` with guidance)."""
         step = self.sampler(logits, self._so_far())
-        self.take(step.tokens.tolist(), step.log_probs.tolist())
+        self.take(step.tokens.tolist(), step.log_probs.tolist(), step.tops())
 
     def _so_far(self) -> Tensor:
         """The ids of the rows, prompt included, `[R, T]`."""
@@ -65,7 +68,7 @@ class Running:
         length = self.slots.lengths[self.places[0]]
         return self.slots.ids[self.places[: self.count], :length]
 
-    def take(self, tokens: list[int], log_probs: list[float]) -> None:
+    def take(self, tokens: list[int], log_probs: list[float], tops: Sequence[TopLogProbs] | None = None) -> None:
         """Keeps and delivers the next token of each row; NonFiniteLogitsError where a log-probability is no number."""
         constraints, self.taken = self.sampler.constraints, len(self._open)
         for row in sorted(self._open):
@@ -74,7 +77,9 @@ class Running:
                 raise NonFiniteLogitsError(len(self.ids[row]) + 1, self.request.model.language_model.dtype)
             self.ids[row].append(token)
             self.log_probs[row].append(log_prob)
-            self.ticket.deliver(Token(row, token, log_prob))
+            top = () if tops is None else tops[row]
+            self.top[row].append(top)
+            self.ticket.deliver(Token(row, token, log_prob, top))
             finished = constraints is not None and constraints[row].finished is not None
             if token in self._stops or finished or len(self.ids[row]) == self.request.room:
                 self._open.remove(row)
@@ -97,8 +102,8 @@ class Running:
         """Ends the ticket with the results."""
         states = self.sampler.constraints or [None] * self.count
         results = [
-            self.request.result(0, ids, log_probs, None if state is None else state.finished)
-            for ids, log_probs, state in zip(self.ids, self.log_probs, states, strict=True)
+            self.request.result(0, ids, log_probs, None if state is None else state.finished, top=top)
+            for ids, log_probs, top, state in zip(self.ids, self.log_probs, self.top, states, strict=True)
         ]
         known = self.ticket.known_tokens
         self.ticket.end([replace(one, usage=replace(one.usage, known_tokens=known)) for one in results])

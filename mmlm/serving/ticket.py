@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mmlm.generation.result import GenerationResult
+from mmlm.generation.result import GenerationResult, TopLogProbs
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,14 @@ class BusyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Token:
-    """One more token of row `row`, and its log-probability under the model's plain distribution."""
+    """One more token of row `row`, and its log-probability under the model's plain distribution; `top`: the most likely
+    ones, where they were asked for.
+    """
 
     row: int
     id: int
     log_prob: float
+    top: TopLogProbs = ()
 
 
 Listener = Callable[[Token | None], None]

@@ -13,7 +13,7 @@ from mmlm.generation.constraints.codes import GenerationMode
 from mmlm.generation.media import check_steps, media_spans, render
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
 from mmlm.generation.request import Progress, Request, Writing, request
-from mmlm.generation.result import GenerationResult
+from mmlm.generation.result import GenerationResult, TopLogProbs
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes
 from mmlm.tasks.rows import Results, as_prompts
@@ -126,10 +126,12 @@ class TextStream(Iterator[str]):
         constraints = running.constraints()
         ids: list[int] = []
         log_probs: list[float] = []
+        top: list[TopLogProbs] = []
         for step in running.steps(options.sampler(running.model.device), constraints):
             token = int(step.tokens[0])
             ids.append(token)
             log_probs.append(float(step.log_probs[0]))
+            top.append(step.tops()[0])
             if token in running.stop_ids:
                 break
             pieces = self._told.push(token)
@@ -140,7 +142,7 @@ class TextStream(Iterator[str]):
         pieces = self._told.rest()
         if any(pieces):
             yield pieces
-        self._result = running.result(0, ids, log_probs, constraints[0].finished if constraints else None)
+        self._result = running.result(0, ids, log_probs, constraints[0].finished if constraints else None, top=top)
 
 
 def _with_media(

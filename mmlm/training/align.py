@@ -10,7 +10,14 @@ from typing import Any
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.training.alignment.answers import read_judged
-from mmlm.training.alignment.config import AlignConfig, GrpoConfig, PreferenceConfig, RewardConfig
+from mmlm.training.alignment.config import (
+    AlignConfig,
+    GrpoConfig,
+    PpoConfig,
+    PreferenceConfig,
+    RewardConfig,
+    RolloutConfig,
+)
 from mmlm.training.alignment.prompts import read_prompts
 from mmlm.training.alignment.reward_model import RewardModel
 from mmlm.training.alignment.rewards import Reward, named_rewards, weighted
@@ -19,13 +26,14 @@ from mmlm.training.config import with_settings
 from mmlm.training.objectives.adapters import check_added
 from mmlm.training.objectives.base import Objective
 from mmlm.training.objectives.grpo import GrpoObjective
+from mmlm.training.objectives.ppo import PpoObjective
 from mmlm.training.objectives.preferences import PreferencesObjective
 from mmlm.training.objectives.reward import RewardObjective
 from mmlm.training.owner import owned
 from mmlm.training.result import TrainResult
 from mmlm.training.trainer import Trainer
 
-Alignment = PreferenceConfig | RewardConfig | GrpoConfig
+Alignment = PreferenceConfig | RewardConfig | GrpoConfig | PpoConfig
 """The settings of an objective of alignment."""
 
 
@@ -45,10 +53,10 @@ def align(
 ) -> TrainResult:
     """Align what was added to the frozen parts of `model`, in place.
 
-    objective: what is learned and how: a PreferenceConfig, a RewardConfig or a GrpoConfig. data, held_out: anything
-    `mmlm.data.read_records` takes, with what the objective needs; images: the folder of its pictures.
-    rewards: of GRPO, functions of what was written (`mmlm.training.alignment.rewards.Reward`) by their names, beside
-    those that the objective names; the weight of each is the objective's, or 1. Their names identify the run.
+    objective: what is learned and how: a PreferenceConfig, RewardConfig, GrpoConfig or PpoConfig. data, held_out:
+    anything `mmlm.data.read_records` takes, with what the objective needs; images: the folder of its pictures.
+    rewards: of GRPO and PPO, functions of what was written (`mmlm.training.alignment.rewards.Reward`) by their names,
+    beside those that the objective names; the weight of each is the objective's, or 1. Their names identify the run.
     output: a folder that gets `model/` (for `mmlm.load`; a reward model's for `RewardModel.load`), `metrics.jsonl`,
     `loss.png` and `checkpoints/`; a run in it is gone on with, unless `resume` is False.
     settings: fields of AlignConfig, over those of `config`; TypeError for an unknown one.
@@ -76,12 +84,15 @@ def objective_of(
 ) -> Objective:
     """What `align` trains, once its data are read and their media encoded."""
     sources = [source for source in (data, held_out) if source is not None]
-    if isinstance(objective, GrpoConfig):
-        objective, reward = rewarded(model, objective, rewards or {})
+    if isinstance(objective, GrpoConfig | PpoConfig):
+        weights, reward = rewarded(model, objective, rewards or {})
         prompts = [read_prompts(model, own, output, config, objective.writes, progress, images) for own in sources]
-        return GrpoObjective(model, prompts[0], next(iter(prompts[1:]), None), reward, objective, config)
+        given = (model, prompts[0], next(iter(prompts[1:]), None), reward)
+        if isinstance(objective, PpoConfig):
+            return PpoObjective(*given, dataclasses.replace(objective, rewards=weights), config)
+        return GrpoObjective(*given, dataclasses.replace(objective, rewards=weights), config)
     if rewards:
-        raise ValueError(f"rewards are for grpo: {objective.kind} learns from preferences")
+        raise ValueError(f"rewards are for grpo and ppo: {objective.kind} learns from preferences")
     paired = objective.kind != "kto"
     judged = [read_judged(model, own, output, config, paired, progress, images) for own in sources]
     if isinstance(objective, RewardConfig):
@@ -89,11 +100,13 @@ def objective_of(
     return PreferencesObjective(model, judged[0], next(iter(judged[1:]), None), objective, config)
 
 
-def rewarded(model: MultimodalLM, objective: GrpoConfig, given: Mapping[str, Reward]) -> tuple[GrpoConfig, Reward]:
-    """The objective with the weights of all its rewards, and their sum. ValueError where there is none."""
+def rewarded(
+    model: MultimodalLM, objective: RolloutConfig, given: Mapping[str, Reward]
+) -> tuple[dict[str, float], Reward]:
+    """The weights of all rewards of an objective by their names, and their sum. ValueError where there is none."""
     weights = {**{name: 1.0 for name in given}, **objective.rewards}
     if not weights:
-        raise ValueError("grpo needs rewards: objective.rewards, such as {exact_match: 1}")
+        raise ValueError("no rewards: give objective.rewards, such as {exact_match: 1}")
     named = named_rewards(model, {name: own for name, own in weights.items() if name not in given})
     found = {**named, **{name: (own, weights[name]) for name, own in given.items()}}
-    return dataclasses.replace(objective, rewards=weights), weighted(found)
+    return weights, weighted(found)

@@ -7,7 +7,16 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mmlm.training.alignment.config import PREFERENCES, REWARDS, AlignConfig, GrpoConfig, PreferenceConfig, RewardConfig
+from mmlm.training.alignment.config import (
+    PREFERENCES,
+    REWARDS,
+    AlignConfig,
+    GrpoConfig,
+    PpoConfig,
+    PreferenceConfig,
+    RewardConfig,
+    RolloutConfig,
+)
 from mmlm.training.model_recipe import WritingModelRecipe
 
 
@@ -61,13 +70,32 @@ class GrpoRecipe(AlignRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.objective.rewards if name not in REWARDS]
-        if unknown or not self.objective.rewards:
-            said = f"no reward is named {unknown[0]!r}" if unknown else "grpo needs rewards, such as {exact_match: 1}"
-            raise ValueError(f"objective.rewards: {said}; they are {', '.join(REWARDS)} (in Python any function)")
+        check_rewards(self.objective)
 
 
-AlignedRecipe = PreferenceRecipe | RewardRecipe | GrpoRecipe
+@dataclass(frozen=True, kw_only=True)
+class PpoRecipe(AlignRecipe):
+    """Alignment by rewards, with a value head.
+
+    objective: what is rewarded, and how it is learned.
+    """
+
+    objective: PpoConfig = field(default_factory=PpoConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rewards(self.objective)
+
+
+def check_rewards(objective: RolloutConfig) -> None:
+    """ValueError for an unknown reward, and for none."""
+    unknown = [name for name in objective.rewards if name not in REWARDS]
+    if unknown or not objective.rewards:
+        said = f"no reward is named {unknown[0]!r}" if unknown else "give rewards, such as {exact_match: 1}"
+        raise ValueError(f"objective.rewards: {said}; they are {', '.join(REWARDS)} (in Python any function)")
+
+
+AlignedRecipe = PreferenceRecipe | RewardRecipe | GrpoRecipe | PpoRecipe
 """A recipe with `objective`."""
 
 
@@ -75,7 +103,7 @@ def align_schema(kind: Any) -> type[AlignRecipe]:
     """The recipe of an objective of this kind. ValueError for an unknown one."""
     if kind in PREFERENCES:
         return PreferenceRecipe
-    others: dict[Any, type[AlignRecipe]] = {"reward": RewardRecipe, "grpo": GrpoRecipe}
+    others: dict[Any, type[AlignRecipe]] = {"reward": RewardRecipe, "grpo": GrpoRecipe, "ppo": PpoRecipe}
     if kind in others:
         return others[kind]
     raise ValueError(f"objective.kind must be one of {', '.join((*PREFERENCES, *others))}, not {kind!r}")

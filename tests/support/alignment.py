@@ -8,7 +8,7 @@ import numpy as np
 
 from mmlm.data import Record, RecordSet
 from mmlm.training.align import align
-from mmlm.training.alignment.config import GrpoConfig, PreferenceConfig, RewardConfig
+from mmlm.training.alignment.config import GrpoConfig, PpoConfig, PreferenceConfig, RewardConfig
 from mmlm.training.alignment.rewards import Written
 from support.training_objectives import CASES, COLOURS, noise, png, tiny_model
 
@@ -52,6 +52,7 @@ def reds(written: Sequence[Written]) -> list[float]:
 
 
 GRPO = GrpoConfig(generations=4, max_new_tokens=6, iterations=2, beta=0.1)
+PPO = PpoConfig(max_new_tokens=6, iterations=2)
 KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
     "dpo": (PreferenceConfig(sft=0.1), tiny_model, pairs(), {}),
     "simpo": (PreferenceConfig(kind="simpo"), tiny_model, pairs(), {}),
@@ -60,6 +61,7 @@ KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
     "reward": (RewardConfig(centre=0.01), tiny_model, pairs(), {}),
     "drawings": (PreferenceConfig(kind="ipo"), CASES["codes"].build, drawings(), {}),
     "grpo": (GRPO, tiny_model, asked(pairs()), {"rewards": {"high": high}}),
+    "ppo": (PPO, tiny_model, asked(pairs()), {"rewards": {"high": high}}),
     "grpo of drawings": (
         replace(GRPO, writes="image", iterations=1), CASES["codes"].build, asked(drawings()),
         {"rewards": {"red": reds}},

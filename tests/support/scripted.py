@@ -171,7 +171,7 @@ class Processor:
             self.prompts.append(ids[0].tolist())
         forced = torch.full_like(scores, -1e4)
         forced[:, self.ids[min(ids.shape[1] - self.begun, len(self.ids) - 1)]] = 0
-        return forced
+        return forced.masked_fill(scores.isneginf(), -torch.inf)  # what a constraint does not allow stays so
 
 
 def model(template: str | None, family: str = "llama", *, seed: int = 0, **assembled: Any) -> mmlm.MultimodalLM:

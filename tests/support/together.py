@@ -47,6 +47,11 @@ def rewards(output: Path) -> None:
     alignment.run("grpo", output, accumulation=3, log_every=1, learning_rate=1e-3)
 
 
+def values(output: Path) -> None:
+    """The same with a value head."""
+    alignment.run("ppo", output, accumulation=3, log_every=1, learning_rate=1e-3)
+
+
 def without_media(output: Path) -> None:
     """Sorted by length, steps of two: where there are two processes, one hears and the other one sees."""
     model = parts.build("gpt2", ears="latents")

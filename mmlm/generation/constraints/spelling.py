@@ -55,10 +55,12 @@ class Spelling:
             place += len(self.bytes[step[1]])
         return ids
 
-    def mask(self, matcher: Any) -> Tensor:
-        """The ids that a matcher allows, bool `[V]`."""
+    def mask(self, matcher: Any, among: Tensor | None = None) -> Tensor:
+        """The ids that a matcher allows, bool `[V]`, among those that are text, or others of its grammar."""
         packed = torch.frombuffer(bytearray(matcher.compute_bitmask()), dtype=torch.uint8)
-        return torch.bitwise_and(packed.unsqueeze(1), _BITS).ne(0).flatten()[: self.end] & self.written
+        return torch.bitwise_and(packed.unsqueeze(1), _BITS).ne(0).flatten()[: self.end] & (
+            self.written if among is None else among
+        )
 
 
 _BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -44,35 +45,48 @@ class CallReader:
     names: of the tools. Where nothing but its JSON tells a call from other text, only these are calls.
     begun: whether the prompt has written the form's opening; with `name`, also this name and what is between.
     What is written behind a call, and is no call, is left out: it would be results that the model invents.
+    state: "text"; in a call "header", "arguments", or "value" for one in another form; "refused"; "behind" a call.
+    text: what is not settled yet. calls: how many have begun their arguments.
     """
 
     def __init__(self, form: CallForm, names: Collection[str], *, begun: bool = False, name: str | None = None) -> None:
         self._form, self._names = form, frozenset(names)
         self._mark, self._inner = form.mark, form.opening.lstrip().removeprefix(form.mark)
         self._header = regex.compile(rf"\s*{_loosely(self._inner)}\s*{_NAME}{_loosely(form.between)}\s*(?=\{{)")
-        self._text, self._state, self.calls = "", "text", 0
+        self.text, self.state, self.calls = "", "text", 0
         self._depth: _Depth | None = None
         self._listing = True  # whether what is behind a call may still be a list that goes on
         self._given = False  # whether anything of the answer was given
         self._opened = "" if begun else self._mark  # what is text again if no call follows: white space and a mark
         if begun and name is None:
-            self._text, self._state = self._inner, "header"
+            self.text, self.state = self._inner, "header"
         elif begun:
-            self._text, self._state = f"{self._inner}{name}{form.between}", "header"
+            self.text, self.state = f"{self._inner}{name}{form.between}", "header"
+
+    @property
+    def place(self) -> int:
+        """Which call is being written, 1 the first; 0 for none."""
+        return self.calls + (self.state == "header") if self.state in ("header", "arguments") else 0
+
+    def copied(self) -> CallReader:
+        """The same, which goes on by itself."""
+        made = copy.copy(self)
+        made._depth = copy.copy(self._depth)
+        return made
 
     def push(self, piece: str) -> list[Written]:
         """What one more piece settles."""
-        self._text += piece
+        self.text += piece
         found: list[Written] = []
         while True:
-            before = (self._state, len(self._text))
-            found += getattr(self, f"_in_{self._state}")()
-            if before == (self._state, len(self._text)):
+            before = (self.state, len(self.text))
+            found += getattr(self, f"_in_{self.state}")()
+            if before == (self.state, len(self.text)):
                 return [one for one in found if one.text or one.name]
 
     def rest(self) -> list[Written]:
         """What is left when no more comes: of what only looked like a call, the text."""
-        text, state, self._text, self._state = self._text, self._state, "", "behind"
+        text, state, self.text, self.state = self.text, self.state, "", "behind"
         if state == "text":
             return self._said(text.rstrip())
         if state in ("header", "value"):
@@ -86,81 +100,81 @@ class CallReader:
     def _in_text(self) -> list[Written]:
         """Gives out the answer up to a mark, or to what may be the beginning of one; white space waits for more."""
         if not self._mark:
-            bare = self._text.lstrip()
+            bare = self.text.lstrip()
             if bare and not self._given and bare[0] in "{[":
-                self._text, self._state = bare, "header"
+                self.text, self.state = bare, "header"
                 return []
-            kept = len(self._text) - len(self._text.rstrip())
+            kept = len(self.text) - len(self.text.rstrip())
         else:
-            before, marked, behind = self._text.partition(self._mark)
+            before, marked, behind = self.text.partition(self._mark)
             if marked:
-                self._text, self._state = behind, "header"
+                self.text, self.state = behind, "header"
                 self._opened = before[len(before.rstrip()) :] + self._mark
                 return self._said(before.rstrip())
-            kept = held_back(self._text, (self._mark,))
-            kept = len(self._text) - len(self._text[: len(self._text) - kept].rstrip())
-        ready = self._text[: len(self._text) - kept]
-        self._text = self._text[len(ready) :]
+            kept = held_back(self.text, (self._mark,))
+            kept = len(self.text) - len(self.text[: len(self.text) - kept].rstrip())
+        ready = self.text[: len(self.text) - kept]
+        self.text = self.text[len(ready) :]
         return self._said(ready)
 
     def _in_header(self) -> list[Written]:
         """Behind a mark: the name and where the arguments begin."""
-        if found := self._header.match(self._text):
+        if found := self._header.match(self.text):
             if self._mark or found["name"] in self._names:
-                self._text, self._state, self._depth = self._text[found.end() :], "arguments", _Depth()
+                self.text, self.state, self._depth = self.text[found.end() :], "arguments", _Depth()
                 self.calls += 1
                 return [Written("", self.calls - 1, found["name"])]
-        elif self._header.fullmatch(self._text, partial=True):
+        elif self._header.fullmatch(self.text, partial=True):
             return []
-        bare = self._text.lstrip()
+        bare = self.text.lstrip()
         if not bare:
             return []
-        self._state, self._depth = ("value", _Depth()) if bare[0] in "{[" else ("refused", None)
-        self._text = bare if bare[0] in "{[" else self._text
+        self.state, self._depth = ("value", _Depth()) if bare[0] in "{[" else ("refused", None)
+        self.text = bare if bare[0] in "{[" else self.text
         return []
 
     def _in_refused(self) -> list[Written]:
         """What followed a mark is no call: both are text."""
-        self._state = "text"
+        self.state = "text"
         return self._said(self._opened)
 
     def _in_arguments(self) -> list[Written]:
         assert self._depth is not None
-        end = self._depth.push(self._text)
-        piece, self._text = self._text[:end], self._text[end:]
+        end = self._depth.push(self.text)
+        piece, self.text = self.text[:end], self.text[end:]
         if self._depth.closed:
-            self._state = "behind"
+            self.state = "behind"
         return [Written(piece, self.calls - 1)]
 
     def _in_value(self) -> list[Written]:
         """A JSON value that is a call in another form, or several."""
         depth = _Depth()
-        end = depth.push(self._text)
+        end = depth.push(self.text)
         if not depth.closed:
             return []
-        calls = calls_of(self._text[:end])
+        calls = calls_of(self.text[:end])
         if not calls or not (self._mark or all(call.name in self._names for call in calls)):
-            text, self._text, self._state = self._opened + self._text[:end], self._text[end:], "text"
+            text, self.text, self.state = self._opened + self.text[:end], self.text[end:], "text"
             return self._said(text)
-        self._text, self._state = self._text[end:], "behind"
+        self.text, self.state = self.text[end:], "behind"
         first = self.calls
         self.calls += len(calls)
         return [Written(call.arguments, first + place, call.name) for place, call in enumerate(calls)]
 
     def _in_behind(self) -> list[Written]:
         """Behind a call: another one, or nothing."""
-        if self._mark and self._mark in self._text:
-            self._text, self._state, self._listing = self._text.partition(self._mark)[2], "header", True
+        if self._mark and self._mark in self.text:
+            self.text, self.state, self._listing = self.text.partition(self._mark)[2], "header", True
             return []
-        another = regex.match(r"[\s}]*[,;]\s*(?=\{)", self._text)
+        another = regex.match(r"[\s}]*[,;]\s*(?=\{)", self.text)
         if another and self._listing and "{" in self._form.opening:
-            self._text = self._inner[: self._inner.rfind("{")] + self._text[another.end() :]
-            self._state = "header"
+            self.text = self._inner[: self._inner.rfind("{")] + self.text[another.end() :]
+            self.state = "header"
             return []
-        if not regex.fullmatch(r"[\s}]*[,;]?\s*", self._text):  # no list of calls that goes on
+        if not regex.fullmatch(r"[\s}]*[,;]?\s*", self.text):  # no list of calls that goes on
             self._listing = False
-            kept = held_back(self._text, (self._mark,)) if self._mark else 0
-            self._text = self._text[len(self._text) - kept :]
+            kept = held_back(self.text, (self._mark,)) if self._mark else 0
+            self.text = self.text[len(self.text) - kept :]
         return []
 
 

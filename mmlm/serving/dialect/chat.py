@@ -6,120 +6,29 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.result import GenerationResult
+from mmlm.generation.result import GenerationResult, TopLogProbs
 from mmlm.prompting.parts import Part
 from mmlm.prompting.thinking import Opening, begins_thinking
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
-from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
+from mmlm.serving.dialect.chat_request import ChatRequest
 from mmlm.serving.dialect.messages import check_parts, has_sound, heard_messages, read_messages
-from mmlm.serving.dialect.reasoning import Effort, ThoughtRow, deltas, how_it_thinks, is_asked_for, message_of, shares
-from mmlm.serving.dialect.response_format import ResponseFormat
+from mmlm.serving.dialect.reasoning import ThoughtRow, deltas, how_it_thinks, is_asked_for, message_of, shares
 from mmlm.serving.dialect.tools import ToolAnswers, ToolRow, demanded
-from mmlm.serving.errors import ApiError
 from mmlm.serving.models import Loaded
 from mmlm.serving.tokens import Submitted, submitted
-from mmlm.tasks.chat import Mode, chat_prompt
+from mmlm.tasks.chat import chat_prompt
 
 router = APIRouter()
-
-Stops = Annotated[
-    list[Annotated[str, Field(min_length=1)]],
-    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
-    Field(max_length=4),
-]
-
-
-class StreamOptions(BaseModel):
-    """What a stream holds besides the answer."""
-
-    model_config = ConfigDict(extra="forbid")
-    include_usage: bool = False
-    include_obfuscation: bool = False  # against guessing texts by the sizes of packets: there is none
-
-
-class ChatRequest(Asked):
-    """The body of a request. mode, language and chat_template_kwargs are those of `mmlm.tasks.chat.chat`."""
-
-    no_effect = (
-        "user", "store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_options",
-        "prompt_cache_retention", "safety_identifier",
-    )  # fmt: skip
-    not_yet = {
-        "functions": [[]], "function_call": ["none", "auto"], "top_logprobs": [0], "frequency_penalty": [0],
-        "presence_penalty": [0], "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [],
-        "moderation": [], "verbosity": [], "web_search_options": [],
-    }  # fmt: skip
-
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    stop: Stops | None = None
-    seed: Seed | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
-    response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Effort | None = None
-    thinking_token_budget: Annotated[int, Field(ge=-1, le=10**7)] | None = None
-    mode: Mode = "transcript"
-    language: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-    def check(self) -> None:
-        """ApiError for fields that contradict each other."""
-        if self.stream_options is not None and not self.stream:
-            raise ApiError(400, "stream_options are for streams: send stream=true", "stream_options", "invalid_value")
-        if self.temperature is not None and self.temperature < 1e-6 and (self.n or 1) > 1:
-            message = "n answers at temperature 0 would all be the same: raise the temperature"
-            raise ApiError(400, message, "n", "invalid_value")
-        if self.response_format is not None and self.response_format.type != "text" and self.tools:
-            message = (
-                "response_format holds the whole answer to JSON, where no call of a tool could stand: leave one out"
-            )
-            raise ApiError(400, message, "response_format", "invalid_value")
-
-    @property
-    def limit(self) -> int | None:
-        """The most tokens of thought and answer together."""
-        return self.max_completion_tokens or self.max_tokens
-
-    def options(self, most: int) -> GenerationOptions:
-        """How to decode: the most likely tokens, unless temperature, top_p or n asks for samples."""
-        sampled = (self.n or 1) > 1 or self.temperature is not None or self.top_p is not None
-        if self.temperature is not None and self.temperature < 1e-6:
-            sampled = False
-        asked: dict[str, Any] = dict(
-            max_new_tokens=self.limit or most,
-            do_sample=sampled,
-            temperature=1.0 if self.temperature is None or not sampled else self.temperature,
-            top_p=self.top_p if sampled else None,
-            num_return_sequences=self.n or 1,
-            stop=() if self.stop is None else self.stop,
-            seed=self.seed,
-        )
-        if self.response_format is None:
-            return GenerationOptions(**asked)
-        try:
-            return GenerationOptions(**asked, json_schema=self.response_format.schema_of_answer)
-        except ValueError as error:  # all else was checked as it came
-            raise ApiError(400, f"response_format: {error}", "response_format", "invalid_value") from None
 
 
 @router.post("/v1/chat/completions")
@@ -129,22 +38,27 @@ async def chat_completions(asked: ChatRequest, request: Request) -> Response:
 
 
 async def _answer(asked: ChatRequest, context: Context) -> Response:
-    asked.check()
     async with AsyncExitStack() as stack:
-        loaded = await stack.enter_async_context(context.using(asked.model))
-        workers = context.slow if has_sound(asked.messages) else context.quick
-        left = threading.Event()
-        prepared = functools.partial(_prepared, asked, loaded, context, left)
-        prompt, options, tools = await workers.run(prepared, left)
-        timeout = context.settings.limits.timeout
-        running = await stack.enter_async_context(submitted(loaded.engine, prompt, options, None, timeout))
-        stack.callback(context.metrics.note_ticket, loaded.name, running.ticket)
-        answer = _Answer(asked, loaded, prompt, options, tools)
+        answer, running = await begun(asked, context, stack)
         if not asked.stream:
             return JSONResponse(answer.whole(await running.results()))
         await running.begun()  # what is wrong with the request is told by the status, not in the stream
         return EventStream(answer.stream(running), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
+
+
+async def begun(asked: ChatRequest, context: Context, stack: AsyncExitStack) -> tuple[Answer, Submitted]:
+    """An answer in the engine, until the stack is closed, and the forms that it is given in."""
+    asked.check()
+    loaded = await stack.enter_async_context(context.using(asked.model))
+    workers = context.slow if has_sound(asked.messages) else context.quick
+    left = threading.Event()
+    prepared = functools.partial(_prepared, asked, loaded, context, left)
+    prompt, options, tools = await workers.run(prepared, left)
+    timeout = context.settings.limits.timeout
+    running = await stack.enter_async_context(submitted(loaded.engine, prompt, options, None, timeout))
+    stack.callback(context.metrics.note_ticket, loaded.name, running.ticket)
+    return Answer(asked, loaded, prompt, options, tools), running
 
 
 def _prepared(
@@ -172,11 +86,12 @@ def _prepared(
         options = replace(options, thinking=thinking, max_new_tokens=most)
     if demand is None:
         return prompt, options, None
-    options = replace(options, stop=(*options.stop_strings, *demand.offer.stop))
+    stop = (*options.stop_strings, *demand.offer.stop)
+    options = replace(options, stop=stop, constraint=demand.constraint(prompt))
     return prompt, options, ToolAnswers(model, demand, prompt) if demand.offer.tools else None
 
 
-class _Answer:
+class Answer:
     """One answer in the forms of the dialect."""
 
     def __init__(
@@ -198,25 +113,26 @@ class _Answer:
             if self.tools is not None:
                 message, reason = self.tools.message(result, self.options.stop_strings)
             message |= message_of(result.thinking)
-            log_probs = self._log_probs(zip(result.token_ids, result.log_probs, strict=True))
+            top = result.top_log_probs or [()] * len(result.token_ids)
+            log_probs = self._log_probs(zip(result.token_ids, result.log_probs, top, strict=True))
             choices.append({"index": row, "message": message, "logprobs": log_probs, "finish_reason": reason})
         return {**self._head("chat.completion"), "choices": choices, "usage": usage_of(results)}
 
-    async def stream(self, running: Submitted) -> AsyncIterator[dict[str, Any] | str]:
-        """The events of a stream."""
+    async def stream(self, running: Submitted, usage: bool = False) -> AsyncIterator[dict[str, Any] | str]:
+        """The events of a stream. usage: whether it comes at the end though it was not asked for."""
         rows = [_Row(self) for _ in range(self.options.num_return_sequences)]
         for row in range(len(rows)):
             yield self._chunk(row, {"role": "assistant", "content": ""})
         async for token in running.tokens:
             row = rows[token.row]
-            for delta in row.push(token.id, token.log_prob):
+            for delta in row.push(token.id, token.log_prob, token.top):
                 yield self._chunk(token.row, delta, row.log_probs())
         results = running.ticket.results(0)
         for index, (row, result) in enumerate(zip(rows, results, strict=True)):
             for delta in row.rest() or ([{"content": ""}] if row.waiting else []):
                 yield self._chunk(index, delta, row.log_probs())
             yield self._chunk(index, {}, reason=row.reason(result))
-        if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
+        if usage or (self.asked.stream_options is not None and self.asked.stream_options.include_usage):
             yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(results)}
         yield "[DONE]"
 
@@ -229,31 +145,39 @@ class _Answer:
         choice = {"index": row, "delta": delta, "logprobs": log_probs, "finish_reason": reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice], "usage": None}
 
-    def _log_probs(self, tokens: Any) -> dict[str, Any] | None:
-        """Of each token that is no end its text and log-probability, where they were asked for."""
+    def _log_probs(self, tokens: Iterable[tuple[int, float, TopLogProbs]]) -> dict[str, Any] | None:
+        """Of each token that is no end its text and log-probability, and the most likely ones, where asked for."""
         if not self.asked.logprobs:
             return None
-        kept = [(self.decode([token]), value) for token, value in tokens if token not in self.stop_ids]
-        content = [{"token": text, "logprob": value, "bytes": _bytes(text), "top_logprobs": []} for text, value in kept]
+        content = [
+            self._log_prob(token, value) | {"top_logprobs": [self._log_prob(*one) for one in top]}
+            for token, value, top in tokens
+            if token not in self.stop_ids
+        ]
         return {"content": content, "refusal": None}
+
+    def _log_prob(self, token: int, value: float) -> dict[str, Any]:
+        """A token that was or might have been written; of a control token, which decoding hides, its own name."""
+        text = self.decode([token]) or str(self.loaded.model.processor.tokenizer.convert_ids_to_tokens(token) or "")
+        return {"token": text, "logprob": value, "bytes": _bytes(text)}
 
 
 class _Row:
     """One row of a stream."""
 
-    def __init__(self, answer: _Answer) -> None:
+    def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.tools = None if answer.tools is None else ToolRow(answer.tools)
         decode = answer.decode if answer.tools is None else answer.tools.decode
         self.text = ThoughtRow(answer.thinks, decode, answer.options.stop_strings, answer.begun, self.tools is None)
-        self.waiting: list[tuple[int, float]] = []  # tokens whose log-probabilities were not given yet
+        self.waiting: list[tuple[int, float, TopLogProbs]] = []  # tokens whose log-probabilities were not given yet
 
-    def push(self, token: int, log_prob: float) -> list[dict[str, Any]]:
+    def push(self, token: int, log_prob: float, top: TopLogProbs) -> list[dict[str, Any]]:
         """The deltas that one more token settles."""
         if token in self.answer.stop_ids:
             return []
         if self.answer.asked.logprobs:
-            self.waiting.append((token, log_prob))
+            self.waiting.append((token, log_prob, top))
         thought, piece = self.text.push(token)
         return deltas(thought, piece) if self.tools is None else deltas(thought, "") + self.tools.push(piece)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from mmlm.generation.answer_text import AnswerText, Trimmed
 from mmlm.generation.constraints.thinking import Thinks
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.thoughts import Told, thinks
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.thinking import Opening
-from mmlm.serving.dialect.answer_text import AnswerText, Trimmed
 from mmlm.tasks.chat import MARK, room
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]

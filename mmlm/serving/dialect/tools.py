@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmlm.generation.answer_text import AnswerText
 from mmlm.generation.result import GenerationResult
 from mmlm.generation.text import cut_at
 from mmlm.model.network import MultimodalNetwork
@@ -15,9 +16,9 @@ from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Markup, Part
 from mmlm.prompting.thinking import Opening, begins_thinking, marks_of, opened, switched
 from mmlm.reasoning.tools.form import decoding
+from mmlm.reasoning.tools.holding import Calls, HeldCalls, check_schema
 from mmlm.reasoning.tools.offer import Offer, offered, opening, read, tool_prompt
 from mmlm.reasoning.tools.reading import CallReader, Written
-from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.errors import ApiError
 from mmlm.tasks.chat import Mode, heard, template_of
 
@@ -28,10 +29,12 @@ CHOICES = ("none", "auto", "required")
 class Demand:
     """What a request offers and demands.
 
-    offer: of its tools. required: whether the answer must be a call; named: of which tool. most: calls of an answer.
+    offer: of its tools. held: what calls are held to while they are written; None where they cannot be. required:
+    whether the answer must be a call; named: of which tool. most: calls of an answer.
     """
 
     offer: Offer
+    held: Calls | None
     required: bool = False
     named: str | None = None
     most: int | None = None
@@ -54,6 +57,12 @@ class Demand:
             return prompt if marks is None else opened(prompt, marks)
         thought = [Markup("\n</think>\n\n")] if begins_thinking(prompt) else []  # which is left out
         return [*prompt, *thought, *opening(self.offer, self.named)]
+
+    def constraint(self, prompt: Sequence[Any]) -> HeldCalls | None:
+        """The state of each answer behind a prompt, which holds its calls."""
+        if self.held is None:
+            return None
+        return self.held.begin(_thinks_unasked(prompt), begun=self.required, name=self.named)
 
 
 def demanded(
@@ -83,10 +92,32 @@ def demanded(
         if not any(turn.role == "tool" or turn.tool_calls for turn in turns):
             return None
         offer = Offer(offer.way, (), None, offer.several)
+    held = Calls.of(model, offer)
+    _check_strict(tools or [], held)
     if named is None and required and len(offer.names) == 1:
         named = offer.names[0]
     most = 1 if required or parallel is False or not offer.several else None
-    return Demand(offer, required, named, most)
+    return Demand(offer, held, required, named, most)
+
+
+def _check_strict(tools: Sequence[Mapping[str, Any]], held: Calls | None) -> None:
+    """ApiError where calls of a strict tool cannot be held to its schema; those of others are as far as they can be."""
+    for function in (tool["function"] for tool in tools):
+        strict, name = function.get("strict"), function["name"]
+        if not isinstance(strict, bool | None):
+            raise ApiError(400, f"tools: strict of {name} is true or false", "tools", "invalid_value")
+        if strict and held is None:
+            message = f"tools: strict of {name}: this model's calls cannot be held to a schema; leave strict out"
+            raise ApiError(400, message, "tools", "invalid_value")
+        if strict:
+            try:
+                check_schema(function.get("parameters") or {"type": "object"}, name)
+            except ValueError as error:
+                raise ApiError(400, f"tools: {error}; leave strict out", "tools", "invalid_value") from None
+
+
+def _thinks_unasked(prompt: Sequence[Any]) -> bool:
+    return begins_thinking(prompt) and not isinstance(prompt[-1], Opening)
 
 
 def _named(choice: Any) -> str | None:
@@ -110,7 +141,7 @@ class ToolAnswers:
 
     def __init__(self, model: MultimodalNetwork, demand: Demand, prompt: Sequence[Any]) -> None:
         self.demand = demand
-        self.thinking = begins_thinking(prompt) and not isinstance(prompt[-1], Opening)  # unasked
+        self.thinking = _thinks_unasked(prompt)
         self.tokenizer = model.processor.tokenizer
         self.prompt = model.processor.encode(prompt).input_ids if demand.offer.form is None else []
         self.decode: Callable[[Sequence[int]], str] = decoding(model.processor, demand.offer.form)

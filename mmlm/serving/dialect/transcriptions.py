@@ -18,10 +18,10 @@ from pydantic import Field
 from encoders.transcription.segments import FRAME_SECONDS
 from encoders.transcription.transcriber import TEMPERATURES
 from encoders.transcription.transcript import Segment, Transcript, Transcription
+from mmlm.generation.answer_text import AnswerText
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
-from mmlm.serving.dialect.answer_text import AnswerText
 from mmlm.serving.dialect.asked import Asked, form_of, from_form, one_file
 from mmlm.serving.errors import ApiError, ClientLeftError, lacks
 

@@ -89,6 +89,7 @@ class PreferenceConfig:
 class RewardConfig:
     """What a reward model learns from pairs of answers: the better one has the higher reward.
 
+    kind: reward, a model whose one output is the reward of an answer.
     centre: weight of the square of a pair's sum, which keeps rewards about 0.
     """
 
@@ -105,8 +106,8 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpoConfig:
-    """What `align` learns from rewards: answers above the mean of their group grow likelier (GRPO).
+class RolloutConfig:
+    """What `align` learns from rewards of what the model writes.
 
     rewards: of what a model wrote, by name, and their weights: exact_match, contains, brief, json, clip, words (see
         docs/howto/align.md); in Python any function.
@@ -118,11 +119,9 @@ class GrpoConfig:
     clip_low, clip_high: how far the ratio to the policy that wrote may fall and rise before nothing more is gained.
     aggregation: "tokens", every token counts alike (DAPO); "sequences", every answer (GRPO); "constant", answers by
         their length over the greatest (Dr. GRPO).
-    scale: "group" divides by the group's spread of rewards; "none" does not.
     keep_cut: whether texts that the limit cut off are learned from.
     """
 
-    kind: Literal["grpo"] = "grpo"
     rewards: dict[str, float] = field(default_factory=dict)
     writes: Literal["text", "image", "audio"] = "text"
     generations: int = 8
@@ -133,25 +132,67 @@ class GrpoConfig:
     clip_low: float = 0.2
     clip_high: float = 0.28
     aggregation: Literal["tokens", "sequences", "constant"] = "tokens"
-    scale: Literal["group", "none"] = "group"
     keep_cut: bool = True
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check(self, "writes", self.writes in ("text", "image", "audio"), "is text, image or audio")
-        check(self, "generations", self.generations >= 2, "is at least 2: an answer is compared with others")
-        for name in ("max_new_tokens", "iterations"):
+        for name in ("generations", "max_new_tokens", "iterations"):
             check(self, name, getattr(self, name) >= 1, "must be at least 1")
         check(self, "temperature", 1e-3 <= self.temperature <= 1e3, "lies in 0.001..1000")
         check(self, "beta", 0 <= self.beta < math.inf, "must not be negative")
         check(self, "clip_low", 0 < self.clip_low <= 1, "lies above 0, up to 1")
         check(self, "clip_high", 0 < self.clip_high < math.inf, "must be above 0")
         check(self, "aggregation", self.aggregation in ("tokens", "sequences", "constant"), "is of another name")
-        check(self, "scale", self.scale in ("group", "none"), "is group or none")
 
     def binding(self) -> dict[str, Any]:
         """What a resumed run must share, as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(RolloutConfig):
+    """What `align` learns from rewards: answers above the mean of their group grow likelier (GRPO).
+
+    kind: grpo, which lets the model answer each prompt several times and compares the answers.
+    scale: "group" divides by the group's spread of rewards; "none" does not.
+    """
+
+    kind: Literal["grpo"] = "grpo"
+    scale: Literal["group", "none"] = "group"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "generations", self.generations >= 2, "is at least 2: an answer is compared with others")
+        check(self, "scale", self.scale in ("group", "none"), "is group or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoConfig(RolloutConfig):
+    """What `align` learns from rewards: tokens that bring more than a value head expected grow likelier (PPO).
+
+    kind: ppo, which lets the model answer each prompt once, and learns what to expect of an answer while it is written.
+    gamma, lam: by how much what comes later counts less, in returns and in advantages.
+    value_weight: weight of the loss of the values. value_clip: how far a value may move from that of the policy that
+        wrote before nothing more is gained.
+    """
+
+    kind: Literal["ppo"] = "ppo"
+    generations: int = 1
+    iterations: int = 4
+    beta: float = 0.05
+    clip_high: float = 0.2
+    gamma: float = 1.0
+    lam: float = 0.95
+    value_weight: float = 0.5
+    value_clip: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gamma", "lam"):
+            check(self, name, 0 <= getattr(self, name) <= 1, "lies in 0..1")
+        check(self, "value_weight", 0 <= self.value_weight < math.inf, "must not be negative")
+        check(self, "value_clip", 0 < self.value_clip < math.inf, "must be above 0")
 
 
 def check(settings: Any, name: str, good: bool, rule: str) -> None:

@@ -12,6 +12,7 @@ Scale = Literal["group", "none"]
 Aggregation = Literal["tokens", "sequences", "constant"]
 
 _STEADY = 1e-4  # beside the spread of a group
+_TINY = 1e-8  # beside a variance
 
 
 def group_advantages(rewards: Tensor, scale: Scale = "group") -> Tensor:
@@ -69,6 +70,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         found.append(after)
     advantages = torch.stack(found[::-1], dim=1)
     return advantages, (advantages + values) * mask
+
+
+def whitened(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Advantages `[N, T]` with mean 0 and variance 1 over the tokens that count, as PPO has them; 0 elsewhere."""
+    own = advantages[mask]
+    if len(own) < 2:
+        return advantages * mask
+    return (advantages - own.mean()) * (own.var() + _TINY).rsqrt() * mask
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float = 0.2) -> Tensor:

@@ -17,10 +17,9 @@ from mmlm.assembly.load import load
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.prompts import asking_parts
 from mmlm.data.records import FileSlice
-from mmlm.model.blocks import embedding_and_head
 from mmlm.prompting.processor import IGNORE_INDEX, Example
 from mmlm.training.alignment.rewards import Reward, Written
-from mmlm.training.alignment.scored import answer_span
+from mmlm.training.alignment.scored import answer_span, head_inputs
 from mmlm.training.rows import Ready, batch_of
 
 FILE = "reward.safetensors"  # beside the model's own
@@ -38,16 +37,10 @@ class RewardModel(nn.Module):
 
     def rewards(self, ready: Sequence[Ready], codes: bool = False) -> Tensor:
         """The rewards of answers `[N]`, with gradients."""
-        host, ends = self.model.language_model, [_ended(one) for one in ready]
+        ends = [_ended(one) for one in ready]
         batch, media = batch_of(self.model.processor, [[one] for one in ends])
-        seen: list[Tensor] = []
-        # The hooks of the language model come first: what they keep is the one state of each row.
-        _, output = embedding_and_head(host.model)
-        hook = output.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-        try:
+        with head_inputs(self.model) as seen:
             self.model(batch, media, codes=codes)
-        finally:
-            hook.remove()
         return self.head(seen[-1].to(self.head.weight.dtype)).squeeze(-1)
 
     @torch.no_grad()

@@ -22,8 +22,8 @@ from mmlm.generation.result import GenerationResult
 from mmlm.generation.sampler import never_written
 from mmlm.prompting.processor import IGNORE_INDEX, Example
 from mmlm.tasks.draw import rendered, writing_of
-from mmlm.training.alignment.config import GrpoConfig
-from mmlm.training.alignment.scored import answer_logits
+from mmlm.training.alignment.config import RolloutConfig
+from mmlm.training.alignment.scored import answer_logits, head_inputs
 from mmlm.training.examples import Examples
 from mmlm.training.rows import Ready
 
@@ -68,7 +68,7 @@ class Writer:
     an answer is written and when it is scored; so is, in a drawing, what its grammar does not allow.
     """
 
-    def __init__(self, model: MultimodalLM, objective: GrpoConfig, max_seconds: float) -> None:
+    def __init__(self, model: MultimodalLM, objective: RolloutConfig, max_seconds: float) -> None:
         self.model, self.objective, self.max_seconds = model, objective, max_seconds
         self.codes = objective.writes != "text"
         host, vocabulary = model.language_model, model.language_model.vocabulary
@@ -116,14 +116,20 @@ class Writer:
 
         Behind the end of each stand zeros.
         """
+        return self.read(prompts, answers)[0]
+
+    def read(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """`log_probs`, and the hidden states that they are computed from `[N, longest, D]`."""
         ready = [prompt.answered(ids) for prompt, ids in zip(prompts, answers, strict=True)]
-        logits, labels, counts = answer_logits(self.model, ready, self.codes)
+        with head_inputs(self.model) as seen:
+            logits, labels, counts = answer_logits(self.model, ready, self.codes)
         logits = self._masked(logits, answers) / self.objective.temperature
         values = logits.gather(1, labels.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
-        found = values.new_zeros(len(answers), self.longest)
         rows = torch.arange(len(answers)).repeat_interleave(torch.tensor(counts))
         places = torch.cat([torch.arange(count) for count in counts])
-        return found.index_put((rows.to(values.device), places.to(values.device)), values)
+        where = (rows.to(values.device), places.to(values.device))
+        states = seen[-1].new_zeros(len(answers), self.longest, seen[-1].shape[-1]).index_put(where, seen[-1])
+        return values.new_zeros(len(answers), self.longest).index_put(where, values), states
 
     def _masked(self, logits: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
         if not self.codes:

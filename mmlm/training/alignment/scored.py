@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.model.blocks import embedding_and_head
 from mmlm.prompting.processor import IGNORE_INDEX, Example
 from mmlm.training.rows import Ready, batch_of
 
@@ -30,6 +32,21 @@ def answer_logits(model: MultimodalLM, ready: Sequence[Ready], codes: bool = Fal
     labels = batch.labels[:, 1:]
     wanted = labels != IGNORE_INDEX
     return found, labels[wanted].to(found.device), wanted.sum(1).tolist()
+
+
+@contextmanager
+def head_inputs(model: MultimodalLM) -> Iterator[list[Tensor]]:
+    """While open, the hidden states that logits are computed from are added to the list, `[N, D]` of each pass.
+
+    The hooks of the language model come first: of what is learned from, they keep the states of learned tokens alone.
+    """
+    seen: list[Tensor] = []
+    _, output = embedding_and_head(model.language_model.model)
+    hook = output.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def answer_span(example: Example) -> slice:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from mmlm.generation.text import held_back
 from mmlm.prompting.thinking import THINK
 
@@ -54,6 +56,12 @@ class AnswerText:
             self._thinks = False
         answer, self._waiting = self._waiting, ""
         return self._answer.push(answer)
+
+    def copied(self) -> AnswerText:
+        """The same, which goes on by itself."""
+        made = copy.copy(self)
+        made._answer, made._thought = copy.copy(self._answer), copy.copy(self._thought)
+        return made
 
     def rest(self) -> str:
         """What is left when no more comes: of a text that only looked like the beginning of a thinking block."""
