@@ -343,7 +343,7 @@ def test_an_exercise_is_learned_where_the_assistant_speaks_and_marks_are_never_t
 
 def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, monkeypatch):
     stage = pytest.importorskip("recipes.nano.stages.thoughts")
-    unpack(tmp_path, PACKAGE)
+    unpack(PACKAGE, Recipe(), tmp_path)
     write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
     sources = [f"{tmp_path}/exercises/train-*.tar"], f"{tmp_path}/exercises/dev-*.tar"
     monkeypatch.setattr(stage, "thoughts_data", lambda recipe, output: sources)
@@ -363,7 +363,7 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     stage.train_thoughts(recipe, tmp_path)
     after = mmlm.load(tmp_path / "thoughts/model")
     rows = [model.language_model.model.get_input_embeddings().weight for model in (before, after)]
-    assert rows[0].shape == rows[1].shape == (offset + len(MARKS), 192) and not torch.equal(*rows)
+    assert rows[0].shape == rows[1].shape == (offset, 192) and not torch.equal(*rows)
     assert all(torch.equal(weight, weight.half().float()) for weight in after.language_model.model.parameters())
     assert "<tool_call>" in after.language_model.tokenizer.chat_template
     assert after.encoders["image"].fingerprint() == nano.encoders["image"].fingerprint()

@@ -64,11 +64,8 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     shutil.copytree(output / "frozen", partial)
     if (thinking := output / "thoughts/language_model").exists():
         shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
-    heard = next(path for stage in ("audio_digits", "audio_encoder_more") if (path := output / stage).exists())
-    compress(heard / "whisper.pt", partial / "audio_encoder.pt")
-    stages = ("writing_more", "thoughts", "writing", "ears_more")
-    trained = next(path for stage in stages if (path := output / stage / "model").exists())
-    model = mmlm.load(trained)
+    compress(newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"), partial / "audio_encoder.pt")
+    model = mmlm.load(newest(output, "model", "writing_more", "thoughts", "writing", "ears_more"))
     name = "preset:nano" if package == PACKAGE else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
@@ -88,6 +85,11 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     os.replace(partial, package)
     size = sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
     print(f"{package}: {size / 1e6:.1f} MB")
+
+
+def newest(output: Path, name: str, *stages: str) -> Path:
+    """What the last of some stages, told from the last to the first, has made so far."""
+    return next(path for stage in stages if (path := output / stage / name).exists())
 
 
 def compress(checkpoint: Path, packed: Path) -> None:

@@ -33,6 +33,7 @@ from recipes.nano.exercises import exercise, write_exercises
 from recipes.nano.marks import exercise_parts, grow
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import picture_data
+from recipes.nano.stages.package import newest
 from recipes.pretrain.lm import LanguageModelTrainConfig, train_language_model
 
 HURRIED = 20  # one thought in so many is cut, as a budget cuts it
@@ -172,7 +173,7 @@ def thinker(recipe: Recipe, output: Path) -> mmlm.MultimodalLM:
     model = mmlm.assemble(
         start,
         output / "frozen/image_encoder",
-        audio_encoder=output / "audio_digits/whisper.pt",
+        audio_encoder=newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"),
         resampler=earlier.resampler_config,
         audio_resampler=earlier.audio_resampler_config,
         fusion=earlier.fusion_config,
