@@ -30,7 +30,7 @@ from mmlm.model.draws import OwnDraws
 from mmlm.training.align import align
 from mmlm.training.align_recipe import AlignedRecipe
 from mmlm.training.alignment.answers import check_judged
-from mmlm.training.alignment.config import AlignConfig, DistillConfig
+from mmlm.training.alignment.config import AlignConfig, DistillConfig, RolloutConfig
 from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
 from mmlm.training.examples import write_bad_records
@@ -231,7 +231,7 @@ def _align(recipe: AlignedRecipe, progress: bool) -> Prepared:
     if isinstance(recipe.objective, DistillConfig):
         check_model(str(recipe.objective.teacher))
         does = f"learns from {recipe.objective.teacher}"
-    elif recipe.objective.kind != "grpo":
+    elif not isinstance(recipe.objective, RolloutConfig):
         for records in filter(None, (data, held_out)):
             check_judged(records, recipe.objective.kind != "kto")
     config = AlignConfig(**{f.name: getattr(recipe, f.name) for f in fields(AlignConfig)})

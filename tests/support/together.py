@@ -58,7 +58,7 @@ def samples(output: Path) -> None:
 
 
 def on_policy(output: Path) -> None:
-    """The student writes in two steps of four."""
+    """The student writes in one step of four."""
     alignment.run("distill on policy", output, accumulation=3, log_every=1, learning_rate=1e-3)
 
 
