@@ -9,7 +9,7 @@ import torch
 
 from mmlm.data import RecordSet
 from mmlm.generation.result import GenerationResult, Usage
-from mmlm.training import trainer
+from mmlm.training import plan_from_recipe, trainer
 from mmlm.training.align import objective_of
 from mmlm.training.alignment.config import AlignConfig
 from mmlm.training.alignment.reference import trained_parameters
@@ -18,7 +18,7 @@ from mmlm.training.alignment.rewards import Written
 from mmlm.training.trainer import Trainer
 from support.alignment import GRPO, KINDS, PPO, asked, drawings, high, pairs, run
 from support.families import tokenizer
-from support.training_objectives import CASES, added, assert_equal, metrics, snapshot, stopping, tiny_model
+from support.training_objectives import CASES, added, assert_equal, metrics, png, snapshot, stopping, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     after = snapshot(model)
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert moved and moved <= trained
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_a_recipe_by_rewards_takes_questions_without_preferences(tmp_path, kind):
+    (tmp_path / "0.png").write_bytes(png("red"))
+    (tmp_path / "data.jsonl").write_text('{"image": "0.png", "question": "what?", "answer": "red"}\n' * 8)
+    recipe = tmp_path / "recipe.yaml"
+    objective = f"{{kind: {kind}, rewards: {{brief: 1.0}}}}"
+    recipe.write_text(f"model: nano\nobjective: {objective}\ndata: {tmp_path}/data.jsonl\noutput: {tmp_path}/run\n")
+    assert plan_from_recipe(recipe).model == f"nano is aligned ({kind})"
 
 
 @pytest.mark.parametrize("kind", ["dpo", "kto"])

@@ -70,12 +70,13 @@ def test_every_room_has_a_page_and_every_page_a_place_in_the_menu():
 
 def test_every_setting_of_every_recipe_is_on_the_settings_page():
     pytest.importorskip("omegaconf")
-    from mmlm.training.align_recipe import GrpoRecipe, PpoRecipe, PreferenceRecipe, RewardRecipe
+    from mmlm.training.align_recipe import DistillRecipe, GrpoRecipe, PpoRecipe, PreferenceRecipe, RewardRecipe
     from mmlm.training.recipe import CodecRecipe, Recipe, WritingRecipe
 
     marks = re.findall(r"<!-- (all )?settings: ([\w.]+) -->", (DOCS / "settings.md").read_text(encoding="utf-8"))
     shown, whole = {name for _, name in marks}, {name for inherited, name in marks if inherited}
-    unseen, known = [Recipe, CodecRecipe, WritingRecipe, PreferenceRecipe, RewardRecipe, GrpoRecipe, PpoRecipe], set()
+    unseen, known = [Recipe, CodecRecipe, WritingRecipe, PreferenceRecipe, RewardRecipe], set()
+    unseen += [GrpoRecipe, PpoRecipe, DistillRecipe]
     while unseen:
         cls = unseen.pop()
         known.add(name := f"{cls.__module__}.{cls.__qualname__}")

@@ -44,7 +44,7 @@ def runs(tmp_path_factory) -> Runs:
     folders = [tmp_path_factory.mktemp(name) for name in Runs._fields[:3]]
     picture_folder(folders[0])
     two, four, killed = folders
-    names = "codes,adapters,without_media,preferences,rewards,values,sharded,refused,stopped"
+    names = "codes,adapters,without_media,preferences,rewards,values,samples,on_policy,sharded,refused,stopped"
     launches = [f"2:0:{two}:{names}", f"4:0:{four}:adapters", f"2:1:{killed}:killed"]
     return Runs(*folders, python(TESTS / "support/together.py", "launch", *launches))
 
@@ -60,7 +60,7 @@ def one(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     scenarios = (
         together.codes, together.adapters, together.without_media,
-        together.preferences, together.rewards, together.values,
+        together.preferences, together.rewards, together.values, together.samples, together.on_policy,
     )  # fmt: skip
     for scenario in (*scenarios, together.plain_llama):
         scenario(folder / scenario.__name__)
@@ -84,7 +84,9 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(also[name], tensor, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("scenario", ["adapters", "codes", "without_media", "preferences", "rewards", "values"])
+@pytest.mark.parametrize(
+    "scenario", ["adapters", "codes", "without_media", "preferences", "rewards", "values", "samples", "on_policy"]
+)
 def test_two_processes_train_what_one_trains(one, two, scenario):
     assert_same_run(one / scenario, two / scenario)
 

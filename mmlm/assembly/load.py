@@ -209,6 +209,12 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return with_names(config, lambda name: absolute_name(name, folder)), tensors
 
 
+def check_model(name: str) -> None:
+    """Raises what `load` would for a name that stands for no model, before frozen parts are looked for."""
+    if name not in {**ASSEMBLED, **OPEN_FLAMINGO}:
+        read_saved(model_folder(name))
+
+
 def model_folder(name: str) -> Path:
     """The folder of a preset, a path or a hub id; FileNotFoundError where there is none."""
     if name in PRESETS:

@@ -80,6 +80,10 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("model.lora.", SIZES, "LoraConfig"),
         ("objective.", OBJECTIVES, "PpoConfig"),
     ),
+    "distillation of a teacher: a recipe with `objective.kind` distill": (
+        ("", ALIGNED, "DistillRecipe"),
+        ("objective.", OBJECTIVES, "DistillConfig"),
+    ),
 }
 """By what is trained: the prefix of keys, and the file and class that has them."""
 
@@ -95,7 +99,7 @@ data of adapters and of models that draw and speak, for `data` and `held_out`: o
   captions.json            COCO captions; VQAv2's questions (answers beside them); LLaVA's list of conversations
   train-*.parquet          tables with columns of pictures and recordings, as `datasets` writes them
                              conversations ("messages", "conversations") and documents: see docs/data.md
-data of alignment: such lines, or trl's and verl's, with media as above
+data of alignment: such lines (of distillation these and conversations), or trl's and verl's, with media as above
                              {"image": "1.jpg", "prompt": "what?", "chosen": "a dog", "rejected": "a cat"}
                              {"image": "1.jpg", "prompt": "what?", "completion": "a dog", "label": true}
                              {"image": "1.jpg", "prompt": "what?", "answer": "a dog"}   (rewards compare with it)

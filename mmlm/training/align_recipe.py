@@ -1,4 +1,4 @@
-"""Recipes of alignment: a model is taught by preferences or by rewards."""
+"""Recipes of alignment: a model is taught by preferences, by rewards or by a teacher."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmlm.training.alignment.config import (
     PREFERENCES,
     REWARDS,
     AlignConfig,
+    DistillConfig,
     GrpoConfig,
     PpoConfig,
     PreferenceConfig,
@@ -95,7 +96,22 @@ def check_rewards(objective: RolloutConfig) -> None:
         raise ValueError(f"objective.rewards: {said}; they are {', '.join(REWARDS)} (in Python any function)")
 
 
-AlignedRecipe = PreferenceRecipe | RewardRecipe | GrpoRecipe | PpoRecipe
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe(AlignRecipe):
+    """Distillation of a teacher.
+
+    objective: who teaches, and how it is learned.
+    """
+
+    objective: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective.teacher is None:
+            raise ValueError("objective.teacher is missing: the preset, the folder or the hub id of a model")
+
+
+AlignedRecipe = PreferenceRecipe | RewardRecipe | GrpoRecipe | PpoRecipe | DistillRecipe
 """A recipe with `objective`."""
 
 
@@ -103,7 +119,12 @@ def align_schema(kind: Any) -> type[AlignRecipe]:
     """The recipe of an objective of this kind. ValueError for an unknown one."""
     if kind in PREFERENCES:
         return PreferenceRecipe
-    others: dict[Any, type[AlignRecipe]] = {"reward": RewardRecipe, "grpo": GrpoRecipe, "ppo": PpoRecipe}
+    others: dict[Any, type[AlignRecipe]] = {
+        "reward": RewardRecipe,
+        "grpo": GrpoRecipe,
+        "ppo": PpoRecipe,
+        "distill": DistillRecipe,
+    }
     if kind in others:
         return others[kind]
     raise ValueError(f"objective.kind must be one of {', '.join((*PREFERENCES, *others))}, not {kind!r}")

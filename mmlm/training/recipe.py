@@ -38,10 +38,11 @@ Writing codes (`WritingRecipe`):
     held_out: dev.jsonl
     output: runs/writing
 
-Alignment, by preferences or by rewards (`AlignedRecipe`):
+Alignment, by preferences, by rewards or by a teacher (`AlignedRecipe`):
 
     model: runs/sft/model                         # or {load: ..., lora: {rank: 16, alpha: 32, reads: true}}
-    objective: {kind: dpo, beta: 0.1}             # or ipo, simpo, kto; reward; {kind: grpo, rewards: {clip: 1}}
+    objective: {kind: dpo, beta: 0.1}             # or ipo, simpo, kto; reward; {kind: grpo, rewards: {clip: 1}};
+                                                  # {kind: distill, teacher: nano, on: student}
     data: preferences.jsonl                       # {"image", "prompt", "chosen", "rejected"}; of grpo, questions
     held_out: dev.jsonl
     output: runs/dpo

@@ -21,7 +21,7 @@ from encoders.base import check_device
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.extend import extended
-from mmlm.assembly.load import load
+from mmlm.assembly.load import check_model, load
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.media import find_media
 from mmlm.data.readers import read_records
@@ -30,7 +30,7 @@ from mmlm.model.draws import OwnDraws
 from mmlm.training.align import align
 from mmlm.training.align_recipe import AlignedRecipe
 from mmlm.training.alignment.answers import check_judged
-from mmlm.training.alignment.config import AlignConfig
+from mmlm.training.alignment.config import AlignConfig, DistillConfig, RolloutConfig
 from mmlm.training.checks import check_output
 from mmlm.training.config import CodecTrainConfig, TrainConfig
 from mmlm.training.examples import write_bad_records
@@ -227,7 +227,11 @@ def _align(recipe: AlignedRecipe, progress: bool) -> Prepared:
     reading: dict[str, Any] = dict(images=recipe.images, bad_limit=recipe.bad_limit)
     data = read_records(recipe.data, **reading)
     held_out = None if recipe.held_out is None else read_records(recipe.held_out, **reading)
-    if recipe.objective.kind != "grpo":
+    does = "is aligned"
+    if isinstance(recipe.objective, DistillConfig):
+        check_model(str(recipe.objective.teacher))
+        does = f"learns from {recipe.objective.teacher}"
+    elif not isinstance(recipe.objective, RolloutConfig):
         for records in filter(None, (data, held_out)):
             check_judged(records, recipe.objective.kind != "kto")
     config = AlignConfig(**{f.name: getattr(recipe, f.name) for f in fields(AlignConfig)})
@@ -238,9 +242,7 @@ def _align(recipe: AlignedRecipe, progress: bool) -> Prepared:
 
     return Prepared(
         run,
-        lambda: plan_of(
-            config, f"{recipe.model.load} is aligned ({recipe.objective.kind})", data, held_out, recipe.output
-        ),
+        lambda: plan_of(config, f"{recipe.model.load} {does} ({recipe.objective.kind})", data, held_out, recipe.output),
         lambda: trial_of_alignment(_loaded(recipe.model, device), data, recipe.objective, config),
     )
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import Record, RecordSet
 from mmlm.training.align import align
-from mmlm.training.alignment.config import GrpoConfig, PpoConfig, PreferenceConfig, RewardConfig
+from mmlm.training.alignment.config import DistillConfig, GrpoConfig, PpoConfig, PreferenceConfig, RewardConfig
 from mmlm.training.alignment.rewards import Written
 from support.training_objectives import CASES, COLOURS, noise, png, tiny_model
 
@@ -51,6 +53,12 @@ def reds(written: Sequence[Written]) -> list[float]:
     return [float(np.asarray(one.result.media[0])[:, :, 0].mean()) / 255 for one in written]
 
 
+@cache
+def teacher() -> MultimodalLM:
+    """Of another family than the student, with the same tokenizer."""
+    return tiny_model("llama", seed=5)
+
+
 GRPO = GrpoConfig(generations=4, max_new_tokens=6, iterations=2, beta=0.1)
 PPO = PpoConfig(max_new_tokens=6, iterations=2)
 KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
@@ -66,6 +74,13 @@ KINDS: dict[str, tuple[object, Callable, RecordSet, dict]] = {
         replace(GRPO, writes="image", iterations=1), CASES["codes"].build, asked(drawings()),
         {"rewards": {"red": reds}},
     ),
+    "distill": (DistillConfig(top_k=8, sft=0.1), tiny_model, asked(pairs()), {}),
+    "distill of samples": (
+        DistillConfig(on="teacher", top_k=8, temperature=2.0, max_new_tokens=6), tiny_model, asked(pairs()), {},
+    ),
+    "distill on policy": (
+        DistillConfig(on="student", share=0.5, beta=0.5, top_k=None, max_new_tokens=6), tiny_model, asked(pairs()), {},
+    ),
 }  # fmt: skip
 SETTINGS = dict(steps=4, batch_size=2, accumulation=2, learning_rate=1e-2, log_every=3, eval_every=3, save_every=3)
 
@@ -73,5 +88,7 @@ SETTINGS = dict(steps=4, batch_size=2, accumulation=2, learning_rate=1e-2, log_e
 def run(kind: str, output: Path, **settings):
     objective, build, data, given = KINDS[kind]
     model = build()
+    if isinstance(objective, DistillConfig):
+        given = {**given, "teacher": teacher()}
     given = dict(held_out=data, output=output, progress=False, **given, **{**SETTINGS, **settings})
     return model, align(model, data, objective, **given)  # pyright: ignore[reportArgumentType]

@@ -52,6 +52,16 @@ def values(output: Path) -> None:
     alignment.run("ppo", output, accumulation=3, log_every=1, learning_rate=1e-3)
 
 
+def samples(output: Path) -> None:
+    """Of a teacher, whose batches are sampled and kept by whichever process."""
+    alignment.run("distill of samples", output, accumulation=3, log_every=1, learning_rate=1e-3)
+
+
+def on_policy(output: Path) -> None:
+    """The student writes in one step of four."""
+    alignment.run("distill on policy", output, accumulation=3, log_every=1, learning_rate=1e-3)
+
+
 def without_media(output: Path) -> None:
     """Sorted by length, steps of two: where there are two processes, one hears and the other one sees."""
     model = parts.build("gpt2", ears="latents")

@@ -195,6 +195,51 @@ class PpoConfig(RolloutConfig):
         check(self, "value_clip", 0 < self.value_clip < math.inf, "must be above 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """What a student learns from a teacher: how likely each token of an answer is, after all that comes before it.
+
+    kind: distill, which learns the distributions of another model that has the same tokenizer.
+    teacher: that model, by name: a preset, a folder or a hub id; in Python a loaded model as well.
+    on: whose answers they are of: "data", those of the data; "teacher", such as it samples before the first step, once;
+        "student", such as the student writes at a step, on which the teacher then comments (GKD).
+    share: of "student", in how many steps (0–1) it writes; in the others they are of the data.
+    beta: which distance: 0, KL(teacher‖student), which covers all that the teacher might say; 1, KL(student‖teacher),
+        which keeps to a part; between them the generalised Jensen–Shannon divergence.
+    temperature: of both distributions, and of sampling.
+    top_k: tokens of the teacher that are told apart; all others are one. Of given answers these are computed once and
+        kept beside the features, in 16 bits. null tells all apart, and has the teacher compute in each step.
+    sft: weight of the plain loss of answers, in nats per token, beside the distance; not of those that the student
+        writes.
+    max_new_tokens: of a sampled answer, at most.
+    """
+
+    kind: Literal["distill"] = "distill"
+    teacher: str | None = None
+    on: Literal["data", "teacher", "student"] = "data"
+    share: float = 1.0
+    beta: float = 0.0
+    temperature: float = 1.0
+    top_k: int | None = 64
+    sft: float = 0.0
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check(self, "share", 0 < self.share <= 1, "is a share above 0, up to 1")
+        check(self, "share", self.share == 1 or self.on == "student", "is for on: student")
+        check(self, "beta", 0 <= self.beta <= 1, "lies in 0..1")
+        check(self, "temperature", 1e-3 <= self.temperature <= 1e3, "lies in 0.001..1000")
+        check(self, "top_k", self.top_k is None or self.top_k >= 1, "must be at least 1, or null for all")
+        check(self, "sft", 0 <= self.sft < math.inf, "must not be negative")
+        check(self, "sft", not self.sft or self.on != "student" or self.share < 1, "is for answers that are given")
+        check(self, "max_new_tokens", self.max_new_tokens >= 1, "must be at least 1")
+
+    def binding(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON values. The teacher is told by its content, not by its name."""
+        return {name: value for name, value in asdict(self).items() if name != "teacher"}
+
+
 def check(settings: Any, name: str, good: bool, rule: str) -> None:
     """ValueError that names a setting of an objective."""
     if not good:

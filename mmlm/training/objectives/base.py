@@ -34,7 +34,7 @@ class Objective(ABC):
     The gradient of a step is that of the mean over the counts of all its parts. The loss is a function of the seed,
     the step and the weights.
 
-    Preference tuning (DPO) and distillation differ in the loss of a part, GRPO samples its completions in `parts`, and
+    Preferences (DPO) and distillation differ in the loss of a part, GRPO samples its completions in `parts`, and
     a probe has few `parameters`: each is one more file beside these.
 
     name: of the run, in the progress bar. module: the network; layers of the kinds `nn.Linear` and `nn.Embedding` in it
