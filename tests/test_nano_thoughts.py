@@ -115,7 +115,7 @@ def test_a_thought_begins_with_everything_there_is_and_is_short(scenes, tokenize
             said = [re.fullmatch(r"((?:top|bottom)? ?(?:left|right|middle)?) (\w+) (\w+) (\w+)", one) for one in things]
             there = [(SPOT[one[1].strip()], {*one.groups()[1:], "shape", "thing"}) for one in said]
             assert there == seen(scene) and ground == f"on {scene.background}"
-            assert len(tokenizer(text)["input_ids"]) <= 60
+            assert len(tokenizer(text)["input_ids"]) <= 130
 
 
 def test_what_is_concluded_is_so(scenes):
@@ -134,21 +134,28 @@ def test_what_is_concluded_is_so(scenes):
     assert min(judged[topic] for topic in ("relation", "count", "statement")) > 100
 
 
-def test_the_places_in_a_thought_are_those_of_the_things(scenes):
+def test_what_fits_is_what_the_words_say_and_lines_are_those_of_its_places(scenes):
+    """Each step of the work is read again: things with a verdict, numbers, rows and columns."""
     checked = Counter()
     for scene, asked in scenes:
         for question in asked:
-            for step in question.work.split("; "):
-                noun, _, places = step.partition(": ")
-                if question.topic in ("count", "presence", "absence") and places:
-                    there = [SPOT[place] for place in places.split(", ")] if places != "none" else []
-                    assert there == fitting(noun, scene)
-                    checked["places"] += 1
-                if question.topic == "relation" and places:
+            fits = None
+            for step in question.work.split("; ")[:-1]:
+                noun, _, things = step.partition(": ")
+                if things:
+                    said = [one.rsplit(" ", 4) for one in things.split(", ")]
+                    assert [(SPOT[place], {*words}) for place, *words, _ in said] == [
+                        (place, words - {"shape", "thing"}) for place, words in seen(scene)
+                    ]
+                    fits = [SPOT[place] for place, *_, verdict in said if verdict == "yes"]
+                    assert fits == fitting(noun, scene)
+                elif step in WORDS:
+                    assert len(fits) == WORDS.index(step)
+                else:
                     axis = 0 if re.search("above|below", question.question) else 1
-                    assert [LINES[places]] == [place[axis] for place in fitting(noun, scene)]
-                    checked["lines"] += 1
-    assert checked["places"] > 500 and checked["lines"] > 200
+                    assert [LINES[line] for line in step.split(", ")] == [place[axis] for place in fits]
+                checked["things" if things else "number" if step in WORDS else "lines"] += 1
+    assert min(checked["things"], checked["number"], checked["lines"]) > 200
 
 
 def test_comparisons_are_true(exercises):
@@ -220,6 +227,10 @@ def test_one_note_answers_and_no_other(exercises):
             if (kind, own or fact) == (thing, said)
         ]
         assert fitting_notes == [(int(cited), name)]
+        thought = one.turns[-1].content[0].partition("</think>")[0]
+        assert re.findall(r"\[(\d)\] [^\[]+? (yes|no)\b", thought) == [
+            (str(number), "yes" if str(number) == cited else "no") for number in range(1, len(notes) + 1)
+        ]
         assert len(notes) >= 2
 
 

@@ -19,7 +19,7 @@ from recipes.nano.data import SPLITS
 from recipes.nano.notes import noted
 from recipes.nano.questions import Question, counted, described, questions
 from recipes.nano.scenes import GRID, PLACES, SIDE, Kind, Scene, Thing, draw, sample_scene
-from recipes.nano.thoughts import SPOTS, found, thinking_of
+from recipes.nano.thoughts import SPOTS, checked, said, thinking_of
 from recipes.nano.thoughts import thought as thought_of
 from recipes.nano.wording import NUMBERS, describe
 
@@ -63,16 +63,16 @@ def comparison(scene: Scene, rng: random.Random) -> Question:
     """Whether there are more of one kind than of another, or as many."""
     first, second = described(scene, rng), described(scene, rng)
     (one, work), (other, more) = (counted(scene, part) for part in (first, second))
-    form, holds = rng.choice(
+    form, how, holds = rng.choice(
         (
-            ("are there more {a} than {b}?", lambda a, b: a > b),
-            ("are there fewer {a} than {b}?", lambda a, b: a < b),
-            ("are there as many {a} as {b}?", lambda a, b: a == b),
+            ("are there more {a} than {b}?", "more than", lambda a, b: a > b),
+            ("are there fewer {a} than {b}?", "fewer than", lambda a, b: a < b),
+            ("are there as many {a} as {b}?", "as many as", lambda a, b: a == b),
         )
     )
-    answer = "yes" if holds(NUMBERS.index(one), NUMBERS.index(other)) else "no"
+    answer = said(holds(NUMBERS.index(one), NUMBERS.index(other)))
     text = form.format(a=first.noun(True), b=second.noun(True))
-    return Question("comparison", text, answer, f"{work}; {more}; {answer}")
+    return Question("comparison", text, answer, f"{work}; {more}; {one} {how} {other}: {answer}")
 
 
 def arithmetic(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> Exercise:
@@ -191,8 +191,7 @@ def several(rng: random.Random, accept: Callable[[Scene], bool], think: bool) ->
     own = [thing for thing in scenes[chosen].things if _only(thing, scenes)]
     if own and rng.random() < 0.5:
         description = describe(rng.choice(own).kind)
-        things = [thing for thing in scenes[chosen].things if description.fits(thing)]
-        work = found(description.noun(), things)
+        work = checked(description.noun(), scenes[chosen].things, description.fits)
         question = Question("which", f"which picture has {description.counted(1)}?", ORDINALS[chosen], work)
     else:
         question = rng.choice(questions(scenes[chosen], rng))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.scenes import PLACES, Kind, Scene, draw, sample_scene
-from recipes.nano.thoughts import thinking_of, told
+from recipes.nano.thoughts import said, thinking_of, told
 from recipes.nano.wording import describe
 
 NAMES = (
@@ -60,12 +60,13 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     answering = notes[0]
     rng.shuffle(notes)
     place = notes.index(answering) + 1
+    work = ", ".join(f"[{number}] {one.rstrip('.')} {said(number == place)}" for number, one in enumerate(notes, 1))
     if seen:
         thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
         question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")
-        work = f"{told(thing)}; [{place}] {answering}"
+        work = f"{told(thing)}; {work}"
     else:
-        question, work = fact.asked.format(thing=describe(kind).noun()), f"[{place}] {answering}"
+        question = fact.asked.format(thing=describe(kind).noun())
     content = (written(notes), *([draw(scene, rng)] if seen else []), question)
     answer = f"{own} [{place}]"
     turns = (Turn("user", content), Turn("assistant", (thinking_of(work, think) + answer,)))

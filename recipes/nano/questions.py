@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipes.nano.scenes import COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, Thing, holds
-from recipes.nano.thoughts import SPOTS, compared, found, told
+from recipes.nano.thoughts import SPOTS, checked, lines, said
 from recipes.nano.wording import NOTHING, NUMBERS, RELATIONS, Description, describe
 
 COLOUR_WORDS = ("color", "color", "colour")  # the sets spell it the first way, people both ways
@@ -37,16 +37,22 @@ def _colour(scene: Scene, rng: random.Random) -> Question | None:
     word = rng.choice(COLOUR_WORDS)
     if len(scene.things) == 1 and rng.random() < 0.3:
         alone = scene.things[0]
-        return Question("colour", f"what is the {word} of the shape?", alone.kind.colour, _told("shape", alone))
+        return Question(
+            "colour",
+            f"what is the {word} of the shape?",
+            alone.kind.colour,
+            _chosen(scene, "shape", [alone], alone.kind.colour),
+        )
     common = _common(scene, rng, "colour", [("shape",), ("size", "shape")])
     if common is None:
         return None
     description, things = common
     colour, noun = things[0].kind.colour, description.noun(len(things) > 1)
+    work = _chosen(scene, noun, things, colour)
     if len(things) > 1:
-        return Question("colour", f"what {word} are the {noun}?", colour, _told(noun, things[0]))
+        return Question("colour", f"what {word} are the {noun}?", colour, work)
     form = rng.choice(("what {word} is the {noun}?", "what is the {word} of the {noun}?"))
-    return Question("colour", form.format(word=word, noun=noun), colour, _told(noun, things[0]))
+    return Question("colour", form.format(word=word, noun=noun), colour, work)
 
 
 def _shape(scene: Scene, rng: random.Random) -> Question | None:
@@ -54,14 +60,16 @@ def _shape(scene: Scene, rng: random.Random) -> Question | None:
         form = rng.choice(
             ("what shape is in the image?", "what shape is present?", "what shape does the image contain?")
         )
-        return Question("shape", form, scene.things[0].kind.shape, _told("shape", scene.things[0]))
+        shape = scene.things[0].kind.shape
+        return Question("shape", form, shape, _chosen(scene, "shape", scene.things, shape))
     common = _common(scene, rng, "shape", [("colour",), ("size", "colour")])
     if common is None or len(common[1]) > 1:
         return None
     description, things = common
     form = rng.choice(("what shape is the {thing}?", "what is the {shape}?"))
     text = form.format(thing=description.noun(blank="thing"), shape=description.noun())
-    return Question("shape", text, things[0].kind.shape, _told(description.noun(), things[0]))
+    shape = things[0].kind.shape
+    return Question("shape", text, shape, _chosen(scene, description.noun(), things, shape))
 
 
 def _size(scene: Scene, rng: random.Random) -> Question | None:
@@ -71,7 +79,8 @@ def _size(scene: Scene, rng: random.Random) -> Question | None:
     description, things = common
     form = rng.choice(("what size is the {noun}?", "is the {noun} small or large?"))
     noun = description.noun()
-    return Question("size", form.format(noun=noun), things[0].kind.size, _told(noun, things[0]))
+    size = things[0].kind.size
+    return Question("size", form.format(noun=noun), size, _chosen(scene, noun, things, size))
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
@@ -94,9 +103,8 @@ def described(scene: Scene, rng: random.Random) -> Description:
 
 def counted(scene: Scene, description: Description) -> tuple[str, str]:
     """How many things fit, in words, and the work that finds it out."""
-    things = [thing for thing in scene.things if description.fits(thing)]
-    number = NUMBERS[len(things)]
-    return number, f"{found(description.noun(True), things)}; {number}"
+    number = NUMBERS[sum(map(description.fits, scene.things))]
+    return number, f"{checked(description.noun(True), scene.things, description.fits)}; {number}"
 
 
 def _presence(scene: Scene, rng: random.Random) -> Question:
@@ -126,9 +134,8 @@ def _whether(
     present = rng.random() < 0.5
     description = (_present if present else _absent)(scene, rng)
     text = form.format(a_noun=description.counted(1), noun=description.noun())
-    things = [thing for thing in scene.things if description.fits(thing)]
     answer = if_present if present else if_absent
-    return Question(topic, text, answer, f"{found(description.noun(), things)}; {answer}")
+    return Question(topic, text, answer, _present_or_not(scene, description, answer))
 
 
 def _relation(scene: Scene, rng: random.Random) -> Question | None:
@@ -140,7 +147,7 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
     truth = rng.random() < 0.5
     relation = rng.choice([relation for relation in RELATIONS if holds(relation, a, b) == truth])
     text = f"is the {first.noun()} {relation} the {second.noun()}?"
-    work = compared(relation, (first.noun(), [a]), (second.noun(), [b]), truth)
+    work = _compared(scene, relation, first, second, truth)
     return Question("relation", text, "yes" if truth else "no", work)
 
 
@@ -175,24 +182,38 @@ def _statement(scene: Scene, rng: random.Random) -> Question:
             options, truth = true, True
         relation = rng.choice(options)
         text = f"There is {first.counted(1)} {relation} {second.counted(1)}."
-        sides = ((part.noun(), [thing for thing in scene.things if part.fits(thing)]) for part in (first, second))
-        work = compared(relation, *sides, truth)
+        work = _compared(scene, relation, first, second, truth)
     elif kind < 0.7:
         description = _present(scene, rng)
         count = sum(description.fits(thing) for thing in scene.things)
-        said = count if truth else rng.choice([n for n in (1, 2, 3, 4) if n != count])
-        text = f"There {'are' if said > 1 else 'is'} exactly {description.counted(said, one='one')}."
-        work = f"{counted(scene, description)[1]}; {'yes' if truth else 'no'}"
+        claimed = count if truth else rng.choice([n for n in (1, 2, 3, 4) if n != count])
+        text = f"There {'are' if claimed > 1 else 'is'} exactly {description.counted(claimed, one='one')}."
+        work = f"{counted(scene, description)[1]}; {NUMBERS[count]} is {NUMBERS[claimed]}: {said(truth)}"
     else:
         description = (_present if truth else _absent)(scene, rng)
         text = f"There is {description.counted(1)}."
-        things = [thing for thing in scene.things if description.fits(thing)]
-        work = f"{found(description.noun(), things)}; {'yes' if truth else 'no'}"
-    return Question("statement", f"Is this statement true? {text}", "yes" if truth else "no", work)
+        work = _present_or_not(scene, description, said(truth))
+    return Question("statement", f"Is this statement true? {text}", said(truth), work)
 
 
-def _told(noun: str, thing: Thing) -> str:
-    return f"{noun}: {told(thing)}"
+def _chosen(scene: Scene, noun: str, things: Iterable[Thing], answer: str) -> str:
+    """The work of a question about what the things that a noun fits have in common."""
+    return f"{checked(noun, scene.things, list(things).__contains__)}; {answer}"
+
+
+def _present_or_not(scene: Scene, description: Description, answer: str) -> str:
+    """The work of a question whether anything fits; how it asks decides what no thing means."""
+    number = NUMBERS[sum(map(description.fits, scene.things))]
+    return f"{checked(description.noun(), scene.things, description.fits)}; {number}; {answer}"
+
+
+def _compared(scene: Scene, relation: str, first: Description, second: Description, holds: bool) -> str:
+    """The work of a question about a relation: where what fits each side is, by row or column, and what that makes."""
+    steps, places = [], []
+    for part in (first, second):
+        places.append(lines([thing for thing in scene.things if part.fits(thing)], relation))
+        steps.append(f"{checked(part.noun(), scene.things, part.fits)}; {places[-1]}")
+    return f"{'; '.join(steps)}; {places[0]} {relation} {places[1]}: {said(holds)}"
 
 
 def _part(rng: random.Random, kind: Kind) -> Description:

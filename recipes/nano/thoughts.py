@@ -1,13 +1,16 @@
-"""Thoughts about a scene: what is there, which of it is asked about, and what follows, in few and regular words.
+"""Thoughts about a scene: what is there, whether each of it is what the question names, and what follows.
 
-A thought is `top left small red circle, bottom large blue star, on white; red circles: top left; one`: first everything
-as a list, which is what nano's captions get right in 97 of 100 scenes; then the places of what the question names, to
-be read from the list; then the conclusion. Each step needs only what is written before it. At most 60 tokens of nano's.
+A thought is `top left small red circle, bottom large blue star, on white; red circles: top left small red circle yes,
+bottom large blue star no; one`. First everything is listed, which nano's captions get right in 97 of 100 scenes; then
+each thing once more, beside what the question names, and whether that fits; then the conclusion. Each step needs
+little that is far away. Thoughts that had the places of what fits alone, `red circles: top left; one`, were right no
+more often than answers at once: after 3,000 steps 98% of the lists were, but of the selections from them only 79% where
+a statement was judged, and 30% where places were compared. At most 130 tokens of nano's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recipes.nano.scenes import Scene, Thing
 
@@ -41,20 +44,16 @@ def told(thing: Thing) -> str:
     return f"{SPOTS[thing.cell]} {thing.kind.size} {thing.kind.colour} {thing.kind.shape}"
 
 
-def found(noun: str, things: Sequence[Thing]) -> str:
-    """Where the things are that a noun fits: `red circles: top left, bottom`."""
-    return f"{noun}: {', '.join(SPOTS[thing.cell] for thing in things) or NONE}"
+def checked(noun: str, things: Sequence[Thing], fits: Callable[[Thing], bool]) -> str:
+    """Whether a noun fits each thing: `red circles: top left small red circle yes, bottom large blue star no`."""
+    return f"{noun}: {', '.join(f'{told(thing)} {said(fits(thing))}' for thing in things)}"
 
 
-def lined_up(noun: str, things: Sequence[Thing], relation: str) -> str:
-    """The rows of things, or the columns, whichever decides the relation: `red circle: top`."""
+def lines(things: Sequence[Thing], relation: str) -> str:
+    """The rows of things, or the columns, whichever decides the relation: `top, middle`."""
     upright = relation in ("above", "below")
-    lines = [ROWS[thing.row] if upright else COLUMNS[thing.column] for thing in things]
-    return f"{noun}: {', '.join(lines) or NONE}"
+    return ", ".join(ROWS[thing.row] if upright else COLUMNS[thing.column] for thing in things) or NONE
 
 
-def compared(
-    relation: str, first: tuple[str, Sequence[Thing]], second: tuple[str, Sequence[Thing]], holds: bool
-) -> str:
-    """Two nouns with what they fit, by row or column, and whether the relation holds between any two of them."""
-    return f"{lined_up(*first, relation)}; {lined_up(*second, relation)}; {'yes' if holds else 'no'}"
+def said(holds: bool) -> str:
+    return "yes" if holds else "no"
