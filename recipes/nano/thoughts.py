@@ -5,7 +5,8 @@ bottom large blue star no; one`. First everything is listed, which nano's captio
 each thing once more, beside what the question names, and whether that fits; then the conclusion. Each step needs
 little that is far away. Thoughts that had the places of what fits alone, `red circles: top left; one`, were right no
 more often than answers at once: after 3,000 steps 98% of the lists were, but of the selections from them only 79% where
-a statement was judged, and 30% where places were compared. At most 130 tokens of nano's.
+a statement was judged, and 30% where places were compared. 900 more steps with the form of now took counts from 87% to
+91% and left relations at chance: of two things that are named, the wrong one is looked for. At most 130 tokens.
 """
 
 from __future__ import annotations
