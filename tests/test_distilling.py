@@ -139,8 +139,8 @@ def test_what_the_teacher_said_is_read_again_and_not_asked_again(tmp_path, monke
         patch.setattr(other, "forward", lambda *args, **kwargs: pytest.fail("the teacher was asked"))
         patch.setattr(lessons.Writer, "write", lambda *args, **kwargs: pytest.fail("the teacher was asked"))
         assert_equal(first, once("b"))
-    folders = [*(tmp_path / "cache").glob("teacher-*")]
-    assert len(folders) == 1 and len([*(tmp_path / "cache").glob("image-*")]) == 1
+    folders = [*(tmp_path / "cache/features").glob("teacher-*")]
+    assert len(folders) == 1 and len([*(tmp_path / "cache/features").glob("image-*")]) == 1
     kept = mmlm.data.cache.TensorCache(folders[0])
     assert kept["0 log_probs"].dtype == torch.float16 and kept["0 log_probs"].shape[1] == 5
     assert kept["0 log_probs"].float().exp().sum(1) == pytest.approx(torch.ones(len(kept["0 ids"])), abs=2e-3)
@@ -148,7 +148,7 @@ def test_what_the_teacher_said_is_read_again_and_not_asked_again(tmp_path, monke
     with torch.no_grad():
         next(other.added_parameters())[1].add_(0.1)
     once("d")
-    assert len([*(tmp_path / "cache").glob("teacher-*")]) == 3
+    assert len([*(tmp_path / "cache/features").glob("teacher-*")]) == 3
 
 
 def test_a_teacher_of_whom_all_is_known_is_given_up(tmp_path):

@@ -127,7 +127,7 @@ def distilled(
     if given is None and objective.teacher is None:
         raise ValueError("distill needs a teacher: objective.teacher names one, and in Python teacher= takes a model")
     teacher = Teacher(given or load(str(objective.teacher), device=model.device), model, objective, config.precision)
-    cache = Path(config.cache) if config.cache is not None else output / "features"
+    cache = Path(config.cache or output) / "features"
     lessons = [read_lessons(model, teacher, own, cache, config, progress, images) for own in sources]
     training, held = lessons[0], next(iter(lessons[1:]), None)
     if objective.on != "student":

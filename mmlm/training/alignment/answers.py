@@ -60,7 +60,7 @@ def read_judged(
     """
     records = read_records(data, images=images, bad_limit=config.bad_limit)
     pairs = check_judged(records, paired)
-    cache = Path(config.cache) if config.cache is not None else output
+    cache = Path(config.cache or output)
     if pairs and any(not isinstance(record.rejected, str) for record in records):
         return _codes(model, records, cache / "codes", config, progress)
     return _texts(model, records, cache / "features", config, progress, pairs)

@@ -51,7 +51,7 @@ def read_prompts(
         if not found:
             raise ValueError("the data hold nothing to draw or to say: no captions of pictures, or transcripts")
         return Prompts(model, None, found, writes, digest([text.answer for _, text in found]))
-    cache = Path(config.cache) if config.cache is not None else output / "features"
+    cache = Path(config.cache or output) / "features"
     usable = usable_records(model, data, settings, images, judged=True)
     examples = prepare(model, usable, cache=cache, config=settings, progress=progress)
     entries = tuple((i, number) for i, record in enumerate(examples.records) for number in range(len(record.texts)))

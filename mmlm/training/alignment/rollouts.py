@@ -116,20 +116,27 @@ class Writer:
 
         Behind the end of each stand zeros.
         """
-        return self.read(prompts, answers)[0]
+        return self._placed(*self._scored(prompts, answers))
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """`log_probs`, and the hidden states that they are computed from `[N, longest, D]`."""
-        ready = [prompt.answered(ids) for prompt, ids in zip(prompts, answers, strict=True)]
         with head_inputs(self.model) as seen:
-            logits, labels, counts = answer_logits(self.model, ready, self.codes)
+            values, counts = self._scored(prompts, answers)
+        return self._placed(values, counts), self._placed(seen[-1], counts)
+
+    def _scored(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+        """The log-probabilities of all tokens of answers in one row, and how many each answer has."""
+        ready = [prompt.answered(ids) for prompt, ids in zip(prompts, answers, strict=True)]
+        logits, labels, counts = answer_logits(self.model, ready, self.codes)
         logits = self._masked(logits, answers) / self.objective.temperature
-        values = logits.gather(1, labels.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
-        rows = torch.arange(len(answers)).repeat_interleave(torch.tensor(counts))
+        return logits.gather(1, labels.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1), counts
+
+    def _placed(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        """What belongs to tokens `[n, ...]`, answer by answer, as `[N, longest, ...]` with zeros behind each end."""
+        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         places = torch.cat([torch.arange(count) for count in counts])
-        where = (rows.to(values.device), places.to(values.device))
-        states = seen[-1].new_zeros(len(answers), self.longest, seen[-1].shape[-1]).index_put(where, seen[-1])
-        return values.new_zeros(len(answers), self.longest).index_put(where, values), states
+        found = values.new_zeros(len(counts), self.longest, *values.shape[1:])
+        return found.index_put((rows.to(values.device), places.to(values.device)), values)
 
     def _masked(self, logits: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
         if not self.codes:

@@ -24,6 +24,7 @@ from mmlm.data.written import fields_of, suffix_of
 from mmlm.generation.answers import normalized
 from mmlm.generation.result import GenerationResult
 from mmlm.prompting.parts import END_OF_CHUNK, Image
+from mmlm.training.alignment.config import check
 from mmlm.training.alignment.likeness import rouge_l, words_of
 from mmlm.training.checks import check_output
 from mmlm.training.reporting import counted
@@ -60,17 +61,13 @@ class SelfInstructConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         for name in ("questions", "votes", "question_tokens", "answer_tokens", "batch_size"):
-            self._check(name, getattr(self, name) >= 1, "must be at least 1")
+            check(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("shots", "seed"):
-            self._check(name, getattr(self, name) >= 0, "must not be negative")
+            check(self, name, getattr(self, name) >= 0, "must not be negative")
         for name in ("temperature", "answer_temperature"):
-            self._check(name, 0 < getattr(self, name) < float("inf"), "must be above 0 and finite")
+            check(self, name, 0 < getattr(self, name) < float("inf"), "must be above 0 and finite")
         for name in ("agreement", "alike"):
-            self._check(name, 0 < getattr(self, name) <= 1, "must be above 0, and at most 1")
-
-    def _check(self, name: str, good: bool, rule: str) -> None:
-        if not good:
-            raise ValueError(f"{name} {rule}, not {getattr(self, name)!r}")
+            check(self, name, 0 < getattr(self, name) <= 1, "must be above 0, and at most 1")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ class PpoObjective(RolloutObjective):
         for row, (ids, reward) in enumerate(zip(answers.ids, answers.rewards.flatten().tolist(), strict=True)):
             mask[row, : len(ids)] = 1
             rewards[row, len(ids) - 1] += reward
-        values = mask * self._values(self.writer.read(answers.asked, answers.ids)[1]).cpu()
+        assert answers.states is not None, "values are among the tokens"
+        values = mask * self._values(answers.states).cpu()
         advantages, returns = gae(rewards, values, mask, own.gamma, own.lam)
         return {"advantages": advantages, "old": answers.old, "values": values, "returns": returns}
 

@@ -37,13 +37,15 @@ FIGURES = ("reward", "reward_spread", "flat_groups", "entropy", "length", "cut",
 class Answers:
     """What was written to the prompts of a batch, in `P · G` rows: the prompt of each, its ids, and all rewards
     `[P, G]`. old, reference: log-probabilities `[P · G, longest]` by the policy that wrote, where an objective needs
-    them, and by the reference, where there is one."""
+    them, and by the reference, where there is one. states: the hidden states behind `old`, `[P · G, longest, D]`, where
+    an objective has values."""
 
     asked: list[Prompt]
     ids: list[list[int]]
     rewards: Tensor
     old: Tensor
     reference: Tensor
+    states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,12 @@ class RolloutObjective(Objective):
         ids = [list(result.token_ids) for result in flat]
         cut = [result.finish_reason == "length" for result in flat]
         old = reference = torch.zeros(len(ids), self.writer.longest)
-        if self.reference is not None or "old" in self.tokens:
-            old = self.writer.log_probs(asked, ids).cpu()
+        states = None
+        if "values" in self.tokens:
+            old, states = self.writer.read(asked, ids)
+        elif self.reference is not None or "old" in self.tokens:
+            old = self.writer.log_probs(asked, ids)
+        old = old.cpu()
         if self.reference is not None:
             with self.reference.acting():
                 reference = self.writer.log_probs(asked, ids).cpu()
@@ -188,7 +194,7 @@ class RolloutObjective(Objective):
         apart = k3(old, reference).double().sum(1) / lengths
         figures = [values.flatten(), spread, (spread == 0).double(), torch.tensor(surprise), lengths, torch.tensor(cut)]
         kept = [self.rollout.keep_cut or not own for own in cut]
-        tokens = self.judged(Answers(asked, ids, values, old, reference))
+        tokens = self.judged(Answers(asked, ids, values, old, reference, states))
         return Rolled(ids, kept, tokens, [float(own.double().sum()) for own in (*figures, apart)])
 
     def _mask(self, place: slice) -> Tensor:

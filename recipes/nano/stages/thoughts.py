@@ -2,7 +2,7 @@
 
 The language model and the adapters train together, on everything that nano learned before and on exercises. With the
 language model frozen the held-out loss of exercises after 100 steps of 32 was 1.73 nats a token, with both training
-0.60; after 500 it was 0.18. A step of 48 takes about 1.2 s of one core with bfloat16 multiplication. What writes codes
+0.60; after 500 it was 0.18. A step of 48 takes 1.2 to 1.6 s of one core with bfloat16 multiplication. What writes codes
 was trained beside the language model as it was, and is trained further afterwards (`writing_more`): the loss of neat
 pictures went from 0.12 nats a code to 0.71 by those 500 steps, and was at 0.27 after 50 steps of repair.
 """
