@@ -22,6 +22,7 @@ from recipes.nano.box_exercises import read_nlvr
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
 from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.data import sets_folder
+from recipes.nano.drills import recalled, repeated
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
 from recipes.nano.marks import MARKS, add_marks, exercise_parts
 from recipes.nano.questions import questions
@@ -35,10 +36,12 @@ from recipes.nano.thoughts import thought
 
 LINES = {"top": 0, "middle": 1, "bottom": 2, "left": 0, "right": 2}
 SPOT = {
-    "top left": (0, 0), "top": (0, 1), "top right": (0, 2),
-    "left": (1, 0), "middle": (1, 1), "right": (1, 2),
-    "bottom left": (2, 0), "bottom": (2, 1), "bottom right": (2, 2),
+    "top left": (0, 0), "top middle": (0, 1), "top right": (0, 2),
+    "middle left": (1, 0), "middle middle": (1, 1), "middle right": (1, 2),
+    "bottom left": (2, 0), "bottom middle": (2, 1), "bottom right": (2, 2),
 }  # fmt: skip
+# As questions say it: "at the top".
+SIDE = {"top": (0, 1), "left": (1, 0), "middle": (1, 1), "right": (1, 2), "bottom": (2, 1)}
 WORDS = ("zero", "one", "two", "three", "four")
 BESIDE = {
     "above": lambda a, b: a[0] < b[0], "below": lambda a, b: a[0] > b[0],
@@ -112,8 +115,8 @@ def test_a_thought_begins_with_everything_there_is_and_is_short(scenes, tokenize
         for question in asked:
             text = thought(scene, question.work)
             *things, ground = text.partition(";")[0].split(", ")
-            said = [re.fullmatch(r"((?:top|bottom)? ?(?:left|right|middle)?) (\w+) (\w+) (\w+)", one) for one in things]
-            there = [(SPOT[one[1].strip()], {*one.groups()[1:], "shape", "thing"}) for one in said]
+            said = [re.fullmatch(r"(\w+ \w+) (\w+) (\w+) (\w+)", one) for one in things]
+            there = [(SPOT[one[1]], {*one.groups()[1:], "shape", "thing"}) for one in said]
             assert there == seen(scene) and ground == f"on {scene.background}"
             assert len(tokenizer(text)["input_ids"]) <= 130
 
@@ -134,28 +137,34 @@ def test_what_is_concluded_is_so(scenes):
     assert min(judged[topic] for topic in ("relation", "count", "statement")) > 100
 
 
-def test_what_fits_is_what_the_words_say_and_lines_are_those_of_its_places(scenes):
-    """Each step of the work is read again: things with a verdict, numbers, rows and columns."""
+def test_what_fits_is_what_the_words_say_and_is_told_by_what_is_asked(scenes):
+    """Each step of the work is read again: things, each with its number, its row or column, an attribute, or "no"."""
     checked = Counter()
     for scene, asked in scenes:
         for question in asked:
-            fits = None
+            fits = []
             for step in question.work.split("; ")[:-1]:
                 noun, _, things = step.partition(": ")
-                if things:
-                    said = [one.rsplit(" ", 4) for one in things.split(", ")]
-                    assert [(SPOT[place], {*words}) for place, *words, _ in said] == [
-                        (place, words - {"shape", "thing"}) for place, words in seen(scene)
-                    ]
-                    fits = [SPOT[place] for place, *_, verdict in said if verdict == "yes"]
-                    assert fits == fitting(noun, scene)
-                elif step in WORDS:
-                    assert len(fits) == WORDS.index(step)
+                if not things:
+                    assert WORDS.index(step) == len(fits)
+                    continue
+                said = [one.rsplit(" ", 4) for one in things.split(", ")]
+                assert [(SPOT[place], {*words}) for place, *words, _ in said] == [
+                    (place, words - {"shape", "thing"}) for place, words in seen(scene)
+                ]
+                fits = [(SPOT[place], words, value) for place, *words, value in said if value != "no"]
+                assert [place for place, *_ in fits] == fitting(noun, scene)
+                if question.topic in ("colour", "shape", "size"):
+                    assert all(value in words for _, words, value in fits)
+                    kind = "attribute"
+                elif axis := re.search("(above|below)|(left of|right of)", question.question):
+                    assert all(LINES[value] == place[0 if axis[1] else 1] for place, _, value in fits)
+                    kind = "line"
                 else:
-                    axis = 0 if re.search("above|below", question.question) else 1
-                    assert [LINES[line] for line in step.split(", ")] == [place[axis] for place in fits]
-                checked["things" if things else "number" if step in WORDS else "lines"] += 1
-    assert min(checked["things"], checked["number"], checked["lines"]) > 200
+                    assert [value for *_, value in fits] == list(WORDS[1 : len(fits) + 1])
+                    kind = "number"
+                checked[kind] += 1
+    assert min(checked[kind] for kind in ("attribute", "line", "number")) > 200
 
 
 def test_comparisons_are_true(exercises):
@@ -214,7 +223,7 @@ def test_one_note_answers_and_no_other(exercises):
         asked = re.fullmatch(r"(?:what|who) is (.+?)( called| made of)?\?", one.question)
         about, thing = stuff.fullmatch(asked[1]).groups()[:2]
         if one.topic == "seen":
-            spot = SPOT[thing.split("the ")[1]]
+            spot = {**SPOT, **SIDE}[thing.split("the ")[1]]
             (thing,) = [
                 f"{own.kind.size} {own.kind.colour} {own.kind.shape}"
                 for own in one.scene.things
@@ -227,11 +236,32 @@ def test_one_note_answers_and_no_other(exercises):
             if (kind, own or fact) == (thing, said)
         ]
         assert fitting_notes == [(int(cited), name)]
-        thought = one.turns[-1].content[0].partition("</think>")[0]
-        assert re.findall(r"\[(\d)\] [^\[]+? (yes|no)\b", thought) == [
-            (str(number), "yes" if str(number) == cited else "no") for number in range(1, len(notes) + 1)
-        ]
+        thought = one.turns[-1].content[0].removeprefix("<think>").partition("</think>")[0]
+        (fact,) = re.findall(rf"\[{cited}\] (.+?)\.", one.turns[0].content[0])
+        assert thought.split("; ")[-1] == f"{fact} [{cited}]"
         assert len(notes) >= 2
+
+
+def test_drills_are_determined_where_they_are_learned():
+    """A repeated word is that of a period before; a word of a line follows every line that began alike."""
+    learned = Counter()
+    for index in range(200):
+        ids, known = repeated(random.Random(index), range(100, 300))
+        period = known.index(True) - 1
+        assert 4 <= period <= 24 and ids[period:] == ids[:-period] and all(known[period + 1 :])
+        ids, known = recalled(random.Random(index), range(100, 300), 7)
+        lines = " ".join(map(str, ids)).split(" 7")[:-1]
+        half = len(lines) // 2
+        given, said = ([tuple(map(int, line.split())) for line in own] for own in (lines[:half], lines[half:]))
+        assert sorted(given) == sorted(said) and not any(known[: len(ids) // 2])
+        flags = iter(known[len(ids) // 2 :])
+        for line in said:
+            for at, word in enumerate((*line, 7)):
+                follows = {(*other, 7)[at] for other in given if other[:at] == line[:at]}
+                known_here = next(flags)
+                assert follows == {word} or not known_here or given == said
+                learned["yes" if known_here else "no"] += 1
+    assert learned["yes"] > 4 * learned["no"] > 1000
 
 
 def test_only_one_picture_has_it(exercises):
@@ -295,19 +325,20 @@ def test_sentences_of_people_are_read_into_what_they_claim():
         (0, 80, 30, CIRCLE, blue), (0, 30, 30, SQUARE, blue), (1, 30, 80, CIRCLE, black), (2, 10, 10, CIRCLE, blue),
     ))  # fmt: skip
     told = {
-        "There are 2 towers with a blue block at the base": ("1, 1, 0; 2; yes", towers),
-        "There is exactly one tower with a blue block at the base": ("1, 1, 0; 2; no", towers),
-        "there is at least one tower which has a yellow block above a black block": ("0, 0, 0; 0; no", towers),
-        "There is a blue tower.": ("0, 1, 0; 1; yes", towers),
-        "There is 1 tower with 2 yellow blocks stacked together": ("1, 0, 0; 1; yes", towers),
-        "There is no black block as the top of a tower with two blocks.": ("0, 0, 0; 0; yes", towers),
-        "There is a blue circle touching the wall.": ("1, 0, 0; 1; yes", things),
-        "there are exactly two blue objects not touching any edge": ("1, 0, 1; 2; yes", things),
-        "Each box has at least 1 blue item": ("1, 0, 1; 2; no", things),
-        "one of the grey square contains exactly two objects": ("1, 0, 0; 1; yes", things),
+        "There are 2 towers with a blue block at the base": ("110", "2; yes", towers),
+        "There is exactly one tower with a blue block at the base": ("110", "2; no", towers),
+        "there is at least one tower which has a yellow block above a black block": ("000", "0; no", towers),
+        "There is a blue tower.": ("010", "1; yes", towers),
+        "There is 1 tower with 2 yellow blocks stacked together": ("100", "1; yes", towers),
+        "There is no black block as the top of a tower with two blocks.": ("000", "0; yes", towers),
+        "There is a blue circle touching the wall.": ("100", "1; yes", things),
+        "there are exactly two blue objects not touching any edge": ("101", "2; yes", things),
+        "Each box has at least 1 blue item": ("101", "2; no", things),
+        "one of the grey square contains exactly two objects": ("100", "1; yes", things),
     }
-    for sentence, (thought_of_it, boxes) in told.items():
-        assert verdict(sentence, boxes) == (thought_of_it, thought_of_it.split("; ")[-1]), sentence
+    for sentence, (counts, end, boxes) in told.items():
+        each = [f"{told_box(box)}: {count}" for box, count in zip(boxes, counts, strict=True)]
+        assert verdict(sentence, boxes) == ("; ".join([*each, end]), end.split("; ")[1]), sentence
     assert verdict("the colors of the towers rhyme", towers) is None
 
 
@@ -360,7 +391,7 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     monkeypatch.setattr(stage, "thoughts_data", lambda recipe, output: sources)
     recipe = Recipe()
     recipe.thoughts.steps, recipe.thoughts.batch_size = 2, 4
-    recipe.thoughts.texts, recipe.thoughts.text_steps = 400, 1
+    recipe.thoughts.texts, recipe.thoughts.text_steps, recipe.thoughts.drill_steps = 64, 1, 1
     nano, before = mmlm.load("nano"), stage.thinker(recipe, tmp_path)
     prompt = ["Question:what is red? Short answer:"]
     batches = [model.processor.collate([model.processor.encode(prompt)]) for model in (nano, before)]

@@ -48,16 +48,23 @@ class Exercise:
         return [part for turn in self.turns for part in turn.content if isinstance(part, Image.Image)]
 
 
-def as_text(made: Exercise) -> str:
-    """An exercise in words alone, as its prompt has them, for the language model to read."""
+def in_words(made: Exercise) -> tuple[str, str]:
+    """An exercise in words alone, as its prompt has them: what is given, and what the assistant says of it.
+
+    Where there are pictures, the first step of the thought tells what is in them, and is given. An exercise in which a
+    tool is called ends with its first call.
+    """
     parts = []
     for turn in made.turns:
         *before, last = [part for part in turn.content if isinstance(part, str)] or [""]
-        if turn.role == "user":
-            parts += [*before, as_answer(last, "")]
-        else:
-            parts.append({"system": f"{last}\n", "tool": f"<tool_response>{last}</tool_response>"}.get(turn.role, last))
-    return "".join(parts)
+        if turn.role == "assistant":
+            first, said = "", last
+            if made.pictures and "; " in last:
+                first, _, said = last.partition("; ")
+                first, said = f"{first};", f" {said}"
+            return "".join([*parts, first]), said
+        parts += [*before, as_answer(last, "")] if turn.role == "user" else [f"{last}\n"]
+    raise ValueError("the assistant says nothing in this exercise")
 
 
 def write_made(folder: Path, counts: dict[str, int], make: Callable[[str, int], Exercise]) -> None:

@@ -19,7 +19,7 @@ from recipes.nano.data import SPLITS
 from recipes.nano.notes import noted
 from recipes.nano.questions import Question, counted, described, questions
 from recipes.nano.scenes import GRID, PLACES, SIDE, Kind, Scene, Thing, draw, sample_scene
-from recipes.nano.thoughts import SPOTS, checked, said, thinking_of
+from recipes.nano.thoughts import SPOTS, counted_off, said, thinking_of
 from recipes.nano.thoughts import thought as thought_of
 from recipes.nano.wording import NUMBERS, describe
 
@@ -191,7 +191,7 @@ def several(rng: random.Random, accept: Callable[[Scene], bool], think: bool) ->
     own = [thing for thing in scenes[chosen].things if _only(thing, scenes)]
     if own and rng.random() < 0.5:
         description = describe(rng.choice(own).kind)
-        work = checked(description.noun(), scenes[chosen].things, description.fits)
+        work = counted_off(description.noun(), scenes[chosen].things, description.fits)
         question = Question("which", f"which picture has {description.counted(1)}?", ORDINALS[chosen], work)
     else:
         question = rng.choice(questions(scenes[chosen], rng))

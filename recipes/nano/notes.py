@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.scenes import PLACES, Kind, Scene, draw, sample_scene
-from recipes.nano.thoughts import said, thinking_of, told
+from recipes.nano.thoughts import thinking_of, told
 from recipes.nano.wording import describe
 
 NAMES = (
@@ -50,8 +50,8 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     kind = rng.choice(kinds)
     others = [one for one in kinds if one != kind]
     for _ in range(rng.randint(1, 4)):
-        other = rng.choice(sample_scene(rng).things).kind
-        others += [other] if other != kind and other not in others else []
+        other = another(rng, kind)
+        others += [other] if other not in others else []
     notes = [note(fact, kind, own := rng.choice(fact.values))]
     notes += [note(rng.choice((fact, *FACTS)), other, "") for other in others[:4]]
     if rng.random() < 0.4:
@@ -60,7 +60,7 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     answering = notes[0]
     rng.shuffle(notes)
     place = notes.index(answering) + 1
-    work = ", ".join(f"[{number}] {one.rstrip('.')} {said(number == place)}" for number, one in enumerate(notes, 1))
+    work = f"{answering.rstrip('.')} [{place}]"
     if seen:
         thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
         question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")
@@ -71,6 +71,17 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     answer = f"{own} [{place}]"
     turns = (Turn("user", content), Turn("assistant", (thinking_of(work, think) + answer,)))
     return Exercise("notes", "seen" if seen else "read", turns, answer, scene)
+
+
+def another(rng: random.Random, kind: Kind) -> Kind:
+    """Another kind; half of them differ in one word, as notes do that share most words with a question."""
+    while True:
+        other = rng.choice(sample_scene(rng).things).kind
+        if rng.random() < 0.5:
+            name = rng.choice(("size", "colour", "shape"))
+            other = replace(kind, **{name: getattr(other, name)})
+        if other != kind:
+            return other
 
 
 def notes_of(fact: Fact, kind: Kind, value: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recipes.nano.scenes import COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, Thing, holds
-from recipes.nano.thoughts import SPOTS, checked, lines, said
+from recipes.nano.thoughts import NONE, SPOTS, checked, counted_off, line, said
 from recipes.nano.wording import NOTHING, NUMBERS, RELATIONS, Description, describe
 
 COLOUR_WORDS = ("color", "color", "colour")  # the sets spell it the first way, people both ways
@@ -41,14 +41,14 @@ def _colour(scene: Scene, rng: random.Random) -> Question | None:
             "colour",
             f"what is the {word} of the shape?",
             alone.kind.colour,
-            _chosen(scene, "shape", [alone], alone.kind.colour),
+            _chosen(scene, "shape", [alone], "colour"),
         )
     common = _common(scene, rng, "colour", [("shape",), ("size", "shape")])
     if common is None:
         return None
     description, things = common
     colour, noun = things[0].kind.colour, description.noun(len(things) > 1)
-    work = _chosen(scene, noun, things, colour)
+    work = _chosen(scene, description.noun(), things, "colour")
     if len(things) > 1:
         return Question("colour", f"what {word} are the {noun}?", colour, work)
     form = rng.choice(("what {word} is the {noun}?", "what is the {word} of the {noun}?"))
@@ -61,7 +61,7 @@ def _shape(scene: Scene, rng: random.Random) -> Question | None:
             ("what shape is in the image?", "what shape is present?", "what shape does the image contain?")
         )
         shape = scene.things[0].kind.shape
-        return Question("shape", form, shape, _chosen(scene, "shape", scene.things, shape))
+        return Question("shape", form, shape, _chosen(scene, "shape", scene.things, "shape"))
     common = _common(scene, rng, "shape", [("colour",), ("size", "colour")])
     if common is None or len(common[1]) > 1:
         return None
@@ -69,7 +69,7 @@ def _shape(scene: Scene, rng: random.Random) -> Question | None:
     form = rng.choice(("what shape is the {thing}?", "what is the {shape}?"))
     text = form.format(thing=description.noun(blank="thing"), shape=description.noun())
     shape = things[0].kind.shape
-    return Question("shape", text, shape, _chosen(scene, description.noun(), things, shape))
+    return Question("shape", text, shape, _chosen(scene, description.noun(), things, "shape"))
 
 
 def _size(scene: Scene, rng: random.Random) -> Question | None:
@@ -80,7 +80,7 @@ def _size(scene: Scene, rng: random.Random) -> Question | None:
     form = rng.choice(("what size is the {noun}?", "is the {noun} small or large?"))
     noun = description.noun()
     size = things[0].kind.size
-    return Question("size", form.format(noun=noun), size, _chosen(scene, noun, things, size))
+    return Question("size", form.format(noun=noun), size, _chosen(scene, noun, things, "size"))
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
@@ -104,7 +104,7 @@ def described(scene: Scene, rng: random.Random) -> Description:
 def counted(scene: Scene, description: Description) -> tuple[str, str]:
     """How many things fit, in words, and the work that finds it out."""
     number = NUMBERS[sum(map(description.fits, scene.things))]
-    return number, f"{checked(description.noun(True), scene.things, description.fits)}; {number}"
+    return number, f"{counted_off(description.noun(), scene.things, description.fits)}; {number}"
 
 
 def _presence(scene: Scene, rng: random.Random) -> Question:
@@ -196,23 +196,27 @@ def _statement(scene: Scene, rng: random.Random) -> Question:
     return Question("statement", f"Is this statement true? {text}", said(truth), work)
 
 
-def _chosen(scene: Scene, noun: str, things: Iterable[Thing], answer: str) -> str:
-    """The work of a question about what the things that a noun fits have in common."""
-    return f"{checked(noun, scene.things, list(things).__contains__)}; {answer}"
+def _chosen(scene: Scene, noun: str, things: Sequence[Thing], asked: str) -> str:
+    """The work of a question about an attribute that the things have in common which a noun fits."""
+    work = checked(noun, scene.things, things.__contains__, lambda thing: getattr(thing.kind, asked))
+    return f"{work}; {getattr(things[0].kind, asked)}"
 
 
 def _present_or_not(scene: Scene, description: Description, answer: str) -> str:
     """The work of a question whether anything fits; how it asks decides what no thing means."""
     number = NUMBERS[sum(map(description.fits, scene.things))]
-    return f"{checked(description.noun(), scene.things, description.fits)}; {number}; {answer}"
+    return f"{counted_off(description.noun(), scene.things, description.fits)}; {number}; {answer}"
 
 
 def _compared(scene: Scene, relation: str, first: Description, second: Description, holds: bool) -> str:
     """The work of a question about a relation: where what fits each side is, by row or column, and what that makes."""
-    steps, places = [], []
-    for part in (first, second):
-        places.append(lines([thing for thing in scene.things if part.fits(thing)], relation))
-        steps.append(f"{checked(part.noun(), scene.things, part.fits)}; {places[-1]}")
+
+    def place(thing: Thing) -> str:
+        return line(thing, relation)
+
+    parts = (first, second)
+    steps = [checked(part.noun(), scene.things, part.fits, place) for part in parts]
+    places = [", ".join(map(place, filter(part.fits, scene.things))) or NONE for part in parts]
     return f"{'; '.join(steps)}; {places[0]} {relation} {places[1]}: {said(holds)}"
 
 

@@ -135,8 +135,14 @@ class Writing:
 class Thoughts:
     """What the language model learns to do in several steps, together with the adapters."""
 
-    texts: int = 80_000  # exercises in words alone, which the language model reads first
-    text_steps: int = 1500
+    drill_steps: int = 1000  # before any text
+    drill_learning_rate: float = 3e-3  # Muon's
+    drill_words: int = 220
+    drill_share: float = 0.2  # of the steps among texts, and half of it from their middle on
+    texts: int = 130_000  # exercises in words alone, which the language model reads first
+    text_steps: int = 3000
+    text_batch_size: int = 32
+    text_learning_rate: float = 2.5e-3  # Muon's
     exercises: int = 60_000
     dev_exercises: int = 600
     boxes: int = 24_000  # of NLVR, told and judged

@@ -1,7 +1,7 @@
 """Sentences about boxes, as people wrote them for NLVR, read into what they claim of each box; of most, not of all.
 
-`verdict` gives the thought that decides a sentence: of each box whether it has what is claimed, or how much of it, then
-how many have, then the answer. Sentences in no known form are None. The forms are those of the training split.
+`verdict` gives the thought that decides a sentence: each box once more, with how much it has of what is claimed, then
+how many there are, then the answer. Sentences in no known form are None. The forms are those of the training split.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from recipes.nano.boxes import BOX, COLOURS, SHAPES, SIZES, Box, Item, is_tower
+from recipes.nano.boxes import BOX, COLOURS, SHAPES, SIZES, Box, Item, is_tower, told_box
 
 _WORDS = {
     "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "atleast": "at least",
@@ -33,7 +33,8 @@ def verdict(sentence: str, boxes: Sequence[Box]) -> tuple[str, str] | None:
     claim, decides = read
     counts = [claim(box) for box in boxes]
     answer = "yes" if decides(sum(counts)) else "no"
-    return f"{', '.join(map(str, counts))}; {sum(counts)}; {answer}", answer
+    each = "; ".join(f"{told_box(box)}: {count}" for box, count in zip(boxes, counts, strict=True))
+    return f"{each}; {sum(counts)}; {answer}", answer
 
 
 def plain(sentence: str) -> str:

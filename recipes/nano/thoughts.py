@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from recipes.nano.scenes import Scene, Thing
+from recipes.nano.wording import NUMBERS
 
-SPOTS = (
-    "top left", "top", "top right",
-    "left", "middle", "right",
-    "bottom left", "bottom", "bottom right",
-)  # fmt: skip
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "middle", "right")
+SPOTS = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 NONE = "none"
+NO = "no"  # of a thing that does not fit
 
 
 def thought(scene: Scene, work: str) -> str:
@@ -45,15 +43,20 @@ def told(thing: Thing) -> str:
     return f"{SPOTS[thing.cell]} {thing.kind.size} {thing.kind.colour} {thing.kind.shape}"
 
 
-def checked(noun: str, things: Sequence[Thing], fits: Callable[[Thing], bool]) -> str:
-    """Whether a noun fits each thing: `red circles: top left small red circle yes, bottom large blue star no`."""
-    return f"{noun}: {', '.join(f'{told(thing)} {said(fits(thing))}' for thing in things)}"
+def checked(noun: str, things: Sequence[Thing], fits: Callable[[Thing], bool], value: Callable[[Thing], str]) -> str:
+    """Each thing once more, with what it counts for if a noun fits: `circle: top left small red circle red, ... no`."""
+    return f"{noun}: {', '.join(f'{told(thing)} {value(thing) if fits(thing) else NO}' for thing in things)}"
 
 
-def lines(things: Sequence[Thing], relation: str) -> str:
-    """The rows of things, or the columns, whichever decides the relation: `top, middle`."""
-    upright = relation in ("above", "below")
-    return ", ".join(ROWS[thing.row] if upright else COLUMNS[thing.column] for thing in things) or NONE
+def counted_off(noun: str, things: Sequence[Thing], fits: Callable[[Thing], bool]) -> str:
+    """Each thing once more, those that fit with their number: `circle: top small red circle one, ... two`."""
+    numbers = iter(NUMBERS[1:])
+    return checked(noun, things, fits, lambda thing: next(numbers))
+
+
+def line(thing: Thing, relation: str) -> str:
+    """The row of a thing, or its column, whichever decides the relation."""
+    return ROWS[thing.row] if relation in ("above", "below") else COLUMNS[thing.column]
 
 
 def said(holds: bool) -> str:
