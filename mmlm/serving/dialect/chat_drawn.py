@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from mmlm.generation.answer_text import AnswerText
@@ -10,6 +10,7 @@ from mmlm.generation.media import render
 from mmlm.generation.request import Writing
 from mmlm.generation.result import GenerationResult
 from mmlm.generation.text import Pieces
+from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.code_layout import CodeSpan
 from mmlm.prompting.parts import Codes
 from mmlm.serving.context import Context
@@ -47,7 +48,10 @@ class DrawnAnswer:
     async def stream(self, running: Submitted) -> AsyncIterator[dict[str, Any] | str]:
         """The events of a stream. Each picture is one piece of it, once its last code is written."""
         answer = self.answer
-        rows = [_Row(answer) for _ in range(answer.options.num_return_sequences)]
+        rows = [
+            DrawnRow(answer.loaded.model, answer.stop_ids, answer.begun)
+            for _ in range(answer.options.num_return_sequences)
+        ]
         for row in range(len(rows)):
             yield answer.chunk(row, {"role": "assistant", "content": ""})
         async for token in running.tokens:
@@ -81,17 +85,17 @@ class DrawnAnswer:
         return {**used, "completion_tokens_details": {**used["completion_tokens_details"], "image_tokens": codes}}
 
 
-class _Row:
+class DrawnRow:
     """One row of a stream: text and pictures in turn.
 
+    stop_ids: tokens that end it. begun: whether the prompt has begun a thought that nobody asked for.
     codes: those of the picture that the last token has completed. pictures: how many are complete.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        vocabulary = answer.loaded.model.language_model.vocabulary
-        self._spans = {span.begin: span for span in vocabulary.spans.values()}
-        self._decode, self._stops = answer.decode, answer.stop_ids
-        self._text, self._answer = Pieces(answer.decode), AnswerText(answer.begun)
+    def __init__(self, model: MultimodalNetwork, stop_ids: Collection[int], begun: bool) -> None:
+        self._spans = {span.begin: span for span in model.language_model.vocabulary.spans.values()}
+        self._decode, self._stops = model.processor.decode, stop_ids
+        self._text, self._answer = Pieces(self._decode), AnswerText(begun)
         self._span: CodeSpan | None = None
         self._ids: list[int] = []
         self.codes: Codes | None = None
