@@ -530,7 +530,9 @@ def test_embeddings_of_texts_and_pictures(client, nano, circle):
 MEDIA_WRONG = {
     "a size that is none": lambda c: c.images.generate(model="nano", prompt="x", size="1024x1024"),
     "an address": lambda c: c.images.generate(model="nano", prompt="x", response_format="url"),
-    "a stream of pictures": lambda c: c.images.generate(model="nano", prompt="x", stream=True),
+    "a stream of several pictures": lambda c: c.images.generate(model="nano", prompt="x", n=2, stream=True),
+    "previews without a stream": lambda c: c.images.generate(model="nano", prompt="x", partial_images=1),
+    "four previews": lambda c: c.images.generate(model="nano", prompt="x", partial_images=4, stream=True),
     "a faster voice": lambda c: c.audio.speech.create(model="nano", input="x", voice="alloy", speed=2.0),
     "other dimensions": lambda c: c.embeddings.create(model="nano", input="x", dimensions=7),
     "tokens": lambda c: c.embeddings.create(model="nano", input=[1, 2]),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmlm.generation.options import GenerationOptions
 from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
-from mmlm.serving.dialect.reasoning import Effort
+from mmlm.serving.dialect.reasoning import Effort, is_asked_for
 from mmlm.serving.dialect.response_format import ResponseFormat
-from mmlm.serving.errors import ApiError
+from mmlm.serving.errors import ApiError, not_yet
 from mmlm.tasks.chat import Mode
 
 Stops = Annotated[
@@ -18,6 +18,9 @@ Stops = Annotated[
     BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
     Field(max_length=4),
 ]
+
+MODALITIES = ({"text"}, {"text", "audio"}, {"text", "image"}, {"image"})
+ONE_VOICE = "default"
 
 
 class StreamOptions(BaseModel):
@@ -28,8 +31,19 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = False  # against guessing texts by the sizes of packets: there is none
 
 
+class AudioAsked(BaseModel):
+    """The form of the sound in an answer. voice: the model has one, so it may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"]
+    voice: str | dict[str, Any] | None = None
+
+
 class ChatRequest(Asked):
-    """The body of a request. mode, language and chat_template_kwargs are those of `mmlm.tasks.chat.chat`."""
+    """The body of a request. mode, language and chat_template_kwargs are those of `mmlm.tasks.chat.chat`.
+
+    steps: of the diffusion decoder, where media are written. max_seconds: the longest sound.
+    """
 
     no_effect = (
         "user", "store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_options",
@@ -37,8 +51,8 @@ class ChatRequest(Asked):
     )  # fmt: skip
     not_yet = {
         "functions": [[]], "function_call": ["none", "auto"], "frequency_penalty": [0],
-        "presence_penalty": [0], "logit_bias": [{}], "modalities": [["text"]], "audio": [], "prediction": [],
-        "moderation": [], "verbosity": [], "web_search_options": [],
+        "presence_penalty": [0], "logit_bias": [{}], "prediction": [], "moderation": [], "verbosity": [],
+        "web_search_options": [],
     }  # fmt: skip
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -59,6 +73,10 @@ class ChatRequest(Asked):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     thinking_token_budget: Annotated[int, Field(ge=-1, le=10**7)] | None = None
+    modalities: list[str] | None = None
+    audio: AudioAsked | None = None
+    steps: Annotated[int, Field(ge=0, le=1000)] | None = None
+    max_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] | None = None
     mode: Mode = "transcript"
     language: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -77,6 +95,57 @@ class ChatRequest(Asked):
                 "response_format holds the whole answer to JSON, where no call of a tool could stand: leave one out"
             )
             raise ApiError(400, message, "response_format", "invalid_value")
+        self._check_media()
+
+    @property
+    def medium(self) -> Literal["image", "audio"] | None:
+        """What the answer may hold beside text."""
+        asked = set(self.modalities or ())
+        return "audio" if "audio" in asked else "image" if "image" in asked else None
+
+    def _check_media(self) -> None:
+        if self.modalities is not None and set(self.modalities) not in MODALITIES:
+            raise not_yet(
+                f"modalities={[name[:20] for name in self.modalities[:4]]} (answers are text, text and audio, text and "
+                "image, or image)", "modalities",
+            )  # fmt: skip
+        self._check_audio()
+        medium, form = self.medium, self.response_format
+        if self.steps is not None and medium is None:
+            raise ApiError(
+                400, "steps are for pictures and sounds: ask for them by modalities", "steps", "invalid_value"
+            )
+        if medium is None:
+            return
+        if form is not None and form.type != "text":
+            message = "response_format is for answers of text alone: leave it out, or modalities"
+            raise ApiError(400, message, "response_format", "invalid_value")
+        if medium == "audio":
+            return
+        given = [name for name in ("tools", "stop", "logprobs") if getattr(self, name)]
+        if is_asked_for(self.reasoning_effort, self.thinking_token_budget):
+            given.append("reasoning_effort" if self.thinking_token_budget is None else "thinking_token_budget")
+        if given:
+            message = f"{given[0]}: this is for answers without pictures: leave it out, or modalities"
+            raise ApiError(400, message, given[0], "invalid_value")
+
+    def _check_audio(self) -> None:
+        """ApiError for fields of sound without sound, for sound without them, and for what they may not be."""
+        if self.medium != "audio":
+            for name in ("audio", "max_seconds"):
+                if getattr(self, name) is not None:
+                    message = f'{name} is for answers with sound: send modalities=["text", "audio"]'
+                    raise ApiError(400, message, name, "invalid_value")
+            return
+        if self.audio is None:
+            message = 'sound needs its format: send audio={"format": "wav"}'
+            raise ApiError(400, message, "audio", "missing_field")
+        if self.audio.voice not in (None, ONE_VOICE):
+            message = f"audio.voice: a model has one voice: leave it out, or send {ONE_VOICE!r}"
+            raise ApiError(400, message, "audio", "unsupported_by_model")
+        if self.stream and self.audio.format != "pcm16":
+            message = "audio.format: sound is streamed as pcm16 alone"
+            raise ApiError(400, message, "audio", "invalid_value")
 
     @property
     def limit(self) -> int | None:
@@ -84,8 +153,10 @@ class ChatRequest(Asked):
         return self.max_completion_tokens or self.max_tokens
 
     def options(self, most: int) -> GenerationOptions:
-        """How to decode: the most likely tokens, unless temperature, top_p or n asks for samples."""
-        sampled = (self.n or 1) > 1 or self.temperature is not None or self.top_p is not None
+        """How to decode: the most likely tokens, unless temperature, top_p or n asks for samples, or pictures may be
+        written, whose most likely codes make an average of all pictures.
+        """
+        sampled = (self.n or 1) > 1 or self.temperature is not None or self.top_p is not None or self.medium == "image"
         if self.temperature is not None and self.temperature < 1e-6:
             sampled = False
         asked: dict[str, Any] = dict(

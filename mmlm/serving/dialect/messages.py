@@ -30,8 +30,35 @@ def read_messages(given: Sequence[Mapping[str, Any]], door: MediaDoor) -> list[M
             content = [_part(item, f"{place}[{at}]", door) for at, item in enumerate(content)]
         elif content is not None and not isinstance(content, str):
             raise ApiError(400, f"{place} is a text or a list of parts", place, "invalid_value")
+        if message.get("role") == "assistant":
+            message, content = _earlier(message, content, f"messages[{index}]", door)
         read.append({**message, "content": content})
     return as_messages(read)
+
+
+def _earlier(
+    message: Mapping[str, Any], content: Any, place: str, door: MediaDoor
+) -> tuple[Mapping[str, Any], str | list[Any] | None]:
+    """An answer of the assistant's as it came from here, and its content with what it said and drew."""
+    audio, images = message.get("audio"), message.get("images")
+    if not content and isinstance(audio, Mapping):
+        content = audio.get("transcript")
+        if not isinstance(content, str):
+            what = "this server keeps no sounds: send the transcript of the answer as its content"
+            raise ApiError(400, f"{place}.audio: {what}", f"{place}.audio", "unsupported")
+    message = {name: value for name, value in message.items() if name != "images"}
+    if not images:
+        return message, content
+    if not isinstance(images, list):
+        raise ApiError(400, f"{place}.images is a list", f"{place}.images", "invalid_value")
+    parts: list[Any] = content if isinstance(content, list) else [content] if content else []
+    for at, item in enumerate(images):
+        if not isinstance(item, Mapping) or item.get("type") != "image_url":
+            where = f"{place}.images[{at}]"
+            raise ApiError(400, f"{where} is an object whose type is image_url", where, "invalid_value")
+        own = {name: value for name, value in item.items() if name != "index"}
+        parts = [*parts, _part(own, f"{place}.images[{at}]", door)]
+    return message, parts
 
 
 def has_sound(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
 from mmlm.serving.dialect.asked import Asked, Share, Temperature
-from mmlm.serving.dialect.chat import Answer, begun
+from mmlm.serving.dialect.chat import begun
+from mmlm.serving.dialect.chat_answer import Answer
 from mmlm.serving.dialect.chat_request import ChatRequest
 from mmlm.serving.dialect.items import misplaced, read_items
 from mmlm.serving.dialect.reasoning import Effort

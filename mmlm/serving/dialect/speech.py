@@ -23,6 +23,7 @@ from mmlm.tasks.draw import writing_of
 
 router = APIRouter()
 
+SECONDS = 4.0  # of the longest sound, where none is given
 PCM_RATE = 24_000  # Hz, as OpenAI's raw samples have it
 COMPRESSED = {"mp3": ("mp3", "libmp3lame", 24_000), "opus": ("ogg", "libopus", 48_000), "aac": ("adts", "aac", 24_000)}
 """FFmpeg's container and encoder of each format, and the rate in Hz."""
@@ -40,7 +41,7 @@ class SpeechRequest(MediaRequest):
 
     input: Annotated[str, Field(min_length=1, max_length=4096)]
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
-    max_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 4.0
+    max_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = SECONDS
 
 
 @router.post("/v1/audio/speech")
