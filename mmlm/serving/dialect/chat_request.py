@@ -20,7 +20,6 @@ Stops = Annotated[
 ]
 
 MODALITIES = ({"text"}, {"text", "audio"}, {"text", "image"}, {"image"})
-ONE_VOICE = "default"
 
 
 class StreamOptions(BaseModel):
@@ -32,11 +31,11 @@ class StreamOptions(BaseModel):
 
 
 class AudioAsked(BaseModel):
-    """The form of the sound in an answer. voice: the model has one, so it may be left out."""
+    """The form of the sound in an answer. voice: any name, for a model has one."""
 
     model_config = ConfigDict(extra="forbid")
     format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"]
-    voice: str | dict[str, Any] | None = None
+    voice: str | None = None
 
 
 class ChatRequest(Asked):
@@ -140,9 +139,6 @@ class ChatRequest(Asked):
         if self.audio is None:
             message = 'sound needs its format: send audio={"format": "wav"}'
             raise ApiError(400, message, "audio", "missing_field")
-        if self.audio.voice not in (None, ONE_VOICE):
-            message = f"audio.voice: a model has one voice: leave it out, or send {ONE_VOICE!r}"
-            raise ApiError(400, message, "audio", "unsupported_by_model")
         if self.stream and self.audio.format != "pcm16":
             message = "audio.format: sound is streamed as pcm16 alone"
             raise ApiError(400, message, "audio", "invalid_value")
