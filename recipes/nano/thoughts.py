@@ -1,12 +1,16 @@
 """Thoughts about a scene: what is there, whether each of it is what the question names, and what follows.
 
-A thought is `top left small red circle, bottom large blue star, on white; red circles: top left small red circle yes,
-bottom large blue star no; one`. First everything is listed, which nano's captions get right in 97 of 100 scenes; then
-each thing once more, beside what the question names, and whether that fits; then the conclusion. Each step needs
-little that is far away. Thoughts that had the places of what fits alone, `red circles: top left; one`, were right no
-more often than answers at once: after 3,000 steps 98% of the lists were, but of the selections from them only 79% where
-a statement was judged, and 30% where places were compared. 900 more steps with the form of now took counts from 87% to
-91% and left relations at chance: of two things that are named, the wrong one is looked for. At most 130 tokens.
+A thought is `top left small red circle, bottom middle large blue star, on white; red circle: top left small red circle
+one, bottom middle large blue star no; one`. First everything is listed, which nano's captions get right in 97 of 100
+scenes; then each thing once more, with what it counts for where it is what the question names: its number, its row or
+column, or the attribute that is asked; then the conclusion. Each step needs little that is far away, and no step counts
+or compares more than two things. Places have two words, so that a row and a column are words of the list. At most 130
+tokens.
+
+Earlier forms were worth less. `red circles: top left; one` was right no more often than answers at once: after 3,000
+steps 98% of the lists were right, but of the selections from them only 79% where a statement was judged, and 30% where
+places were compared. With `yes` and `no` behind each thing, 900 more steps took counts from 87% to 91% and left
+relations at chance. What was missing was in the language model, which could not look back (`recipes.nano.drills`).
 """
 
 from __future__ import annotations
