@@ -237,8 +237,10 @@ def test_one_note_answers_and_no_other(exercises):
         ]
         assert fitting_notes == [(int(cited), name)]
         thought = one.turns[-1].content[0].removeprefix("<think>").partition("</think>")[0]
-        (fact,) = re.findall(rf"\[{cited}\] (.+?)\.", one.turns[0].content[0])
-        assert thought.split("; ")[-1] == f"{fact} [{cited}]"
+        (written,) = [part for part in one.turns[0].content if str(part).startswith("[1]")]
+        *before, fact = [line.removesuffix(".") for line in written.splitlines()[: int(cited)]]
+        read = ", ".join([*(f"{note} no" for note in before), f"{fact} yes"])
+        assert thought.split("; ")[-1] == f"{fact.removeprefix(f'[{cited}] ')}: {read}"
         assert len(notes) >= 2
 
 

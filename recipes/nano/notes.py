@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.scenes import PLACES, Kind, Scene, draw, sample_scene
-from recipes.nano.thoughts import thinking_of, told
+from recipes.nano.thoughts import said, thinking_of, told
 from recipes.nano.wording import describe
 
 NAMES = (
@@ -60,7 +60,8 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     answering = notes[0]
     rng.shuffle(notes)
     place = notes.index(answering) + 1
-    work = f"{answering.rstrip('.')} [{place}]"
+    work = ", ".join(f"[{number}] {one.rstrip('.')} {said(one == answering)}" for number, one in enumerate(notes, 1))
+    work = f"{answering.rstrip('.')}: {work.partition(' yes')[0]} yes"  # nothing is read behind the note that answers
     if seen:
         thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
         question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")

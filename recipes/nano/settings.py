@@ -139,8 +139,8 @@ class Thoughts:
     drill_learning_rate: float = 3e-3  # Muon's
     drill_words: int = 220
     drill_share: float = 0.2  # of the steps among texts, and half of it from their middle on
-    texts: int = 130_000  # exercises in words alone, which the language model reads first
-    text_steps: int = 3000
+    texts: int = 150_000  # exercises in words alone, which the language model reads first
+    text_steps: int = 5000
     text_batch_size: int = 32
     text_learning_rate: float = 2.5e-3  # Muon's
     exercises: int = 60_000

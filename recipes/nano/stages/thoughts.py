@@ -122,7 +122,7 @@ def read_thoughts(recipe: Recipe, output: Path) -> None:
 
 def told_exercises(recipe: Recipe) -> Iterator[Exercise]:
     """Exercises of those kinds in which something is concluded."""
-    kinds = (*["thinking"] * 5, "arithmetic", "notes", "boxes")
+    kinds = (*["thinking"] * 4, "arithmetic", *["notes"] * 2, *["boxes"] * 2)
     sets = data.sets_folder()
     drawn = read_nlvr(sets, "train") if sets is not None else []
     for index in range(recipe.thoughts.texts):
