@@ -538,6 +538,36 @@ def test_what_is_farther_than_the_least_cosine_is_left_out(tmp_path):
 # ---- the command line
 
 
+def test_an_index_loads_nothing_but_the_encoders_that_it_uses(tmp_path, capsys, monkeypatch, nano, loaded):
+    from mmlm.assembly import encoders
+    from mmlm.cli import main
+
+    used = []
+
+    def noted(name, plain):
+        return lambda *given: used.append(name) or plain(*given)
+
+    for name in ("image_encoder_of", "audio_encoder_of"):
+        monkeypatch.setattr(encoders, name, noted(name[:5], getattr(encoders, name)))
+    monkeypatch.setattr("mmlm.assembly.load.language_model_of", lambda *_: pytest.fail("a language model is loaded"))
+    file, words = str(tmp_path / "a.index"), "The red circle is called Bo."
+    (tmp_path / "bo.txt").write_text(words)
+    assert main(["index", "add", str(tmp_path / "bo.txt"), "docs/images/scene.png", "--index", file]) == 0
+    assert used == ["image"]
+    assert main(["index", "add", SPEECH, "--index", file]) == 0 and used == ["image", "image", "audio"]
+    capsys.readouterr()
+    assert main(["index", "search", "Bo", "--index", file, "--json"]) == 0 and used[3:] == ["image"] and not loaded
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with Index(file, nano) as index:  # made with the same encoders
+        assert [source.to_dict() for source in index.search("Bo")] == found
+    assert len(found) == 3 and found[0]["quote"] == words
+    assert main(["index", "search", "Bo", "--by", "words", "--index", file]) == 0 and len(used) == 4
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        encoders.load_encoders(tmp_path)
+    with pytest.raises(ValueError, match="encoders are 'image' and 'audio'"):
+        encoders.load_encoders("nano", encoders=["eyes"])
+
+
 def test_a_talk_looks_up_each_question(tmp_path, capsys, monkeypatch, nano, loaded):
     from mmlm.cli import main
 
