@@ -559,7 +559,7 @@ def test_an_index_loads_nothing_but_the_encoders_that_it_uses(tmp_path, capsys, 
     assert main(["index", "search", "Bo", "--index", file, "--json"]) == 0 and used[3:] == ["image"] and not loaded
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     with Index(file, nano) as index:  # made with the same encoders
-        assert [source.to_dict() for source in index.search("Bo")] == found
+        assert json.loads(json.dumps([source.to_dict() for source in index.search("Bo")])) == found
     assert len(found) == 3 and found[0]["quote"] == words
     assert main(["index", "search", "Bo", "--by", "words", "--index", file]) == 0 and len(used) == 4
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
