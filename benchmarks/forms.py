@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from parts import paired_ratio, seconds_in_turn
+from parts import PERSON, paired_ratio, seconds_in_turn
 
 import mmlm
 from mmlm.generation.constraints import FormGrammar
@@ -28,16 +28,6 @@ from mmlm.generation.constraints.spelling import spelling_of
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import request
 
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 24},
-        "age": {"type": "integer", "minimum": 0, "maximum": 120},
-        "kind": {"enum": ["cat", "dog", "bird"]},
-    },
-    "required": ["name", "age", "kind"],
-    "additionalProperties": False,
-}
 FORMS: dict[str, dict[str, Any]] = {  # each goes on for any number of tokens
     "regex": {"regex": "[a-z ]{400,}"},
     "JSON: a text": {"json_schema": {"type": "string", "minLength": 400}},

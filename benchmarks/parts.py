@@ -36,6 +36,17 @@ from mmlm.prompting.processor import Batch
 
 STREAMED = 512 * 2**20  # bytes; more than any cache holds
 LARGE = 2048  # rows and columns of a product that keeps all units busy
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 24},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "kind": {"enum": ["cat", "dog", "bird"]},
+    },
+    "required": ["name", "age", "kind"],
+    "additionalProperties": False,
+}
+"""A schema, of which texts are written."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlm.data import RecordSet
+from mmlm.data import Record, RecordSet
 from mmlm.generation.result import GenerationResult, Usage
 from mmlm.training import plan_from_recipe, trainer
 from mmlm.training.align import objective_of
@@ -77,6 +77,12 @@ def grpo(model, data: RecordSet, output: Path, **settings):
     objective = replace(GRPO, **{"iterations": 1, "beta": 0.0, **settings})
     config = AlignConfig(steps=1, batch_size=2, accumulation=2)
     return objective_of(model, data, objective, output, None, config, rewards={"high": high})
+
+
+def test_a_document_is_no_prompt(tmp_path):
+    data = RecordSet((*asked(pairs()), *(Record(name, document=("a text",)) for name in "de")))
+    with pytest.raises(ValueError, match=r"record 'd' \(1 more of the kind\): a document asks for nothing"):
+        grpo(tiny_model(), data, tmp_path)
 
 
 def test_its_first_gradient_is_that_of_reinforce(tmp_path):

@@ -53,6 +53,17 @@ def test_generation(benchmark, capsys, monkeypatch):
     assert titles == [first, last]
 
 
+def test_holding(benchmark, capsys, monkeypatch):
+    module = benchmark("holding")
+    assert [len(module.tokenizer_of(size)) for size in (512, 5000)] == [512, 5000]
+    arguments = ["--vocabularies", "512", "--width", "64", "--layers", "1", "--rounds", "1", "--tokens", "24"]
+    monkeypatch.setattr("sys.argv", ["holding", *arguments])
+    module.main()
+    lines = capsys.readouterr().out.splitlines()
+    ways = [line.split(" | ")[1] for line in lines[2:8]]
+    assert ways == ["tokenizer, read once", "free", "control", "watched", "call", "JSON"]
+
+
 def test_serving(benchmark, capsys):
     benchmark("serving").main(["--clients", "2", "--requests", "5", "--threads", "1"])
     assert "5 of 5 got the same tokens" in capsys.readouterr().out

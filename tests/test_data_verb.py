@@ -58,6 +58,18 @@ def content(found: RecordSet) -> list[tuple]:
     return [(one.identity(), own) for one, own in zip(found, places, strict=True)]
 
 
+def test_what_asks_for_nothing_is_no_prompt_for_rewards(tmp_path, capsys):
+    document = {"document": ["A text that ", "goes on."]}
+    asked = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]}
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, [document, asked])))
+    assert main(["data", "check", str(path)]) == 0
+    assert main(["data", "check", str(path), "--prompts"]) == 1
+    out = capsys.readouterr().out
+    assert "1 can be used, 1 cannot" in out and "a document asks for nothing" in out
+    assert main(["data", "convert", str(path), "--prompts", "-o", str(tmp_path / "out")]) == 2
+
+
 # Convert
 
 

@@ -16,6 +16,8 @@ from mmlm.data.check import film_at
 from mmlm.data.find import media_in
 from mmlm.data.prompts import conversation_parts, document_parts, example_of
 from mmlm.data.readers import parquet
+from mmlm.data.records import Text
+from mmlm.evaluation.official import read_vqa
 from mmlm.prompting import END_OF_CHUNK, IGNORE_INDEX, Image, Learned, PromptTemplate, Sound, chat_prompt, taught
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.processor import Processor
@@ -77,6 +79,25 @@ def test_vqa_v2(tmp_path):
     ]
     assert [bad.reason[:20] for bad in records.bad] == ["no question with an ", "no picture at " + str(tmp_path)[:6]]
     assert len(read_records(path, images=tmp_path / "train2014", bad_limit=0.5)) == 2
+
+
+def test_vqa_is_read_alike_for_training_and_for_evaluation(tmp_path):
+    """Ten people's answers: what is learned is what most gave, and all ten are judged by."""
+    people = ["red", "dark red", "red", "crimson", "red", "wine", "red", "dark red", "red", "red"]
+    given = {"question_id": 9000, "image_id": 9, "answers": [{"answer": own} for own in people]}
+    asked = {"data_subtype": "val2014", "questions": [{"question_id": 9000, "image_id": 9, "question": "Which?"}]}
+    path, beside = tmp_path / "v2_OpenEnded_x_questions.json", tmp_path / "v2_x_annotations.json"
+    path.write_text(json.dumps(asked))
+    pictures(tmp_path, "COCO_val2014_000000000009.jpg")
+    for more in ({}, {"multiple_choice_answer": "red"}):
+        beside.write_text(json.dumps({"data_subtype": "val2014", "annotations": [given | more]}))
+        (record,) = read_records(path)
+        (case,) = read_vqa(beside, path, tmp_path)
+        assert record.qa == case.record.qa == (("Which?", "red"),) and record.source == case.record.source
+        assert case.text == Text("question", "red", "Which?") and sorted(case.expected) == sorted(people)
+    beside.write_text(json.dumps({"annotations": [{"question_id": 9000, "image_id": 9, "answers": []}]}))
+    with pytest.raises(ValueError, match=r"annotations\[1\] lacks a field"):
+        read_vqa(beside)
 
 
 LLAVA = [

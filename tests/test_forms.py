@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import random
 import re
 from functools import cache
@@ -12,8 +14,11 @@ import jsonschema
 import pydantic
 import pytest
 import torch
+from llguidance import LLMatcher
 
 from mmlm.generation.constraints import FormGrammar
+from mmlm.generation.constraints.spelling import byte_tokens
+from mmlm.generation.forms import limits
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.sampler import Sampler
 from support import families
@@ -112,10 +117,62 @@ def test_whatever_is_written_for_a_random_schema_is_json_of_it(number):
         check(schema, written(model, room, seed=number, json_schema=schema)[0])
 
 
-@pytest.mark.parametrize("name", ["additionalItems", "exclusiveMinimum", "exclusiveMaximum"])
-def test_what_would_be_passed_over_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"{name}.* is not supported"):
-        GenerationOptions(json_schema={"type": "number", name: 0})
+def test_what_would_be_passed_over_is_refused_by_name():
+    with pytest.raises(ValueError, match="additionalItems.* is not supported"):
+        GenerationOptions(json_schema={"type": "number", "additionalItems": 0})
+
+
+NUMBERS = [
+    text for count in range(1, 5) for text in map("".join, itertools.product("-015.", repeat=count))
+    if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", text)
+]  # fmt: skip
+
+
+def accepted(schema: dict) -> list[str]:
+    """Those of `NUMBERS` that the grammar of a schema lets through."""
+    start = LLMatcher(byte_tokens(), GenerationOptions(json_schema=schema).form.grammar, limits=limits(), log_level=0)
+    found = []
+    for text in NUMBERS:
+        matcher = start.deep_copy()
+        if matcher.try_consume_tokens(list(text.encode())) == len(text) and matcher.is_accepting():
+            found.append(text)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["integer", "number"])
+@pytest.mark.parametrize("bounds", [
+    (0, None), (None, 0), (-1, 1), (0, 1), (5, None), (0.5, 1.5), (None, -0.5), (0, 0.5), (-0.5, 0), (1, 1.1), (-5, 5),
+])  # fmt: skip
+def test_bounds_that_are_excluded_do_not_come(kind, bounds):
+    names = ("exclusiveMinimum", "exclusiveMaximum")
+    given = {name: bound for name, bound in zip(names, bounds, strict=True) if bound is not None}
+    low, high = (-math.inf if bounds[0] is None else bounds[0]), (math.inf if bounds[1] is None else bounds[1])
+    fitting = {text for text in NUMBERS if low < float(text) < high and (kind == "number" or "." not in text)}
+    if not fitting - {"-0"} or (kind == "number" and high - low < 1 and bounds != (0.5, 1.5)):
+        with pytest.raises(ValueError, match="not supported" if kind == "number" else "Unsatisfiable"):
+            accepted({"type": kind, **given})
+        return
+    found = accepted({"type": kind, **given})
+    assert found and set(found) <= fitting
+    assert {text for text in fitting if not re.fullmatch(r"-0(\.0+)?|.*\.\d*0", text)} <= set(found)
+    assert {text for text in accepted({"anyOf": [{"type": kind, **given}, {"type": "null"}]})} == set(found)
+
+
+def test_excluded_bounds_of_pydantic_are_kept_and_those_of_older_drafts_refused():
+    class Size(pydantic.BaseModel):
+        width: int = pydantic.Field(gt=3, lt=6)
+        share: float = pydantic.Field(gt=0, lt=1)
+
+    for seed in range(4):
+        text = written(nano(), 60, seed=seed, json_schema=Size)[0]
+        Size.model_validate_json(text)
+    for wrong in (
+        {"type": "number", "minimum": 0, "exclusiveMinimum": True},
+        {"allOf": [{"type": "number", "exclusiveMinimum": 0}, {"maximum": 0.5}]},
+        {"type": "array", "items": {"exclusiveMaximum": 1, "minimum": 0.5}},
+    ):
+        with pytest.raises(ValueError, match="exclusiveM"):
+            GenerationOptions(json_schema=wrong)
 
 
 def test_a_limit_too_small_for_any_text_is_told_before_work():

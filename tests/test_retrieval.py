@@ -1,5 +1,6 @@
 """The index: against brute force in float64, by what it must keep through kills, and by what retrieved text may do."""
 
+import io
 import json
 import random
 import signal
@@ -17,7 +18,7 @@ from PIL import Image as PILImage
 import mmlm
 from mmlm.generation.result import GenerationResult, Usage
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Image
+from mmlm.prompting.parts import END_OF_CHUNK, Image
 from mmlm.prompting.sources import Source, citations, source_parts, without_dropped
 from mmlm.retrieval import Chunking, Index, Item, Lookup, Named, Recitation
 from mmlm.retrieval.chunks import spans
@@ -452,6 +453,25 @@ def test_several_questions_each_have_their_own_sources(tmp_path):
         assert [[source.path for source in result.sources] for result in both] == [["sun"]] * 2
 
 
+def test_a_conversation_looks_up_its_last_message_and_earlier_ones_stay_as_they_were(tmp_path):
+    model = parts.shared("llama")
+    before = [{"role": "user", "content": "sun?"}, {"role": "assistant", "content": "far"}]
+    asked = [*before, {"role": "user", "content": "moon?"}]
+    with Index(tmp_path / "a.index", texts=None) as index:
+        for word in ("sun", "moon"):
+            index.add_text(f"the {word}", word)
+        found = model.chat(asked, index=index, max_new_tokens=4, details=True)
+        assert [source.path for source in found.sources] == ["moon"]
+        question = "Question:{}? Short answer:".format
+        by_hand = [question("sun"), "far", END_OF_CHUNK, "[1] the moon\n", question("moon")]
+        assert found.token_ids == model.generate(by_hand, max_new_tokens=4).token_ids
+        none = model.chat([{"role": "user", "content": "star?"}], index=index, max_new_tokens=4, details=True)
+        assert none.sources == () and none.token_ids == model.generate(question("star"), max_new_tokens=4).token_ids
+        for wrong in (before, [{"role": "user", "content": [parts.picture(0)]}]):
+            with pytest.raises(ValueError, match="the last message must be the user's"):
+                model.chat(wrong, index=index)
+
+
 def test_recitation_answers_from_what_the_model_writes():
     model = parts.shared("llama")
     asked = Recitation("Tell of {question}:", max_new_tokens=6)
@@ -516,6 +536,80 @@ def test_what_is_farther_than_the_least_cosine_is_left_out(tmp_path):
 
 
 # ---- the command line
+
+
+def test_an_index_loads_nothing_but_the_encoders_that_it_uses(tmp_path, capsys, monkeypatch, nano, loaded):
+    from mmlm.assembly import encoders
+    from mmlm.cli import main
+
+    used = []
+
+    def noted(name, plain):
+        return lambda *given: used.append(name) or plain(*given)
+
+    for name in ("image_encoder_of", "audio_encoder_of"):
+        monkeypatch.setattr(encoders, name, noted(name[:5], getattr(encoders, name)))
+    monkeypatch.setattr("mmlm.assembly.load.language_model_of", lambda *_: pytest.fail("a language model is loaded"))
+    file, words = str(tmp_path / "a.index"), "The red circle is called Bo."
+    (tmp_path / "bo.txt").write_text(words)
+    assert main(["index", "add", str(tmp_path / "bo.txt"), "docs/images/scene.png", "--index", file]) == 0
+    assert used == ["image"]
+    assert main(["index", "add", SPEECH, "--index", file]) == 0 and used == ["image", "image", "audio"]
+    capsys.readouterr()
+    assert main(["index", "search", "Bo", "--index", file, "--json"]) == 0 and used[3:] == ["image"] and not loaded
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with Index(file, nano) as index:  # made with the same encoders
+        assert json.loads(json.dumps([source.to_dict() for source in index.search("Bo")])) == found
+    assert len(found) == 3 and found[0]["quote"] == words
+    assert main(["index", "search", "Bo", "--by", "words", "--index", file]) == 0 and len(used) == 4
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        encoders.load_encoders(tmp_path)
+    with pytest.raises(ValueError, match="encoders are 'image' and 'audio'"):
+        encoders.load_encoders("nano", encoders=["eyes"])
+
+
+def test_a_talk_looks_up_each_question(tmp_path, capsys, monkeypatch, nano, loaded):
+    from mmlm.cli import main
+
+    file, saved = str(tmp_path / "a.index"), tmp_path / "talk.json"
+    with Index(file, nano) as index:
+        index.add_text("The red circle is called Bo.", "names")
+        index.add_text("A train leaves at nine.", "trains")
+    written, seen = "It is so [1][7].", []
+
+    def answer(model, prompt, **options):
+        seen.append("".join(str(part) for part in prompt))
+        return GenerationResult(written, (), (), "stop", Usage(1, 0, 0, 1))
+
+    typed = "who is called Bo?\nwhen does a train leave?\n"
+    talk = ["chat", "--index", file, "--sources", "1", "--num-beams", "2", "--save", str(saved)]
+    with monkeypatch.context() as patch:
+        patch.setattr("mmlm.tasks.votes.generate", lambda model, prompts, **_: [answer(model, own) for own in prompts])
+        patch.setattr("sys.stdin", io.StringIO(typed))
+        assert main(talk) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said == [
+            written, "  [1] cited names: The red circle is called Bo.",
+            written, "  [1] cited trains: A train leaves at nine.",
+        ]  # fmt: skip
+        first, second = seen
+        assert "[1] The red circle" in first and "[1] A train" in second
+        assert "The red circle" not in second and second.count("[") == 1, "nothing is left of the first sources"
+        assert [one["content"] for one in json.loads(saved.read_text())] == [
+            "who is called Bo?", "It is so.", "when does a train leave?", "It is so."
+        ]  # fmt: skip
+        assert main(["chat", "who is called Bo?", "--index", file, "--least", "texts=1", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["sources"] == [] and found["dropped_citations"] == [1, 7]
+    assert main(["chat", "who is called Bo?", "--index", file, "--sources", "1", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  [1]       names: The red circle is called Bo."
+    count = len(loaded)
+    for wrong, told in (
+        (["--index", file, "--tool", "clock"], "leave out --tool"), (["--least", "texts=1"], "give --index"),
+        (["--index", "no.index"], "no such index"),
+    ):  # fmt: skip
+        assert main(["chat", "a", *wrong]) == 2 and told in capsys.readouterr().err
+    assert len(loaded) == count, "what is wrong is told before a model is loaded"
 
 
 def test_the_command_line_adds_finds_shows_and_removes(tmp_path, capsys, loaded):

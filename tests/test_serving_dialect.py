@@ -252,8 +252,8 @@ WRONG = {
     "functions": (dict(extra_body={"functions": [{"name": "f"}]}), 400, "functions", "not supported"),
     "a schema that cannot be kept": (
         dict(response_format={"type": "json_schema", "json_schema": {
-            "name": "x", "schema": {"type": "number", "exclusiveMinimum": 0}}}),
-        400, "response_format", "exclusiveMinimum",
+            "name": "x", "schema": {"type": "number", "additionalItems": 0}}}),
+        400, "response_format", "additionalItems",
     ),
     "a schema beside tools": (
         dict(response_format={"type": "json_object"}, tools=[{"type": "function", "function": {"name": "f"}}]),

@@ -139,7 +139,8 @@ def test_a_template_is_shown_tools_as_transformers_shows_them():
 SIZE = {
     "type": "object", "required": ["width", "unit"], "additionalProperties": False,
     "properties": {
-        "width": {"type": "integer", "minimum": 1, "maximum": 999}, "unit": {"enum": ["m", "ft", 'a "b"']},
+        "width": {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 1000},
+        "unit": {"enum": ["m", "ft", 'a "b"']},
         "of": {"type": "array", "maxItems": 2, "items": {"type": "string", "maxLength": 3}},
     },
 }  # fmt: skip
@@ -349,11 +350,24 @@ def test_bad_requests_are_refused_before_anything_is_computed():
         ([Tool("a", "", {"type": "object"}, print)], {"limits": 3}, "limits"),
         ([area], {"num_return_sequences": 2, "do_sample": True}, "num_return_sequences"),
         ([area], {"max_tokens": 3}, "max_new_tokens"),
+        ([area], {"no_repeat_ngram_size": 2}, "no_repeat_ngram_size could forbid what a call"),
+        ([area], {"bad_words_ids": [[3]]}, "bad_words_ids could forbid what a call"),
     ):
         with pytest.raises((ValueError, TypeError), match=complaint):
             own.solve("?", tools=tools, **options)
     with pytest.raises(ValueError, match="assistant's"):
         own.solve([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tools=[area])
+
+
+def test_a_text_with_a_held_call_has_the_fewest_tokens_that_are_asked_for():
+    seen: list = []
+    tool = Tool("area", "Measures.", SIZE, lambda **given: seen.append(given) or "12")
+    wrong, options = call("hermes", '{"width": "wide", "size": 3}', "aria"), {"tools": [tool], "max_new_tokens": 300}
+    short, _ = solved("hermes", wrong, end("hermes", "It is 12."), **options)
+    least = max(len(turn.result.token_ids) for turn in short.turns) + 5
+    found, _ = solved("hermes", wrong, end("hermes", "It is 12."), min_new_tokens=least, **options)
+    assert all(len(turn.result.token_ids) >= least for turn in found.turns)
+    assert found.calls and all(made.error is None for made in found.calls) and fault_of(seen[-1], SIZE) is None
 
 
 # ---- tools
@@ -421,6 +435,8 @@ def test_a_function_becomes_a_tool_with_its_schema():
     ("schema", "good", "bad"),
     [
         ({"type": "integer", "minimum": 1, "maximum": 3}, [1, 3, 2.0], [0, 4, 1.5, True, "1", None]),
+        ({"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 4}, [2, 3, 2.0], [1, 4, 0, 1.5]),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 2}, [0.001, 2, 1], [0, 0.0, -1, 2.001]),
         ({"type": ["string", "null"], "maxLength": 2}, ["ab", None, ""], ["abc", 1]),
         ({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}, [[1, 2.5]], [[1], [1, "2"], {}]),
         ({"enum": ["a", 1]}, ["a", 1], ["b", 2]),

@@ -73,8 +73,8 @@ def load(
     left_out = _left_out(config, encoders)
     config, tensors, given = _without(left_out, config, tensors, given)
     if str(name) not in PRESETS and not Path(name).exists():
-        _tell_elsewhere(str(name), folder, config, given | codecs.by_field())
-    sources = _sources(config, given)
+        tell_elsewhere(str(name), folder, config, given | codecs.by_field())
+    sources = sources_of(config, given)
     _check_rank(config, tensors)
     with OwnDraws(0):  # initial weights are drawn, then replaced
         loaded = load_saved_codecs(config, codecs)
@@ -159,7 +159,7 @@ def _encoders(
     return images, audio
 
 
-def _sources(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
+def sources_of(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
     """What each frozen part is loaded from: what was given, or what the config names. No weights are read yet."""
     for name, part in given.items():
         if part is not None and getattr(config, name) is None:
@@ -168,7 +168,7 @@ def _sources(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
     return {name: part and given_or_named(given[name], part.name, name) for name, part in saved.items()}
 
 
-def _tell_elsewhere(name: str, folder: Path, config: ModelConfig, given: dict[str, Any]) -> None:
+def tell_elsewhere(name: str, folder: Path, config: ModelConfig, given: dict[str, Any]) -> None:
     """On standard error, before they are fetched: the parts of a model of the hub that lie in other repositories."""
     elsewhere = check_elsewhere(name, folder, config, [part for part, source in given.items() if source is not None])
     if elsewhere:
@@ -192,14 +192,12 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The config and the tensors of a saved model, checked to belong together."""
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: config.json or model.safetensors is missing")
+    written, config = _written(folder)
     try:
-        written = json.loads((folder / "config.json").read_text())
-        config = ModelConfig.from_dict(written)
-        check_counts(written, folder)
         with safe_open(folder / "model.safetensors", "pt") as weights:
             metadata = weights.metadata() or {}
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
+    except SafetensorError as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
     if metadata.get("config", digest(written)) != digest(written):
         raise ValueError(
@@ -207,6 +205,24 @@ def read_saved(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             "hand: save it again. Parts that lie elsewhere now are given by language_model=, image_encoder=, …"
         )
     return with_names(config, lambda name: absolute_name(name, folder)), tensors
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of a saved model, without its weights; paths of its parts are those from here."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a saved model: config.json is missing")
+    return with_names(_written(folder)[1], lambda name: absolute_name(name, folder))
+
+
+def _written(folder: Path) -> tuple[Any, ModelConfig]:
+    """What a config.json holds, as it is written and read."""
+    try:
+        written = json.loads((folder / "config.json").read_text())
+        config = ModelConfig.from_dict(written)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"the model in {folder} is damaged: {error}") from error
+    check_counts(written, folder)
+    return written, config
 
 
 def check_model(name: str) -> None:

@@ -12,7 +12,7 @@ from mmlm.cli.batch import Batch
 from mmlm.cli.first_contact import Note
 from mmlm.cli.inputs import Input, inputs_of, labelled
 from mmlm.cli.loading import check_index, check_sound, load_model, read_image
-from mmlm.cli.lookup import add_lookup_options, check_lookup, lookup_of, print_sources
+from mmlm.cli.lookup import add_lookup_options, check_lookup, opened_lookup, print_sources
 from mmlm.cli.options import (
     SOUND_LIMITS,
     add_batch_options,
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
                 continue
             if model is None:
                 model = load_model(args, *(() if args.index else ("audio", *(("image",) if image is not None else ()))))
-                lookup = opened(args, model, stack)
+                lookup = opened_lookup(args, model, stack)
 
             def asked(one: Input = one, sound: Any = sound, model: Any = model, lookup: Any = lookup) -> bool:
                 answer(args, model, one, sound, question, image, lookup, options, label, note)
@@ -97,15 +97,6 @@ def run(args: argparse.Namespace) -> int:
             if batch.attempt(one.name, asked):
                 batch.done += 1
     return batch.code()
-
-
-def opened(args: argparse.Namespace, model: Any, stack: contextlib.ExitStack) -> Any:
-    """How the index of `--index` is asked; None without one."""
-    if args.index is None:
-        return None
-    from mmlm.retrieval.index import Index
-
-    return lookup_of(args, stack.enter_context(Index(args.index, model)))
 
 
 def read_sound(one: Input, reading: dict[str, Any]) -> Any:

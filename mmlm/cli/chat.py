@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.cli.conversation import Conversation
-from mmlm.cli.loading import load_model
+from mmlm.cli.loading import check_index, load_model
+from mmlm.cli.lookup import add_lookup_options, check_lookup, opened_lookup
 from mmlm.cli.options import (
     SOUND_LIMITS,
     add_generation_options,
@@ -29,6 +30,7 @@ EXAMPLES = """\
   mmlm chat "what color is the circle?" --image first.png
   mmlm chat "what is 17 * 23?" --model chat-small --tool calculator --tool clock
   mmlm chat "what is 17 times 3?" --language-model Qwen/Qwen3-0.6B --thinking --show-thinking
+  mmlm chat "who is called Bo?" --index notes.index        (made by mmlm index add)
   mmlm chat --messages talk.json --json            (answers the last message of a conversation)
   printf 'hello\\nand in French?\\n' | mmlm chat --model chat-small --system "Answer in one word." --save talk.json"""
 
@@ -51,6 +53,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--chat-template-kwargs", type=json_object, metavar="JSON", help="""such as '{"date": "1 May"}'"""
     )
     add_tool_options(verb)
+    add_lookup_options(verb)
     add_thinking_options(verb)
     add_model_options(verb)
     add_reading_options(verb, *SOUND_LIMITS, "max_pixels")
@@ -60,6 +63,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answers in turn. The exit code is 1 where a question could not be answered."""
     options = generation_options(args)
+    check_lookup(args)
+    if args.index is not None:
+        check_index(args)
+        if args.tool or args.mcp:
+            raise ValueError("--index is looked up before an answer without tools: leave out --tool and --mcp")
     before = _read_messages(args)
     if args.system is not None:
         before.insert(0, {"role": "system", "content": args.system})
@@ -68,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
             raise FileNotFoundError(f"--{kind} {name}: no such file")
     model = load_model(args, *_needed(args))
     with contextlib.ExitStack() as stack:
-        return _talk(args, Conversation(args, model, options, opened_tools(args, model, stack)), before)
+        tools, lookup = opened_tools(args, model, stack), opened_lookup(args, model, stack)
+        return _talk(args, Conversation(args, model, options, tools, lookup), before)
 
 
 def _talk(args: argparse.Namespace, talk: Conversation, before: list[dict[str, Any]]) -> int:
@@ -117,7 +126,7 @@ def lines() -> Iterator[str]:
 
 def _needed(args: argparse.Namespace) -> tuple[str, ...]:
     """The encoders that one question needs; all of them where more may come."""
-    if args.text is None or args.messages is not None or args.tool or args.mcp:
+    if args.text is None or args.messages is not None or args.tool or args.mcp or args.index is not None:
         return ()
     return tuple(kind for kind, given in (("image", args.image), ("audio", args.audio)) if given)
 

@@ -15,6 +15,7 @@ from mmlm.cli.batch import UNUSABLE
 from mmlm.cli.first_contact import Note
 from mmlm.cli.inputs import Input
 from mmlm.cli.loading import read_image
+from mmlm.cli.lookup import print_sources
 from mmlm.cli.messages import complain
 from mmlm.cli.options import SOUND_LIMITS, file_path, reading_options
 from mmlm.cli.output import described, print_record, tell_cut
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mmlm.generation.result import GenerationResult
     from mmlm.prompting.messages import Message
     from mmlm.reasoning.tools.tool import Tool
+    from mmlm.retrieval.lookup import Lookup
     from mmlm.tasks.generate import TextStream
 
 HELP = """\
@@ -41,16 +43,19 @@ _FILE_AND_TEXT = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTA
 class Conversation:
     """What was said so far: as it is saved, and as the model takes it, with media encoded once.
 
-    tools: that the model may call. waiting: media that go with the next question.
+    tools: that the model may call. lookup: how an index is asked for each question; None without one. waiting: media
+    that go with the next question. picture: of the last message, for what is looked up.
     """
 
     args: argparse.Namespace
     model: MultimodalLM
     options: dict[str, Any]
     tools: Sequence[Tool] = ()
+    lookup: Lookup | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     turns: list[Message] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
+    picture: Any = None
 
     def __post_init__(self) -> None:
         self.note = Note(self.args)
@@ -119,6 +124,7 @@ class Conversation:
             self.turns.append(turn)
             self.messages.append(message)
             return
+        self.picture = next((part.source for part in turn.content if isinstance(part, Image)), None)
         turn = heard(self.model, turn, self.args.mode, self.args.language, template_of(self.model))
         content = []
         for part in turn.content:
@@ -150,7 +156,8 @@ class Conversation:
     def _answer(self) -> None:
         """Writes the answer as it comes, and adds it."""
         from mmlm.prompting.messages import Message
-        from mmlm.tasks.chat import room
+        from mmlm.prompting.sources import without_dropped
+        from mmlm.tasks.chat import room, turns_prompt
         from mmlm.tasks.rows import results_of
         from mmlm.tasks.votes import generated
 
@@ -158,22 +165,27 @@ class Conversation:
         keywords = args.chat_template_kwargs
         if self.tools:
             return self._solve()
-        options = dict(self.options)
-        thinking = options.get("thinking", False)
-        prompt = model.chat_prompt(self.turns, mode="features", chat_template_kwargs=keywords, thinking=thinking)
+        options: Any = dict(self.options)
+        prompt, offer = turns_prompt(model, self.turns, keywords, options, self.lookup, self.picture)
+        sources = None if offer is None else offer.sources
         if "max_new_tokens" not in options:
-            options["max_new_tokens"] = room(model, [prompt], thinking)
+            options["max_new_tokens"] = room(model, [prompt], options.get("thinking", False))
         if args.json or args.votes is not None or options.get("num_beams", 1) > 1:
             (result,) = results_of(generated(model, [prompt], args.votes, **options))
+            result = replace(result, sources=sources)
             if result.thinking is not None and not args.json:
                 print_thought(args, [result.thinking])
             print_record(args, {"role": "assistant", "content": result.answer.strip(), **result.to_dict()}, result.text)
             answer = result.answer.strip()
         else:
             result, answer = written(args, model.stream(prompt, **options))
+            result = None if result is None else replace(result, sources=sources)
+        if offer is not None:  # numbers of sources, which stand in no later prompt
+            answer = without_dropped(answer, 0).strip()
         self.turns.append(Message("assistant", (answer,) if answer else ()))
         self.messages.append({"role": "assistant", "content": answer})
         if result is not None:
+            print_sources(args, result)
             self._tell(result)
 
     def _solve(self) -> None:

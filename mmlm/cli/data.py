@@ -13,6 +13,7 @@ from mmlm.cli.output import Told, print_record
 EXAMPLES = """\
   mmlm data check pairs.jsonl
   mmlm data check "train-*.tar" --media --json     (decodes every picture, film and recording)
+  mmlm data check questions.jsonl --prompts        (for the rewards of grpo and ppo)
   mmlm data convert llava.json --images coco/ --output llava-tars --shard-size 1000
   mmlm data convert "train-*.tar" --to jsonl --output photos
   mmlm data preview pairs.jsonl --model nano --output sheet.html --first 12"""
@@ -22,8 +23,8 @@ SOURCE = (
     "Parquet; lines, rows and tars may also hold conversations and interleaved documents (docs/data.md)"
 )
 # Which action an option is for; the others have no use for it.
-OWN = {"media": "check", "to": "convert", "shard_size": "convert", "model": "preview", "first": "preview",
-       "seed": "preview", **dict.fromkeys(PARTS, "preview")}  # fmt: skip
+OWN = {"media": "check", "prompts": "check", "to": "convert", "shard_size": "convert", "model": "preview",
+       "first": "preview", "seed": "preview", **dict.fromkeys(PARTS, "preview")}  # fmt: skip
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -44,6 +45,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     check = verb.add_argument_group("check")
     check.add_argument("--media", action="store_true", help="decode every picture, film and recording")
+    check.add_argument(
+        "--prompts", action="store_true", help="for rewards (grpo, ppo): what asks for nothing, as a document, is bad"
+    )
     convert = verb.add_argument_group(
         "convert",
         "until it is complete, the folder is FOLDER.partial; a conversion that was ended goes on with it when the\n"
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int | None:
         from mmlm.data.check import check_data
 
         with Told("decoding records") as told:
-            report = check_data(args.source, images=args.images, media=args.media, told=told)
+            report = check_data(args.source, images=args.images, media=args.media, prompts=args.prompts, told=told)
         print_record(args, report.to_dict(), str(report))
         return 0 if report.within(args.bad_limit) else 1
     if args.action == "convert":

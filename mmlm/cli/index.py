@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import Batch
-from mmlm.cli.loading import check_index, load_model, read_image
+from mmlm.cli.loading import check_index, load_parts, read_image
 from mmlm.cli.messages import interrupted
 from mmlm.cli.options import (
     add_batch_options,
+    add_encoder_options,
     add_index_options,
     add_json_option,
     add_least_option,
-    add_model_options,
     file_path,
     key_and_value,
     where_of,
@@ -23,6 +23,7 @@ from mmlm.cli.output import Told, one_line, print_record
 
 if TYPE_CHECKING:
     from mmlm.prompting.sources import Source
+    from mmlm.retrieval.index import Index
 
 EXAMPLES = """\
   mmlm index add notes/ photos/ talk.mp3 --index notes.index   (again: what is new or has changed)
@@ -58,7 +59,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     add_least_option(verb)
     verb.add_argument("--missing", action="store_true", default=None, help="remove: the files that are gone")
-    add_model_options(verb)
+    add_encoder_options(verb)
     add_json_option(verb)
 
 
@@ -81,7 +82,6 @@ def add(args: argparse.Namespace) -> int:
     if not args.sources:
         raise ValueError("add needs files or folders")
     from mmlm.retrieval.adding import Added, adding
-    from mmlm.retrieval.index import Index
     from mmlm.retrieval.items import items_of
 
     batch, metadata, items = Batch(args), dict(args.metadata or ()), []
@@ -90,8 +90,9 @@ def add(args: argparse.Namespace) -> int:
     if not items:
         return batch.code()
     done = Added()
+    hears = any(item.modality == "audio" for item in items)
     with (
-        Index(args.index, load_model(args)) as index,
+        opened(args, "image", *(["audio"] if hears else [])) as index,
         interrupted(args, "stopped; what was added is kept, and the same command goes on"),
         Told("adding") as told,
     ):
@@ -114,11 +115,8 @@ def search(args: argparse.Namespace) -> int:
     if args.picture is not None and args.by == "words":
         raise ValueError("--by words: a picture is looked for by vectors; leave out one of the two")
     picture = None if args.picture is None else read_image(args.picture, args)
-    model = None if args.by == "words" else load_model(args)
-    from mmlm.retrieval.index import Index
-
     by: Any = (args.by,) if args.by in ("words", "vectors") else ("words", "vectors")
-    with Index(args.index, model) as index:
+    with opened(args, *([] if args.by == "words" else ["image"])) as index:
         k = 5 if args.k is None else args.k
         least = dict(args.least) or None
         found = index.search(words, picture=picture, k=k, by=by, where=where_of(args), least=least)
@@ -127,6 +125,22 @@ def search(args: argparse.Namespace) -> int:
     if not found and not args.json:
         print(f"nothing relevant was found in {args.index}", file=sys.stderr)
     return 0
+
+
+def opened(args: argparse.Namespace, *needed: str) -> Index:
+    """The index, with those encoders of the model that are needed: pictures and texts are embedded by its CLIP, and
+    recordings written down by its Whisper."""
+    encoders = load_parts(args, *needed) if needed else {}
+    from mmlm.retrieval.index import Index
+
+    ears: Any = encoders.get("audio")
+    transcriber = None
+    if hasattr(getattr(ears, "model", None), "decode"):
+        from encoders.transcription.transcriber import Transcriber
+
+        transcriber = Transcriber(ears.model)
+    clip: Any = encoders.get("image")
+    return Index(args.index, clip=clip, transcriber=transcriber)
 
 
 def show(args: argparse.Namespace) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.inputs import Input
-from mmlm.cli.options import CODECS, IMAGE_LIMITS, PARTS, VIDEO_LIMITS, reading_options
+from mmlm.cli.options import CODECS, ENCODERS, IMAGE_LIMITS, PARTS, VIDEO_LIMITS, reading_options
 
 if TYPE_CHECKING:
     import torch
 
+    from encoders.base import FrozenEncoder
     from mmlm.assembly.multimodal_lm import MultimodalLM
     from mmlm.data import RecordSet
 
@@ -96,6 +97,15 @@ def load_model(args: argparse.Namespace, *needed: str) -> MultimodalLM:
     else:
         model = load(args.model or "nano", **parts, encoders=needed or None, **options)
     return model if args.pack is None else model.pack(args.pack)
+
+
+def load_parts(args: argparse.Namespace, *needed: str) -> dict[str, FrozenEncoder]:
+    """The encoders of `--model` that are needed, of "image" and "audio", on their device; nothing else is loaded."""
+    device = device_of(args)
+    from mmlm.assembly.encoders import load_encoders
+
+    given: dict[str, Any] = {part: vars(args)[part] for part in ENCODERS}
+    return load_encoders(args.model or "nano", **given, encoders=needed, dtype=dtype_of(args), device=device)
 
 
 def joined(parts: dict[str, Any], needed: Collection[str], options: dict[str, Any]) -> MultimodalLM:

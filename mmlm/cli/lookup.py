@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from mmlm.cli.index import place_of
 from mmlm.cli.options import add_index_options, add_least_option, where_of
 from mmlm.cli.output import one_line
 
 if TYPE_CHECKING:
+    from mmlm.assembly.multimodal_lm import MultimodalLM
     from mmlm.generation.result import GenerationResult
+    from mmlm.retrieval.index import Index
+    from mmlm.retrieval.lookup import Lookup
 
 
 def add_lookup_options(verb: argparse.ArgumentParser) -> None:
@@ -27,11 +31,20 @@ def check_lookup(args: argparse.Namespace) -> None:
         raise ValueError("--where and --least are for what is looked up: give --index")
 
 
-def lookup_of(args: argparse.Namespace, index: Any) -> Any:
+def lookup_of(args: argparse.Namespace, index: Index) -> Lookup:
     """How an open index is asked."""
     from mmlm.retrieval.lookup import Lookup
 
     return Lookup(index, k=args.sources, where=where_of(args), least=dict(args.least) or None)
+
+
+def opened_lookup(args: argparse.Namespace, model: MultimodalLM, stack: ExitStack) -> Lookup | None:
+    """How the index of `--index` is asked, open until `stack` closes; None without one."""
+    if args.index is None:
+        return None
+    from mmlm.retrieval.index import Index
+
+    return lookup_of(args, stack.enter_context(Index(args.index, model)))
 
 
 def print_sources(args: argparse.Namespace, result: GenerationResult) -> None:

@@ -96,6 +96,7 @@ PARTS = {
     "image_encoder": "a CLIP: a name of open_clip, a folder, a file or a hub id",
     "audio_encoder": "a Whisper: a name of openai-whisper, a checkpoint file, a folder or a hub id",
 }
+ENCODERS = ("image_encoder", "audio_encoder")
 CODECS = {"image_codec": "what draws: a folder or hub id", "audio_codec": "what speaks: a folder or hub id"}
 """Parts of a model that options name, with what each is."""
 
@@ -156,6 +157,18 @@ def add_model_options(verb: argparse.ArgumentParser) -> None:
     add_device_option(verb)
     add_dtype_option(verb)
     add_pack_option(verb)
+
+
+def add_encoder_options(verb: argparse.ArgumentParser) -> None:
+    """Which model's encoders, where, and in which precision."""
+    verb.add_argument(
+        "--model", type=file_path, metavar="MODEL", help="preset, folder or hub id, whose encoders (default: nano)"
+    )
+    group = verb.add_argument_group("encoders", "in place of the model's; its language model is not loaded")
+    for part in ENCODERS:
+        group.add_argument(f"--{part.replace('_', '-')}", type=file_path, metavar="NAME", help=PARTS[part])
+    add_device_option(verb)
+    add_dtype_option(verb)
 
 
 def add_part_options(verb: argparse.ArgumentParser, joining: bool = False) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from encoders.media.image import load_image
 from encoders.media.sound import open_audio
 from encoders.media.video import is_video, load_video
+from mmlm.data.judged import unasking
 from mmlm.data.readers import read_records
 from mmlm.data.readers.paths import expand
 from mmlm.data.records import BadRecord, BadRecordsError, FileSlice, Record, RecordSet, RecordSource
@@ -70,16 +71,18 @@ def check_data(
     *,
     images: str | Path | None = None,
     media: bool = False,
+    prompts: bool = False,
     told: Callable[[int, int], object] = lambda done, total: None,
 ) -> DataReport:
     """Reads a source, as `read_records` does, and counts. Nothing is too bad to be counted.
 
     media: also decode every picture, film and recording. told: is called with the number of records that are decoded,
-        and that of all.
+        and that of all. prompts: also count those as bad that cannot be prompts for rewards.
     ValueError, FileNotFoundError where none of the files can be read to its end, or one is not there.
     """
     records, damaged = _read(source, images)
     bad = _undecodable(records, told) if media else {}
+    bad |= {index: why for index, own in enumerate(records) if prompts and (why := unasking(own)) is not None}
     records = records.without(bad)
     kinds = Counter(
         "film" if film_at(place) is not None else modality for record in records for modality, place in record.places

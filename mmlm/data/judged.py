@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,6 +24,19 @@ def check_judged(record: Any) -> None:
         check_text(record.rejected, f"a text of record {record.key!r}")
         if not record.rejected.strip():
             raise ValueError("the rejected answer is empty")
+
+
+def unasking(record: Any) -> str | None:
+    """Why a Record cannot be a prompt whose answer is rewarded; None where it can."""
+    return "a document asks for nothing, so no answer to it can be rewarded" if record.document else None
+
+
+def check_prompts(records: Iterable[Any]) -> None:
+    """ValueError with the first of the Records that cannot be prompts, and how many they are."""
+    found = [(record.key, why) for record in records if (why := unasking(record)) is not None]
+    if found:
+        (key, why), more = found[0], f" ({len(found) - 1:,} more of the kind)" if len(found) > 1 else ""
+        raise ValueError(f"record {key!r}{more}: {why}; give questions, captions, transcripts or conversations")
 
 
 def worse(record: T) -> T:

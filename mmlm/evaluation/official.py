@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from encoders.files import check_regular
-from mmlm.data.readers.vqa import picture_names
+from mmlm.data.readers.vqa import answers_of, picture_names, question_of
 from mmlm.data.records import FileSlice, Record, Text
 from mmlm.evaluation.cases import Case, Key
 
@@ -76,13 +76,12 @@ def read_vqa(
     """
     path = _checked(annotations)
     content = _object(path)
-    answers = dict(
-        _fields(path, content, "annotations", lambda one: (one["question_id"], (one["image_id"], _answers(one))))
-    )
+    given = _fields(path, content, "annotations", lambda one: (*answers_of(one), one["image_id"]))
+    answers = {key: (image, said) for key, said, image in given}
     asked: dict[Key, str] = {}
     if questions is not None:
         file = _checked(questions)
-        asked = dict(_fields(file, _object(file), "questions", lambda one: (one["question_id"], str(one["question"]))))
+        asked = {key: str(words) for key, _, words in _fields(file, _object(file), "questions", question_of)}
         if missing := [key for key in answers if key not in asked]:
             raise ValueError(
                 f"{len(missing)} of {len(answers)} annotated questions are not in {file}: first {missing[0]}"
@@ -128,11 +127,6 @@ def _pictures(names: Mapping[Key, list[str]], folder: str | Path | None) -> dict
     if missing:
         raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are not in {home}: first {missing[0]}")
     return found
-
-
-def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
-    said = entry["answers"] if "answers" in entry else [entry["multiple_choice_answer"]]
-    return tuple(str(own["answer"] if isinstance(own, dict) else own) for own in said)
 
 
 def _id_and_words(line: str) -> tuple[Key, str]:

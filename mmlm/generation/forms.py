@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,8 +112,11 @@ def regex_terminal(regex: str) -> str:
     return f"/(?:{regex_to_lark(regex)})/"
 
 
-_PASSED_OVER = ("additionalItems", "$dynamicRef", "$recursiveRef", "exclusiveMinimum", "exclusiveMaximum")
-"""Keywords that llguidance does not heed, without a word; of the bounds it lets 0 itself pass."""
+_PASSED_OVER = ("additionalItems", "$dynamicRef", "$recursiveRef")
+"""Keywords that llguidance does not heed, without a word."""
+
+_BOUNDS = {"exclusiveMinimum": ("maximum", "exclusiveMaximum"), "exclusiveMaximum": ("minimum", "exclusiveMinimum")}
+"""Bounds that are themselves excluded, and those on the other side."""
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
@@ -126,7 +129,42 @@ def json_rule(schema: Mapping[str, Any]) -> str:
     for name in _PASSED_OVER:
         if re.search(rf'"{re.escape(name)}" ?:', text):
             raise ValueError(f"json_schema: the keyword {name!r} is not supported")
+    _check_bounds(schema, text)
     return f"%json {text}"
+
+
+def _check_bounds(schema: Mapping[str, Any], text: str) -> None:
+    """ValueError for excluded bounds that llguidance lets pass: true, which older drafts have there, and a whole number
+    where the other bound of a number that is no integer is less than 1 away from it.
+
+    Where schemas are joined, every other bound may be the other one.
+    """
+    joined = re.search(r'"(allOf|\$ref)" ?:', text) is not None
+    for own in _objects(schema):
+        for name, others in _BOUNDS.items():
+            bound = own.get(name)
+            if isinstance(bound, bool):
+                raise ValueError(f"json_schema: {name} is a number that is excluded, not {str(bound).lower()}")
+            if not isinstance(bound, int | float) or own.get("type") == "integer" or bound % 1:
+                continue
+            beside = [one.get(other) for one in (_objects(schema) if joined else [own]) for other in others]
+            if any(isinstance(other, int | float) and 0 < abs(other - bound) < 1 for other in beside):
+                raise ValueError(
+                    f"json_schema: the keyword {name!r} is not supported for a whole number, {bound}, less than 1 from "
+                    "the other bound: let the bound be one that may come"
+                )
+
+
+def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """All objects of a schema."""
+    left = [schema]
+    while left:
+        own = left.pop()
+        if isinstance(own, Mapping):
+            yield own
+            left += own.values()
+        elif isinstance(own, list | tuple):
+            left += own
 
 
 def check_grammar(grammar: str, name: str) -> None:

@@ -51,6 +51,8 @@ def solve(
     limits: of turns, seconds, calls and characters. on_call: called with each call once it has been made.
     mode, language, chat_template_kwargs, allow_url: as of `chat`. Other options are those of each text; where
     `max_new_tokens` is not given, it has up to 512 tokens, as far as there are positions for them.
+    Calls are held to the schemas of their tools while they are written, where the model's form of calls can be. Then
+    `no_repeat_ngram_size` and `bad_words_ids` are refused, which could forbid what a call needs.
     What a tool raises, an unknown tool and arguments that do not fit its schema are told to the model, which goes on.
     ValueError and TypeError for tools or messages of another form, before anything is computed.
     """
@@ -64,16 +66,18 @@ def solve(
     turns, own = as_messages(given, allow_url=allow_url), as_tools(tools)
     if turns[-1].role == "assistant":
         raise ValueError("the last message is the assistant's: give a question, or the result of a call")
+    offer = offered(model.processor.tokenizer, [tool.schema for tool in own])
+    held = _held(model, offer, options)
     talk = _Conversation(model, mode, language)
     for turn in turns:
         talk.add(turn)
-    offer = offered(model.processor.tokenizer, [tool.schema for tool in own])
-    return _run(talk, offer, own, limits, on_call or (lambda call: None), chat_template_kwargs, options)
+    return _run(talk, offer, held, own, limits, on_call or (lambda call: None), chat_template_kwargs, options)
 
 
 def _run(
     talk: _Conversation,
     offer: Offer,
+    held: Calls | None,
     tools: Sequence[Tool],
     limits: Limits,
     on_call: Callable[[Called], None],
@@ -81,7 +85,7 @@ def _run(
     options: GenerationKeywords,
 ) -> Exchange:
     """Lets the model write and makes its calls, until it answers or a limit is met."""
-    begun, turns, held = time.monotonic(), list[Turn](), _held(talk.model, offer, options)
+    begun, turns = time.monotonic(), list[Turn]()
     ended: Ended | None = None
     answer = ""
     while ended is None:
@@ -145,9 +149,15 @@ def written(
 
 
 def _held(model: MultimodalNetwork, offer: Offer, options: Mapping[str, Any]) -> Calls | None:
-    """What calls are held to, but beside options that could forbid what fits."""
-    forbidding = any(options.get(name) for name in ("min_new_tokens", "no_repeat_ngram_size", "bad_words_ids"))
-    return None if forbidding else Calls.of(model, offer)
+    """What calls are held to. ValueError beside options that could forbid what a call needs.
+
+    `min_new_tokens` forbids the end of a text alone, which a call does not need.
+    """
+    held = Calls.of(model, offer)
+    for name in ("no_repeat_ngram_size", "bad_words_ids"):
+        if held is not None and options.get(name):
+            raise ValueError(f"{name} could forbid what a call of a tool needs: leave it out with tools")
+    return held
 
 
 @dataclass

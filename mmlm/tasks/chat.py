@@ -10,16 +10,20 @@ from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
-from mmlm.prompting.parts import Part, Sound
+from mmlm.prompting.parts import Image, Part, Sound
+from mmlm.prompting.sources import Offered
 from mmlm.prompting.templates import CHAT, PromptTemplate
 from mmlm.prompting.thinking import MARK, ThinkingMarks
 from mmlm.tasks.rows import Answers, answers_of
+from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
 from mmlm.tasks.thinking import thinking_chat, thinking_prompt
 from mmlm.tasks.transcribe import transcribe
 from mmlm.tasks.votes import generated
 
 if TYPE_CHECKING:
     from encoders.transcription.transcript import Transcript
+    from mmlm.retrieval.index import Index
+    from mmlm.retrieval.lookup import Finder
 
 Mode = Literal["transcript", "features", "both"]
 """How recordings are heard: written down by Whisper, by the trained adapters, or both."""
@@ -36,6 +40,7 @@ def chat(
     language: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     allow_url: bool = False,
+    index: Index | Finder | None = None,
     votes: int | None = None,
     details: bool = False,
     batch_size: int = 32,
@@ -48,23 +53,27 @@ def chat(
         trained adapters hear them; "both" does both. language: what is spoken; None detects it.
     chat_template_kwargs: for the chat template. Its own switch of thinking is set by `thinking`, unless it is here.
     allow_url: fetch media from http(s) addresses.
+    index: look up first what an index has about the last message, as `ask` does it. What is found stands before that
+        message alone; earlier ones are as they were given.
     votes: how many samples vote; the answer given most often wins, see `mmlm.tasks.votes.voted`.
     details: return a `GenerationResult` in place of each text; its `finish_reason` "length" tells that it was cut off.
     Where `max_new_tokens` is not given, an answer has up to 512 tokens, as far as there are positions for them.
     A tokenizer without a chat template is asked with `model.template`. ValueError where nothing is said.
     """
     found, batch = _conversations(messages)
-    thinking = options.get("thinking", False)
-    prompts = [
-        chat_prompt(
-            model, one, mode=mode, language=language, chat_template_kwargs=chat_template_kwargs, allow_url=allow_url,
-            thinking=thinking, thinking_marks=options.get("thinking_marks"),
-        )
-        for one in found
-    ]  # fmt: skip
+    check_mode(mode)
+    prompts, offers = list[list[Part]](), list[Offered]()
+    for one in found:
+        turns = as_messages(one, allow_url=allow_url)
+        picture = next((part.source for part in turns[-1].content if isinstance(part, Image)), None)
+        turns = [heard(model, turn, mode, language, template_of(model)) for turn in turns]
+        prompt, offer = turns_prompt(model, turns, chat_template_kwargs, options, index, picture)
+        prompts.append(prompt)
+        offers += [] if offer is None else [offer]
     if "max_new_tokens" not in options:
-        options["max_new_tokens"] = room(model, prompts, thinking)
-    return answers_of(generated(model, prompts, votes, batch_size=batch_size, **options), batch, details)
+        options["max_new_tokens"] = room(model, prompts, options.get("thinking", False))
+    results = generated(model, prompts, votes, batch_size=batch_size, **options)
+    return answers_of(with_sources(results, offers), batch, details)
 
 
 @takes_options
@@ -84,14 +93,49 @@ def chat_prompt(
     thinking: as `generate` or `stream` gets it.
     """
     check_mode(mode)
-    turns = as_messages(messages, allow_url=allow_url)
+    found = as_messages(messages, allow_url=allow_url)
+    turns = [heard(model, turn, mode, language, template_of(model)) for turn in found]
+    options: GenerationKeywords = {"thinking": thinking, "thinking_marks": thinking_marks}
+    return turns_prompt(model, turns, chat_template_kwargs, options)[0]
+
+
+def turns_prompt(
+    model: MultimodalNetwork,
+    turns: Sequence[Message],
+    keywords: Mapping[str, Any] | None,
+    options: GenerationKeywords,
+    index: Index | Finder | None = None,
+    picture: Any = None,
+) -> tuple[list[Part], Offered | None]:
+    """The prompt of messages that were heard, and what an index offered for the last one; None without an index.
+
+    keywords: of the chat template. options: of the generation. picture: that the last message is about, as `load_image`
+    reads it. ValueError for an index where the last message is not the user's, or has no words.
+    """
+    thinking, marks = options.get("thinking", False), options.get("thinking_marks")
     template = template_of(model)
-    turns = [heard(model, turn, mode, language, template) for turn in turns]
-    if template is CHAT:
-        return thinking_chat(model.processor.tokenizer, turns, chat_template_kwargs, thinking, thinking_marks)
-    if chat_template_kwargs:
+    if keywords and template is not CHAT:
         raise ValueError("chat_template_kwargs: the tokenizer has no chat template that could use them")
-    return thinking_prompt(model, template.conversation(turns), thinking, thinking_marks)
+    *before, last = turns
+
+    def prompt_of(parts: Sequence[Any]) -> list[Part]:
+        """The whole prompt where the last message's parts are these."""
+        if template is CHAT:
+            own = [*before, replace(last, content=tuple(parts))]
+            return thinking_chat(model.processor.tokenizer, own, keywords, thinking, marks)
+        whole, end = template.conversation(turns), template.conversation([last])
+        return thinking_prompt(model, [*whole[: len(whole) - len(end)], *parts], thinking, marks)
+
+    parts = [*last.content] if template is CHAT else template.conversation([last])
+    if index is None:
+        return prompt_of(parts), None
+    words = "\n".join(part for part in last.content if isinstance(part, str)).strip()
+    if last.role != "user" or not words:
+        raise ValueError("an index is asked in words: the last message must be the user's, with words or a recording")
+    asked = [Asked(parts, words, picture)]
+    found = looked_up(model, index, asked, prompt_of, template is CHAT, options)
+    (shown,) = grounded(found, asked, template is CHAT)
+    return prompt_of(shown), found[0]
 
 
 def template_of(model: MultimodalNetwork) -> PromptTemplate:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ def read_vqa(
     beside = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
     if beside == path or not beside.is_file():
         raise FileNotFoundError(f"{path} holds questions, and no {beside} with their answers is there")
-    answers = _answers(beside, json_of(beside))
+    answers = _most_given(beside, json_of(beside))
     asked: dict[Any, list[dict[str, Any]]] = {}
     for number, question in enumerate(content["questions"], 1):
         where = f"{path.name} questions[{number}]"
         try:
-            pair = {"question": question["question"], "answer": answers[question["question_id"]]}
-            asked.setdefault(question["image_id"], []).append(pair)
+            key, image, words = question_of(question)
+            asked.setdefault(image, []).append({"question": words, "answer": answers[key]})
         except (KeyError, TypeError) as error:
             yield BadRecord(where, f"no question with an image_id, a question_id and an answer ({error!r})")
     subset = content.get("data_subtype")
@@ -39,16 +41,36 @@ def read_vqa(
             yield BadRecord(f"{path.name} image {name}", str(error))
 
 
-def _answers(path: Path, content: Any) -> dict[Any, Any]:
-    """The answer of each question by its id."""
+def question_of(entry: Any) -> tuple[Any, Any, Any]:
+    """The id of a question, that of its picture, and its words. KeyError or TypeError for what is no question."""
+    return entry["question_id"], entry["image_id"], entry["question"]
+
+
+def answers_of(entry: Any) -> tuple[Any, tuple[str, ...]]:
+    """The id of an annotated question and all answers to it, first the one that is given for the right one: that which
+    most people gave. KeyError, TypeError or AttributeError for what is no annotation.
+    """
+    said = [str(own["answer"] if isinstance(own, Mapping) else own) for own in entry.get("answers") or ()]
+    most = entry.get("multiple_choice_answer")
+    if most is None and not said:
+        raise KeyError("answers")
+    best = Counter(said).most_common(1)[0][0] if most is None else str(most)
+    if best in said:
+        said.remove(best)
+    return entry["question_id"], (best, *said)
+
+
+def _most_given(path: Path, content: Any) -> dict[Any, str]:
+    """The answer of each question by its id; annotations that are none are left out."""
     entries = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ValueError(f'{path} is not a file of VQA annotations: its "annotations" is no list')
-    return {
-        entry["question_id"]: entry.get("multiple_choice_answer")
-        for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("question_id"), (int, str))
-    }
+    found = {}
+    for entry in entries:
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            key, answers = answers_of(entry)
+            found[key] = answers[0]
+    return found
 
 
 def _picture(folder: Path, subset: Any, name: Any) -> Any:

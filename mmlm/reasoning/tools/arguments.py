@@ -96,4 +96,9 @@ def _fault_of_size(value: Any, schema: Mapping[str, Any], where: str) -> str | N
         least, most = schema.get("minimum", value), schema.get("maximum", value)
         if not least <= value <= most:
             return f"{where} must be {'at least' if value < least else 'at most'} {least if value < least else most}"
+        over, under = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+        if isinstance(over, int | float) and value <= over:
+            return f"{where} must be more than {over}"
+        if isinstance(under, int | float) and value >= under:
+            return f"{where} must be less than {under}"
     return None

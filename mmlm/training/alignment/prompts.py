@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlm.assembly.multimodal_lm import MultimodalLM
+from mmlm.data.judged import check_prompts
 from mmlm.data.readers import read_records
 from mmlm.data.records import Record, Text
 from mmlm.training.alignment.config import AlignConfig
@@ -53,6 +54,7 @@ def read_prompts(
         return Prompts(model, None, found, writes, digest([text.answer for _, text in found]))
     cache = Path(config.cache or output) / "features"
     usable = usable_records(model, data, settings, images, judged=True)
+    check_prompts(usable)
     examples = prepare(model, usable, cache=cache, config=settings, progress=progress)
     entries = tuple((i, number) for i, record in enumerate(examples.records) for number in range(len(record.texts)))
     return Prompts(model, examples, entries, writes, examples.fingerprint())
