@@ -156,7 +156,8 @@ def test_a_picture_goes_on_from_another():
     codec = model.codecs["image"]
     codes = codec.encode(picture_tensor(start, 16)).codes
     plain = (codec.decode(codes)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    kept = model.draw("a red ring", init_image=start, mask=np.zeros((16, 16), np.uint8), steps=0)
+    with pytest.warns(UserWarning, match="marks nothing"):
+        kept = model.draw("a red ring", init_image=start, mask=np.zeros((16, 16), np.uint8), steps=0)
     assert np.array_equal(np.asarray(kept), plain)
     anew = model.draw("a red ring", init_image=start, mask=np.full((16, 16), 255, np.uint8), seed=3, steps=0)
     assert np.array_equal(np.asarray(anew), np.asarray(model.draw("a red ring", seed=3, steps=0)))
@@ -356,6 +357,57 @@ def test_a_mask_of_any_form_means_the_same(form):
     }[form]  # fmt: skip
     model, start = writing(), np.zeros((16, 16, 3), np.uint8)
     assert sorted(kept_codes(model, start, mask, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+
+
+def stroke(colour, mode="RGBA"):
+    """A square of one colour [16, 16] in a transparent ground, whose first cell is the square."""
+    picture = Image.new("RGBA", (16, 16))
+    picture.paste((*colour, 255), (0, 0, 8, 8))
+    return picture.convert(mode)
+
+
+def test_of_a_mask_with_holes_what_is_opaque_is_kept():
+    model, start = writing(), np.zeros((16, 16, 3), np.uint8)
+    holed = np.dstack([np.random.default_rng(0).integers(0, 256, (16, 16, 3)), np.full((16, 16), 255)]).astype(np.uint8)
+    holed[:8, 8:, 3] = 0  # a picture of any colours, transparent in its second cell
+    encoded = io.BytesIO()
+    Image.fromarray(holed).save(encoded, "PNG")
+    for mask in (holed, Image.fromarray(holed), encoded.getvalue(), torch.from_numpy(holed).permute(2, 0, 1)):
+        assert sorted(kept_codes(model, start, mask, None, 0)) == [(0, 0), (0, 2), (0, 3)]
+    for mask in (stroke((0, 0, 0)), stroke((0, 0, 0), "LA")):  # black stays, in both ways to read it
+        assert sorted(kept_codes(model, start, mask, None, 0)) == [(0, 0)]
+    assert not kept_codes(model, start, Image.new("RGBA", (16, 16)), None, 0)
+    solid = np.dstack([np.repeat((holed[..., 3:] == 0) * 255, 3, 2), np.full((16, 16), 255)]).astype(np.uint8)
+    assert sorted(kept_codes(model, start, solid, None, 0)) == [(0, 0), (0, 2), (0, 3)]  # an alpha that says nothing
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (stroke((255, 255, 255)), "one colour on a transparent ground"),
+        (stroke((200, 0, 0)), "one colour on a transparent ground"),
+        (stroke((255, 255, 255), "LA"), "one colour on a transparent ground"),
+        (np.eye(16, dtype=np.uint8) * 2, "brightest value is 2 of 255"),  # numbers of labels
+        (np.eye(16) * 0.3, "brightest value is 76 of 255"),
+        (torch.zeros(16, 16, dtype=torch.bool, device="meta"), "meta"),
+        ([[0, 1], [0, 1]], "not a media source"),
+    ],
+)
+def test_a_mask_that_does_not_say_what_is_drawn_anew_is_an_error(mask, named):
+    with pytest.raises(ValueError, match=named):
+        kept_codes(writing(), np.zeros((16, 16, 3), np.uint8), mask, None, 0)
+
+
+def test_a_mask_of_nothing_and_a_share_beside_a_mask_are_told():
+    model, start = writing(), np.zeros((16, 16, 3), np.uint8)
+    for black in (np.zeros((16, 16), bool), np.zeros((16, 16), np.uint16)):
+        with pytest.warns(UserWarning, match="the mask marks nothing: nothing is drawn anew"):
+            assert len(kept_codes(model, start, black, None, 0)) == 4
+    for given in (dict(), dict(init_image=start, mask=np.ones((16, 16), bool))):
+        with pytest.raises(ValueError, match="strength is a share of init_image"):
+            model.draw("a ring", strength=0.5, **given)
+    half = kept_codes(model, start, None, None, 0)
+    assert len(half) == 2 and half == kept_codes(model, start, None, 0.5, 0)
 
 
 def test_a_mask_of_other_proportions_is_an_error():

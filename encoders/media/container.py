@@ -120,4 +120,4 @@ def check_limit(max_seconds: float) -> None:
 
 def too_long(label: str, max_seconds: float) -> MediaError:
     """The error for a recording or video that is longer than `max_seconds`."""
-    return MediaError(f"{label}: longer than {max_seconds:,.0f} s; cut it, or raise max_seconds")
+    return MediaError(f"{label}: longer than {max_seconds:,.10g} s; cut it, or raise max_seconds")

@@ -33,7 +33,12 @@ _UPRIGHT = {
 
 
 def load_image(
-    source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, allow_url: bool = False
+    source: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    allow_url: bool = False,
+    keep_alpha: bool = False,
 ) -> Image.Image:
     """Any image source → a decoded PIL image of mode RGB, which shares no memory with the source.
 
@@ -42,17 +47,18 @@ def load_image(
         array is taken as [H, W, C] and a tensor as [C, H, W].
     max_pixels, max_bytes: limits on the image and on the encoded file, checked before anything is decoded.
     allow_url: fetch http(s) addresses, from public machines alone, within 20 s.
+    keep_alpha: a picture with transparent pixels becomes RGBA, as a mask needs it.
     Transparent pixels are blended with white, 16 bits are scaled to 8, EXIF rotation is applied, and of an animation
     the first frame is used.
     Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError).
     """
     label = label_of(source)
     if isinstance(source, Image.Image):
-        return _decode(source, label, max_pixels)
+        return _decode(source, label, max_pixels, keep_alpha)
     if _is_array(source):
-        return _from_array(source, label, max_pixels)
+        return _from_array(source, label, max_pixels, keep_alpha)
     with _opened(read_bytes(source, label, max_bytes, allow_url), label) as image:
-        return _decode(image, label, max_pixels)
+        return _decode(image, label, max_pixels, keep_alpha)
 
 
 def pixels_of(data: bytes, label: str) -> int:
@@ -89,14 +95,14 @@ def _opened(data: bytes, label: str) -> Image.Image:
         raise MediaError(f"{label}: {what}; give one of {', '.join(FORMATS)}") from error
 
 
-def _decode(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
-    """A PIL image, perhaps not loaded yet → RGB without metadata, which could rotate it a second time."""
+def _decode(image: Image.Image, label: str, max_pixels: int, keep_alpha: bool) -> Image.Image:
+    """A PIL image, perhaps not loaded yet → RGB or RGBA without metadata, which could rotate it a second time."""
     _check_size(image.width, image.height, label, max_pixels)
     try:
         if tags := getattr(image, "tag_v2", None):  # tiles of a TIFF are decoded whole, even if the image is smaller
             check_pixels(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1), label, max_pixels)
         image.load()
-        rgb = _to_rgb(image, label)
+        rgb = _to_rgb(image, label, keep_alpha)
         rgb = rgb.transpose(_UPRIGHT[turn]) if (turn := _orientation(image)) in _UPRIGHT else rgb
     except MediaError:
         raise
@@ -113,7 +119,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image, label: str) -> Image.Image:
+def _to_rgb(image: Image.Image, label: str, keep_alpha: bool) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         # PIL's own convert() clips these at 255.
         values = np.asarray(image)
@@ -127,6 +133,8 @@ def _to_rgb(image: Image.Image, label: str) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
+        if keep_alpha:
+            return rgba
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(rgba, mask=rgba)
         return canvas
@@ -141,7 +149,7 @@ def _is_tensor(source: Any) -> bool:
     return hasattr(source, "detach") and hasattr(source, "shape")  # torch, without importing it
 
 
-def _from_array(source: Any, label: str, max_pixels: int) -> Image.Image:
+def _from_array(source: Any, label: str, max_pixels: int, keep_alpha: bool) -> Image.Image:
     shape, channels = list(source.shape), (1, 3, 4)
     last, first = len(shape) == 3 and shape[2] in channels, len(shape) == 3 and shape[0] in channels
     if len(shape) != 2 and not last and not first:
@@ -159,7 +167,7 @@ def _from_array(source: Any, label: str, max_pixels: int) -> Image.Image:
         values = values.transpose(1, 2, 0)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(values)), label)
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(values)), label, keep_alpha)
 
 
 def _to_bytes(values: np.ndarray, label: str) -> np.ndarray:

@@ -36,7 +36,7 @@ def draw(
     rerank: bool = False,
     init_image: Any = None,
     mask: Any = None,
-    strength: float = 0.5,
+    strength: float | None = None,
     steps: int | None = None,
     guidance_scale: float = 1.0,
     temperature: float = 1.0,
@@ -50,8 +50,8 @@ def draw(
 
     rerank: of `num_images`, only the one that the frozen CLIP finds most similar to the text.
     init_image: a picture to begin with, its middle square. With a `mask` (a picture or array of the same proportions;
-        black, 0 or False where it is kept) the rest is drawn anew; without one, a share `strength` of its codes,
-        chosen by `seed`.
+        black, 0 or False where it is kept; or a picture with holes, kept where it is opaque) the rest is drawn anew;
+        without one, a share `strength` of its codes (0.5 where None), chosen by `seed`.
     steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
     guidance_scale: `u + s·(c − u)` in the choice of codes, away from what is drawn without a text; 1 is off.
     details: return a `GenerationResult` in place of each picture, with the picture in its `media`.
@@ -63,6 +63,8 @@ def draw(
     encoder = _reranker(model) if rerank else None
     if mask is not None and init_image is None:
         raise ValueError("a mask says what of init_image stays: give that too")
+    if strength is not None and (init_image is None or mask is not None):
+        raise ValueError("strength is a share of init_image, for where no mask says what is drawn anew: leave it out")
     check_steps(model, "image", steps)
     drawn: list[Drawn | list[Drawn]] = []
     rows, batch = as_rows(texts=texts)
@@ -83,7 +85,7 @@ NUMBERS: dict[str, tuple[Any, float, float]] = {
     "num_images": (int, 1, 65_536),
     "steps": (int | None, 0, 10_000),
     "guidance_scale": (float, -1e6, 1e6),
-    "strength": (float, 0, 1),
+    "strength": (float | None, 0, 1),
     "max_seconds": (float, 0, float("inf")),
     "seed": (int, -(2**63), 2**63 - 1),
 }
@@ -171,7 +173,9 @@ def text_of(text: str) -> str:
     return text.strip()
 
 
-def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: float, seed: int) -> dict[Place, int]:
+def kept_codes(
+    model: MultimodalNetwork, picture: Any, mask: Any, strength: float | None, seed: int
+) -> dict[Place, int]:
     """Codes of a picture that stay, by (codebook, step): those whose pixels all lie where the mask is 0."""
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:
@@ -181,40 +185,64 @@ def kept_codes(model: MultimodalNetwork, picture: Any, mask: Any, strength: floa
     codes_grid, codes = codes.shape[1:], codes.flatten(1)
     steps = codes.shape[1]
     if mask is None:
-        if not 0 <= strength <= 1:
-            raise ValueError(f"strength is a share, 0 to 1, not {strength}")
+        share = 0.5 if strength is None else strength
+        if not 0 <= share <= 1:
+            raise ValueError(f"strength is a share, 0 to 1, not {share}")
         order = torch.randperm(steps, generator=torch.Generator().manual_seed(seed))
-        kept = order[round(strength * steps) :].tolist()
+        kept = order[round(share * steps) :].tolist()
     else:
         grey = mask_of(mask, picture.size)
         square = ImageOps.fit(grey, (codec.size, codec.size), Image.Resampling.BOX)  # as the picture is cut
         pixels = torch.from_numpy(np.asarray(square, dtype=np.float32).copy())
         anew = F.adaptive_max_pool2d(pixels[None], list(codes_grid))[0].flatten()
         kept = (anew == 0).nonzero().flatten().tolist()
-        if len(kept) == steps and grey.getextrema() != (0, 0):
-            warnings.warn("the mask marks nothing in the middle square: nothing is drawn anew", stacklevel=2)
+        if len(kept) == steps:
+            where = "" if grey.getextrema() == (0, 0) else " in the middle square"
+            warnings.warn(f"the mask marks nothing{where}: nothing is drawn anew", stacklevel=2)
     return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
 
 
 def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
     """A mask of any form → a picture of mode L, 0 where the picture of this `size` (width, height) is kept, else 255.
 
-    Values below 128 keep; where there are only 0 and 1 (or False and True), 0 keeps.
-    ValueError for a mask whose proportions are not the picture's, to within a pixel.
+    Values below 128 keep; where there are only 0 and 1 (or False and True), 0 keeps; of a mask with transparent pixels,
+    the others keep.
+    ValueError for a mask whose proportions are not the picture's, to within a pixel, and for one that could be read in
+    two ways: of dark values without a bright one, or of transparency around one bright colour.
     """
     dtype = str(getattr(mask, "dtype", "")).removeprefix("torch.")
-    if dtype.startswith(("bool", "int", "uint")):
+    if dtype.startswith(("bool", "int", "uint")) and not getattr(mask, "is_meta", False):
         values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
         mask = values.astype(np.uint8) if values.size and values.min() >= 0 and values.max() <= 1 else mask
-    grey = load_image(mask).convert("L")
+    seen = load_image(mask, keep_alpha=True)
     width, height = size
-    if abs(grey.width * height - grey.height * width) >= max(width, height):
+    if abs(seen.width * height - seen.height * width) >= max(width, height):
         raise ValueError(
-            f"the mask is {grey.width} x {grey.height} and the picture {width} x {height}: a mask has the picture's "
+            f"the mask is {seen.width} x {seen.height} and the picture {width} x {height}: a mask has the picture's "
             "proportions"
         )
-    binary = grey.getextrema()[1] == 1
-    return grey.point([255 * (value > (0 if binary else 127)) for value in range(256)])
+    grey = seen.convert("RGB").convert("L")
+    if seen.mode == "RGBA" and seen.getchannel("A").getextrema()[0] < 128:
+        return _holes(np.asarray(seen.getchannel("A")) < 128, np.asarray(grey))
+    brightest = grey.getextrema()[1]
+    assert isinstance(brightest, int), "grey has one channel"
+    if 1 < brightest < 128:
+        raise ValueError(
+            f"the mask's brightest value is {brightest} of 255, and values below 128 keep: nothing would be drawn "
+            "anew; give 255, or True, where it is"
+        )
+    return grey.point([255 * (value > (0 if brightest == 1 else 127)) for value in range(256)])
+
+
+def _holes(holes: np.ndarray, grey: np.ndarray) -> Image.Image:
+    """The mask of a picture with holes [H, W]. Strokes of one colour on nothing may mean the opposite, so say so."""
+    opaque = grey[~holes]
+    if opaque.size and 0 < opaque.min() == opaque.max():
+        raise ValueError(
+            "the mask is one colour on a transparent ground, which may mark either: give black where the picture "
+            "is kept and white where it is drawn anew, without transparency"
+        )
+    return Image.fromarray(np.where(holes, np.uint8(255), np.uint8(0)))
 
 
 def _reranker(model: MultimodalNetwork) -> ClipImageEncoder:

@@ -33,7 +33,8 @@ def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, Fi
     """The picture and the recording that a line names. ValueError where a field is no name, or a file is missing."""
     names = {name: fields[name] for name in ("image", "file_name", "audio") if name in fields}
     if not names:
-        raise ValueError('no picture or recording: none of "image", "file_name" and "audio" names a file')
+        hint = '; a film has the place of a picture: name it as "image"' if "video" in fields else ""
+        raise ValueError(f'no picture or recording: none of "image", "file_name" and "audio" names a file{hint}')
     for name, value in names.items():
         if not isinstance(value, str) or not value:
             raise ValueError(f'"{name}" is {value!r:.80}, not the name of a file; leave it out where there is none')

@@ -17,7 +17,8 @@ MAX_NAMES = 100_000  # that the braces of a pattern may stand for
 
 _NAME = 4096  # characters of a path, at most
 _BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
-SOUND_SUFFIXES = (*SUFFIXES, "webm", "mp4")
+FILM_SUFFIXES = ("webm", "mp4")  # of files that may have pictures beside the sound
+SOUND_SUFFIXES = (*SUFFIXES, *FILM_SUFFIXES)
 
 
 def expand(pattern: str) -> list[Path]:

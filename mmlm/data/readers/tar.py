@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from mmlm.data.readers.fields import Find, json_object, record_of
 from mmlm.data.readers.forms import apart_of, is_apart, named
-from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
+from mmlm.data.readers.paths import FILM_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 LONGEST_HEADER = 8192  # bytes
@@ -53,6 +53,11 @@ def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts:
         raise ValueError(f"no text: neither {key}.json nor {key}.txt")
     if "txt" in texts:
         fields["text"] = texts["txt"].decode("utf-8").strip()
+    if sounds and not pictures and sounds[0] in FILM_SUFFIXES and "text" in fields and "transcript" not in fields:
+        raise ValueError(
+            f"{key}.{sounds[0]} is a film, of which a tar gives the sound alone: if its text is what is said, put "
+            f'it into {key}.json as "transcript"; to learn from its pictures, name it as "image" in a manifest (.jsonl)'
+        )
     picture, sound = (members[own[0]] if own else None for own in (pictures, sounds))
     return record_of(key, picture, fields, sound)
 
