@@ -59,7 +59,8 @@ def content(found: RecordSet) -> list[tuple]:
 
 
 def test_what_asks_for_nothing_is_no_prompt_for_rewards(tmp_path, capsys):
-    document = {"document": ["A text that ", "goes on."]}
+    (tmp_path / "red.png").write_bytes(RED)
+    document = {"texts": ["A text that goes on.", None], "images": [None, "red.png"]}
     asked = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]}
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(map(json.dumps, [document, asked])))
