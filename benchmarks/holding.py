@@ -6,7 +6,8 @@ Prints medians of ratios, and ends with 1 where one is above the bar; xgrammar's
 them and counts for nothing. The tokenizers are made here, of random pairs of letters; the language model is small and
 random, so that little hides what the rest takes. "watched" is free text in which a call may be opened, "call" one that
 was opened. A token's time is that of a text less that of a short one, over the tokens between; "more" is what it has
-beyond the free text's. "control" is the free text beside itself: how far the machine's other work moves a ratio.
+beyond the free text's. It is the process's own time on the processor, which on one thread is what a clock shows where
+the machine has no other work. "control" is the free text beside itself: how far other work moves a ratio all the same.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def measure(model: MultimodalLM, tokens: int, rounds: int) -> tuple[dict[str, li
                 raise RuntimeError(f"{name}: the text ended before {count} tokens")
 
         runs[f"{name}|{count}"] = run
-    took = seconds_in_turn(runs, rounds)
+    took = seconds_in_turn(runs, rounds, time.process_time)
     pairs = {name: zip(took[f"{name}|{tokens}"], took[f"{name}|{FEW}"], strict=True) for name in ways}
     return {name: [(long - short) / (tokens - FEW) for long, short in own] for name, own in pairs.items()}, ready
 

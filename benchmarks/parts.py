@@ -125,17 +125,19 @@ def generate(model: MultimodalLM, batch: Batch, media: Sequence[Sequence[Any]], 
     return torch.stack([step.tokens for step in decode(decoder, options, [-1])], dim=1)
 
 
-def seconds_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def seconds_in_turn(
+    runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each run in each round; the runs take turns, after one round that warms them."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for done in range(rounds + 1):
         for name, run in runs.items():
             progress(f"round {done} of {rounds}: {name}" if done else f"warming up: {name}")
-            start = time.perf_counter()
+            start = clock()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # a GPU is asked, and answers later
-            found[name].append(time.perf_counter() - start)
+            found[name].append(clock() - start)
     progress("")
     return {name: own[1:] for name, own in found.items()}
 
