@@ -1,6 +1,6 @@
 """What it costs to hold calls of tools and JSON, by the size of the vocabulary: the time of a token beside free text.
 
-    python benchmarks/holding.py [--vocabularies 2048 32768 131072 262144] [--rounds 5] [--tokens 48] [--threads 1]
+    python benchmarks/holding.py [--vocabularies 2048 32768 131072 262144] [--rounds 3] [--tokens 20] [--threads 1]
 
 Prints medians of ratios, and ends with 1 where one is above the bar; xgrammar's, where it is installed, is beside
 them and counts for nothing. The tokenizers are made here, of random pairs of letters; the language model is small and
@@ -65,15 +65,17 @@ def tokenizer_of(size: int) -> transformers.PreTrainedTokenizerFast:
             known[first + second] = None
             merges.append((first, second))
 
-    grown = [*string.ascii_letters, *string.digits, "Ġ"]
+    short = [*string.ascii_letters, *string.digits]
+    grown = [*short, "Ġ"]
     for mark in ('{"', '":', '",', ":Ġ", ",Ġ", '"}', "},"):
         merge(mark[0], mark[1])
     while len(known) < size - 1:
-        first, second = draw.choice(grown), draw.choice(grown)
-        if len(first) + len(second) <= 12 and not second.startswith("Ġ"):
-            count = len(known)
-            merge(first, second)
-            grown += [first + second] * (len(known) > count)
+        first, second = draw.choice(grown), draw.choice(short)
+        count = len(known)
+        merge(first, second)
+        if len(known) > count and len(first) < 10:
+            grown.append(first + second)
+            short += [first + second] * (len(first + second) == 2 and first != "Ġ")
     core = Tokenizer(models.BPE({token: number for number, token in enumerate(known)}, merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
@@ -180,10 +182,10 @@ def measure(model: MultimodalLM, tokens: int, rounds: int) -> tuple[dict[str, li
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[2048, 32768, 131072, 262144], metavar="N")
-    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
