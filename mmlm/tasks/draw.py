@@ -22,7 +22,8 @@ from mmlm.generation.request import Progress, Writing, request
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes, Part
-from mmlm.tasks.rows import as_rows
+from mmlm.prompting.parts import Image as PictureOf
+from mmlm.tasks.rows import as_rows, bare
 
 Drawn = Medium | GenerationResult
 
@@ -180,7 +181,7 @@ def kept_codes(
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:
         raise ValueError("the model draws no pictures: assemble it with an image codec")
-    picture = load_image(picture)
+    picture = load_image(bare(picture, PictureOf))
     codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0]  # [K, h, w]
     codes_grid, codes = codes.shape[1:], codes.flatten(1)
     steps = codes.shape[1]
@@ -214,7 +215,7 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
     if dtype.startswith(("bool", "int", "uint")) and not getattr(mask, "is_meta", False):
         values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
         mask = values.astype(np.uint8) if values.size and values.min() >= 0 and values.max() <= 1 else mask
-    seen = load_image(mask, keep_alpha=True)
+    seen = load_image(bare(mask, PictureOf), keep_alpha=True)
     width, height = size
     if abs(seen.width * height - seen.height * width) >= max(width, height):
         raise ValueError(
