@@ -211,11 +211,12 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
     ValueError for a mask whose proportions are not the picture's, to within a pixel, and for one that could be read in
     two ways: of dark values without a bright one, or of transparency around one bright colour.
     """
+    mask = bare(mask, PictureOf)
     dtype = str(getattr(mask, "dtype", "")).removeprefix("torch.")
     if dtype.startswith(("bool", "int", "uint")) and not getattr(mask, "is_meta", False):
         values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
         mask = values.astype(np.uint8) if values.size and values.min() >= 0 and values.max() <= 1 else mask
-    seen = load_image(bare(mask, PictureOf), keep_alpha=True)
+    seen = load_image(mask, keep_alpha=True)
     width, height = size
     if abs(seen.width * height - seen.height * width) >= max(width, height):
         raise ValueError(
