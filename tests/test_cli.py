@@ -226,7 +226,7 @@ def test_wrong_usage_exits_with_2(capsys):
     [
         ("ask a.wav --langage en", "mmlm ask: unknown: --langage en (did you mean --language?); see `mmlm ask --help`"),
         ("transcribe a.wav --dtype x", "mmlm transcribe: unknown: --dtype x; see `mmlm transcribe --help`"),
-        ("data check a.jsonl --medai", "mmlm data: unknown: --medai; see `mmlm data --help`"),
+        ("data check a.jsonl --medai", "mmlm data: unknown: --medai (did you mean --media?); see `mmlm data --help`"),
         (
             "train r.yaml --dryrun steps=3",
             "mmlm train: unknown: --dryrun steps=3 (did you mean --dry-run?); see `mmlm train --help`",
