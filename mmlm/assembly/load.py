@@ -235,6 +235,7 @@ def check_model(name: str) -> None:
 
 def model_folder(name: str) -> Path:
     """The folder of a preset, a path or a hub id; FileNotFoundError where there is none."""
+    name = at_home(name)
     if name in PRESETS:
         return PRESETS[name]
     if Path(name).exists():
