@@ -314,7 +314,8 @@ def test_the_home_folder_is_found_by_its_sign(tmp_path, monkeypatch):
     from mmlm.training.recipe import load_recipe
 
     home, here = tmp_path / "home", tmp_path / "here"
-    home.mkdir(), here.mkdir()
+    home.mkdir()
+    here.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
     parts.picture(1).save(home / "a.png")
