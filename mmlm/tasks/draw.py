@@ -224,8 +224,8 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
             "proportions"
         )
     grey = seen.convert("RGB").convert("L")
-    if seen.mode == "RGBA" and seen.getchannel("A").getextrema()[0] < 128:
-        return _holes(np.asarray(seen.getchannel("A")) < 128, np.asarray(grey))
+    if seen.mode == "RGBA" and (holes := np.asarray(seen.getchannel("A")) < 128).any():
+        return _holes(holes, np.asarray(grey))
     brightest = grey.getextrema()[1]
     assert isinstance(brightest, int), "grey has one channel"
     if 1 < brightest < 128:
