@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 
+def at_home(path: str | os.PathLike[str]) -> str:
+    """The path, with `~` at its beginning for the home folder; a file of that very name goes first."""
+    name = os.fspath(path)
+    return os.path.expanduser(name) if name.startswith("~") and not os.path.exists(name) else name
+
+
 def check_regular(path: str | os.PathLike[str]) -> None:
     """FileNotFoundError where there is nothing; ValueError for what is no regular file: a pipe or device may never end.
 

@@ -452,6 +452,15 @@ def test_a_prompt_that_spells_a_control_token_is_text(tmp_path, ears, said):
     ("arguments", "complaint"),
     [
         (["draw", "a ring", "-o", "x.png", "--strength", "2"], "--strength"),
+        (
+            ["draw", "a ring", "-o", "x.png", "--init-image", "SCENE", "--strength", "2"],
+            "--strength is a share, 0 to 1",
+        ),
+        (["draw", "a ring", "-o", "x.png", "--init-image", "none.png", "--mask", "SCENE"], "none.png"),
+        (
+            ["draw", "a ring", "-o", "x.png", "--init-image", "SCENE", "--mask", "SCENE", "--strength", "0.3"],
+            "--strength is a share of --init-image, for where no --mask",
+        ),
         (["draw", "a ring", "-o", "x.png", "--temperature", "0"], "temperature must be in 1e-6"),
         (["draw", " ", "-o", "x.png"], "at least one word"),
         (["draw", "a ring", "-o", "x.png", "-n", "0"], "-n must"),

@@ -222,6 +222,28 @@ def test_wrong_usage_exits_with_2(capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("ask a.wav --langage en", "mmlm ask: unknown: --langage en (did you mean --language?); see `mmlm ask --help`"),
+        ("transcribe a.wav --dtype x", "mmlm transcribe: unknown: --dtype x; see `mmlm transcribe --help`"),
+        ("data check a.jsonl --medai", "mmlm data: unknown: --medai (did you mean --media?); see `mmlm data --help`"),
+        (
+            "train r.yaml --dryrun steps=3",
+            "mmlm train: unknown: --dryrun steps=3 (did you mean --dry-run?); see `mmlm train --help`",
+        ),
+        (
+            "draw -o a.png",
+            "mmlm draw: the following arguments are required: TEXT; see `mmlm draw --help`",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_of_its_verb(command, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 2 and capsys.readouterr() == ("", f"{line}\n")
+
+
+@pytest.mark.parametrize(
     "command, found",
     [
         ("train r.yaml --dry-run steps=3 a=1", {"recipe": "r.yaml", "overrides": ["steps=3", "a=1"]}),

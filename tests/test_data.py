@@ -510,3 +510,23 @@ def test_a_record_takes_places_and_bytes_alone(medium):
     for media in ({"source": medium}, {"source": b"picture", "sound": medium}):
         with pytest.raises(TypeError, match="the medium of a record is a FileSlice or bytes, not"):
             Record("r", captions=("x",), **media)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_a_films_text_in_a_tar_is_no_transcript_by_guess(tmp_path, suffix):
+    members = {
+        f"a.{suffix}": b"film", "a.txt": "a dog runs", f"b.{suffix}": b"film", "b.json": {"text": "a dog runs"},
+        f"c.{suffix}": b"film", "c.json": {"transcript": "good morning"}, "d.wav": b"sound", "d.txt": "good morning",
+        f"e.{suffix}": b"film", "e.json": {"transcript": "good morning"}, "e.txt": "a caption, perhaps",
+    }  # fmt: skip
+    found = read_records(write_tar(tmp_path / "t.tar", members), bad_limit=0.5)
+    assert {record.key: record.transcript for record in found} == dict.fromkeys("cde", "good morning")
+    assert [bad.key for bad in found.bad] == ["t.tar a", "t.tar b"]
+    for bad in found.bad:
+        assert "a tar gives the sound alone" in bad.reason and '"transcript"' in bad.reason
+
+
+def test_a_line_that_names_a_video_is_told_where_films_go(tmp_path):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"video": "a.mp4", "caption": "a dog runs"}) + "\n")
+    with pytest.raises(BadRecordsError, match='a film has the place of a picture: name it as "image"'):
+        read_records(tmp_path / "m.jsonl")

@@ -277,3 +277,82 @@ def test_one_stop_string_is_one_string():
         assert text.finish_reason in ("length", "stop")
         free = model.ask(recording, transcript="how many?", examples=[("a", "b")], max_new_tokens=12, details=True)
         assert text.text == free.text.split("zebra")[0]
+
+
+def test_a_part_that_holds_a_file_stands_for_the_file(tmp_path):
+    """`mmlm.Sound` and `mmlm.Image`, which prompts take, go into the verbs that take one kind of media too."""
+    model = parts.build("llama", ears="latents")
+    heard, sound = [], parts.sound(0.2).source
+
+    class Ears:
+        def transcribe(self, recording, **options):
+            heard.append(recording)
+            return "how many?"
+
+    model.__dict__["transcriber"] = Ears()
+    assert model.transcribe(mmlm.Sound("a.wav")) == "how many?" and heard == ["a.wav"]
+    assert model.transcribe([mmlm.Sound("a.wav"), "b.wav"]) == ["how many?"] * 2 and heard[1:] == ["a.wav", "b.wav"]
+    picture = parts.picture(1)
+    for mode in ("transcript", "both"):
+        plain = model.ask(sound, "what?", mode=mode, image=picture, max_new_tokens=3)
+        assert model.ask(mmlm.Sound(sound), "what?", mode=mode, image=mmlm.Image(picture), max_new_tokens=3) == plain
+    codecs = Codecs(image=codec_parts.palette_codec())
+    drawing = mmlm.assemble(
+        families.language_model("llama"), parts.image_encoder(), tokenizer=families.tokenizer(), codecs=codecs
+    )
+    ones = np.ones((40, 48), bool)
+    alone = drawing.draw("a", init_image=picture, mask=ones, seed=3)
+    assert drawing.draw("a", init_image=mmlm.Image(picture), mask=mmlm.Image(ones), seed=3).tobytes() == (
+        alone.tobytes()
+    )
+
+
+def test_the_home_folder_is_found_by_its_sign(tmp_path, monkeypatch):
+    import soundfile
+
+    from encoders.media import load_audio, load_image
+    from mmlm.training.recipe import load_recipe
+
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    parts.picture(1).save(home / "a.png")
+    soundfile.write(home / "a.wav", np.zeros(1600), 16000)
+    assert load_image("~/a.png").tobytes() == parts.picture(1).tobytes()
+    assert load_audio("~/a.wav").seconds == 0.1
+    with pytest.raises(FileNotFoundError, match="~/b.png"):
+        load_image("~/b.png")
+    with pytest.raises(FileNotFoundError, match="~nobody-of-this-name"):
+        load_image("~nobody-of-this-name/b.png")
+    parts.picture(2).save(here / "~a.png")  # a name that only begins so
+    assert load_image("~a.png").tobytes() == parts.picture(2).tobytes()
+    (home / "r.yaml").write_text("model: nano\ndata: d.jsonl\noutput: o\n")
+    assert load_recipe("~/r.yaml").output == "o"
+    model = parts.build("llama")
+    model.language_model.model.save_pretrained(home / "lm")
+    families.tokenizer().save_pretrained(home / "lm")
+    made = mmlm.assemble("~/lm", parts.image_encoder())
+    assert made.language_model.name == str(home / "lm")
+    made.save("~/model")
+    back = mmlm.load("~/model", image_encoder=parts.image_encoder())
+    assert back.caption(parts.picture(1), max_new_tokens=3) == made.caption(parts.picture(1), max_new_tokens=3)
+    assert sorted(path.name for path in here.iterdir()) == ["~a.png"]
+
+
+@pytest.mark.parametrize("rate", [16000.0, None, "16000"])
+def test_a_rate_of_another_kind_is_named(rate):
+    from encoders.media import load_audio
+
+    with pytest.raises(ValueError, match="rate in Hz, a whole number"):
+        load_audio((np.zeros(1600), rate))
+
+
+def test_a_limit_below_a_second_is_told_as_it_was_given():
+    from encoders.media import load_audio
+
+    with pytest.raises(ValueError, match=r"longer than 0\.5 s"):
+        load_audio((np.zeros(16000), 16000), max_seconds=0.5)
+    with pytest.raises(ValueError, match=r"longer than 3,600 s"):
+        load_audio((np.zeros(3601 * 1000, np.float32), 1000), max_seconds=3600)

@@ -51,7 +51,9 @@ def from_pcm(file: BinaryIO, rate: int, label: str) -> Samples:
 def from_array(pair: tuple, label: str) -> Samples:
     """A pair of samples (an array or tensor: [T], [C, T] or [T, C]) and their rate in Hz."""
     if len(pair) != 2 or not hasattr(pair[0], "shape") or not isinstance(pair[1], int | np.integer):
-        raise MediaError("give sound as (samples, rate in Hz), a path, bytes, a file object, a data: URL or Audio")
+        raise MediaError(
+            "give sound as (samples, rate in Hz, a whole number), a path, bytes, a file object, a data: URL or Audio"
+        )
     samples, rate = _array(pair[0], label), int(pair[1])
     if samples.ndim not in (1, 2):
         raise MediaError(f"{label}: give samples as [T], [C, T] or [T, C]")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from encoders.files import at_home
 from encoders.media.fetch import fetch
 
 MAX_BYTES = 100_000_000
@@ -74,7 +75,7 @@ def is_path(source: Any) -> bool:
 def open_path(source: str | os.PathLike, label: str, max_bytes: int) -> BinaryIO:
     """Open a file on disk of at most `max_bytes` for reading."""
     try:
-        path = Path(source)
+        path = Path(at_home(source))
         if not path.exists():
             raise MissingMediaError(f"{label}: no such file; check the path")
         if not path.is_file():  # a folder, or a pipe or device, which may never end

@@ -11,6 +11,7 @@ from torch import nn
 
 from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
+from encoders.files import at_home
 from mmlm.assembly.config import FrozenPart
 from mmlm.assembly.forms.named import named_model
 from mmlm.assembly.names import path_in
@@ -102,7 +103,8 @@ def _of_modality(encoder: FrozenEncoder, modality: str) -> FrozenEncoder:
 
 def lasting_name(source: str | Path) -> str:
     """A path from the root, so that it means the same in any folder; other names as they are."""
-    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+    path = Path(at_home(source))
+    return str(path.resolve()) if path.exists() else str(source)
 
 
 def given_or_named(part: T | None, name: str | None, what: str, argument: str | None = None) -> T | str:

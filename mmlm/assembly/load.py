@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from encoders.base import FrozenEncoder
+from encoders.files import at_home
 from encoders.hub import hub_fault, split_revision
 from encoders.sizes import believed, check_counts
 from mmlm.assembly.arguments import check_arguments, check_name
@@ -66,14 +67,15 @@ def load(
     given = {"language_model": language_model, "image_encoder": image_encoder, "audio_encoder": audio_encoder}
     if str(name) in {**ASSEMBLED, **OPEN_FLAMINGO}:
         return _published(str(name), given, tokenizer, codecs, encoders, dtype, device)
-    folder = model_folder(str(name))
+    name = at_home(name)
+    folder = model_folder(name)
     config, tensors = read_saved(folder)
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
     hears = config.audio_encoder is not None
     left_out = _left_out(config, encoders)
     config, tensors, given = _without(left_out, config, tensors, given)
-    if str(name) not in PRESETS and not Path(name).exists():
-        tell_elsewhere(str(name), folder, config, given | codecs.by_field())
+    if name not in PRESETS and not Path(name).exists():
+        tell_elsewhere(name, folder, config, given | codecs.by_field())
     sources = sources_of(config, given)
     _check_rank(config, tensors)
     with OwnDraws(0):  # initial weights are drawn, then replaced
@@ -233,6 +235,7 @@ def check_model(name: str) -> None:
 
 def model_folder(name: str) -> Path:
     """The folder of a preset, a path or a hub id; FileNotFoundError where there is none."""
+    name = at_home(name)
     if name in PRESETS:
         return PRESETS[name]
     if Path(name).exists():

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoders.files import at_home
+
 PRESET = "preset:"
 PRESETS = {"nano": Path(__file__).parents[1] / "nano"}
 
@@ -68,7 +70,7 @@ def preset_path(name: str | Path) -> str:
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"a part of a model is given by its name or path, or ready-made, not as {type(name).__name__}")
-    name = str(name)
+    name = at_home(name)
     if not name.startswith(PRESET):
         return name
     preset, _, part = name.removeprefix(PRESET).partition("/")

@@ -11,6 +11,7 @@ import torch
 
 from decoders.codecs.checkpoint import codec_fingerprint
 from decoders.files import apply_umask, beside, save_tensors, sync
+from encoders.files import at_home
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig, digest
 from mmlm.assembly.names import path_in, relative_name, with_names
 from mmlm.model.network import MultimodalNetwork
@@ -68,7 +69,7 @@ def save(model: MultimodalNetwork, folder: str | Path, *, bundle: bool = False) 
     beside its place and then moved there. The weights carry the config's digest, so that files of two saves that were
     both interrupted are not taken for one model.
     """
-    folder = Path(folder)
+    folder = Path(at_home(folder))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot save a model to {folder}: it is a file")
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import os
 import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from mmlm import __version__
 from mmlm.cli import (
@@ -78,9 +79,17 @@ class Verb(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._halfway = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._halfway = False
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1, 0.75)
+            self.error(f"unknown: {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as of every other fault."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from mmlm.prompting.messages import Message, Role, as_messages
 from mmlm.prompting.parts import Image, Media, Sound
 from mmlm.prompting.templates import CHAT
 from mmlm.tasks.chat import Mode, check_mode, heard
-from mmlm.tasks.rows import Answers, answers_of, as_rows
+from mmlm.tasks.rows import Answers, answers_of, as_rows, bare
 from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
 from mmlm.tasks.thinking import as_shown, thinking_chat, thinking_prompt, thought_shown
 from mmlm.tasks.transcribe import transcribe
@@ -152,6 +152,7 @@ def _prompt(
     language: str | None,
 ) -> Asked:
     """What asks about one recording."""
+    recording, picture = bare(recording, Sound), bare(picture, Image)
     if mode != "transcript" and hasattr(recording, "read"):
         recording = load_audio(recording)  # a stream is read once, and both ways hear it
     if said is None and mode != "features" and recording is not None:

@@ -22,7 +22,8 @@ from mmlm.generation.request import Progress, Writing, request
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Codes, Part
-from mmlm.tasks.rows import as_rows
+from mmlm.prompting.parts import Image as PictureOf
+from mmlm.tasks.rows import as_rows, bare
 
 Drawn = Medium | GenerationResult
 
@@ -180,7 +181,7 @@ def kept_codes(
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:
         raise ValueError("the model draws no pictures: assemble it with an image codec")
-    picture = load_image(picture)
+    picture = load_image(bare(picture, PictureOf))
     codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0]  # [K, h, w]
     codes_grid, codes = codes.shape[1:], codes.flatten(1)
     steps = codes.shape[1]
@@ -210,6 +211,7 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
     ValueError for a mask whose proportions are not the picture's, to within a pixel, and for one that could be read in
     two ways: of dark values without a bright one, or of transparency around one bright colour.
     """
+    mask = bare(mask, PictureOf)
     dtype = str(getattr(mask, "dtype", "")).removeprefix("torch.")
     if dtype.startswith(("bool", "int", "uint")) and not getattr(mask, "is_meta", False):
         values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
@@ -222,8 +224,8 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
             "proportions"
         )
     grey = seen.convert("RGB").convert("L")
-    if seen.mode == "RGBA" and seen.getchannel("A").getextrema()[0] < 128:
-        return _holes(np.asarray(seen.getchannel("A")) < 128, np.asarray(grey))
+    if seen.mode == "RGBA" and (holes := np.asarray(seen.getchannel("A")) < 128).any():
+        return _holes(holes, np.asarray(grey))
     brightest = grey.getextrema()[1]
     assert isinstance(brightest, int), "grey has one channel"
     if 1 < brightest < 128:

@@ -16,7 +16,7 @@ from decoders.values import check_kind
 from encoders.media.sound import SUFFIXES as SOUNDS
 from encoders.media.video import SUFFIXES as FILMS
 from mmlm.generation.result import GenerationResult
-from mmlm.prompting.parts import Markup
+from mmlm.prompting.parts import Image, Markup, Sound
 from mmlm.prompting.sources import without_dropped
 
 PICTURES = ("avif", "bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
@@ -58,6 +58,11 @@ def as_rows(**columns: Any) -> tuple[list[tuple[Any, ...]], bool]:
     count = next(iter(lengths.values()), 1)
     whole = [lists.get(name, [value] * count) for name, value in columns.items()]
     return list(zip(*whole, strict=True)), bool(lists)
+
+
+def bare(value: Any, kind: type[Image] | type[Sound]) -> Any:
+    """What a part of this kind holds, `mmlm.Sound("talk.wav")`, for a verb that takes nothing else; other values."""
+    return value.source if isinstance(value, kind) else value
 
 
 def as_examples(examples: Any, form: str) -> list[tuple[Any, ...]]:

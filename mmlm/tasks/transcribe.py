@@ -9,7 +9,8 @@ from decoders.values import check_kind
 from encoders.media.container import MAX_BYTES, MAX_SECONDS
 from mmlm.generation.options import takes_options
 from mmlm.model.network import MultimodalNetwork
-from mmlm.tasks.rows import as_rows
+from mmlm.prompting.parts import Sound
+from mmlm.tasks.rows import as_rows, bare
 
 if TYPE_CHECKING:
     from encoders.media.sound import ReadingOptions
@@ -68,5 +69,5 @@ def transcribe(
         running = stream_channels(model.transcriber, recording, reading, **options)
         return running.transcript(list(running))
 
-    found = [said(one) for (one,) in rows]
+    found = [said(bare(one, Sound)) for (one,) in rows]
     return found if batch else found[0]

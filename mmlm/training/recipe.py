@@ -66,7 +66,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
-from encoders.files import check_regular
+from encoders.files import at_home, check_regular
 from mmlm.training.align_recipe import AlignedRecipe, align_schema
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
 from mmlm.training.model_recipe import ModelRecipe, WritingModelRecipe
@@ -223,6 +223,7 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> AnyRe
 
 def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
     """What the YAML file and the overrides say, not yet checked against a schema."""
+    path = at_home(path)
     check_regular(path)
     try:
         written = OmegaConf.load(Path(path))
