@@ -85,6 +85,11 @@ class FrozenEncoder(nn.Module):
         """`Features.times` [S] of an item with `count` tokens; None if all tokens have time 0."""
         return None
 
+    @property
+    def transcribes(self) -> bool:
+        """Whether this is a whole Whisper, with its decoder."""
+        return hasattr(getattr(self, "model", None), "decode")
+
     @abstractmethod
     def fingerprint(self) -> str:
         """A short hex string that changes if the weights or the preprocessing change."""

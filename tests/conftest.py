@@ -61,6 +61,24 @@ def nano(nano_folder):
     return mmlm.load("nano")
 
 
+@pytest.fixture(scope="module")
+def server(nano):
+    """A server of nano, with its `url` and `port`."""
+    from support.serving import serving
+
+    with serving({"nano": lambda: nano}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """OpenAI's client of the server."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
 @pytest.fixture
 def loaded(nano, monkeypatch):
     """How often a model was loaded; nano itself is loaded once for all tests."""

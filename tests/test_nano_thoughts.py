@@ -20,7 +20,7 @@ from mmlm.prompting.processor import Processor
 from mmlm.prompting.vocabulary import MediaVocabulary
 from recipes.nano.box_exercises import read_nlvr
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
-from recipes.nano.conversations import Exercise, Turn
+from recipes.nano.conversations import Exercise, Turn, in_words
 from recipes.nano.data import sets_folder
 from recipes.nano.drills import recalled, repeated
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
@@ -244,6 +244,19 @@ def test_one_note_answers_and_no_other(exercises):
         assert len(notes) >= 2
 
 
+def test_in_words_the_list_is_given_and_what_follows_is_learned(exercises):
+    for kind in ("thinking", "arithmetic"):
+        for one in exercises[kind]:
+            given, said = in_words(one)
+            assert given.count("<think>") == 1 and one.question in given
+            assert given.endswith(f"on {one.scene.background};") and said.startswith(" ")
+            assert said.endswith(f"</think>{one.answer}" if kind == "thinking" else "}}</tool_call>")
+    for one in exercises["notes"]:
+        given, said = in_words(one)
+        assert said.endswith(f"</think>{one.answer}") and ("<think>" in given) == (one.topic == "seen")
+        assert re.search(r": \[1\] ", said) and given.startswith("[1] ")
+
+
 def test_drills_are_determined_where_they_are_learned():
     """A repeated word is that of a period before; a word of a line follows every line that began alike."""
     learned = Counter()
@@ -386,7 +399,9 @@ def test_an_exercise_is_learned_where_the_assistant_speaks_and_marks_are_never_t
 
 
 def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, monkeypatch):
-    stage = pytest.importorskip("recipes.nano.stages.thoughts")
+    from recipes.nano.stages import thoughts as stage
+    from recipes.nano.stages.thoughts_text import read_thoughts
+
     unpack(PACKAGE, Recipe(), tmp_path)
     write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
     sources = [f"{tmp_path}/exercises/train-*.tar"], f"{tmp_path}/exercises/dev-*.tar"
@@ -403,7 +418,7 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     offset = nano.language_model.vocabulary.offset
     assert torch.equal(plain[0][..., :offset], plain[1][..., :offset])
     monkeypatch.setattr(stage.data, "sets_folder", lambda: None)
-    stage.read_thoughts(recipe, tmp_path)
+    read_thoughts(recipe, tmp_path)
     stage.train_thoughts(recipe, tmp_path)
     after = mmlm.load(tmp_path / "thoughts/model")
     rows = [model.language_model.model.get_input_embeddings().weight for model in (before, after)]

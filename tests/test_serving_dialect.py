@@ -80,18 +80,6 @@ def recording() -> bytes:
         return file.read()
 
 
-@pytest.fixture(scope="module")
-def server(nano):
-    with serving({"nano": lambda: nano}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
-        yield found
-
-
 @pytest.fixture
 def endless(monkeypatch):
     """Chats write many tokens, whatever the model would do."""

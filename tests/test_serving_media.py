@@ -34,18 +34,6 @@ PCM = {"modalities": ["text", "audio"], "audio": {"format": "pcm16", "voice": "a
 
 
 @pytest.fixture(scope="module")
-def server(nano):
-    with serving({"nano": lambda: nano}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def drawn(client):
     """An answer that is a picture."""
     return client.chat.completions.create(model="nano", messages=DRAW, seed=3, modalities=["image"])

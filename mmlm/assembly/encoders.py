@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from encoders.base import FrozenEncoder
+from encoders.files import at_home
 from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.frozen import audio_encoder_of, image_encoder_of
 from mmlm.assembly.load import ENCODERS, model_folder, needed_of, read_config, sources_of, tell_elsewhere
-from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
+from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 
 
 def load_encoders(
@@ -44,11 +45,11 @@ def load_encoders(
             raise ValueError(f"{name} has no audio encoder: leave it out")
         found, final_norm = {"image_encoder": image_encoder or IMAGE_ENCODER, "audio_encoder": None}, False
     else:
-        folder = model_folder(str(name))
+        name = at_home(name)
+        folder = model_folder(name)
         config = read_config(folder)
         own = {part: source for part, source in given.items() if part.removesuffix("_encoder") in encoders}
-        if str(name) not in PRESETS and not Path(name).exists():
-            tell_elsewhere(str(name), folder, config, {field: own.get(field, name) for field in vars(config)})
+        tell_elsewhere(name, folder, config, {field: own.get(field, name) for field in vars(config)})
         found = sources_of(config, own)
         final_norm = config.image_encoder is None or config.image_encoder.final_norm
     made: dict[str, Any] = {}

@@ -74,8 +74,7 @@ def load(
     hears = config.audio_encoder is not None
     left_out = _left_out(config, encoders)
     config, tensors, given = _without(left_out, config, tensors, given)
-    if name not in PRESETS and not Path(name).exists():
-        tell_elsewhere(name, folder, config, given | codecs.by_field())
+    tell_elsewhere(name, folder, config, given | codecs.by_field())
     sources = sources_of(config, given)
     _check_rank(config, tensors)
     with OwnDraws(0):  # initial weights are drawn, then replaced
@@ -171,7 +170,12 @@ def sources_of(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell_elsewhere(name: str, folder: Path, config: ModelConfig, given: dict[str, Any]) -> None:
-    """On standard error, before they are fetched: the parts of a model of the hub that lie in other repositories."""
+    """On standard error, before they are fetched: the parts of a model of the hub that lie in other repositories.
+
+    ValueError for a part of it that is named by a path.
+    """
+    if name in PRESETS or Path(name).exists():
+        return
     elsewhere = check_elsewhere(name, folder, config, [part for part, source in given.items() if source is not None])
     if elsewhere:
         print(f"{name} loads its {', its '.join(elsewhere)}", file=sys.stderr, flush=True)

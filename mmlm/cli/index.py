@@ -128,18 +128,17 @@ def search(args: argparse.Namespace) -> int:
 
 
 def opened(args: argparse.Namespace, *needed: str) -> Index:
-    """The index, with those encoders of the model that are needed: pictures and texts are embedded by its CLIP, and
-    recordings written down by its Whisper."""
+    """The index, with the encoders of the model that are needed: its CLIP ("image"), its Whisper ("audio")."""
     encoders = load_parts(args, *needed) if needed else {}
     from mmlm.retrieval.index import Index
 
+    clip: Any = encoders.get("image")
     ears: Any = encoders.get("audio")
     transcriber = None
-    if hasattr(getattr(ears, "model", None), "decode"):
+    if ears is not None and ears.transcribes:
         from encoders.transcription.transcriber import Transcriber
 
         transcriber = Transcriber(ears.model)
-    clip: Any = encoders.get("image")
     return Index(args.index, clip=clip, transcriber=transcriber)
 
 

@@ -269,7 +269,7 @@ class MultimodalNetwork(Changing):
     @property
     def transcribes(self) -> bool:
         """Whether the audio encoder is a whole Whisper, with its decoder."""
-        return "audio" in self.encoders and hasattr(getattr(self.encoders["audio"], "model", None), "decode")
+        return "audio" in self.encoders and self.encoders["audio"].transcribes
 
     @functools.cached_property
     def transcriber(self) -> "Transcriber":

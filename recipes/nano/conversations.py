@@ -58,11 +58,8 @@ def in_words(made: Exercise) -> tuple[str, str]:
     for turn in made.turns:
         *before, last = [part for part in turn.content if isinstance(part, str)] or [""]
         if turn.role == "assistant":
-            first, said = "", last
-            if made.pictures and "; " in last:
-                first, _, said = last.partition("; ")
-                first, said = f"{first};", f" {said}"
-            return "".join([*parts, first]), said
+            told, apart, work = last.partition(";") if made.pictures else ("", "", "")
+            return ("".join([*parts, told, apart]), work) if apart else ("".join(parts), last)
         parts += [*before, as_answer(last, "")] if turn.role == "user" else [f"{last}\n"]
     raise ValueError("the assistant says nothing in this exercise")
 

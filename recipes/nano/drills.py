@@ -4,7 +4,8 @@ What was read before can only be said again by finding it there: by attention to
 heads, Olsson et al. 2022), or several of the same words (associative recall, Arora et al. 2023). Texts teach this late,
 since little in them cannot be guessed. nano's language model, which had read its texts for 2,400 steps, could not do
 it: the loss of `repeated` went slowly to 3.0 nats in 400 steps of nothing else, then to 0.5 within 200 more. A drill is
-ids, and of each whether it is determined by what comes before.
+ids, and of each whether it is determined by what comes before. It is made of words, `ids`, of which there are eight or
+more.
 """
 
 from __future__ import annotations

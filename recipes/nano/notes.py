@@ -60,8 +60,8 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     answering = notes[0]
     rng.shuffle(notes)
     place = notes.index(answering) + 1
-    work = ", ".join(f"[{number}] {one.rstrip('.')} {said(one == answering)}" for number, one in enumerate(notes, 1))
-    work = f"{answering.rstrip('.')}: {work.partition(' yes')[0]} yes"  # nothing is read behind the note that answers
+    read = (f"[{number}] {one.rstrip('.')} {said(number == place)}" for number, one in enumerate(notes[:place], 1))
+    work = f"{answering.rstrip('.')}: {', '.join(read)}"
     if seen:
         thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
         question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")

@@ -197,7 +197,7 @@ def _statement(scene: Scene, rng: random.Random) -> Question:
 
 
 def _chosen(scene: Scene, noun: str, things: Sequence[Thing], asked: str) -> str:
-    """The work of a question about an attribute that the things have in common which a noun fits."""
+    """The work of a question about an attribute, which all things that a noun fits have in common."""
     work = checked(noun, scene.things, things.__contains__, lambda thing: getattr(thing.kind, asked))
     return f"{work}; {getattr(things[0].kind, asked)}"
 

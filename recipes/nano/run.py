@@ -38,7 +38,8 @@ from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
-from recipes.nano.stages.thoughts import make_exercises, read_thoughts, train_thoughts
+from recipes.nano.stages.thoughts import make_exercises, train_thoughts
+from recipes.nano.stages.thoughts_text import read_thoughts
 from recipes.nano.stages.writing import train_writing, train_writing_more
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"

@@ -3,9 +3,8 @@
 A thought is `top left small red circle, bottom middle large blue star, on white; red circle: top left small red circle
 one, bottom middle large blue star no; one`. First everything is listed, which nano's captions get right in 97 of 100
 scenes; then each thing once more, with what it counts for where it is what the question names: its number, its row or
-column, or the attribute that is asked; then the conclusion. Each step needs little that is far away, and no step counts
-or compares more than two things. Places have two words, so that a row and a column are words of the list. At most 130
-tokens.
+column, or the attribute that is asked; then the conclusion. Each step needs little that is far away. Places have two
+words, so that a row and a column are words of the list. At most 130 tokens.
 
 Earlier forms were worth less. `red circles: top left; one` was right no more often than answers at once: after 3,000
 steps 98% of the lists were right, but of the selections from them only 79% where a statement was judged, and 30% where

@@ -75,7 +75,7 @@ async def transcriptions(request: Request) -> Response:
 async def _answer(asked: TranscriptionRequest, data: bytes, context: Context) -> Response:
     async with AsyncExitStack() as stack:
         loaded = await stack.enter_async_context(context.using(asked.model))
-        if not hears(loaded.model):
+        if not loaded.model.transcribes:
             raise lacks(loaded.name, "Whisper", "name a model that has one", "model")
         await context.quick.run(functools.partial(context.door().sound, data, "file"))
         heard = await stack.enter_async_context(_hearing(context, loaded.model, data, asked.options()))
@@ -85,11 +85,6 @@ async def _answer(asked: TranscriptionRequest, data: bytes, context: Context) ->
         await heard.begun()
         return EventStream(_events(heard), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
-
-
-def hears(model: MultimodalNetwork) -> bool:
-    """Whether a model has a whole Whisper."""
-    return "audio" in model.encoders and hasattr(getattr(model.encoders["audio"], "model", None), "decode")
 
 
 class _Hearing:

@@ -10,43 +10,30 @@ pictures went from 0.12 nats a code to 0.71 by those 500 steps, and was at 0.27 
 from __future__ import annotations
 
 import itertools
-import random
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 
 import mmlm
 from decoders.files import apply_umask
-from encoders.guarded import from_pretrained
 from mmlm.data import read_records
 from mmlm.data.prompts import example_of
-from mmlm.prompting.processor import IGNORE_INDEX, Example
-from mmlm.training import LossObjective, TrainConfig, Trainer, TrainerConfig
+from mmlm.prompting.processor import Example
+from mmlm.training import TrainConfig, Trainer
 from mmlm.training.examples import Examples, prepare
-from mmlm.training.identity import digest
 from mmlm.training.objectives.adapters import AdaptersObjective
-from mmlm.training.shuffle import Shuffle
 from recipes.nano import data
-from recipes.nano.box_exercises import judged, read_nlvr, write_boxes
-from recipes.nano.conversations import Exercise, in_words
-from recipes.nano.drills import Drill, drill, repeated
-from recipes.nano.exercises import exercise, write_exercises
-from recipes.nano.marks import exercise_parts, grow
+from recipes.nano.box_exercises import write_boxes
+from recipes.nano.exercises import write_exercises
+from recipes.nano.marks import exercise_parts
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import picture_data
 from recipes.nano.stages.package import newest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from recipes.nano.stages.thoughts_text import grown
 
 HURRIED = 20  # one thought in so many is cut, as a budget cuts it
 
@@ -57,101 +44,6 @@ def make_exercises(recipe: Recipe, output: Path) -> None:
     if (sets := data.sets_folder()) is not None:
         write_boxes(output / "boxes", {"train": part.boxes, "dev": part.dev_boxes}, sets, recipe.seed)
     (output / "exercises/done").touch()
-
-
-def read_thoughts(recipe: Recipe, output: Path) -> None:
-    """The language model alone learns to conclude: drills, then thoughts about pictures told in words, notes, boxes.
-
-    What is given is not learned: half of its tokens are chance, and hide the rest.
-    """
-    from transformers import AutoTokenizer, LlamaForCausalLM
-
-    part, advice = recipe.thoughts, "take one that is files alone"
-    start, folder = grown(recipe, output), output / "thoughts_text"
-    tokenizer = from_pretrained(AutoTokenizer, start, advice)
-    model = from_pretrained(LlamaForCausalLM, start, advice, dtype=torch.float32).to(recipe.device)
-    rows = [_row(tokenizer, *in_words(made)) for made in told_exercises(recipe)]
-    rows.sort(key=lambda row: len(row[0]))  # rows of about one length make a batch
-    size = part.text_batch_size
-    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
-    order = Shuffle(len(batches), 1, recipe.seed)
-    used = Counter(token for ids, _ in rows[:: max(1, len(rows) // 3000)] for token in ids)
-    words = [token for token, _ in used.most_common(part.drill_words) if token not in tokenizer.all_special_ids]
-    (between,) = tokenizer.encode(";", add_special_tokens=False)
-
-    def loss_of(drawn: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-        given, said = zip(*drawn, strict=True)
-        ids = _padded(given, 0).to(recipe.device)
-        labels = _padded(said, IGNORE_INDEX).to(recipe.device)[:, 1:]
-        learned = labels != IGNORE_INDEX
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][learned]
-        return cross_entropy(model.lm_head(hidden).float(), labels[learned])
-
-    def drills(rng: random.Random, make: Callable[[random.Random], Drill]) -> Tensor:
-        made = (make(rng) for _ in range(size))
-        return loss_of(
-            [(ids, [i if k else IGNORE_INDEX for i, k in zip(ids, known, strict=True)]) for ids, known in made]
-        )
-
-    def drilled(step: int) -> Tensor:
-        return drills(random.Random(f"{recipe.seed} drill {step}"), lambda rng: repeated(rng, words))
-
-    def concluded(step: int) -> Tensor:
-        rng = random.Random(f"{recipe.seed} text {step}")
-        if rng.random() < (part.drill_share if step < part.text_steps // 2 else part.drill_share / 2):
-            return drills(rng, lambda rng: drill(rng, words, between))
-        return loss_of(batches[int(order.batch(step))])
-
-    def save(to: Path) -> Path:
-        model.eval().save_pretrained(str(to))
-        tokenizer.save_pretrained(str(to))
-        apply_umask(to)
-        return to
-
-    identity = {"settings": asdict(part), "data": digest(rows)}
-    for name, loss_at, steps, rate, last, to in (
-        ("drills", drilled, part.drill_steps, part.drill_learning_rate, 1.0, output / "thoughts_drills"),
-        ("thoughts in words", concluded, part.text_steps, part.text_learning_rate, 0.05, folder),
-    ):
-        settings = TrainerConfig(
-            steps=steps, learning_rate=rate, final_learning_rate_scale=last, optimizer="muon", precision="auto",
-            seed=recipe.seed,
-        )  # fmt: skip
-        Trainer(LossObjective(name, model, loss_at, save, identity), settings, to).fit()
-
-
-def told_exercises(recipe: Recipe) -> Iterator[Exercise]:
-    """Exercises of those kinds in which something is concluded."""
-    kinds = (*["thinking"] * 4, "arithmetic", *["notes"] * 2, *["boxes"] * 2)
-    sets = data.sets_folder()
-    drawn = read_nlvr(sets, "train") if sets is not None else []
-    for index in range(recipe.thoughts.texts):
-        kind = kinds[index % len(kinds)]
-        if kind != "boxes":
-            yield exercise("train", index, recipe.seed + 1, kind, think=True)
-        elif drawn:
-            rng = random.Random(f"{recipe.seed} told boxes {index}")
-            yield judged(rng, rng.choice(drawn), drawn, think=True)
-
-
-def _row(tokenizer: PreTrainedTokenizerBase, given: str, said: str) -> tuple[list[int], list[int]]:
-    """The ids of what is given and of what is said, with the end of text, and labels of what is said alone."""
-    first, then = tokenizer([given, said], add_special_tokens=False)["input_ids"]
-    then = [*then, tokenizer.eos_token_id]
-    return first + then, [IGNORE_INDEX] * len(first) + then
-
-
-def _padded(rows: Sequence[list[int]], value: int) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
-
-
-def grown(recipe: Recipe, output: Path) -> Path:
-    """The language model with rows for the marks."""
-    folder = output / "thoughts_start/language_model"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        grow(output / "frozen/language_model", folder, recipe.seed)
-    return folder
 
 
 class Exercises(Examples):
