@@ -160,9 +160,9 @@ class Training:
 @contextmanager
 def checkpointing(model: MultimodalLM) -> Iterator[None]:
     own = model.language_model.model
-    own.gradient_checkpointing_enable()
+    switch(own, "enable")
     yield
-    own.gradient_checkpointing_disable()
+    switch(own, "disable")
 
 
 @dataclass(frozen=True)
