@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -38,8 +37,7 @@ class Samples:
 def whole_rate(rate: Any, what: str) -> int:
     """A rate in Hz, of any kind of number without a fraction; MediaError, which says `what` it is, for others."""
     number = rate.item() if getattr(rate, "shape", None) == () else rate  # of NumPy or torch
-    whole = isinstance(number, Real) and not isinstance(number, bool) and number == number // 1
-    if not whole:
+    if not isinstance(number, int | float) or isinstance(number, bool) or number != number // 1:
         raise MediaError(f"{what} must be a whole number of Hz, such as 16000, not {rate!r}")
     return int(number)
 
