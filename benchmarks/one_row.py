@@ -67,7 +67,7 @@ def shares(size: str, way: str, new: int) -> dict[str, float]:
     generate(model, batch, media, new)  # the steps are recorded here
     spent: Counter = Counter()
     for sign, count in ((1, new), (-1, 1)):
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
             generate(model, batch, media, count)
         for event in seen.key_averages():
             spent[event.key.split("::")[-1]] += sign * event.self_cpu_time_total

@@ -160,9 +160,10 @@ class Training:
 @contextmanager
 def checkpointing(model: MultimodalLM) -> Iterator[None]:
     own = model.language_model.model
-    own.gradient_checkpointing_enable()
+    kind = "activation" if hasattr(own, "activation_checkpointing_enable") else "gradient"  # as older transformers say
+    getattr(own, f"{kind}_checkpointing_enable")()
     yield
-    own.gradient_checkpointing_disable()
+    getattr(own, f"{kind}_checkpointing_disable")()
 
 
 @dataclass(frozen=True)

@@ -48,32 +48,29 @@ def kept_and_gradients(model: MultimodalLM) -> tuple[int, dict[str, torch.Tensor
     return sum(kept.values()), gradients, len(runs)
 
 
-@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")  # transformers renames it
 @pytest.mark.parametrize("family", list(families.FAMILIES))
 def test_checkpointing_changes_no_gradient_and_keeps_less(family):
     model = writing(family)
     kept, gradients, runs = kept_and_gradients(model)
     assert runs == 1 and any(name.startswith("language_model.lora.") for name in gradients)
-    model.language_model.model.gradient_checkpointing_enable()
+    parts.checkpointing(model)
     less, same, runs = kept_and_gradients(model)
     assert runs == 2
     assert less < kept
     assert gradients.keys() == same.keys()
     for name in gradients:
         assert torch.equal(gradients[name], same[name]), name
-    model.language_model.model.gradient_checkpointing_disable()
+    parts.checkpointing(model, "disable")
     assert kept_and_gradients(model)[2] == 1, "and it is switched off again"
 
 
-@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 def test_a_model_with_checkpointing_generates_as_before():
     model = parts.build("llama")
     texts = parts.texts(model, parts.prompts()[0], max_new_tokens=8)
-    model.language_model.model.gradient_checkpointing_enable()
+    parts.checkpointing(model)
     assert parts.texts(model, parts.prompts()[0], max_new_tokens=8) == texts
 
 
-@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_step_with_checkpointing_has_the_same_gradient(precision):
     """What runs again in backward, after the forward pass's precision has ended, computes as it did before."""
@@ -90,7 +87,7 @@ def test_a_training_step_with_checkpointing_has_the_same_gradient(precision):
         return found
 
     plain = gradients()
-    model.language_model.model.gradient_checkpointing_enable()
+    parts.checkpointing(model)
     assert len(plain) > 10 and all(map(torch.equal, plain, gradients()))
 
 

@@ -377,6 +377,17 @@ def test_train_then_caption_and_measure(nano, pictures, pairs, tmp_path, capsys)
     assert report["audio"] is None
 
 
+def test_a_run_whose_model_is_not_there_leaves_nothing(pairs, tmp_path, capsys):
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(f"model: {{load: nothere}}\ndata: {pairs}\noutput: {output}\nsteps: 1\n")
+    assert "no model 'nothere'" in refused(capsys, "train", str(recipe))
+    assert not output.exists()
+    output.mkdir()
+    (output / "recipe.yaml").write_text("of an earlier run")
+    assert "no model 'nothere'" in refused(capsys, "train", str(recipe))
+    assert (output / "recipe.yaml").read_text() == "of an earlier run"
+
+
 # ---- transcribe
 
 

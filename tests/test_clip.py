@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import LocalEntryNotFoundError
 from open_clip.pretrained import _PRETRAINED
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
@@ -442,8 +443,25 @@ def test_pickled_code_is_never_run(tiny_architecture, tmp_path):
 def test_offline_says_what_to_do(name, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="connect to the network"):
+    with pytest.raises(FileNotFoundError, match="nothing is fetched while HF_HUB_OFFLINE is set: load it") as told:
         ClipImageEncoder.load(name)
+    assert "\n" not in str(told.value) and str(told.value).startswith(f"{name.removeprefix('hf-hub:')} is not in")
+
+
+def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch):
+    asked = []
+
+    def unreachable(*place, **_):
+        asked.append(place)
+        raise LocalEntryNotFoundError("no network, in many words")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("open_clip.pretrained.hf_hub_download", lambda *_, **__: pytest.fail("open_clip tries again"))
+    for name in ("ViT-B-32/laion2b_s34b_b79k", "ViT-B-16-SigLIP-256/webli"):
+        with pytest.raises(FileNotFoundError, match=f"{name} is not .*the hub cannot be reached: connect to the net"):
+            ClipImageEncoder.load(name)
+    assert [file for _, file in asked] == ["open_clip_model.safetensors"] * 2
 
 
 def test_features_check_themselves():

@@ -344,6 +344,24 @@ def test_an_answer_has_the_tokens_that_are_left():
         model.chat(messages, max_new_tokens=6)
 
 
+def test_the_latents_of_a_prefix_are_counted_and_a_stream_is_read_once():
+    model = parts.shared("llama", visibility="prefix")
+    positions = model.language_model.max_length
+    written = io.BytesIO()
+    parts.picture(1).save(written, "png")
+
+    def asked(count: int) -> list[dict]:
+        picture = io.BytesIO(written.getvalue())
+        return [{"role": "user", "content": [{"type": "image", "image": picture}, "a" * count]}]
+
+    taken = model.generate(model.chat_prompt(asked(1)), max_new_tokens=1).usage.prompt_tokens
+    more = parts.RESAMPLER.num_latents - 1  # beside the position of the picture's token
+    result = model.chat(asked(1 + positions - taken - more - 5), details=True)
+    assert result.usage.generated_tokens == 5
+    earlier = [*asked(1), {"role": "assistant", "content": "b"}, *asked(1 + positions - 2 * taken - 2 * more - 40)]
+    assert model.chat(earlier, details=True).usage.generated_tokens > 5
+
+
 def _spoken(text: str):
     class Spoken:
         pass
@@ -401,6 +419,19 @@ def test_a_model_without_a_chat_template_is_asked_by_its_own_template():
         template.conversation([Message("tool", ("1",))])
     with pytest.raises(ValueError, match="no chat template"):
         parts.shared("llama").chat(said("a"), chat_template_kwargs={"a": 1})
+
+
+def test_by_its_own_template_an_earlier_answer_ends_before_what_follows():
+    model = parts.shared("llama")
+    earlier = said("hello", "yes?")
+    for asked in (said("hello", "yes?", "and wings?"), said("hello", "yes?", "and", "no", "and wings?")):
+        expected = model.chat(asked, max_new_tokens=6)
+        assert model.ask(messages=asked[:-1], question="and wings?", max_new_tokens=6) == expected
+    prompt = ["Question:hello Short answer:", "yes?", END_OF_CHUNK, "Question:legs? Short answer:four\n"]
+    expected = model.generate([*prompt, "Question:and wings? Short answer:"], max_new_tokens=6, stop="\n").text
+    shown = [("legs?", "four")]
+    assert model.ask(messages=earlier, question="and wings?", examples=shown, max_new_tokens=6) == expected
+    assert model.ask(messages=earlier, max_new_tokens=6) == model.chat(earlier, max_new_tokens=6)
 
 
 def test_examples_of_ask_are_turns_and_messages_come_before():

@@ -345,12 +345,20 @@ def test_another_job_is_refused_by_the_name_of_what_differs(tmp_path, data):
         other = Job(str(data), "image", {"verb": "count", "options": {"beams": 2}}, 8)
         with pytest.raises(ValueError, match="shard_size was 7, now 8"):
             open_job(folder, other, held, lambda: {"weights": 1})
+        other = Job(str(data), "image", {"verb": "tell", "options": {"stop": ["a", "b"], "pack": True}}, 7)
+        words = "verb was count, now tell; options: beams was 2, now not given, stop was not given, now a, b, pack was "
+        with pytest.raises(ValueError, match=f"{words}not given, now on") as told:
+            open_job(folder, other, held, lambda: {"weights": 1})
+        assert not set('{}"[]') & set(str(told.value)), "it is for people"
+    os.utime(data, (1, 1))
+    with pytest.raises(ValueError, match=r"\(data: data/m.jsonl has changed since\)"):
+        run(data, folder, beams=2)
     with open(data, "a") as file:
         file.write('{"image": "0.png"}\n')
-    with pytest.raises(ValueError, match=r"data: 1: data/m.jsonl was .*bytes"):
+    with pytest.raises(ValueError, match=r"data: data/m.jsonl had [\d,]+ bytes, now [\d,]+\)"):
         run(data, folder, beams=2)
     os.rename(data, tmp_path / "data" / "n.jsonl")
-    with pytest.raises(ValueError, match="n.jsonl was missing"):
+    with pytest.raises(ValueError, match=r"\(data: data/m.jsonl is not given now, data/n.jsonl is new\)"):
         run(tmp_path / "data" / "n.jsonl", folder, beams=2)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -93,7 +93,7 @@ def test_under_autocast_and_with_checkpointing(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         expected = gradients(model, *inputs)
         monkeypatch.setattr("mmlm.model.network.AT_ONCE", AT_ONCE * VOCAB)
-        model.language_model.model.gradient_checkpointing_enable()
+        parts.checkpointing(model)
         found = gradients(model, *inputs, logits=False)
     torch.testing.assert_close(found[0].loss, expected[0].loss, rtol=1e-5, atol=0)
     for name, gradient in expected[1].items():

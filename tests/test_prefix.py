@@ -251,7 +251,7 @@ def test_losses_and_gradients_of_a_batch_are_those_of_its_rows(family):
     for name, found in gradient.items():
         expected = torch.stack([own[name] for _, own in alone if name in own]).sum(0)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max() + 1e-6))
-    model.language_model.model.gradient_checkpointing_enable()
+    parts.checkpointing(model)
     again, checkpointed = loss_and_gradient(model, examples)
     assert again == loss and all(torch.equal(checkpointed[name], found) for name, found in gradient.items())
 

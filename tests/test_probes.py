@@ -106,7 +106,8 @@ def test_what_a_probe_cannot_use_is_named(tmp_path):
         probe(tiny_encoder(), media, media)
 
 
-def test_the_verb_refuses_the_encoder_of_the_other_kind(tmp_path, capsys):
+def test_the_verb_refuses_the_encoder_of_the_other_kind_and_loads_no_language_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mmlm.assembly.load.language_model_of", lambda *_: pytest.fail("a language model is loaded"))
     home = str(folders(tmp_path / "photos", {"red": 6, "blue": 6}))
     assert main(["probe", home, home, "--audio-encoder", "whisper/base"]) == 2
     assert "give --image-encoder, not --audio-encoder" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The index: against brute force in float64, by what it must keep through kills, and by what retrieved text may do."""
 
 import io
+import itertools
 import json
 import random
 import signal
@@ -13,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 import mmlm
 from mmlm.generation.result import GenerationResult, Usage
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import END_OF_CHUNK, Image
-from mmlm.prompting.sources import Source, citations, source_parts, without_dropped
+from mmlm.prompting.sources import Source, citations, pieces_without_dropped, source_parts, without_dropped
 from mmlm.retrieval import Chunking, Index, Item, Lookup, Named, Recitation
 from mmlm.retrieval.chunks import spans
 from mmlm.retrieval.searching import fused
@@ -205,13 +208,13 @@ def test_another_encoder_is_refused(tmp_path):
     path, clip = tmp_path / "a.index", parts.image_encoder()
     with Index(path, clip=clip, texts=EMBEDDER) as index:
         index.add_items([Item("p", "image", parts.picture(0)), Item("t", "text", "a text")])
-    for given, what in (
+    for own, what in (
         (dict(clip=parts.image_encoder(seed=1), texts=EMBEDDER), "pictures"),
         (dict(clip=clip, texts=Named(drawn, "another")), "texts"),
         (dict(clip=clip), "texts"),
     ):
         with pytest.raises(ValueError, match=f"the {what} of .* with another encoder") as error:
-            Index(path, **given)
+            Index(path, **own)
         assert "\n" not in str(error.value)
     with Index(path) as index:  # to list, to take out, and by words
         assert [place.modality for place in index.places()] == ["image", "text"]
@@ -405,6 +408,19 @@ def test_numbers_are_checked_outside_the_model(answer, offered, cited, dropped, 
     assert [source["cited"] for source in result.to_dict()["sources"]] == [n + 1 in cited for n in range(offered)]
 
 
+@settings(deadline=None)
+@given(st.text("[] 12,;a\n", max_size=24), st.integers(0, 3), st.lists(st.integers(1, 4), min_size=1))
+def test_an_answer_in_pieces_loses_the_same_numbers(answer, offered, sizes):
+    pieces, start = [], 0
+    for size in itertools.cycle(sizes):
+        if start >= len(answer):
+            break
+        pieces.append(answer[start : start + size])
+        start += size
+    assert "".join(pieces_without_dropped(pieces, offered)) == without_dropped(answer, offered)
+    assert list(pieces_without_dropped(["It is ", "so [", "1", "7", "]."], 1)) == ["It is", " so", "."]
+
+
 def test_an_answer_without_an_index_keeps_its_numbers():
     result = GenerationResult("x[7] = 3", (), (), "stop", Usage(1, 0, 0, 1))
     assert answers_of([result], False, False) == "x[7] = 3" and "sources" not in result.to_dict()
@@ -589,8 +605,8 @@ def test_a_talk_looks_up_each_question(tmp_path, capsys, monkeypatch, nano, load
         assert main(talk) == 0
         said = capsys.readouterr().out.splitlines()
         assert said == [
-            written, "  [1] cited names: The red circle is called Bo.",
-            written, "  [1] cited trains: A train leaves at nine.",
+            "It is so [1].", "  [1] cited names: The red circle is called Bo.",
+            "It is so [1].", "  [1] cited trains: A train leaves at nine.",
         ]  # fmt: skip
         first, second = seen
         assert "[1] The red circle" in first and "[1] A train" in second

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.config import FORMAT_VERSION, FrozenPart, ImageEncoderPart, ModelConfig
+from mmlm.assembly.encoders import load_encoders
 from mmlm.assembly.extend import extended
 from mmlm.assembly.load import load
 from mmlm.assembly.multimodal_lm import MultimodalLM
@@ -357,6 +358,9 @@ def test_a_bundle_is_pushed_and_fetched_whole(tmp_path, monkeypatch):
     shutil.rmtree(hub)
     model.push_to_hub("someone/whole", bundle=True)
     shutil.rmtree(tmp_path / "lm")
+    ears = load_encoders("someone/whole", encoders=["audio"])
+    assert ears["audio"].fingerprint() == model.encoders["audio"].fingerprint()
+    assert sorted(os.listdir(fetched)) == ["audio_encoder.pt", "config.json"]  # nothing else is fetched for them
     loaded = load("someone/whole")
     assert loaded.config().language_model.name == str(fetched / "language_model")
     assert loaded.language_model.fingerprint() == model.language_model.fingerprint()

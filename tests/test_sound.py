@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import re
 import struct
 import tracemalloc
 import wave
@@ -174,7 +175,9 @@ def test_an_hour_takes_the_memory_of_a_block(tmp_path):
         (np.zeros(100, dtype=np.float32), "rate"),
         ((np.zeros((2, 3, 4)), SAMPLE_RATE), r"\[T\]"),
         ((np.zeros(10, dtype=complex), SAMPLE_RATE), "complex"),
-        ((np.zeros(10), 16000.0), "rate in Hz"),
+        ((np.zeros(10), 16000.5), "the sample rate must be a whole number of Hz, such as 16000, not 16000.5"),
+        ((np.zeros(10), np.nan), "whole number of Hz"),
+        ((np.zeros(10), True), "whole number of Hz"),
         ((np.zeros(10), 10), "10 Hz"),
         (None, "not a media source"),
         (3, "not a media source"),
@@ -189,6 +192,29 @@ def test_an_hour_takes_the_memory_of_a_block(tmp_path):
 def test_refusals_say_why(source, reason):
     with pytest.raises(MediaError, match=reason):
         load_audio(source)
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.int16, np.array, torch.tensor])
+def test_a_rate_is_a_number_of_any_kind_without_a_fraction(kind):
+    tone, rate = np.sin(np.arange(1600) / 9).astype(np.float32), kind(16000)
+    for source in ((tone, rate), Audio(tone, rate)):
+        found = load_audio(source, sample_rate=rate)
+        assert type(found.sample_rate) is int and found.sample_rate == SAMPLE_RATE
+        assert np.array_equal(found.waveform, tone)
+    pcm = (tone * 32767).astype("<i2").tobytes()
+    assert len(load_audio(pcm, pcm_rate=rate).waveform) == 1600
+
+
+@pytest.mark.parametrize("rate", [None, "16000", 16000.5])
+def test_each_rate_of_another_kind_is_named(rate):
+    tone = np.zeros(1600, np.float32)
+    wrong = re.escape(f"must be a whole number of Hz, such as 16000, not {rate!r}")
+    for source, options in (((tone, rate), {}), (Audio(tone, rate), {}), ((tone, 16000), {"sample_rate": rate})):
+        with pytest.raises(MediaError, match=wrong):
+            load_audio(source, **options)
+    if rate is not None:  # which is for a source that has a header
+        with pytest.raises(MediaError, match=f"pcm_rate {wrong}"):
+            load_audio(bytes(64), pcm_rate=rate)
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

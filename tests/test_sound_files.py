@@ -216,6 +216,7 @@ WILD = {
     "vorbis without end mark": lambda: without_end_mark(written(tone(3), format="OGG", subtype="VORBIS")),
     "webm of a browser": lambda: muxed(tone(3, rate=48_000), "webm", "libopus", 48_000, live=True),
     "aac": lambda: muxed(tone(3), "adts"),
+    "aac in wav": lambda: muxed(tone(3), "wav"),
     "aac behind a tag": lambda: id3(bytes(10)) + muxed(tone(3), "adts"),
     "mpeg-ts": lambda: muxed(tone(3), "mpegts"),
     "mpeg-ps": lambda: muxed(tone(3), "mpeg", "mp2"),
@@ -236,6 +237,20 @@ def test_files_from_the_wild_are_read_whole(name):
     got = load_audio(WILD[name]())
     assert got.seconds == pytest.approx(3, abs=0.12)
     assert pitch(got.waveform[SAMPLE_RATE : 2 * SAMPLE_RATE]) == pytest.approx(440, abs=2)
+
+
+def test_aac_in_wav_is_read_whole_or_refused(monkeypatch):
+    """No frame has a head, so that FFmpeg's packets are cut anywhere: 1.2 of 3 s were left."""
+    stereo = np.stack([tone(3), tone(3) / 2])
+    got = load_audio(data := muxed(stereo, "wav"), channel=2)
+    assert got.seconds == pytest.approx(3 + 1024 / RATE, abs=0.02) and got.waveform.max() == pytest.approx(
+        0.2, abs=0.03
+    )
+    with pytest.raises(MediaError, match="truncated"):
+        load_audio(data[: len(data) // 2])
+    monkeypatch.setattr("encoders.media.raw_aac.MOST", 10_000)
+    with pytest.raises(MediaError, match="AAC without frame heads in a WAV file.*written as M4A or FLAC"):
+        load_audio(data)
 
 
 def test_amr_is_read_whole():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoders.codecs.base import MediaCodec
+from decoders.values import check_kind
 
 
 class PaletteCodec(MediaCodec):
@@ -80,6 +81,8 @@ class MuLawCodec(MediaCodec):
 
     def __init__(self, sample_rate: int = 8000, codebook_size: int = 256) -> None:
         super().__init__()
+        check_kind("sample_rate", sample_rate, int)
+        check_kind("codebook_size", codebook_size, int)
         if codebook_size < 3 or sample_rate < 1:
             raise ValueError("codebook_size must be at least 3, and sample_rate above 0")
         self.sample_rate, self.codebook_size = sample_rate, codebook_size

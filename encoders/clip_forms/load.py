@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from encoders.clip_forms.source import ClipSource
 from encoders.guarded import clip_model, clip_tokenizer
+from encoders.hub import hub_fault, hub_file
 from encoders.sizes import RefusedError
 
 
@@ -72,10 +73,16 @@ def _open_clip(name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
     tag = get_pretrained_cfg(name, pretrained) if pretrained else {}
     given = f"{name}/{pretrained}" if pretrained else name.removeprefix("local-dir:")
     try:
+        if tag.get("hf_hub"):
+            _fetched(tag["hf_hub"])
         return clip_model(name, pretrained, force_quick_gelu=tag.get("quick_gelu", False))
     except RefusedError:
         raise
     except Exception as error:
+        if fault := hub_fault(given.removeprefix("hf-hub:"), error):
+            raise FileNotFoundError(
+                f"{fault}; or give a local file as 'ARCHITECTURE/path/to/file.safetensors', or a folder"
+            ) from error
         if tag or name.startswith("hf-hub:"):
             raise FileNotFoundError(
                 f"cannot get the weights of {given!r}: {error}. If they are not in the local cache, connect to the "
@@ -86,3 +93,15 @@ def _open_clip(name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
             "dict) that fit the architecture; pickled code is not loaded. OpenAI's TorchScript archives are given by "
             "their path alone"
         ) from error
+
+
+def _fetched(place: str) -> None:
+    """Has the hub give the weights of a tag, "owner/name/FILE" or "owner/name/", where open_clip will look for them.
+
+    FileNotFoundError where the hub cannot be reached, which open_clip would try again and again.
+    """
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, _, file = place.rpartition("/")
+    pickled = file not in ("", HF_WEIGHTS_NAME) and file.endswith((".bin", ".pth"))  # first it looks for a safe one
+    hub_file(repository, f"{file[:-4]}.safetensors" if pickled else file or HF_SAFE_WEIGHTS_NAME)

@@ -34,8 +34,17 @@ class Samples:
     blocks: Iterator[Block]
 
 
+def whole_rate(rate: Any, what: str) -> int:
+    """A rate in Hz, of any kind of number without a fraction; MediaError, which says `what` it is, for others."""
+    number = rate.item() if getattr(rate, "shape", None) == () else rate  # of NumPy or torch
+    if not isinstance(number, int | float) or isinstance(number, bool) or number != number // 1:
+        raise MediaError(f"{what} must be a whole number of Hz, such as 16000, not {rate!r}")
+    return int(number)
+
+
 def from_pcm(file: BinaryIO, rate: int, label: str) -> Samples:
     """Raw 16-bit little-endian mono samples."""
+    rate = whole_rate(rate, "pcm_rate")
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if size % 2:
@@ -50,11 +59,10 @@ def from_pcm(file: BinaryIO, rate: int, label: str) -> Samples:
 
 def from_array(pair: tuple, label: str) -> Samples:
     """A pair of samples (an array or tensor: [T], [C, T] or [T, C]) and their rate in Hz."""
-    if len(pair) != 2 or not hasattr(pair[0], "shape") or not isinstance(pair[1], int | np.integer):
-        raise MediaError(
-            "give sound as (samples, rate in Hz, a whole number), a path, bytes, a file object, a data: URL or Audio"
-        )
-    samples, rate = _array(pair[0], label), int(pair[1])
+    if len(pair) != 2 or not hasattr(pair[0], "shape"):
+        raise MediaError("give sound as (samples, rate in Hz), a path, bytes, a file object, a data: URL or Audio")
+    rate = whole_rate(pair[1], f"{label}: the sample rate")
+    samples = _array(pair[0], label)
     if samples.ndim not in (1, 2):
         raise MediaError(f"{label}: give samples as [T], [C, T] or [T, C]")
     if samples.ndim == 1:

@@ -14,7 +14,7 @@ import numpy as np
 from encoders.media.container import MAX_BYTES, MAX_SECONDS, check_limit, too_long
 from encoders.media.mono import Mixer, Picker, Resampler, joined
 from encoders.media.notices import notice
-from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm
+from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm, whole_rate
 from encoders.media.sound_track import decode, survey
 from encoders.media.source import MediaError, label_of, opened
 
@@ -74,6 +74,7 @@ def load_audio(source: Any, *, sample_rate: int = SAMPLE_RATE, **reading: Unpack
     `reading` and errors are those of `open_audio`, but `max_seconds` is an hour where it is not given, and no more than
     2^28 samples (1 GB) are read.
     """
+    sample_rate = _own_rate(sample_rate)
     label, data = label_of(source[0] if isinstance(source, tuple) and source else source), bytearray()
     with open_audio(source, sample_rate=sample_rate, **{"max_seconds": MAX_WHOLE_SECONDS, **reading}) as sound:
         _check_count((sound.seconds - _PADDING) * sample_rate, label)
@@ -113,10 +114,7 @@ def open_audio(
     not exist, MissingMediaError (also a FileNotFoundError).
     """
     check_limit(max_seconds)
-    if not isinstance(sample_rate, int) or not 1 <= sample_rate <= MAX_SAMPLES_PER_SECOND:
-        raise ValueError(
-            f"sample_rate must be a whole number of Hz, at most {MAX_SAMPLES_PER_SECOND:,}, not {sample_rate!r}"
-        )
+    sample_rate = _own_rate(sample_rate)
     label = label_of(source[0] if isinstance(source, tuple) and source else source)
     if isinstance(source, Audio):
         source = (source.waveform, source.sample_rate)
@@ -191,6 +189,14 @@ def _mono_at(
         yield mono
     if given == 0:
         raise MediaError(f"{label}: too short: {decoded:.6f} s give no sample at {sample_rate:,} Hz")
+
+
+def _own_rate(sample_rate: Any) -> int:
+    """The rate of the samples that are returned."""
+    rate = whole_rate(sample_rate, "sample_rate")
+    if not 1 <= rate <= MAX_SAMPLES_PER_SECOND:
+        raise MediaError(f"sample_rate must be at least 1 Hz and at most {MAX_SAMPLES_PER_SECOND:,}, not {rate:,}")
+    return rate
 
 
 def _check_rate(rate: int, channels: int, label: str) -> None:

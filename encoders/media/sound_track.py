@@ -15,6 +15,7 @@ import numpy as np
 
 from encoders.media.container import Lost, decoded, open_container, packets_of, seconds_of
 from encoders.media.notices import notice
+from encoders.media.raw_aac import is_raw_aac, raw_frames
 from encoders.media.samples import BLOCK, Block, to_float
 from encoders.media.source import MediaError
 from encoders.media.timeline import Timeline
@@ -51,6 +52,8 @@ def survey(file: BinaryIO, label: str) -> SoundTrack:
         raise
     with container:
         stream = _sound_of(container, label)
+        if is_raw_aac(container, stream):
+            return _raw_track(file, label, raw_frames(container, stream, label), reason)
         timeline = Timeline.of(container)
         first = last = None
         for packet in packets_of(container, stream):
@@ -77,6 +80,9 @@ def decode(track: SoundTrack) -> Iterator[Block]:
     with open_container(track.file, track.label) as container:
         stream = _sound_of(container, track.label)
         timeline = Timeline.of(container)
+        if is_raw_aac(container, stream):
+            yield from (_block(frame, timeline) for frame in raw_frames(container, stream, track.label))
+            return
         lost = gaps = 0
         for frame in decoded(container, stream, track.label):
             if isinstance(frame, Lost):
@@ -93,6 +99,14 @@ def decode(track: SoundTrack) -> Iterator[Block]:
             yield _block(frame, timeline)
     if lost or gaps:
         notice(log, "%s: silence is put in place of %d damaged packets and %d gaps", track.label, lost, gaps)
+
+
+def _raw_track(file: BinaryIO, label: str, frames: list[Any], missing: str) -> SoundTrack:
+    """The track of frames that only their decoder could count."""
+    if not frames:
+        raise MediaError(f"{label}: there is no sound in it (0 samples)")
+    seconds = sum(frame.samples / frame.sample_rate for frame in frames)
+    return SoundTrack(file, label, seconds, frames[0].sample_rate, frames[0].layout.nb_channels, missing)
 
 
 def _sound_of(container: Any, label: str) -> Any:

@@ -13,7 +13,7 @@ from encoders.files import at_home
 from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.frozen import audio_encoder_of, image_encoder_of
-from mmlm.assembly.load import ENCODERS, model_folder, needed_of, read_config, sources_of, tell_elsewhere
+from mmlm.assembly.load import ENCODERS, fetch_parts, model_folder, needed_of, read_config, sources_of
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 
 
@@ -46,10 +46,10 @@ def load_encoders(
         found, final_norm = {"image_encoder": image_encoder or IMAGE_ENCODER, "audio_encoder": None}, False
     else:
         name = at_home(name)
-        folder = model_folder(name)
+        folder = model_folder(name, ["config.json"])
         config = read_config(folder)
         own = {part: source for part, source in given.items() if part.removesuffix("_encoder") in encoders}
-        tell_elsewhere(name, folder, config, {field: own.get(field, name) for field in vars(config)})
+        fetch_parts(name, folder, config, {field: own.get(field, name) for field in vars(config)})
         found = sources_of(config, own)
         final_norm = config.image_encoder is None or config.image_encoder.final_norm
     made: dict[str, Any] = {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from encoders.sizes import believed, check_counts
 from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs, load_saved_codecs
-from mmlm.assembly.config import ModelConfig, digest
+from mmlm.assembly.config import FrozenPart, ModelConfig, digest
 from mmlm.assembly.frozen import (
     audio_encoder_of,
     check_fingerprint,
@@ -29,7 +30,7 @@ from mmlm.assembly.frozen import (
     language_model_of,
 )
 from mmlm.assembly.multimodal_lm import MultimodalLM
-from mmlm.assembly.names import absolute_name, check_elsewhere, with_names
+from mmlm.assembly.names import absolute_name, check_elsewhere, path_in, with_names
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
 from mmlm.model.draws import OwnDraws
@@ -74,7 +75,7 @@ def load(
     hears = config.audio_encoder is not None
     left_out = _left_out(config, encoders)
     config, tensors, given = _without(left_out, config, tensors, given)
-    tell_elsewhere(name, folder, config, given | codecs.by_field())
+    fetch_parts(name, folder, config, given | codecs.by_field())
     sources = sources_of(config, given)
     _check_rank(config, tensors)
     with OwnDraws(0):  # initial weights are drawn, then replaced
@@ -169,16 +170,28 @@ def sources_of(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
     return {name: part and given_or_named(given[name], part.name, name) for name, part in saved.items()}
 
 
-def tell_elsewhere(name: str, folder: Path, config: ModelConfig, given: dict[str, Any]) -> None:
-    """On standard error, before they are fetched: the parts of a model of the hub that lie in other repositories.
+def fetch_parts(name: str, folder: Path, config: ModelConfig, given: dict[str, Any]) -> None:
+    """Fetches the parts of a model of the hub that lie beside it, and says on standard error which lie elsewhere.
 
-    ValueError for a part of it that is named by a path.
+    given: parts by their fields; those that are None are the model's own. ValueError for one that is named by a path,
+    FileNotFoundError for one that cannot be fetched.
     """
     if name in PRESETS or Path(name).exists():
         return
     elsewhere = check_elsewhere(name, folder, config, [part for part, source in given.items() if source is not None])
     if elsewhere:
         print(f"{name} loads its {', its '.join(elsewhere)}", file=sys.stderr, flush=True)
+    own = {field: part.name for field, part in vars(config).items() if isinstance(part, FrozenPart)}
+    if beside := [
+        place for field, part in own.items() if given.get(field) is None and (place := _beside(part, folder))
+    ]:
+        _fetched(name, beside)
+
+
+def _beside(part: str | None, folder: Path) -> str | None:
+    """Where in a model's own folder a part lies; None for one that lies elsewhere, or was ready-made."""
+    path, home = part and path_in(part), os.path.realpath(folder)
+    return os.path.relpath(path, home) if path and Path(path).is_relative_to(home) else None
 
 
 def _check_rank(config: ModelConfig, tensors: dict[str, Tensor]) -> None:
@@ -237,8 +250,11 @@ def check_model(name: str) -> None:
         read_saved(model_folder(name))
 
 
-def model_folder(name: str) -> Path:
-    """The folder of a preset, a path or a hub id; FileNotFoundError where there is none."""
+def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
+    """The folder of a preset, a path or a hub id, of which `files` are fetched; FileNotFoundError where there is none.
+
+    Frozen parts beside them are left to `fetch_parts`.
+    """
     name = at_home(name)
     if name in PRESETS:
         return PRESETS[name]
@@ -249,39 +265,25 @@ def model_folder(name: str) -> Path:
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a preset ({known}), nor a folder, nor a hub id like user/model"
         )
-    return _from_hub(name)
+    return _fetched(name, files)
 
 
-def _from_hub(name: str) -> Path:
-    """The folder of a model of the hub, with the frozen parts that are bundled with it; downloaded once."""
+def _fetched(name: str, places: Sequence[str]) -> Path:
+    """The folder of a hub id with these files and folders, each fetched once."""
     from huggingface_hub import snapshot_download
 
     repository, revision = split_revision(name)
     given: dict[str, Any] = {} if revision is None else {"revision": revision}
+    patterns = [place + end for place in places for end in (("",) if place in FILES else ("", "/*"))]
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(FILES), **given))
-        lacking = [file for file in FILES if not (folder / file).is_file()]
-        if not lacking and (bundled := _bundled(folder)):
-            patterns = [f"{part}{end}" for part in bundled for end in ("", "/*")]
-            snapshot_download(repository, allow_patterns=patterns, **given)
-            lacking = [part for part in bundled if not (folder / part).exists()]
+        folder = Path(snapshot_download(repository, allow_patterns=patterns, **given))
     except Exception as error:
         fault = hub_fault(name, error)
         words = fault or f"no folder {name!r}, and it could not be fetched from the hub: {' '.join(str(error).split())}"
         raise FileNotFoundError(words) from error
-    if lacking:
+    if lacking := [place for place in places if not (folder / place).exists()]:
         raise FileNotFoundError(
             f"{name!r} lacks {', '.join(lacking)}: it is no model of mmlm, or its download to {folder} was cut off "
             "(connect to the network and try again; with HF_HUB_OFFLINE set nothing is fetched)"
         )
     return folder
-
-
-def _bundled(folder: Path) -> list[str]:
-    """Files and folders of frozen parts that lie in a saved model's own folder."""
-    try:
-        parts = json.loads((folder / "config.json").read_text()).values()
-        names = [part["name"] for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
-    except (ValueError, AttributeError):  # `read_saved` says what is wrong with it
-        return []
-    return [name.removeprefix("./") for name in names if name.startswith("./")]

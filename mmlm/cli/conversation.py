@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +156,7 @@ class Conversation:
     def _answer(self) -> None:
         """Writes the answer as it comes, and adds it."""
         from mmlm.prompting.messages import Message
-        from mmlm.prompting.sources import without_dropped
+        from mmlm.prompting.sources import pieces_without_dropped, without_dropped
         from mmlm.tasks.chat import room, turns_prompt
         from mmlm.tasks.rows import results_of
         from mmlm.tasks.votes import generated
@@ -175,10 +175,14 @@ class Conversation:
             result = replace(result, sources=sources)
             if result.thinking is not None and not args.json:
                 print_thought(args, [result.thinking])
-            print_record(args, {"role": "assistant", "content": result.answer.strip(), **result.to_dict()}, result.text)
-            answer = result.answer.strip()
+            answer, text = result.answer.strip(), result.text
+            if sources is not None:
+                answer, text = (without_dropped(own, len(sources)) for own in (answer, text))
+            print_record(args, {"role": "assistant", "content": answer, **result.to_dict()}, text)
         else:
-            result, answer = written(args, model.stream(prompt, **options))
+            stream = model.stream(prompt, **options)
+            pieces = stream if sources is None else pieces_without_dropped(stream, len(sources))
+            result, answer = written(args, stream, pieces)
             result = None if result is None else replace(result, sources=sources)
         if offer is not None:  # numbers of sources, which stand in no later prompt
             answer = without_dropped(answer, 0).strip()
@@ -186,6 +190,8 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": answer})
         if result is not None:
             print_sources(args, result)
+            if dropped := result.citations.dropped:
+                complain(args, f"the answer names sources that were not offered, {list(dropped)}: they are left out")
             self._tell(result)
 
     def _solve(self) -> None:
@@ -235,14 +241,17 @@ class Conversation:
         return True
 
 
-def written(args: argparse.Namespace, stream: TextStream) -> tuple[GenerationResult | None, str]:
-    """Prints a stream as it comes: its result, None where Ctrl-C ended it, and the answer without thinking."""
+def written(args: argparse.Namespace, stream: TextStream, answer: Iterable[str]) -> tuple[GenerationResult | None, str]:
+    """Prints a stream as it comes: its result, None where Ctrl-C ended it, and the answer without thinking.
+
+    answer: the stream's pieces as they are shown.
+    """
     from mmlm.prompting.thinking import after_thinking
 
     pieces: list[str] = []
     try:
         print_thought(args, stream.thinking)
-        for piece in stream:
+        for piece in answer:
             pieces.append(piece)
             print(piece, end="", flush=True)
     except KeyboardInterrupt:

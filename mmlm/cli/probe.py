@@ -52,9 +52,12 @@ def encoder_of(args: argparse.Namespace, modality: str) -> FrozenEncoder:
         raise ValueError(f"the media are of the other kind: give --{modality}-encoder, not --{other}-encoder")
     device, name = device_of(args), vars(args)[f"{modality}_encoder"]
     if name is None:
-        from mmlm.assembly.load import load
+        from mmlm.assembly.encoders import load_encoders
 
-        return load(args.model, encoders=[modality], device=device).encoders[modality]
+        found = load_encoders(args.model, encoders=[modality], device=device)
+        if modality not in found:
+            raise ValueError(f"{args.model} has no {modality} encoder: name one with --{modality}-encoder")
+        return found[modality]
     if modality == "image":
         from encoders.clip import ClipImageEncoder
 

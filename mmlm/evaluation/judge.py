@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from encoders.clip import ClipImageEncoder
 
 NO_PREDICTION = "no prediction"
-NO_BLEU = "No reference has more than {} words, so BLEU of higher orders is left out."
+NO_BLEU = "No caption, or no reference, has more than {} words, so BLEU of higher orders is left out."
 NO_VQA = f"VQA accuracy is left out: it needs {FEWEST} answers or more to each question, as VQAv2's annotations have."
 NO_JAVA = "METEOR is left out: it needs Java, and there is no `java` here."
 

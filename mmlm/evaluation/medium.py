@@ -97,8 +97,8 @@ class MediumReport:
             _row("ROUGE-L", f"{right.rouge_l:.3f}", f"{wrong.rouge_l:.3f}"),
         ]
         if right.bleu4 is not None and wrong.bleu4 is not None:
-            rows.append(_row("BLEU-4", f"{right.bleu4:.3f}", f"{wrong.bleu4:.3f}"))
-        return rows
+            return [*rows, _row("BLEU-4", f"{right.bleu4:.3f}", f"{wrong.bleu4:.3f}")]
+        return [*rows, "BLEU-4 is left out: no caption, or no reference, has four words."]
 
 
 def _row(name: str, *values: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -131,14 +132,27 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
+    """What differs, in words; empty where nothing does."""
     if before == now:
         return ""
     if isinstance(before, dict) and isinstance(now, dict):
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        told = [f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:3]]
-        return f"{name}: {', '.join(told)}{', …' * (len(changed) > 3)}"
-    return f"{name} was {_short(before)}, now {_short(now)}"
+        told = [_told(re.sub(r"^\d+: ", "", key), before.get(key), now.get(key)) for key in changed[:3]]
+        return f"{name}: {', '.join(told)}{f', and {len(changed) - 3:,} more' * (len(changed) > 3)}"
+    return _told(name, before, now)
 
 
-def _short(value: Any) -> str:
-    return "missing" if value is None else json.dumps(value, ensure_ascii=False)[:80]
+def _told(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        sizes = before.get("bytes"), now.get("bytes")  # of a file
+        return f"{name} " + ("had {:,} bytes, now {:,}".format(*sizes) if sizes[0] != sizes[1] else "has changed since")
+    if isinstance(before, dict) or isinstance(now, dict):
+        return f"{name} {'is new' if before is None else 'is not given now'}"
+    return f"{name} was {_in_words(before)}, now {_in_words(now)}"
+
+
+def _in_words(value: Any) -> str:
+    """A value of an option: a text as it is, without the signs of JSON."""
+    if value is None or isinstance(value, bool):
+        return {None: "not given", True: "on", False: "off"}[value]
+    return ", ".join(map(str, value))[:80] if isinstance(value, list) else str(value)[:80]

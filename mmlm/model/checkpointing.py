@@ -1,7 +1,8 @@
 """Gradient checkpointing of the frozen blocks: activations are computed again in backward instead of kept.
 
-It is switched on by transformers' own `gradient_checkpointing_enable()` on the language model. transformers itself
-then checkpoints only what is in training mode, and a frozen language model never is.
+It is switched on by transformers' own `activation_checkpointing_enable()` on the language model, which older versions
+call `gradient_checkpointing_enable()`. transformers itself then checkpoints only what is in training mode, and a frozen
+language model never is.
 """
 
 import contextvars

@@ -7,7 +7,7 @@ an answer cites is read outside the model, and a number that was not offered cou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ INSTRUCTION = "Answer from the sources above, and name those that you use by the
 
 _NUMBERED = re.compile(r"\[(\s*\d[\d\s,;–-]*)\]")  # in a source: it would look like the number of one
 _CITED = re.compile(r" ?\[\s*(\d{1,6}(?:\s*[,;]\s*\d{1,6})*)\s*\]")
+_BEGUN = re.compile(r"(?: ?\[[\s\d,;]*| )\Z")  # what may become a number with the next piece
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,16 @@ def without_dropped(answer: str, offered: int) -> str:
         return f"{' ' * found[0].startswith(' ')}[{', '.join(good)}]" if good else ""
 
     return _CITED.sub(kept, answer)
+
+
+def pieces_without_dropped(pieces: Iterable[str], offered: int) -> Iterator[str]:
+    """`without_dropped` of an answer that comes in pieces: a number that has begun waits until it is known."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        begun = _BEGUN.search(held)
+        ready, held = (held, "") if begun is None else (held[: begun.start()], begun[0])
+        if ready := without_dropped(ready, offered):
+            yield ready
+    if held:
+        yield held

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
-from encoders.base import Features
 from mmlm.generation.constraints.together import Together
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
 from mmlm.generation.result import GenerationResult
 from mmlm.generation.text import cut_at
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
-from mmlm.prompting.parts import Image, Part, Sound, modality_of
+from mmlm.prompting.parts import Image, Part, Sound
 from mmlm.prompting.thinking import after_thinking, begins_thinking, switched
 from mmlm.reasoning.exchange import Ended, Exchange, Limits, Turn
 from mmlm.reasoning.tools.calling import Called, called, refused
@@ -25,6 +24,7 @@ from mmlm.reasoning.tools.reading import RawCall
 from mmlm.reasoning.tools.tool import Tool, as_tools
 from mmlm.tasks.chat import MAX_NEW_TOKENS, Mode, check_mode, heard, template_of
 from mmlm.tasks.generate import generate
+from mmlm.tasks.positions import positions_of
 from mmlm.tasks.rows import one_result
 
 
@@ -198,9 +198,6 @@ class _Conversation:
         if positions is None:
             return most
         try:
-            count = len(self.model.processor.encode(prompt).input_ids)
+            return min(most, positions - positions_of(self.model, prompt))
         except ValueError:  # longer than the positions; the first time, the generation says so
             return 0
-        media = [part for part in prompt if isinstance(part, (Image, Sound)) and isinstance(part.source, Features)]
-        count += sum(self.model.media_positions(modality_of(part), part.source.tokens.shape[1]) - 1 for part in media)
-        return min(most, positions - count)

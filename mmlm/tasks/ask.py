@@ -11,7 +11,7 @@ from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, Role, as_messages
-from mmlm.prompting.parts import Image, Media, Sound
+from mmlm.prompting.parts import END_OF_CHUNK, Image, Media, Sound
 from mmlm.prompting.templates import CHAT
 from mmlm.tasks.chat import Mode, check_mode, heard
 from mmlm.tasks.rows import Answers, answers_of, as_rows, bare
@@ -123,7 +123,10 @@ class _Frame:
         thinking, marks = self.options.get("thinking", False), self.options.get("thinking_marks")
         if not self.chat:
             shots = [part for question, *said in self.shown for part in self._shot(question, *said)]
-            own = [*self.model.template.conversation(self.before), *shots, *(parts or ())]
+            own, more = self.model.template.conversation(self.before), [*shots, *(parts or ())]
+            if more and self.before and self.before[-1].role == "assistant":
+                own.append(END_OF_CHUNK)  # an answer that nothing follows goes on
+            own += more
             return thinking_prompt(self.model, own, thinking, marks)
         pairs = [(question, answer) for question, *_, answer in self.shown]  # templates leave out earlier thoughts
         turns = [Message(role, (text,)) for pair in pairs for role, text in zip(ROLES, pair, strict=True)]

@@ -14,6 +14,7 @@ from mmlm.prompting.parts import Image, Part, Sound
 from mmlm.prompting.sources import Offered
 from mmlm.prompting.templates import CHAT, PromptTemplate
 from mmlm.prompting.thinking import MARK, ThinkingMarks
+from mmlm.tasks.positions import encoded, positions_of
 from mmlm.tasks.rows import Answers, answers_of
 from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
 from mmlm.tasks.thinking import thinking_chat, thinking_prompt
@@ -67,6 +68,7 @@ def chat(
         turns = as_messages(one, allow_url=allow_url)
         picture = next((part.source for part in turns[-1].content if isinstance(part, Image)), None)
         turns = [heard(model, turn, mode, language, template_of(model)) for turn in turns]
+        turns = [replace(turn, content=tuple(encoded(model, turn.content))) for turn in turns]
         prompt, offer = turns_prompt(model, turns, chat_template_kwargs, options, index, picture)
         prompts.append(prompt)
         offers += [] if offer is None else [offer]
@@ -190,7 +192,7 @@ def room(model: MultimodalNetwork, prompts: Sequence[Sequence[Any]], thinking: b
     positions = model.language_model.max_length
     if positions is None:
         return MAX_NEW_TOKENS
-    left = positions - max(len(model.processor.encode(prompt).input_ids) for prompt in prompts)
+    left = positions - max(positions_of(model, prompt) for prompt in prompts)
     if thinking is True:
         left //= 2
     elif thinking is not False:

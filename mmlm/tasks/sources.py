@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
-from mmlm.prompting.parts import Image, Media, Sound, modality_of
 from mmlm.prompting.sources import INSTRUCTION, Offered
 from mmlm.prompting.thinking import MARK
+from mmlm.tasks.positions import positions_of
 from mmlm.tasks.rows import Results
 
 if TYPE_CHECKING:
@@ -54,17 +54,9 @@ def looked_up(
     for parts, words, picture in asked:
         if words is None:
             raise ValueError("an index is asked in words: choose mode='transcript' or 'both', or give the question")
-        used = len(model.processor.encode(prompt_of([TOLD, *parts] if chat else parts)).input_ids)
-        used += sum(_more_positions(model, part) for part in parts if isinstance(part, Image | Sound))
+        used = positions_of(model, prompt_of([TOLD, *parts] if chat else parts))
         found.append(offered(model, finder, words, picture, None if most is None else most - used - written))
     return found
-
-
-def _more_positions(model: MultimodalNetwork, part: Media) -> int:
-    """How many positions a medium takes beside that of its token: a prefix is as long as the medium has latents."""
-    if model.fusion.positions(2) == 1:
-        return 0
-    return model.media_positions(modality_of(part), model.encode_media([part])[0].tokens.shape[1]) - 1
 
 
 def grounded(found: Sequence[Offered], asked: Sequence[Asked], chat: bool) -> list[list[Any]]:

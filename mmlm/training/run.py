@@ -39,6 +39,7 @@ from mmlm.training.objectives.adapters import train
 from mmlm.training.objectives.codec import codec_trainer, train_codec
 from mmlm.training.objectives.codes import train_writing
 from mmlm.training.objectives.decoder import decoder_trainer, train_decoder
+from mmlm.training.owner import NAME as OWNER
 from mmlm.training.owner import owned
 from mmlm.training.perceptual import clip_judge
 from mmlm.training.plan import Plan, count_of_shards, plan_of, plan_of_adapters
@@ -249,15 +250,20 @@ def _align(recipe: AlignedRecipe, progress: bool) -> Prepared:
 
 @contextmanager
 def _recorded(recipe: AnyRecipe, output: Path) -> Iterator[None]:
-    """Writes `output/recipe.yaml`. The one of a run that refuses to be continued by this recipe is put back."""
+    """Writes `output/recipe.yaml`. The one of a run that refuses to be continued by this recipe is put back, and where
+    nothing began, since a part cannot be loaded or trained, none is left.
+    """
     path = output / "recipe.yaml"
     before = path.read_text(encoding="utf-8") if path.exists() else None
     path.write_text(recipe_yaml(recipe), encoding="utf-8")
     try:
         yield
-    except (ValueError, OSError) as error:
-        if before is not None and not isinstance(error, NonFiniteLossError):
+    except BaseException as error:
+        refused = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLossError)
+        if before is not None and refused:
             path.write_text(before, encoding="utf-8")
+        elif before is None and {one.name for one in output.iterdir()} <= {path.name, OWNER}:
+            path.unlink(missing_ok=True)
         raise
 
 

@@ -146,6 +146,13 @@ def open_gates(model: MultimodalLM) -> None:
         model.resamplers["audio"].time.weight.normal_(std=0.3)
 
 
+def checkpointing(model: MultimodalLM, switch: str = "enable") -> None:
+    """transformers' own switch of checkpointing, "enable" or "disable", by the name that this version has for it."""
+    own = model.language_model.model
+    kind = "activation" if hasattr(own, "activation_checkpointing_enable") else "gradient"
+    getattr(own, f"{kind}_checkpointing_{switch}")()
+
+
 def picture(seed: int) -> PILImage.Image:
     """A picture of random blocks, 48 × 40 pixels."""
     values = torch.randint(0, 256, (5, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

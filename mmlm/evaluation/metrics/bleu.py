@@ -15,7 +15,7 @@ _TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's, against division by zero
 def bleu(captions: Pair) -> list[Measure]:
     """BLEU-1 to BLEU-4, 0 to 1: n-grams that are right, over the whole set, with the closest reference length.
 
-    An order is left out where no reference has so many words: there is nothing that it could count.
+    An order is left out where no caption has so many words, or no reference: there is nothing that it could count.
     ImportError without pycocoevalcap.
     """
     scorer = coco_module("bleu.bleu_scorer").BleuScorer(n=ORDER)
@@ -26,8 +26,11 @@ def bleu(captions: Pair) -> list[Measure]:
         closest = min((abs(length - counts["testlen"]), length) for length in counts["reflen"])[1]
         rows.append([*counts["correct"], *counts["guess"], counts["testlen"], closest])
     statistics = np.array(rows, dtype=np.float64)
-    longest = max(len(caption.split()) for references in captions.wanted.values() for caption in references)
-    return [_measure(statistics, order) for order in range(1, min(ORDER, longest) + 1)]
+    longest = [
+        max(len(caption.split()) for own in side.values() for caption in own)
+        for side in (captions.found, captions.wanted)
+    ]
+    return [_measure(statistics, order) for order in range(1, min(ORDER, *longest) + 1)]
 
 
 def bleu_of(sums: np.ndarray, order: int) -> np.ndarray:

@@ -16,7 +16,7 @@ class CaptionScores:
     """Scores over a set of pictures: CIDEr from 0 to 10 (papers print 100 times the number), the others from 0 to 1."""
 
     cider: float
-    bleu4: float | None  # None where no reference has four words: there is nothing that BLEU-4 could count
+    bleu4: float | None  # None where no caption has four words, or no reference: there is nothing to count
     rouge_l: float
     count: int  # pictures scored
 

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,13 +58,9 @@ class Spelling:
 
     def mask(self, matcher: Any, among: Tensor | None = None) -> Tensor:
         """The ids that a matcher allows, bool `[V]`, among those that are text, or others of its grammar."""
-        packed = torch.frombuffer(bytearray(matcher.compute_bitmask()), dtype=torch.uint8)
-        return torch.bitwise_and(packed.unsqueeze(1), _BITS).ne(0).flatten()[: self.end] & (
-            self.written if among is None else among
-        )
-
-
-_BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+        packed = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        found = torch.from_numpy(np.unpackbits(packed, bitorder="little")).view(torch.bool)[: self.end]
+        return found & (self.written if among is None else among)
 
 
 def spelling_of(processor: Processor) -> Spelling:
