@@ -189,7 +189,8 @@ RESPONSES = {
         dict(input=[{"type": "image_generation_call", "id": "ig_1"}]), "input[0].result", "not kept",
     ),
     "a picture that is none": (
-        dict(input=[{"type": "image_generation_call", "result": "AAAA"}]), "input[0].images[0].image_url.url", "input[0]",
+        dict(input=[{"type": "image_generation_call", "result": "AAAA"}]),
+        "input[0].images[0].image_url.url", "input[0]",
     ),
     "thoughts": (dict(tools=PICTURES, reasoning={"effort": "low"}), "reasoning", "pictures"),
 }  # fmt: skip
