@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from encoders.base import FrozenEncoder
 from mmlm.acceleration.packing import unpack_layers
 from mmlm.assembly.config import FrozenPart, ModelConfig
 from mmlm.assembly.frozen import lasting_name
@@ -36,14 +37,16 @@ def shared_parts(
     found: dict[str, nn.Module] = {}
     for name, source in sources.items():
         part: FrozenPart | None = getattr(config, name)
-        if part is None or not isinstance(source, str | os.PathLike):
+        if part is None or not isinstance(source, str | Path):
             continue
         for other in beside:
-            with other.changes.changing("shared", lambda: None):  # no pass runs meanwhile, and texts go on
+            with other.changes.passing():
                 own = _part_of(other, name)
-                if own is not None and _is_same(own, part, source, dtype):
+                is_same = own is not None and _is_same(own, part, source, dtype)
+            if is_same:
+                with other.changes.changing("shared", lambda: None):  # no pass runs meanwhile, and texts go on
                     found[name] = twin(own.model if name == "language_model" else own)
-                    break
+                break
     return found
 
 
@@ -78,18 +81,19 @@ def _part_of(model: MultimodalNetwork, name: str) -> Any:
     return model.encoders.get(name.removesuffix("_encoder"))
 
 
-def _is_same(own: Any, part: FrozenPart, source: str | os.PathLike[str], dtype: torch.dtype) -> bool:
-    right = own.modality == "audio" if hasattr(own, "modality") else False
+def _is_same(own: Any, part: FrozenPart, source: str | Path, dtype: torch.dtype) -> bool:
+    """Whether a part in memory is what a saved model asks for."""
+    is_whisper = isinstance(own, FrozenEncoder) and own.modality == "audio"  # its weights are always float32
     return (
         own.name is not None
-        and (right or own.dtype == dtype)  # a Whisper's is always float32
+        and (is_whisper or own.dtype == dtype)
         and _place(own.name) == _place(source)
         and own.fingerprint() == part.fingerprint
     )
 
 
-def _place(name: str | os.PathLike[str]) -> str:
+def _place(name: str | Path) -> str:
     """A name in the one form that it has for all models."""
-    name = lasting_name(preset_path(Path(name) if isinstance(name, os.PathLike) else name))
+    name = lasting_name(preset_path(name))
     match = ABSOLUTE.fullmatch(name)
     return name if match is None else match[1] + os.path.realpath(match[2])
