@@ -42,11 +42,11 @@ def shared_parts(
         for other in beside:
             with other.changes.passing():
                 own = _part_of(other, name)
-                is_same = own is not None and _is_same(own, part, source, dtype)
-            if is_same:
-                with other.changes.changing("shared", lambda: None):  # no pass runs meanwhile, and texts go on
-                    found[name] = twin(own.model if name == "language_model" else own)
-                break
+                if own is None or not _is_same(own, part, source, dtype):
+                    continue
+            with other.changes.changing("shared", lambda: None):  # no pass runs meanwhile, and texts go on
+                found[name] = twin(own.model if name == "language_model" else own)
+            break
     return found
 
 
