@@ -270,10 +270,45 @@ def test_errors_are_said_where_they_happen(page, seen):
     assert "does not answer" in answer(page).locator(".error").inner_text()
 
 
-def test_pictures_and_sounds_of_an_answer_are_shown(page):
+def choose_answers(page, kind):
+    page.click("#open-settings")
+    page.select_option("#settings [name=answers]", kind)
+    page.keyboard.press("Escape")
+
+
+def test_pictures_and_sounds_of_an_answer_are_shown(page, seen):
+    choose_answers(page, "said")
     say(page, "media")
-    answer(page)
+    assert answer(page).locator(".text").inner_text() == "a teal square"
     assert is_seen(page, "#chat .answer img") and decodes(page, "#chat .answer audio") == 0.5
+    assert seen.bodies[-1]["modalities"] == ["text", "audio"] and seen.bodies[-1]["audio"]["format"] == "pcm16"
+    choose_answers(page, "both")
+    say(page, "more")
+    answer(page)
+    asked = seen.bodies[-1]
+    (picture,) = asked["messages"][1].pop("images")
+    assert asked["messages"][1] == {"role": "assistant", "content": "a teal square"}
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+    assert asked["modalities"] == ["text", "image"] and "audio" not in asked
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert is_seen(page, "#chat .answer img") and decodes(page, "#chat .answer audio") == 0.5
+
+
+def test_nano_draws_its_answer_and_says_another(nano_page):
+    page = nano_page
+    choose_answers(page, "drawn")
+    say(page, "in the middle a large red circle, on a white background")
+    answer(page)
+    assert is_seen(page, "#chat .answer img") and page.locator("#chat .answer audio").count() == 0
+    choose_answers(page, "said")
+    page.click("#open-settings")
+    page.fill("#settings [name=max_tokens]", "3")
+    page.keyboard.press("Escape")
+    page.click("#chat .clear")
+    say(page, "what color is the circle?")
+    assert answer(page).locator(".text").inner_text()
+    assert decodes(page, "#chat .answer audio") > 0.1
 
 
 def test_what_models_write_is_text(page):

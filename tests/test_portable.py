@@ -22,25 +22,9 @@ from mmlm.assembly.names import absolute_name, relative_name
 from mmlm.cli import main
 from support import families, parts
 from support.codec_parts import image_codec
+from support.saved import write_parts
 
 ROOT = Path(__file__).parents[1]
-
-
-def write_parts(folder: Path) -> Path:
-    """A language model, a CLIP and a Whisper in files, as published ones are."""
-    families.language_model("llama").save_pretrained(folder / "lm")
-    families.tokenizer().save_pretrained(folder / "lm")
-    clip = parts.image_encoder().model
-    (folder / "clip").mkdir()
-    config = {
-        "model_cfg": {"embed_dim": 16, "vision_cfg": parts.VISION, "text_cfg": parts.TEXT},
-        "preprocess_cfg": {"size": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3]},
-    }
-    (folder / "clip/open_clip_config.json").write_text(json.dumps(config))
-    torch.save(clip.state_dict(), folder / "clip/open_clip_pytorch_model.bin")
-    ears = parts.audio_encoder().model
-    torch.save({"dims": vars(ears.dims), "model_state_dict": ears.state_dict()}, folder / "ears.pt")
-    return folder
 
 
 def write_model(folder: Path, **options):

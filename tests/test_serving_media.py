@@ -122,6 +122,88 @@ def test_text_with_pictures_whole_and_as_a_stream(client, nano):
     assert found.usage.completion_tokens_details.image_tokens == 130 * count
 
 
+PICTURES = [{"type": "image_generation"}]
+
+
+def told(response) -> list[dict]:
+    """The items of a response without their ids."""
+    return [{name: value for name, value in item.items() if name != "id"} for item in response.to_dict()["output"]]
+
+
+def test_a_response_is_the_picture_of_a_chat_and_is_taken_back(client, drawn):
+    asked = dict(model="nano", input=DRAW, tools=PICTURES, tool_choice=PICTURES[0], extra_body={"seed": 3})
+    found = client.responses.create(**asked)
+    (item,) = found.output
+    assert (item.type, item.status, found.status) == ("image_generation_call", "completed", "completed")
+    assert f"data:image/png;base64,{item.result}" == drawn.choices[0].message.images[0]["image_url"]["url"]
+    assert found.usage.output_tokens == drawn.usage.completion_tokens
+    events = list(client.responses.create(**asked, stream=True))
+    assert [event.type.removeprefix("response.") for event in events] == [
+        "created", "in_progress", "output_item.added", "image_generation_call.in_progress",
+        "image_generation_call.generating", "image_generation_call.completed", "output_item.done", "completed",
+    ]  # fmt: skip
+    assert [event.sequence_number for event in events] == list(range(8))
+    assert events[2].item.result is None and events[-2].item.result == item.result
+    assert told(events[-1].response) == told(found)
+    question = {"role": "user", "content": "what color is the circle?"}
+    said = client.responses.create(model="nano", input=[*DRAW, item.to_dict(), question], max_output_tokens=4)
+    earlier = {"role": "assistant", "content": "", "images": drawn.choices[0].message.images}
+    chat = client.chat.completions.create(model="nano", messages=[*DRAW, earlier, question], max_tokens=4)
+    assert said.output_text == chat.choices[0].message.content
+    assert said.usage.input_tokens == chat.usage.prompt_tokens
+
+
+def test_a_response_of_texts_and_pictures_has_them_in_the_order_of_the_chat(client):
+    more = dict(model="nano", extra_body={"seed": SEED}, temperature=1.0)
+    found = client.responses.create(input=COUNT, tools=PICTURES, max_output_tokens=3, **more)
+    asked = dict(messages=COUNT, max_tokens=3, modalities=["text", "image"], **more)
+    deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+    expected = []
+    for delta in deltas:
+        if delta.content and (not expected or expected[-1][0] != "message"):
+            expected.append(("message", ""))
+        if delta.content:
+            expected[-1] = ("message", expected[-1][1] + delta.content)
+        for one in getattr(delta, "images", []):
+            expected.append(("image_generation_call", one["image_url"]["url"].partition(",")[2]))
+    assert [
+        (item.type, item.content[0].text if item.type == "message" else item.result) for item in found.output
+    ] == expected
+    assert expected
+    streamed = list(client.responses.create(input=COUNT, tools=PICTURES, max_output_tokens=3, stream=True, **more))
+    assert told(streamed[-1].response) == told(found)
+    none = client.responses.create(model="nano", input=COUNT, tools=PICTURES, tool_choice="none", max_output_tokens=3)
+    assert [item.type for item in none.output] == ["message"]
+
+
+RESPONSES = {
+    "sound": (dict(extra_body={"modalities": ["text", "audio"]}), "modalities", "/v1/chat/completions"),
+    "the form of sound": (dict(extra_body={"audio": {"format": "wav"}}), "audio", "/v1/chat/completions"),
+    "a function beside": (
+        dict(tools=[*PICTURES, {"type": "function", "name": "f", "parameters": {}}]), "tools", "stands alone",
+    ),
+    "another form": (dict(tools=[{**PICTURES[0], "output_format": "webp"}]), "tools", "output_format"),
+    "previews": (dict(tools=[{**PICTURES[0], "partial_images": 2}]), "tools", "partial_images"),
+    "a choice of nothing": (dict(tool_choice=PICTURES[0]), "tool_choice", "not among"),
+    "a picture that was not kept": (
+        dict(input=[{"type": "image_generation_call", "id": "ig_1"}]), "input[0].result", "not kept",
+    ),
+    "a picture that is none": (
+        dict(input=[{"type": "image_generation_call", "result": "AAAA"}]),
+        "input[0].images[0].image_url.url", "input[0]",
+    ),
+    "thoughts": (dict(tools=PICTURES, reasoning={"effort": "low"}), "reasoning", "pictures"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_what_a_response_cannot_hold_is_told_by_its_field(client, name):
+    changed, param, word = RESPONSES[name]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(**{"model": "nano", "input": "a", **changed})
+    assert caught.value.body["param"] == param and word in caught.value.body["message"]
+
+
 def test_pieces_between_pictures_join_to_the_text_around_them(nano):
     span = nano.language_model.vocabulary.spans["image"]
     pictures = [torch.randint(512, (2, 8, 8), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 from mmlm.acceleration import choosing
 from mmlm.acceleration.copies import use_packed
 from mmlm.acceleration.kernels import HALVES, Weights, has_fbgemm
-from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers, quantised, unpack_layers
+from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers, quantised, share_copies, unpack_layers
 from mmlm.acceleration.probes import why_not_recorded, why_not_wide
 from mmlm.acceleration.recorded_step import SHORT, RecordedSteps, can_record, record
 from mmlm.model.fusion.interface import MediaContext
@@ -135,6 +135,12 @@ def unpack(network: MultimodalNetwork) -> None:
         for part in (network, *_elsewhere(network)):
             unpack_layers(part)
         network.language_model.acceleration = None
+
+
+def share_packed(network: MultimodalNetwork, other: MultimodalNetwork) -> None:
+    """Has a packed network use the packed copies of another one, wherever the two share a weight and its packing."""
+    for part, twin in zip((network, *_elsewhere(network)), (other, *_elsewhere(other)), strict=False):
+        share_copies(part, twin)
 
 
 def _elsewhere(network: MultimodalNetwork) -> list[nn.Module]:

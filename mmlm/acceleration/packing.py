@@ -55,6 +55,23 @@ def unpack_layers(root: nn.Module) -> None:
             del module.forward
 
 
+def share_copies(root: nn.Module, other: nn.Module) -> None:
+    """Gives packed layers of `root` the packed copies of the same layers of `other`, whose weights they share."""
+    others = dict(other.named_modules())
+    for name, module in root.named_modules():
+        twin = others.get(name)
+        own, theirs = vars(module).get("forward"), None if twin is None else vars(twin).get("forward")
+        if twin is None or type(own) is not type(theirs) or not isinstance(own, PACKED):
+            continue
+        tensors, their_tensors = list(module.parameters()), list(twin.parameters())
+        if [one.data_ptr() for one in tensors] != [one.data_ptr() for one in their_tensors]:
+            continue
+        for field, copies in vars(theirs).items():
+            quantised_alike = getattr(vars(own)[field], "weights", None) == getattr(copies, "weights", None)
+            if isinstance(copies, (PackedWeight, Copies)) and quantised_alike:
+                setattr(own, field, copies)
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The kernels of all layers of one shape: for up to so many inputs at once the kernel of that name."""

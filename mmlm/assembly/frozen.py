@@ -13,7 +13,7 @@ from encoders.base import FrozenEncoder
 from encoders.clip import ClipImageEncoder
 from encoders.files import at_home
 from mmlm.assembly.config import FrozenPart
-from mmlm.assembly.forms.named import named_model
+from mmlm.assembly.forms.named import named_model, named_tokenizer
 from mmlm.assembly.names import path_in
 from mmlm.assembly.presets import PRESET, preset_path
 from mmlm.model.config import LoraConfig
@@ -35,16 +35,22 @@ def language_model_of(
     rows: dict[str, torch.Tensor] | None = None,
     layouts: tuple[CodeLayout, ...] = (),
     lora: LoraConfig = LoraConfig(),
+    bare: PreTrainedModel | None = None,
 ) -> LanguageModel:
     """A language model with rows for media, and for sound where the model has an audio encoder; or the ready-made one.
 
-    rows: embedding (and head) rows that a saved model has in place of the language model's own.
+    rows: embedding (and head) rows that a saved model has in place of the language model's own. bare: what the source
+    names, where it is in memory already.
     """
     if isinstance(source, LanguageModel):
         if rows and not source.replaced:
             raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
         return source
-    model, tokenizer, name = causal_model(source, tokenizer, dtype)
+    if bare is None:
+        model, tokenizer, name = causal_model(source, tokenizer, dtype)
+    else:
+        assert not isinstance(source, nn.Module), "what is in memory already is known by its name"
+        model, tokenizer, name = bare, tokenizer or named_tokenizer(source), lasting_name(source)
     added = ADDED_TOKENS_WITH_AUDIO if with_audio else ADDED_TOKENS
     return LanguageModel(model, tokenizer, name, added, rows, layouts, lora)
 

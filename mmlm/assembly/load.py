@@ -33,8 +33,10 @@ from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.names import absolute_name, check_elsewhere, path_in, with_names
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
+from mmlm.assembly.sharing import shared_parts
 from mmlm.model.draws import OwnDraws
 from mmlm.model.layouts import layouts_of
+from mmlm.model.network import MultimodalNetwork
 
 FILES = ("config.json", "model.safetensors")
 ENCODERS = ("image", "audio")
@@ -49,6 +51,7 @@ def load(
     audio_encoder: str | Path | FrozenEncoder | None = None,
     codecs: Codecs = Codecs(),
     encoders: Collection[str] | None = None,
+    beside: Collection[MultimodalNetwork] = (),
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> MultimodalLM:
@@ -59,6 +62,8 @@ def load(
     were trained with is a warning with both fingerprints.
     encoders: those that are needed, of "image" and "audio": the model's others are neither fetched nor loaded, and what
         is loaded cannot be saved. None, or none that the model has: all of them.
+    beside: models in memory. A language model or an encoder of theirs that this model has too, loaded from the same
+        place with the same fingerprint and type, is not loaded again: its tensors are shared. Answers stay the same.
     dtype: of a language model and an image encoder that are named; ready-made parts stay as they are.
     Errors: FileNotFoundError for a model or part that cannot be found; ValueError for a damaged model, and for weights
     that do not fit the config, or a device that is not there; TypeError for values of another kind.
@@ -78,13 +83,15 @@ def load(
     fetch_parts(name, folder, config, given | codecs.by_field())
     sources = sources_of(config, given)
     _check_rank(config, tensors)
+    shared: dict[str, Any] = shared_parts(config, sources, beside, dtype)
+    bare = None if rows else shared.pop("language_model", None)  # rows are written into the embedding
     with OwnDraws(0):  # initial weights are drawn, then replaced
         loaded = load_saved_codecs(config, codecs)
         host = language_model_of(
-            sources["language_model"], tokenizer, dtype, hears, rows, layouts_of(loaded.codecs), config.lora
+            sources["language_model"], tokenizer, dtype, hears, rows, layouts_of(loaded.codecs), config.lora, bare
         )
         check_fingerprint("language model", config.language_model, host.fingerprint())
-        images, audio = _encoders(config, sources, dtype)
+        images, audio = _encoders(config, sources | shared, dtype)
         with believed(folder / "model.safetensors"):
             model = MultimodalLM(
                 host, images, config.resampler, config.fusion, config.template, audio_encoder=audio,

@@ -79,10 +79,11 @@ def dtype_of(args: argparse.Namespace) -> torch.dtype:
     return getattr(torch, args.dtype)
 
 
-def load_model(args: argparse.Namespace, *needed: str) -> MultimodalLM:
+def load_model(args: argparse.Namespace, *needed: str, beside: Collection[MultimodalLM] = ()) -> MultimodalLM:
     """The model of `--model`, or one that is joined of the parts given; on its device, packed where that was asked for.
 
     needed: "image", "audio", the encoders that the work needs: others are not loaded. None: all of them.
+    beside: models in memory, with which it shares what is the same in both, packed copies too.
     """
     device = device_of(args)
     check_pack(args, device)
@@ -95,8 +96,14 @@ def load_model(args: argparse.Namespace, *needed: str) -> MultimodalLM:
     if args.model is None and parts["language_model"] is not None:
         model = joined(parts, needed, options)
     else:
-        model = load(args.model or "nano", **parts, encoders=needed or None, **options)
-    return model if args.pack is None else model.pack(args.pack)
+        model = load(args.model or "nano", **parts, encoders=needed or None, beside=beside, **options)
+    if args.pack is not None:
+        from mmlm.acceleration.pack import share_packed
+
+        model.pack(args.pack)
+        for other in beside:
+            share_packed(model, other)
+    return model
 
 
 def load_parts(args: argparse.Namespace, *needed: str) -> dict[str, FrozenEncoder]:

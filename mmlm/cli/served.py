@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -59,4 +61,22 @@ def loaders_of(args: argparse.Namespace) -> dict[str, Callable[[], MultimodalLM]
     except ImportError as error:
         raise ImportError("serving needs the extra: pip install 'mmlm[serve]'") from error
     each = {name: argparse.Namespace(**{**vars(args), "model": name}) for name in names}
-    return {name: functools.partial(load_model, own) for name, own in each.items()}
+    loading = _Loading()
+    return {name: functools.partial(loading, own) for name, own in each.items()}
+
+
+class _Loading:
+    """Loads models one after the other, each beside those that are in memory still."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._models: weakref.WeakSet[MultimodalLM] = weakref.WeakSet()
+
+    def __call__(self, args: argparse.Namespace) -> MultimodalLM:
+        with self._turn:
+            model = load_model(args, beside=list(self._models))
+            self._models.add(model)
+        return model
+
+    def __reduce__(self) -> tuple[type[_Loading], tuple[()]]:
+        return _Loading, ()  # another process has models of its own

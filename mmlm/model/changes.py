@@ -25,11 +25,12 @@ class Changes:
     never reads memory that another thread frees. Between two steps of a text no pass runs, so a change need not wait
     for its end; the text finds at its next step that the model is another one.
 
-    count: of changes so far.
+    count: of changes so far. cast: whether weights got another type, and so perhaps other values, at any time.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.cast = False
         self._latest = ""
         self._turn = threading.Condition()
         self._passing: set[int] = set()  # threads
@@ -102,7 +103,10 @@ class Changing(nn.Module):
             return [(tensor.device, tensor.dtype) for tensor in (*self.parameters(), *self.buffers())]
 
         with self.changes.changing("moved or cast", places):
-            return super()._apply(fn, recurse)
+            before = [dtype for _, dtype in places()]
+            found = super()._apply(fn, recurse)
+            self.changes.cast |= before != [dtype for _, dtype in places()]
+            return found
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`."""

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import soundfile
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -109,8 +108,10 @@ async def scripted(body: dict[str, Any], seen: Seen) -> AsyncIterator[dict[str, 
     elif text == "media":
         Image.new("RGB", (8, 8), "teal").save(picture := io.BytesIO(), "png")
         yield {"images": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64_of(picture)}"}}]}
-        soundfile.write(sound := io.BytesIO(), [0.0] * 4000, 8000, format="wav")
-        yield {"audio": {"id": "a", "data": base64_of(sound)}}
+        yield {"audio": {"id": "a", "transcript": "a teal "}}
+        yield {"audio": {"transcript": "square"}}
+        for samples in (8000, 4000):  # of 24 kHz, in pieces as a stream has them
+            yield {"audio": {"data": base64.b64encode(bytes(2 * samples)).decode()}}
     elif text == "count":
         try:
             for number in range(10_000):

@@ -42,6 +42,18 @@ def named_model(source: str | Path, tokenizer: Any, dtype: torch.dtype) -> tuple
         raise unloadable(source, error) from error
 
 
+def named_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a language model by name; errors are those of `named_model`."""
+    try:
+        path = _place(source)
+        if not adapter_settings(path):
+            return _tokenizer(path)
+        base = _place(base_of(path))
+        return _adapters_tokenizer(path, base) or _tokenizer(base)
+    except Exception as error:
+        raise unloadable(source, error) from error
+
+
 def language_model_config(source: str | Path) -> PreTrainedConfig:
     """The text config of a language model by name, without its weights."""
     try:
@@ -70,25 +82,32 @@ def unloadable(source: str | Path, error: Exception) -> Exception:
 
 def _whole(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     if is_gguf(path):
-        tokenizer = tokenizer or gguf_tokenizer(read_gguf(path))
+        tokenizer = tokenizer or _tokenizer(path)
         return gguf_model(path, dtype), tokenizer
     return _of_transformers(path, tokenizer, dtype)
 
 
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if is_gguf(path):
+        return gguf_tokenizer(read_gguf(path))
+    options = {"config": _config(path)} if _is_mosaic_gpt(path) else {}
+    return from_pretrained(AutoTokenizer, path, READY_MADE, **options)
+
+
 def _of_transformers(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     config = _config(path)  # first: it tells a model that is code, of which the tokenizer's error says little
     options: dict[str, Any] = {"variant": _variant(path)}
     kind: Any = AutoModelForCausalLM
-    tokenizer_options = {}
     if _is_mosaic_gpt(path):
         from mmlm.assembly.interop.mosaic_gpt import RENAMED, MosaicGpt
 
-        kind, tokenizer_options = MosaicGpt, {"config": config}
-        options = {"config": config, "key_mapping": RENAMED}
+        kind, options = MosaicGpt, {"config": config, "key_mapping": RENAMED}
     if tokenizer is None:
-        tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, **tokenizer_options)
+        tokenizer = _tokenizer(path)
     model, report = from_pretrained(kind, path, READY_MADE, dtype=dtype, output_loading_info=True, **options)
     _check_whole(report, path)
     return model, tokenizer
@@ -106,15 +125,22 @@ def _check_whole(report: dict[str, Any], path: str) -> None:
 
 def _adapted(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     """The model that an adapter is for, with the adapter. Its tokenizer is the adapter's own, where it has one."""
-    from transformers import AutoTokenizer
-
     base = _place(base_of(path))
     if adapter_settings(base):
         raise ValueError(f"it is an adapter of {base}, which is an adapter itself: {READY_MADE}")
-    if tokenizer is None and settings_of(path, name="tokenizer_config.json"):
-        tokenizer = from_pretrained(AutoTokenizer, path, READY_MADE, config=_settings(base))
+    if tokenizer is None:
+        tokenizer = _adapters_tokenizer(path, base)
     model, tokenizer = _whole(base, tokenizer, dtype)
     return adapted(model, path), tokenizer
+
+
+def _adapters_tokenizer(path: str, base: str) -> Any:
+    """The tokenizer that lies beside an adapter; None where there is none."""
+    from transformers import AutoTokenizer
+
+    if not settings_of(path, name="tokenizer_config.json"):
+        return None
+    return from_pretrained(AutoTokenizer, path, READY_MADE, config=_settings(base))
 
 
 def _settings(path: str) -> PreTrainedConfig:

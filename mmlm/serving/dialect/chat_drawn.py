@@ -45,8 +45,11 @@ class DrawnAnswer:
                 choice["message"]["images"] = pictures
         return {**found, "usage": self._usage(results)}
 
-    async def stream(self, running: Submitted) -> AsyncIterator[dict[str, Any] | str]:
-        """The events of a stream. Each picture is one piece of it, once its last code is written."""
+    async def stream(self, running: Submitted, usage: bool = False) -> AsyncIterator[dict[str, Any] | str]:
+        """The events of a stream. Each picture is one piece of it, once its last code is written.
+
+        usage: whether it comes at the end though it was not asked for.
+        """
         answer = self.answer
         rows = [
             DrawnRow(answer.loaded.model, answer.stop_ids, answer.begun)
@@ -65,7 +68,7 @@ class DrawnAnswer:
             for delta in row.rest():
                 yield answer.chunk(index, delta)
             yield answer.chunk(index, {}, reason=result.finish_reason)
-        for event in answer.ending(self._usage(results)):
+        for event in answer.ending(self._usage(results), usage):
             yield event
 
     async def _picture(self, index: int, codes: Codes) -> dict[str, Any]:

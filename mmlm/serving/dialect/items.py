@@ -8,7 +8,7 @@ from typing import Any
 
 from mmlm.serving.errors import ApiError
 
-KINDS = ("message", "function_call", "function_call_output", "reasoning")
+KINDS = ("message", "function_call", "function_call_output", "reasoning", "image_generation_call")
 ROLES = ("user", "assistant", "system", "developer")
 PARTS = ("input_text", "output_text", "input_image", "input_audio", "refusal")
 
@@ -34,6 +34,9 @@ def read_items(given: str | Sequence[Mapping[str, Any]]) -> tuple[list[dict[str,
                 messages[-1].setdefault("tool_calls", []).append(call)
                 continue
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        elif kind == "image_generation_call":
+            picture = {"type": "image_url", "image_url": {"url": _picture(item, place)}}
+            message = {"role": "assistant", "content": None, "images": [picture]}
         elif kind == "function_call_output":
             content = _content(item.get("output"), f"{place}.output")
             message = {"role": "tool", "tool_call_id": _text(item, "call_id", place), "content": content}
@@ -60,7 +63,7 @@ def misplaced(error: ApiError, places: Sequence[int | None]) -> ApiError:
         return re.sub(r"\bmessages\[(\d+)\]", item, text)
 
     renamed = {"messages": "input", "response_format": "text", "max_completion_tokens": "max_output_tokens",
-               "reasoning_effort": "reasoning"}  # fmt: skip
+               "reasoning_effort": "reasoning", "modalities": "tools"}  # fmt: skip
     param = None if error.param is None else own(renamed.get(error.param, error.param))
     return ApiError(error.status, own(error.message), param, error.code)
 
@@ -68,6 +71,14 @@ def misplaced(error: ApiError, places: Sequence[int | None]) -> ApiError:
 def _call(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     function = {name: _text(item, name, place) for name in ("name", "arguments")}
     return {"id": _text(item, "call_id", place), "type": "function", "function": function}
+
+
+def _picture(item: Mapping[str, Any], place: str) -> str:
+    """The address of a picture that an earlier response holds."""
+    if item.get("result") is None:
+        raise _wrong(f"{place}.result is needed: pictures are not kept here", f"{place}.result")
+    form = str(item.get("output_format") or "png")
+    return f"data:image/{form};base64,{_text(item, 'result', place)}"
 
 
 def _text(item: Mapping[str, Any], name: str, place: str) -> str:

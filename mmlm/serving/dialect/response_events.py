@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-PREFIX = {"message": "msg", "function_call": "fc", "reasoning": "rs"}
+PREFIX = {"message": "msg", "function_call": "fc", "reasoning": "rs", "image_generation_call": "ig"}
 
 
 def items_of(message: Mapping[str, Any], log_probs: Mapping[str, Any] | None, reason: str) -> list[dict[str, Any]]:
@@ -52,6 +52,9 @@ class Events:
                 self.items[-1]["arguments"] += piece
                 yield self._event("function_call_arguments.delta", delta=piece)
 
+        for picture in delta.get("images") or ():
+            yield from self._drawn(picture["image_url"]["url"].partition(",")[2])
+
     def rest(self, reason: str) -> Iterator[dict[str, Any]]:
         """What is left when the answer has ended. An answer without anything in it is an empty text."""
         if not self.items:
@@ -60,7 +63,15 @@ class Events:
             self.items[-1]["content"][0]["logprobs"] += self._waiting
         yield from self._ended("incomplete" if reason == "length" else "completed")
 
-    def _turn_to(self, kind: str, **fields: str) -> Iterator[dict[str, Any]]:
+    def _drawn(self, picture: str) -> Iterator[dict[str, Any]]:
+        """The item of a picture in base64, which comes all at once."""
+        yield from self._turn_to("image_generation_call", result=None, output_format="png")
+        for name in ("in_progress", "generating"):
+            yield self._event(f"image_generation_call.{name}")
+        self.items[-1]["result"] = picture
+        yield from self._ended("completed")
+
+    def _turn_to(self, kind: str, **fields: str | None) -> Iterator[dict[str, Any]]:
         """The end of the last item, and the beginning of one of this kind, unless the last goes on."""
         if self._open and self.items[-1]["type"] == kind and not fields:
             return
@@ -74,7 +85,7 @@ class Events:
         self.items.append(item)
         self._open = True
         yield {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": _copy(item)}
-        if kind != "function_call":
+        if kind in ("message", "reasoning"):
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
             if kind == "message":
                 part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
@@ -97,6 +108,8 @@ class Events:
         item["status"] = status
         if item["type"] == "function_call":
             yield self._event("function_call_arguments.done", name=item["name"], arguments=item["arguments"])
+        elif item["type"] == "image_generation_call":
+            yield self._event("image_generation_call.completed")
         else:
             part = item["content"][0]
             more = {"logprobs": part["logprobs"]} if item["type"] == "message" else {}

@@ -17,13 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
-from mmlm.serving.dialect.asked import Asked, Share, Temperature
+from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
 from mmlm.serving.dialect.chat import begun
 from mmlm.serving.dialect.chat_answer import Answer
+from mmlm.serving.dialect.chat_drawn import DrawnAnswer
 from mmlm.serving.dialect.chat_request import ChatRequest
 from mmlm.serving.dialect.items import misplaced, read_items
 from mmlm.serving.dialect.reasoning import Effort
 from mmlm.serving.dialect.response_events import Events, items_of
+from mmlm.serving.dialect.response_tools import functions_of, modalities_of
 from mmlm.serving.errors import ApiError
 from mmlm.serving.tokens import Submitted
 from mmlm.tasks.chat import Mode
@@ -34,6 +36,11 @@ LOG_PROBS = "message.output_text.logprobs"
 KEPT = (
     "this server keeps no responses: send the conversation whole, as input of messages, function_call and "
     "function_call_output items"
+)
+
+ELSEWHERE = (
+    "answers with sound have no form here: ask /v1/chat/completions for them. Pictures are asked for by "
+    'tools=[{"type": "image_generation"}]'
 )
 
 
@@ -52,7 +59,10 @@ class ReasoningSettings(BaseModel):
 
 
 class ResponseRequest(Asked):
-    """The body of a request. mode, language and chat_template_kwargs are those of `mmlm.tasks.chat.chat`."""
+    """The body of a request. mode, language and chat_template_kwargs are those of `mmlm.tasks.chat.chat`.
+
+    seed, and steps of the diffusion decoder, where pictures are written, are those of a chat here.
+    """
 
     no_effect = (
         "user", "store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_options",
@@ -78,6 +88,10 @@ class ResponseRequest(Asked):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
+    modalities: Any = None
+    audio: Any = None
+    seed: Seed | None = None
+    steps: Annotated[int, Field(ge=0, le=1000)] | None = None
     mode: Mode = "transcript"
     language: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -93,12 +107,17 @@ class ResponseRequest(Asked):
         if unknown := [one for one in self.include or () if one != LOG_PROBS]:
             message = f"include: {unknown[0][:80]!r} is not here; there is {LOG_PROBS!r}"
             raise ApiError(400, message, "include", "unsupported")
+        if self.modalities not in (None, ["text"]) or self.audio is not None:
+            name = "modalities" if self.audio is None else "audio"
+            raise ApiError(400, f"{name}: {ELSEWHERE}", name, "unsupported")
         messages, places = read_items(self.input)
         if self.instructions is not None:
             messages, places = [{"role": "system", "content": self.instructions}, *messages], [None, *places]
+        functions, modalities = functions_of(self.tools or ()), modalities_of(self.tools or (), self.tool_choice)
         asked: dict[str, Any] = dict(
             model=self.model, messages=messages, stream=self.stream, temperature=self.temperature, top_p=self.top_p,
-            max_completion_tokens=self.max_output_tokens, tools=self._tools(), tool_choice=self._choice(),
+            max_completion_tokens=self.max_output_tokens, tools=functions or None,
+            tool_choice=self._choice() if functions else None, modalities=modalities, seed=self.seed, steps=self.steps,
             parallel_tool_calls=self.parallel_tool_calls, logprobs=LOG_PROBS in (self.include or ()),
             top_logprobs=self.top_logprobs, response_format=self._format(),
             reasoning_effort=None if self.reasoning is None else self.reasoning.effort, mode=self.mode,
@@ -110,14 +129,6 @@ class ResponseRequest(Asked):
             raise ApiError(
                 400, f"text.format: {str(error).splitlines()[-2].strip()}", "text", "invalid_value"
             ) from None
-
-    def _tools(self) -> list[dict[str, Any]] | None:
-        for at, tool in enumerate(self.tools or ()):
-            if tool.get("type") != "function":
-                message = f"tools[{at}]: tools of the type function are taken, not {str(tool.get('type'))[:60]!r}"
-                raise ApiError(400, message, "tools", "unsupported")
-        inner = [{name: value for name, value in tool.items() if name != "type"} for tool in self.tools or ()]
-        return [{"type": "function", "function": one} for one in inner] or None
 
     def _choice(self) -> Any:
         if not isinstance(self.tool_choice, dict):
@@ -144,8 +155,11 @@ async def _response(asked: ResponseRequest, context: Context) -> Response:
             answer, running = await begun(chat, context, stack)
         except ApiError as error:
             raise misplaced(error, places) from None
-        made = _Made(asked, answer)
+        drawn = None if chat.medium is None else DrawnAnswer(answer, context)
+        made = _Made(asked, answer, drawn)
         if not asked.stream:
+            if drawn is not None:
+                return JSONResponse(await made.last(running))
             return JSONResponse(made.whole(answer.whole(await running.results())))
         await running.begun()
         return EventStream(made.events(running), stack.pop_all())
@@ -153,10 +167,10 @@ async def _response(asked: ResponseRequest, context: Context) -> Response:
 
 
 class _Made:
-    """One response in the forms of the dialect."""
+    """One response in the forms of the dialect. drawn: of an answer that may hold pictures."""
 
-    def __init__(self, asked: ResponseRequest, answer: Answer) -> None:
-        self.asked, self.answer = asked, answer
+    def __init__(self, asked: ResponseRequest, answer: Answer, drawn: DrawnAnswer | None) -> None:
+        self.asked, self.answer, self.drawn = asked, answer, drawn
         self.number, self.created = f"resp_{uuid.uuid4().hex}", int(time.time())
 
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +178,13 @@ class _Made:
         (choice,) = completion["choices"]
         items = items_of(choice["message"], choice["logprobs"], choice["finish_reason"])
         return self._ended(items, choice["finish_reason"], completion["usage"])
+
+    async def last(self, running: Submitted) -> dict[str, Any]:
+        """The response of a stream that nobody hears: texts and pictures in the order in which they were written."""
+        last: dict[str, Any] = {}
+        async for event in self.events(running):
+            last = event
+        return last["response"]
 
     async def events(self, running: Submitted) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream, numbered."""
@@ -176,7 +197,7 @@ class _Made:
 
         for name in ("created", "in_progress"):
             yield numbered({"type": f"response.{name}", "response": self._response("in_progress", [])})
-        async for chunk in self.answer.stream(running, usage=True):
+        async for chunk in (self.drawn or self.answer).stream(running, usage=True):
             if isinstance(chunk, str):
                 break
             usage = chunk["usage"]

@@ -1,7 +1,9 @@
 // One answer of a model, as it comes.
 
 import { call, events } from "./api.js";
+import { dataUrl } from "./files.js";
 import { settings } from "./settings.js";
+import { wavOfPieces } from "./sound.js";
 import { split } from "./thinking.js";
 
 export function emptyAnswer() {
@@ -16,10 +18,11 @@ export function partsOf(message) {
 
 // Asks `model` for the answer to the messages before, and writes it into `message`; `changed` is called as it grows.
 export async function write(message, model, before, signal, changed) {
-  const { temperature, maxTokens, seed, effort, mode, tools } = settings();
+  const { temperature, maxTokens, seed, effort, mode, tools, modalities } = settings();
   message.mode = mode;
   const asked = {
-    model, temperature, seed, mode, tools,
+    model, temperature, seed, mode, tools, modalities,
+    audio: modalities?.includes("audio") ? { format: "pcm16", voice: "any" } : undefined,
     messages: outgoing(before),
     max_completion_tokens: maxTokens,
     reasoning_effort: effort,
@@ -27,6 +30,7 @@ export async function write(message, model, before, signal, changed) {
     stream_options: { include_usage: true },
   };
   const begun = performance.now();
+  const spoken = []; // pieces of a sound
   let tokens = 0;
   let isCutOff = false;
   for await (const event of events(await call("chat/completions", { json: asked, signal }))) {
@@ -34,19 +38,25 @@ export async function write(message, model, before, signal, changed) {
     const [choice] = event.choices;
     if (!choice) continue;
     add(message, choice.delta);
+    if (choice.delta.audio?.data) spoken.push(choice.delta.audio.data);
     isCutOff ||= choice.finish_reason === "length";
     changed();
   }
+  if (spoken.length) message.media.push(await soundOf(spoken));
   const seconds = ((performance.now() - begun) / 1000).toFixed(1);
   message.note = `${tokens} ${tokens === 1 ? "token" : "tokens"} in ${seconds} s`;
   if (isCutOff) message.note += ". Cut off at the most tokens: Settings can allow more.";
 }
 
+async function soundOf(pieces) {
+  const [, data] = (await dataUrl(wavOfPieces(pieces))).split(",");
+  return { type: "input_audio", input_audio: { data, format: "wav" } };
+}
+
 function add(message, delta) {
-  message.content += delta.content ?? "";
+  message.content += delta.content ?? delta.audio?.transcript ?? "";
   message.reasoning += delta.reasoning_content ?? delta.reasoning ?? "";
   for (const image of delta.images ?? []) message.media.push({ type: "image_url", image_url: image.image_url });
-  if (delta.audio?.data) message.media.push({ type: "input_audio", input_audio: { data: delta.audio.data, format: "wav" } });
   for (const piece of delta.tool_calls ?? []) {
     const made = (message.calls[piece.index] ??= { id: "", type: "function", function: { name: "", arguments: "" } });
     made.id ||= piece.id ?? "";
@@ -74,6 +84,8 @@ function isEmpty(answer) {
 function plain(message) {
   if (message.role !== "assistant") return message;
   const sent = { role: "assistant", content: partsOf(message).answer };
+  const images = message.media.filter((part) => part.type === "image_url");
+  if (images.length) sent.images = images;
   if (message.calls.length) sent.tool_calls = message.calls.map(({ isAnswered, ...call }) => call);
   return sent;
 }

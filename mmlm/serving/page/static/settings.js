@@ -9,6 +9,8 @@ const form = dialog.querySelector("form");
 const select = document.getElementById("model");
 let names = [];
 
+const MODALITIES = { said: ["text", "audio"], both: ["text", "image"], drawn: ["image"] };
+
 // Numbers that are not given are undefined, so that the server takes its own.
 export function settings() {
   const number = (name) => (form.elements[name].value === "" ? undefined : Number(form.elements[name].value));
@@ -19,6 +21,7 @@ export function settings() {
     seed: number("seed"),
     effort: form.elements.effort.value || undefined,
     mode: form.elements.mode.value || undefined,
+    modalities: MODALITIES[form.elements.answers.value],
     system: form.elements.system.value.trim(),
     tools: toolsOf(form.elements.tools.value),
     key: form.elements.key.value,

@@ -3,6 +3,7 @@
 import { element } from "./elements.js";
 
 const RATE = 16000; // Hz, what speech recognition hears
+const STREAMED = 24000; // Hz, of sounds that come in pieces
 
 // How loud a recording is in each of so many parts, 0 to 1 of the loudest, and its seconds.
 export async function loudness(bytes, count) {
@@ -29,26 +30,40 @@ export async function toWav(blob) {
   return wavOf(channels, sound.length);
 }
 
+// Wav of the pieces of a stream: 16-bit samples in base64.
+export function wavOfPieces(pieces) {
+  const letters = pieces.map(atob).join("");
+  const bytes = header(letters.length, STREAMED);
+  for (let index = 0; index < letters.length; index += 1) bytes.setUint8(44 + index, letters.charCodeAt(index));
+  return new Blob([bytes], { type: "audio/wav" });
+}
+
 function wavOf(channels, length) {
-  const bytes = new DataView(new ArrayBuffer(44 + 2 * length));
-  const write = (at, text) => [...text].forEach((letter, index) => bytes.setUint8(at + index, letter.charCodeAt(0)));
-  write(0, "RIFF");
-  bytes.setUint32(4, 36 + 2 * length, true);
-  write(8, "WAVEfmt ");
-  bytes.setUint32(16, 16, true); // bytes of the format
-  bytes.setUint16(20, 1, true); // PCM
-  bytes.setUint16(22, 1, true); // channel
-  bytes.setUint32(24, RATE, true);
-  bytes.setUint32(28, 2 * RATE, true);
-  bytes.setUint16(32, 2, true); // bytes of a sample
-  bytes.setUint16(34, 16, true); // bits of a sample
-  write(36, "data");
-  bytes.setUint32(40, 2 * length, true);
+  const bytes = header(2 * length, RATE);
   for (let index = 0; index < length; index += 1) {
     const mean = channels.reduce((sum, channel) => sum + channel[index], 0) / channels.length;
     bytes.setInt16(44 + 2 * index, Math.max(-1, Math.min(1, mean)) * 32767, true);
   }
   return new Blob([bytes], { type: "audio/wav" });
+}
+
+// A mono wav file of so many bytes of sound, which are not written yet.
+function header(length, rate) {
+  const bytes = new DataView(new ArrayBuffer(44 + length));
+  const write = (at, text) => [...text].forEach((letter, index) => bytes.setUint8(at + index, letter.charCodeAt(0)));
+  write(0, "RIFF");
+  bytes.setUint32(4, 36 + length, true);
+  write(8, "WAVEfmt ");
+  bytes.setUint32(16, 16, true); // bytes of the format
+  bytes.setUint16(20, 1, true); // PCM
+  bytes.setUint16(22, 1, true); // channel
+  bytes.setUint32(24, rate, true);
+  bytes.setUint32(28, 2 * rate, true);
+  bytes.setUint16(32, 2, true); // bytes of a sample
+  bytes.setUint16(34, 16, true); // bits of a sample
+  write(36, "data");
+  bytes.setUint32(40, length, true);
+  return bytes;
 }
 
 // A button that records until it is pressed again, and gives `done` a wav; `fail` gets what went wrong.
