@@ -37,7 +37,7 @@ FORM = {"type": "json_schema", "json_schema": {"name": "shape", "schema": SHAPE,
 TOOL = {"type": "function", "function": {"name": "note", "parameters": SHAPE}}
 ONE = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "note"}}}
 SAMPLED = {"temperature": 1.5, "seed": 7, "n": 2, "max_tokens": 6, "logprobs": True}
-DRAWN = {"prompt": "in the middle a large red circle, on a white background", "seed": 3, "steps": 2}
+DRAWN = {"prompt": "in the middle a large red circle, on a white background", "seed": 3}
 SOUND = {"file": {"$file": str(WAV)}}
 VERBOSE = {**SOUND, "response_format": "verbose_json", "timestamp_granularities": ["word", "segment"]}
 
@@ -79,7 +79,8 @@ JOINED = {
     "a response as a stream": ("responses.stream", "a response"),
 }
 """What the client's own helper makes of a stream → the method, and the call whose answer that is."""
-OWN = ("id", "created", "created_at", "completed_at", "call_id", "item_id")  # of an answer, another each time
+OWN = ("id", "created", "created_at", "completed_at", "call_id", "item_id", "cached_tokens", "output_text")
+"""What is another for each answer, or what one client adds."""
 
 
 @pytest.fixture(scope="module")
