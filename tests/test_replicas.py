@@ -4,9 +4,11 @@ import base64
 import http.client
 import importlib.util
 import json
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import openai
 import pytest
@@ -15,6 +17,7 @@ from mmlm.cli import main
 from mmlm.serving.app import make_app
 from mmlm.serving.cluster.affinity import medium_key
 from mmlm.serving.cluster.door import ReplicaLostError, make_door
+from mmlm.serving.cluster.figures import noting
 from mmlm.serving.cluster.replica import answers
 from mmlm.serving.models import Models
 from mmlm.serving.settings import Limits, Settings
@@ -110,6 +113,53 @@ def test_a_client_that_leaves_frees_its_place(door, models):
     until(lambda: engine.running == 1)
     stream.close()
     until(lambda: engine.running == 0, 5)
+
+
+class Histogram:
+    """What a replica tells Ray of one kind of times."""
+
+    def __init__(self, name, about, boundaries, tag_keys):
+        assert about and tag_keys == ("model",)
+        self.name, self.boundaries, self.told = name, boundaries, []
+
+    def observe(self, value, tags):
+        assert tags == {"model": "nano"}
+        self.told.append(value)
+
+    def buckets(self):
+        """Under each boundary, how many there are up to it."""
+        return {end: sum(value <= end for value in self.told) for end in self.boundaries}
+
+
+def test_the_times_of_replicas_add_up(nano, monkeypatch):
+    made: list[Histogram] = []
+
+    def histogram(*given):
+        made.append(Histogram(*given))
+        return made[-1]
+
+    monkeypatch.setitem(sys.modules, "ray.util.metrics", SimpleNamespace(Histogram=histogram))
+    added, written = {}, []
+    for count in (2, 1):
+        app = make_app(Models({"nano": lambda: nano}), note=noting())
+        with page_server.serving(app) as replica:
+            for _ in range(count):
+                answer = json.loads(asked(replica, "/v1/chat/completions", chat(max_tokens=4))[1])
+                written.append(answer["usage"]["completion_tokens"])
+            page = asked(replica, "/metrics")[1]
+        for line in page.splitlines():
+            if line.startswith("mmlm_") and "_seconds_bucket{" in line and "http" not in line and "+Inf" not in line:
+                name, end = line.partition("_bucket")[0], float(line.split('le="')[1].split('"')[0])
+                added[name, end] = added.get((name, end), 0) + float(line.split()[-1])
+    expected, counts = {}, {}
+    for one in made:
+        counts[one.name] = counts.get(one.name, 0) + len(one.told)
+        for end, number in one.buckets().items():
+            expected[one.name, end] = expected.get((one.name, end), 0) + number
+    assert added == expected
+    assert counts == {
+        "mmlm_first_token_seconds": 3, "mmlm_writing_seconds": 3, "mmlm_between_tokens_seconds": sum(written) - 3,
+    }  # fmt: skip
 
 
 def given(answer_of):

@@ -512,7 +512,7 @@ def test_embeddings_of_texts_and_pictures(client, nano, circle):
         assert one.index == index and one.embedding == pytest.approx(expected[index].tolist(), abs=1e-5)
     plain = client.embeddings.create(model="nano", input="a red circle", encoding_format="float")
     assert plain.data[0].embedding == pytest.approx(expected[0].tolist(), abs=1e-5)
-    assert plain.usage.prompt_tokens == int((encoder.tokenizer(["a red circle"]) != 0).sum())
+    assert plain.usage.prompt_tokens == 3  # a word each, whatever the context is filled up with
 
 
 MEDIA_WRONG = {

@@ -1,5 +1,6 @@
 """A server that is safe by default: whom it answers, what it reads and fetches, what it takes, and what it tells."""
 
+import asyncio
 import base64
 import http.client
 import http.server
@@ -18,7 +19,9 @@ from PIL import Image
 
 from mmlm.cli import main
 from mmlm.cli.serve import is_loopback
+from mmlm.serving.context import Workers
 from mmlm.serving.settings import Limits, Settings
+from mmlm.serving.ticket import BusyError
 from support.serving import serving, until
 
 SECRET = "xyzzy-secret"
@@ -411,3 +414,30 @@ def test_several_models_share_no_part_flags(capsys):
     assert main(["serve", "nano", "other", "--image-encoder", "x"]) == 2
     assert "--image-encoder" in capsys.readouterr().err
     assert main(["serve", "nano", "nano"]) == 2 and "twice" in capsys.readouterr().err
+
+
+def test_work_counts_until_its_thread_is_done_though_its_client_left():
+    workers, begun, free = Workers("test", 2), threading.Event(), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return free.wait(30)
+
+    async def run() -> None:
+        left = threading.Event()
+        waiting = asyncio.create_task(workers.run(work, left))
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled() and left.is_set()
+        other = asyncio.create_task(workers.run(work))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await workers.run(bool)
+        free.set()
+        assert await other
+        assert await asyncio.gather(workers.run(bool), workers.run(bool)) == [False, False]
+
+    asyncio.run(run())
+    workers.close()

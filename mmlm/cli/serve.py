@@ -7,12 +7,14 @@ import ipaddress
 import os
 
 from mmlm.cli.loading import device_of
+from mmlm.cli.options import file_path
 from mmlm.cli.served import add_model_options, add_models, loaders_of
 
 EXAMPLES = """\
   mmlm serve
   mmlm serve nano runs/first/model --max-loaded 1
   mmlm serve nano --host 0.0.0.0 --port 8080 --api-key KEY
+  mmlm serve --host 0.0.0.0 --api-key KEY --tls-certificate server.pem --tls-key server.key
   mmlm serve --allow-url images.example.org upload.example.org
   mmlm serve --ray --replicas 2 --max-replicas 8 --device cuda --host 0.0.0.0 --api-key KEY"""
 
@@ -25,6 +27,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--api-key", metavar="KEY",
         help="what requests must carry, or the environment's MMLM_API_KEY; needed where --host is another than this "
         "machine alone",
+    )  # fmt: skip
+    verb.add_argument(
+        "--tls-certificate", type=file_path, metavar="FILE",
+        help="speak https alone, with this certificate and those that it is signed by, in PEM",
+    )  # fmt: skip
+    verb.add_argument(
+        "--tls-key", type=file_path, metavar="FILE",
+        help="the certificate's private key in PEM, without a password (default: in the certificate's file)",
     )  # fmt: skip
     verb.add_argument(
         "--allow-url", nargs="+", default=[], metavar="HOST", help="fetch pictures from these hosts (default: none)"
@@ -66,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--{own[0].replace('_', '-')} is for --ray")
     if args.ray is not None and args.port == 0:
         raise ValueError("--port 0: the machines of a cluster listen at the same port, so name one")
+    if args.tls_key is not None and args.tls_certificate is None:
+        raise ValueError("--tls-key is the key of a --tls-certificate: give that too")
     loaders = loaders_of(args)
     from mmlm.serving.options import EngineOptions
     from mmlm.serving.run import Place, serve
@@ -77,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
         hosts=frozenset(host.lower() for host in args.allow_url),
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
     )
-    place, options = Place(args.host, args.port), EngineOptions(max_rows=args.max_rows, max_waiting=args.max_waiting)
+    place = Place(args.host, args.port, args.tls_certificate, args.tls_key)
+    options = EngineOptions(max_rows=args.max_rows, max_waiting=args.max_waiting)
     models = {"max_loaded": args.max_loaded, "idle_seconds": args.idle_seconds}
     if args.ray is None:
         serve(loaders, settings, place, options, **models)

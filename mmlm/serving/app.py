@@ -15,7 +15,7 @@ from mmlm.serving.dialect import attention_maps, chat, embeddings, images, respo
 from mmlm.serving.dialect.asked import wrong_field
 from mmlm.serving.doors import through
 from mmlm.serving.errors import ApiError, ClientLeftError, as_api_error, broken
-from mmlm.serving.metrics import Metrics
+from mmlm.serving.metrics import Metrics, Note
 from mmlm.serving.models import Models
 from mmlm.serving.settings import Settings
 
@@ -23,9 +23,9 @@ ENDPOINTS = (chat, responses, transcriptions, speech, images, embeddings, attent
 MOST_WAITING = 256  # pieces of work for threads, of each kind
 
 
-def make_app(models: Models, settings: Settings = Settings()) -> ASGIApp:
-    """The app that serves these models. It unloads them when it ends."""
-    metrics = Metrics(models)
+def make_app(models: Models, settings: Settings = Settings(), note: Note | None = None) -> ASGIApp:
+    """The app that serves these models. It unloads them when it ends. note: gets the times of requests as well."""
+    metrics = Metrics(models, note)
     context = Context(models, settings, metrics, Workers("quick", MOST_WAITING), Workers("slow", MOST_WAITING))
 
     @asynccontextmanager

@@ -6,10 +6,10 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from fastapi import Request
@@ -27,10 +27,14 @@ THREADS = max(2, (os.cpu_count() or 1) // 2)  # of each kind
 
 
 class Workers:
-    """Threads for work of one kind, of which at most `most` pieces are done or wait."""
+    """Threads for work of one kind, of which at most `most` pieces are done or wait.
+
+    A piece counts until its thread is done with it, also where its caller waits no longer.
+    """
 
     def __init__(self, name: str, most: int) -> None:
         self._most, self._waiting = most, 0
+        self._turn = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"mmlm-{name}")
 
     async def run(self, work: Callable[[], T], left: threading.Event | None = None) -> T:
@@ -45,14 +49,19 @@ class Workers:
             with torch.no_grad():  # which is a thread's own setting
                 return work()
 
-        self._waiting += 1
+        done = self._pool.submit(without_gradients)
+        with self._turn:
+            self._waiting += 1
+        done.add_done_callback(self._count_down)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, without_gradients)
+            return await asyncio.wrap_future(done)
         except asyncio.CancelledError:
             if left is not None:
                 left.set()
             raise
-        finally:
+
+    def _count_down(self, _: Future[Any]) -> None:
+        with self._turn:
             self._waiting -= 1
 
     def close(self) -> None:

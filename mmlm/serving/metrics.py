@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from mmlm.serving.models import Loaded, Models
 from mmlm.serving.ticket import Ticket
 
-TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # seconds
+TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # seconds
 
 COUNTS = {
     "requests": "Requests that an engine took", "finished": "Requests that ended well",
@@ -22,23 +22,30 @@ COUNTS = {
     "steps": "Steps of decoding",
 }  # fmt: skip
 GAUGES = {"waiting": "Requests that wait", "running": "Requests being written"}
+TIMED = {
+    "first_token_seconds": "From the engine's taking a request to its first token",
+    "between_tokens_seconds": "Between two tokens of a request's first text",
+    "writing_seconds": "From the first token of a request to its end",
+}  # fmt: skip
+
+Note = Callable[[str, str, float], None]
+"""Takes one of `TIMED`, the name of a model, and seconds."""
 
 
 class Metrics:
-    """Counters and times of one server, in a registry of its own."""
+    """Counters and times of one server, in a registry of its own.
 
-    def __init__(self, models: Models) -> None:
-        self.registry = CollectorRegistry()
+    note: gets each time of `TIMED` as well.
+    """
+
+    def __init__(self, models: Models, note: Note | None = None) -> None:
+        self.registry, self._note = CollectorRegistry(), note
         own: dict[str, Any] = {"registry": self.registry}
         self._requests = Counter("mmlm_http_requests", "Requests by path and status", ["path", "status"], **own)
         self._seconds = Histogram("mmlm_http_request_seconds", "Whole requests", ["path"], buckets=TIMES, **own)
-        self._first = Histogram(
-            "mmlm_first_token_seconds", "From the engine's taking a request to its first token", ["model"],
-            buckets=TIMES, **own,
-        )  # fmt: skip
-        self._writing = Histogram(
-            "mmlm_writing_seconds", "From the first token of a request to its end", ["model"], buckets=TIMES, **own
-        )
+        self._timed = {
+            name: Histogram(f"mmlm_{name}", about, ["model"], buckets=TIMES, **own) for name, about in TIMED.items()
+        }
         self.registry.register(_Engines(models))
         ProcessCollector(registry=self.registry)
 
@@ -52,8 +59,15 @@ class Metrics:
         times = ticket.times
         if not times.first_token or not times.ended:
             return
-        self._first.labels(model).observe(times.first_token - times.submitted)
-        self._writing.labels(model).observe(times.ended - times.first_token)
+        self._time("first_token_seconds", model, times.first_token - times.submitted)
+        for seconds in times.between:
+            self._time("between_tokens_seconds", model, seconds)
+        self._time("writing_seconds", model, times.ended - times.first_token)
+
+    def _time(self, name: str, model: str, seconds: float) -> None:
+        self._timed[name].labels(model).observe(seconds)
+        if self._note is not None:
+            self._note(name, model, seconds)
 
     def page(self) -> bytes:
         """All of it in Prometheus's text format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,10 +27,22 @@ Loaders = Mapping[str, Callable[[], MultimodalNetwork]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server listens. port: 0 for a free one."""
+    """Where a server listens.
+
+    port: 0 for a free one. tls_certificate, tls_key: files in PEM, with which it speaks https alone; a key that is not
+    given is in the certificate's file. FileNotFoundError, or ValueError for files that are no certificate and its key.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tls_certificate is not None:
+            _check_tls(self.tls_certificate, self.tls_key)
+        elif self.tls_key is not None:
+            raise ValueError("tls_key is the key of a certificate: give tls_certificate with it")
 
 
 def serve(
@@ -59,7 +72,26 @@ def configured(app: Any, place: Place) -> uvicorn.Config:
     return uvicorn.Config(
         app, host=place.host, port=place.port, access_log=False, log_config=None, ws="none",
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=CLOSING_SECONDS,
+        ssl_certfile=place.tls_certificate, ssl_keyfile=place.tls_key,
     )  # fmt: skip
+
+
+def _check_tls(certificate: str, key: str | None) -> None:
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+        if path is not None and not os.path.isfile(path):
+            raise FileNotFoundError(f"{name} {path}: there is no such file")
+
+    def no_password() -> str:
+        raise ValueError(f"{key or certificate}: the key has a password; openssl pkey -in KEY -out NEW leaves it out")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, no_password)
+    except ssl.SSLError as error:
+        where = f"{certificate} and {key}" if key else certificate
+        reason = error.reason or "unreadable"
+        if reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"{key or certificate} is the key of another certificate than {certificate}") from error
+        raise ValueError(f"{where}: not a certificate and its private key in PEM ({reason})") from error
 
 
 def keep_contents_out_of_logs() -> None:

@@ -43,12 +43,26 @@ Listener = Callable[[Token | None], None]
 
 @dataclass
 class Times:
-    """When what happened, in seconds of `time.monotonic()`; 0 for what has not."""
+    """When what happened, in seconds of `time.monotonic()`; 0 for what has not.
+
+    between: seconds between two tokens of the first row.
+    """
 
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0  # its prompt is being read
     first_token: float = 0.0
+    last_token: float = 0.0  # of the first row
     ended: float = 0.0
+    between: list[float] = field(default_factory=list)
+
+    def note_token(self, row: int) -> None:
+        """A token of a row has been written."""
+        now = time.monotonic()
+        self.first_token = self.first_token or now
+        if row == 0:
+            if self.last_token:
+                self.between.append(now - self.last_token)
+            self.last_token = now
 
 
 class Ticket:
@@ -94,7 +108,7 @@ class Ticket:
 
     def deliver(self, token: Token) -> None:
         """Hands a token on."""
-        self.times.first_token = self.times.first_token or time.monotonic()
+        self.times.note_token(token.row)
         self._tell(token)
 
     def end(self, results: list[GenerationResult] | None = None, error: Exception | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -21,14 +22,19 @@ from mmlm.serving.settings import Settings
 
 @contextlib.contextmanager
 def serving(
-    loaders: dict[str, Any], settings: Settings = Settings(), options: EngineOptions = EngineOptions(), **keywords: Any
+    loaders: dict[str, Any],
+    settings: Settings = Settings(),
+    options: EngineOptions = EngineOptions(),
+    place: Place | None = None,
+    **keywords: Any,
 ) -> Iterator[SimpleNamespace]:
-    """A server's `url`, its `port` and its `models`."""
+    """A server's `url`, its `port` and its `models`. The port is a free one, whatever the place says."""
+    place = place or Place()
     models = Models(loaders, options, **keywords)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        config = configured(make_app(models, settings), Place("127.0.0.1", port))
+        config = configured(make_app(models, settings), dataclasses.replace(place, port=port))
         config.load()
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -37,7 +43,8 @@ def serving(
             assert thread.is_alive(), "the server could not start"
             time.sleep(0.01)
         try:
-            yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, models=models)
+            scheme = "http" if place.tls_certificate is None else "https"
+            yield SimpleNamespace(url=f"{scheme}://127.0.0.1:{port}", port=port, models=models)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message
 
 from mmlm.serving.app import make_app
 from mmlm.serving.cluster.door import Passed, ReplicaLostError, make_door
-from mmlm.serving.cluster.figures import telling
+from mmlm.serving.cluster.figures import noting, telling
 from mmlm.serving.cluster.replica import answers
 from mmlm.serving.cluster.scale import Scale
 from mmlm.serving.models import Models
@@ -37,7 +37,7 @@ class Replica:
         os.chdir(folder)
         keep_contents_out_of_logs()
         self.models = Models(loaders, options, **keywords)
-        self.app = make_app(self.models, settings)
+        self.app = make_app(self.models, settings, noting())
         self.telling = telling(self.models)
         async with self.models.using(self.models.names[0]):
             pass

@@ -6,10 +6,22 @@ import threading
 import time
 from typing import Any
 
-from mmlm.serving.metrics import COUNTS, GAUGES
+from mmlm.serving.metrics import COUNTS, GAUGES, TIMED, TIMES, Note
 from mmlm.serving.models import Models
 
 SECONDS = 5.0  # between two looks
+
+
+def noting() -> Note:
+    """Tells Ray the times of requests. Prometheus adds up the histograms of the replicas, bucket by bucket."""
+    from ray.util.metrics import Histogram  # pyright: ignore[reportMissingImports]
+
+    histograms = {name: Histogram(f"mmlm_{name}", about, list(TIMES), ("model",)) for name, about in TIMED.items()}
+
+    def note(name: str, model: str, seconds: float) -> None:
+        histograms[name].observe(seconds, {"model": model})
+
+    return note
 
 
 def telling(models: Models) -> threading.Thread:

@@ -42,7 +42,8 @@ def begin(
     if not ray.is_initialized():
         ray.init(address=address)
     logs = LoggingConfig(enable_access_log=False)  # of paths, which users write
-    http = HTTPOptions(host=place.host, port=place.port)
+    tls = {"ssl_certfile": place.tls_certificate, "ssl_keyfile": place.tls_key or place.tls_certificate}
+    http = HTTPOptions(host=place.host, port=place.port, **tls)
     try:
         serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http, logging_config=logs)
         serve.run(application(loaders, settings, options, models, scale), name=NAME, logging_config=logs)

@@ -91,7 +91,7 @@ def _embedded(
         for chunk in _chunks(list(pictures)):
             batch = torch.stack([encoder.preprocess(pictures[index]) for index in chunk])
             rows |= zip(chunk, encoder.embed_images(batch), strict=True)
-        tokens = 0 if not texts or encoder.tokenizer is None else int((encoder.tokenizer([*texts.values()]) != 0).sum())
+        tokens = 0 if not texts else _count(encoder.tokenizer, [*texts.values()])
     found = torch.stack([rows[index] for index in range(len(inputs))]).cpu()
     if asked.dimensions not in (None, found.shape[1]):
         message = f"the model {loaded.name!r} embeds in {found.shape[1]} dimensions"
@@ -99,6 +99,12 @@ def _embedded(
     if asked.encoding_format == "base64":
         return [base64.b64encode(row.numpy().astype("<f4").tobytes()).decode() for row in found], tokens
     return found.tolist(), tokens
+
+
+def _count(tokenizer: Any, texts: list[str]) -> int:
+    """Tokens of the texts without padding, nor an end mark that pads as well."""
+    pad = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0  # CLIP's own tokenizer has 0
+    return int((tokenizer(texts) != pad).sum())
 
 
 def _chunks(indices: list[int]) -> list[list[int]]:
