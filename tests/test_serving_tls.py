@@ -75,3 +75,9 @@ def test_wrong_files_are_told_before_a_model_is_loaded(files, monkeypatch, capsy
     assert main(["serve", "nano", *paths]) != 0
     error = capsys.readouterr().err
     assert told in error and len(error.splitlines()) == 1
+
+
+def test_a_proxy_that_would_speak_plain_http_is_refused(files, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    assert main(["serve", "nano", "--ray", "--tls-certificate", str(files / "both.pem")]) != 0
+    assert "RAY_SERVE_ENABLE_HA_PROXY" in capsys.readouterr().err

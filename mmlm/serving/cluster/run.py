@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -26,8 +27,11 @@ def begin(
     """Starts it, and returns once the first model is loaded everywhere. Its machines all listen at the place.
 
     address: of the cluster, "auto" for the one that this machine belongs to. models: keywords of `Models`.
-    ImportError without the extra `ray`; ConnectionError where there is no cluster; RuntimeError where it cannot begin.
+    ImportError without the extra `ray`; ConnectionError where there is no cluster; RuntimeError where it cannot begin;
+    ValueError for TLS beside Ray's HAProxy, which would speak plain http all the same.
     """
+    if place.tls_certificate is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        raise ValueError("Ray's HAProxy speaks no TLS: unset RAY_SERVE_ENABLE_HA_PROXY, or leave out --tls-certificate")
     try:
         import ray.exceptions  # pyright: ignore[reportMissingImports]
         import ray.serve  # pyright: ignore[reportMissingImports]
