@@ -122,7 +122,7 @@ transcribe("nothere.wav")                              | FileNotFoundError | no 
 transcribe("/dev/zero")                                | MediaError        | regular file
 transcribe(np.zeros(300))                              | MediaError        | sample rate
 transcribe((np.zeros(300), -5))                        | MediaError        | Hz
-transcribe((np.zeros(300), 1.5))                       | MediaError        | rate in Hz
+transcribe((np.zeros(300), 1.5))                       | MediaError        | rate must be a whole
 transcribe((np.zeros(0), 16000))                       | MediaError        | 0 samples
 transcribe((np.full(300, 1e30), 16000))                | MediaError        | -1..1
 transcribe((np.zeros((2, 2, 2)), 16000))               | MediaError        | [T]

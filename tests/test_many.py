@@ -158,9 +158,9 @@ def test_another_job_is_refused_by_what_differs(tmp_path, data, nano, loaded, ca
     count = len(loaded)
     refusals = {
         ("--num-beams", "3"): "--num-beams was 2, now 3",
-        ("--num-beams", "2", "--pack", "int8"): "pack was missing, now",
+        ("--num-beams", "2", "--pack", "int8"): "pack was not given, now int8",
         ("--num-beams", "2", "--shard-size", "9"): "--shard-size was 1000, now 9",
-        ("--num-beams", "2", "--max-pixels", "9"): "--max-pixels was missing",
+        ("--num-beams", "2", "--max-pixels", "9"): "--max-pixels was not given",
         ("--num-beams", "2", "--examples", str(data)): None,
     }
     capsys.readouterr()
@@ -169,7 +169,7 @@ def test_another_job_is_refused_by_what_differs(tmp_path, data, nano, loaded, ca
         assert message is None or message in capsys.readouterr().err
     assert len(loaded) == count  # it is known without the model
     assert job("answer", data, output, "what?", "--num-beams", "2") == 2
-    assert 'verb was "caption", now "answer"' in capsys.readouterr().err
+    assert "verb was caption, now answer" in capsys.readouterr().err
     for neutral in ("--batch-size=2", "--device=cpu", "--model=nano"):
         assert job("caption", data, output, "--num-beams", "2", neutral) == 1
     import mmlm
