@@ -3,6 +3,7 @@
 import functools
 import re
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -225,3 +226,18 @@ def test_one_place_touches_the_global_generators():
         if touching.search(path.read_text(encoding="utf-8"))
     }
     assert found == {"mmlm/model/draws.py"}
+
+
+def test_what_is_typed_in_one_thread_and_markup_in_another_stay_apart():
+    processor, mark = parts.build("llama").processor, "<|endoftext|>"
+    ways = [processor.text_ids, processor.markup_ids]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            asked = [threads.submit(ways[at % 2], mark) for at in range(4000)]
+            found = [one.result() for one in asked]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(ids == [256] for ids in found[1::2])
+    assert all(len(ids) == len(mark) and 256 not in ids for ids in found[::2])

@@ -36,7 +36,7 @@ def raw_frames(container: Any, stream: Any, label: str) -> list[Any]:
         decoder = av.CodecContext.create("aac", "r")
         decoder.extradata = stream.codec_context.extradata
         return [frame for own in (av.Packet(bytes(data)), None) for frame in decoder.decode(own) if frame.samples]
+    except MediaError:
+        raise
     except (FFmpegError, ValueError) as error:
-        if isinstance(error, MediaError):
-            raise
         raise damaged(label, error) from error

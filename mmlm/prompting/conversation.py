@@ -16,6 +16,7 @@ from mmlm.prompting.chat_template import PLACE, EndlessTemplateError, answered, 
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Learned, Markup, Part, Sound
 from mmlm.prompting.thinking import after_thinking
+from mmlm.prompting.token_ids import token_ids
 from mmlm.prompting.tool_schemas import shown_tools
 
 _PLACES = re.compile(f"{PLACE}([0-9]+){PLACE}")
@@ -236,6 +237,6 @@ def turn_end(tokenizer: Any) -> int | None:
     text = answered(tokenizer)
     if text is None or PLACE not in text:
         return None
-    ids = tokenizer(text.rpartition(PLACE)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    ids = token_ids(tokenizer, text.rpartition(PLACE)[2].lstrip())
     control = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     return ids[0] if ids and ids[0] in control else None

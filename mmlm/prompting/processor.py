@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.texts import check_characters, check_text, tokenizing
+from encoders.texts import check_characters, check_text
 from mmlm.prompting.parts import Codes, Image, Learned, Markup, Media, Part, Sound, as_part
+from mmlm.prompting.token_ids import token_ids
 from mmlm.prompting.vocabulary import AUDIO, MediaVocabulary
 
 IGNORE_INDEX = -100
@@ -65,7 +66,7 @@ def _spell(tokenizer: Any, token: str) -> list[int]:
     ids = tokenizer.convert_tokens_to_ids(list(token))
     if all(i is not None and i != tokenizer.unk_token_id for i in ids):
         return ids
-    return [i for character in token for i in tokenizer(character, add_special_tokens=False)["input_ids"]]
+    return [i for character in token for i in token_ids(tokenizer, character)]
 
 
 class Processor:
@@ -80,8 +81,7 @@ class Processor:
         self.max_length = max_length
         # Checked by running the tokenizer: some configs set a bos token that the tokenizer never writes.
         bos = tokenizer.bos_token_id
-        with tokenizing():
-            self.prefix = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+        self.prefix = [bos] if bos is not None and token_ids(tokenizer, "a", prefix=True)[:1] == [bos] else []
         # In some vocabularies a control token is an ordinary piece as well, so that typed text could produce it. Other
         # vocabularies add control tokens ("<|fim_prefix|>") without marking them as special. Text gets the ids of the
         # characters in place of both. Words that were added to the vocabulary stay as they are.
@@ -104,8 +104,7 @@ class Processor:
         """
         self._measure([text])
         check_text(text)
-        with tokenizing():
-            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = token_ids(self.tokenizer, text, plain=True)
         ids = [piece for token in ids for piece in self._spelled.get(token, [token])]
         return self._with_rows(ids, text)
 
@@ -195,8 +194,7 @@ class Processor:
         for part in run:
             check_text(part.text if isinstance(part, Markup) else part)
         whole = "".join(part.text if isinstance(part, Markup) else part for part in run)
-        with tokenizing():
-            ids = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        ids = token_ids(self.tokenizer, whole)
         own = [token for part in run if isinstance(part, Markup) for token in self._controls(self._part_ids(part))]
         if self._controls(ids) == own:
             return self._with_rows(ids, whole)
@@ -209,7 +207,7 @@ class Processor:
         if isinstance(part, str):
             return self.text_ids(part)
         if isinstance(part, Markup):
-            return self.tokenizer(part.text, add_special_tokens=False)["input_ids"]
+            return token_ids(self.tokenizer, part.text)
         if isinstance(part, Image):
             return [self.vocabulary.image_id]
         if isinstance(part, Sound):
@@ -256,8 +254,7 @@ class Processor:
 
     def markup_ids(self, text: str) -> list[int]:
         """The ids of markup, in which control tokens take effect."""
-        with tokenizing():
-            return self._with_rows(self._part_ids(Markup(text)), text)
+        return self._with_rows(self._part_ids(Markup(text)), text)
 
     def decode_marked(self, ids: Sequence[int]) -> str:
         """The text of generated ids as `decode` gives it, but with the language model's control tokens."""

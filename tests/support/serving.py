@@ -7,10 +7,12 @@ import dataclasses
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import openai
+import pytest
 import uvicorn
 
 from mmlm.serving.app import make_app
@@ -48,6 +50,13 @@ def serving(
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def refused(create: Callable[..., Any], param: str, word: str, **asked: Any) -> None:
+    """Checks that a call of the official client gets a 400 that names the field, with this word in its message."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(**asked)
+    assert caught.value.body["param"] == param and word in caught.value.body["message"]
 
 
 def until(condition: Any, seconds: float = 30) -> None:

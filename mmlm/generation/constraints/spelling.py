@@ -14,6 +14,7 @@ from torch import Tensor
 
 from encoders.texts import tokenizing
 from mmlm.prompting.processor import Processor
+from mmlm.prompting.token_ids import token_ids
 
 PROBE = 'He said: [1, 20, true], {"a key": "its value"}; and so on.'
 
@@ -87,7 +88,7 @@ def _read(processor: Processor) -> Any:
     try:
         with tokenizing():
             found = llguidance.hf.from_tokenizer(tokenizer, eos_token=0, slices=[])
-            ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        ids = token_ids(tokenizer, PROBE)
     except ValueError as error:
         raise _unusable(kind, str(error)) from None
     read = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -11,6 +11,7 @@ from mmlm.prompting.chat_template import PLACE, Messages, plain, tried
 from mmlm.prompting.conversation import turn_end
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.thinking import after_thinking
+from mmlm.prompting.token_ids import token_ids
 
 _NAME, _KEY, _VALUE, _ID = "probe_function", "probe_argument", "probe_value", "probe0001"
 _ARGUMENTS = re.compile(rf'\{{\s*"{_KEY}"\s*:\s*"{_VALUE}"\s*\}}')
@@ -114,7 +115,7 @@ def decoding(processor: Processor, form: CallForm | None) -> Callable[[Sequence[
         hidden = set()
     else:
         marks = "".join((form.opening, form.between, form.closing))
-        hidden -= set(tokenizer(marks, add_special_tokens=False)["input_ids"])
+        hidden -= set(token_ids(tokenizer, marks))
 
     def decode(ids: Sequence[int]) -> str:
         own = [token for token in ids if token not in processor.vocabulary and token not in hidden]

@@ -89,9 +89,8 @@ def loss_of(model: LlamaForCausalLM, rows: Sequence[Row]) -> Tensor:
         for own, value in zip(zip(*rows, strict=True), (0, IGNORE_INDEX), strict=True)
     )
     learned = labels[:, 1:] != IGNORE_INDEX
-    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][
-        learned
-    ]  # padding stands behind, where no token looks
+    # Padding stands behind, where no token looks.
+    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][learned]
     return cross_entropy(model.lm_head(hidden).float(), labels[:, 1:][learned])
 
 
