@@ -22,6 +22,7 @@ from whisper.decoding import (
     LogitFilter,
     SuppressTokens,
 )
+from whisper.utils import compression_ratio
 
 from encoders.transcription.passes import Heard, Passes
 
@@ -42,14 +43,18 @@ def decode_window(
 
     options: with the language. NonFiniteTextError where the model computes NaN.
     """
-    result = _Task(model, heard, options, generator).run(heard.features)[0]
-    if math.isnan(result.avg_logprob):
-        raise NonFiniteTextError("float16" if options.fp16 else "float32")
-    return result
+    attempt = Attempt(model, heard, options, generator)
+    attempt.begin()
+    while not attempt.has_ended:
+        attempt.take(attempt.passes.step(attempt.last))
+    return attempt.result()
 
 
-class _Task(DecodingTask):
-    """Upstream's decoding of one window, with other passes and another source of random numbers."""
+class Attempt(DecodingTask):
+    """Upstream's decoding of one window, a token of each row at a time: `begin`, then `take` until it `has_ended`.
+
+    passes: of the model, over this window. The other arguments are those of `decode_window`.
+    """
 
     def __init__(
         self, model: whisper.Whisper, heard: Heard, options: DecodingOptions, generator: torch.Generator
@@ -64,28 +69,51 @@ class _Task(DecodingTask):
             _Suppressed(rule, heard.features.device) if isinstance(rule, SuppressTokens) else rule
             for rule in self.logit_filters
         ]
+        self.decoder.reset()
+        device = heard.features.device
+        self.tokens = torch.tensor([self.initial_tokens] * self.n_group, device=device)  # [R, T], the prompt included
+        self.has_ended = False
+        self._sums, self._no_speech, self._taken = torch.zeros(self.n_group, device=device), math.nan, 0
 
-    def _main_loop(self, audio_features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-        """Tokens [R, T], the same in every row, which are continued; their log-probabilities, and that nobody speaks.
+    @property
+    def last(self) -> Tensor:
+        """The last token of each row, [R]."""
+        return self.tokens[:, -1]
 
-        Upstream's loop. Of the first pass, logits are computed where they are used: at two positions.
+    def begin(self) -> None:
+        """Reads the prompt, and takes the first token of each row.
+
+        Upstream computes the logits of the whole prompt. Here they are computed where they are used: at two positions.
         """
-        rows, no_speech = len(tokens), math.nan
-        sums = torch.zeros(rows, device=tokens.device)
-        for step in range(self.sample_len):
-            if step == 0:
-                at_start, logits = self.passes.begin(tokens[0], [self.sot_index, -1])
-                if self.tokenizer.no_speech is not None:
-                    no_speech = float(at_start.softmax(dim=-1)[self.tokenizer.no_speech])
-                logits = logits.repeat(rows, 1)
-            else:
-                logits = self.passes.step(tokens[:, -1])
-            for rule in self.logit_filters:
-                rule.apply(logits, tokens)
-            tokens, ended = self.decoder.update(tokens, logits, sums)
-            if ended or tokens.shape[-1] > self.n_ctx:
-                break
-        return tokens, sums, [no_speech] * rows
+        at_start, logits = self.passes.begin(self.tokens[0], [self.sot_index, -1])
+        if self.tokenizer.no_speech is not None:
+            self._no_speech = float(at_start.softmax(dim=-1)[self.tokenizer.no_speech])
+        self.take(logits.repeat(self.n_group, 1))
+
+    def take(self, logits: Tensor) -> None:
+        """Takes the next token of each row by logits [R, V], which are changed."""
+        for rule in self.logit_filters:
+            rule.apply(logits, self.tokens)
+        self.tokens, ended = self.decoder.update(self.tokens, logits, self._sums)
+        self._taken += 1
+        self.has_ended = bool(ended) or self.tokens.shape[-1] > self.n_ctx or self._taken == self.sample_len
+
+    def result(self) -> DecodingResult:
+        """The best row's text, as `DecodingTask.run` gives it. NonFiniteTextError where the model computed NaN."""
+        rows, sums = self.decoder.finalize(self.tokens[None], self._sums[None])
+        eot = self.tokenizer.eot
+        texts = [row[self.sample_begin : (row == eot).nonzero()[0, 0]] for row in rows[0]]
+        (best,) = self.sequence_ranker.rank([texts], sums)
+        tokens = texts[best].tolist()
+        text = self.tokenizer.decode(tokens).strip()
+        log_prob = sums[0][best] / (len(tokens) + 1)
+        if math.isnan(log_prob):
+            raise NonFiniteTextError("float16" if self.options.fp16 else "float32")
+        return DecodingResult(
+            audio_features=self.passes.heard.features[0], language=self.options.language or "en", tokens=tokens,
+            text=text, avg_logprob=log_prob, no_speech_prob=self._no_speech, temperature=self.options.temperature,
+            compression_ratio=compression_ratio(text),
+        )  # fmt: skip
 
 
 class _Suppressed(LogitFilter):

@@ -5,6 +5,7 @@ Upstream keeps keys and values by hooks on the model, so two threads with one mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,14 @@ def hear(model: whisper.Whisper, mel: Tensor, output: nn.Module | None = None) -
     blocks: Any = model.decoder.blocks
     keys_values = [_keys_values(block.cross_attn, features) for block in blocks]
     return Heard(features, keys_values, output_layer(model) if output is None else output)
+
+
+def window_bytes(model: whisper.Whisper) -> int:
+    """Bytes of what is kept of a window while it is written down: what is heard, and keys and values of its text."""
+    dims = model.dims
+    heard = dims.n_audio_ctx * dims.n_audio_state
+    keys_values = 2 * dims.n_text_layer * (dims.n_audio_ctx + dims.n_text_ctx) * dims.n_text_state
+    return (heard + keys_values) * (2 if model.device.type == "cuda" else 4)
 
 
 def output_layer(model: whisper.Whisper) -> nn.Module:
@@ -73,13 +82,13 @@ class Passes(Inference):
 
     def begin(self, tokens: Tensor, positions: list[int]) -> Tensor:
         """The first tokens [T] of all rows → the logits [P, V] at P of their positions."""
-        x = self._pass(tokens[None])[0, positions]
+        x = _passed([self], [tokens[None]])[0, positions]
         self.written[:, :, 1:, : self.length] = self.written[:, :, :1, : self.length]
         return self.heard.output(x).float()
 
     def step(self, tokens: Tensor) -> Tensor:
         """The next token of each row, [R] → logits [R, V]."""
-        return self.heard.output(self._pass(tokens[:, None])[:, 0]).float()
+        return step_together([self], [tokens])[0]
 
     def attend(self, tokens: Tensor, heads: list[list[int]]) -> tuple[Tensor, Tensor]:
         """All tokens [T] of a text → logits [T, V], and the scores [N, T, S] of N heads for what is heard.
@@ -87,7 +96,7 @@ class Passes(Inference):
         heads: (layer, head) of each. Scores are those before the softmax.
         """
         asked: list[Tensor] = []
-        x = self._pass(tokens[None], asked)[0]
+        x = _passed([self], [tokens[None]], asked)[0]
         scores = {
             layer: _scores(self.blocks[layer].cross_attn, asked[layer], self.heard.keys_values[layer][0])
             for layer in {layer for layer, _ in heads}
@@ -99,38 +108,71 @@ class Passes(Inference):
         if source_indices != list(range(len(source_indices))):
             self.written[:, :, :, : self.length] = self.written[:, :, source_indices, : self.length]
 
-    def _pass(self, tokens: Tensor, asked: list[Tensor] | None = None) -> Tensor:
-        """Tokens [R, T] → what the decoder makes of them, [R, T, D].
+    def write(self, layer: int, rows: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps keys and values [1, R * T, D] of a block's new tokens; those of all tokens so far, [R, T, D]."""
+        count = keys.shape[1] // rows
+        for kept, own in zip(self.written[layer], (keys, values), strict=True):
+            kept[:rows, self.length : self.length + count] = own.view(rows, count, -1)
+        keys, values = self.written[layer, :, :rows, : self.length + count]
+        return keys, values
 
-        asked: takes the inputs [1, R * T, D] of each block's attention to the recording.
-        """
-        decoder, (rows, count), start = self.decoder, tokens.shape, self.length
-        self.length = end = start + count
-        x = decoder.token_embedding(tokens) + decoder.positional_embedding[start:end]
-        x = x.to(self.heard.features.dtype)
-        for block, written, heard in zip(self.blocks, self.written, self.heard.keys_values, strict=True):
-            normed = block.attn_ln(x)
-            written[0, :rows, start:end], written[1, :rows, start:end] = _keys_values(block.attn, normed)
-            keys, values = written[:, :rows, :end]
-            x = x + _attended(block.attn, normed, keys, values, causal=count > 1)
-            # To the recording all tokens of all rows attend alike: as one row they read its keys and values once.
-            normed = block.cross_attn_ln(x).view(1, rows * count, -1)
-            x = x + _attended(block.cross_attn, normed, *heard).view_as(x)
-            if asked is not None:
-                asked.append(normed)
-            x = x + block.mlp(block.mlp_ln(x))
-        return decoder.ln(x)
+
+def step_together(parts: Sequence[Passes], tokens: Sequence[Tensor]) -> list[Tensor]:
+    """The next token of each row of several texts, [R] each → logits [R, V] of each text.
+
+    parts: of one model. Its weights are read once for all of them, and what each text attends to is its own. So its
+    logits are those that it has alone, to the rounding of sums.
+    """
+    x = _passed(parts, [own[:, None] for own in tokens])[0]
+    return list(parts[0].heard.output(x).float().split([len(own) for own in tokens]))
+
+
+def _passed(parts: Sequence[Passes], tokens: Sequence[Tensor], asked: list[Tensor] | None = None) -> Tensor:
+    """New tokens [R, T] of each text → what the decoder makes of those of all texts, [1, sum of R * T, D].
+
+    asked: takes the inputs of each block's attention to the recording, of the same shape.
+    """
+    decoder = parts[0].decoder
+    counts = [own.numel() for own in tokens]
+    embedded = [
+        (decoder.token_embedding(own) + decoder.positional_embedding[part.length :][: own.shape[1]]).flatten(0, 1)
+        for part, own in zip(parts, tokens, strict=True)
+    ]
+    x = torch.cat(embedded)[None].to(parts[0].heard.features.dtype)
+    for layer, block in enumerate(parts[0].blocks):
+        normed = block.attn_ln(x)
+        each = (one.split(counts, dim=1) for one in (block.attn.query(normed), *_keys_values(block.attn, normed)))
+        found = [
+            _attended(query, *part.write(layer, len(own), keys, values), block.attn.n_head, causal=own.shape[1] > 1)
+            for part, own, query, keys, values in zip(parts, tokens, *each, strict=True)
+        ]
+        x = x + block.attn.out(torch.cat(found, dim=1))
+        normed = block.cross_attn_ln(x)
+        queries = block.cross_attn.query(normed).split(counts, dim=1)
+        # To a recording all tokens of all rows attend alike: as one row they read its keys and values once.
+        found = [
+            _attended(query, *part.heard.keys_values[layer], block.cross_attn.n_head)
+            for part, query in zip(parts, queries, strict=True)
+        ]
+        x = x + block.cross_attn.out(torch.cat(found, dim=1))
+        if asked is not None:
+            asked.append(normed)
+        x = x + block.mlp(block.mlp_ln(x))
+    for part, own in zip(parts, tokens, strict=True):
+        part.length += own.shape[1]
+    return decoder.ln(x)
 
 
 def _keys_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     return attention.key(x), attention.value(x)
 
 
-def _attended(attention: MultiHeadAttention, x: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
-    """MultiHeadAttention of [R, T, D] to keys and values [R, S, D]."""
-    query, key, value = (_split(one, attention.n_head) for one in (attention.query(x), keys, values))
-    found = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    return attention.out(found.transpose(1, 2).flatten(2))
+def _attended(query: Tensor, keys: Tensor, values: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """What queries [1, R * T, D] find in keys and values [R, S, D], of the same shape as queries."""
+    rows = query.view(len(keys), -1, query.shape[-1])
+    asked, keys, values = (_split(one, heads) for one in (rows, keys, values))
+    found = F.scaled_dot_product_attention(asked, keys, values, is_causal=causal)
+    return found.transpose(1, 2).reshape(query.shape)
 
 
 def _scores(attention: MultiHeadAttention, x: Tensor, keys: Tensor) -> Tensor:

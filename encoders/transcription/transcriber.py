@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -16,16 +16,16 @@ from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from encoders.media.container import MAX_BYTES
-from encoders.media.notices import unnoticed
-from encoders.media.sound import SAMPLE_RATE, ReadingOptions, open_audio
+from encoders.media.sound import SAMPLE_RATE, ReadingOptions, SoundStream, open_audio
 from encoders.media.source import rereadable
 from encoders.transcription.decoding import decode_window
 from encoders.transcription.passes import Heard, hear, output_layer, spoken_in
 from encoders.transcription.segments import FRAME_SECONDS, cut_at_timestamps, is_closed, nonempty, overlaps
 from encoders.transcription.settings import check_settings, spoken_language
 from encoders.transcription.transcript import Segment, Transcript, Transcription
+from encoders.transcription.turns import Turns, Wanted, Written
 from encoders.transcription.voice_activity import VoiceDetector, voice_detector
-from encoders.transcription.windows import Window, Windows, loudest_of
+from encoders.transcription.windows import Window, Windows, loudest_in_turns
 from encoders.transcription.words import last_word_end, with_words
 from encoders.whisper_forms.parts import suppressed
 
@@ -48,7 +48,7 @@ class Transcriber:
     an hour takes no more memory than a minute. The differences: a second or more of silence at the beginning of a
     window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
 
-    computing: gives a context for each window that is decoded.
+    computing: gives a context for each piece of work with the model.
     output: the model's last layer, which upstream computes without a layer; to be packed beside `model`.
     """
 
@@ -121,37 +121,52 @@ class Transcriber:
         self.output.weight = self.model.decoder.token_embedding.weight  # another one where it was replaced since
         decoding = _Decoding(
             self.model, self.output, task, prompt, temperatures, condition_on_previous_text, beam_size,
-            voice_detector() if vad else None, word_timestamps, seed,
+            voice_detector() if vad else None, word_timestamps, seed, self.computing,
         )  # fmt: skip
         running = Transcription(iter(()), language)
-        running.segments = self._segments(running, decoding, source, reading, on_window)
+        running.turns = turns = self._turns(running, decoding, source, reading)
+        running.segments = self._alone(running, turns, on_window)
         return running
 
     @torch.no_grad()
-    def _segments(
-        self,
-        running: Transcription,
-        decoding: _Decoding,
-        source: Any,
-        reading: ReadingOptions,
-        on_window: Callable[[Transcription], None] | None,
-    ) -> Iterator[Segment]:
+    def _turns(self, running: Transcription, decoding: _Decoding, source: Any, reading: ReadingOptions) -> Turns:
         n_mels = self.model.dims.n_mels
         source = rereadable(source, reading.get("max_bytes", MAX_BYTES), reading.get("allow_url", False))
-        with unnoticed(), open_audio(source, sample_rate=SAMPLE_RATE, **reading) as sound:
-            loudest = loudest_of(sound.blocks, n_mels)
-        with open_audio(source, sample_rate=SAMPLE_RATE, **reading) as sound:
+
+        def opened() -> AbstractContextManager[SoundStream]:
+            return open_audio(source, sample_rate=SAMPLE_RATE, **reading)
+
+        loudest = yield from loudest_in_turns(opened, n_mels)
+        with opened() as sound:
             running.total = sound.seconds
             windows = Windows(sound.blocks, n_mels, loudest)
             seek = 0
             while (window := windows.at(seek)) is not None:
-                with self.computing():
-                    done, segments = decoding.window(window, seek, running)
+                done, segments = yield from decoding.window(window, seek, running)
+                running.seconds = min(seek + done, windows.frames) * FRAME_SECONDS
+                yield Written(seek, tuple(segments))
                 seek += done
-                running.seconds = min(seek, windows.frames) * FRAME_SECONDS
-                if on_window is not None:
-                    on_window(running)
-                yield from segments
+
+    @torch.no_grad()
+    def _alone(
+        self, running: Transcription, turns: Turns, on_window: Callable[[Transcription], None] | None
+    ) -> Iterator[Segment]:
+        """The segments of turns that are taken one after the other."""
+        found = None
+        with closing(turns):
+            while True:
+                try:
+                    turn = turns.send(found)
+                except StopIteration:
+                    return
+                found = None
+                if isinstance(turn, Wanted):
+                    with self.computing():
+                        found = decode_window(self.model, turn.heard, turn.options, turn.generator)
+                elif turn is not None:
+                    if on_window is not None:
+                        on_window(running)
+                    yield from turn.segments
 
 
 @dataclass
@@ -168,11 +183,14 @@ class _Decoding:
     voice: VoiceDetector | None
     timing: bool
     seed: int
+    computing: Callable[[], AbstractContextManager[None]]
     tokenizer: Tokenizer | None = None  # made when the language is known
     previous: list[int] = field(default_factory=list)  # tokens that the next window is given as its prompt
     spoken_until: float = 0.0  # the end of the last word that was timed, in seconds
 
-    def window(self, window: Window, seek: int, running: Transcription) -> tuple[int, list[Segment]]:
+    def window(
+        self, window: Window, seek: int, running: Transcription
+    ) -> Generator[Wanted, Any, tuple[int, list[Segment]]]:
         """How many frames of a window are done, and their segments. Sets `running.language` if it is still unknown."""
         if silent := silent_frames(window):
             return silent, []
@@ -180,9 +198,10 @@ class _Decoding:
         if spoken == []:
             return window.frames, []
         mel = window.mel.to(self.model.device, torch.float16 if self._half else torch.float32)
-        heard = hear(self.model, mel, self.output)  # once, for the language and for every try
-        tokenizer = self._tokenizer(heard, running)
-        result = self._decode(heard, running.language, self.seed + seek)
+        with self.computing():
+            heard = hear(self.model, mel, self.output)  # once, for the language and for every try
+            tokenizer = self._tokenizer(heard, running)
+        result = yield from self._decode(heard, running.language, self.seed + seek)
         if not is_speech(result):
             return window.frames, []
         done, segments = cut_at_timestamps(result, seek, window.frames, tokenizer)
@@ -190,9 +209,10 @@ class _Decoding:
             log.warning("at %.1f s, repetitive text is left out: %s", seek * FRAME_SECONDS, result.text[:60])
             done, segments = window.frames, []
         if self.timing and segments:
-            segments = with_words(
-                self.model, heard, tokenizer, segments, seek * FRAME_SECONDS, window.frames, self.spoken_until
-            )
+            with self.computing():
+                segments = with_words(
+                    self.model, heard, tokenizer, segments, seek * FRAME_SECONDS, window.frames, self.spoken_until
+                )
             self.spoken_until = last_word_end(segments) or 0.0
             past = round(self.spoken_until / FRAME_SECONDS) - seek
             if past > 0 and not is_closed(result, tokenizer):
@@ -224,13 +244,13 @@ class _Decoding:
             self.previous = self.tokenizer.encoding.encode_ordinary(" " + self.prompt.strip()) if self.prompt else []
         return self.tokenizer
 
-    def _decode(self, heard: Heard, language: str | None, seed: int) -> DecodingResult:
+    def _decode(self, heard: Heard, language: str | None, seed: int) -> Generator[Wanted, Any, DecodingResult]:
         """The result at the first temperature at which it is acceptable, or at the last one."""
         context = self.model.dims.n_text_ctx // 2 - 1  # tokens of earlier text that a window may be given
 
         generator = torch.Generator(self.model.device).manual_seed(seed)
 
-        def at(temperature: float) -> DecodingResult:
+        def at(temperature: float) -> Wanted:
             options = DecodingOptions(
                 task=self.task,
                 language=language,
@@ -240,13 +260,13 @@ class _Decoding:
                 suppress_tokens=suppressed(self.model),
                 fp16=self._half,
             )
-            return decode_window(self.model, heard, options, generator)
+            return Wanted(heard, options, generator)
 
-        result = at(self.temperatures[0])
+        result = yield at(self.temperatures[0])
         for temperature in self.temperatures[1:]:
             if _is_acceptable(result):
                 break
-            result = at(temperature)
+            result = yield at(temperature)
         return result
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from whisper.audio import HOP_LENGTH, N_FFT, N_FRAMES
 
+from encoders.media.notices import unnoticed
+from encoders.media.sound import SoundStream
 from encoders.whisper import log_power, scale
 
 
@@ -30,8 +34,8 @@ class Windows:
     """Whisper's input windows of a recording, given as blocks of samples at 16 kHz.
 
     Blocks are read as they are needed, and samples before the current window are dropped.
-    loudest: the greatest log-power of the recording, see `loudest_of`, which is the top of the dynamic range of all
-        windows; of those so far, where it is not known.
+    loudest: the greatest log-power of the recording, see `loudest_in_turns`, which is the top of the dynamic range of
+        all windows; of those so far, where it is not known.
     """
 
     def __init__(self, blocks: Iterator[np.ndarray], n_mels: int, loudest: float = -np.inf) -> None:
@@ -79,9 +83,27 @@ class Windows:
         self.samples = np.concatenate(kept)
 
 
-def loudest_of(blocks: Iterator[np.ndarray], n_mels: int) -> float:
-    """The greatest log-power in a recording, given as blocks of samples at 16 kHz; −inf where there are none."""
-    windows, seek = Windows(blocks, n_mels), 0
-    while windows.at(seek) is not None:
-        seek += N_FRAMES
-    return windows.loudest
+def loudest_in_turns(
+    opened: Callable[[], AbstractContextManager[SoundStream]], n_mels: int
+) -> Generator[None, Any, float]:
+    """The greatest log-power in a recording, which `opened` opens at 16 kHz; −inf where there is no sound.
+
+    A turn is a window. What is wrong with the recording is not told: it is read again.
+    """
+
+    def read() -> Generator[None, Any, float]:
+        with opened() as sound:
+            windows, seek = Windows(sound.blocks, n_mels), 0
+            while windows.at(seek) is not None:
+                yield
+                seek += N_FRAMES
+            return windows.loudest
+
+    with closing(read()) as turns:
+        while True:
+            with unnoticed():
+                try:
+                    next(turns)
+                except StopIteration as ended:
+                    return ended.value
+            yield

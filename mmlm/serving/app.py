@@ -21,12 +21,14 @@ from mmlm.serving.settings import Settings
 
 ENDPOINTS = (chat, responses, transcriptions, speech, images, embeddings, attention_maps, server)
 MOST_WAITING = 256  # pieces of work for threads, of each kind
+LISTENING = 16  # threads that wait for recordings, which the engines write down
 
 
 def make_app(models: Models, settings: Settings = Settings(), note: Note | None = None) -> ASGIApp:
     """The app that serves these models. It unloads them when it ends. note: gets the times of requests as well."""
     metrics = Metrics(models, note)
-    context = Context(models, settings, metrics, Workers("quick", MOST_WAITING), Workers("slow", MOST_WAITING))
+    slow = Workers("slow", MOST_WAITING, LISTENING)
+    context = Context(models, settings, metrics, Workers("quick", MOST_WAITING), slow)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

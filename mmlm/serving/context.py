@@ -23,19 +23,19 @@ from mmlm.serving.ticket import BusyError
 
 T = TypeVar("T")
 
-THREADS = max(2, (os.cpu_count() or 1) // 2)  # of each kind
+THREADS = max(2, (os.cpu_count() or 1) // 2)  # for work
 
 
 class Workers:
-    """Threads for work of one kind, of which at most `most` pieces are done or wait.
+    """Threads for work of one kind, of which at most `most` pieces are done or wait; `threads` of them.
 
     A piece counts until its thread is done with it, also where its caller waits no longer.
     """
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, most: int, threads: int = THREADS) -> None:
         self._most, self._waiting = most, 0
         self._turn = threading.Lock()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"mmlm-{name}")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"mmlm-{name}")
 
     async def run(self, work: Callable[[], T], left: threading.Event | None = None) -> T:
         """Does work in one of the threads. BusyError where as much as may wait does.
@@ -71,7 +71,7 @@ class Workers:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """quick: for prompts, decoding and encoding of media; slow: for Whisper, which must not keep the others."""
+    """quick: for prompts, decoding and encoding of media; slow: for what waits until recordings are written down."""
 
     models: Models
     settings: Settings

@@ -1,7 +1,8 @@
 """Continuous batching: requests of many users are decoded together, each joining and leaving between two steps.
 
-Two threads work. One prepares requests: it tokenizes prompts and encodes media, those of several requests at once. The
-other reads prompts, a piece at a time, and makes the steps of all running rows in between.
+Three threads work. One prepares requests: it tokenizes prompts and encodes media, those of several requests at once.
+One hears recordings that are to be written down, a window at a time. The last reads prompts, a piece at a time, and
+makes the steps of all running rows in between, those of recordings too.
 """
 
 from __future__ import annotations
@@ -10,24 +11,25 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from encoders.transcription.turns import Written
 from mmlm.generation.memory import MemoryLimitError
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Request, Writing
-from mmlm.generation.sampler import never_written
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.known import KnownPrompts
 from mmlm.serving.options import Counts, EngineOptions
 from mmlm.serving.preparing import Preparing, Waiting
 from mmlm.serving.probe import longest_together
-from mmlm.serving.running import Running
+from mmlm.serving.recordings import Recordings, TranscriptTicket
+from mmlm.serving.running import Running, most_likely
 from mmlm.serving.slots import Slots
-from mmlm.serving.ticket import CancelledError, Listener, Ticket
+from mmlm.serving.ticket import CancelledError, Listener, TextTicket, Ticket, Token
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Engine:
         self.model, self.options, self.counts = model, options, Counts()
         self._turn = threading.Condition()
         self._preparing = Preparing(model, options, self._turn, self._fail)
+        self._recordings = Recordings(model, options, self._turn, self._fail, self.counts)
         self._running: list[Running] = []
         self._slots: dict[tuple[bool, bool, int], Slots] = {}
         self._closed = False
@@ -50,8 +53,10 @@ class Engine:
         self._together: tuple[int, int] | None = None  # the changes of the model, and its `longest_together`
         self._threads = [
             threading.Thread(target=work, name=f"mmlm-{name}", daemon=True)
-            for name, work in (("prepare", self._preparing.run), ("decode", self._decode_all))
-        ]
+            for name, work in (
+                ("prepare", self._preparing.run), ("hear", self._recordings.run), ("decode", self._decode_all),
+            )
+        ]  # fmt: skip
         for thread in self._threads:
             thread.start()
 
@@ -68,55 +73,77 @@ class Engine:
         writing: Writing | None = None,
         *,
         timeout: float | None = None,
-        listener: Listener | None = None,
-    ) -> Ticket:
+        listener: Listener[Token] | None = None,
+    ) -> TextTicket:
         """Takes a prompt, a list of parts, and returns at once. What is wrong with a request comes out of its ticket.
 
         writing: what may be written besides text. timeout: seconds after which the request is given up.
         BusyError where `max_waiting` requests wait; ValueError for beams, and for more rows than there are places.
         """
         options = options or GenerationOptions()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        waiting = Waiting(Ticket(deadline, listener), prompt, options, writing)
+        waiting = Waiting(TextTicket(timeout, listener), prompt, options, writing)
         if options.num_beams > 1:
             raise ValueError("num_beams: requests that are decoded together take no beams")
         if waiting.rows > self.options.max_rows:
             raise ValueError(f"{waiting.rows} rows are asked for, and {self.options.max_rows} are decoded together")
+        with self._open():
+            self._preparing.add(waiting)
+        return waiting.ticket
+
+    def transcribe(
+        self, recording: Any, *, timeout: float | None = None, listener: Listener[Written] | None = None, **options: Any
+    ) -> TranscriptTicket:
+        """Takes a recording that is to be written down, as `submit` does a prompt. Its pieces are its windows.
+
+        options: of `Transcriber.stream`. ValueError where the model has no Whisper.
+        """
+        with self._open():
+            return self._recordings.add(recording, options, timeout, listener)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """For taking a request; CancelledError where the engine is closed."""
         with self._turn:
             if self._closed:
                 raise CancelledError("the engine is closed")
-            self._preparing.add(waiting)
+            yield
             self.counts.requests += 1
-        return waiting.ticket
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a place."""
-        return len(self._preparing)
+        return len(self._preparing) + self._recordings.waiting
 
     @property
     def running(self) -> int:
         """Requests whose tokens are being written."""
-        return len(self._running)
+        return len(self._running) + self._recordings.running
 
     def close(self) -> None:
         """Ends the engine; requests that have not ended get a CancelledError."""
         with self._turn:
-            self._closed = self._preparing.closed = True
+            self._closed = self._preparing.closed = self._recordings.closed = True
             self._turn.notify_all()
         for thread in self._threads:
             thread.join()
-        self._fail_all(CancelledError("the engine was closed"), queued=True)
+        closed = CancelledError("the engine was closed")
+        self._fail_all(closed, queued=True)
+        self._recordings.fail_all(closed)
 
     # Decoding
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._preparing.ready or self._running or self._recordings.written)
 
     @torch.no_grad()
     def _decode_all(self) -> None:
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: self._closed or self._preparing.ready or self._running)
+                self._turn.wait_for(lambda: self._closed or self._has_work)
                 if self._closed:
                     return
+            self._recordings.step()
             try:
                 self._preparing.drop_given_up()
                 for running in [one for one in self._running if self._preparing.gave_up(one.ticket)]:
@@ -216,7 +243,7 @@ class Engine:
         # Places change when a request leaves, and these logits do not.
         placed = [(running, list(running.places)) for running in members]
         own_logits = {running: logits[places] for running, places in placed if not running.is_plain}
-        ids, log_probs = _most_likely(logits, self.model) if len(own_logits) < len(placed) else ([], [])
+        ids, log_probs = most_likely(logits, self.model) if len(own_logits) < len(placed) else ([], [])
         for running, places in placed:
             if running in own_logits:
                 self._guarded(running, functools.partial(running.choose, own_logits[running]))
@@ -244,7 +271,8 @@ class Engine:
         self._leave(running)
         try:
             running.finish()
-            self.counts.finished += 1
+            with self._turn:
+                self.counts.finished += 1
         except Exception as error:
             self._fail(running.ticket, error)
 
@@ -262,20 +290,10 @@ class Engine:
                         other.places[other.places.index(moved)] = place
                         break
 
-    def _fail(self, ticket: Ticket, error: Exception) -> None:
-        if isinstance(error, CancelledError):
-            self.counts.cancelled += 1
-        else:
-            self.counts.failed += 1
+    def _fail(self, ticket: Ticket[Any, Any], error: Exception) -> None:
+        with self._turn:
+            if isinstance(error, CancelledError):
+                self.counts.cancelled += 1
+            else:
+                self.counts.failed += 1
         ticket.end(error=error)
-
-
-def _most_likely(logits: Tensor, model: MultimodalNetwork) -> tuple[list[int], list[float]]:
-    """The most likely id of each row of logits `[R, V]`, and its log-probability; NaN where a row's is no number.
-
-    The logits are changed.
-    """
-    norm = logits.logsumexp(-1)
-    logits[:, never_written(model.language_model.vocabulary)] = -torch.inf
-    best, ids = logits.max(-1)
-    return ids.tolist(), torch.where(norm.isfinite(), best - norm, torch.nan).tolist()

@@ -32,7 +32,8 @@ class MediaDoor:
 
     def __init__(self, limits: Limits, hosts: Collection[str] = ()) -> None:
         self._limits, self._hosts = limits, hosts
-        self._media, self._pixels, self._seconds = 0, 0, 0.0
+        self._media, self._pixels = 0, 0
+        self.seconds = 0.0  # of all recordings so far
 
     def picture_at(self, address: object, place: str) -> bytes:
         """The encoded picture of a data: URL, or of an address that may be fetched."""
@@ -68,13 +69,13 @@ class MediaDoor:
     def sound(self, data: bytes, place: str) -> bytes:
         """An encoded recording, whose seconds are counted by its header."""
         self._count(place)
-        left = self._limits.max_seconds - self._seconds
+        left = self._limits.max_seconds - self.seconds
 
         def seconds() -> float:
             with open_audio(data, max_seconds=max(left, 1e-3)) as sound:
                 return sound.seconds
 
-        self._seconds += _read(seconds, place)
+        self.seconds += _read(seconds, place)
         return data
 
     def _fetched(self, address: str, place: str) -> bytes:

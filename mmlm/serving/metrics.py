@@ -10,7 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mmlm.serving.models import Loaded, Models
-from mmlm.serving.ticket import Ticket
+from mmlm.serving.recordings import TranscriptTicket
+from mmlm.serving.ticket import Ticket, Token
 
 TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # seconds
 
@@ -19,13 +20,14 @@ COUNTS = {
     "failed": "Requests that failed", "cancelled": "Requests whose callers left, or that a closing server gave up",
     "prompt_tokens": "Tokens of prompts that were read",
     "known_tokens": "Tokens of prompts that were known and not read again", "generated_tokens": "Tokens written",
-    "steps": "Steps of decoding",
+    "steps": "Steps of decoding", "windows": "Windows of recordings that were written down",
 }  # fmt: skip
-GAUGES = {"waiting": "Requests that wait", "running": "Requests being written"}
+GAUGES = {"waiting": "Requests that wait", "running": "Requests being written, or written down"}
 TIMED = {
     "first_token_seconds": "From the engine's taking a request to its first token",
     "between_tokens_seconds": "Between two tokens of a request's first text",
     "writing_seconds": "From the first token of a request to its end",
+    "first_window_seconds": "From the engine's taking a recording to the text of its first window",
 }  # fmt: skip
 
 Note = Callable[[str, str, float], None]
@@ -54,8 +56,8 @@ class Metrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def note_ticket(self, model: str, ticket: Ticket) -> None:
-        """A request that the engine has ended."""
+    def note_ticket(self, model: str, ticket: Ticket[Token, Any]) -> None:
+        """A prompt that the engine is done with."""
         times = ticket.times
         if not times.first_token or not times.ended:
             return
@@ -63,6 +65,11 @@ class Metrics:
         for seconds in times.between:
             self._time("between_tokens_seconds", model, seconds)
         self._time("writing_seconds", model, times.ended - times.first_token)
+
+    def note_recording(self, model: str, ticket: TranscriptTicket) -> None:
+        """A recording that the engine is done with."""
+        if ticket.times.first_token:
+            self._time("first_window_seconds", model, ticket.times.first_token - ticket.times.submitted)
 
     def _time(self, name: str, model: str, seconds: float) -> None:
         self._timed[name].labels(model).observe(seconds)

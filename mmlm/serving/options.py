@@ -9,18 +9,21 @@ from dataclasses import dataclass
 class EngineOptions:
     """How much an engine takes on.
 
-    max_rows: rows that are decoded together. max_waiting: requests that may wait for a place.
+    max_rows: rows that are decoded together. max_waiting: prompts that may wait for a place, and as many recordings.
+    max_recordings: recordings that are written down together.
     prompt_tokens: tokens of prompts that are read between two steps, so that running texts do not stall.
     cache_bytes: of media and prompts that are kept in case they come again; 0 keeps none.
     """
 
     max_rows: int = 32
     max_waiting: int = 256
+    max_recordings: int = 8
     prompt_tokens: int = 256
     cache_bytes: int = 1 << 28
 
     def __post_init__(self) -> None:
-        for name, least in {"max_rows": 1, "max_waiting": 1, "prompt_tokens": 1, "cache_bytes": 0}.items():
+        ones = ("max_rows", "max_waiting", "max_recordings", "prompt_tokens")
+        for name, least in {**dict.fromkeys(ones, 1), "cache_bytes": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
@@ -37,3 +40,4 @@ class Counts:
     known_tokens: int = 0  # of prompts, that were not read again
     generated_tokens: int = 0
     steps: int = 0
+    windows: int = 0  # of recordings, that were written down

@@ -14,9 +14,9 @@ from mmlm.generation.request import Request, Writing, request
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.known import KnownMedia, keys_of
 from mmlm.serving.options import EngineOptions
-from mmlm.serving.ticket import BusyError, Ticket
+from mmlm.serving.ticket import BusyError, TextTicket, Ticket
 
-Fail = Callable[[Ticket, Exception], None]
+Fail = Callable[[Ticket[Any, Any], Exception], None]
 """Ends a request with an error."""
 
 
@@ -28,7 +28,7 @@ class Waiting:
     is not kept.
     """
 
-    ticket: Ticket
+    ticket: TextTicket
     prompt: Sequence[Any]
     options: GenerationOptions
     writing: Writing | None
@@ -112,7 +112,7 @@ class Preparing:
                 self.ready.remove(one)
             self.turn.notify_all()
 
-    def gave_up(self, ticket: Ticket) -> bool:
+    def gave_up(self, ticket: TextTicket) -> bool:
         """Whether a request is not to be gone on with, which it is then told."""
         error = ticket.given_up()
         if error is not None:

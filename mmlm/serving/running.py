@@ -11,9 +11,10 @@ from torch import Tensor
 from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.request import Request
 from mmlm.generation.result import TopLogProbs
-from mmlm.generation.sampler import Sampler
+from mmlm.generation.sampler import Sampler, never_written
+from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.slots import Slots
-from mmlm.serving.ticket import Ticket, Token
+from mmlm.serving.ticket import TextTicket, Token
 
 
 class Running:
@@ -22,7 +23,7 @@ class Running:
     slots: where they are decoded with those of others, at `places`; None for rows that their own decoder goes on with.
     """
 
-    def __init__(self, ticket: Ticket, request: Request, slots: Slots | None) -> None:
+    def __init__(self, ticket: TextTicket, request: Request, slots: Slots | None) -> None:
         self.ticket, self.request, self.slots = ticket, request, slots
         options, decoder = request.options, request.decoder
         self.guided = request.writing is not None and request.writing.guidance_scale != 1.0
@@ -79,7 +80,7 @@ class Running:
             self.log_probs[row].append(log_prob)
             top = () if tops is None else tops[row]
             self.top[row].append(top)
-            self.ticket.deliver(Token(row, token, log_prob, top))
+            self.ticket.deliver(Token(row, token, log_prob, top), row)
             finished = constraints is not None and constraints[row].finished is not None
             if token in self._stops or finished or len(self.ids[row]) == self.request.room:
                 self._open.remove(row)
@@ -107,3 +108,14 @@ class Running:
         ]
         known = self.ticket.known_tokens
         self.ticket.end([replace(one, usage=replace(one.usage, known_tokens=known)) for one in results])
+
+
+def most_likely(logits: Tensor, model: MultimodalNetwork) -> tuple[list[int], list[float]]:
+    """The most likely id of each row of logits `[R, V]`, and its log-probability; NaN where a row's is no number.
+
+    The logits are changed.
+    """
+    norm = logits.logsumexp(-1)
+    logits[:, never_written(model.language_model.vocabulary)] = -torch.inf
+    best, ids = logits.max(-1)
+    return ids.tolist(), torch.where(norm.isfinite(), best - norm, torch.nan).tolist()

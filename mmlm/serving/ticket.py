@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from mmlm.generation.result import GenerationResult, TopLogProbs
 
@@ -37,19 +38,22 @@ class Token:
     top: TopLogProbs = ()
 
 
-Listener = Callable[[Token | None], None]
-"""Called in the engine's thread with each token, and with None when the request has ended; it must return at once."""
+Piece = TypeVar("Piece")
+Found = TypeVar("Found")
+
+Listener = Callable[[Piece | None], None]
+"""Called in the engine's thread with each piece, and with None when the request has ended; it must return at once."""
 
 
 @dataclass
 class Times:
     """When what happened, in seconds of `time.monotonic()`; 0 for what has not.
 
-    between: seconds between two tokens of the first row.
+    first_token: or the first window of a recording. between: seconds between two tokens of the first row.
     """
 
     submitted: float = field(default_factory=time.monotonic)
-    started: float = 0.0  # its prompt is being read
+    started: float = 0.0  # its prompt, or its recording, is being read
     first_token: float = 0.0
     last_token: float = 0.0  # of the first row
     ended: float = 0.0
@@ -65,17 +69,17 @@ class Times:
             self.last_token = now
 
 
-class Ticket:
-    """One request: wait for its `results`, or listen to its tokens, or cancel it.
+class Ticket(Generic[Piece, Found]):
+    """One request: wait for its `results`, or listen to its pieces as they are made, or cancel it.
 
-    deadline: when it is given up, in seconds of `time.monotonic()`; None for never.
+    timeout: seconds after which it is given up; None for never.
     """
 
-    def __init__(self, deadline: float | None = None, listener: Listener | None = None) -> None:
-        self.deadline, self.times = deadline, Times()
-        self.known_tokens = 0  # of its prompt, that were not read again
+    def __init__(self, timeout: float | None = None, listener: Listener[Piece] | None = None) -> None:
+        self.times = Times()
+        self.deadline = None if timeout is None else self.times.submitted + timeout
         self._listener, self._ended = listener, threading.Event()
-        self._results: list[GenerationResult] = []
+        self._results: Found | None = None
         self._error: Exception | None = None
         self._cancelled = False
 
@@ -88,12 +92,17 @@ class Ticket:
         """Whether it has ended, in one way or another."""
         return self._ended.is_set()
 
-    def results(self, timeout: float | None = None) -> list[GenerationResult]:
-        """The results, one of each return sequence; its own error, or TimeoutError after `timeout` s."""
-        if not self._ended.wait(timeout):
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for its end, `timeout` s at most; whether it has ended."""
+        return self._ended.wait(timeout)
+
+    def results(self, timeout: float | None = None) -> Found:
+        """What came of it; its own error, or TimeoutError after `timeout` s."""
+        if not self.wait(timeout):
             raise TimeoutError(f"the request has not ended within {timeout} s")
         if self._error is not None:
             raise self._error
+        assert self._results is not None, "it ended with one or the other"
         return self._results
 
     # For the engine
@@ -106,26 +115,35 @@ class Ticket:
             return DeadlineError("the request was not finished within its time")
         return None
 
-    def deliver(self, token: Token) -> None:
-        """Hands a token on."""
-        self.times.note_token(token.row)
-        self._tell(token)
+    def deliver(self, piece: Piece, row: int = 0) -> None:
+        """Hands a piece on, of this row."""
+        self.times.note_token(row)
+        self._tell(piece)
 
-    def end(self, results: list[GenerationResult] | None = None, error: Exception | None = None) -> None:
+    def end(self, results: Found | None = None, error: Exception | None = None) -> None:
         """The request has ended with results, or with an error."""
         if self._ended.is_set():
             return
-        self._results, self._error = results or [], error
+        self._results, self._error = results, error
         self.times.ended = time.monotonic()
         self._ended.set()
         self._tell(None)
 
-    def _tell(self, token: Token | None) -> None:
+    def _tell(self, piece: Piece | None) -> None:
         """Calls the listener; one that fails, as where its event loop is closed, gives the request up."""
         if self._listener is None:
             return
         try:
-            self._listener(token)
+            self._listener(piece)
         except Exception:
             log.exception("the listener of a request failed: the request is given up")
             self._listener, self._cancelled = None, True
+
+
+class TextTicket(Ticket[Token, list[GenerationResult]]):
+    """The ticket of a prompt: its tokens, and a result of each return sequence.
+
+    known_tokens: of its prompt, that were not read again.
+    """
+
+    known_tokens = 0

@@ -63,11 +63,12 @@ async def _answer(asked: MapsRequest, context: Context) -> Response:
 
 
 def _maps(asked: MapsRequest, loaded: Loaded, context: Context, left: threading.Event) -> dict[str, Any]:
-    model = loaded.model
-    turns = read_messages(asked.messages[:-1], context.door())
+    model, door = loaded.model, context.door()
+    turns = read_messages(asked.messages[:-1], door)
     check_parts(model, loaded.name, turns)
     pictures = [part for turn in turns for part in turn.content if isinstance(part, Image)]
-    turns = heard_messages(model, turns, asked.mode, asked.language, left)
+    timeout = context.settings.limits.timeout + door.seconds
+    turns = heard_messages(loaded, turns, asked.mode, asked.language, timeout, left)
     prompt = chat_prompt(model, turns, mode="features", chat_template_kwargs=asked.chat_template_kwargs)
     found = attention_maps(model, prompt, asked.answer())
     count = sum(1 for token in found.token_ids if token < model.language_model.vocabulary.offset)

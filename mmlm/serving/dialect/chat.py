@@ -79,9 +79,11 @@ def _prepared(
 
     left: set once nobody waits for it any more.
     """
-    model, turns = loaded.model, read_messages(asked.messages, context.door())
+    door = context.door()
+    model, turns = loaded.model, read_messages(asked.messages, door)
     check_parts(model, loaded.name, turns)
-    turns = heard_messages(model, turns, asked.mode, asked.language, left)
+    timeout = context.settings.limits.timeout + door.seconds
+    turns = heard_messages(loaded, turns, asked.mode, asked.language, timeout, left)
     demand = demanded(model, turns, asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     effort, budget, keywords = asked.reasoning_effort, asked.thinking_token_budget, asked.chat_template_kwargs
     if demand is None:

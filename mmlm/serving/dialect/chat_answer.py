@@ -50,7 +50,7 @@ class Answer:
         rows = [_Row(self) for _ in range(self.options.num_return_sequences)]
         for row in range(len(rows)):
             yield self.chunk(row, {"role": "assistant", "content": ""})
-        async for token in running.tokens:
+        async for token in running.pieces:
             row = rows[token.row]
             for delta in row.push(token.id, token.log_prob, token.top):
                 yield self.chunk(token.row, delta, row.log_probs())

@@ -57,7 +57,7 @@ class DrawnAnswer:
         ]
         for row in range(len(rows)):
             yield answer.chunk(row, {"role": "assistant", "content": ""})
-        async for token in running.tokens:
+        async for token in running.pieces:
             row = rows[token.row]
             for delta in row.push(token.id):
                 yield answer.chunk(token.row, delta)

@@ -163,7 +163,7 @@ async def _events(asked: ImageRequest, drawing: Underway, kind: str) -> AsyncIte
     span = drawing.writing.spans["image"]
     due = [1 + span.layout.codes * (index + 1) // (previews + 1) for index in range(previews)]  # the first id opens it
     ids: list[int] = []
-    async for token in drawing.running.tokens:
+    async for token in drawing.running.pieces:
         ids.append(token.id)
         for index in [index for index, count in enumerate(due) if count == len(ids)]:
             shown = functools.partial(_previewed, model, span, [*ids], drawing.writing.fixed, asked)

@@ -6,18 +6,21 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from encoders.transcription.transcript import Transcript, Transcription
+from encoders.transcription.transcript import Transcript
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Sound
 from mmlm.serving.errors import ApiError, ClientLeftError, lacks
 from mmlm.serving.media import MediaDoor
+from mmlm.serving.models import Loaded
 from mmlm.tasks.chat import Mode, heard, template_of
 
 FIELDS = {
     "text": {"text"}, "refusal": {"refusal"}, "image_url": {"image_url"}, "input_audio": {"input_audio"},
 }  # fmt: skip
 """The types of content, and the field of each beside its type."""
+
+LOOKING = 0.05  # seconds, after which it is looked whether somebody still waits
 
 
 def read_messages(given: Sequence[Mapping[str, Any]], door: MediaDoor) -> list[Message]:
@@ -69,23 +72,23 @@ def has_sound(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def heard_messages(
-    model: MultimodalNetwork, turns: Sequence[Message], mode: Mode, language: str | None, left: threading.Event
+    loaded: Loaded, turns: Sequence[Message], mode: Mode, language: str | None, timeout: float, left: threading.Event
 ) -> list[Message]:
     """The messages with their recordings written down as `mode` says; what is left of them is heard as features.
 
-    left: set once nobody waits; ClientLeftError then, at the next window of a recording.
+    timeout: seconds for each recording. left: set once nobody waits; ClientLeftError then.
     """
 
-    def on_window(_: Transcription) -> None:
-        if left.is_set():
-            raise ClientLeftError
-
     def write_down(recording: Any) -> Transcript:
-        running = model.transcriber.stream(recording, language=language, on_window=on_window)
-        return running.transcript(list(running))
+        ticket = loaded.engine.transcribe(recording, language=language, timeout=timeout)
+        while not ticket.wait(LOOKING):
+            if left.is_set():
+                ticket.cancel()
+                raise ClientLeftError
+        return ticket.results()
 
-    template = template_of(model)
-    return [heard(model, turn, mode, language, template, write_down) for turn in turns]
+    template = template_of(loaded.model)
+    return [heard(loaded.model, turn, mode, language, template, write_down) for turn in turns]
 
 
 def check_parts(model: MultimodalNetwork, name: str, turns: Sequence[Message]) -> None:

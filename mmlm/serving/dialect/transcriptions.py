@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import io
-import threading
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field
 
-from encoders.transcription.segments import FRAME_SECONDS
 from encoders.transcription.transcriber import TEMPERATURES
-from encoders.transcription.transcript import Segment, Transcript, Transcription
+from encoders.transcription.transcript import Transcript
+from encoders.transcription.turns import Written
 from mmlm.generation.answer_text import AnswerText
-from mmlm.model.network import MultimodalNetwork
+from mmlm.serving.arriving import Arriving, arriving
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
 from mmlm.serving.dialect.asked import Asked, form_of, from_form, one_file
-from mmlm.serving.errors import ApiError, ClientLeftError, lacks
+from mmlm.serving.errors import ApiError, lacks
 
 router = APIRouter()
 
@@ -77,97 +74,23 @@ async def _answer(asked: TranscriptionRequest, data: bytes, context: Context) ->
         loaded = await stack.enter_async_context(context.using(asked.model))
         if not loaded.model.transcribes:
             raise lacks(loaded.name, "Whisper", "name a model that has one", "model")
-        await context.quick.run(functools.partial(context.door().sound, data, "file"))
-        heard = await stack.enter_async_context(_hearing(context, loaded.model, data, asked.options()))
+        door = context.door()
+        await context.quick.run(functools.partial(door.sound, data, "file"))
+        limits = context.settings.limits
+        transcribe = functools.partial(
+            loaded.engine.transcribe, data, timeout=limits.timeout + door.seconds, max_seconds=limits.max_seconds,
+            **asked.options(),
+        )  # fmt: skip
+        heard = await stack.enter_async_context(arriving(lambda listener: transcribe(listener=listener)))
+        stack.callback(context.metrics.note_recording, loaded.name, heard.ticket)
         if not asked.stream:
-            segments = [segment async for segment in heard]
-            return _formatted(asked, heard.running.transcript(segments), heard.seeks)
+            windows = [window async for window in heard.pieces]
+            return _formatted(
+                asked, heard.ticket.results(0), [window.seek for window in windows for _ in window.segments]
+            )
         await heard.begun()
         return EventStream(_events(heard), stack.pop_all())
     raise AssertionError("a stack of these contexts suppresses nothing")
-
-
-class _Hearing:
-    """A transcription in a thread, whose segments come as an asynchronous iterator."""
-
-    def __init__(self) -> None:
-        self.running = Transcription(iter(()))
-        self.seeks: list[int] = []  # of each segment, where its window began, in frames
-        self._loop, self._stop = asyncio.get_running_loop(), threading.Event()
-        self._queue: asyncio.Queue[Segment | None] = asyncio.Queue()
-        self._first: list[Segment | None] = []
-        self.work: asyncio.Task[None] | None = None
-
-    def hear(self, model: MultimodalNetwork, data: bytes, max_seconds: float, options: dict[str, Any]) -> None:
-        """The thread's work. It ends at the next window where nobody waits any more."""
-        windows = [0, 0]  # where the window before and this one ended
-
-        def on_window(running: Transcription) -> None:
-            if self._stop.is_set():
-                raise ClientLeftError
-            windows[:] = windows[1], round(running.seconds / FRAME_SECONDS)
-
-        try:
-            options = {**options, "on_window": on_window, "max_seconds": max_seconds}
-            self.running = model.transcriber.stream(data, **options)
-            for segment in self.running:
-                self.seeks.append(windows[0])
-                self._put(segment)
-        finally:
-            self._put(None)
-
-    def _put(self, segment: Segment | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, segment)
-
-    async def begun(self) -> None:
-        """Waits for the first segment, or the end; what went wrong before is raised."""
-        self._first.append(await self._next())
-
-    def __aiter__(self) -> AsyncIterator[Segment]:
-        return self
-
-    async def __anext__(self) -> Segment:
-        segment = self._first.pop() if self._first else await self._next()
-        if segment is None:
-            raise StopAsyncIteration
-        return segment
-
-    async def _next(self) -> Segment | None:
-        assert self.work is not None, "it has begun"
-        if self.work.done() and self._queue.empty():  # it may have failed before it began
-            await self.work
-            return None
-        taken = asyncio.ensure_future(self._queue.get())
-        await asyncio.wait({taken, self.work}, return_when=asyncio.FIRST_COMPLETED)
-        if not taken.done():
-            await asyncio.sleep(0)  # what it put last arrives before this goes on
-        if not taken.done():
-            taken.cancel()
-            await self.work
-            return None
-        if (segment := taken.result()) is None:
-            await self.work
-        return segment
-
-    def stop(self) -> None:
-        """Nobody waits any more."""
-        self._stop.set()
-
-
-@asynccontextmanager
-async def _hearing(
-    context: Context, model: MultimodalNetwork, data: bytes, options: dict[str, Any]
-) -> AsyncIterator[_Hearing]:
-    heard = _Hearing()
-    work = functools.partial(heard.hear, model, data, context.settings.limits.max_seconds, options)
-    heard.work = asyncio.ensure_future(context.slow.run(work))
-    try:
-        yield heard
-    finally:
-        heard.stop()
-        heard.work.cancel()
-        await asyncio.wait({heard.work})
 
 
 def _formatted(asked: TranscriptionRequest, said: Transcript, seeks: list[int]) -> Response:
@@ -205,10 +128,10 @@ def _verbose(asked: TranscriptionRequest, said: Transcript, seeks: list[int]) ->
     return found
 
 
-async def _events(heard: _Hearing) -> AsyncIterator[dict[str, Any] | str]:
-    text, segments = AnswerText(), []
-    async for segment in heard:
-        segments.append(segment)
-        if delta := text.push(segment.text):
-            yield {"type": "transcript.text.delta", "delta": delta}
-    yield {"type": "transcript.text.done", "text": heard.running.transcript(segments).text}
+async def _events(heard: Arriving[Written, Transcript]) -> AsyncIterator[dict[str, Any] | str]:
+    text = AnswerText()
+    async for window in heard.pieces:
+        for segment in window.segments:
+            if delta := text.push(segment.text):
+                yield {"type": "transcript.text.delta", "delta": delta}
+    yield {"type": "transcript.text.done", "text": heard.ticket.results(0).text}
