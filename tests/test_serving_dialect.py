@@ -11,6 +11,8 @@ import re
 import socket
 import threading
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -372,18 +374,17 @@ def test_a_client_that_leaves_ends_its_transcription(server, client, recording, 
 
     begun, ended = threading.Event(), threading.Event()
 
-    def stream(self, source, *, on_window, **_):
-        def segments():
+    def stream(self, source, **_):
+        def turns():
             try:
                 while True:
                     begun.set()
                     time.sleep(0.01)
-                    on_window(Transcription(iter(()), "en", 1.0))
-                    yield from ()
+                    yield None
             finally:
                 ended.set()
 
-        return Transcription(segments(), "en")
+        return Transcription(iter(()), "en", turns=turns())
 
     monkeypatch.setattr(Transcriber, "stream", stream)
     form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nnano\r\n--b\r\n'
@@ -436,6 +437,38 @@ def test_a_transcript_as_a_stream(client, nano, recording):
     *deltas, done = list(stream)
     assert {one.type for one in deltas} == {"transcript.text.delta"} and done.type == "transcript.text.done"
     assert "".join(one.delta for one in deltas) == done.text == nano.transcribe(recording).text
+
+
+def test_recordings_that_come_together_are_each_written_down_as_alone(client, nano, recording, circle):
+    expected = nano.transcribe(recording, word_timestamps=True)
+    answer = client.chat.completions.create(model="nano", messages=question(circle))
+
+    def verbose(_):
+        return client.audio.transcriptions.create(
+            model="nano", file=("a.wav", recording), response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+        )  # fmt: skip
+
+    def heard(_):
+        messages = [{"role": "user", "content": [*question(circle)[0]["content"], sound_part(recording)]}]
+        return client.chat.completions.create(model="nano", messages=messages).choices[0].message.content
+
+    with ThreadPoolExecutor(9) as pool:
+        transcripts, chats = pool.map(verbose, range(4)), pool.map(heard, range(4))
+        beside = pool.submit(client.chat.completions.create, model="nano", messages=question(circle))
+        said = [
+            ([(one.start, one.end, one.text) for one in found.segments], [(one.start, one.end) for one in found.words])
+            for found in transcripts
+        ]
+        assert beside.result().choices[0].message.content == answer.choices[0].message.content
+        assert len(set(chats)) == 1
+    assert said == 4 * [(
+        [(one.start, one.end, one.text) for one in expected.segments],
+        [(word.start, word.end) for one in expected.segments for word in one.words],
+    )]  # fmt: skip
+    figures = urllib.request.urlopen(str(client.base_url).replace("/v1/", "/metrics")).read().decode()
+    assert re.search(r'^mmlm_windows_total\{model="nano"\} [1-9]', figures, re.MULTILINE)
+    assert re.search(r'^mmlm_first_window_seconds_count\{model="nano"\} [1-9]', figures, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

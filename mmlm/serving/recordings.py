@@ -116,18 +116,19 @@ class Recordings:
             return False
         with contextlib.suppress(MemoryLimitError):
             if self._begun:
-                self._check_memory()
+                self._check_memory(1 + sum(one.attempt is None for one in self._begun))
             return True
         return False
 
-    def _check_memory(self) -> None:
+    def _check_memory(self, windows: int) -> None:
+        """MemoryLimitError where there is no room for so many windows beside those that are there."""
         whisper = self.model.transcriber.model
-        needed = window_bytes(whisper)
+        needed = windows * window_bytes(whisper)
         free = None if needed < SMALL else free_bytes(whisper.device)
         if free is not None and needed > free:
             raise MemoryLimitError(
                 f"a window of a recording takes {needed / 1e9:,.1f} GB, and {max(free, 0) / 1e9:,.1f} GB are free on "
-                f"{whisper.device}: try again later"
+                f"{whisper.device}: try again later, or take a smaller Whisper"
             )
 
     def _take_turn(self, one: Recording) -> None:
@@ -136,7 +137,8 @@ class Recordings:
             raise reason
         transcriber = self.model.transcriber
         if one.running is None:
-            self._check_memory()
+            if len(self._begun) == 1:
+                self._check_memory(1)
             one.ticket.times.started = time.monotonic()
             one.running = transcriber.stream(one.source, **one.options)
         assert one.running.turns is not None, "a transcriber's own has them"
