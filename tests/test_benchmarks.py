@@ -69,6 +69,12 @@ def test_serving(benchmark, capsys):
     assert "5 of 5 got the same tokens" in capsys.readouterr().out
 
 
+def test_recordings_that_are_served(benchmark, capsys):
+    arguments = ["--clients", "2", "--recordings", "2", "--seconds", "4", "--threads", "1"]
+    benchmark("serving_recordings").main(arguments)
+    assert "2 of 2 got the same text and times" in capsys.readouterr().out
+
+
 def test_encoders(benchmark, capsys, monkeypatch):
     module = benchmark("encoding")
     monkeypatch.setattr(module, "arithmetic", lambda dtype, device: 1e11)

@@ -11,8 +11,9 @@ class Limits:
 
     max_body_bytes: of its body, encoded media included. max_media: pictures and recordings. max_pixels: of all its
     pictures together. max_seconds: of all its recordings together. max_texts: to embed.
-    timeout: seconds after which its text or picture is given up. read_seconds: in which more of its body must arrive.
-    max_held_bytes: of the bodies of all requests at once.
+    timeout: seconds after which its text or picture is given up; what it brings to be written down has as long as that
+    lasts besides. read_seconds: in which more of its body must arrive. max_held_bytes: of the bodies of all requests at
+    once.
     """
 
     max_body_bytes: int = 50_000_000
