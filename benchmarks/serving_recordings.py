@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     for clients in args.clients:
         found: dict[str, list[Any]] = {}
         for way in WAYS:
-            run(model, way, recordings(1, 3.0), clients)  # warm up
+            run(model, way, recordings(1, 1.0), clients)  # warm up
             heard = recordings(args.recordings, args.seconds)
             seconds, gaps = run(model, way, heard, clients)
             rate = sum(len(one.samples) for one in heard) / SAMPLE_RATE / seconds

@@ -70,7 +70,7 @@ def test_serving(benchmark, capsys):
 
 
 def test_recordings_that_are_served(benchmark, capsys):
-    arguments = ["--clients", "2", "--recordings", "2", "--seconds", "4", "--threads", "1"]
+    arguments = ["--clients", "2", "--recordings", "2", "--seconds", "2", "--threads", "1"]
     benchmark("serving_recordings").main(arguments)
     assert "2 of 2 got the same text and times" in capsys.readouterr().out
 

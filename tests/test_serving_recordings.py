@@ -27,13 +27,13 @@ from support.serving import until
 WAIT = 60.0  # seconds, in which any of these requests ends
 GREEDY: dict[str, Any] = dict(temperatures=(0.0,))
 HEARD: list[tuple[Any, dict[str, Any]]] = [
-    ((noise(45.0, 0), SAMPLE_RATE), GREEDY),
-    ((noise(33.0, 1), SAMPLE_RATE), dict(language="de", word_timestamps=True, **GREEDY)),
-    ((noise(8.0, 2), SAMPLE_RATE), dict(seed=3)),
-    ((noise(12.0, 3), SAMPLE_RATE), dict(prompt="Names", temperatures=(0.8,), seed=5)),
+    ((noise(33.0, 0), SAMPLE_RATE), GREEDY),
+    ((noise(31.0, 1), SAMPLE_RATE), dict(language="de", word_timestamps=True, **GREEDY)),
+    ((noise(5.0, 2), SAMPLE_RATE), dict(temperatures=(0.0, 0.6), seed=3)),
+    ((noise(6.0, 3), SAMPLE_RATE), dict(prompt="Names", temperatures=(0.8,), seed=5)),
 ]
 PROMPTS: list[list[Any]] = [["only text here"], [parts.picture(1), "Output:"]]
-LONG = (noise(300.0), SAMPLE_RATE)
+LONG = (noise(200.0), SAMPLE_RATE)
 
 
 @pytest.fixture(scope="module", autouse=True)

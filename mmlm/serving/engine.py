@@ -143,8 +143,8 @@ class Engine:
                 self._turn.wait_for(lambda: self._closed or self._has_work)
                 if self._closed:
                     return
-            self._recordings.step()
             try:
+                self._recordings.step()
                 self._preparing.drop_given_up()
                 for running in [one for one in self._running if self._preparing.gave_up(one.ticket)]:
                     self._leave(running)
