@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from encoders.transcription.turns import Turns
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,15 @@ class Transcription:
     """A transcription in progress: iterate over it for its segments. The other fields are updated on the way.
 
     language: None until it is known. seconds: how much of the recording has been transcribed. total: the length of the
-    recording by its header, in seconds; None if unknown. turns: what the iteration goes through; to be taken instead of
-    it where others share the machine.
+    recording by its header, in seconds; None if unknown. turns: the `Turns` that the iteration takes; to be taken instead
+    of it where others share the machine.
     """
 
     segments: Iterator[Segment]
     language: str | None = None
     seconds: float = 0.0
     total: float | None = None
-    turns: Turns | None = None
+    turns: Generator[Any, Any, None] | None = None
 
     def __iter__(self) -> Iterator[Segment]:
         return self.segments

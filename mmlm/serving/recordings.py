@@ -96,15 +96,16 @@ class Recordings:
     def _awaited(self) -> Recording | None:
         """The recording whose turn it is; None once this is closed."""
         with self.turn:
-            self.turn.wait_for(lambda: self.closed or self._next or self._may_begin())
-            if self.closed:
-                return None
-            for one in [one for one in self._waiting if one.ticket.given_up()]:
-                self._waiting.remove(one)
-                self._begin(one)  # to be told
-            while self._may_begin():
-                self._begin(self._waiting.popleft())
-            return self._next.popleft()
+            while not self.closed:
+                for one in [one for one in self._waiting if one.ticket.given_up()]:
+                    self._waiting.remove(one)
+                    self._begin(one)  # to be told
+                while self._may_begin():
+                    self._begin(self._waiting.popleft())
+                if self._next:
+                    return self._next.popleft()
+                self.turn.wait()
+            return None
 
     def _begin(self, one: Recording) -> None:
         self._begun.append(one)
