@@ -63,8 +63,8 @@ class Transcription:
     """A transcription in progress: iterate over it for its segments. The other fields are updated on the way.
 
     language: None until it is known. seconds: how much of the recording has been transcribed. total: the length of the
-    recording by its header, in seconds; None if unknown. turns: the `Turns` that the iteration takes, for who takes them
-    among those of others instead.
+    recording by its header, in seconds; None if unknown. turns: the `Turns` that the iteration takes, for who
+    takes them among those of others instead.
     """
 
     segments: Iterator[Segment]
