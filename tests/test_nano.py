@@ -64,11 +64,6 @@ def write_all(nano, modality, texts, temperature, max_seconds=4.0):
     return [result.media[0] for result in rendered(nano, results, None, 0)]
 
 
-def share(values):
-    values = list(values)
-    return sum(values) / len(values)
-
-
 def test_it_ships_in_half_precision_and_leaves_room():
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 32e6
