@@ -21,8 +21,9 @@ def main() -> None:
     import mmlm
 
     model = mmlm.load("nano")
-    images, texts = zip(*(show(model) for show in (think, call, write_json, cite)), strict=True)
+    images, texts = zip(*(show(model) for show in (think, call, write_json)), strict=True)
     mmlm.contact_sheet(list(images), list(texts), OUTPUT)
+    cite(model)
     print(f"Thought, called, wrote and looked up in {time.perf_counter() - start:.1f} s: {OUTPUT}")
 
 
@@ -47,7 +48,7 @@ def call(model: MultimodalLM) -> tuple:
     image, question, right = asked("arithmetic", "price")
     conversation = [{"role": "user", "content": [mmlm.Image(image), question]}]
     found = model.solve(conversation, tools=[calculator()], thinking=True, max_new_tokens=60)
-    calls = [str(own) for turn in found.turns for own in turn.calls]
+    calls = [str(own).replace("→", "=") for turn in found.turns for own in turn.calls]
     return image, told(question, *calls, verdict(found.answer, right))
 
 
@@ -59,11 +60,11 @@ def write_json(model: MultimodalLM) -> tuple:
 
     image, question, right = asked("json", "json")
     result = model.answer(image, question, json_schema=SCENE_SCHEMA, details=True, max_new_tokens=160)
-    right_one = "right" if result.parsed == json.loads(right) else f"wrong: {right}"
-    return image, told(question, f"{result.text} ({right_one})")
+    verdict = "right" if result.parsed == json.loads(right) else f"wrong, the scene is {json.dumps(json.loads(right))}"
+    return image, told(question, json.dumps(result.parsed), f"({verdict})")
 
 
-def cite(model: MultimodalLM) -> tuple:
+def cite(model: MultimodalLM) -> None:
     """A question that one note of several answers, which is named."""
     import mmlm
 
@@ -72,14 +73,14 @@ def cite(model: MultimodalLM) -> tuple:
         "the large blue star is called Mia.",
         "the green ring is made of wax.",
     )
-    image, question = asked("thinking", "relation")[0], "what is the large blue star called?"
+    question = "what is the large blue star called?"
     with tempfile.TemporaryDirectory() as folder:
         index = mmlm.Index(Path(folder) / "notes.index", model)
         for number, note in enumerate(notes):
             index.add_text(note, name=f"note {number}")
         result = model.answer(question, index=index, thinking=True, details=True)
         cited = [result.sources[number - 1].quote for number in result.citations.cited]
-    return image, told(question, f"{verdict(result.answer, 'Mia')}, from: {' '.join(cited) or 'no note'}")
+    told(question, f"{verdict(result.answer, 'Mia')}, from the note: {' '.join(cited) or 'none'}")
 
 
 def asked(kind: str, topic: str) -> tuple:
