@@ -154,7 +154,7 @@ class Thoughts:
     learning_rate: float = 2e-3  # Muon's
     more_exercises: int = 20_000  # of the kinds that come seldom
     more_picture_passes: int = 1  # of pictures and questions without a thought, beside the first
-    more_steps: int = 3000
+    more_steps: int = 5000
 
 
 @dataclass

@@ -132,6 +132,7 @@ def fit(recipe: Recipe, output: Path, name: str, model: mmlm.MultimodalLM, sourc
         eval_every=500,
         save_every=250,
         keep_best=False,
+        extend=True,  # of a stage whose model is removed, with more steps
         seed=recipe.seed + 4,
     )
     training, held = (
