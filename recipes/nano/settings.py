@@ -127,8 +127,8 @@ class Writing:
     batch_size: int = 16
     learning_rate: float = 3e-3  # Muon's, for LoRA
     lora_rank: int = 32
-    more_steps: int = 1500  # after the language model has learned to think
-    more_learning_rate: float = 2e-3
+    more_steps: int = 5000  # after the language model has learned to think
+    more_learning_rate: float = 3e-3
 
 
 @dataclass
