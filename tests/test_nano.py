@@ -24,11 +24,14 @@ from mmlm.serving.engine import Engine
 from mmlm.tasks.draw import rendered, sampled
 from recipes.nano.data import scene_example
 from recipes.nano.drawing import TEMPERATURE, read_right, stacked
-from recipes.nano.evaluate import word_f1
+from recipes.nano.evaluate import share, word_f1
+from recipes.nano.exercises import exercise
 from recipes.nano.hearing import digit
 from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import SHAPES, Scene
+from recipes.nano.solving import solve
 from recipes.nano.speech import NUMBERS, write_speech, write_spoken_questions
+from recipes.nano.thinking import moved, right, scenes_right, without_notes
 from recipes.nano.wording import listed
 
 FOLDER = Path(mmlm.__file__).parent / "nano"
@@ -59,11 +62,6 @@ def write_all(nano, modality, texts, temperature, max_seconds=4.0):
         ]
         results = [ticket.results()[0] for ticket in tickets]
     return [result.media[0] for result in rendered(nano, results, None, 0)]
-
-
-def share(values):
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def test_it_ships_in_half_precision_and_leaves_room():
@@ -144,6 +142,47 @@ def test_it_names_pairs_that_it_has_never_seen(nano):
     captions = nano.caption(pictures, batch_size=64, max_new_tokens=60)
     right = share(judge_caption(text, scene).correct for text, scene in zip(captions, scenes, strict=True))
     assert right >= 0.7
+
+
+def exercises(kind, count):
+    return [exercise("dev", index, 1, kind, think=True) for index in range(count)]
+
+
+def test_it_thinks_before_it_answers(nano):
+    made = [one for one in exercises("thinking", 120) if one.topic in ("relation", "comparison", "count", "statement")]
+    assert len(made) > 40
+    assert share(right(solve(nano, made, think=True), made)) >= 0.9
+    assert share(right(solve(nano, moved(made), think=True), made)) < 0.7
+
+
+def test_it_thinks_where_the_public_verbs_ask_for_it(nano):
+    one = next(one for one in exercises("thinking", 40) if one.topic == "relation")
+    picture, question = one.turns[0].content
+    result = nano.answer(picture, question, thinking=True, details=True)
+    assert result.answer == one.answer
+    assert result.thinking.startswith("top ") or result.thinking.startswith(("middle ", "bottom "))
+    assert nano.answer(picture, question, thinking=0, details=True).thinking == ""
+
+
+def test_it_calls_a_calculator_for_what_it_cannot_compute(nano):
+    made = exercises("arithmetic", 24)
+    solved = solve(nano, made, think=True)
+    assert share(right(solved, made)) >= 0.85
+    assert all(one.calls for one in solved)
+    assert share(right(solve(nano, made, think=False, tools=False), made)) < 0.2
+
+
+def test_it_answers_from_a_note_and_cites_it(nano):
+    made = [one for one in exercises("notes", 40) if one.topic == "read"]
+    solved = solve(nano, made, think=True)
+    assert share(one.answer == own.answer for one, own in zip(made, solved, strict=True)) >= 0.75
+    assert share(right(solve(nano, [without_notes(one) for one in made], think=True), made)) < 0.3
+
+
+def test_it_writes_a_scene_as_json(nano):
+    made = exercises("json", 24)
+    assert share(scenes_right(solve(nano, made, think=False), made)) >= 0.75
+    assert share(scenes_right(solve(nano, moved(made), think=False), made)) < 0.1
 
 
 def test_its_clip_reads_texts(nano):

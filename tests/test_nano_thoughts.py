@@ -400,16 +400,17 @@ def test_an_exercise_is_learned_where_the_assistant_speaks_and_marks_are_never_t
 
 def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, monkeypatch):
     from recipes.nano.stages import thoughts as stage
-    from recipes.nano.stages.thoughts_text import read_thoughts
+    from recipes.nano.stages.thoughts_text import grown, read_thoughts
 
     unpack(PACKAGE, Recipe(), tmp_path)
     write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
-    sources = [f"{tmp_path}/exercises/train-*.tar"], f"{tmp_path}/exercises/dev-*.tar"
-    monkeypatch.setattr(stage, "thoughts_data", lambda recipe, output: sources)
+    for name in ("thoughts_data", "more_data"):
+        monkeypatch.setattr(stage, name, lambda recipe, output: [f"{tmp_path}/exercises/train-*.tar"])
     recipe = Recipe()
-    recipe.thoughts.steps, recipe.thoughts.batch_size = 2, 4
+    recipe.thoughts.steps, recipe.thoughts.more_steps, recipe.thoughts.batch_size = 2, 1, 4
     recipe.thoughts.texts, recipe.thoughts.text_steps, recipe.thoughts.drill_steps = 64, 1, 1
-    nano, before = mmlm.load("nano"), stage.thinker(recipe, tmp_path)
+    nano = mmlm.load("nano")
+    before = stage.thinker(recipe, tmp_path, grown(recipe, tmp_path), tmp_path / "ears_more/model")
     prompt = ["Question:what is red? Short answer:"]
     batches = [model.processor.collate([model.processor.encode(prompt)]) for model in (nano, before)]
     plain = [
@@ -420,9 +421,10 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     monkeypatch.setattr(stage.data, "sets_folder", lambda: None)
     read_thoughts(recipe, tmp_path)
     stage.train_thoughts(recipe, tmp_path)
-    after = mmlm.load(tmp_path / "thoughts/model")
+    stage.train_thoughts_more(recipe, tmp_path)
+    after = mmlm.load(tmp_path / "thoughts_more/model")
     rows = [model.language_model.model.get_input_embeddings().weight for model in (before, after)]
-    assert rows[0].shape == rows[1].shape == (offset + len(MARKS), 192) and not torch.equal(*rows)
+    assert rows[0].shape == rows[1].shape == (offset, 192) and not torch.equal(*rows)
     assert all(torch.equal(weight, weight.half().float()) for weight in after.language_model.model.parameters())
     assert "<tool_call>" in after.language_model.tokenizer.chat_template
     assert after.encoders["image"].fingerprint() == nano.encoders["image"].fingerprint()

@@ -127,8 +127,8 @@ class Writing:
     batch_size: int = 16
     learning_rate: float = 3e-3  # Muon's, for LoRA
     lora_rank: int = 32
-    more_steps: int = 2500  # after the language model has learned to think
-    more_learning_rate: float = 2e-3
+    more_steps: int = 5000  # after the language model has learned to think
+    more_learning_rate: float = 3e-3
 
 
 @dataclass
@@ -149,9 +149,12 @@ class Thoughts:
     dev_boxes: int = 200
     exercise_passes: int = 2  # while every picture comes once
     hearing: bool = True
-    steps: int = 3000
+    steps: int = 1500
     batch_size: int = 48
     learning_rate: float = 2e-3  # Muon's
+    more_exercises: int = 20_000  # of the kinds that come seldom
+    more_picture_passes: int = 1  # of pictures and questions without a thought, beside the first
+    more_steps: int = 5000
 
 
 @dataclass

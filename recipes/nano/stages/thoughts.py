@@ -28,7 +28,8 @@ from mmlm.training.examples import Examples, prepare
 from mmlm.training.objectives.adapters import AdaptersObjective
 from recipes.nano import data
 from recipes.nano.box_exercises import write_boxes
-from recipes.nano.exercises import write_exercises
+from recipes.nano.conversations import Exercise, write_made
+from recipes.nano.exercises import exercise, write_exercises
 from recipes.nano.marks import exercise_parts
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.adapters import picture_data
@@ -36,6 +37,7 @@ from recipes.nano.stages.package import newest
 from recipes.nano.stages.thoughts_text import grown
 
 HURRIED = 20  # one thought in so many is cut, as a budget cuts it
+SELDOM = ("json", "pictures", "json", "zoom")  # kinds of which the first exercises have few
 
 
 def make_exercises(recipe: Recipe, output: Path) -> None:
@@ -44,6 +46,17 @@ def make_exercises(recipe: Recipe, output: Path) -> None:
     if (sets := data.sets_folder()) is not None:
         write_boxes(output / "boxes", {"train": part.boxes, "dev": part.dev_boxes}, sets, recipe.seed)
     (output / "exercises/done").touch()
+
+
+def make_more_exercises(recipe: Recipe, output: Path) -> None:
+    """Exercises of the kinds that come seldom."""
+    folder = output / "exercises_more"
+
+    def made(split: str, index: int) -> Exercise:
+        return exercise(split, index, recipe.seed + 2, SELDOM[index % len(SELDOM)])
+
+    write_made(folder, {"train": recipe.thoughts.more_exercises}, made)
+    (folder / "done").touch()
 
 
 class Exercises(Examples):
@@ -92,10 +105,24 @@ class ThoughtsObjective(AdaptersObjective):
 
 
 def train_thoughts(recipe: Recipe, output: Path) -> None:
+    """From the language model that thinks in words, and the adapters of the one that did not."""
+    text = output / "thoughts_text"
+    start = text if (text / "tokenizer.json").exists() else grown(recipe, output)
+    model = thinker(recipe, output, start, output / "ears_more/model")
+    fit(recipe, output, "thoughts", model, thoughts_data(recipe, output), recipe.thoughts.steps)
+
+
+def train_thoughts_more(recipe: Recipe, output: Path) -> None:
+    """Further, mostly on what is answered at once, which comes late: see docs/nano.md."""
+    before = output / "thoughts"
+    model = thinker(recipe, output, before / "language_model", before / "model")
+    fit(recipe, output, "thoughts_more", model, more_data(recipe, output), recipe.thoughts.more_steps)
+
+
+def fit(recipe: Recipe, output: Path, name: str, model: mmlm.MultimodalLM, sources: list[str], steps: int) -> None:
     part = recipe.thoughts
-    model = thinker(recipe, output)
     config = TrainConfig(
-        steps=part.steps,
+        steps=steps,
         batch_size=part.batch_size,
         optimizer="muon",
         learning_rate=part.learning_rate,
@@ -105,37 +132,44 @@ def train_thoughts(recipe: Recipe, output: Path) -> None:
         eval_every=500,
         save_every=250,
         keep_best=False,
+        extend=True,  # of a stage whose model is removed, with more steps
         seed=recipe.seed + 4,
     )
-    cache = output / "features"
     training, held = (
-        prepare(model, read_records(sources), cache=cache, config=config) for sources in thoughts_data(recipe, output)
+        prepare(model, read_records(own), cache=output / "features", config=config)
+        for own in (sources, f"{output}/exercises/dev-*.tar")
     )
     training, held = (
         Exercises(own.records, own.processor, own.template, own.features, own.keys, own.taken)
         for own in (training, held)
     )
-    Trainer(ThoughtsObjective(model, training, held, config), config, output / "thoughts").fit()
+    Trainer(ThoughtsObjective(model, training, held, config), config, output / name).fit()
 
 
-def thoughts_data(recipe: Recipe, output: Path) -> tuple[list[str], str]:
+def thoughts_data(recipe: Recipe, output: Path) -> list[str]:
     """Exercises, and what nano learned before: pictures with captions and questions, and recordings."""
     part = recipe.thoughts
-    sources = [f"{output}/exercises/train-*.tar"] * part.exercise_passes
-    sources += [f"{output}/boxes/train-*.tar"] if (output / "boxes").exists() else []
-    sources += picture_data(output, "settled")[0]
-    if part.hearing:
-        sources += data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
-    return sources, f"{output}/exercises/dev-*.tar"
+    boxes = [f"{output}/boxes/train-*.tar"] if (output / "boxes").exists() else []
+    return [*[f"{output}/exercises/train-*.tar"] * part.exercise_passes, *boxes, *learned_before(recipe, output)]
 
 
-def thinker(recipe: Recipe, output: Path) -> mmlm.MultimodalLM:
-    """The model so far without its codecs, its language model with rows for the marks."""
-    text = output / "thoughts_text"
-    start = text if (text / "tokenizer.json").exists() else grown(recipe, output)
-    earlier = mmlm.load(output / "ears_more/model")
+def more_data(recipe: Recipe, output: Path) -> list[str]:
+    """The same with fewer exercises and more pictures that are asked about without a thought; no boxes."""
+    pictures = picture_data(output, "settled")[0] * recipe.thoughts.more_picture_passes
+    exercises = [f"{output}/{folder}/train-*.tar" for folder in ("exercises", "exercises_more")]
+    return [*exercises, *pictures, *learned_before(recipe, output)]
+
+
+def learned_before(recipe: Recipe, output: Path) -> list[str]:
+    hearing = data.hearing_sources(output / "speech", output / "spoken", data.sets_folder())
+    return picture_data(output, "settled")[0] + (hearing if recipe.thoughts.hearing else [])
+
+
+def thinker(recipe: Recipe, output: Path, language_model: Path, adapters: Path) -> mmlm.MultimodalLM:
+    """A model without codecs, whose language model learns: of its rows and weights, and the adapters of another."""
+    earlier = mmlm.load(adapters)
     model = mmlm.assemble(
-        start,
+        language_model,
         output / "frozen/image_encoder",
         audio_encoder=newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"),
         resampler=earlier.resampler_config,

@@ -29,7 +29,7 @@ def train_writing_more(recipe: Recipe, output: Path) -> None:
     import mmlm
 
     part = recipe.writing
-    model = writer(recipe, output, "thoughts")
+    model = writer(recipe, output, "thoughts_more")
     before = dict(mmlm.load(output / "writing/model").added_parameters())
     with torch.no_grad():
         for name, tensor in model.added_parameters():
