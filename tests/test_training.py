@@ -163,6 +163,14 @@ def test_accumulation_is_a_larger_batch(tmp_path):
         torch.testing.assert_close(added(parts)[name], tensor, rtol=1e-3, atol=2e-5)
 
 
+def test_it_learns_where_an_interrupt_has_left_gradients_off(tmp_path):
+    on, off = tiny_model(), tiny_model()
+    run(on, tmp_path / "on", steps=2)
+    with torch.no_grad():
+        run(off, tmp_path / "off", steps=2)
+    assert all(torch.equal(added(off)[name], tensor) for name, tensor in added(on).items())
+
+
 def test_learning_rate():
     config = TrainConfig(learning_rate=0.8, warmup_steps=4)
     rates = [learning_rate(config, step, 12) for step in range(12)]

@@ -61,9 +61,11 @@ class Gradient:
         self.losses = Losses(trained)
         self.together = DistributedDataParallel(self.losses, find_unused_parameters=partial) if world() > 1 else None
 
+    @torch.enable_grad()
     def of(self, parts: Sequence[Part], draws: AbstractContextManager[Any] | None = None) -> Step:
         """Adds the clipped gradient of the mean loss over the counts of all parts of all processes.
 
+        Gradients are on in here whatever the thread's own setting is: an interrupt may have left it off.
         draws: context of each loss.
         """
         total, size = map(int, summed(sum(part.count for part in parts), sum(part.size for part in parts)))

@@ -135,8 +135,8 @@ def evaluate_orders(model: mmlm.MultimodalLM, train: RecordSet, dev: RecordSet) 
     judged = []
     for heard in (features, rolled(features)):
         prompts = [model.template.question_prompt(mmlm.Sound(heard[number]), question) for number, question, _ in asked]
-        texts = model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)
-        judged.append([text.strip() == answer for text, (_, _, answer) in zip(texts, asked, strict=True)])
+        results = model.generate(prompts, batch_size=64, max_new_tokens=LONGEST)
+        judged.append([one.text.strip() == answer for one, (_, _, answer) in zip(results, asked, strict=True)])
     guessed = [common[question].most_common(1)[0][0] == answer for _, question, answer in asked]
     for question in [*sorted(common), None]:
         chosen = [index for index, one in enumerate(asked) if question in (None, one[1])]
