@@ -21,8 +21,8 @@ def main() -> None:
     for sample in held_out_samples(3, seed=2):
         print("nearest:", "; ".join(record.captions[0] for record in examples.nearest(sample.image, 4)))
         for shots in (0, 2, 4):
-            text = model.generate(examples.caption_prompt(sample.image, shots, model.template))
-            print(f"  {shots} demonstrations: {text.strip()}")
+            result = model.generate(examples.caption_prompt(sample.image, shots, model.template))
+            print(f"  {shots} demonstrations: {result.text.strip()}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 import typing
 from pathlib import Path
@@ -44,6 +45,16 @@ def test_a_page_can_be_followed_from_top_to_bottom(name, nano_folder, tmp_path, 
         elif name != "README.md":  # whose command lines tests/test_readme.py parses: they are many
             for line in (line for line in text.splitlines() if line.startswith("mmlm ")):
                 assert main(shlex.split(line)[1:]) == 0, line
+
+
+def test_demonstrations_are_shown_by_the_demo_that_a_how_to_names(tmp_path, monkeypatch, capsys):
+    assert "`python demos/few_shot.py`" in (DOCS / "howto/caption.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "demos")
+    runpy.run_path(str(ROOT / "demos/few_shot.py"), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 12 and all(len(line.split(": ", 1)[1]) > 0 for line in said)
+    assert [line.split()[0] for line in said[:4]] == ["nearest:", "0", "2", "4"]
 
 
 def test_the_data_formats_page_shows_records_that_are_read(tmp_path):

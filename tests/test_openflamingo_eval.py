@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from PIL import Image as PILImage
 
 import mmlm
 from mmlm.assembly.interop.open_flamingo_eval import ANSWER_DECODING, CAPTION_DECODING
 from mmlm.data import Record
+from mmlm.generation.result import GenerationResult, Usage
 from mmlm.prompting.templates import PromptTemplate
 from recipes.openflamingo_eval.run import evaluate_answers, evaluate_captions, main, questions_of, score_of
 from support import parts
@@ -43,7 +45,8 @@ class Oracle:
 
     def generate(self, prompts, batch_size, **options):
         self.seen.append((prompts, options))
-        return [self.known[[part for part in prompt if isinstance(part, mmlm.Image)][-1].source] for prompt in prompts]
+        shown = [[part for part in prompt if isinstance(part, mmlm.Image)][-1].source for prompt in prompts]
+        return [GenerationResult(self.known[one], (), (), "stop", Usage(1, 1, 1, 1)) for one in shown]
 
 
 def records(count):
@@ -91,3 +94,15 @@ def test_too_few_records_are_an_error(tmp_path, capsys, dev, shots, reason):
     with pytest.raises(SystemExit):
         main(["--model", "nano", *sources, "--shots", shots])
     assert reason in capsys.readouterr().err
+
+
+def test_a_model_is_measured(tmp_path, capsys):
+    lines = []
+    for number, colour in enumerate(["red", "blue", "green", "black"]):
+        PILImage.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"{colour} all over"}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    main(["--model", "nano", "--train", str(tmp_path), "--dev", str(tmp_path), "--shots", "0", "2", "--limit", "2"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2].strip() for row in rows] == ["0", "2"]
+    assert all(float(row[4]) >= 0 for row in rows)

@@ -42,8 +42,9 @@ def evaluate_captions(
             chosen = draw.sample(list(train), max(shots, ZERO_SHOT))
             examples = [(record.image, record.captions[0]) for record in chosen]
             prompts.append(caption_prompt(shown.image, examples, shots, model.template))
-        texts = model.generate(prompts, batch_size=batch_size, **CAPTION_DECODING)
-        scores.append(score_captions([caption_of(text) for text in texts], [record.captions for record in dev]).cider)
+        results = model.generate(prompts, batch_size=batch_size, **CAPTION_DECODING)
+        captions = [caption_of(one.text) for one in results]
+        scores.append(score_captions(captions, [record.captions for record in dev]).cider)
     return scores[0], scores[1]
 
 
@@ -61,8 +62,8 @@ def evaluate_answers(
             examples = [(record.image, *draw.choice(record.qa)) for record in chosen]
             shown = dev[(number + shift) % len(dev)]
             prompts.append(question_prompt(shown.image, question, examples, shots, model.template))
-        texts = model.generate(prompts, batch_size=batch_size, **ANSWER_DECODING)
-        judged = [score_of(answer_of(text), answers) for text, (_, _, answers) in zip(texts, asked, strict=True)]
+        results = model.generate(prompts, batch_size=batch_size, **ANSWER_DECODING)
+        judged = [score_of(answer_of(one.text), answers) for one, (_, _, answers) in zip(results, asked, strict=True)]
         scores.append(sum(judged) / len(judged))
     return scores[0], scores[1]
 
