@@ -452,6 +452,23 @@ def test_an_encoder_that_is_not_needed_is_not_loaded(needed, tmp_path, monkeypat
     assert not list(tmp_path.glob("part/*"))
 
 
+def test_codecs_that_are_not_needed_are_not_loaded(tmp_path, monkeypatch, capsys):
+    from mmlm.cli import main
+
+    picture = ROOT / "docs/images/scene.png"
+    whole = load("nano")
+    monkeypatch.setattr("decoders.codecs.checkpoint.load_codec", lambda *_: pytest.fail("it is not needed"))
+    part = load("nano", codecs=None)
+    assert not part.codecs and not [name for name, _ in part.added_parameters() if "codes" in name or "lora" in name]
+    question = "is there a circle in the picture?"
+    for ask in (lambda model: model.caption(picture, details=True), lambda model: model.answer(picture, question)):
+        assert str(ask(part)) == str(ask(whole))
+    assert part.caption(picture, details=True).log_probs == whole.caption(picture, details=True).log_probs
+    with pytest.raises(ValueError, match="without its image codec"):
+        part.save(tmp_path / "part")
+    assert main(["caption", str(picture)]) == 0 and capsys.readouterr().out.strip() == str(whole.caption(picture))
+
+
 def test_encoders_are_asked_for_by_their_names():
     with pytest.raises(ValueError, match="'image' and 'audio', not 'video'"):
         load("nano", encoders=["video"])

@@ -63,6 +63,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
 
+    @property
+    def has_codecs(self) -> bool:
+        """Whether it writes codes of any medium."""
+        return self.image_codec is not None or self.audio_codec is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, ready for JSON."""
         return dataclasses.asdict(self)

@@ -49,7 +49,7 @@ def load(
     tokenizer: Any = None,
     image_encoder: str | Path | FrozenEncoder | None = None,
     audio_encoder: str | Path | FrozenEncoder | None = None,
-    codecs: Codecs = Codecs(),
+    codecs: Codecs | None = Codecs(),
     encoders: Collection[str] | None = None,
     beside: Collection[MultimodalNetwork] = (),
     dtype: torch.dtype = torch.float32,
@@ -60,6 +60,8 @@ def load(
     Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
     given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
     were trained with is a warning with both fingerprints.
+    codecs: in place of its own. None: the model without codecs, which are neither fetched nor loaded; it only reads and
+        hears, and cannot be saved.
     encoders: those that are needed, of "image" and "audio": the model's others are neither fetched nor loaded, and what
         is loaded cannot be saved. None, or none that the model has: all of them.
     beside: models in memory. A language model or an encoder of theirs that this model has too, loaded from the same
@@ -78,7 +80,8 @@ def load(
     config, tensors = read_saved(folder)
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
     hears = config.audio_encoder is not None
-    left_out = _left_out(config, encoders)
+    left_out = _left_out(config, encoders, codecs is None)
+    codecs = codecs or Codecs()
     config, tensors, given = _without(left_out, config, tensors, given)
     fetch_parts(name, folder, config, given | codecs.by_field())
     sources = sources_of(config, given)
@@ -103,7 +106,7 @@ def load(
 
 
 def _published(
-    name: str, given: dict[str, Any], tokenizer: Any, codecs: Codecs, encoders: Collection[str] | None,
+    name: str, given: dict[str, Any], tokenizer: Any, codecs: Codecs | None, encoders: Collection[str] | None,
     dtype: torch.dtype, device: str | torch.device,
 ) -> MultimodalLM:  # fmt: skip
     """A model of `mmlm models` whose parts are published, with what is given in their place."""
@@ -119,8 +122,8 @@ def _published(
     kept = needed_of(ENCODERS, encoders)
     return assemble(
         parts["language_model"], parts["image_encoder"] if "image" in kept else None,
-        audio_encoder=parts["audio_encoder"] if "audio" in kept else None, tokenizer=tokenizer, codecs=codecs,
-        dtype=dtype, device=device,
+        audio_encoder=parts["audio_encoder"] if "audio" in kept else None, tokenizer=tokenizer,
+        codecs=codecs or Codecs(), dtype=dtype, device=device,
     )  # fmt: skip
 
 
@@ -132,20 +135,26 @@ def needed_of(had: Collection[str], needed: Collection[str] | None) -> set[str]:
     return set(had) & set(needed or ()) or set(had)
 
 
-def _left_out(config: ModelConfig, encoders: Collection[str] | None) -> list[str]:
+def _left_out(config: ModelConfig, encoders: Collection[str] | None, without_codecs: bool) -> list[str]:
+    """The fields of a config that are not needed, and that it has."""
     had = [name for name in ENCODERS if getattr(config, f"{name}_encoder") is not None]
-    return sorted(set(had) - needed_of(had, encoders))
+    unneeded = [f"{name}_encoder" for name in sorted(set(had) - needed_of(had, encoders))]
+    if without_codecs:
+        unneeded += [f"{name}_{part}" for part in ("codec", "decoder") for name in ENCODERS]
+    return [field for field in unneeded if getattr(config, field) is not None]
 
 
 def _without(
     left_out: Collection[str], config: ModelConfig, tensors: dict[str, Tensor], given: dict[str, Any]
 ) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
-    """Config, tensors and given parts of a model without some of its encoders."""
-    for name in left_out:
-        config = dataclasses.replace(config, **{f"{name}_encoder": None})
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(f"resamplers.{name}.")}
-        given = given | {f"{name}_encoder": None}
-    return config, tensors, given
+    """Config, tensors and given parts of a model without these fields; if it has no codec then, without its codes."""
+    wrote = config.has_codecs
+    config = dataclasses.replace(config, **dict.fromkeys(left_out))
+    unused = [f"resamplers.{field.removesuffix('_encoder')}." for field in left_out if field in given]
+    if wrote and not config.has_codecs:
+        unused += ["language_model.codes."] + ([] if config.lora.reads else ["language_model.lora."])
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(tuple(unused))}
+    return config, tensors, given | {field: None for field in left_out if field in given}
 
 
 def _media_dim(tensors: dict[str, Tensor]) -> int | None:
@@ -206,7 +215,7 @@ def _check_rank(config: ModelConfig, tensors: dict[str, Tensor]) -> None:
     ranks = [
         len(tensor) for key, tensor in tensors.items() if ".lora." in key and key.endswith(".down") and tensor.ndim
     ]
-    has_lora = config.image_codec or config.audio_codec or config.lora.reads
+    has_lora = config.has_codecs or config.lora.reads
     if has_lora and config.lora.rank > max(ranks, default=0):
         raise ValueError(
             f"the weights do not fit the model: the config has LoRA of rank {config.lora.rank}, and the weights "

@@ -22,7 +22,8 @@ REPLACED = "language_model.replaced."  # before the names of saved rows that sta
 def config_of(model: MultimodalNetwork) -> ModelConfig:
     """What rebuilds a model, with fingerprints of its frozen parts."""
     if model.left_out:
-        raise ValueError(f"this model was loaded without its {model.left_out[0]} encoder: load all of it to save it")
+        lacking = model.left_out[0].replace("_", " ")
+        raise ValueError(f"this model was loaded without its {lacking}: load all of it to save it")
     encoders = dict(model.encoders.items())
     image, audio = encoders.get("image"), encoders.get("audio")
     return ModelConfig(

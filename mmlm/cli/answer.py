@@ -84,7 +84,7 @@ def from_index(args: argparse.Namespace) -> int:
     inputs = inputs_of(args, batch, names, "image")
     if names and not inputs:
         return batch.code()
-    model = load_model(args)
+    model = load_model(args, codecs=False)
     from mmlm.retrieval import Index
     from mmlm.tasks.rows import one_result
 

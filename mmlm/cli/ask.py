@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
             if sound is None:
                 continue
             if model is None:
-                model = load_model(args, *(() if args.index else ("audio", *(("image",) if image is not None else ()))))
+                needed = () if args.index else ("audio", *(("image",) if image is not None else ()))
+                model = load_model(args, *needed, codecs=False)
                 lookup = opened_lookup(args, model, stack)
 
             def asked(one: Input = one, sound: Any = sound, model: Any = model, lookup: Any = lookup) -> bool:

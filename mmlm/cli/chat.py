@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     for name, kind in [*((name, "image") for name in args.image), *((name, "audio") for name in args.audio)]:
         if "://" not in name and not Path(name).is_file():
             raise FileNotFoundError(f"--{kind} {name}: no such file")
-    model = load_model(args, *_needed(args))
+    model = load_model(args, *_needed(args), codecs=not {"draw", "speak"}.isdisjoint(args.tool))
     with contextlib.ExitStack() as stack:
         tools, lookup = opened_tools(args, model, stack), opened_lookup(args, model, stack)
         return _talk(args, Conversation(args, model, options, tools, lookup), before)

@@ -118,7 +118,7 @@ def compare(args: argparse.Namespace, options: dict[str, Any]) -> None:
 
     records = read_records(args.data, images=args.images)
     report = evaluate(
-        lambda: load_model(args, *media_of(records)),
+        lambda: load_model(args, *media_of(records), codecs=False),
         records,
         limit=args.limit,
         batch_size=args.batch_size,

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     parts = [Image(read_image(value, args)) if kind == "image" else value for kind, value in args.parts]
     from mmlm.tasks.rows import one_result
 
-    model, note = load_model(args, "image"), Note(args)
+    model, note = load_model(args, "image", codecs=False), Note(args)
     for part in parts:
         if isinstance(part, Image):
             note.of_picture(part.source)

@@ -79,10 +79,13 @@ def dtype_of(args: argparse.Namespace) -> torch.dtype:
     return getattr(torch, args.dtype)
 
 
-def load_model(args: argparse.Namespace, *needed: str, beside: Collection[MultimodalLM] = ()) -> MultimodalLM:
+def load_model(
+    args: argparse.Namespace, *needed: str, codecs: bool = True, beside: Collection[MultimodalLM] = ()
+) -> MultimodalLM:
     """The model of `--model`, or one that is joined of the parts given; on its device, packed where that was asked for.
 
     needed: "image", "audio", the encoders that the work needs: others are not loaded. None: all of them.
+    codecs: whether the work may draw or speak: the model's codecs are not loaded otherwise.
     beside: models in memory, with which it shares what is the same in both, packed copies too.
     """
     device = device_of(args)
@@ -92,7 +95,8 @@ def load_model(args: argparse.Namespace, *needed: str, beside: Collection[Multim
 
     parts: dict[str, Any] = {part: vars(args).get(part) for part in PARTS}
     options: dict[str, Any] = {"dtype": dtype_of(args), "device": device}
-    options["codecs"] = Codecs(**{part.removesuffix("_codec"): vars(args).get(part) for part in CODECS})
+    given = Codecs(**{part.removesuffix("_codec"): vars(args).get(part) for part in CODECS})
+    options["codecs"] = given if codecs or given else None
     if args.model is None and parts["language_model"] is not None:
         model = joined(parts, needed, options)
     else:
@@ -124,10 +128,11 @@ def joined(parts: dict[str, Any], needed: Collection[str], options: dict[str, An
             "model in which it takes the other's place"
         )
     from mmlm.assembly.assemble import assemble
+    from mmlm.assembly.codecs import Codecs
     from mmlm.assembly.load import needed_of
 
     kept = {f"{name}_encoder": parts[f"{name}_encoder"] for name in needed_of(given, needed)}
-    return assemble(parts["language_model"], **kept, **options)
+    return assemble(parts["language_model"], **kept, **{**options, "codecs": options["codecs"] or Codecs()})
 
 
 def read_examples(args: argparse.Namespace) -> RecordSet | None:

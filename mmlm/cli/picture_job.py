@@ -51,7 +51,7 @@ class PictureRows:
     @functools.cached_property
     def loaded(self) -> tuple[Any, Any]:
         """The model, and the examples indexed for it."""
-        model = load_model(self.args, "image")
+        model = load_model(self.args, "image", codecs=False)
         return model, examples_of(self.examples, model)
 
     def identity(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def describe_pictures(
         if not pictures:
             continue
         if model is None:
-            model = load_model(args, "image")
+            model = load_model(args, "image", codecs=False)
             examples = examples_of(records, model)
         prompts = [
             prompt_of(args, model, examples, picture, vars(args).get("question")) for picture in pictures.values()

@@ -51,7 +51,7 @@ def judge_model(args: argparse.Namespace, options: dict[str, Any]) -> None:
         model: Any = Ears(args)
     else:
         needed = {name for cases in chosen.values() for case in cases if case.record for name in case.record.media}
-        model = load_model(args, *sorted(needed))
+        model = load_model(args, *sorted(needed), codecs="drawing" in chosen)
     clip, seed = clip_named(args), options.pop("seed", 0)
     found = []
     for suite, cases in chosen.items():

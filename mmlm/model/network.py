@@ -48,7 +48,7 @@ class MultimodalNetwork(Changing):
         built with `layouts=layouts_of(codecs)`.
     decoders: by modality, diffusion decoders for the codes of these codecs.
     media_dim: width of the latents; None for that of the first encoder's tokens.
-    left_out: the encoders that the model has, and that were not loaded.
+    left_out: the parts that the model has and that were not loaded, such as "audio_encoder".
     ValueError when there is no encoder, or when language model, codecs and decoders do not fit each other.
     """
 
