@@ -13,7 +13,8 @@ from encoders.files import at_home
 from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.frozen import audio_encoder_of, image_encoder_of
-from mmlm.assembly.load import ENCODERS, fetch_parts, model_folder, needed_of, read_config, sources_of
+from mmlm.assembly.load import fetch_parts, model_folder, read_config, sources_of
+from mmlm.assembly.needed import ENCODERS, needed_of
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -31,6 +30,7 @@ from mmlm.assembly.frozen import (
 )
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.names import absolute_name, check_elsewhere, path_in, with_names
+from mmlm.assembly.needed import ENCODERS, needed_of, unneeded, without
 from mmlm.assembly.presets import ASSEMBLED, OPEN_FLAMINGO, PRESETS
 from mmlm.assembly.save import REPLACED, load_added
 from mmlm.assembly.sharing import shared_parts
@@ -39,7 +39,6 @@ from mmlm.model.layouts import layouts_of
 from mmlm.model.network import MultimodalNetwork
 
 FILES = ("config.json", "model.safetensors")
-ENCODERS = ("image", "audio")
 
 
 def load(
@@ -80,9 +79,8 @@ def load(
     config, tensors = read_saved(folder)
     rows = {key.removeprefix(REPLACED): tensors.pop(key) for key in list(tensors) if key.startswith(REPLACED)}
     hears = config.audio_encoder is not None
-    left_out = _left_out(config, encoders, codecs is None)
-    codecs = codecs or Codecs()
-    config, tensors, given = _without(left_out, config, tensors, given)
+    left_out, codecs = unneeded(config, encoders, codecs is None), codecs or Codecs()
+    config, tensors, given = without(left_out, config, tensors, given)
     fetch_parts(name, folder, config, given | codecs.by_field())
     sources = sources_of(config, given)
     _check_rank(config, tensors)
@@ -125,36 +123,6 @@ def _published(
         audio_encoder=parts["audio_encoder"] if "audio" in kept else None, tokenizer=tokenizer,
         codecs=codecs or Codecs(), dtype=dtype, device=device,
     )  # fmt: skip
-
-
-def needed_of(had: Collection[str], needed: Collection[str] | None) -> set[str]:
-    """Of the encoders that a model has, those that are needed; all where none is."""
-    for name in needed or ():
-        if name not in ENCODERS:
-            raise ValueError(f"encoders are {' and '.join(map(repr, ENCODERS))}, not {name!r}")
-    return set(had) & set(needed or ()) or set(had)
-
-
-def _left_out(config: ModelConfig, encoders: Collection[str] | None, without_codecs: bool) -> list[str]:
-    """The fields of a config that are not needed, and that it has."""
-    had = [name for name in ENCODERS if getattr(config, f"{name}_encoder") is not None]
-    unneeded = [f"{name}_encoder" for name in sorted(set(had) - needed_of(had, encoders))]
-    if without_codecs:
-        unneeded += [f"{name}_{part}" for part in ("codec", "decoder") for name in ENCODERS]
-    return [field for field in unneeded if getattr(config, field) is not None]
-
-
-def _without(
-    left_out: Collection[str], config: ModelConfig, tensors: dict[str, Tensor], given: dict[str, Any]
-) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
-    """Config, tensors and given parts of a model without these fields; if it has no codec then, without its codes."""
-    wrote = config.has_codecs
-    config = dataclasses.replace(config, **dict.fromkeys(left_out))
-    unused = [f"resamplers.{field.removesuffix('_encoder')}." for field in left_out if field in given]
-    if wrote and not config.has_codecs:
-        unused += ["language_model.codes."] + ([] if config.lora.reads else ["language_model.lora."])
-    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(tuple(unused))}
-    return config, tensors, given | {field: None for field in left_out if field in given}
 
 
 def _media_dim(tensors: dict[str, Tensor]) -> int | None:

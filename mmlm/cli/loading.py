@@ -129,7 +129,7 @@ def joined(parts: dict[str, Any], needed: Collection[str], options: dict[str, An
         )
     from mmlm.assembly.assemble import assemble
     from mmlm.assembly.codecs import Codecs
-    from mmlm.assembly.load import needed_of
+    from mmlm.assembly.needed import needed_of
 
     kept = {f"{name}_encoder": parts[f"{name}_encoder"] for name in needed_of(given, needed)}
     return assemble(parts["language_model"], **kept, **{**options, "codecs": options["codecs"] or Codecs()})
