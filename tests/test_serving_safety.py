@@ -108,6 +108,16 @@ def test_other_machines_need_a_key(host, capsys, monkeypatch):
     assert "--api-key" in capsys.readouterr().err
 
 
+def test_as_much_is_taken_on_at_once_as_was_asked_for(monkeypatch):
+    from mmlm.serving.options import EngineOptions
+
+    given = []
+    monkeypatch.setattr("mmlm.serving.run.serve", lambda loaders, settings, place, options, **_: given.append(options))
+    assert main(["serve", "nano", "--max-rows", "3", "--max-recordings", "2", "--max-waiting", "5"]) == 0
+    assert main(["serve", "nano"]) == 0
+    assert given == [EngineOptions(max_rows=3, max_recordings=2, max_waiting=5), EngineOptions()]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.9.9.9"])
 def test_this_machine_needs_none(host):
     assert is_loopback(host)

@@ -334,7 +334,7 @@ def typed(monkeypatch, capsys, tmp_path):
     picture = tmp_path / "a.png"
     parts.picture(1).save(picture)
     for verb in ("chat", "ask", "pictures"):
-        monkeypatch.setattr(f"mmlm.cli.{verb}.load_model", lambda *_: model)
+        monkeypatch.setattr(f"mmlm.cli.{verb}.load_model", lambda *_, **options: model)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main([str(picture) if one == "PICTURE" else one for one in arguments])

@@ -41,6 +41,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     group = verb.add_argument_group("how much at once")
     group.add_argument("--max-rows", type=int, default=32, metavar="N", help="texts written together (default: 32)")
+    group.add_argument(
+        "--max-recordings", type=int, default=8, metavar="N", help="recordings written down together (default: 8)"
+    )
     group.add_argument("--max-waiting", type=int, default=256, metavar="N", help="requests that wait (default: 256)")
     group.add_argument("--max-loaded", type=int, metavar="N", help="models in memory (default: all that are used)")
     group.add_argument("--idle-seconds", type=float, metavar="S", help="unload a model that is not used for so long")
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
     )
     place = Place(args.host, args.port, args.tls_certificate, args.tls_key)
-    options = EngineOptions(max_rows=args.max_rows, max_waiting=args.max_waiting)
+    options = EngineOptions(max_rows=args.max_rows, max_recordings=args.max_recordings, max_waiting=args.max_waiting)
     models = {"max_loaded": args.max_loaded, "idle_seconds": args.idle_seconds}
     if args.ray is None:
         serve(loaders, settings, place, options, **models)
