@@ -668,6 +668,6 @@ def test_every_limit_of_the_documentation_is_the_codes():
     for text in (
         f"{limits.max_body_bytes // 10**6} MB", f"{limits.max_held_bytes // 10**9} GB", f"| {limits.max_media} |",
         f"{limits.max_pixels // 10**6} million", f"{limits.max_seconds:,.0f} together", f"{limits.timeout:.0f} s",
-        f"| {options.max_rows}; {options.max_waiting} |",
+        f"| {options.max_rows}; {options.max_recordings}; {options.max_waiting} |",
     ):  # fmt: skip
         assert text in page, text
