@@ -1,6 +1,8 @@
 """Recordings in the engine: each is written down as it is alone, and nobody waits for a whole one of another's."""
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -223,6 +225,75 @@ def test_where_memory_ends_recordings_wait_for_those_that_run(model, alone, monk
         room = SMALL
         with pytest.raises(MemoryLimitError, match="smaller Whisper"):
             engine.transcribe(LONG).results(WAIT)
+
+
+def test_who_leaves_is_told_before_others_have_their_turns(model, monkeypatch):
+    turns: list[Any] = []
+    take, come = recordings.Recordings._take_turn, threading.Event()
+
+    def noted(own: Any, one: Any) -> None:
+        turns.append(one.ticket)
+        if len(turns) == 1:
+            assert come.wait(WAIT)
+            tickets[-1].cancel()
+        take(own, one)
+
+    monkeypatch.setattr(recordings.Recordings, "_take_turn", noted)
+    with Engine(model) as engine:
+        tickets = [engine.transcribe(LONG, **GREEDY) for _ in range(4)]
+        come.set()
+        with pytest.raises(CancelledError):
+            tickets[-1].results(WAIT)
+    assert turns[0] is tickets[0] and turns[1] is tickets[-1]
+
+
+def test_a_recording_that_fails_is_let_go_of_at_once(model):
+    """Errors hold frames, and these what was asked for: without looking for cycles, nothing of it is left."""
+    left: list[weakref.ref] = []
+    gc.disable()
+    try:
+        with Engine(model) as engine:
+            for options in (dict(max_seconds=1.0), dict(timeout=0.0), dict(language="klingon")):
+                samples = noise(5.0)
+                left.append(weakref.ref(samples))
+                ticket = engine.transcribe((samples, SAMPLE_RATE), **options)
+                del samples
+                assert ticket.wait(WAIT)
+                with pytest.raises((MediaError, DeadlineError, ValueError)):
+                    ticket.results()
+            engine.transcribe((noise(1.0), SAMPLE_RATE), **GREEDY).results(WAIT)  # whose turn it was last
+        assert [one() for one in left] == [None] * len(left)
+    finally:
+        gc.enable()
+
+
+def test_the_thread_outlives_what_is_no_ordinary_error(model, alone, monkeypatch):
+    """As an extension raises it that panics; and a device that does not say what is free."""
+
+    class Panic(BaseException):
+        pass
+
+    def panicking(*_: Any, **__: Any) -> Any:
+        raise Panic
+
+    def silent(*_: Any) -> int:
+        raise OSError("the device does not answer")
+
+    with Engine(model) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(model.transcriber, "stream", panicking)
+            with pytest.raises(RuntimeError, match="Panic"):
+                engine.transcribe(LONG).results(WAIT)
+        running = engine.transcribe(LONG, **GREEDY)
+        until(lambda: engine.running)
+        with monkeypatch.context() as patch:
+            patch.setattr(recordings, "window_bytes", lambda whisper: 2 * SMALL)
+            patch.setattr(recordings, "free_bytes", silent)
+            waiting = engine.transcribe(HEARD[2][0], **HEARD[2][1])
+            running.cancel()
+            with pytest.raises(OSError, match="does not answer"):
+                waiting.results(WAIT)
+        assert timed(engine.transcribe(HEARD[2][0], **HEARD[2][1]).results(WAIT)) == timed(alone[2])
 
 
 def test_a_model_without_whisper_says_so():

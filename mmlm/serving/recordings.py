@@ -24,7 +24,7 @@ from mmlm.generation.memory import SMALL, MemoryLimitError, free_bytes
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.options import Counts, EngineOptions
 from mmlm.serving.preparing import Fail
-from mmlm.serving.ticket import BusyError, Listener, Ticket
+from mmlm.serving.ticket import BusyError, Listener, Ticket, lightened
 
 TranscriptTicket: TypeAlias = Ticket[Written, Transcript]
 
@@ -91,31 +91,31 @@ class Recordings:
             try:
                 self._take_turn(one)
             except Exception as error:  # whatever is wrong with a recording is its caller's to know
-                self._leave(one, error)
+                self._leave(one, lightened(error))
+            except BaseException as error:  # of an extension that panics: others still wait for this thread
+                self._leave(one, RuntimeError(f"{type(error).__name__} while a recording was written down"))
 
     def _awaited(self) -> Recording | None:
-        """The recording whose turn it is; None once this is closed."""
+        """The recording whose turn it is, before all others one that was given up; None once this is closed."""
         with self.turn:
             while not self.closed:
-                for one in [one for one in self._waiting if one.ticket.given_up()]:
-                    self._waiting.remove(one)
-                    self._begin(one)  # to be told
+                for one in (*self._waiting, *self._next):
+                    if one.ticket.given_up():
+                        return one  # to be told
                 while self._may_begin():
-                    self._begin(self._waiting.popleft())
+                    one = self._waiting.popleft()
+                    self._begun.append(one)
+                    self._next.append(one)
                 if self._next:
                     return self._next.popleft()
                 self.turn.wait()
             return None
 
-    def _begin(self, one: Recording) -> None:
-        self._begun.append(one)
-        self._next.append(one)
-
     def _may_begin(self) -> bool:
         """Whether there is a place, and memory, for one more. Where nothing else has begun, its own turn tells."""
         if not self._waiting or len(self._begun) >= self.options.max_recordings:
             return False
-        with contextlib.suppress(MemoryLimitError):
+        with contextlib.suppress(Exception):  # also of a device that does not answer
             if self._begun:
                 self._check_memory(1 + sum(one.attempt is None for one in self._begun))
             return True
@@ -184,6 +184,7 @@ class Recordings:
             with self.model.transcriber.computing():
                 logits = step_together([attempt.passes for _, attempt in going], [attempt.last for _, attempt in going])
         except Exception as error:  # of the pass itself, which no member caused more than another
+            error = lightened(error)
             for one, _ in going:
                 self._leave(one, error)
             return
@@ -192,7 +193,7 @@ class Recordings:
                 attempt.take(own)
                 self._pass_on(one)
             except Exception as error:
-                self._leave(one, error)
+                self._leave(one, lightened(error))
 
     def _gave_up(self, one: Recording) -> bool:
         """Whether a recording is not to be gone on with, which it is then told."""

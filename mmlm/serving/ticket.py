@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -138,6 +139,18 @@ class Ticket(Generic[Piece, Found]):
         except Exception:
             log.exception("the listener of a request failed: the request is given up")
             self._listener, self._cancelled = None, True
+
+
+def lightened(error: Exception) -> Exception:
+    """An error without what the frames hold that it was raised in, and without the frame that calls this.
+
+    A ticket keeps its error. With its frames it would keep its request, media included, until Python looks for cycles.
+    """
+    chained: BaseException | None = error
+    while chained is not None:
+        traceback.clear_frames(chained.__traceback__)
+        chained = chained.__cause__ or chained.__context__
+    return error.with_traceback(error.__traceback__.tb_next if error.__traceback__ is not None else None)
 
 
 class TextTicket(Ticket[Token, list[GenerationResult]]):
