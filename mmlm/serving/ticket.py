@@ -102,7 +102,10 @@ class Ticket(Generic[Piece, Found]):
         if not self.wait(timeout):
             raise TimeoutError(f"the request has not ended within {timeout} s")
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                del self  # the error holds this frame, which would hold the ticket, and that the error
         assert self._results is not None, "it ended with one or the other"
         return self._results
 
@@ -144,7 +147,7 @@ class Ticket(Generic[Piece, Found]):
 def lightened(error: Exception) -> Exception:
     """An error without what the frames hold that it was raised in, and without the frame that calls this.
 
-    A ticket keeps its error. With its frames it would keep its request, media included, until Python looks for cycles.
+    With them, an error that a ticket keeps would hold that ticket and its media, until Python looks for cycles.
     """
     chained: BaseException | None = error
     while chained is not None:
