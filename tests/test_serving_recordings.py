@@ -253,7 +253,8 @@ def test_a_recording_that_fails_is_let_go_of_at_once(model):
     gc.disable()
     try:
         with Engine(model) as engine:
-            for options in (dict(max_seconds=1.0), dict(timeout=0.0), dict(language="klingon")):
+            asked: list[dict[str, Any]] = [dict(max_seconds=1.0), dict(timeout=0.0), dict(language="klingon")]
+            for options in asked:
                 samples = noise(5.0)
                 left.append(weakref.ref(samples))
                 ticket = engine.transcribe((samples, SAMPLE_RATE), **options)
