@@ -464,6 +464,9 @@ def test_codecs_that_are_not_needed_are_not_loaded(tmp_path, monkeypatch, capsys
     for ask in (lambda model: model.caption(picture, details=True), lambda model: model.answer(picture, question)):
         assert str(ask(part)) == str(ask(whole))
     assert part.caption(picture, details=True).log_probs == whole.caption(picture, details=True).log_probs
+    for make in (part.draw, part.speak):
+        with pytest.raises(ValueError, match="load it with its codecs"):
+            make("a red circle")
     with pytest.raises(ValueError, match="without its image codec"):
         part.save(tmp_path / "part")
     assert main(["caption", str(picture)]) == 0 and capsys.readouterr().out.strip() == str(whole.caption(picture))

@@ -59,8 +59,8 @@ def load(
     Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
     given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
     were trained with is a warning with both fingerprints.
-    codecs: in place of its own. None: the model without codecs, which are neither fetched nor loaded; it only reads and
-        hears, and cannot be saved.
+    codecs: in place of its own. None: the model without its codecs, which are neither fetched nor loaded; it answers in
+        text alone, and cannot be saved.
     encoders: those that are needed, of "image" and "audio": the model's others are neither fetched nor loaded, and what
         is loaded cannot be saved. None, or none that the model has: all of them.
     beside: models in memory. A language model or an encoder of theirs that this model has too, loaded from the same

@@ -96,11 +96,11 @@ def load_model(
     parts: dict[str, Any] = {part: vars(args).get(part) for part in PARTS}
     options: dict[str, Any] = {"dtype": dtype_of(args), "device": device}
     given = Codecs(**{part.removesuffix("_codec"): vars(args).get(part) for part in CODECS})
-    options["codecs"] = given if codecs or given else None
     if args.model is None and parts["language_model"] is not None:
-        model = joined(parts, needed, options)
+        model = joined(parts, needed, {**options, "codecs": given})
     else:
-        model = load(args.model or "nano", **parts, encoders=needed or None, beside=beside, **options)
+        own = given if codecs or given else None
+        model = load(args.model or "nano", **parts, codecs=own, encoders=needed or None, beside=beside, **options)
     if args.pack is not None:
         from mmlm.acceleration.pack import share_packed
 
@@ -128,11 +128,10 @@ def joined(parts: dict[str, Any], needed: Collection[str], options: dict[str, An
             "model in which it takes the other's place"
         )
     from mmlm.assembly.assemble import assemble
-    from mmlm.assembly.codecs import Codecs
     from mmlm.assembly.needed import needed_of
 
     kept = {f"{name}_encoder": parts[f"{name}_encoder"] for name in needed_of(given, needed)}
-    return assemble(parts["language_model"], **kept, **{**options, "codecs": options["codecs"] or Codecs()})
+    return assemble(parts["language_model"], **kept, **options)
 
 
 def read_examples(args: argparse.Namespace) -> RecordSet | None:

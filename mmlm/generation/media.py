@@ -34,7 +34,9 @@ def media_spans(model: MultimodalNetwork, mode: GenerationMode, max_seconds: flo
     wanted = spans if mode == "any" else {name: span for name, span in spans.items() if name == mode}
     if not wanted:
         what = {"image": "no pictures", "audio": "no sound", "any": "neither pictures nor sound"}[mode]
-        raise ValueError(f"the model writes {what}: assemble it with a codec, and train it on codes")
+        raise ValueError(
+            f"the model writes {what}: load it with its codecs, or assemble it with a codec and train it on codes"
+        )
     if "audio" in wanted:
         if not max_seconds > 0:
             raise ValueError(f"max_seconds must be above 0, not {max_seconds}")

@@ -275,7 +275,9 @@ class MultimodalNetwork(Changing):
     def transcriber(self) -> "Transcriber":
         """The whole Whisper of the audio encoder, with its decoder; ValueError when the audio encoder is no Whisper."""
         if not self.transcribes:
-            raise ValueError("the model has no Whisper to transcribe with: assemble it with an audio_encoder")
+            raise ValueError(
+                "the model has no Whisper to transcribe with: load its audio encoder, or assemble it with one"
+            )
         from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
 
         model: Any = self.encoders["audio"].model

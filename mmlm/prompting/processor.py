@@ -223,7 +223,10 @@ class Processor:
         """
         span = self.vocabulary.spans.get(part.modality)
         if span is None:
-            raise ValueError(f"the model writes no {part.modality} codes: assemble it with an {part.modality} codec")
+            raise ValueError(
+                f"the model writes no {part.modality} codes: load it with its codecs, or assemble it with an "
+                f"{part.modality} codec"
+            )
         return span.to_ids(part.codes)
 
     def collate(self, examples: Sequence[Example], padding_side: str = "right") -> Batch:

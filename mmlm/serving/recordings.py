@@ -76,7 +76,9 @@ class Recordings:
     ) -> TranscriptTicket:
         """Takes a recording on; BusyError where `max_waiting` wait. Called with `turn` held."""
         if not self.model.transcribes:
-            raise ValueError("the model has no Whisper to transcribe with: assemble it with an audio_encoder")
+            raise ValueError(
+                "the model has no Whisper to transcribe with: load its audio encoder, or assemble it with one"
+            )
         if len(self._waiting) >= self.options.max_waiting:
             raise BusyError(f"{len(self._waiting)} recordings wait already: try again later")
         one = Recording(TranscriptTicket(timeout, listener), source, options)

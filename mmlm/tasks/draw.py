@@ -180,7 +180,7 @@ def kept_codes(
     """Codes of a picture that stay, by (codebook, step): those whose pixels all lie where the mask is 0."""
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:
-        raise ValueError("the model draws no pictures: assemble it with an image codec")
+        raise ValueError("the model draws no pictures: load it with its image codec, or assemble it with one")
     picture = load_image(bare(picture, PictureOf))
     codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0]  # [K, h, w]
     codes_grid, codes = codes.shape[1:], codes.flatten(1)

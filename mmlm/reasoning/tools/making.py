@@ -35,7 +35,10 @@ def speak(model: MultimodalNetwork, *, seed: int = 0, **options: Any) -> Tool:
 
 def _check(model: MultimodalNetwork, modality: str, verb: str) -> None:
     if modality not in model.language_model.vocabulary.spans:
-        raise ValueError(f"the tool {verb} needs a model that writes {modality} codes: assemble it with a codec")
+        raise ValueError(
+            f"the tool {verb} needs a model that writes {modality} codes: load it with its codecs, or assemble it with "
+            "one"
+        )
 
 
 def _tool(name: str, description: str, what: str, call: Any) -> Tool:
