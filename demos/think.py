@@ -60,8 +60,9 @@ def write_json(model: MultimodalLM) -> tuple:
 
     image, question, right = asked("json", "json")
     result = model.answer(image, question, json_schema=SCENE_SCHEMA, details=True, max_new_tokens=160)
-    verdict = "right" if result.parsed == json.loads(right) else f"wrong, the scene is {json.dumps(json.loads(right))}"
-    return image, told(question, json.dumps(result.parsed), f"({verdict})")
+    scene = json.loads(right)
+    judged = "right" if result.parsed == scene else f"wrong, the scene is {json.dumps(scene)}"
+    return image, told(question, json.dumps(result.parsed), f"({judged})")
 
 
 def cite(model: MultimodalLM) -> None:
