@@ -3,10 +3,8 @@
     python -m recipes.nano.run                                    # every stage; those already done are skipped
     python -m recipes.nano.run image_encoder.steps=20000 adapters.steps=50000 device=cuda --output runs/large
     python -m recipes.nano.run --stages freeze adapters pack      # some of them
-    python -m recipes.nano.run --stages scenes speech unpack audio_encoder_more ears_more pack  # the packaged ones, on
-    python -m recipes.nano.run --stages scenes speech neat words unpack exercises  # what the packaged ones need …
-    python -m recipes.nano.run --stages audio_digits thoughts_text thoughts exercises_more thoughts_more \
-        writing_more pack  # … to think
+    python -m recipes.nano.run --stages scenes speech neat words unpack exercises exercises_last \
+        together pack  # the packaged ones, further
     torchrun --nproc-per-node 2 -m recipes.nano.run --stages thoughts  # adapters and codes train in several processes
     python -m recipes.nano.evaluate                               # the tables of docs/nano.md
     python -m recipes.nano.thinking                               # those of thinking, tools, notes and JSON
@@ -39,8 +37,15 @@ from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
-from recipes.nano.stages.thoughts import make_exercises, make_more_exercises, train_thoughts, train_thoughts_more
+from recipes.nano.stages.thoughts import (
+    make_exercises,
+    make_last_exercises,
+    make_more_exercises,
+    train_thoughts,
+    train_thoughts_more,
+)
 from recipes.nano.stages.thoughts_text import read_thoughts
+from recipes.nano.stages.together import train_together
 from recipes.nano.stages.writing import train_writing, train_writing_more
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
@@ -74,6 +79,8 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "exercises_more": (make_more_exercises, "exercises_more/done"),
     "thoughts_more": (train_thoughts_more, "thoughts_more/model/config.json"),
     "writing_more": (train_writing_more, "writing_more/model/config.json"),
+    "exercises_last": (make_last_exercises, "exercises_last/done"),
+    "together": (train_together, "together/model/config.json"),
 }
 
 

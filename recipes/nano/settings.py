@@ -155,6 +155,9 @@ class Thoughts:
     more_exercises: int = 20_000  # of the kinds that come seldom
     more_picture_passes: int = 1  # of pictures and questions without a thought, beside the first
     more_steps: int = 5000
+    last_exercises: int = 20_000  # of the kinds that are not right often enough then
+    last_steps: int = 2000  # of thoughts and of the writing of codes in the same steps
+    last_learning_rate: float = 1e-3
 
 
 @dataclass

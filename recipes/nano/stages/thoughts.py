@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from recipes.nano.stages.thoughts_text import grown
 
 HURRIED = 20  # one thought in so many is cut, as a budget cuts it
 SELDOM = ("json", "pictures", "json", "zoom")  # kinds of which the first exercises have few
+LAST = ("notes", "json")  # kinds that are not right often enough after them
 
 
 def make_exercises(recipe: Recipe, output: Path) -> None:
@@ -50,12 +52,21 @@ def make_exercises(recipe: Recipe, output: Path) -> None:
 
 def make_more_exercises(recipe: Recipe, output: Path) -> None:
     """Exercises of the kinds that come seldom."""
-    folder = output / "exercises_more"
+    write_kinds(output / "exercises_more", SELDOM, recipe.thoughts.more_exercises, recipe.seed + 2)
+
+
+def make_last_exercises(recipe: Recipe, output: Path) -> None:
+    """Exercises of the kinds that are learned last."""
+    write_kinds(output / "exercises_last", LAST, recipe.thoughts.last_exercises, recipe.seed + 3)
+
+
+def write_kinds(folder: Path, kinds: Sequence[str], count: int, seed: int) -> None:
+    """`count` training exercises of some kinds in turn, as tars in `folder`."""
 
     def made(split: str, index: int) -> Exercise:
-        return exercise(split, index, recipe.seed + 2, SELDOM[index % len(SELDOM)])
+        return exercise(split, index, seed, kinds[index % len(kinds)])
 
-    write_made(folder, {"train": recipe.thoughts.more_exercises}, made)
+    write_made(folder, {"train": count}, made)
     (folder / "done").touch()
 
 
@@ -120,12 +131,18 @@ def train_thoughts_more(recipe: Recipe, output: Path) -> None:
 
 
 def fit(recipe: Recipe, output: Path, name: str, model: mmlm.MultimodalLM, sources: list[str], steps: int) -> None:
-    part = recipe.thoughts
-    config = TrainConfig(
+    config = thoughts_config(recipe, steps, recipe.thoughts.learning_rate, seed=4)
+    training, held = thoughts_sets(model, output, sources, config)
+    Trainer(ThoughtsObjective(model, training, held, config), config, output / name).fit()
+
+
+def thoughts_config(recipe: Recipe, steps: int, learning_rate: float, seed: int) -> TrainConfig:
+    """The settings of a stage; `seed` is added to the recipe's."""
+    return TrainConfig(
         steps=steps,
-        batch_size=part.batch_size,
+        batch_size=recipe.thoughts.batch_size,
         optimizer="muon",
-        learning_rate=part.learning_rate,
+        learning_rate=learning_rate,
         gate_learning_rate_scale=recipe.adapters.gate_learning_rate_scale,
         caption_share=recipe.adapters.caption_share,
         precision="auto",
@@ -133,17 +150,22 @@ def fit(recipe: Recipe, output: Path, name: str, model: mmlm.MultimodalLM, sourc
         save_every=250,
         keep_best=False,
         extend=True,  # of a stage whose model is removed, with more steps
-        seed=recipe.seed + 4,
+        seed=recipe.seed + seed,
     )
-    training, held = (
+
+
+def thoughts_sets(
+    model: mmlm.MultimodalLM, output: Path, sources: Sequence[str], config: TrainConfig
+) -> tuple[Exercises, Exercises]:
+    """What a stage learns from, and held-out exercises."""
+    read = (
         prepare(model, read_records(own), cache=output / "features", config=config)
-        for own in (sources, f"{output}/exercises/dev-*.tar")
+        for own in (list(sources), f"{output}/exercises/dev-*.tar")
     )
     training, held = (
-        Exercises(own.records, own.processor, own.template, own.features, own.keys, own.taken)
-        for own in (training, held)
+        Exercises(own.records, own.processor, own.template, own.features, own.keys, own.taken) for own in read
     )
-    Trainer(ThoughtsObjective(model, training, held, config), config, output / name).fit()
+    return training, held
 
 
 def thoughts_data(recipe: Recipe, output: Path) -> list[str]:
@@ -158,6 +180,12 @@ def more_data(recipe: Recipe, output: Path) -> list[str]:
     pictures = picture_data(output, "settled")[0] * recipe.thoughts.more_picture_passes
     exercises = [f"{output}/{folder}/train-*.tar" for folder in ("exercises", "exercises_more")]
     return [*exercises, *pictures, *learned_before(recipe, output)]
+
+
+def last_data(recipe: Recipe, output: Path) -> list[str]:
+    """Exercises of all kinds, most of those that are learned last, and what nano learned before."""
+    exercises = [f"{output}/{folder}/train-*.tar" for folder in ("exercises", "exercises_last")]
+    return [*exercises, *learned_before(recipe, output)]
 
 
 def learned_before(recipe: Recipe, output: Path) -> list[str]:

@@ -61,8 +61,15 @@ def write(recipe: Recipe, output: Path, model: MultimodalLM, folder: str, steps:
     config = WritingTrainConfig(
         steps=steps, batch_size=part.batch_size, learning_rate=learning_rate, optimizer="muon", seed=recipe.seed
     )
+    training, held_out = writing_data(recipe, output)
+    train_writing(model, training, output / folder, held_out, config)
+
+
+def writing_data(recipe: Recipe, output: Path) -> tuple[list[str], list[str]]:
+    """Tars of neat pictures and of words in one voice, training and held out."""
+    part = recipe.writing
     pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
     words = [f"{output}/own_words/train-0*.tar"] * part.word_passes
     if (output / "own_words/train-digits.tar").exists():
         words += [f"{output}/own_words/train-digits.tar"] * part.digit_passes
-    train_writing(model, [*pictures, *words], output / folder, [held_out, f"{output}/own_words/dev-*.tar"], config)
+    return [*pictures, *words], [held_out, f"{output}/own_words/dev-*.tar"]
