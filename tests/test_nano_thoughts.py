@@ -21,7 +21,7 @@ from mmlm.prompting.vocabulary import MediaVocabulary
 from recipes.nano.box_exercises import read_nlvr
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
 from recipes.nano.conversations import Exercise, Turn, in_words
-from recipes.nano.data import sets_folder
+from recipes.nano.data import sets_folder, write_scenes
 from recipes.nano.drills import recalled, repeated
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
 from recipes.nano.marks import MARKS, add_marks, exercise_parts
@@ -240,7 +240,8 @@ def test_one_note_answers_and_no_other(exercises):
         (written,) = [part for part in one.turns[0].content if str(part).startswith("[1]")]
         *before, fact = [line.removesuffix(".") for line in written.splitlines()[: int(cited)]]
         read = ", ".join([*(f"{note} no" for note in before), f"{fact} yes"])
-        assert thought.split("; ")[-1] == f"{fact.removeprefix(f'[{cited}] ')}: {read}"
+        sought = fact.removeprefix(f"[{cited}] ").rpartition(" ")[0]  # all but the value, which is the last word
+        assert thought.split("; ")[-1] == f"{sought}: {read}"
         assert len(notes) >= 2
 
 
@@ -428,6 +429,29 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
     assert all(torch.equal(weight, weight.half().float()) for weight in after.language_model.model.parameters())
     assert "<tool_call>" in after.language_model.tokenizer.chat_template
     assert after.encoders["image"].fingerprint() == nano.encoders["image"].fingerprint()
+
+
+def test_thoughts_and_codes_are_learned_in_the_same_steps(tmp_path, monkeypatch):
+    """The gradient of a step has that of answers and that of codes, by the numbers of their tokens."""
+    from recipes.nano.stages import together as stage
+
+    unpack(PACKAGE, Recipe(), tmp_path)
+    write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
+    write_scenes(tmp_path / "neat", {"train": 8, "dev": 2}, 0, settled=True, loose=0)
+    monkeypatch.setattr(stage, "last_data", lambda recipe, output: [f"{tmp_path}/exercises/train-*.tar"])
+    drawn = [f"{tmp_path}/neat/{split}-*.tar" for split in ("train", "dev")]
+    monkeypatch.setattr(stage, "writing_data", lambda recipe, output: ([drawn[0]], [drawn[1]]))
+    recipe = Recipe()
+    recipe.thoughts.last_steps, recipe.thoughts.batch_size, recipe.writing.batch_size = 1, 4, 2
+    stage.train_together(recipe, tmp_path)
+    (first, *_, last) = map(json.loads, (tmp_path / "together/metrics.jsonl").read_text().splitlines())
+    assert first["held_out_loss"] < 0.2 and first["held_out_loss_image"] < 0.5  # it can do both before
+    before, after = mmlm.load("nano"), mmlm.load(tmp_path / "together/model")
+    pairs = [(dict(one.added_parameters()), dict(one.language_model.model.named_parameters())) for one in (before, after)]
+    for old, new in zip(*pairs, strict=True):
+        for name in new:
+            hears = name.startswith("resamplers.audio.")  # these exercises have no sound
+            assert hears or not torch.equal(old[name], new[name]), name
 
 
 class Scripted:

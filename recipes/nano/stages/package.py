@@ -66,7 +66,8 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
         if (thinking := output / stage / "language_model").exists():
             shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
     compress(newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"), partial / "audio_encoder.pt")
-    model = mmlm.load(newest(output, "model", "together", "writing_more", "thoughts_more", "thoughts", "writing", "ears_more"))
+    stages = ("together", "writing_more", "thoughts_more", "thoughts", "writing", "ears_more")
+    model = mmlm.load(newest(output, "model", *stages))
     name = "preset:nano" if package == PACKAGE else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
