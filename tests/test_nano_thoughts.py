@@ -446,8 +446,8 @@ def test_thoughts_and_codes_are_learned_in_the_same_steps(tmp_path, monkeypatch)
     stage.train_together(recipe, tmp_path)
     (first, *_, last) = map(json.loads, (tmp_path / "together/metrics.jsonl").read_text().splitlines())
     assert first["held_out_loss"] < 0.2 and first["held_out_loss_image"] < 0.5  # it can do both before
-    before, after = mmlm.load("nano"), mmlm.load(tmp_path / "together/model")
-    pairs = [(dict(one.added_parameters()), dict(one.language_model.model.named_parameters())) for one in (before, after)]
+    models = (mmlm.load("nano"), mmlm.load(tmp_path / "together/model"))
+    pairs = [(dict(one.added_parameters()), dict(one.language_model.model.named_parameters())) for one in models]
     for old, new in zip(*pairs, strict=True):
         for name in new:
             hears = name.startswith("resamplers.audio.")  # these exercises have no sound
