@@ -17,11 +17,11 @@ from mmlm.generation.constraints.base import Constraint, Masks
 from mmlm.generation.constraints.codes import MediaGrammar, longest
 from mmlm.generation.media import media_spans
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.request import request
+from mmlm.generation.request import Writing, request
 from mmlm.generation.result import GenerationResult
 from mmlm.generation.sampler import never_written
 from mmlm.prompting.processor import IGNORE_INDEX, Example
-from mmlm.tasks.draw import rendered, writing_of
+from mmlm.tasks.draw import rendered
 from mmlm.training.alignment.config import RolloutConfig
 from mmlm.training.alignment.scored import answer_logits, head_inputs
 from mmlm.training.examples import Examples
@@ -96,13 +96,10 @@ class Writer:
             logits_processor=() if self.codes else (self._without,), **chosen,
         )  # fmt: skip
         sampler = options.sampler(self.model.device)
-        if not self.codes:
-            return request(self.model, [prompt.parts for prompt in prompts], options).results(sampler)
-        found = []
-        for prompt in prompts:
-            parts, writing = writing_of(self.model, self.mode, prompt.text.answer, max_seconds=self.max_seconds)
-            found += request(self.model, [parts], options, writing).results(sampler)
-        return found
+        writing = None
+        if self.codes:  # what may be written is the same for every text
+            writing = Writing(self.mode, media_spans(self.model, self.mode, self.max_seconds))
+        return request(self.model, [prompt.parts for prompt in prompts], options, writing).results(sampler)
 
     def shown(self, results: Sequence[GenerationResult], seed: int) -> list[GenerationResult]:
         """Results with pictures and sounds in place of their codes."""
