@@ -240,8 +240,7 @@ def test_one_note_answers_and_no_other(exercises):
         (written,) = [part for part in one.turns[0].content if str(part).startswith("[1]")]
         *before, fact = [line.removesuffix(".") for line in written.splitlines()[: int(cited)]]
         read = ", ".join([*(f"{note} no" for note in before), f"{fact} yes"])
-        sought = fact.removeprefix(f"[{cited}] ").rpartition(" ")[0]  # all but the value, which is the last word
-        assert thought.split("; ")[-1] == f"{sought}: {read}"
+        assert thought.split("; ")[-1] == f"{fact.removeprefix(f'[{cited}] ')}: {read}"
         assert len(notes) >= 2
 
 

@@ -61,8 +61,7 @@ def noted(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> E
     rng.shuffle(notes)
     place = notes.index(answering) + 1
     read = (f"[{number}] {one.rstrip('.')} {said(number == place)}" for number, one in enumerate(notes[:place], 1))
-    sought = fact.said.format(thing=describe(kind).noun(), value="").rstrip(" .")
-    work = f"{sought}: {', '.join(read)}"
+    work = f"{answering.rstrip('.')}: {', '.join(read)}"
     if seen:
         thing = rng.choice([thing for thing in scene.things if thing.kind == kind])
         question = fact.asked.format(thing=f"shape {PLACES[thing.cell]}")

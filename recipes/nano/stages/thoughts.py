@@ -39,7 +39,8 @@ from recipes.nano.stages.thoughts_text import grown
 
 HURRIED = 20  # one thought in so many is cut, as a budget cuts it
 SELDOM = ("json", "pictures", "json", "zoom")  # kinds of which the first exercises have few
-LAST = ("notes", "json")  # kinds that are not right often enough after them
+LAST = ("notes", "json", "notes", "notes")  # kinds that are not right often enough after them
+LAST_PASSES = 3  # of these exercises, while every picture comes once
 
 
 def make_exercises(recipe: Recipe, output: Path) -> None:
@@ -184,7 +185,7 @@ def more_data(recipe: Recipe, output: Path) -> list[str]:
 
 def last_data(recipe: Recipe, output: Path) -> list[str]:
     """Exercises of all kinds, most of those that are learned last, and what nano learned before."""
-    exercises = [f"{output}/{folder}/train-*.tar" for folder in ("exercises", "exercises_last")]
+    exercises = [f"{output}/exercises/train-*.tar", *[f"{output}/exercises_last/train-*.tar"] * LAST_PASSES]
     return [*exercises, *learned_before(recipe, output)]
 
 
