@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmlm.serving.errors import ApiError, broken, tell
+from mmlm.serving.errors import ApiError, broken, closing, tell
 from mmlm.serving.metrics import Metrics
 from mmlm.serving.settings import Limits
 
@@ -55,6 +55,9 @@ class Noted:
             tell(error)
             if not status:
                 await broken().response()(scope, receive, noted)
+        except asyncio.CancelledError:  # by a server that closes; a stream has told so itself
+            if not status:
+                await closing().response()(scope, receive, noted)
         path = getattr(scope.get("route"), "path", "elsewhere")  # not the path itself, which a user wrote
         seconds = time.monotonic() - began
         if self.metrics is not None:

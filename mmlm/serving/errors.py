@@ -59,6 +59,11 @@ def broken() -> ApiError:
     return ApiError(500, "the server failed on this request", code="server_error")
 
 
+def closing() -> ApiError:
+    """The error for a request that a closing server gives up."""
+    return ApiError(503, "the server is closing", code="closing")
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What a client is told of an error. Whatever is not known to be about its request says nothing of the server."""
     if isinstance(error, ApiError):
@@ -68,7 +73,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, DeadlineError):
         return ApiError(503, str(error), code="timeout")
     if isinstance(error, CancelledError):
-        return ApiError(503, "the server is closing", code="closing")
+        return closing()
     if isinstance(error, (NonFiniteLogitsError, NonFiniteTextError)):
         return ApiError(500, "the model computed values that are no numbers", code="not_finite")
     if isinstance(error, MemoryLimitError):
