@@ -13,6 +13,7 @@ import struct
 import threading
 import zlib
 
+import av
 import openai
 import pytest
 from PIL import Image
@@ -275,6 +276,32 @@ def test_a_long_recording_is_refused_by_its_header(server):
     status, answer = post(server, {"model": "nano", "messages": [{"role": "user", "content": [part]}]})
     assert status == 400 and "longer than 5 s" in answer["error"]["message"]
     assert "max_seconds" not in answer["error"]["message"]
+
+
+def lying(seconds: float) -> bytes:
+    """A recording whose header says that each of its packets is a sixteenth of what it is."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as file:
+        stream = file.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame(format="s16", layout="mono", samples=int(16_000 * seconds))
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        frame.sample_rate = 16_000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            file.mux(packet)
+    found = bytearray(data.getvalue())
+    at = found.index(b"stts") + 12  # one entry: of how many packets, and the samples of each
+    assert struct.unpack(">I", found[at + 4 : at + 8]) == (1024,)
+    found[at + 4 : at + 8] = struct.pack(">I", 64)
+    return bytes(found)
+
+
+@pytest.mark.parametrize("mode", ["transcript", "features", "both"])
+def test_a_recording_that_is_longer_than_its_header_says_is_refused_in_a_chat(server, mode):
+    data = base64.b64encode(lying(7)).decode()
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "mp3"}}
+    body = {"model": "nano", "messages": [{"role": "user", "content": [part]}], "mode": mode, "max_tokens": 2}
+    status, answer = post(server, body)
+    assert status == 400 and "longer than 5 s" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("stated", [True, False])

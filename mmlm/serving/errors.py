@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -12,7 +11,7 @@ from encoders.transcription.decoding import NonFiniteTextError
 from mmlm.generation.memory import MemoryLimitError
 from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.remedies import reworded
-from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError
+from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError, raised_at
 
 log = logging.getLogger("mmlm.serving")
 
@@ -86,8 +85,7 @@ def as_api_error(error: Exception) -> ApiError:
 
 def tell(error: BaseException) -> None:
     """Logs where an error was raised, without its message: that may hold what a user wrote."""
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("%s at %s", type(error).__name__, " < ".join(reversed(places[-6:])) or "an unknown place")
+    log.error("%s at %s", type(error).__name__, raised_at(error))
 
 
 def told(error: Exception) -> str:
