@@ -90,4 +90,8 @@ def tell(error: BaseException) -> None:
 
 def told(error: Exception) -> str:
     """What an error of the library says, in the words of requests: without remedies that they have no field for."""
-    return reworded(str(error), lambda name, _: FIELDS.get(name))
+
+    def field(name: str, value: str | None) -> str | None:
+        return None if name not in FIELDS else FIELDS[name] + ("" if value is None else f"={value}")
+
+    return reworded(str(error), field)

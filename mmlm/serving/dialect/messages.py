@@ -12,7 +12,7 @@ from encoders.transcription.transcript import Transcript
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Sound
-from mmlm.serving.errors import ApiError, ClientLeftError, lacks
+from mmlm.serving.errors import ApiError, ClientLeftError, lacks, told
 from mmlm.serving.media import MediaDoor
 from mmlm.serving.models import Loaded
 from mmlm.tasks.chat import Mode, heard, template_of
@@ -38,7 +38,10 @@ def read_messages(given: Sequence[Mapping[str, Any]], door: MediaDoor) -> list[M
         if message.get("role") == "assistant":
             message, content = _earlier(message, content, f"messages[{index}]", door)
         read.append({**message, "content": content})
-    return as_messages(read)
+    try:
+        return as_messages(read)
+    except (ValueError, TypeError) as error:
+        raise ApiError(400, told(error), "messages", "invalid_value") from None
 
 
 def _earlier(
