@@ -1,8 +1,10 @@
 """Continuous batching: whatever others do meanwhile, a request gets what it gets alone."""
 
 import functools
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Writing, request
 from mmlm.model.changes import ModelChangedError
 from mmlm.model.config import LoraConfig
+from mmlm.serving import preparing
 from mmlm.serving.engine import Engine
 from mmlm.serving.known import KnownMedia, Recent, digest_of, keys_of
 from mmlm.serving.options import EngineOptions
@@ -26,6 +29,7 @@ from mmlm.serving.slots import Slots
 from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError, Token
 from support import families, parts
 from support.codec_parts import image_codec
+from support.serving import until
 
 WAIT = 60.0  # seconds, in which any of these requests ends
 DEMONSTRATION = [parts.picture(7), "Output: seven of them.", parts.picture(8), "Output:"]
@@ -216,6 +220,73 @@ def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(monkeypatch):
         with pytest.raises(RuntimeError, match="a fault"):
             engine.submit(PROMPTS[1], endless()).results(WAIT)
         assert_same(engine.submit(ASKED[0][0], GenerationOptions(**ASKED[0][1])).results(WAIT), expected[0])
+
+
+class Panic(BaseException):
+    """As an extension raises it that panics."""
+
+
+def panics(*_: Any, **__: Any) -> Any:
+    raise Panic
+
+
+def test_threads_outlive_what_is_no_ordinary_error(monkeypatch):
+    model, expected = shared()
+    with Engine(model) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._preparing._media, "learn", panics)
+            patch.setattr(preparing, "request", panics)
+            with pytest.raises(RuntimeError, match="Panic"):
+                engine.submit(PROMPTS[0], endless()).results(WAIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._prompts, "keep", panics)
+            with pytest.raises(RuntimeError, match="Panic"):
+                engine.submit(PROMPTS[0], endless()).results(WAIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(Slots, "step", panics)
+            with pytest.raises(RuntimeError, match="Panic"):
+                engine.submit(PROMPTS[1], endless()).results(WAIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_step", panics)
+            with pytest.raises(RuntimeError, match="Panic"):
+                engine.submit(PROMPTS[1], endless()).results(WAIT)
+        own = engine.submit(PROMPTS[1], GenerationOptions(max_new_tokens=5, logits_processor=[panics]))
+        with pytest.raises(RuntimeError, match="Panic"):
+            own.results(WAIT)
+        assert_same(engine.submit(ASKED[0][0], GenerationOptions(**ASKED[0][1])).results(WAIT), expected[0])
+        assert engine.running == engine.waiting == 0
+
+
+def test_a_request_is_let_go_of_at_once_when_it_has_ended():
+    """Errors hold frames, and these what was asked for: without looking for cycles, nothing of it is left."""
+
+    def fails(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raise KeyError("a fault of its own")
+
+    model, _ = shared()
+    asked: list[tuple[list[Any], dict[str, Any]]] = [
+        ([], dict(max_new_tokens=2)),
+        ([b"no picture"], dict(max_new_tokens=2)),
+        ([" much" * 5000], dict(max_new_tokens=2)),
+        ([], dict(max_new_tokens=2, logits_processor=[fails])),
+    ]
+    gc.disable()
+    try:
+        with Engine(model, EngineOptions(cache_bytes=0)) as engine:
+            for index, (rest, options) in enumerate(asked):
+                picture = parts.picture(20 + index)
+                left = weakref.ref(picture)
+                prompt = [picture, "Output:", *(mmlm.Image(one) if isinstance(one, bytes) else one for one in rest)]
+                ticket = engine.submit(prompt, GenerationOptions(**options))
+                del picture, prompt
+                try:
+                    ticket.results(WAIT)
+                    assert index == 0
+                except (ValueError, KeyError):
+                    assert index > 0
+                until(lambda own=left: own() is None)
+    finally:
+        gc.enable()
 
 
 def test_logits_that_are_no_numbers_end_their_request():

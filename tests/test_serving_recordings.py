@@ -1,6 +1,7 @@
 """Recordings in the engine: each is written down as it is alone, and nobody waits for a whole one of another's."""
 
 import gc
+import inspect
 import threading
 import weakref
 from typing import Any
@@ -262,8 +263,7 @@ def test_a_recording_that_fails_is_let_go_of_at_once(model):
                 assert ticket.wait(WAIT)
                 with pytest.raises((MediaError, DeadlineError, ValueError)):
                     ticket.results()
-            engine.transcribe((noise(1.0), SAMPLE_RATE), **GREEDY).results(WAIT)  # whose turn it was last
-        assert [one() is None for one in left] == [True] * len(left)
+            until(lambda: all(one() is None for one in left))
     finally:
         gc.enable()
 
@@ -295,6 +295,45 @@ def test_the_thread_outlives_what_is_no_ordinary_error(model, alone, monkeypatch
             with pytest.raises(OSError, match="does not answer"):
                 waiting.results(WAIT)
         assert timed(engine.transcribe(HEARD[2][0], **HEARD[2][1]).results(WAIT)) == timed(alone[2])
+
+
+def test_a_recording_keeps_the_transcriber_that_it_began_with():
+    """It is replaced after the first window, with another recording beside it."""
+    model, source = parts.build(ears="latents"), HEARD[0][0]
+    own, other = (Transcriber(tiny_whisper(seed, sharpness=3.0)) for seed in (0, 1))
+    expected, later = (one.transcribe(source, language="en", **GREEDY) for one in (own, other))
+    assert expected.text != later.text
+    model.transcriber = own
+    tickets: list[Any] = []
+    with Engine(model) as engine:
+
+        def replaced(piece: Any) -> None:
+            if not tickets[1:]:
+                model.transcriber = other
+                tickets.append(engine.transcribe(source, language="en", **GREEDY))
+
+        tickets.append(engine.transcribe(source, language="en", listener=replaced, **GREEDY))
+        until(lambda: len(tickets) == 2)
+        assert [timed(one.results(WAIT)) for one in tickets] == [timed(expected), timed(later)]
+
+
+def test_threads_that_ask_at_once_for_what_transcribes_get_the_same():
+    """As where both have found that there is none yet."""
+    model = parts.build(ears="latents")
+    model.encoders["audio"].model = tiny_whisper(0)
+    made = [type(model).transcriber.func(model) for _ in range(2)]
+    assert made[0] is made[1] is model.transcriber
+
+
+def test_the_options_are_those_of_the_model(model):
+    heard: list[float] = []
+    given = inspect.signature(type(model).transcribe).parameters.values()
+    options = {one.name: one.default for one in given if one.kind is one.KEYWORD_ONLY and one.name != "channels"}
+    expected = model.transcribe(HEARD[0][0])
+    with Engine(model) as engine:
+        ticket = engine.transcribe(HEARD[0][0], on_window=lambda running: heard.append(running.seconds), **options)
+        assert timed(ticket.results(WAIT)) == timed(expected)
+    assert heard == sorted(heard) and len(heard) >= 2 and heard[-1] == expected.seconds
 
 
 def test_a_model_without_whisper_says_so():

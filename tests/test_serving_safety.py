@@ -7,14 +7,18 @@ import http.server
 import io
 import json
 import logging
+import re
 import resource
 import socket
 import struct
 import threading
 import zlib
 
+import av
+import numpy as np
 import openai
 import pytest
+import soundfile
 from PIL import Image
 
 from mmlm.cli import main
@@ -84,7 +88,7 @@ def test_who_sends_much_without_the_key_is_told_so(nano):
     "headers",
     [
         {"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example"}, {"Host": "10.0.0.1:80"}, {"Host": ""},
-        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:1"},
+        {"Host": "[::1"}, {"Origin": "http://["}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:1"},
     ],
 )  # fmt: skip
 def test_without_a_key_no_page_of_another_site_is_answered(server, headers):
@@ -96,7 +100,7 @@ def test_no_answer_lets_another_site_read_it(server):
     link = http.client.HTTPConnection("127.0.0.1", server.port)
     link.request("OPTIONS", "/v1/chat/completions", headers={"Access-Control-Request-Method": "POST"})
     answer = link.getresponse()
-    assert answer.status == 405
+    assert answer.status == 405 and answer.headers["Allow"] == "POST"
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
@@ -266,15 +270,38 @@ def test_counts_add_up_over_a_request(server):
 
 
 def test_a_long_recording_is_refused_by_its_header(server):
-    import numpy as np
-    import soundfile
-
     data = io.BytesIO()
     soundfile.write(data, np.zeros(8000 * 6, np.int16), 8000, format="FLAC")
     part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data.getvalue()).decode(), "format": "wav"}}
     status, answer = post(server, {"model": "nano", "messages": [{"role": "user", "content": [part]}]})
     assert status == 400 and "longer than 5 s" in answer["error"]["message"]
     assert "max_seconds" not in answer["error"]["message"]
+
+
+def lying(seconds: float) -> bytes:
+    """A recording whose header says that each of its packets is a sixteenth of what it is."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as file:
+        stream = file.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame(format="s16", layout="mono", samples=int(16_000 * seconds))
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        frame.sample_rate = 16_000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            file.mux(packet)
+    found = bytearray(data.getvalue())
+    at = found.index(b"stts") + 12  # one entry: of how many packets, and the samples of each
+    assert struct.unpack(">I", found[at + 4 : at + 8]) == (1024,)
+    found[at + 4 : at + 8] = struct.pack(">I", 64)
+    return bytes(found)
+
+
+@pytest.mark.parametrize("mode", ["transcript", "features", "both"])
+def test_a_recording_that_is_longer_than_its_header_says_is_refused_in_a_chat(server, mode):
+    data = base64.b64encode(lying(7)).decode()
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "mp3"}}
+    body = {"model": "nano", "messages": [{"role": "user", "content": [part]}], "mode": mode, "max_tokens": 2}
+    status, answer = post(server, body)
+    assert status == 400 and "longer than 5 s" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("stated", [True, False])
@@ -347,6 +374,67 @@ BODIES = [
 def test_a_body_that_makes_no_sense_is_the_clients_fault(server, body, path):
     status, answer = post(server, body, f"/v1/{path}")
     assert status == 400 and answer["error"]["type"] == "invalid_request_error"
+
+
+def nested(levels: int) -> dict:
+    found: dict = {}
+    for _ in range(levels):
+        found = {"properties": {"a": found}}
+    return found
+
+
+def test_a_body_is_nested_as_deeply_as_can_be_read(server):
+    def asked(levels):
+        tool = {"type": "function", "function": {"name": "a", "parameters": nested(levels)}}
+        return post(server, {"model": "nano", "messages": HELLO, "tools": [tool], "max_tokens": 2})
+
+    assert asked(20)[0] == 200
+    status, answer = asked(300)
+    assert status == 400 and "nested" in answer["error"]["message"]
+
+
+def form(*fields: tuple[str, bytes, str | None]) -> bytes:
+    """The parts of a form: name, content, and the file's name where it is one."""
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"'.encode()
+        + (b"" if file is None else f'; filename="{file}"'.encode())
+        + b"\r\n\r\n" + content + b"\r\n"
+        for name, content, file in fields
+    ]  # fmt: skip
+    return b"".join(parts) + b"--b--\r\n"
+
+
+def test_forms_take_no_file_that_they_have_no_field_for_and_any_temperature(server):
+    def asked(*more):
+        fields = [("model", b"nano", None), ("file", wav.getvalue(), "a.wav"), *more]
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        return post(server, form(*fields), "/v1/audio/transcriptions", **kind)
+
+    wav = io.BytesIO()
+    noise = np.random.default_rng(0).standard_normal(8000) / 10
+    soundfile.write(wav, noise, 16_000, format="WAV")
+    status, expected = asked(("language", b"en", None))
+    assert status == 200
+    assert asked(("language", b"en", None), ("temperature", b"1e-300", None)) == (200, expected)
+    for name in ("notes", "model"):
+        status, answer = asked((name, b"a", "a.txt"))
+        assert status == 400 and answer["error"]["param"] == name and "no file" in answer["error"]["message"]
+
+
+def test_errors_name_fields_and_values_of_the_request_that_was_sent(server):
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": "one two three four five"}}}
+    body = {"model": "nano", "messages": HELLO, "response_format": schema, "max_tokens": 2}
+    status, answer = post(server, body)
+    assert status == 400 and (found := re.search(r"max_completion_tokens=(\d+)", answer["error"]["message"]))
+    assert post(server, {**body, "max_tokens": int(found[1])})[0] == 200
+    status, answer = post(server, {"model": "nano", "messages": [*HELLO, {"role": "x", "content": "a"}]})
+    assert status == 400 and answer["error"]["param"] == "messages" and "messages[1]" in answer["error"]["message"]
+    refusal = [{"role": "user", "content": [{"type": "refusal"}]}]
+    status, answer = post(server, {"model": "nano", "input": refusal}, "/v1/responses")
+    assert status == 400 and answer["error"]["param"] == "input" and "messages" not in answer["error"]["message"]
+    wrong = {"model": "nano", "input": "hello", "text": {"format": {"type": SECRET}}}
+    status, answer = post(server, wrong, "/v1/responses")
+    assert status == 400 and answer["error"]["param"] == "text" and SECRET not in answer["error"]["message"]
 
 
 # ---- what it tells, and to whom

@@ -124,12 +124,15 @@ class Transcriber:
             voice_detector() if vad else None, word_timestamps, seed, self.computing,
         )  # fmt: skip
         running = Transcription(iter(()), language)
-        running.turns = turns = self._turns(running, decoding, source, reading)
-        running.segments = self._alone(running, turns, on_window)
+        running.turns = turns = self._turns(running, decoding, source, on_window, reading)
+        running.segments = self._alone(turns)
         return running
 
     @torch.no_grad()
-    def _turns(self, running: Transcription, decoding: _Decoding, source: Any, reading: ReadingOptions) -> Turns:
+    def _turns(
+        self, running: Transcription, decoding: _Decoding, source: Any,
+        on_window: Callable[[Transcription], None] | None, reading: ReadingOptions,
+    ) -> Turns:  # fmt: skip
         n_mels = self.model.dims.n_mels
         source = rereadable(source, reading.get("max_bytes", MAX_BYTES), reading.get("allow_url", False))
 
@@ -144,13 +147,13 @@ class Transcriber:
             while (window := windows.at(seek)) is not None:
                 done, segments = yield from decoding.window(window, seek, running)
                 running.seconds = min(seek + done, windows.frames) * FRAME_SECONDS
+                if on_window is not None:
+                    on_window(running)
                 yield Written(seek, tuple(segments))
                 seek += done
 
     @torch.no_grad()
-    def _alone(
-        self, running: Transcription, turns: Turns, on_window: Callable[[Transcription], None] | None
-    ) -> Iterator[Segment]:
+    def _alone(self, turns: Turns) -> Iterator[Segment]:
         """The segments of turns that are taken one after the other."""
         found = None
         with closing(turns):
@@ -164,8 +167,6 @@ class Transcriber:
                     with self.computing():
                         found = decode_window(self.model, turn.heard, turn.options, turn.generator)
                 elif turn is not None:
-                    if on_window is not None:
-                        on_window(running)
                     yield from turn.segments
 
 

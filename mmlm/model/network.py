@@ -281,4 +281,5 @@ class MultimodalNetwork(Changing):
         from encoders.transcription.transcriber import Transcriber  # whisper takes a second to import
 
         model: Any = self.encoders["audio"].model
-        return Transcriber(model, self.language_model.accelerated)
+        # Threads that ask at once get the same, of which what is packed is a part.
+        return vars(self).setdefault("transcriber", Transcriber(model, self.language_model.accelerated))

@@ -71,7 +71,9 @@ async def _refused(_: Request, error: Exception) -> Response:
     codes = {408: "timeout", 413: "body_too_large", 503: "busy"}
     said = {404: "there is nothing at this path", 405: "the path is not asked in this way"}
     message = said.get(error.status_code, str(error.detail))
-    return ApiError(error.status_code, message, code=codes.get(error.status_code)).response()
+    response = ApiError(error.status_code, message, code=codes.get(error.status_code)).response()
+    response.headers.update(error.headers or {})  # as Allow, which tells how the path is asked
+    return response
 
 
 async def _broken(_: Request, __: Exception) -> Response:

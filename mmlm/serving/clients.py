@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from mmlm.serving.errors import ClientLeftError, as_api_error
+from mmlm.serving.errors import ClientLeftError, as_api_error, closing
 
 T = TypeVar("T")
 
@@ -71,6 +71,8 @@ class EventStream(Response):
                     await send_event(send, event)
             except Exception as error:  # the status has been sent, so the error is told in the stream
                 await send_event(send, as_api_error(error).to_dict())
+            except asyncio.CancelledError:  # by a server that closes, unless the client has left, who hears nothing
+                await send_event(send, closing().to_dict())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -19,7 +19,7 @@ from mmlm.serving.media import MediaDoor
 from mmlm.serving.metrics import Metrics
 from mmlm.serving.models import Loaded, Models
 from mmlm.serving.settings import Settings
-from mmlm.serving.ticket import BusyError
+from mmlm.serving.ticket import BusyError, lightened
 
 T = TypeVar("T")
 
@@ -46,8 +46,13 @@ class Workers:
             raise BusyError(f"{self._waiting} requests wait already: try again later")
 
         def without_gradients() -> T:
-            with torch.no_grad():  # which is a thread's own setting
-                return work()
+            try:
+                with torch.no_grad():  # which is a thread's own setting
+                    return work()
+            except Exception:
+                raise
+            except BaseException as error:  # of an extension that panics: callers look for no other than ordinary ones
+                raise lightened(error) from None
 
         done = self._pool.submit(without_gradients)
         with self._turn:

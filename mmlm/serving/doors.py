@@ -10,13 +10,13 @@ import logging
 import time
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmlm.serving.errors import ApiError, broken, tell
+from mmlm.serving.errors import ApiError, broken, closing, tell
 from mmlm.serving.metrics import Metrics
 from mmlm.serving.settings import Limits
 
@@ -55,6 +55,9 @@ class Noted:
             tell(error)
             if not status:
                 await broken().response()(scope, receive, noted)
+        except asyncio.CancelledError:  # by a server that closes; a stream has told so itself
+            if not status:
+                await closing().response()(scope, receive, noted)
         path = getattr(scope.get("route"), "path", "elsewhere")  # not the path itself, which a user wrote
         seconds = time.monotonic() - began
         if self.metrics is not None:
@@ -87,11 +90,19 @@ class Keyed:
             message = "a key is needed: send the header Authorization: Bearer KEY, with the server's key"
             return ApiError(401, message, code="invalid_api_key")
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not _is_own(urlsplit(f"//{host}").hostname or ""):
+        if not _is_own(_split(f"//{host}").hostname or ""):
             return ApiError(403, "without a key, this server answers requests to localhost alone", code="host")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             return ApiError(403, "without a key, this server answers no pages of other sites", code="origin")
         return None
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; of one that is none, none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_own(host: str) -> bool:

@@ -29,7 +29,7 @@ from mmlm.serving.probe import longest_together
 from mmlm.serving.recordings import Recordings, TranscriptTicket
 from mmlm.serving.running import Running, most_likely
 from mmlm.serving.slots import Slots
-from mmlm.serving.ticket import CancelledError, Listener, TextTicket, Ticket, Token
+from mmlm.serving.ticket import CancelledError, Listener, TextTicket, Ticket, Token, lightened
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ class Engine:
     ) -> TranscriptTicket:
         """Takes a recording that is to be written down, as `submit` does a prompt. Its pieces are its windows.
 
-        options: of `Transcriber.stream`. ValueError where the model has no Whisper.
+        options: of `Transcriber.stream`, which are those of `model.transcribe` but for `channels`. ValueError where the
+        model has no Whisper.
         """
         with self._open():
             return self._recordings.add(recording, options, timeout, listener)
@@ -144,24 +145,27 @@ class Engine:
                 if self._closed:
                     return
             try:
-                self._recordings.step()
-                self._preparing.drop_given_up()
-                for running in [one for one in self._running if self._preparing.gave_up(one.ticket)]:
-                    self._leave(running)
-                self._read_prompts()
-                self._step()
-            except Exception as error:  # nobody is to wait for ever for what cannot come
+                self._go_on()
+            except BaseException as error:  # nobody is to wait for ever for what cannot come
                 log.exception("the engine fails all requests that it had begun")
-                self._fail_all(error)
+                self._fail_all(lightened(error))
                 self._slots.clear()
+
+    def _go_on(self) -> None:
+        """A token of whatever is being written, and what may be read of prompts before."""
+        self._recordings.step()
+        self._preparing.drop_given_up()
+        for running in [one for one in self._running if self._preparing.gave_up(one.ticket)]:
+            self._leave(running)
+        self._read_prompts()
+        self._step()
 
     def _fail_all(self, error: Exception, queued: bool = False) -> None:
         """Fails what was begun, and with `queued` what still waits to be prepared."""
-        begun = [one.ticket for one in self._running]
+        tickets = [one.ticket for one in self._running] + self._preparing.drop_all(queued)
         self._running.clear()
-        for ticket in begun:
+        for ticket in tickets:  # then: who asks again at once is none of them
             self._fail(ticket, error)
-        self._preparing.fail_all(error, queued)
 
     def _read_prompts(self) -> None:
         """Reads prompts in order of arrival, as many tokens as may be read between two steps."""
@@ -174,11 +178,11 @@ class Engine:
                 return
             try:
                 budget -= self._read(one, budget)
-            except Exception as error:
+            except BaseException as error:
                 if isinstance(error, MemoryLimitError) and self._running and one.request.decoder.read == 0:
                     return  # there is room once a running request has ended
                 self._preparing.remove(one)
-                self._fail(one.ticket, error)
+                self._fail(one.ticket, lightened(error))
 
     def _read(self, one: Waiting, budget: int) -> int:
         """Reads up to `budget` tokens of a prompt, and starts its rows after the last; how many were read."""
@@ -226,10 +230,11 @@ class Engine:
             members = [running for running in self._running if running.slots is slots]
             try:
                 self._step_together(slots, members)
-            except Exception as error:  # of the pass itself, which no member caused more than another
+            except BaseException as error:  # of the pass itself, which no member caused more than another
+                reason = lightened(error)
                 for running in members:
                     self._running.remove(running)
-                    self._fail(running.ticket, error)
+                    self._fail(running.ticket, reason)
                 self._slots = {kind: own for kind, own in self._slots.items() if own is not slots}
         for running in [running for running in self._running if running.slots is None]:
             self._guarded(running, running.step_alone)
@@ -255,9 +260,9 @@ class Engine:
         """Does what one request alone is concerned with; an error ends that request."""
         try:
             work()
-        except Exception as error:
+        except BaseException as error:
             self._leave(running)
-            self._fail(running.ticket, error)
+            self._fail(running.ticket, lightened(error))
             return
         self._after(running)
 
@@ -273,8 +278,8 @@ class Engine:
             running.finish()
             with self._turn:
                 self.counts.finished += 1
-        except Exception as error:
-            self._fail(running.ticket, error)
+        except BaseException as error:
+            self._fail(running.ticket, lightened(error))
 
     def _leave(self, running: Running) -> None:
         """Frees the places of a request."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -12,7 +11,7 @@ from encoders.transcription.decoding import NonFiniteTextError
 from mmlm.generation.memory import MemoryLimitError
 from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.remedies import reworded
-from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError
+from mmlm.serving.ticket import BusyError, CancelledError, DeadlineError, raised_at
 
 log = logging.getLogger("mmlm.serving")
 
@@ -59,6 +58,11 @@ def broken() -> ApiError:
     return ApiError(500, "the server failed on this request", code="server_error")
 
 
+def closing() -> ApiError:
+    """The error for a request that a closing server gives up."""
+    return ApiError(503, "the server is closing", code="closing")
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What a client is told of an error. Whatever is not known to be about its request says nothing of the server."""
     if isinstance(error, ApiError):
@@ -68,7 +72,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, DeadlineError):
         return ApiError(503, str(error), code="timeout")
     if isinstance(error, CancelledError):
-        return ApiError(503, "the server is closing", code="closing")
+        return closing()
     if isinstance(error, (NonFiniteLogitsError, NonFiniteTextError)):
         return ApiError(500, "the model computed values that are no numbers", code="not_finite")
     if isinstance(error, MemoryLimitError):
@@ -81,10 +85,13 @@ def as_api_error(error: Exception) -> ApiError:
 
 def tell(error: BaseException) -> None:
     """Logs where an error was raised, without its message: that may hold what a user wrote."""
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("%s at %s", type(error).__name__, " < ".join(reversed(places[-6:])) or "an unknown place")
+    log.error("%s at %s", type(error).__name__, raised_at(error))
 
 
 def told(error: Exception) -> str:
     """What an error of the library says, in the words of requests: without remedies that they have no field for."""
-    return reworded(str(error), lambda name, _: FIELDS.get(name))
+
+    def field(name: str, value: str | None) -> str | None:
+        return None if name not in FIELDS else FIELDS[name] + ("" if value is None else f"={value}")
+
+    return reworded(str(error), field)

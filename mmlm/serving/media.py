@@ -31,7 +31,7 @@ class MediaDoor:
     """
 
     def __init__(self, limits: Limits, hosts: Collection[str] = ()) -> None:
-        self._limits, self._hosts = limits, hosts
+        self.limits, self._hosts = limits, hosts
         self._media, self._pixels = 0, 0
         self.seconds = 0.0  # of all recordings so far
 
@@ -41,7 +41,7 @@ class MediaDoor:
             raise ApiError(400, f"{place} is a text: a data: URL", place)
         start = address[:8].lower()
         if start.startswith("data:"):
-            data = _read(lambda: read_bytes(address, place, self._limits.max_body_bytes, allow_url=False), place)
+            data = _read(lambda: read_bytes(address, place, self.limits.max_body_bytes, allow_url=False), place)
         elif start.startswith(("http://", "https://")):
             data = self._fetched(address, place)
         else:
@@ -52,8 +52,8 @@ class MediaDoor:
         """An encoded picture, whose pixels are counted by its header."""
         self._count(place)
         self._pixels += _read(lambda: pixels_of(data, place), place)
-        if self._pixels > self._limits.max_pixels:
-            message = f"{place}: the pictures have more than {self._limits.max_pixels:,} pixels: scale them down"
+        if self._pixels > self.limits.max_pixels:
+            message = f"{place}: the pictures have more than {self.limits.max_pixels:,} pixels: scale them down"
             raise ApiError(400, message, place, "too_many_pixels")
         return data
 
@@ -69,7 +69,7 @@ class MediaDoor:
     def sound(self, data: bytes, place: str) -> bytes:
         """An encoded recording, whose seconds are counted by its header."""
         self._count(place)
-        left = self._limits.max_seconds - self.seconds
+        left = self.limits.max_seconds - self.seconds
 
         def seconds() -> float:
             with open_audio(data, max_seconds=max(left, 1e-3)) as sound:
@@ -82,7 +82,7 @@ class MediaDoor:
         if not self._hosts:
             message = f"{place}: this server fetches no addresses: send the picture itself, as a data: URL"
             raise ApiError(400, message, place, "invalid_image_url")
-        most = self._limits.max_body_bytes
+        most = self.limits.max_body_bytes
         try:
             return fetch(address, lambda count: check_bytes(count, place, most), FETCH_SECONDS, self._hosts)
         except (OSError, http.client.HTTPException, ValueError):
@@ -92,8 +92,8 @@ class MediaDoor:
 
     def _count(self, place: str) -> None:
         self._media += 1
-        if self._media > self._limits.max_media:
-            message = f"{place}: more than {self._limits.max_media} pictures and recordings"
+        if self._media > self.limits.max_media:
+            message = f"{place}: more than {self.limits.max_media} pictures and recordings"
             raise ApiError(400, message, place, "too_many_media")
 
 

@@ -14,7 +14,7 @@ from mmlm.generation.request import Request, Writing, request
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.known import KnownMedia, keys_of
 from mmlm.serving.options import EngineOptions
-from mmlm.serving.ticket import BusyError, TextTicket, Ticket
+from mmlm.serving.ticket import BusyError, TextTicket, Ticket, lightened
 
 Fail = Callable[[Ticket[Any, Any], Exception], None]
 """Ends a request with an error."""
@@ -69,19 +69,23 @@ class Preparing:
     def run(self) -> None:
         """Prepares requests until it is closed: the work of a thread."""
         while (batch := self._next()) is not None:
-            batch = [one for one in batch if not self.gave_up(one.ticket)]
-            with contextlib.suppress(Exception):  # each request tells then what is wrong with it
-                self._media.learn(self.model, [part for one in batch for part in one.prompt])
-            for one in batch:
-                try:
-                    one.request, one.keys = self._prepared(one)
-                except Exception as error:  # whatever is wrong with a request is its caller's to know
-                    self.fail(one.ticket, error)
-                with self.turn:
-                    self._underway -= 1
-                    if one.request is not None:
-                        self.ready.append(one)
-                    self.turn.notify_all()
+            self._prepare(batch)
+            del batch  # which is not to be held while this waits
+
+    def _prepare(self, batch: Sequence[Waiting]) -> None:
+        batch = [one for one in batch if not self.gave_up(one.ticket)]
+        with contextlib.suppress(BaseException):  # each request tells then what is wrong with it
+            self._media.learn(self.model, [part for one in batch for part in one.prompt])
+        for one in batch:
+            try:
+                one.request, one.keys = self._prepared(one)
+            except BaseException as error:  # whatever is wrong with a request is its caller's to know
+                self.fail(one.ticket, lightened(error))
+            with self.turn:
+                self._underway -= 1
+                if one.request is not None:
+                    self.ready.append(one)
+                self.turn.notify_all()
 
     def _next(self) -> list[Waiting] | None:
         """Requests to be prepared together; None once it is closed."""
@@ -124,10 +128,9 @@ class Preparing:
         for one in [one for one in list(self.ready) if self.gave_up(one.ticket)]:
             self.remove(one)
 
-    def fail_all(self, error: Exception, queued: bool) -> None:
-        """Fails what is ready, and with `queued` what was not prepared yet."""
+    def drop_all(self, queued: bool) -> list[TextTicket]:
+        """Drops what is ready, and with `queued` what was not prepared yet; gives the tickets."""
         with self.turn:
-            failed = [*self.ready, *(self._queue if queued else ())]
+            dropped = [*self.ready, *(self._queue if queued else ())]
             self.ready.clear()
-        for one in failed:
-            self.fail(one.ticket, error)
+        return [one.ticket for one in dropped]

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ from whisper.decoding import DecodingResult
 
 from encoders.transcription.decoding import Attempt
 from encoders.transcription.passes import step_together, window_bytes
+from encoders.transcription.transcriber import Transcriber
 from encoders.transcription.transcript import Segment, Transcript, Transcription
 from encoders.transcription.turns import Wanted, Written
 from mmlm.generation.memory import SMALL, MemoryLimitError, free_bytes
@@ -33,12 +35,14 @@ TranscriptTicket: TypeAlias = Ticket[Written, Transcript]
 class Recording:
     """A recording on its way. options: of `Transcriber.stream`.
 
-    running: once it has begun. attempt: while the tokens of a window are written. found: for its next turn.
+    transcriber, running: once it has begun; the model may have another one by then. attempt: while the tokens of
+    a window are written. found: for its next turn.
     """
 
     ticket: TranscriptTicket
     source: Any
     options: dict[str, Any]
+    transcriber: Transcriber | None = None
     running: Transcription | None = None
     attempt: Attempt | None = None
     found: DecodingResult | None = None
@@ -92,10 +96,9 @@ class Recordings:
         while (one := self._awaited()) is not None:
             try:
                 self._take_turn(one)
-            except Exception as error:  # whatever is wrong with a recording is its caller's to know
+            except BaseException as error:  # whatever is wrong with a recording is its caller's to know
                 self._leave(one, lightened(error))
-            except BaseException as error:  # of an extension that panics: others still wait for this thread
-                self._leave(one, RuntimeError(f"{type(error).__name__} while a recording was written down"))
+            del one  # which is not to be held while this waits
 
     def _awaited(self) -> Recording | None:
         """The recording whose turn it is, before all others one that was given up; None once this is closed."""
@@ -117,7 +120,7 @@ class Recordings:
         """Whether there is a place, and memory, for one more. Where nothing else has begun, its own turn tells."""
         if not self._waiting or len(self._begun) >= self.options.max_recordings:
             return False
-        with contextlib.suppress(Exception):  # also of a device that does not answer
+        with contextlib.suppress(BaseException):  # also of a device that does not answer
             if self._begun:
                 self._check_memory(1 + sum(one.attempt is None for one in self._begun))
             return True
@@ -138,13 +141,13 @@ class Recordings:
         """A turn of a recording: it is read, a window is encoded and its first token written, or a window is done."""
         if (reason := one.ticket.given_up()) is not None:
             raise reason
-        transcriber = self.model.transcriber
         if one.running is None:
             if len(self._begun) == 1:
                 self._check_memory(1)
             one.ticket.times.started = time.monotonic()
-            one.running = transcriber.stream(one.source, **one.options)
-        assert one.running.turns is not None, "a transcriber's own has them"
+            one.transcriber = self.model.transcriber
+            one.running = one.transcriber.stream(one.source, **one.options)
+        assert one.transcriber is not None and one.running.turns is not None, "a transcriber's own has them"
         try:
             turn = one.running.turns.send(one.found)
         except StopIteration:
@@ -155,8 +158,8 @@ class Recordings:
             return
         one.found = None
         if isinstance(turn, Wanted):
-            one.attempt = Attempt(transcriber.model, turn.heard, turn.options, turn.generator)
-            with transcriber.computing():
+            one.attempt = Attempt(one.transcriber.model, turn.heard, turn.options, turn.generator)
+            with one.transcriber.computing():
                 one.attempt.begin()
         elif turn is not None:
             one.segments += turn.segments
@@ -179,22 +182,28 @@ class Recordings:
         """A token of each window that is being written, for the engine's thread."""
         with self.turn:
             members, self.written = self.written, []
-        going = [(one, one.attempt) for one in members if not self._gave_up(one) and one.attempt is not None]
-        if not going:
-            return
+        going: dict[Transcriber, list[tuple[Recording, Attempt]]] = {}
+        for one in members:
+            if not self._gave_up(one) and one.transcriber is not None and one.attempt is not None:
+                going.setdefault(one.transcriber, []).append((one, one.attempt))
+        for transcriber, own in going.items():
+            self._step_together(transcriber, own)
+
+    def _step_together(self, transcriber: Transcriber, going: Sequence[tuple[Recording, Attempt]]) -> None:
+        """A token of each window that is written by the same transcriber."""
         try:
-            with self.model.transcriber.computing():
+            with transcriber.computing():
                 logits = step_together([attempt.passes for _, attempt in going], [attempt.last for _, attempt in going])
-        except Exception as error:  # of the pass itself, which no member caused more than another
-            error = lightened(error)
+        except BaseException as error:  # of the pass itself, which no member caused more than another
+            reason = lightened(error)
             for one, _ in going:
-                self._leave(one, error)
+                self._leave(one, reason)
             return
         for (one, attempt), own in zip(going, logits, strict=True):
             try:
                 attempt.take(own)
                 self._pass_on(one)
-            except Exception as error:
+            except BaseException as error:
                 self._leave(one, lightened(error))
 
     def _gave_up(self, one: Recording) -> bool:
@@ -207,7 +216,7 @@ class Recordings:
         """Frees the place of a recording, which has failed with an error if there is one."""
         one.attempt = None
         if one.running is not None and one.running.turns is not None:
-            with contextlib.suppress(Exception):  # it is read no more
+            with contextlib.suppress(BaseException):  # it is read no more
                 one.running.turns.close()
         with self.turn:
             for queue in (self._waiting, self._begun, self._next, self.written):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 import sys
 import warnings
@@ -21,6 +22,7 @@ from mmlm.serving.options import EngineOptions
 from mmlm.serving.settings import Settings
 
 CLOSING_SECONDS = 10  # in which answers may still be finished
+LAST_SECONDS = 2  # in which those that are not are told so
 Loaders = Mapping[str, Callable[[], MultimodalNetwork]]
 """What loads each model, by its name."""
 
@@ -63,15 +65,32 @@ async def _serve(models: Models, settings: Settings, place: Place) -> None:
     async with models.using(models.names[0]):
         pass
     keep_contents_out_of_logs()
-    server = uvicorn.Server(configured(make_app(models, settings), place))
-    await server.serve()
+    await Server(make_app(models, settings), place).serve()
 
 
-def configured(app: Any, place: Place) -> uvicorn.Config:
-    """uvicorn's settings: HTTP alone, and no log of its own of requests."""
+class Server(uvicorn.Server):
+    """uvicorn's server: HTTP alone, no log of its own of requests, and a grace at the end, of `CLOSING_SECONDS`.
+
+    What outlasts the grace is cancelled, which the app answers. uvicorn would end before the answers are sent.
+    """
+
+    def __init__(self, app: Any, place: Place) -> None:
+        super().__init__(_configured(app, place))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends it; called by uvicorn."""
+        asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._give_up)
+        await super().shutdown(sockets)
+
+    def _give_up(self) -> None:
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
+def _configured(app: Any, place: Place) -> uvicorn.Config:
     return uvicorn.Config(
         app, host=place.host, port=place.port, access_log=False, log_config=None, ws="none",
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=CLOSING_SECONDS,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=CLOSING_SECONDS + LAST_SECONDS,
         ssl_certfile=place.tls_certificate, ssl_keyfile=place.tls_key,
     )  # fmt: skip
 

@@ -14,6 +14,8 @@ from mmlm.generation.result import GenerationResult, TopLogProbs
 
 log = logging.getLogger(__name__)
 
+RAISED = "raised at "  # what a note begins with that tells where an error was raised
+
 
 class CancelledError(RuntimeError):
     """The request was cancelled, by its caller or because the engine was closed."""
@@ -144,16 +146,29 @@ class Ticket(Generic[Piece, Found]):
             self._listener, self._cancelled = None, True
 
 
-def lightened(error: Exception) -> Exception:
-    """An error without what the frames hold that it was raised in, and without the frame that calls this.
+def lightened(error: BaseException) -> Exception:
+    """An error without the frames that it was raised in; a note tells where that was, see `raised_at`.
 
-    With them, an error that a ticket keeps would hold that ticket and its media, until Python looks for cycles.
+    Frames hold each other and what was asked for. With them, an error that a ticket keeps would hold that ticket, its
+    media and those of others, until Python looks for cycles. What is no ordinary error, as an extension raises it that
+    panics, becomes one: callers do not look for any other.
     """
+    kept = error if isinstance(error, Exception) else RuntimeError(f"a {type(error).__name__} ended the request")
+    kept.add_note(RAISED + raised_at(error))
     chained: BaseException | None = error
     while chained is not None:
-        traceback.clear_frames(chained.__traceback__)
+        chained.__traceback__ = None
         chained = chained.__cause__ or chained.__context__
-    return error.with_traceback(error.__traceback__.tb_next if error.__traceback__ is not None else None)
+    return kept
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an error was raised, the innermost place first, without its message: that may hold what a user wrote."""
+    for note in getattr(error, "__notes__", ()):
+        if note.startswith(RAISED):
+            return note.removeprefix(RAISED)
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    return " < ".join(reversed(places[-6:])) or "an unknown place"
 
 
 class TextTicket(Ticket[Token, list[GenerationResult]]):

@@ -13,12 +13,11 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
 from mmlm.serving.app import make_app
 from mmlm.serving.models import Models
 from mmlm.serving.options import EngineOptions
-from mmlm.serving.run import Place, configured
+from mmlm.serving.run import Place, Server
 from mmlm.serving.settings import Settings
 
 
@@ -30,15 +29,17 @@ def serving(
     place: Place | None = None,
     **keywords: Any,
 ) -> Iterator[SimpleNamespace]:
-    """A server's `url`, its `port` and its `models`. The port is a free one, whatever the place says."""
+    """A server's `url`, its `port`, its `models`, and the `server` itself.
+
+    The port is a free one, whatever the place says.
+    """
     place = place or Place()
     models = Models(loaders, options, **keywords)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        config = configured(make_app(models, settings), dataclasses.replace(place, port=port))
-        config.load()
-        server = uvicorn.Server(config)
+        server = Server(make_app(models, settings), dataclasses.replace(place, port=port))
+        server.config.load()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
@@ -46,7 +47,7 @@ def serving(
             time.sleep(0.01)
         try:
             scheme = "http" if place.tls_certificate is None else "https"
-            yield SimpleNamespace(url=f"{scheme}://127.0.0.1:{port}", port=port, models=models)
+            yield SimpleNamespace(url=f"{scheme}://127.0.0.1:{port}", port=port, models=models, server=server)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -17,6 +17,9 @@ A = TypeVar("A", bound="Asked")
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+LEAST = 1e-6  # temperature; one below it counts as 0
+DEEPEST = 128  # levels of lists and objects in a body: what reads them calls itself for each
+
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -33,6 +36,16 @@ class Asked(BaseModel):
 
     model: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_deep(cls, given: Any) -> Any:
+        level, depth = [given], 0
+        while level := [inner for one in level for inner in _within(one) if isinstance(inner, dict | list)]:
+            depth += 1
+            if depth > DEEPEST:
+                raise ApiError(400, f"the body is nested in more than {DEEPEST} levels", code="invalid_body")
+        return given
+
     @model_validator(mode="after")
     def _only_known(self) -> Self:
         for name, value in (self.model_extra or {}).items():
@@ -45,6 +58,11 @@ class Asked(BaseModel):
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ApiError(400, f"unknown field {name[:80]!r}{hint}", name[:80], "unknown_field")
         return self
+
+
+def _within(value: Any) -> Iterable[Any]:
+    """The values that a value of JSON holds."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def wrong_field(errors: Sequence[Any]) -> ApiError:
@@ -70,13 +88,20 @@ async def form_of(request: Request):  # noqa: ANN201
         yield form
 
 
-def from_form(kind: type[A], form: FormData, lists: Collection[str] = ()) -> tuple[A, dict[str, list[UploadFile]]]:
-    """What a form asks for, and its files by field. Fields of `lists` may come several times, also as `name[]`."""
+def from_form(
+    kind: type[A], form: FormData, known: Collection[str], lists: Collection[str] = ()
+) -> tuple[A, dict[str, list[UploadFile]]]:
+    """What a form asks for, and its files by field. known: fields that are files.
+
+    Fields of `lists` may come several times, also as `name[]`.
+    """
     values: dict[str, Any] = {}
     files: dict[str, list[UploadFile]] = {}
     for key, value in form.multi_items():
         name = key.removesuffix("[]")
         if isinstance(value, UploadFile):
+            if name not in known:
+                raise ApiError(400, f"{name[:80]!r}: no file is taken in this field", name[:80], "unknown_field")
             files.setdefault(name, []).append(value)
         elif name in lists:
             values.setdefault(name, []).append(value)

@@ -67,8 +67,7 @@ def _maps(asked: MapsRequest, loaded: Loaded, context: Context, left: threading.
     turns = read_messages(asked.messages[:-1], door)
     check_parts(model, loaded.name, turns)
     pictures = [part for turn in turns for part in turn.content if isinstance(part, Image)]
-    timeout = context.settings.limits.timeout + door.seconds
-    turns = heard_messages(loaded, turns, asked.mode, asked.language, timeout, left)
+    turns = heard_messages(loaded, turns, asked.mode, asked.language, door, left)
     prompt = chat_prompt(model, turns, mode="features", chat_template_kwargs=asked.chat_template_kwargs)
     found = attention_maps(model, prompt, asked.answer())
     count = sum(1 for token in found.token_ids if token < model.language_model.vocabulary.offset)

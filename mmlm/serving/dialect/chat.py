@@ -82,8 +82,7 @@ def _prepared(
     door = context.door()
     model, turns = loaded.model, read_messages(asked.messages, door)
     check_parts(model, loaded.name, turns)
-    timeout = context.settings.limits.timeout + door.seconds
-    turns = heard_messages(loaded, turns, asked.mode, asked.language, timeout, left)
+    turns = heard_messages(loaded, turns, asked.mode, asked.language, door, left)
     demand = demanded(model, turns, asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     effort, budget, keywords = asked.reasoning_effort, asked.thinking_token_budget, asked.chat_template_kwargs
     if demand is None:

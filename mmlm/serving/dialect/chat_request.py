@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmlm.generation.options import GenerationOptions
-from mmlm.serving.dialect.asked import Asked, Seed, Share, Temperature
+from mmlm.serving.dialect.asked import LEAST, Asked, Seed, Share, Temperature
 from mmlm.serving.dialect.reasoning import Effort, is_asked_for
 from mmlm.serving.dialect.response_format import ResponseFormat
 from mmlm.serving.errors import ApiError, not_yet
@@ -86,7 +86,7 @@ class ChatRequest(Asked):
             raise ApiError(400, "stream_options are for streams: send stream=true", "stream_options", "invalid_value")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs come with logprobs=true", "top_logprobs", "invalid_value")
-        if self.temperature is not None and self.temperature < 1e-6 and (self.n or 1) > 1:
+        if self.temperature is not None and self.temperature < LEAST and (self.n or 1) > 1:
             message = "n answers at temperature 0 would all be the same: raise the temperature"
             raise ApiError(400, message, "n", "invalid_value")
         if self.response_format is not None and self.response_format.type != "text" and self.tools:
@@ -153,7 +153,7 @@ class ChatRequest(Asked):
         written, whose most likely codes make an average of all pictures.
         """
         sampled = (self.n or 1) > 1 or self.temperature is not None or self.top_p is not None or self.medium == "image"
-        if self.temperature is not None and self.temperature < 1e-6:
+        if self.temperature is not None and self.temperature < LEAST:
             sampled = False
         asked: dict[str, Any] = dict(
             max_new_tokens=self.limit or most,

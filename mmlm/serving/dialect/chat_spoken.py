@@ -12,9 +12,10 @@ from typing import Any
 from encoders.media.sound import Audio
 from mmlm.generation.request import Writing
 from mmlm.serving.context import Context
+from mmlm.serving.dialect.asked import LEAST
 from mmlm.serving.dialect.chat_answer import Answer
 from mmlm.serving.dialect.speech import SECONDS, encoded
-from mmlm.serving.dialect.written import LEAST, MediaRequest, nth_seed, seed_of, written
+from mmlm.serving.dialect.written import MediaRequest, nth_seed, seed_of, written
 from mmlm.serving.models import Loaded
 from mmlm.serving.ticket import Ticket
 from mmlm.serving.tokens import Submitted

@@ -97,9 +97,7 @@ async def generations(asked: ImageRequest, request: Request) -> Response:
 async def edits(request: Request) -> Response:
     """Pictures of a text that begin with a picture: what a mask marks is drawn anew."""
     async with form_of(request) as form:
-        asked, files = from_form(EditRequest, form)
-        if unknown := sorted(files.keys() - {"image", "mask"}):
-            raise ApiError(400, f"unknown field {unknown[0][:80]!r}", unknown[0][:80], "unknown_field")
+        asked, files = from_form(EditRequest, form, ("image", "mask"))
         picture = await one_file(files, "image")
         mask = await one_file(files, "mask") if "mask" in files else None
     asked.check()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from encoders.media.sound import load_audio
 from encoders.transcription.transcript import Transcript
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Sound
-from mmlm.serving.errors import ApiError, ClientLeftError, lacks
+from mmlm.serving.errors import ApiError, ClientLeftError, lacks, told
 from mmlm.serving.media import MediaDoor
 from mmlm.serving.models import Loaded
 from mmlm.tasks.chat import Mode, heard, template_of
@@ -36,7 +38,10 @@ def read_messages(given: Sequence[Mapping[str, Any]], door: MediaDoor) -> list[M
         if message.get("role") == "assistant":
             message, content = _earlier(message, content, f"messages[{index}]", door)
         read.append({**message, "content": content})
-    return as_messages(read)
+    try:
+        return as_messages(read)
+    except (ValueError, TypeError) as error:
+        raise ApiError(400, told(error), "messages", "invalid_value") from None
 
 
 def _earlier(
@@ -72,23 +77,32 @@ def has_sound(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def heard_messages(
-    loaded: Loaded, turns: Sequence[Message], mode: Mode, language: str | None, timeout: float, left: threading.Event
+    loaded: Loaded, turns: Sequence[Message], mode: Mode, language: str | None, door: MediaDoor, left: threading.Event
 ) -> list[Message]:
     """The messages with their recordings written down as `mode` says; what is left of them is heard as features.
 
-    timeout: seconds for each recording. left: set once nobody waits; ClientLeftError then.
+    door: that the recordings came through, by their headers; none is longer than its limit as it is decoded either.
+    left: set once nobody waits; ClientLeftError then.
     """
+    most, timeout = door.limits.max_seconds, door.limits.timeout + door.seconds
 
     def write_down(recording: Any) -> Transcript:
-        ticket = loaded.engine.transcribe(recording, language=language, timeout=timeout)
+        ticket = loaded.engine.transcribe(recording, language=language, timeout=timeout, max_seconds=most)
         while not ticket.wait(LOOKING):
             if left.is_set():
                 ticket.cancel()
                 raise ClientLeftError
         return ticket.results()
 
+    if mode != "transcript":
+        turns = [replace(turn, content=tuple(_decoded(part, most) for part in turn.content)) for turn in turns]
     template = template_of(loaded.model)
     return [heard(loaded.model, turn, mode, language, template, write_down) for turn in turns]
+
+
+def _decoded(part: Any, most: float) -> Any:
+    """A part as it is, but of a recording its samples, of at most so many seconds."""
+    return Sound(load_audio(part.source, max_seconds=most)) if isinstance(part, Sound) else part
 
 
 def check_parts(model: MultimodalNetwork, name: str, turns: Sequence[Message]) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
@@ -125,10 +125,9 @@ class ResponseRequest(Asked):
         )  # fmt: skip
         try:
             return ChatRequest(**asked), places
-        except ValueError as error:  # all else was checked as it came
-            raise ApiError(
-                400, f"text.format: {str(error).splitlines()[-2].strip()}", "text", "invalid_value"
-            ) from None
+        except ValidationError as error:  # all else was checked as it came
+            message = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+            raise ApiError(400, f"text.format: {message}", "text", "invalid_value") from None
 
     def _choice(self) -> Any:
         if not isinstance(self.tool_choice, dict):

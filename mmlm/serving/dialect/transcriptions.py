@@ -19,7 +19,7 @@ from mmlm.generation.answer_text import AnswerText
 from mmlm.serving.arriving import Arriving, arriving
 from mmlm.serving.clients import EventStream, answered
 from mmlm.serving.context import Context, context_of
-from mmlm.serving.dialect.asked import Asked, form_of, from_form, one_file
+from mmlm.serving.dialect.asked import LEAST, Asked, form_of, from_form, one_file
 from mmlm.serving.errors import ApiError, lacks
 
 router = APIRouter()
@@ -51,7 +51,7 @@ class TranscriptionRequest(Asked):
 
     def options(self) -> dict[str, Any]:
         """Options of a `Transcriber`. At temperature 0 it rises where the text is repetitive or improbable."""
-        temperatures = TEMPERATURES if self.temperature == 0 else (self.temperature,)
+        temperatures = TEMPERATURES if self.temperature < LEAST else (self.temperature,)
         words = "word" in (self.timestamp_granularities or ())
         return {
             "language": self.language or None, "prompt": self.prompt or None, "temperatures": temperatures,
@@ -63,7 +63,7 @@ class TranscriptionRequest(Asked):
 async def transcriptions(request: Request) -> Response:
     """The transcript in one of the dialect's formats, or a stream of its pieces."""
     async with form_of(request) as form:
-        asked, files = from_form(TranscriptionRequest, form, lists=("timestamp_granularities", "include"))
+        asked, files = from_form(TranscriptionRequest, form, ("file",), ("timestamp_granularities", "include"))
         data = await one_file(files, "file")
     asked.check()
     return await answered(request, _answer(asked, data, context_of(request)))

@@ -16,15 +16,13 @@ from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Writing
 from mmlm.generation.result import GenerationResult
 from mmlm.serving.context import Context
-from mmlm.serving.dialect.asked import Asked, Seed, Share
+from mmlm.serving.dialect.asked import LEAST, Asked, Seed, Share
 from mmlm.serving.errors import lacks
 from mmlm.serving.models import Loaded
 from mmlm.serving.tokens import Submitted, submitted
 from mmlm.tasks.draw import medium_of, rendered, sampled
 
 MODALITIES = {"image": "image codec", "audio": "audio codec"}
-
-LEAST = 1e-6  # temperature
 
 Prepare = Callable[[Loaded], tuple[Sequence[Any], Writing]]
 

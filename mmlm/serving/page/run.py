@@ -7,13 +7,11 @@ import socket
 import webbrowser
 from collections.abc import Callable, Mapping
 
-import uvicorn
-
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.app import make_app
 from mmlm.serving.models import Models
 from mmlm.serving.page.files import with_page
-from mmlm.serving.run import Place, configured, keep_contents_out_of_logs
+from mmlm.serving.run import Place, Server, keep_contents_out_of_logs
 from mmlm.serving.settings import Settings
 
 HOST = "127.0.0.1"
@@ -40,7 +38,7 @@ async def _serve(models: Models, listening: socket.socket, opens: bool) -> None:
     address = f"http://{HOST}:{port}/"
     print(address, flush=True)
     keep_contents_out_of_logs()
-    config = configured(with_page(make_app(models, Settings())), Place(HOST, port))
+    server = Server(with_page(make_app(models, Settings())), Place(HOST, port))
     if opens:
         webbrowser.open(address)  # it listens already, so the browser's request waits for the server
-    await uvicorn.Server(config).serve([listening])
+    await server.serve([listening])
