@@ -120,10 +120,14 @@ def fingerprint(source: nn.Module | Mapping[str, Tensor | Callable[[], Tensor]])
     return digest.hexdigest()[:16]
 
 
+def is_quantised(value: object) -> bool:
+    """Whether it is a quantised tensor, torch's own or of a class like torchao's."""
+    return isinstance(value, Tensor) and (value.is_quantized or type(value).dequantize is not Tensor.dequantize)
+
+
 def plain_values(tensor: Tensor) -> Tensor:
-    """The values that a quantised tensor stands for, torch's own or of a class like torchao's; others as they are."""
-    own = type(tensor).dequantize is not Tensor.dequantize
-    return tensor.dequantize() if tensor.is_quantized or own else tensor
+    """The values that a quantised tensor stands for; others as they are."""
+    return tensor.dequantize() if is_quantised(tensor) else tensor
 
 
 def _sample(tensor: Tensor) -> Tensor:

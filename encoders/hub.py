@@ -41,6 +41,18 @@ def hub_file(name: str, file: str) -> Path | None:
         raise FileNotFoundError(told) from error
 
 
+def hub_files(name: str) -> list[str]:
+    """The names of a hub id's files; of those in the cache where the hub does not tell."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    repository, revision = split_revision(name)
+    try:
+        return HfApi().list_repo_files(repository, revision=revision)
+    except Exception:  # of many types, as above; nothing may be fetched, or a mirror has no lists
+        known = try_to_load_from_cache(repository, "config.json", revision=revision)
+        return [file.name for file in Path(known).parent.iterdir()] if isinstance(known, str) else []
+
+
 def hub_fault(name: str | Path, error: BaseException) -> str | None:
     """What an error of the hub, or one that came of it, means for `name` and what to do; None for other errors."""
     from huggingface_hub import constants, errors

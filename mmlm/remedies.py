@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_KEYWORD = r"(?P<name>[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?==))(?:=(?P<value>[\w.]+|'[^']*'|\"[^\"]*\")?)?(?![\w(/])"
+_KEYWORD = (
+    r"(?<![\w./-])(?P<name>[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?==))(?:=(?P<value>[\w.]+|'[^']*'|\"[^\"]*\")?)?(?![\w(/])"
+)
 _REMEDY = rf"(?:pass|passing|raise|set|give|use|leave) {_KEYWORD}(?: off| instead)?"
 _LAST_REMEDY = re.compile(rf"(?:[,;:]? or|[,;:]?) (?:by )?{_REMEDY}")
 _ASIDE = re.compile(rf" \([^()]*{_REMEDY}\)")

@@ -402,6 +402,7 @@ def test_no_message_names_a_remedy_that_the_verb_has_not():
         ("it must be above 0 (to decode greedily, leave do_sample off)", "it must be above 0"),
         ("the model does not exist (any more): pass language_model= instead", "the model does not exist (any more)"),
         ("there is\nno file", "there is no file"),
+        ("runs/max_seconds is no file: raise max_seconds", "runs/max_seconds is no file: raise --max-seconds"),
     ],
 )
 def test_keywords_become_flags(message, shown):

@@ -18,6 +18,7 @@ from encoders.gguf import read_gguf
 from encoders.sizes import RefusedError
 from mmlm.assembly.forms.gguf_tokenizer import SPLITS, gguf_tokenizer
 from mmlm.assembly.frozen import causal_model
+from mmlm.cli.command import main
 from support import families, gguf_files, parts
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma3"]
@@ -228,10 +229,42 @@ def test_an_unknown_way_of_splitting_is_refused_and_a_given_tokenizer_helps(tmp_
     changes = {"tokenizer.ggml.pre": pre}
     model = families.language_model("llama")
     path = gguf_files.model_file(tmp_path / "a.gguf", model, "llama", families.tokenizer(), **changes)
-    with pytest.raises(ValueError, match=f"splits texts in the way {pre!r}, which is not known: give .* tokenizer="):
+    with pytest.raises(ValueError, match=f"splits texts in the way {pre!r}, which is not known: put .* beside it"):
         causal_model(path, None, torch.float32)
     given_ = families.tokenizer()
     assert causal_model(path, given_, torch.float32)[1] is given_
+
+
+def test_a_tokenizer_beside_a_file_stands_for_one_that_is_not_read(tmp_path, capsys):
+    """In Python, in a saved model and on the command line, whose messages name what helps there."""
+    language_model, ears = families.language_model("llama"), Path(__file__).parents[1] / "mmlm/nano/audio_encoder.pt"
+    changes = {"tokenizer.ggml.pre": "poro-chat"}
+    path = gguf_files.model_file(tmp_path / "lm.gguf", language_model, "llama", families.tokenizer(), **changes)
+    asked = ["chat", "hi", "--language-model", str(path), "--audio-encoder", str(ears), "--max-new-tokens", "4"]
+    assert main(asked) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "tokenizer_config.json of the model's folder beside it\n" in line
+
+    families.tokenizer().save_pretrained(tmp_path)
+    assert main(asked) == 0
+    written = mmlm.assemble(
+        language_model, audio_encoder=ears, tokenizer=families.tokenizer()
+    ).chat([{"role": "user", "content": "hi"}], max_new_tokens=4)  # fmt: skip
+    assert capsys.readouterr().out.split() == written.split()
+    model = mmlm.assemble(path, parts.image_encoder(), resampler=parts.RESAMPLER, fusion=parts.fusion())
+    again = mmlm.load(model.save(tmp_path / "model"), image_encoder=parts.image_encoder())
+    assert again.language_model.tokenizer("hé 12").input_ids == families.tokenizer()("hé 12").input_ids
+    assert again.language_model.stop_ids == model.language_model.stop_ids
+
+    vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())
+    ids = vocabulary["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(RefusedError, match="another model's: '[ab]' has the id"):
+        causal_model(path, None, torch.float32)
+    own = {"tokenizer.ggml.pre": "smollm"}  # a file's own comes first
+    gguf_files.model_file(path, language_model, "llama", families.tokenizer(), **own)
+    assert causal_model(path, None, torch.float32)[1]("ab").input_ids == families.tokenizer()("ab").input_ids
 
 
 def test_special_tokens_and_templates_are_those_of_the_file(tmp_path):
@@ -328,7 +361,7 @@ def whole(tmp_path: Path, **changes) -> Path:
         ({"llama.attention.head_count": "many"}, "lacks settings"),
         ({"llama.rope.dimension_count": 10**9}, "not those of the network|cannot fill"),
         ({"llama.block_count": None}, "lacks settings of a llama"),
-        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer of the kind 'rwkv', which is not read: give .* tokenizer="),
+        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer of the kind 'rwkv', which is not read: put .* beside it"),
         ({"tokenizer.ggml.eos_token_id": 5000}, "special ones, than it has tokens"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": LONG}, "a token of more than 1,000 characters"),
         ({"general.alignment": 0}, "no alignment 0"),

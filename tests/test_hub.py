@@ -56,6 +56,7 @@ for name in sys.argv[1:]:
 LOADED = {  # the revision that each of these names has
     "lm:someone/old": 0, "lm:someone/lm": 0, "lm:someone/lm@v2": 1, "lm:someone/files/lm.gguf": 0,
     "lm:someone/files@v2/lm.gguf": 1, "whole:someone/seeing@v1": 1,
+    "lm:someone/variant": 0, "lm:someone/variant_shards": 1, "lm:someone/variant_old": 0,
 }  # fmt: skip
 ABSENT = "no folder here, and no model of the hub at http://127.*HF_ENDPOINT.* correct the name, or log in"
 REFUSED = {
@@ -68,6 +69,8 @@ REFUSED = {
     "lm:someone/buffer": r"asks for a \w+\.bytearray", "lm:someone/shards": r"asks for a \w+\.bytearray",
     "lm:someone/elsewhere": "names the shard '../a.bin', which is no file of its folder, or none of weights",
     "clip:someone/eyes": r"asks for a \w+\.bytearray", "adapter:someone/adapter": r"asks for a \w+\.bytearray",
+    "lm:someone/variants": "several variants \\(bf16, fp16\\): fetch them \\(`hf download someone/variants --local-dir",
+    "lm:someone/variant_buffer": r"asks for a \w+\.bytearray",
     "lm:someone/broken": "did not give someone/broken \\(status 400\\)",
 }  # fmt: skip
 LACKING = ["lm:someone/lm", "lm:someone/other", "whole:someone/seeing", "lm:a/b/lm.gguf"]
@@ -111,6 +114,21 @@ def publish_pickles(place: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}))
 
 
+def publish_variants(place: Path) -> None:
+    """Models that have weights of variants alone."""
+    names = {"variant": (0, "fp16"), "variant_shards": (1, "fp16"), "variants": (0, "fp16", "bf16")}
+    for name, (seed, *variants) in names.items():
+        size = "20KB" if name == "variant_shards" else "1GB"
+        for variant in variants:
+            families.language_model("llama", seed).save_pretrained(
+                place / name / "main", variant=variant, max_shard_size=size
+            )
+        families.tokenizer().save_pretrained(place / name / "main")
+    for name, pickled in {"variant_old": "old", "variant_buffer": "buffer"}.items():
+        shutil.copytree(place / pickled, place / name)
+        (place / name / "main/pytorch_model.bin").rename(place / name / "main/pytorch_model.fp16.bin")
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory) -> dict[str, list]:
     """For each name the sum of its logits, or its error: from the hub, then from the cache, then from half of it."""
@@ -122,6 +140,7 @@ def told(tmp_path_factory) -> dict[str, list]:
         folder.mkdir(parents=True)
         gguf_files.model_file(folder / "lm.gguf", model, "llama", families.tokenizer())
     publish_pickles(root / "someone")
+    publish_variants(root / "someone")
     model = parts.build("llama")
     model.language_model.name = "someone/lm@v2"
     model.save(root / "someone/seeing/v1")

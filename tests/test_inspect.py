@@ -14,6 +14,19 @@ from mmlm.cli import main
 from support import gguf_files, parts
 
 
+def test_what_is_a_part_of_a_model_is_told_to_be_one(tmp_path, nano_folder, capsys):
+    (tmp_path / "lm.gguf").write_bytes(b"GGUF")
+    for part, words in {
+        tmp_path / "lm.gguf": "a file",
+        nano_folder / "language_model": "a llama of transformers",
+    }.items():
+        assert main(["chat", "hi", "--model", str(part)]) == 2
+        given = f"mmlm chat: {part} is not a saved model but {words} (as a part of a model, give --language-model)\n"
+        assert capsys.readouterr().err == given
+        assert main(["inspect", str(part)]) == 2
+        assert capsys.readouterr().err == f"mmlm inspect: {part} is not a saved model but {words}\n"
+
+
 def test_nano_is_told_without_loading_it(nano_folder, monkeypatch):
     model = mmlm.load("nano")
     monkeypatch.setattr(ClipImageEncoder, "load", lambda *_, **__: pytest.fail("no weights are loaded"))

@@ -299,26 +299,134 @@ def test_weights_of_a_class_of_their_own(tmp_path):
     assert extended(other).language_model.fingerprint() != extended(model).language_model.fingerprint()
 
 
-def test_models_of_torchao(tmp_path):
+TORCHAO = {  # whose weights have 8 bits, whose activations have them too, and whose weights have 4
+    "Int8WeightOnlyConfig": {}, "Int8DynamicActivationInt8WeightConfig": {},
+    "IntxWeightOnlyConfig": {"weight_dtype": torch.int4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TORCHAO)
+def test_models_of_torchao(tmp_path, kind):
     quantization = pytest.importorskip("torchao.quantization")
     model = families.language_model("llama")
-    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    quantization.quantize_(model, getattr(quantization, kind)(**TORCHAO[kind]))
     works(model, tmp_path)
+    from mmlm.assembly.bundle import _language_model
+
+    with pytest.raises(ValueError, match="where transformers quantised it"):
+        _language_model(extended(model).language_model)
 
 
-def test_models_of_bitsandbytes(tmp_path):
-    """8 bits, ready-made and from the folder that it is saved to."""
+@pytest.mark.parametrize("kind", ["Int8WeightOnlyConfig", "IntxWeightOnlyConfig"])
+def test_models_of_torchao_from_their_folder(tmp_path, recwarn, kind):
+    quantization = pytest.importorskip("torchao.quantization")
+    from transformers import AutoModelForCausalLM, TorchAoConfig
+
+    config = TorchAoConfig(getattr(quantization, kind)(**TORCHAO[kind]))
+    made = AutoModelForCausalLM.from_pretrained(folder_of(tmp_path / "lm"), quantization_config=config)
+    made.save_pretrained(tmp_path / "bits")
+    families.tokenizer().save_pretrained(tmp_path / "bits")
+    model = mmlm.assemble(
+        tmp_path / "bits", parts.image_encoder(), resampler=parts.RESAMPLER, fusion=parts.fusion()
+    )  # fmt: skip
+    assert torch.equal(logits(model.language_model.model), logits(made))
+    again = mmlm.load(model.save(tmp_path / "model"), image_encoder=parts.image_encoder())
+    from mmlm.assembly.bundle import _language_model
+
+    _language_model(again.language_model)(tmp_path / "bundle")
+    assert torch.equal(logits(loaded(tmp_path / "bundle")), logits(made))
+    assert not [one for one in recwarn if "fingerprint" in str(one.message)]
+
+
+def four_bits(place: Path, kind: str = "nf4", **options):
+    """What bitsandbytes makes of a Llama whose layers are wide enough for it, in a folder, and that Llama."""
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("accelerate")
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-    place = folder_of(tmp_path / "lm")
-    model = AutoModelForCausalLM.from_pretrained(place, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
-    model.save_pretrained(tmp_path / "bytes")
-    families.tokenizer().save_pretrained(tmp_path / "bytes")
-    again = loaded(tmp_path / "bytes")
-    assert type(again.model.layers[0].mlp.up_proj).__name__ == "Linear8bitLt"
-    torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=0)
+    sizes = dict(vocab_size=families.VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, eos_token_id=256)).eval()
+    plain.save_pretrained(place / "lm")
+    asked = {"load_in_8bit": True} if kind == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": kind}
+    config = BitsAndBytesConfig(**asked, **options)
+    model = AutoModelForCausalLM.from_pretrained(place / "lm", quantization_config=config)
+    model.save_pretrained(place / "bits")
+    families.tokenizer().save_pretrained(place / "bits")
+    return model, plain
+
+
+def with_values_of(plain, model):
+    """The plain Llama with the values that 4 bits stand for."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    for name, layer in model.named_modules():
+        if type(layer).__name__ == "Linear4bit":
+            with torch.no_grad():
+                values = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                plain.get_submodule(name).weight.copy_(values)
+    return plain
+
+
+KINDS_OF_BITS = [("int8", {}), ("nf4", {}), ("fp4", {}), ("nf4", {"bnb_4bit_use_double_quant": True})]
+"""Of bitsandbytes: the last has scales that are quantised too."""
+
+
+@pytest.mark.parametrize("ready_made", [False, True], ids=["folder", "ready-made"])
+@pytest.mark.parametrize(("kind", "options"), KINDS_OF_BITS, ids=["int8", "nf4", "fp4", "double"])
+def test_models_of_bitsandbytes(tmp_path, recwarn, kind, options, ready_made):
+    """Their logits, texts and gradients are those of the values that the bits stand for, or of 8 bits their own."""
+    made, plain = four_bits(tmp_path, kind, **options)
+    values = made if kind == "int8" else with_values_of(plain, made)
+    expected = logits(values)
+    given_ = {"language_model": made, "tokenizer": families.tokenizer()} if ready_made else {}
+    joined = given_ or {"language_model": tmp_path / "bits"}
+    sizes = {"resampler": parts.RESAMPLER, "fusion": parts.fusion()}
+    model = mmlm.assemble(image_encoder=parts.image_encoder(), **joined, **sizes)
+    host = model.language_model
+    assert "bitsandbytes" in type(host.model.model.layers[0].mlp.up_proj).__module__
+    torch.testing.assert_close(logits(host.model), expected, atol=1e-5, rtol=0)
+    parts.open_gates(model)
+    rows = [[parts.picture(1), "Output:"]]
+    written = parts.token_ids(model, rows, max_new_tokens=6)
+    if kind != "int8":
+        other = mmlm.assemble(values, parts.image_encoder(), tokenizer=families.tokenizer(), **sizes)
+        for (_, own), (_, theirs) in zip(model.added_parameters(), other.added_parameters(), strict=True):
+            theirs.data.copy_(own.data)
+        assert parts.token_ids(other, rows, max_new_tokens=6) == written
+        for one in (model, other):
+            batch, media = parts.encoded(one.train(), rows)
+            one(batch, media).logits.square().mean().backward()
+            one.eval()
+        for (name, own), (_, theirs) in zip(model.added_parameters(), other.added_parameters(), strict=True):
+            if theirs.grad is not None:
+                torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
+    model.save(tmp_path / "model")  # after it was used
+    again = mmlm.load(tmp_path / "model", image_encoder=parts.image_encoder(), **given_)
+    assert again.language_model.fingerprint() == host.fingerprint()
+    assert parts.token_ids(again, rows, max_new_tokens=6) == written
+    name = json.loads((tmp_path / "model/config.json").read_text())["language_model"]["name"]
+    assert name == (None if ready_made else "../bits")
+    from mmlm.assembly.bundle import _language_model
+
+    _language_model(host)(tmp_path / "bundle")
+    bundled = mmlm.load(tmp_path / "model", image_encoder=parts.image_encoder(), language_model=tmp_path / "bundle")
+    torch.testing.assert_close(logits(bundled.language_model.model), expected, atol=1e-5, rtol=0)
+    assert not [one for one in recwarn if "fingerprint" in str(one.message)]
+
+
+def test_what_bitsandbytes_has_packed_for_a_cpu_learns(tmp_path):
+    """Where a CPU computes with bfloat16, the first pass packs 4 bits in place, and packed ones have no gradients."""
+    made, plain = four_bits(tmp_path)
+    logits(made)
+    extended(made)
+    gradients = []
+    for language_model in (made, with_values_of(plain, made)):
+        embedded = language_model.get_input_embeddings()(torch.arange(3, 40).unsqueeze(0)).detach().requires_grad_()
+        language_model(inputs_embeds=embedded).logits.square().mean().backward()
+        gradients.append(embedded.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("method", "package"), [("gptq", "optimum|gptqmodel"), ("awq", "gptqmodel"), ("hqq", "HQQ")])

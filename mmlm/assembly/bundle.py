@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from decoders.codecs.base import MediaCodec
 from decoders.files import save_tensors
-from encoders.base import FrozenEncoder
+from encoders.base import FrozenEncoder, is_quantised
 from encoders.clip import ClipImageEncoder, load_tokenizer
 from encoders.clip_forms.source import SETTINGS, SMALL, ClipSource, find_clip
 from mmlm.assembly.config import CodecPart, ModelConfig
@@ -65,8 +65,18 @@ def _language_model(host: LanguageModel) -> Callable[[Path], None]:
             "yourself, and give it with language_model= when the model is loaded"
         )
 
+    quantised = getattr(guest, "hf_quantizer", None) is not None
+    if not quantised and any(map(is_quantised, guest.state_dict().values())):
+        raise ValueError(
+            "bundle=True takes quantised language models along where transformers quantised it (quantization_config=); "
+            "save this one without bundle=True, and give it with language_model= when the model is loaded"
+        )
+
     def write(folder: Path) -> None:
-        guest.save_pretrained(folder, state_dict=narrowed(guest.state_dict()))
+        if quantised:  # scales stay as they are; transformers cannot turn names of quantised weights back
+            guest.save_pretrained(folder, save_original_format=False)
+        else:
+            guest.save_pretrained(folder, state_dict=narrowed(guest.state_dict()))
         host.tokenizer.save_pretrained(folder)
 
     return write

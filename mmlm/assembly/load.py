@@ -39,6 +39,7 @@ from mmlm.model.layouts import layouts_of
 from mmlm.model.network import MultimodalNetwork
 
 FILES = ("config.json", "model.safetensors")
+AS_PART = "(as a part of a model, give language_model=)"
 
 
 def load(
@@ -221,6 +222,8 @@ def _written(folder: Path) -> tuple[Any, ModelConfig]:
     """What a config.json holds, as it is written and read."""
     try:
         written = json.loads((folder / "config.json").read_text())
+        if isinstance(written, dict) and isinstance(kind := written.get("model_type"), str):
+            raise ValueError(f"{folder} is not a saved model but a {kind} of transformers {AS_PART}")
         config = ModelConfig.from_dict(written)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the model in {folder} is damaged: {error}") from error
@@ -242,6 +245,8 @@ def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
     name = at_home(name)
     if name in PRESETS:
         return PRESETS[name]
+    if Path(name).is_file():
+        raise FileNotFoundError(f"{name} is not a saved model but a file {AS_PART}")
     if Path(name).exists():
         return Path(name)
     if split_revision(name)[0].count("/") != 1 or name.startswith((".", "/", "~")):

@@ -29,7 +29,7 @@ EXAMPLES = """\
   mmlm chat --language-model HuggingFaceTB/SmolLM2-360M-Instruct --audio-encoder whisper/base
   mmlm chat "what color is the circle?" --image first.png
   mmlm chat "what is 17 * 23?" --model chat-small --tool calculator --tool clock
-  mmlm chat "what is 17 times 3?" --language-model Qwen/Qwen3-0.6B --thinking --show-thinking
+  mmlm chat "what is 17 times 3?" --language-model Qwen/Qwen3-0.6B --audio-encoder whisper/base --thinking
   mmlm chat "who is called Bo?" --index notes.index        (made by mmlm index add)
   mmlm chat --messages talk.json --json            (answers the last message of a conversation)
   printf 'hello\\nand in French?\\n' | mmlm chat --model chat-small --system "Answer in one word." --save talk.json"""

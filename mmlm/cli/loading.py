@@ -124,8 +124,8 @@ def joined(parts: dict[str, Any], needed: Collection[str], options: dict[str, An
     given = {name for name in ("image", "audio") if parts[f"{name}_encoder"] is not None}
     if not given:
         raise ValueError(
-            "--language-model makes a new model with --image-encoder, --audio-encoder or both; name with --model the "
-            "model in which it takes the other's place"
+            "--language-model makes a new model with --image-encoder, --audio-encoder or both (such as --audio-encoder "
+            "whisper/base); name with --model the model in which it takes the other's place"
         )
     from mmlm.assembly.assemble import assemble
     from mmlm.assembly.needed import needed_of

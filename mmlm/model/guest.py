@@ -51,6 +51,18 @@ def offloaded(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
     return found
 
 
+def keep_unpacked(model: nn.Module) -> None:
+    """Keeps bitsandbytes from packing weights of 4 bits for the CPU, as it does at the first pass without gradients.
+
+    Packed in place, weights let no gradients through, without a word, and their scales are rounded to bfloat16: they
+    are no longer those that were saved. What is packed already is unpacked.
+    """
+    layers: list[Any] = [module for module in model.modules() if getattr(module, "support_avx512bf16_for_cpu", False)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+        layer.state_dict()  # unpacks
+
+
 def plain_names(state: dict[str, Any]) -> dict[str, Any]:
     """A state dict with the names that it has without `torch.compile`."""
     return {name.replace("_orig_mod.", ""): value for name, value in state.items()}

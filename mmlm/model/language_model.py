@@ -31,7 +31,7 @@ from mmlm.model.changes import Changes, Changing
 from mmlm.model.checkpointing import checkpointed
 from mmlm.model.code_places import CodePlaces
 from mmlm.model.config import LoraConfig
-from mmlm.model.guest import called, is_placed, offloaded, plain_names
+from mmlm.model.guest import called, is_placed, keep_unpacked, offloaded, plain_names
 from mmlm.model.head import from_head, to_head
 from mmlm.model.lora import LoraAdapters
 from mmlm.model.modules import weight_of
@@ -74,6 +74,7 @@ class LanguageModel(Changing):
         if rows:
             replace_rows(model, rows)
         self.replaced: tuple[str, ...] = tuple(rows or ())
+        keep_unpacked(model)
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name

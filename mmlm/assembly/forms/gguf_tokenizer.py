@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-GIVE = "give the tokenizer of the model's folder with tokenizer="
+GIVE = "put tokenizer.json and tokenizer_config.json of the model's folder beside it, or pass tokenizer="
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of tokens in a file
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -53,10 +53,14 @@ SPLITS = {
 }  # fmt: skip
 
 
+class UnreadError(ValueError):
+    """A tokenizer of a kind, or with a way of splitting texts, that is not known."""
+
+
 def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     """The tokenizer in a file, with its special tokens and its chat template.
 
-    ValueError for a kind, or a way of splitting texts, that is not known; `RefusedError` for a damaged one.
+    `UnreadError` for a kind, or a way of splitting texts, that is not known; `RefusedError` for a damaged one.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -79,7 +83,7 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     elif kind == "llama":
         backend, begins = _sentencepiece(file, told, _vocabulary(tokens, types)), True
     else:
-        raise ValueError(f"{file.path} has a tokenizer of the kind {kind!r}, which is not read: {GIVE}")
+        raise UnreadError(f"{file.path} has a tokenizer of the kind {kind!r}, which is not read: {GIVE}")
     _add(backend, tokens, types)
     if max(backend.get_vocab().values()) >= len(tokens):
         raise RefusedError(f"{file.path} has special tokens that are not in its vocabulary")
@@ -93,6 +97,18 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     return made
 
 
+def check_same(file: GgufFile, tokenizer: Any) -> None:
+    """`RefusedError` for a tokenizer with other ids for the file's tokens: it is another model's."""
+    tokens = file.settings.get("tokenizer.ggml.tokens") or []
+    types, ids = file.settings.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens), tokenizer.get_vocab()
+    for number, (token, type_) in enumerate(zip(tokens, types)):
+        if type_ == NORMAL and ids.get(token) != number:
+            raise RefusedError(
+                f"the tokenizer beside {file.path} is another model's: {token!r} has the id {ids.get(token)}, "
+                f"not {number}"
+            )
+
+
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -101,7 +117,7 @@ def _byte_level(file: GgufFile, told: dict[str, Any], vocabulary: dict[str, int]
 
     split = SPLITS.get(told.get("pre", "default"))
     if split is None:
-        raise ValueError(f"{file.path} splits texts in the way {told.get('pre')!r}, which is not known: {GIVE}")
+        raise UnreadError(f"{file.path} splits texts in the way {told.get('pre')!r}, which is not known: {GIVE}")
     merges = [tuple(merge.split(" ")) for merge in told.get("merges", ())]
     made = _bpe(models.BPE, file, vocabulary, merges, ignore_merges=split.whole)
     backend = Tokenizer(made)
@@ -123,7 +139,7 @@ def _sentencepiece(file: GgufFile, told: dict[str, Any], vocabulary: dict[str, i
     types = told.get("token_type") or ()
     scores = [score for score, type_ in zip(told.get("scores", ()), types) if type_ == NORMAL]
     if any(after > before for before, after in zip(scores, scores[1:])):
-        raise ValueError(f"{file.path} has a tokenizer whose tokens are not in the order of their merges: {GIVE}")
+        raise UnreadError(f"{file.path} has a tokenizer whose tokens are not in the order of their merges: {GIVE}")
     if max(map(len, vocabulary), default=0) > MOST_PIECE:
         raise RefusedError(f"{file.path} has a token of more than {MOST_PIECE:,} characters")
     merges = []

@@ -11,12 +11,12 @@ import torch
 
 from encoders.gguf import is_gguf, read_gguf
 from encoders.guarded import from_pretrained
-from encoders.hub import cache_fault, hub_fault, split_revision
+from encoders.hub import cache_fault, hub_fault, hub_file, hub_files, split_revision
 from encoders.settings import settings_of
 from encoders.sizes import RefusedError
 from mmlm.assembly.forms.adapter import adapted, adapter_settings, base_of
 from mmlm.assembly.forms.gguf import gguf_config, gguf_model
-from mmlm.assembly.forms.gguf_tokenizer import gguf_tokenizer
+from mmlm.assembly.forms.gguf_tokenizer import UnreadError, check_same, gguf_tokenizer
 from mmlm.assembly.presets import preset_path
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 READY_MADE = "load it yourself, and pass the model with its tokenizer as language_model= and tokenizer="
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+(?:@[\w.-]+)?)/(.+\.gguf)")
+PLAIN = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)(\w+?)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 
 
@@ -91,9 +92,24 @@ def _tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     if is_gguf(path):
-        return gguf_tokenizer(read_gguf(path))
+        return _gguf_tokenizer(path)
     options = {"config": _config(path)} if _is_mosaic_gpt(path) else {}
     return from_pretrained(AutoTokenizer, path, READY_MADE, **options)
+
+
+def _gguf_tokenizer(path: str) -> Any:
+    """The tokenizer in a file; the one that lies beside it, where the file's is of no kind that is read."""
+    from transformers import AutoTokenizer
+
+    file, folder = read_gguf(path), Path(path).parent
+    try:
+        return gguf_tokenizer(file)
+    except UnreadError:
+        if not (folder / "tokenizer.json").is_file():
+            raise
+    made = from_pretrained(AutoTokenizer, folder, READY_MADE, config=gguf_config(file))
+    check_same(file, made)
+    return made
 
 
 def _of_transformers(path: str, tokenizer: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
@@ -178,12 +194,25 @@ def _place(source: str | Path) -> str:
 
 
 def _variant(path: str) -> str | None:
-    """The variant of weights ("fp16") in a folder that has no others; ValueError where it has several."""
+    """The variant of weights ("fp16") in a folder or hub id that has no others; ValueError where it has several.
+
+    Those of a hub id are fetched, so that they are looked at as a folder's are.
+    """
     folder = Path(path)
-    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    if not folder.exists() and any(hub_file(path, name) for name in PLAIN):
+        return None
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else hub_files(path)
     if any(re.fullmatch(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)", name) for name in names):
         return None
-    found = sorted({match[1] for name in names if (match := _VARIANT.fullmatch(name))})
-    if len(found) > 1:
-        raise ValueError(f"{path} holds weights of several variants ({', '.join(found)}): leave one of them there")
-    return found[0] if found else None
+    found = {name: match[1] for name in names if (match := _VARIANT.fullmatch(name))}
+    variants = sorted(set(found.values()))
+    if len(variants) > 1:
+        remedy = "leave one of them there"
+        if not folder.exists():
+            remedy = f"fetch them (`hf download {path} --local-dir FOLDER`), leave one of them there, and name FOLDER"
+        raise ValueError(f"{path} holds weights of several variants ({', '.join(variants)}): {remedy}")
+    if not folder.exists():
+        safe = [name for name in found if name.endswith(".safetensors")]
+        for name in safe or found:
+            hub_file(path, name)
+    return variants[0] if variants else None
