@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,15 @@ def test_captions_of_many_pictures(benchmark, nano_folder, tmp_path, capsys):
     benchmark("batch").main([str(tmp_path / "m.jsonl"), "--count", "2", "--width", "64", "--rounds", "1"])
     out = capsys.readouterr().out
     assert all(f"| 64 | {way} |" in out for way in ("a loop", "a list", "a job"))
+
+
+def test_features_in_16_bits(benchmark, nano_folder, tmp_path, capsys):
+    picture = Path(__file__).parents[1] / "docs/images/scene.png"
+    (tmp_path / "m.jsonl").write_text(json.dumps({"image": str(picture), "caption": "a red circle"}) + "\n")
+    benchmark("features").main([str(tmp_path / "m.jsonl"), "--count", "1"])
+    out = capsys.readouterr().out
+    found = re.search(r"nano, image \| 1 \| ([\d,]+) \| ([\d,]+) \| .*\| (\S+) \|\n\nloss (\S+) as made, (\S+) as", out)
+    assert found is not None
+    before, after = (int(size.replace(",", "")) for size in found.groups()[:2])
+    moved, plain, rounded = map(float, found.groups()[2:])
+    assert 1.9 < before / after < 2.0 and 0 < moved <= 2**-11 and rounded == pytest.approx(plain, abs=1e-3)

@@ -1,6 +1,7 @@
 """Features of frozen encoders: cached, or made ahead of each step; the choice between them; trials before a run."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from mmlm.cli import main
 from mmlm.data import BadRecordsError, Record, RecordSet
 from mmlm.model.config import FusionConfig, ResamplerConfig
 from mmlm.training import TrainConfig, Trainer, train
+from mmlm.training.at_hand import RecordsAtHand
+from mmlm.training.bad_log import BadLog
+from mmlm.training.features import cached_features
 from mmlm.training.objectives.adapters import AdaptersObjective
+from mmlm.training.streaming import StreamedExamples
 from mmlm.training.trial import trial_of_adapters
 from mmlm.training.ways import Way, Ways, measured
 from support.training_objectives import (
@@ -50,6 +55,19 @@ def test_features_made_ahead_train_what_cached_ones_train(tmp_path, changes):
     expected = added(cached)
     for name, tensor in added(ahead).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_features_made_ahead_are_rounded_as_those_in_the_cache(tmp_path):
+    """Bit for bit, where each is encoded alone."""
+    model, records = tiny_model(), tiny_records(6)
+    cached = cached_features(records, model.encoders["image"], tmp_path / "cache", progress=False).features
+    config = TrainConfig(**{**SETTINGS, "steps": 6, "batch_size": 1})
+    steps = RecordsAtHand(model, records, config)
+    with closing(StreamedExamples(model, steps, BadLog(tmp_path / "bad", 0.0, 6), 6)) as ahead:
+        for step in range(6):
+            ((index, _),) = steps.step(step)
+            ((one,),) = ahead.parts(step, 1)
+            assert torch.equal(one.features[0].tokens, cached[index].tokens)
 
 
 def test_a_resumed_run_ahead_is_the_undisturbed_one_bit_for_bit_and_auto_goes_on_with_it(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 from safetensors.torch import load_file
 
 import mmlm
+from encoders.base import Features
 from encoders.clip import ClipImageEncoder
 from mmlm.assembly.assemble import assemble
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
@@ -524,8 +525,8 @@ def test_each_picture_is_encoded_once_whatever_the_epochs_and_runs(tmp_path, mon
     assert_equal(added(model), added(again))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cached_features_are_the_encoder_s(tmp_path, dtype):
+@pytest.mark.parametrize(("dtype", "kept", "bound"), [(torch.float32, "F16", 2**-11), (torch.bfloat16, "BF16", 0)])
+def test_cached_features_are_the_encoder_s_in_16_bits(tmp_path, dtype, kept, bound):
     encoder = tiny_encoder().to(dtype)
     records = tiny_records(7)
     for _ in range(2):  # encoded, then read
@@ -533,7 +534,47 @@ def test_cached_features_are_the_encoder_s(tmp_path, dtype):
         assert list(features) == list(range(7)) and not bad
         expected = torch.cat([encoder.encode(encoder.preprocess(record.image)[None]).tokens for record in records])
         tokens = torch.cat([own.tokens for own in features.values()])
-        assert torch.equal(tokens, expected) and tokens.dtype == dtype
+        torch.testing.assert_close(tokens, expected, rtol=bound, atol=bound and 2**-25)  # the latter below 6e-5
+    (shard,) = tmp_path.rglob("*.safetensors")
+    size = int.from_bytes(shard.read_bytes()[:8], "little")
+    entries = json.loads(shard.read_bytes()[8 : 8 + size])
+    assert {entry["dtype"] for name, entry in entries.items() if name != "__metadata__"} == {kept}
+
+
+def test_features_beyond_float16_are_kept_as_they_are(tmp_path, monkeypatch):
+    """Neither infinite nor zero: those of the pictures that this is about stay float32, the others do not."""
+    encoder, records = tiny_encoder(), tiny_records(4)
+    plain, scales = encoder.encode, iter([1.0, 1e6, 1e-7, 1.0])
+    expected = [plain(encoder.preprocess(record.image)[None]).tokens for record in records]
+    monkeypatch.setattr(encoder, "encode", lambda batch: Features(plain(batch).tokens * next(scales)))
+    for _ in range(2):  # encoded, then read
+        features, *_ = cached_features(records, encoder, tmp_path, progress=False)
+        assert torch.equal(features[1].tokens, expected[1] * 1e6) and torch.equal(
+            features[2].tokens, expected[2] * 1e-7
+        )
+        for index in (0, 3):
+            torch.testing.assert_close(features[index].tokens, expected[index], rtol=2**-11, atol=2**-25)
+            assert not torch.equal(features[index].tokens, expected[index])
+
+
+def test_copies_of_an_encoder_in_other_types_do_not_share_features(tmp_path):
+    """They have one fingerprint."""
+    records = tiny_records(3)
+    kinds = [tiny_encoder().to(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert len({encoder.fingerprint() for encoder in kinds}) == 1
+    for encoder in (*kinds, *kinds):
+        features, *_ = cached_features(records, encoder, tmp_path, progress=False)
+        own = encoder.encode(encoder.preprocess(records[0].image)[None]).tokens
+        torch.testing.assert_close(features[0].tokens, own, rtol=2**-11, atol=2**-25)
+
+
+def test_a_run_on_features_of_another_form_is_not_gone_on_with(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        for place in ("examples", "features"):
+            patch.setattr(f"mmlm.training.{place}.form_of", lambda encoder: "torch.float32")  # as it was before 16 bits
+        run(tiny_model(), tmp_path, save_every=2)
+    with pytest.raises(ValueError, match="other settings.*'torch.float32'].*now .*'torch.float32 in torch.float16'"):
+        run(tiny_model(), tmp_path)
 
 
 def test_equal_pictures_share_features_and_other_encoders_do_not(tmp_path, monkeypatch):
@@ -922,9 +963,10 @@ def test_films_are_trained_on_as_they_are_seen(tmp_path, monkeypatch):
     for _ in range(2):  # encoded, then read
         features, bad, _ = cached_features(records, encoder, tmp_path / "cache", progress=False)
         assert not bad and len(features) == 4
-        assert torch.equal(features[0].tokens, seen.tokens) and torch.equal(features[0].times, seen.times)
+        torch.testing.assert_close(features[0].tokens, seen.tokens, rtol=2**-11, atol=2**-25)
+        assert torch.equal(features[0].times, seen.times)
         assert features[1].times is None
-        torch.testing.assert_close(features[1].tokens, still.tokens)
+        torch.testing.assert_close(features[1].tokens, still.tokens, rtol=1e-3, atol=1e-5)
         monkeypatch.setattr(encoder, "encode", lambda batch: pytest.fail("encoded again"))
     monkeypatch.undo()
     assert len(set(seen.times.flatten().tolist())) == 3

@@ -143,7 +143,8 @@ class TrainConfig(TrainerConfig):
     held_out_examples: at most this many held-out records are used.
     features: when frozen encoders compute. "cached": all media before the first step, kept on disk for later epochs and
         runs. "ahead": those of a step while the steps before it are computed; nothing is kept. "auto": what takes less
-        time of these, as measured on a few records, and has room on the disk. What is held out is cached.
+        time of these, as measured on a few records, and has room on the disk. What is held out is cached. Either way
+        they are seen in 16 bits.
     cache: folder for the features of the frozen encoders; None puts it into the output folder.
     bad_limit: share of bad records (0–1) above which the run stops with their list.
     shard: split the frozen language model over the processes that torchrun or `accelerate launch` has started (FSDP2),

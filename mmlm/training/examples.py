@@ -12,9 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-import torch
-
-from encoders.base import Features, FrozenEncoder
+from encoders.base import FrozenEncoder
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.prompts import example_of, markup_bytes
 from mmlm.data.readers import read_records
@@ -23,9 +21,10 @@ from mmlm.prompting.parts import modality_of
 from mmlm.prompting.processor import Example, Processor
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import TrainConfig
-from mmlm.training.features import cached_features, key_of, renumbered
+from mmlm.training.features import StoredFeatures, cached_features, key_of, renumbered
 from mmlm.training.identity import digest
 from mmlm.training.ranks import by_first
+from mmlm.training.rounding import form_of
 from mmlm.training.rows import Ready
 
 REMEMBERED = 200_000  # encoded texts kept in memory, some hundred bytes each
@@ -44,7 +43,7 @@ class Examples:
         records: RecordSet,
         processor: Processor,
         template: PromptTemplate,
-        features: Mapping[str, Mapping[int, Features]] = MappingProxyType({}),
+        features: Mapping[str, StoredFeatures] = MappingProxyType({}),
         keys: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
         taken: Mapping[str, Mapping[int, int]] = MappingProxyType({}),
     ) -> None:
@@ -82,13 +81,13 @@ class Examples:
         return found
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with a text, the bytes of a medium, and with the order, not with file names."""
+        """16 hex digits that change with a text, the bytes of a medium, the form of features, and with the order."""
         keys = [(name, sorted(own.items())) for name, own in sorted(self.keys.items())]
-        return digest([record.identity() for record in self.records], keys)
+        return digest([record.identity() for record in self.records], keys, *self.feature_forms())
 
-    def feature_types(self) -> list[torch.dtype]:
-        """Of each modality that the records have, in the order of their names."""
-        return [next(iter(own.values())).tokens.dtype for _, own in sorted(self.features.items()) if own]
+    def feature_forms(self) -> list[str]:
+        """`form_of` the encoder of each modality that the records have, in the order of their names."""
+        return [form_of(own.encoder) for _, own in sorted(self.features.items()) if own]
 
     def too_long(self) -> dict[int, str]:
         """Records with a text that is too long for the language model, and its length.

@@ -1,9 +1,9 @@
 """Features of a frozen encoder, computed once and kept on disk for later epochs and later runs.
 
-A cache folder is named by the encoder's fingerprint, which covers its weights and its preprocessing, and holds the
-tokens [S, D] of each picture or recording under the hash of its bytes. Each is encoded alone, so that its features
-depend on nothing else: what is made anew has the same bits. A film is encoded as its frames are, with the time of each
-token beside the tokens.
+A cache folder is named by the encoder's fingerprint, which covers its weights and its preprocessing, and by the type
+that it computes in. It holds the tokens [S, D] of each picture or recording under the hash of its bytes, in 16 bits
+(`halved`). Each is encoded alone, so that its features depend on nothing else: what is made anew has the same bits. A
+film is encoded as its frames are, with the time of each token beside the tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.model.features import video_features
 from mmlm.training.ranks import is_first, merged, own, world
 from mmlm.training.reporting import Counter
+from mmlm.training.rounding import form_of, halved, made_type
 
 Entry = TypeVar("Entry")
 
@@ -43,7 +44,7 @@ class StoredFeatures(Mapping[int, Features]):
 
     def __getitem__(self, medium: int) -> Features:
         key = self.names[medium]
-        tokens = self.cache[key]
+        tokens = self.cache[key].to(made_type(self.encoder))
         times = self.cache[key + TIMES] if key.endswith(FRAMES) else self.encoder.token_times(len(tokens))
         return Features(tokens.unsqueeze(0), None, None if times is None else times.unsqueeze(0))
 
@@ -117,7 +118,8 @@ def cached_features(
 
 def folder_of(encoder: FrozenEncoder, folder: Path) -> Path:
     """Where the cache in a folder keeps what this encoder makes."""
-    return Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}"
+    form = form_of(encoder).replace("torch.", "").replace(" ", "-")
+    return Path(folder) / f"{encoder.modality}-{encoder.fingerprint()}-{form}"
 
 
 def key_of(record: Record, index: int, number: int) -> int:
@@ -162,9 +164,10 @@ def encode_medium(cache: TensorCache, room: Room, encoder: FrozenEncoder, key: s
             (features,) = encoder.encode_items([encoder.preprocess(source)])
     except (OSError, ValueError, ImportError) as error:
         return f"cannot be decoded ({error})"
-    room.check(features.tokens.nbytes)
+    tokens = halved(features.tokens[0])
+    room.check(tokens.nbytes)
     try:
-        cache.add(key, features.tokens[0])
+        cache.add(key, tokens)
         if key.endswith(FRAMES):
             assert features.times is not None, "frames have times"
             cache.add(key + TIMES, features.times[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -24,6 +24,7 @@ from mmlm.prompting.processor import Example
 from mmlm.training.bad_log import BadLog
 from mmlm.training.config import TrainConfig
 from mmlm.training.reporting import Counter
+from mmlm.training.rounding import form_of, rounded
 from mmlm.training.rows import Ready, positions_of
 
 DECODERS = 4  # threads that decode media, at most
@@ -87,10 +88,9 @@ class StreamedExamples:
         """16 hex digits that change with what is in the shards and with the order of records."""
         return self.stream.fingerprint()
 
-    def feature_types(self) -> list[torch.dtype]:
-        """Of each encoder, in the order of their names."""
-        encoders = sorted(self.model.encoders.items())
-        return [next(cast(torch.nn.Module, own).parameters()).dtype for _, own in encoders]
+    def feature_forms(self) -> list[str]:
+        """`form_of` each encoder, in the order of their names."""
+        return [form_of(self._encoder(modality)) for modality in sorted(self.model.encoders)]
 
     def close(self) -> None:
         """Ends all threads."""
@@ -145,7 +145,7 @@ class StreamedExamples:
         return cast(FrozenEncoder, encoder)
 
     def _encoded(self, items: Sequence[tuple[str, Tensor]]) -> list[Features]:
-        """Features of each item. Items of one modality and one shape are encoded together."""
+        """Features of each item, rounded as in a cache. Items of one modality and one shape are encoded together."""
         alike: dict[Any, list[int]] = {}
         for number, (modality, item) in enumerate(items):
             alike.setdefault((modality, item.shape), []).append(number)
@@ -155,7 +155,8 @@ class StreamedExamples:
                 for start in range(0, len(numbers), ENCODER_BATCH):
                     chunk = numbers[start : start + ENCODER_BATCH]
                     features = self._encoder(modality).encode_items([items[number][1] for number in chunk])
-                    found |= dict(zip(chunk, features, strict=True))
+                    kept = [replace(own, tokens=rounded(own.tokens)) for own in features]
+                    found |= dict(zip(chunk, kept, strict=True))
         return [found[number] for number in range(len(items))]
 
 

@@ -178,7 +178,7 @@ class AdaptersObjective(Objective):
             "objective": self.name,
             "data": training.fingerprint(),
             **({"features": "ahead"} if ahead else {}),
-            "frozen_types": [str(model.language_model.dtype), *map(str, training.feature_types())],
+            "frozen_types": [str(model.language_model.dtype), *training.feature_forms()],
             **identity_of(model),
         }
 
