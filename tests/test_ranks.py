@@ -72,16 +72,20 @@ def figures(run: Path) -> list[dict]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Figures of each step to 1e-4 (as sums over processes are rounded), and what was saved to 1e-5."""
+    """Figures of each step to 1e-4 (as sums over processes are rounded), and what was saved to 1e-5 on average.
+
+    Adam divides a gradient by its own size: where it is nothing but rounding, a single weight may move by more.
+    """
     for first, second in zip(metrics(one), metrics(other), strict=True):
         first, second = (
             {key: value for key, value in line.items() if "per_second" not in key} for line in (first, second)
         )
-        assert first == pytest.approx(second, rel=1e-4)
+        assert first == pytest.approx(second, rel=1e-4, abs=1e-8)
     saved, also = (load_file(folder / "model/model.safetensors") for folder in (one, other))
     assert saved.keys() == also.keys()
     for name, tensor in saved.items():
-        torch.testing.assert_close(also[name], tensor, rtol=0, atol=1e-5)
+        apart = (also[name] - tensor).abs()
+        assert apart.square().mean().sqrt() <= 1e-5 and apart.max() <= 1e-4, name
 
 
 @pytest.mark.parametrize(

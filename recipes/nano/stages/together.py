@@ -2,13 +2,16 @@
 
 One after the other, each costs what the other had learned: thoughts took drawing from 0.12 nats a code to 0.71, and
 5,000 steps of answers at once took notes from 28 of 30 to 67 of 100 (docs/nano.md). A step here has examples of both,
-and the language model's own weights learn from both.
+and the language model's own weights learn from both. What is saved lies half-way between the weights before and after
+(WiSE-FT, Wortsman et al. 2022): it keeps what the steps gained, and loses less of what they do not practise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 import mmlm
 from mmlm.data import read_records
@@ -22,6 +25,9 @@ from recipes.nano.stages.thoughts import ThoughtsObjective, last_data, thoughts_
 from recipes.nano.stages.writing import writing_data
 
 
+AFTER = 0.5  # the share of the weights after the steps in what is saved
+
+
 class TogetherObjective(ThoughtsObjective):
     """Cross-entropy of answers and of codes, the mean over both, in nats."""
 
@@ -30,6 +36,7 @@ class TogetherObjective(ThoughtsObjective):
     def __init__(self, thoughts: ThoughtsObjective, codes: CodesObjective) -> None:
         super().__init__(thoughts.model, thoughts.training, thoughts.held, thoughts.config)
         self.codes = codes
+        self.before = {name: weight.detach().clone() for name, weight in self.parameters().items()}
         self.partial = True  # codes are written with no media before them
 
     def parts(self, step: int) -> list[Part]:
@@ -37,6 +44,13 @@ class TogetherObjective(ThoughtsObjective):
 
     def evaluate(self) -> dict[str, float]:
         return {**super().evaluate(), **self.codes.evaluate()}
+
+    def save(self, output: Path) -> Path:
+        """The model half-way back to what it was, whose weights it then has."""
+        with torch.no_grad():
+            for name, weight in self.parameters().items():
+                weight.copy_(self.before[name].lerp(weight, AFTER))
+        return super().save(output)
 
     def identity(self) -> dict[str, object]:
         return {**super().identity(), "codes": self.codes.pairs.digest}
