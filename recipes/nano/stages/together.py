@@ -24,7 +24,6 @@ from recipes.nano.stages.package import newest
 from recipes.nano.stages.thoughts import ThoughtsObjective, last_data, thoughts_config, thoughts_sets
 from recipes.nano.stages.writing import writing_data
 
-
 AFTER = 0.5  # the share of the weights after the steps in what is saved
 
 
