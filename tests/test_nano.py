@@ -284,7 +284,7 @@ def test_its_image_codec_keeps_what_a_scene_shows():
 
 
 def test_it_draws_what_a_text_says(nano):
-    _, _, scenes = examples("dev", 24)
+    _, _, scenes = examples("dev", 60)
     drawn = write_all(nano, "image", map(listed, scenes), TEMPERATURE)
     assert np.array_equal(drawn[1], nano.draw(listed(scenes[1]), temperature=TEMPERATURE, seed=1))
     assert share(read_right(drawn, scenes)) >= 0.75 and share(read_right(drawn[1:], scenes[:-1])) <= 0.05

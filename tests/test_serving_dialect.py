@@ -256,7 +256,7 @@ WRONG = {
     "too many rows": (dict(n=1000), 400, None, "rows"),
     "the same n times": (dict(n=2, temperature=0), 400, "n", "temperature"),
     "more than there are positions": (dict(max_tokens=100_000), 400, None, "2048"),
-    "an unknown role": (dict(messages=[{"role": "king", "content": "x"}]), 400, None, "role"),
+    "an unknown role": (dict(messages=[{"role": "king", "content": "x"}]), 400, "messages", "role"),
     "an unknown part": (
         dict(messages=[{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "x"}}]}]),
         400, "messages[0].content[0]", "image_url",

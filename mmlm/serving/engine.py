@@ -51,12 +51,8 @@ class Engine:
         self._closed = False
         self._prompts = KnownPrompts(options.cache_bytes // 2)
         self._together: tuple[int, int] | None = None  # the changes of the model, and its `longest_together`
-        self._threads = [
-            threading.Thread(target=work, name=f"mmlm-{name}", daemon=True)
-            for name, work in (
-                ("prepare", self._preparing.run), ("hear", self._recordings.run), ("decode", self._decode_all),
-            )
-        ]  # fmt: skip
+        work = {"prepare": self._preparing.run, "hear": self._recordings.run, "decode": self._decode_all}
+        self._threads = [threading.Thread(target=run, name=f"mmlm-{name}", daemon=True) for name, run in work.items()]
         for thread in self._threads:
             thread.start()
 
@@ -95,8 +91,7 @@ class Engine:
     ) -> TranscriptTicket:
         """Takes a recording that is to be written down, as `submit` does a prompt. Its pieces are its windows.
 
-        options: of `Transcriber.stream`, which are those of `model.transcribe` but for `channels`. ValueError where the
-        model has no Whisper.
+        options: those of `model.transcribe` but for `channels`. ValueError where the model has no Whisper.
         """
         with self._open():
             return self._recordings.add(recording, options, timeout, listener)
@@ -130,8 +125,6 @@ class Engine:
         closed = CancelledError("the engine was closed")
         self._fail_all(closed, queued=True)
         self._recordings.fail_all(closed)
-
-    # Decoding
 
     @property
     def _has_work(self) -> bool:
