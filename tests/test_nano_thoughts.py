@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import mmlm
@@ -431,7 +432,7 @@ def test_the_language_model_learns_and_what_it_was_stays_until_then(tmp_path, mo
 
 
 def test_thoughts_and_codes_are_learned_in_the_same_steps(tmp_path, monkeypatch):
-    """The gradient of a step has that of answers and that of codes, by the numbers of their tokens."""
+    """What is saved lies half-way between the weights before, and those that the last checkpoint holds."""
     from recipes.nano.stages import together as stage
 
     unpack(PACKAGE, Recipe(), tmp_path)
@@ -445,12 +446,21 @@ def test_thoughts_and_codes_are_learned_in_the_same_steps(tmp_path, monkeypatch)
     stage.train_together(recipe, tmp_path)
     (first, *_, last) = map(json.loads, (tmp_path / "together/metrics.jsonl").read_text().splitlines())
     assert first["held_out_loss"] < 0.2 and first["held_out_loss_image"] < 0.5  # it can do both before
-    models = (mmlm.load("nano"), mmlm.load(tmp_path / "together/model"))
-    pairs = [(dict(one.added_parameters()), dict(one.language_model.model.named_parameters())) for one in models]
-    for old, new in zip(*pairs, strict=True):
-        for name in new:
-            hears = name.startswith("resamplers.audio.")  # these exercises have no sound
-            assert hears or not torch.equal(old[name], new[name]), name
+    (checkpoint,) = (tmp_path / "together/checkpoints").glob("step-*")
+    trained = load_file(checkpoint / "model.safetensors")
+    before, after = weights_of(mmlm.load("nano")), weights_of(mmlm.load(tmp_path / "together/model"))
+    assert before.keys() == after.keys() == trained.keys()
+    for name, own in before.items():
+        hears = name.startswith("resamplers.audio.")  # these exercises have no sound
+        assert hears or not torch.equal(own, trained[name]), name
+        # The language model is rounded to float16.
+        torch.testing.assert_close(after[name], (own + trained[name]) / 2, rtol=2**-11, atol=1e-6)
+
+
+def weights_of(model):
+    """What was added, and the language model's own, by the names in a checkpoint."""
+    own = {f"language_model.{name}": weight for name, weight in model.language_model.model.named_parameters()}
+    return {name: weight.detach() for name, weight in {**dict(model.added_parameters()), **own}.items()}
 
 
 class Scripted:

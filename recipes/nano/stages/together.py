@@ -15,13 +15,13 @@ import torch
 
 import mmlm
 from mmlm.data import read_records
-from mmlm.training import Trainer, WritingTrainConfig
+from mmlm.training import TrainConfig, Trainer, WritingTrainConfig
 from mmlm.training.objectives.base import Part
 from mmlm.training.objectives.codes import CodesObjective
 from mmlm.training.pairs import Pairs, read_pairs
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.package import newest
-from recipes.nano.stages.thoughts import ThoughtsObjective, last_data, thoughts_config, thoughts_sets
+from recipes.nano.stages.thoughts import Exercises, ThoughtsObjective, last_data, thoughts_config, thoughts_sets
 from recipes.nano.stages.writing import writing_data
 
 AFTER = 0.5  # the share of the weights after the steps in what is saved
@@ -32,8 +32,15 @@ class TogetherObjective(ThoughtsObjective):
 
     name = "together"
 
-    def __init__(self, thoughts: ThoughtsObjective, codes: CodesObjective) -> None:
-        super().__init__(thoughts.model, thoughts.training, thoughts.held, thoughts.config)
+    def __init__(
+        self,
+        model: mmlm.MultimodalLM,
+        training: Exercises,
+        held: Exercises,
+        config: TrainConfig,
+        codes: CodesObjective,
+    ) -> None:
+        super().__init__(model, training, held, config)
         self.codes = codes
         self.before = {name: weight.detach().clone() for name, weight in self.parameters().items()}
         self.partial = True  # codes are written with no media before them
@@ -61,12 +68,12 @@ def train_together(recipe: Recipe, output: Path) -> None:
     model = mmlm.load(newest(output, "model", "writing_more", "writing"), device=recipe.device)
     config = thoughts_config(recipe, part.last_steps, part.last_learning_rate, seed=5)
     training, held = thoughts_sets(model, output, last_data(recipe, output), config)
-    thoughts = ThoughtsObjective(model, training, held, config)
     writing = WritingTrainConfig(batch_size=recipe.writing.batch_size, seed=recipe.seed + 5, tune="full")
     pairs, drawn = (pairs_of(model, own, output, writing) for own in writing_data(recipe, output))
-    objective = TogetherObjective(thoughts, CodesObjective(model, pairs, drawn, writing))
+    objective = TogetherObjective(model, training, held, config, CodesObjective(model, pairs, drawn, writing))
     Trainer(objective, config, output / "together").fit()
 
 
 def pairs_of(model: mmlm.MultimodalLM, sources: Sequence[str], output: Path, config: WritingTrainConfig) -> Pairs:
+    """Texts with the codes of their pictures and words."""
     return read_pairs(model, read_records(list(sources)), output / "codes", config.max_seconds)
