@@ -126,7 +126,7 @@ def engine(model: MultimodalLM) -> Iterator[Server]:
             asked.ids = result.token_ids
 
         yield answer
-        for slots in running._slots.values():
+        for slots in running._slots:
             rows, positions = slots.capacity
             print(
                 f"{'':13s} keys and values: {slots.position_bytes:,} bytes a position, room for {rows} rows of "

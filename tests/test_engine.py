@@ -49,6 +49,7 @@ OPTIONS: list[dict[str, Any]] = [
     dict(max_new_tokens=16, stop=["a", "e"]),
     dict(max_new_tokens=1),
 ]
+ROWS_IN_ONE = ("opt", "qwen2_moe")  # whose adapted layers are given the tokens of all rows in one
 ASKED = [(prompt, OPTIONS[(index + turn) % len(OPTIONS)]) for turn in (0, 2) for index, prompt in enumerate(PROMPTS)]
 
 
@@ -74,7 +75,7 @@ def check(model: mmlm.MultimodalLM, options: EngineOptions, asked: list = ASKED)
         for ticket, results in zip(tickets, expected, strict=True):
             assert_same(ticket.results(WAIT), results)
         assert engine.running == engine.waiting == 0 and engine.counts.finished == len(asked)
-        assert all(slots.count == 0 for slots in engine._slots.values())
+        assert all(slots.count == 0 for slots in engine._slots)
     return engine
 
 
@@ -82,8 +83,8 @@ def check(model: mmlm.MultimodalLM, options: EngineOptions, asked: list = ASKED)
 def test_beside_others_a_request_gets_what_it_gets_alone(family):
     """Where a family cannot decode rows of unequal length together, its requests take turns: found by running it."""
     engine = check(parts.build(family), EngineOptions(max_rows=8))
-    together = engine._together[1]
-    assert (together == 0) == (family in ("gpt_neo_local", "gemma2", "gemma3", "lfm2"))
+    assert engine._slots.found is not None
+    assert (engine._slots.found.longest == 0) == (family in ("gpt_neo_local", "gemma2", "gemma3", "lfm2"))
 
 
 @pytest.mark.parametrize("visibility", ["group", "all", "prefix"])
@@ -96,7 +97,7 @@ def test_recorded_steps_and_packed_weights(monkeypatch):
     model = parts.build().pack()
     engine = check(model, EngineOptions(max_rows=6), ASKED * 3)
     if model.language_model.acceleration.records_on:
-        assert sum(len(slots._steps) for slots in engine._slots.values()) > 2
+        assert sum(len(slots._steps) for slots in engine._slots) > 2
 
 
 @functools.cache
@@ -127,7 +128,7 @@ def test_requests_join_and_leave_at_any_moment(arrivals):
                 assert_same(ticket.results(WAIT), expected[index])
             except CancelledError:
                 assert leaves
-        assert all(slots.count == 0 for slots in engine._slots.values())
+        assert all(slots.count == 0 for slots in engine._slots)
 
 
 def test_tokens_are_heard_as_they_are_written():
@@ -190,7 +191,7 @@ def test_a_fault_of_one_request_is_nobody_elses():
         for ticket, kind in bad:
             with pytest.raises(kind):
                 ticket.results(WAIT)
-        assert all(slots.count == 0 for slots in engine._slots.values())
+        assert all(slots.count == 0 for slots in engine._slots)
 
 
 def test_a_listener_that_fails_gives_its_request_up():
@@ -424,7 +425,7 @@ def test_a_row_without_media_sees_none_of_the_row_whose_place_it_takes():
     rows = [PROMPTS[0], PROMPTS[4], PROMPTS[1]]
     with torch.no_grad():
         begun = [(decoder, decoder.prefill()) for decoder in (parts.decoder(model, [row], 8) for row in rows)]
-        slots = Slots(model.language_model, model.fusion, wide=False, codes=False, since=model.changes.count)
+        slots = Slots(model.language_model, model.fusion, wide=False, since=model.changes.count)
         for decoder, _ in begun:
             slots.join(decoder)
         assert slots.leave(0) == 2
@@ -461,13 +462,41 @@ def test_pictures_are_drawn_beside_texts(nano, scale):
         assert_same(written.results(WAIT), alone(nano, [text])[0])
 
 
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_texts_and_drawings_share_a_step(family):
+    """The adapters of codes act in the rows of drawings alone. Where they cannot tell rows apart, which is found by
+    running the model, drawings have steps of their own.
+    """
+    model = extended(parts.build(family), Codecs(image_codec(), None), lora=LoraConfig(rank=2))
+    adapters = model.language_model.lora
+    assert adapters is not None
+    with torch.no_grad():
+        for name, own in adapters.named_parameters():
+            if name.endswith("up"):
+                own.normal_(generator=torch.Generator().manual_seed(len(name)))
+    codes = {"image": model.language_model.vocabulary.spans["image"]}
+    drawn, options = [parts.picture(4), "draw:"], GenerationOptions(do_sample=True, seed=3)
+    (expected,) = request(model, [drawn], options, Writing("image", codes)).results(options.sampler(model.device))
+    texts = [(prompt, OPTIONS[0]) for prompt in PROMPTS[:3]]
+    written = alone(model, texts)
+    with Engine(model) as engine:
+        tickets = [engine.submit(prompt, GenerationOptions(**own)) for prompt, own in texts]
+        drawing = engine.submit(drawn, options, Writing("image", codes))
+        assert_same(drawing.results(WAIT), expected)
+        for ticket, results in zip(tickets, written, strict=True):
+            assert_same(ticket.results(WAIT), results)
+        found, kinds = engine._slots.found, len(list(engine._slots))
+    assert found is not None and found.mixed == (found.longest > 0 and family not in ROWS_IN_ONE)
+    assert kinds == (0 if not found.longest else 1 if found.mixed else 2)
+
+
 def test_the_place_of_a_drawing_that_has_left_costs_the_others_nothing():
     """Packed steps have a row to spare: what a drawing left in it must not count on, beyond the codes of a picture."""
     model = extended(parts.build(), Codecs(image_codec(), None), lora=LoraConfig(rank=2)).pack()
     codes = model.language_model.vocabulary.spans["image"]
     beside, rows = [5] * 5, [["a"]] * 6
     with torch.no_grad():
-        slots = Slots(model.language_model, model.fusion, wide=False, codes=True, since=model.changes.count)
+        slots = Slots(model.language_model, model.fusion, wide=False, since=model.changes.count)
         begun = [
             request(model, [row], GenerationOptions(max_new_tokens=64), Writing("any", {"image": codes})).decoder
             for row in rows

@@ -114,7 +114,7 @@ class LanguageModel(Changing):
             embedding_rows, head_rows = scattered(embedding_rows, embedding), scattered(head_rows, head)
             self.codes = CodeRows(embedding_rows, head_rows, 1 + image.layout.codes if image else 0)
         if lora.rank and (layouts or lora.reads):
-            self.lora = LoraAdapters(self.blocks, lora, self._uses_lora)
+            self.lora = LoraAdapters(self.blocks, lora, self._where_lora_acts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As `Changing`, but a model that accelerate has placed stays where it is, and of its type."""
@@ -195,7 +195,7 @@ class LanguageModel(Changing):
         codes: CodePlaces | None = None,
         logit_positions: Tensor | None = None,
         wide: bool = False,
-        lora: bool | None = None,
+        lora: bool | Tensor | None = None,
     ) -> Iterator[Request]:
         """A context in which, in this thread, the model accepts added ids and gives their logits.
 
@@ -203,7 +203,8 @@ class LanguageModel(Changing):
         codes: from `code_places`. Then codes are accepted too, and their logits come after all others.
         logit_positions: bool `[B, T]`, the N positions that reach the head. In training they are few.
         wide: whether hidden states are float32, for models with 16-bit weights (`is_wide`).
-        lora: whether the low-rank adapters act; None: in requests with codes, and in all if they read.
+        lora: whether the low-rank adapters act, or in which rows, bool `[B]`; None: in requests with codes, and in all
+            if they read.
         """
         lora = codes is not None or self.lora_config.reads if lora is None else lora
         request = Request(self, callback, codes, logit_positions, wide, lora)
@@ -253,7 +254,7 @@ class LanguageModel(Changing):
         request = current_request.get()
         return request if request is not None and request.language_model is self else None
 
-    def _uses_lora(self) -> bool:
+    def _where_lora_acts(self) -> bool | Tensor:
         request = self.active_request()
         return request is not None and request.lora
 

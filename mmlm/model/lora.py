@@ -108,11 +108,12 @@ class LoraAdapters(nn.ModuleDict):
     """One `LowRank` or `Dora` for each linear layer inside the blocks that a config names, applied by forward hooks.
 
     The layers themselves are not changed. peft, in contrast, wraps the layers and switches its adapters for all threads
-    at once; here `active()` is called in each pass and tells whether the adapters act in the current request.
-    ValueError when the blocks hold no such layers.
+    at once; here `active()` is called in each pass and tells whether the adapters act in the current request, or bool
+    `[B]`, in which of its rows. ValueError when the blocks hold no such layers, and where a layer is not given its rows
+    one by one.
     """
 
-    def __init__(self, blocks: nn.ModuleList, config: LoraConfig, active: Callable[[], bool]) -> None:
+    def __init__(self, blocks: nn.ModuleList, config: LoraConfig, active: Callable[[], bool | Tensor]) -> None:
         super().__init__()
         found: list[str] = []
         kind, wanted = Dora if config.dora else LowRank, config.layer_names
@@ -144,8 +145,16 @@ def linear_size(layer: nn.Module) -> tuple[int, int] | None:
 class _Hook:
     """Adapts the output of one layer; an object, not a closure, so that a deep copy of a model has its own hooks."""
 
-    def __init__(self, adapter: LowRank, active: Callable[[], bool]) -> None:
+    def __init__(self, adapter: LowRank, active: Callable[[], bool | Tensor]) -> None:
         self.adapter, self.active = adapter, active
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return self.adapter.adapt(layer, args[0], output) if self.active() else output
+        acts = self.active()
+        if acts is False:
+            return output
+        adapted = self.adapter.adapt(layer, args[0], output)
+        if acts is True:
+            return adapted
+        if output.ndim != 3 or len(output) != len(acts):  # as in a mixture of experts
+            raise ValueError("a layer gets the tokens of all rows in one: its adapter cannot act in some of the rows")
+        return torch.where(acts.view(-1, 1, 1), adapted, output)

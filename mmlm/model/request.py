@@ -34,7 +34,7 @@ class Request:
     codes: CodePlaces | None
     logit_positions: Tensor | None
     wide: bool
-    lora: bool
+    lora: bool | Tensor  # whether the low-rank adapters act; or bool [B], in which rows
     ids: Tensor | None = None  # of the current pass
     labels: Tensor | None = None  # [N] of the kept positions, where the loss alone is asked for
     rows_at_once: int = 0  # how many positions then reach the head at once

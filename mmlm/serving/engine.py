@@ -20,14 +20,14 @@ import torch
 from encoders.transcription.turns import Written
 from mmlm.generation.memory import MemoryLimitError
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.request import Request, Writing
+from mmlm.generation.request import Writing
 from mmlm.model.network import MultimodalNetwork
 from mmlm.serving.known import KnownPrompts
 from mmlm.serving.options import Counts, EngineOptions
 from mmlm.serving.preparing import Preparing, Waiting
-from mmlm.serving.probe import longest_together
 from mmlm.serving.recordings import Recordings, TranscriptTicket
 from mmlm.serving.running import Running, most_likely
+from mmlm.serving.shared_steps import SharedSteps
 from mmlm.serving.slots import Slots
 from mmlm.serving.ticket import CancelledError, Listener, TextTicket, Ticket, Token, lightened
 
@@ -47,10 +47,9 @@ class Engine:
         self._preparing = Preparing(model, options, self._turn, self._fail)
         self._recordings = Recordings(model, options, self._turn, self._fail, self.counts)
         self._running: list[Running] = []
-        self._slots: dict[tuple[bool, bool, int], Slots] = {}
+        self._slots = SharedSteps(model)
         self._closed = False
         self._prompts = KnownPrompts(options.cache_bytes // 2)
-        self._together: tuple[int, int] | None = None  # the changes of the model, and its `longest_together`
         work = {"prepare": self._preparing.run, "hear": self._recordings.run, "decode": self._decode_all}
         self._threads = [threading.Thread(target=run, name=f"mmlm-{name}", daemon=True) for name, run in work.items()]
         for thread in self._threads:
@@ -181,7 +180,7 @@ class Engine:
         """Reads up to `budget` tokens of a prompt, and starts its rows after the last; how many were read."""
         assert one.request is not None, "what is ready was prepared"
         decoder = one.request.decoder
-        slots = self._slots_for(one.request)
+        slots = self._slots.of(one.request)
         if decoder.read == 0:
             if slots is not None:
                 slots.check_room(decoder, one.options.num_return_sequences)
@@ -202,24 +201,10 @@ class Engine:
             self._guarded(running, functools.partial(running.begin, logits))
         return decoder.read - before
 
-    def _slots_for(self, made: Request) -> Slots | None:
-        """Where the rows of a request are decoded with others; None where the language model does not allow it."""
-        decoder, host = made.decoder, self.model.language_model
-        if self._together is None or self._together[0] != decoder.since:
-            self._together = (decoder.since, longest_together(self.model))
-            self._slots = {kind: slots for kind, slots in self._slots.items() if slots.count}
-        if not decoder.keeps_all or decoder.ids.shape[1] > self._together[1]:
-            return None
-        kind = (self.model.language_model.is_wide, decoder.codes is not None, decoder.since)
-        if kind not in self._slots:
-            wide, codes, since = kind
-            self._slots[kind] = Slots(host, self.model.fusion, wide=wide, codes=codes, since=since)
-        return self._slots[kind]
-
     def _step(self) -> None:
         """One token for each running request."""
         self.counts.steps += bool(self._running)
-        for slots in [slots for slots in self._slots.values() if slots.count]:
+        for slots in [slots for slots in self._slots if slots.count]:
             members = [running for running in self._running if running.slots is slots]
             try:
                 self._step_together(slots, members)
@@ -228,7 +213,7 @@ class Engine:
                 for running in members:
                     self._running.remove(running)
                     self._fail(running.ticket, reason)
-                self._slots = {kind: own for kind, own in self._slots.items() if own is not slots}
+                self._slots.drop(slots)
         for running in [running for running in self._running if running.slots is None]:
             self._guarded(running, running.step_alone)
 

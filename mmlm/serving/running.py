@@ -26,11 +26,15 @@ class Running:
     def __init__(self, ticket: TextTicket, request: Request, slots: Slots | None) -> None:
         self.ticket, self.request, self.slots = ticket, request, slots
         options, decoder = request.options, request.decoder
+        vocabulary = request.model.language_model.vocabulary
+        self.width = vocabulary.code_offset + (
+            0 if request.writing is None else vocabulary.code_rows
+        )  # ids it may write
         self.guided = request.writing is not None and request.writing.guidance_scale != 1.0
         self.count = options.num_return_sequences
         constraints = request.constraints()
         self.sampler = Sampler(
-            options, request.model.language_model.vocabulary, request.stop_ids, self.count, decoder.length,
+            options, vocabulary, request.stop_ids, self.count, decoder.length,
             request.model.device, options.sampler(request.model.device),
             None if constraints is None else [constraints[0] for _ in range(self.count)],
             request.writing.guidance_scale if request.writing is not None else 1.0,
@@ -57,8 +61,8 @@ class Running:
         self.choose(logits.repeat_interleave(self.count, dim=0))
 
     def choose(self, logits: Tensor) -> None:
-        """Takes the next token of each row by logits `[R, V]` (`[2·R, V]` with guidance)."""
-        step = self.sampler(logits, self._so_far())
+        """Takes the next token of each row by logits `[R, V]` (`[2·R, V]` with guidance), those of codes maybe too."""
+        step = self.sampler(logits[:, : self.width], self._so_far())
         self.take(step.tokens.tolist(), step.log_probs.tolist(), step.tops())
 
     def _so_far(self) -> Tensor:
@@ -111,11 +115,13 @@ class Running:
 
 
 def most_likely(logits: Tensor, model: MultimodalNetwork) -> tuple[list[int], list[float]]:
-    """The most likely id of each row of logits `[R, V]`, and its log-probability; NaN where a row's is no number.
+    """The most likely id of text for each row of logits `[R, V]`, and its log-probability; NaN where it is no number.
 
     The logits are changed.
     """
+    vocabulary = model.language_model.vocabulary
+    logits = logits[:, : vocabulary.code_offset]
     norm = logits.logsumexp(-1)
-    logits[:, never_written(model.language_model.vocabulary)] = -torch.inf
+    logits[:, never_written(vocabulary)] = -torch.inf
     best, ids = logits.max(-1)
     return ids.tolist(), torch.where(norm.isfinite(), best - norm, torch.nan).tolist()

@@ -24,16 +24,17 @@ MOST_RECORDED = 64  # shapes
 class Slots:
     """The rows of a language model that are decoded together: 0..count−1. The last fills the place of one that leaves.
 
-    wide, codes, since: as those of the `Decoder`s whose rows join; rows of one kind alone can be together.
+    Rows that write codes can be beside rows of text: what acts for codes acts in their rows alone.
+
+    wide, since: as those of the `Decoder`s whose rows join; rows of one kind alone can be together.
     block: what a step reads is a multiple of so many positions, so that the shapes of steps are few.
     """
 
-    def __init__(
-        self, host: LanguageModel, fusion: Fusion, *, wide: bool, codes: bool, since: int, block: int = BLOCK
-    ) -> None:
-        self.host, self.wide, self.codes, self.since, self.block = host, wide, codes, since, block
+    def __init__(self, host: LanguageModel, fusion: Fusion, *, wide: bool, since: int, block: int = BLOCK) -> None:
+        self.host, self.wide, self.since, self.block = host, wide, since, block
         self.count = 0
         self.lengths: list[int] = []
+        self._writing: list[bool] = []  # whether a row writes codes
         self.media = fusion.slots(torch.float32 if wide else None)
         self.cache: DynamicCache | None = None
         self._layers: list[SlotLayer] = []
@@ -45,10 +46,11 @@ class Slots:
         self._places = torch.empty(0, dtype=torch.long, device=device)  # where a row writes next
         self._positions = torch.empty(0, 1, dtype=torch.long, device=device)
         self._since = torch.empty(0, dtype=torch.long, device=device)  # see `CodePlaces`
+        self._codes = torch.empty(0, dtype=torch.bool, device=device)  # `_writing`, for a pass
         self._mask = torch.empty(0, 0, dtype=torch.long, device=device)
         self.ids = torch.empty(0, 0, dtype=torch.long, device=device)
-        self._steps: dict[tuple[int, int, bool], Callable[[], Tensor]] = {}  # recorded, by shape
-        self._tried: Counter[tuple[int, int, bool]] = Counter()
+        self._steps: dict[tuple[object, ...], Callable[[], Tensor]] = {}  # recorded, by shape
+        self._tried: Counter[tuple[object, ...]] = Counter()
         self._version = self.media.version  # of the memory that they were recorded on
 
     def join(self, decoder: Decoder, copies: int = 1) -> list[int]:
@@ -71,10 +73,11 @@ class Slots:
                 self._mask[slot, :length] = decoder.mask[source, :length]
                 self._places[slot] = length
                 self._positions[slot] = decoder.positions[source, length]
-                if decoder.codes is not None:
-                    self._since[slot] = decoder.codes.since(source)
+                self._codes[slot] = decoder.codes is not None
+                self._since[slot] = 0 if decoder.codes is None else decoder.codes.since(source)
                 self.media.join(slot, decoder.context, source)
                 self.lengths.append(length)
+                self._writing.append(decoder.codes is not None)
                 self.count += 1
                 found.append(slot)
         return found
@@ -85,26 +88,27 @@ class Slots:
         self.count = last
         if slot == last:
             self.lengths.pop()
+            self._writing.pop()
             return None
         length = self.lengths[last]
         for layer in self._layers:
             for buffer in layer.buffers:
                 buffer[slot, :, :length] = buffer[last, :, :length]
-        for part in (self.ids, self._mask, self._places, self._positions, self._since):
+        for part in (self.ids, self._mask, self._places, self._positions, self._since, self._codes):
             part[slot] = part[last]
         self.media.move(last, slot)
-        self.lengths[slot] = self.lengths.pop()
+        self.lengths[slot], self._writing[slot] = self.lengths.pop(), self._writing.pop()
         return last
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Appends `tokens [count]` and gives the logits `[count, V]` that follow."""
+        """Appends `tokens [count]` and gives the logits `[count, V]` that follow, of codes too if a row writes them."""
         count = self.count
         longest = max(self.lengths) + 1
         end = min(-(-longest // self.block) * self.block, self.capacity[1])
         self._tokens[:count, 0] = tokens
         self.ids[self._rows[:count], self._places[:count]] = tokens
         rows = count if self.host.acceleration is None else min(few(count), self.capacity[0])
-        for part in (self._places, self._positions, self._since):  # of rows that nobody has
+        for part in (self._places, self._positions, self._since, self._codes):  # of rows that nobody has
             part[count:rows] = 0
         with self.host.changes.passing(self.since):
             logits = self._repeated(rows, end)[:count]
@@ -113,7 +117,7 @@ class Slots:
 
     def _repeated(self, count: int, end: int) -> Tensor:
         """A step of the first `count` rows, recorded where the model was packed and the shape comes again."""
-        shape = (count, end, self.media.show(count))
+        shape = (count, end, self.media.show(count), any(self._writing), all(self._writing))
         if self._version != self.media.version:
             self._forget_steps()
         if (repeat := self._steps.get(shape)) is not None:
@@ -136,10 +140,14 @@ class Slots:
         tokens, positions, mask = self._tokens[:count], self._positions[:count], self._mask[:count, :end]
         for layer in self._layers:
             layer.show(rows, places, end)
-        codes = CodePlaces.of_rows(self.host.vocabulary.spans.get("image"), self._since[:count]) if self.codes else None
+        codes, lora = None, None
+        if any(self._writing):
+            codes = CodePlaces.of_rows(self.host.vocabulary.spans.get("image"), self._since[:count])
+            if not all(self._writing) and not self.host.lora_config.reads:
+                lora = self._codes[:count]
 
         def run() -> Tensor:
-            with self.host.request(self.media, codes, wide=self.wide):
+            with self.host.request(self.media, codes, wide=self.wide, lora=lora):
                 mask.scatter_(1, places.unsqueeze(1), 1)
                 output = self.host(
                     tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
@@ -191,6 +199,7 @@ class Slots:
             made = torch.zeros(rows, *size, dtype=torch.long, device=device)
             made[:have_rows] = getattr(self, name)
             setattr(self, name, made)
+        self._codes = torch.nn.functional.pad(self._codes, (0, rows - have_rows))
         for name in ("_mask", "ids"):
             made = torch.zeros(rows, positions, dtype=torch.long, device=device)
             made[:have_rows, :have_positions] = getattr(self, name)
