@@ -1,6 +1,6 @@
 """Many users at once: the engine of `mmlm serve` beside the obvious server, which is a lock around `generate`.
 
-    python benchmarks/serving.py [--clients 1 4 16 64] [--requests 64] [--threads 2] [--rate 4] [--packed]
+    python benchmarks/serving.py [--clients 1 4 16 64] [--requests 64] [--rounds 3] [--threads 2] [--rate 4] [--packed]
         [--language-model FOLDER] [--kinds text picture five speech drawing shots]
 
 Clients ask in turns, each again as soon as it has its answer (closed loop); with `--rate` requests come at random
@@ -8,7 +8,8 @@ moments instead, so many a second on average (open loop). Prompts are text, a pi
 question, and drawings, in turns; no two are the same. The model is nano, or its encoders with untrained adapters on
 another language model. Both servers get the same requests in the same order; how many of them got the same tokens from
 both is printed, too. First: seconds from asking to the first token; gap: between two tokens of a request; percentiles
-are over all requests. Ratios are of the same run.
+are over all requests. The servers take turns, in rounds; ratios are of the same round, and the last line has their
+median, least and greatest.
 
 With `--kinds text` and a language model, transformers' own continuous batching (`generate_batch`) writes the same
 texts. `--kinds shots` asks about pictures behind the same five demonstrations, which the engine reads once.
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -134,8 +136,8 @@ def engine(model: MultimodalLM) -> Iterator[Server]:
             )
 
 
-def transformers_peer(model: MultimodalLM, folder: str, asked: list[Asked]) -> None:
-    """Prints how fast transformers writes the texts, all of them given at once."""
+def transformers_peer(model: MultimodalLM, folder: str, asked: list[Asked]) -> float:
+    """Prints how fast transformers writes the texts, all of them given at once; tokens per second."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -146,8 +148,10 @@ def transformers_peer(model: MultimodalLM, folder: str, asked: list[Asked]) -> N
     outputs = peer.generate_batch(prompts, generation_config=config, progress_bar=False)
     seconds, written = time.monotonic() - begun, [tuple(one.generated_tokens) for one in outputs.values()]
     same = sum(one in written for one in {one.ids for one in asked})
-    rates = f"{len(asked) / seconds:8.1f} {sum(map(len, written)) / seconds:9.0f}"
+    tokens = sum(map(len, written))
+    rates = f"{len(asked) / seconds:8.1f} {tokens / seconds:9.0f}"
     print(f"{'':13s}transformers {rates}   {same} of {len({one.ids for one in asked})} texts are the same")
+    return tokens / seconds
 
 
 def run(server: Server, asked: list[Asked], clients: int, rate: float | None) -> float:
@@ -208,10 +212,33 @@ def build(args: argparse.Namespace) -> MultimodalLM:
     )  # fmt: skip
 
 
+def round_of(model: MultimodalLM, args: argparse.Namespace, clients: int) -> dict[str, float]:
+    """Prints a line for each server; their ratios, by what they are of."""
+    found, ids = {}, {}
+    for name, make in (("locked", locked), ("engine", engine)):
+        for server in make(model):
+            run(server, requests(model, args.kinds, len(args.kinds) * 2, seed=99), clients, None)  # warm up
+            asked = requests(model, args.kinds, args.requests)
+            print(f"{clients:3d} clients, {name:12s}", end="", flush=True)
+            found[name] = measured(server, asked, clients, args.rate)
+            ids[name] = [one.ids for one in asked]
+    (slow, late), (fast, early) = found["locked"], found["engine"]
+    same = sum(one == other for one, other in zip(ids["locked"], ids["engine"], strict=True))
+    ratios = {
+        "share of requests that got the same tokens": same / args.requests,
+        "tokens, engine / locked": fast / slow,
+        "95th first token, engine / locked": early / late,
+    }
+    if args.language_model and args.kinds == ["text"]:
+        ratios["tokens, engine / transformers"] = fast / transformers_peer(model, args.language_model, asked)
+    return ratios
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--packed", action="store_true")
@@ -230,20 +257,10 @@ def main(argv: list[str] | None = None) -> None:
         "                          a second  a second  writes       50      95      99        50      95      99   GB"
     )
     for clients in args.clients:
-        found, ids = {}, {}
-        for name, make in (("locked", locked), ("engine", engine)):
-            for server in make(model):
-                run(server, requests(model, args.kinds, len(args.kinds) * 2, seed=99), clients, None)  # warm up
-                asked = requests(model, args.kinds, args.requests)
-                print(f"{clients:3d} clients, {name:12s}", end="", flush=True)
-                found[name] = measured(server, asked, clients, args.rate)
-                ids[name] = [one.ids for one in asked]
-        same = sum(one == other for one, other in zip(ids["locked"], ids["engine"], strict=True))
-        (slow, late), (fast, early) = found["locked"], found["engine"]
-        ratios = f"{fast / slow:.2f} times the tokens, {early / late:.2f} of the time to the first token (95th)"
-        if args.language_model and args.kinds == ["text"]:
-            transformers_peer(model, args.language_model, asked)
-        print(f"{'':13s} engine / locked: {ratios}; {same} of {len(asked)} got the same tokens")
+        rounds = [round_of(model, args, clients) for _ in range(args.rounds)]
+        for name in rounds[0]:
+            ratios = sorted(one[name] for one in rounds)
+            print(f"{'':13s}{name}: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 
 if __name__ == "__main__":

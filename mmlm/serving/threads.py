@@ -38,7 +38,8 @@ def settle_threads(run: Callable[[], object]) -> int:
         later = threading.Thread(target=torch.set_num_threads, args=(default,))
         later.start()
         later.join()
-    log.info("split over %d threads; seconds of a step by threads: %s", chosen, seconds)
+    times = ", ".join(f"{own * 1000:.1f} ms by {count}" for count, own in seconds.items())
+    log.info("a step is split over the fewest threads that are about as fast as any, %d: %s", chosen, times)
     return chosen
 
 
