@@ -17,14 +17,15 @@ export NO_MKDOCS_2_WARNING := 1
 .PHONY: setup demo test test-processors test-newest soak lint docs
 setup: $(INSTALLED)
 
-# One line for each large download shows that pip is at work; its errors pass through.
+# One line for each large download shows that pip is at work; its errors pass through, and what it says of conflicts.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing mmlm into .venv (the first time this downloads about 3 GB, most of it PyTorch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,docs]' \
 		| awk '/(Downloading|Using cached) .*[0-9][0-9]\.[0-9] MB/ {print; fflush()} \
-		       /^Installing collected/ {print "  Unpacking (a few minutes)"; fflush()}'
+		       /^Installing collected/ {print "  Unpacking (a few minutes)"; fflush()} \
+		       /conflict is caused/ {told = 1} told {print; fflush()}'
 	@touch $@
 	@echo "Installed. Try: $(BIN)/mmlm --help"
 
