@@ -104,6 +104,15 @@ def test_no_answer_lets_another_site_read_it(server):
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_health_is_asked_without_a_key_in_either_way(nano, method):
+    with serving({"nano": lambda: nano}, Settings(api_key=SECRET)) as server:
+        link = http.client.HTTPConnection("127.0.0.1", server.port)
+        link.request(method, "/health")
+        answer = link.getresponse()
+        assert answer.status == 200 and answer.read() == (b"" if method == "HEAD" else b'{"status":"ok"}')
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_other_machines_need_a_key(host, capsys, monkeypatch):
     monkeypatch.delenv("MMLM_API_KEY", raising=False)

@@ -54,7 +54,7 @@ def make_door(ask: Ask, settings: Settings) -> ASGIApp:
         return _PassedOn(ask, passed, medium_key(passed.body) if is_json else None)
 
     app = FastAPI(title="mmlm", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_api_route("/health", server.health)
+    app.add_api_route("/health", server.health, methods=["GET", "HEAD"])
     app.add_api_route("/metrics", _metrics)
     known = [route.path for endpoints in ENDPOINTS for route in endpoints.router.routes if isinstance(route, APIRoute)]
     for path in (*known, "/{elsewhere:path}"):  # the log tells of known paths alone

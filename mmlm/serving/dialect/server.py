@@ -13,6 +13,7 @@ from mmlm.serving.models import Loaded, Models
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)  # as some programs that watch servers ask
 @router.get("/health")
 async def health() -> dict[str, str]:
     """That the server answers; nothing else, for this needs no key."""
