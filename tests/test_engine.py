@@ -490,6 +490,49 @@ def test_texts_and_drawings_share_a_step(family):
     assert kinds == (0 if not found.longest else 1 if found.mixed else 2)
 
 
+def test_what_is_no_number_stays_in_its_own_row():
+    """NaN in the keys and values of a drawing, and in the media of a picture, does not reach the texts that follow."""
+    model = extended(parts.build(), Codecs(image_codec(), None), lora=LoraConfig(rank=2))
+    assert model.language_model.codes is not None
+    with torch.no_grad():
+        model.language_model.codes.embedding[:] = torch.nan
+    codes = {"image": model.language_model.vocabulary.spans["image"]}
+    texts = [(prompt, dict(max_new_tokens=6)) for prompt in (["hi"], [parts.picture(1), "Output:"], ["ho"])]
+    expected = alone(model, texts)
+    with Engine(model, EngineOptions(cache_bytes=0)) as engine:
+        beside = [engine.submit(prompt, GenerationOptions(max_new_tokens=40)) for prompt in (["a"], ["b"])]
+        with pytest.raises(NonFiniteLogitsError):
+            engine.submit(
+                ["draw a thing please"], GenerationOptions(do_sample=True, seed=1), Writing("image", codes)
+            ).results(WAIT)
+        tickets = [engine.submit(prompt, GenerationOptions(**own)) for prompt, own in texts]
+        for ticket, results in zip(tickets, expected, strict=True):
+            assert_same(ticket.results(WAIT), results)
+        for ticket in beside:
+            assert ticket.results(WAIT)
+
+
+def test_the_media_of_a_row_that_has_left_reach_no_other():
+    model = parts.build(visibility="all")  # so that two pictures take more places than one
+    with torch.no_grad():
+        seen, other, text = (parts.decoder(model, [row], 8) for row in (PROMPTS[2], PROMPTS[0], PROMPTS[1]))
+        logits = {own: own.prefill() for own in (seen, other, text)}
+        for pair in seen.context.keys_values:
+            for part in pair:
+                part.fill_(torch.nan)
+        for later in (other, text):
+            slots = Slots(model.language_model, model.fusion, wide=False, since=model.changes.count)
+            slots.join(seen)
+            slots.leave(0)
+            slots.join(later)
+            beside = parts.decoder(model, [PROMPTS[4]], 8)
+            beside.prefill()
+            slots.join(beside)
+            tokens = logits[later].argmax(-1)
+            found = slots.step(torch.cat([tokens, tokens]))
+            torch.testing.assert_close(found[:1], later.step(tokens), atol=1e-4, rtol=1e-4)
+
+
 def test_the_place_of_a_drawing_that_has_left_costs_the_others_nothing():
     """Packed steps have a row to spare: what a drawing left in it must not count on, beyond the codes of a picture."""
     model = extended(parts.build(), Codecs(image_codec(), None), lora=LoraConfig(rank=2)).pack()

@@ -61,6 +61,25 @@ def test_other_threads_keep_their_own(four):
     assert found == [4] and torch.get_num_threads() == 4
 
 
+def test_threads_that_begin_meanwhile_and_others_that_settle_meanwhile(four):
+    found: list[int] = []
+
+    def watched(seconds: dict[int, float]):
+        def work() -> None:
+            with ThreadPoolExecutor(1) as beside:
+                found.append(beside.submit(torch.get_num_threads).result())
+            time.sleep(seconds[torch.get_num_threads()])
+
+        return work
+
+    with ThreadPoolExecutor(2) as threads:
+        settled = [threads.submit(settle_threads, watched(own)) for own in ({1: 0.002, 2: 0.02, 4: 0.02},) * 2]
+        assert [one.result() for one in settled] == [1, 1]
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 4
+    assert set(found) == {4}
+
+
 def test_work_that_fails_leaves_everything_as_it_was(four):
     def broken() -> None:
         raise RuntimeError("no memory")

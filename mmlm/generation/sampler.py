@@ -122,8 +122,10 @@ class Sampler:
         What is drawn anew without what was refused has the distribution of what is not refused.
         """
         assert self.constraints is not None, "a row is constrained"
-        chosen = tokens.tolist()
+        chosen, finite = tokens.tolist(), norm.isfinite().tolist()
         for row, state in enumerate(self.constraints):
+            if not finite[row]:  # any token was drawn, and the error is the next check's
+                continue
             if chosen[row] in self._ends and isinstance(state, Unending) and (instead := state.at_end()) is not None:
                 state, chosen[row] = instead
             refused = 0

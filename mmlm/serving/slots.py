@@ -67,7 +67,7 @@ class Slots:
                 slot = self.count
                 for layer, own in zip(self._layers, given, strict=True):
                     for buffer, part in zip(layer.buffers, own or (), strict=True):
-                        buffer[slot, :, :length] = part[source]
+                        _fill(buffer[slot], part[source])
                 self.ids[slot, :length] = decoder.ids[source, :length]
                 self._mask[slot] = 0
                 self._mask[slot, :length] = decoder.mask[source, :length]
@@ -93,7 +93,7 @@ class Slots:
         length = self.lengths[last]
         for layer in self._layers:
             for buffer in layer.buffers:
-                buffer[slot, :, :length] = buffer[last, :, :length]
+                _fill(buffer[slot], buffer[last, :, :length])
         for part in (self.ids, self._mask, self._places, self._positions, self._since, self._codes):
             part[slot] = part[last]
         self.media.move(last, slot)
@@ -212,6 +212,15 @@ class Slots:
         self._steps.clear()
         self._tried.clear()
         self._version = self.media.version
+
+
+def _fill(row: Tensor, given: Tensor) -> None:
+    """The keys or values `[H, P, d]` of a row begin with `given [H, t, d]`, and nothing follows.
+
+    What another row has left there may be NaN, and NaN times a weight of zero is NaN.
+    """
+    row[:, : given.shape[1]] = given
+    row[:, given.shape[1] :] = 0
 
 
 def few(rows: int) -> int:

@@ -17,6 +17,9 @@ SECONDS = 0.5  # after which no further step is timed
 ABOUT_AS_FAST = 1.1
 
 
+_lock = threading.Lock()  # of those that settle, so that none times or remembers what another tries
+
+
 def settle_threads(run: Callable[[], object]) -> int:
     """Has this thread split its work over the fewest threads with which `run` is about as fast as with any: how many.
 
@@ -24,23 +27,28 @@ def settle_threads(run: Callable[[], object]) -> int:
     processor, as those of a thread that decodes and of one that encodes media do, a meeting can take longer than the
     work between two, for they sleep then in place of waiting. Other threads, and those begun later, keep their own.
     """
-    chosen = default = torch.get_num_threads()
-    seconds: dict[int, float] = {}
-    try:
-        for count in sorted({default, *(2**n for n in range(default.bit_length()))}):
-            torch.set_num_threads(count)
-            seconds[count] = _seconds(run)
-        most = ABOUT_AS_FAST * min(seconds.values())
-        chosen = min(count for count, own in seconds.items() if own <= most)
-    finally:
-        torch.set_num_threads(chosen)
-        # The number holds for this thread, and for those that begin later, which are told another one.
-        later = threading.Thread(target=torch.set_num_threads, args=(default,))
-        later.start()
-        later.join()
+    with _lock:
+        chosen = default = torch.get_num_threads()
+        seconds: dict[int, float] = {}
+        try:
+            for count in sorted({default, *(2**n for n in range(default.bit_length()))}):
+                _split(count, default)
+                seconds[count] = _seconds(run)
+            most = ABOUT_AS_FAST * min(seconds.values())
+            chosen = min(count for count, own in seconds.items() if own <= most)
+        finally:
+            _split(chosen, default)
     times = ", ".join(f"{own * 1000:.1f} ms by {count}" for count, own in seconds.items())
     log.info("a step is split over the fewest threads that are about as fast as any, %d: %s", chosen, times)
     return chosen
+
+
+def _split(count: int, default: int) -> None:
+    """Splits the work of this thread; torch takes the number for that of all threads begun later, which is set back."""
+    torch.set_num_threads(count)
+    later = threading.Thread(target=torch.set_num_threads, args=(default,))
+    later.start()
+    later.join()
 
 
 def _seconds(run: Callable[[], object]) -> float:

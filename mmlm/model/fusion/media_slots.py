@@ -48,7 +48,7 @@ class CrossAttentionSlots(MediaSlots):
         self._reserve(row + 1, width, context.keys_values[0][0])
         for own, given in zip(self.keys_values, context.keys_values, strict=True):
             for part, found in zip(own, given, strict=True):
-                part[row, :, :width] = found[source]
+                part[row, :, :width], part[row, :, width:] = found[source], 0  # NaN times a weight of zero is NaN
         mask = context.view.mask  # [R, 1, 1, M]
         self.blind[row], self.seen[row] = False, False
         self.seen[row, :width] = True if mask is None else mask[source, 0, 0]
