@@ -8,8 +8,8 @@ moments instead, so many a second on average (open loop). Prompts are text, a pi
 question, and drawings, in turns; no two are the same. The model is nano, or its encoders with untrained adapters on
 another language model. Both servers get the same requests in the same order; how many of them got the same tokens from
 both is printed, too. First: seconds from asking to the first token; gap: between two tokens of a request; percentiles
-are over all requests. The servers take turns, in rounds; ratios are of the same round, and the last line has their
-median, least and greatest.
+are over all requests. The servers take turns, in rounds; ratios are of the same round, and the lines after the
+rounds have their median, least and greatest.
 
 With `--kinds text` and a language model, transformers' own continuous batching (`generate_batch`) writes the same
 texts. `--kinds shots` asks about pictures behind the same five demonstrations, which the engine reads once.

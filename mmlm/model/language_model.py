@@ -203,7 +203,7 @@ class LanguageModel(Changing):
         codes: from `code_places`. Then codes are accepted too, and their logits come after all others.
         logit_positions: bool `[B, T]`, the N positions that reach the head. In training they are few.
         wide: whether hidden states are float32, for models with 16-bit weights (`is_wide`).
-        lora: whether the low-rank adapters act, or bool `[B]`, where; None: with codes, and everywhere if they read.
+        lora: whether the low-rank adapters act, or in which rows, bool `[B]`; None: with codes, or if they read.
         """
         lora = codes is not None or self.lora_config.reads if lora is None else lora
         request = Request(self, callback, codes, logit_positions, wide, lora)

@@ -67,7 +67,7 @@ class Slots:
                 slot = self.count
                 for layer, own in zip(self._layers, given, strict=True):
                     for buffer, part in zip(layer.buffers, own or (), strict=True):
-                        _fill(buffer[slot], part[source])
+                        buffer[slot, :, :length] = part[source]
                 self.ids[slot, :length] = decoder.ids[source, :length]
                 self._mask[slot] = 0
                 self._mask[slot, :length] = decoder.mask[source, :length]
@@ -86,14 +86,17 @@ class Slots:
         """Frees a slot; the slot whose row is there from now on, None if it was the last."""
         last = self.count - 1
         self.count = last
+        own, length = self.lengths[slot], self.lengths[last]
+        for layer in self._layers:
+            for buffer in layer.buffers:  # what has left may be NaN, and NaN times a weight of zero is NaN
+                if slot != last:
+                    buffer[slot, :, :length] = buffer[last, :, :length]
+                    buffer[slot, :, length:own] = 0
+                buffer[last, :, :length] = 0
         if slot == last:
             self.lengths.pop()
             self._writing.pop()
             return None
-        length = self.lengths[last]
-        for layer in self._layers:
-            for buffer in layer.buffers:
-                _fill(buffer[slot], buffer[last, :, :length])
         for part in (self.ids, self._mask, self._places, self._positions, self._since, self._codes):
             part[slot] = part[last]
         self.media.move(last, slot)
@@ -195,11 +198,11 @@ class Slots:
                 layer.reserve(rows, positions, own)
         device = self.host.device
         self._rows = torch.arange(rows, device=device)
-        for name, size in {"_tokens": (1,), "_places": (), "_positions": (1,), "_since": ()}.items():
-            made = torch.zeros(rows, *size, dtype=torch.long, device=device)
-            made[:have_rows] = getattr(self, name)
+        for name in ("_tokens", "_places", "_positions", "_since", "_codes"):
+            before = getattr(self, name)
+            made = before.new_zeros(rows, *before.shape[1:])
+            made[:have_rows] = before
             setattr(self, name, made)
-        self._codes = torch.nn.functional.pad(self._codes, (0, rows - have_rows))
         for name in ("_mask", "ids"):
             made = torch.zeros(rows, positions, dtype=torch.long, device=device)
             made[:have_rows, :have_positions] = getattr(self, name)
@@ -212,15 +215,6 @@ class Slots:
         self._steps.clear()
         self._tried.clear()
         self._version = self.media.version
-
-
-def _fill(row: Tensor, given: Tensor) -> None:
-    """The keys or values `[H, P, d]` of a row begin with `given [H, t, d]`, and nothing follows.
-
-    What another row has left there may be NaN, and NaN times a weight of zero is NaN.
-    """
-    row[:, : given.shape[1]] = given
-    row[:, given.shape[1] :] = 0
 
 
 def few(rows: int) -> int:

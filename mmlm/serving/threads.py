@@ -16,12 +16,11 @@ STEPS = 7  # that are timed
 SECONDS = 0.5  # after which no further step is timed
 ABOUT_AS_FAST = 1.1
 
-
 _lock = threading.Lock()  # of those that settle, so that none times or remembers what another tries
 
 
 def settle_threads(run: Callable[[], object]) -> int:
-    """Has this thread split its work over the fewest threads with which `run` is about as fast as with any: how many.
+    """Splits the work of this thread over the fewest threads with which `run` is about as fast as with any; how many.
 
     The threads of one team meet many times in a step of a language model. Where several teams share the cores of a
     processor, as those of a thread that decodes and of one that encodes media do, a meeting can take longer than the
@@ -31,9 +30,11 @@ def settle_threads(run: Callable[[], object]) -> int:
         chosen = default = torch.get_num_threads()
         seconds: dict[int, float] = {}
         try:
-            for count in sorted({default, *(2**n for n in range(default.bit_length()))}):
+            for count in sorted({default, *(2**n for n in range(default.bit_length()))}, reverse=True):
                 _split(count, default)
                 seconds[count] = _seconds(run)
+                if seconds[count] > ABOUT_AS_FAST * min(seconds.values()):
+                    break  # fewer are slower still, and of a large model a step takes seconds
             most = ABOUT_AS_FAST * min(seconds.values())
             chosen = min(count for count, own in seconds.items() if own <= most)
         finally:
