@@ -524,7 +524,7 @@ def test_the_help_of_train_has_every_key_with_its_default_and_meaning(capsys):
     from decoders.codecs.audio_vqvae import AudioVQVAEConfig
     from decoders.codecs.image_vqvae import ImageVQVAEConfig
     from decoders.diffusion.decoder import DiffusionDecoderConfig
-    from mmlm.model.config import DEFAULTS, FusionConfig, LoraConfig, ResamplerConfig
+    from mmlm.model.config import DEFAULTS, FusionConfig, LoraConfig
     from mmlm.prompting.templates import PromptTemplate
     from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
 
@@ -533,7 +533,7 @@ def test_the_help_of_train_has_every_key_with_its_default_and_meaning(capsys):
         ("", TrainConfig()),
         ("", CodecTrainConfig()),
         ("write.", WritingTrainConfig()),
-        ("model.resampler.", ResamplerConfig()),
+        ("model.resampler.", DEFAULTS["image"]),
         ("model.audio_resampler.", DEFAULTS["audio"]),
         ("model.fusion.", FusionConfig()),
         ("model.template.", PromptTemplate()),

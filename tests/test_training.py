@@ -41,7 +41,7 @@ from mmlm.training.examples import Examples
 from mmlm.training.features import cached_features
 from mmlm.training.gradient import Gradient
 from mmlm.training.identity import digest, sketch
-from mmlm.training.model_recipe import AudioResampler
+from mmlm.training.model_recipe import AudioResampler, ImageResampler
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.pairs import read_pairs
@@ -994,18 +994,20 @@ def test_nothing_beside_load_is_ignored(tmp_path, override, words):
         load_recipe(tmp_path / "r.yaml", [override])
 
 
-def test_a_part_of_the_audio_resampler_keeps_the_rest(tmp_path):
-    text = "model: {language_model: a, audio_encoder: b, audio_resampler: {depth: 2}}\ndata: x\noutput: y\n"
+@pytest.mark.parametrize("name, timed", [("resampler", False), ("audio_resampler", True)])
+def test_a_part_of_a_resampler_keeps_the_rest(name, timed, tmp_path):
+    text = f"model: {{language_model: a, audio_encoder: b, {name}: {{depth: 2}}}}\ndata: x\noutput: y\n"
     (tmp_path / "r.yaml").write_text(text)
-    assert load_recipe(tmp_path / "r.yaml").model.new_adapters() == {
-        "audio_resampler": ResamplerConfig(depth=2, stack=4, timed=True)
-    }
+    given = load_recipe(tmp_path / "r.yaml").model.new_adapters()
+    assert given == {name: ResamplerConfig(depth=2, stack=4, timed=timed)}
 
 
-def test_a_recipe_and_python_have_the_same_defaults_for_sound():
+def test_a_recipe_and_python_have_the_same_defaults():
+    assert dataclasses.asdict(ImageResampler()) == dataclasses.asdict(DEFAULTS["image"])
     assert dataclasses.asdict(AudioResampler()) == dataclasses.asdict(DEFAULTS["audio"])
-    model = assemble(language_model("llama"), tokenizer=tokenizer(), audio_encoder=parts.audio_encoder())
-    assert model.audio_resampler_config == DEFAULTS["audio"]
+    encoders = {"image_encoder": parts.image_encoder(), "audio_encoder": parts.audio_encoder()}
+    model = assemble(language_model("llama"), tokenizer=tokenizer(), **encoders)
+    assert (model.resampler_config, model.audio_resampler_config) == (DEFAULTS["image"], DEFAULTS["audio"])
 
 
 def test_the_resolved_recipe_lies_beside_the_run_and_runs(recipe, tmp_path, monkeypatch):

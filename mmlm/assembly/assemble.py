@@ -46,8 +46,8 @@ def assemble(
         not. A ready-made encoder says so itself.
     audio_encoder: a Whisper of openai-whisper's, such as "whisper/tiny", or its checkpoint file, a folder or hub id of
         transformers or CTranslate2, as `encoders.whisper.load_whisper` takes them; or a `FrozenEncoder`.
-    resampler, audio_resampler, fusion, template: form of the adapters and the wording of prompts; None for Flamingo's
-        for pictures, and for sound a token for every 0.08 s (`mmlm.model.config.DEFAULTS`).
+    resampler, audio_resampler, fusion, template: form of the adapters and the wording of prompts; None for one token in
+        place of four of an encoder's (`mmlm.model.config.DEFAULTS`) and for Flamingo's gated blocks.
     codecs: what the model draws and speaks with; it gets rows for their codes, which are to be trained. lora: low-rank
         adapters of the language model, which act while codes are written or, with `reads`, always.
     dtype: of a language model and an image encoder that are named; ready-made parts stay, and all else is float32.

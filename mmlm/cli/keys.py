@@ -37,7 +37,7 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "adapters: a recipe with `model`": (
         ("", RECIPES, "Recipe"),
         ("model.", MODELS, "ModelRecipe"),
-        ("model.resampler.", SIZES, "ResamplerConfig"),
+        ("model.resampler.", MODELS, "ImageResampler"),
         ("model.audio_resampler.", MODELS, "AudioResampler"),
         ("model.fusion.", SIZES, "FusionConfig"),
         ("model.lora.", SIZES, "ReadingLora"),

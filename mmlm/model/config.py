@@ -29,11 +29,11 @@ class ResamplerConfig:
         check_least(self, depth=0, num_latents=1, heads=1, dim_head=1, ff_mult=1, stack=1)
 
 
-DEFAULTS = {"image": ResamplerConfig(), "audio": ResamplerConfig(depth=0, stack=4, timed=True)}
+DEFAULTS = {"image": ResamplerConfig(depth=0, stack=4), "audio": ResamplerConfig(depth=0, stack=4, timed=True)}
 """The resamplers of new adapters, by the modality of an encoder, where none is given."""
 
 WHY = {
-    "image": "the default, Flamingo's",
+    "image": "the default: text that attends to the patches themselves learns soonest, see docs/ears.md",
     "audio": "the default: text that attends to every token hears soonest, see docs/ears.md",
     "fusion": "the default, OpenFlamingo-3B's",
 }

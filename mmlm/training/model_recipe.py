@@ -12,8 +12,16 @@ from mmlm.prompting.templates import PromptTemplate
 
 
 @dataclass(frozen=True)
+class ImageResampler(ResamplerConfig):
+    """A resampler of pictures has the settings of `ResamplerConfig`, with the defaults of `DEFAULTS["image"]`."""
+
+    depth: int = 0
+    stack: int = 4
+
+
+@dataclass(frozen=True)
 class AudioResampler(ResamplerConfig):
-    """A resampler of sound has the settings of `model.resampler`, with the defaults of `DEFAULTS["audio"]`."""
+    """A resampler of sound has the settings of `ResamplerConfig`, with the defaults of `DEFAULTS["audio"]`."""
 
     depth: int = 0
     timed: bool = True
@@ -36,7 +44,7 @@ class ModelRecipe:
     image_encoder: str | None = None
     audio_encoder: str | None = None
     final_norm: bool | None = None
-    resampler: ResamplerConfig | None = None
+    resampler: ImageResampler | None = None
     audio_resampler: AudioResampler | None = None
     fusion: FusionConfig | None = None
     lora: ReadingLora | None = None
@@ -49,7 +57,8 @@ class ModelRecipe:
         """What is given that shapes new adapters, by name, as `mmlm.assemble` takes it."""
         names = ("final_norm", "resampler", "audio_resampler", "fusion", "lora", "template", "seed")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        for name, kind in {"audio_resampler": ResamplerConfig, "lora": LoraConfig}.items():
+        kinds = {"resampler": ResamplerConfig, "audio_resampler": ResamplerConfig, "lora": LoraConfig}
+        for name, kind in kinds.items():
             if name in found:
                 found[name] = kind(**asdict(found[name]))
         return found

@@ -156,7 +156,8 @@ def _new(part: ModelRecipe) -> tuple[str, tuple[Choice, ...], int | None]:
     named = published or part
     language_model = cast(str, named.language_model)
     encoders = {own: name for own in RESAMPLER if (name := getattr(named, f"{own}_encoder")) is not None}
-    given = {"image": part.resampler, "audio": part.new_adapters().get("audio_resampler"), "fusion": part.fusion}
+    shaped = part.new_adapters()
+    given = {"image": shaped.get("resampler"), "audio": shaped.get("audio_resampler"), "fusion": part.fusion}
     why = {own: WHY[own] if form is None else NAMED for own, form in given.items()}
     sizes = {own: given[own] or DEFAULTS[own] for own in encoders}
     fusion = part.fusion or FusionConfig()
