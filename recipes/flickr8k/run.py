@@ -68,7 +68,8 @@ IMAGE_ENCODER = ClipTrainConfig(
 RESAMPLER = ResamplerConfig(depth=2, num_latents=16, heads=4, dim_head=48)
 FUSION = FusionConfig(heads=4, dim_head=48)
 ADAPTERS = TrainConfig(epochs=12, batch_size=32, learning_rate=1e-3, precision="auto")
-# Of a language model that knows words already, and is larger
+# Of a language model that knows words already, and is larger: text attends to the 36 patches themselves
+LARGE_RESAMPLER = ResamplerConfig(depth=0)
 LARGE_FUSION = FusionConfig(cross_attention_every=3)
 LARGE_ADAPTERS = TrainConfig(epochs=4, batch_size=32, learning_rate=5e-4, precision="auto", save_every=50)
 SHEET_PHOTOS = 12
@@ -108,9 +109,10 @@ def image_encoder(output: Path, _: Path | None) -> None:
 def adapters(output: Path, given: Path | None) -> None:
     """Resampler and gated blocks between the two, both frozen."""
     own = given or output / "language_model"
-    fusion, config = (FUSION, ADAPTERS) if given is None else (LARGE_FUSION, LARGE_ADAPTERS)
+    small, large = (RESAMPLER, FUSION, ADAPTERS), (LARGE_RESAMPLER, LARGE_FUSION, LARGE_ADAPTERS)
+    resampler, fusion, config = small if given is None else large
     config = dataclasses.replace(config, cache=str(output / "features"))
-    model = assemble(own, output / "image_encoder", resampler=RESAMPLER, fusion=fusion)
+    model = assemble(own, output / "image_encoder", resampler=resampler, fusion=fusion)
     train(model, train_set(), held_out=dev_set(), output=output / named("adapters", given), config=config)
 
 
