@@ -46,9 +46,9 @@ def heard(monkeypatch):
     first, asked, levels = tokenizer.timestamp_begin, [], []
     real = transcriber.hear
 
-    def hear(model, mel, output):
+    def hear(model, mel, output, multiplied):
         levels.append(float(mel.max()))
-        return real(model, mel, output)
+        return real(model, mel, output, multiplied)
 
     def decode(model, heard, options, generator):
         asked.append(options)

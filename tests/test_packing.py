@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from encoders.media.sound import SAMPLE_RATE, Audio
-from encoders.transcription.passes import hear
+from encoders.transcription.passes import Passes, hear
 from encoders.transcription.transcriber import Transcriber
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.acceleration.copies import Copies, use_packed
@@ -105,6 +105,31 @@ def test_a_packed_whisper_writes_down_the_same():
     assert "forward" in vars(model.transcriber.output)  # which is no part of Whisper's modules
     model.unpack()
     assert "forward" not in vars(model.transcriber.output)
+
+
+@pytest.mark.parametrize(("weights", "rounds"), [("exact", False), ("fp16", False), ("int8", True), ("int4", True)])
+def test_a_quantised_whisper_multiplies_what_it_hears_in_bfloat16_where_the_processor_can(weights, rounds, monkeypatch):
+    for can in (True, False):
+        monkeypatch.setattr("mmlm.acceleration.speech.multiplies", lambda dtype, can=can: can)
+        transcriber = Transcriber(hearing.tiny_whisper())
+        pack_transcriber(transcriber, weights)
+        assert transcriber.multiplied == (torch.bfloat16 if rounds and can else torch.float32)
+
+
+def test_what_is_heard_in_bfloat16_is_that_of_float32_to_its_rounding():
+    whisper = hearing.tiny_whisper(sharpness=0.3).eval().requires_grad_(False)
+    mel = torch.randn(80, 3000, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([1, 2, 3])
+    exact, rounded = hear(whisper, mel), hear(whisper, mel, multiplied=torch.bfloat16)
+    assert rounded.features.dtype == torch.float32
+    assert {tensor.dtype for pair in rounded.keys_values for tensor in pair} == {torch.bfloat16}
+    assert 0 < (rounded.features - exact.features).abs().max() / exact.features.abs().max() < 0.03
+    heads = [[0, 0], [0, 1]]
+    found, scores = Passes(whisper, rounded, rows=1).attend(tokens, heads)
+    logits, alike = Passes(whisper, exact, rows=1).attend(tokens, heads)
+    torch.testing.assert_close(logits, whisper.decoder(tokens[None], exact.features)[0], rtol=1e-4, atol=1e-5)
+    for own, other in ((found, logits), (scores, alike)):
+        assert own.dtype == torch.float32 and 0 < (own - other).abs().max() / other.abs().max() < 0.03
 
 
 def test_what_a_quantised_whisper_hears_is_exact_and_what_it_writes_is_not():

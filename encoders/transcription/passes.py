@@ -22,7 +22,8 @@ from whisper.tokenizer import get_tokenizer
 class Heard:
     """A window as the decoder hears it, for every try to write it down.
 
-    features: the encoder's tokens [1, S, D]. keys_values: the keys and values [1, S, D] of each block of the decoder.
+    features: the encoder's tokens [1, S, D]. keys_values: the keys and values [1, S, D] of each block of the decoder,
+        in the dtype that the encoder multiplied in.
     output: the model's `output_layer`.
     """
 
@@ -31,12 +32,19 @@ class Heard:
     output: nn.Module
 
 
-def hear(model: whisper.Whisper, mel: Tensor, output: nn.Module | None = None) -> Heard:
-    """Encode a spectrogram [n_mels, 3000]. output: the model's `output_layer`, where it is kept; it may be packed."""
-    features = model.encoder(mel[None])
-    blocks: Any = model.decoder.blocks
-    keys_values = [_keys_values(block.cross_attn, features) for block in blocks]
-    return Heard(features, keys_values, output_layer(model) if output is None else output)
+def hear(
+    model: whisper.Whisper, mel: Tensor, output: nn.Module | None = None, multiplied: torch.dtype = torch.float32
+) -> Heard:
+    """Encode a spectrogram [n_mels, 3000].
+
+    output: the model's `output_layer`, where it is kept; it may be packed. multiplied: torch.bfloat16 rounds what is
+    multiplied on a CPU to it; the features keep the dtype of `mel`.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplied == torch.bfloat16):
+        features = model.encoder(mel[None])
+        blocks: Any = model.decoder.blocks
+        keys_values = [_keys_values(block.cross_attn, features) for block in blocks]
+    return Heard(features.to(mel.dtype), keys_values, output_layer(model) if output is None else output)
 
 
 def window_bytes(model: whisper.Whisper) -> int:
@@ -170,14 +178,14 @@ def _keys_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tens
 def _attended(query: Tensor, keys: Tensor, values: Tensor, heads: int, causal: bool = False) -> Tensor:
     """What queries [1, R * T, D] find in keys and values [R, S, D], of the same shape as queries."""
     rows = query.view(len(keys), -1, query.shape[-1])
-    asked, keys, values = (_split(one, heads) for one in (rows, keys, values))
+    asked, keys, values = (_split(one, heads) for one in (rows.to(keys.dtype), keys, values))
     found = F.scaled_dot_product_attention(asked, keys, values, is_causal=causal)
-    return found.transpose(1, 2).reshape(query.shape)
+    return found.transpose(1, 2).reshape(query.shape).to(query.dtype)
 
 
 def _scores(attention: MultiHeadAttention, x: Tensor, keys: Tensor) -> Tensor:
     """The scores [H, T, S] of each head for [1, T, D] and keys [1, S, D], before the softmax."""
-    query, key = _split(attention.query(x), attention.n_head)[0], _split(keys, attention.n_head)[0]
+    query, key = _split(attention.query(x), attention.n_head)[0], _split(keys.to(x.dtype), attention.n_head)[0]
     scale = query.shape[-1] ** -0.25
     return ((query * scale) @ (key * scale).transpose(-1, -2)).float()
 

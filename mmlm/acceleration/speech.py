@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from mmlm.acceleration.copies import use_packed
+from mmlm.acceleration.hardware import multiplies
 from mmlm.acceleration.kernels import Weights
 from mmlm.acceleration.packing import Chosen, choose_kernels, pack_layers
 
@@ -16,7 +19,8 @@ def pack_transcriber(transcriber: Transcriber, weights: Weights = "exact") -> li
     """Lets a transcriber on a CPU compute with packed weights, see `pack`; gives the kernels that were chosen.
 
     weights: "fp16", "int8" and "int4" quantise the layers that write: text may change. Those that hear, the encoder
-    and the keys and values of a recording, stay exact: they take a whole window at once, for which int8 has one scale.
+    and the keys and values of a recording, keep their weights: they take a whole window at once, for which int8 has one
+    scale. With "int8" and "int4" they multiply in bfloat16, where the processor has instructions for it.
     ValueError for another value, and for a transcriber on a GPU.
     """
     device = transcriber.model.device
@@ -32,4 +36,6 @@ def pack_transcriber(transcriber: Transcriber, weights: Weights = "exact") -> li
     for part in (model, transcriber.output):
         chosen += choose_kernels(part)
     transcriber.computing = use_packed
+    rounds = weights in ("int8", "int4") and multiplies(torch.bfloat16)
+    transcriber.multiplied = torch.bfloat16 if rounds else torch.float32
     return chosen
