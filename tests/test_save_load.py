@@ -29,6 +29,7 @@ from support import families, parts
 from support.parts import expected_names
 
 ROOT = Path(__file__).parents[1]
+SIZES = dict(resampler=parts.RESAMPLER, fusion=parts.fusion())
 
 
 def ready(family: str = "llama", seed: int = 0) -> dict:
@@ -397,6 +398,31 @@ def test_a_model_of_named_parts_needs_nothing_but_its_folder(tmp_path, recwarn, 
     assert loaded.config() == model.config()
     assert loaded.config().language_model.name == str(tmp_path / "lm")
     assert not [w for w in recwarn if "fingerprint" in str(w.message)]
+
+
+def test_a_tokenizer_that_was_given_apart_is_saved_with_the_model(tmp_path, recwarn):
+    """Ids are those of the tokenizer that the adapters learned with, whatever lies beside the language model."""
+    folder, own = tmp_path / "lm", families.tokenizer()
+    families.language_model("llama").save_pretrained(folder)
+    families.tokenizer().save_pretrained(folder)
+    own.add_tokens(["zebra"])
+    given = dict(image_encoder=parts.image_encoder())
+    model = assemble(folder, tokenizer=own, **given, **SIZES)
+    model.save(tmp_path / "saved")
+    for _ in range(2):
+        loaded = load(tmp_path / "saved", **given)
+        assert loaded.processor.tokenizer("a zebra").input_ids == own("a zebra").input_ids
+        assert loaded.config() == model.config()
+        loaded.save(tmp_path / "saved")  # as equal files
+    assert not [one for one in recwarn if "fingerprint" in str(one.message)]
+    with pytest.warns(UserWarning, match="tokenizer has other tokens"):
+        load(tmp_path / "saved", tokenizer=families.tokenizer(), **given)
+    plain = assemble(folder, **given, **SIZES)
+    plain.save(tmp_path / "plain")
+    assert plain.config().tokenizer is None and sorted(os.listdir(tmp_path / "plain")) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_parts_that_cannot_be_found_are_clear_errors(tmp_path):

@@ -38,7 +38,7 @@ def write_parts(model: MultimodalNetwork, config: ModelConfig, folder: Path) -> 
         write(folder / file)
         part = dataclasses.replace(getattr(config, name), name=MARK + file)
         found[name] = dataclasses.replace(part, subfolder="") if isinstance(part, CodecPart) else part
-    return dataclasses.replace(config, **found)
+    return dataclasses.replace(config, **found, tokenizer=None)  # which lies with the language model
 
 
 def _writers(model: MultimodalNetwork) -> Iterator[tuple[str, tuple[str, Callable[[Path], Any]]]]:

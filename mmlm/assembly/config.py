@@ -12,7 +12,7 @@ from decoders.values import check_kinds
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 
-FORMAT_VERSION = 2  # from 2 on, the digest that weights carry is also of the names of the parts
+FORMAT_VERSION = 3  # from 2 on, the digest that weights carry is also of the names of the parts; 3 may have a tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ModelConfig:
     audio_codec: CodecPart | None = None
     audio_decoder: FrozenPart | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
+    tokenizer: FrozenPart | None = None  # where it is not the language model's own
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -31,8 +31,9 @@ def extended(
     lora = host.lora_config if lora is None else lora
     with OwnDraws(seed):
         writing = LanguageModel(
-            host.model, host.tokenizer, host.name, host.vocabulary.tokens, layouts=layouts_of(loaded.codecs), lora=lora
-        )
+            host.model, host.tokenizer, host.name, host.vocabulary.tokens, layouts=layouts_of(loaded.codecs), lora=lora,
+            own_tokenizer=host.own_tokenizer,
+        )  # fmt: skip
         writing.replaced, writing.changes = host.replaced, host.changes  # the two share their frozen parts
         made = MultimodalLM(
             writing, model.encoders.get("image"), model.resampler_config, model.fusion_config, model.template,

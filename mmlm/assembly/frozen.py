@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,13 +48,14 @@ def language_model_of(
         if rows and not source.replaced:
             raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
         return source
+    own_tokenizer = tokenizer is not None and not isinstance(source, nn.Module)
     if bare is None:
         model, tokenizer, name = causal_model(source, tokenizer, dtype)
     else:
         assert not isinstance(source, nn.Module), "what is in memory already is known by its name"
         model, tokenizer, name = bare, tokenizer or named_tokenizer(source), lasting_name(source)
     added = ADDED_TOKENS_WITH_AUDIO if with_audio else ADDED_TOKENS
-    return LanguageModel(model, tokenizer, name, added, rows, layouts, lora)
+    return LanguageModel(model, tokenizer, name, added, rows, layouts, lora, own_tokenizer)
 
 
 def causal_model(
@@ -131,11 +134,20 @@ def given_or_named(part: T | None, name: str | None, what: str, argument: str | 
     return name
 
 
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """16 hex digits of all that a tokenizer makes of texts: its tokens, its rules, and its chat template."""
+    rules = getattr(tokenizer, "backend_tokenizer", None)
+    tokens = rules.to_str() if rules is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    written = f"{tokens}\n{getattr(tokenizer, 'chat_template', None)}"
+    return hashlib.sha256(written.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
 def check_fingerprint(what: str, expected: FrozenPart | None, found: str) -> None:
     """Warns where a frozen part is not the one that the adapters were trained with."""
     if expected is not None and expected.fingerprint != found:
         warnings.warn(
-            f"the {what} has other weights than the one these adapters were trained with: fingerprint {found}, "
+            f"the {what} has other {'tokens' if what == 'tokenizer' else 'weights'} than the one these adapters were "
+            f"trained with: fingerprint {found}, "
             f"expected {expected.fingerprint}. Results will differ",
             stacklevel=3,
         )

@@ -100,7 +100,7 @@ def inspect(name: str | Path) -> ModelFacts:
 
 def _parts(config: ModelConfig) -> Iterator[tuple[str, FrozenPart]]:
     for part, own in vars(config).items():
-        if isinstance(own, FrozenPart):
+        if isinstance(own, FrozenPart) and part != "tokenizer":
             yield part, own
 
 

@@ -21,12 +21,14 @@ from mmlm.assembly.arguments import check_arguments, check_name
 from mmlm.assembly.assemble import assemble
 from mmlm.assembly.codecs import Codecs, load_saved_codecs
 from mmlm.assembly.config import FrozenPart, ModelConfig, digest
+from mmlm.assembly.forms.named import named_tokenizer
 from mmlm.assembly.frozen import (
     audio_encoder_of,
     check_fingerprint,
     given_or_named,
     image_encoder_of,
     language_model_of,
+    tokenizer_fingerprint,
 )
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.assembly.names import absolute_name, check_elsewhere, path_in, with_names
@@ -57,9 +59,8 @@ def load(
 ) -> MultimodalLM:
     """A saved model: a preset ("nano"), a folder that `save` wrote, or a hub id; or a model of `mmlm models`.
 
-    Parts that were ready-made when the model was saved are given here again; other parts, or their new places, may be
-    given in place of those it names, as `assemble` takes them. A frozen part with other weights than those the adapters
-    were trained with is a warning with both fingerprints.
+    Parts that were saved ready-made are given here again; other parts, or their new places, may be given in place of
+    those it names, as `assemble` takes them. Other weights than the adapters were trained with are a warning.
     codecs: in place of its own. None: the model without its codecs, which are neither fetched nor loaded; it answers in
         text alone, and cannot be saved.
     encoders: those that are needed, of "image" and "audio": the model's others are neither fetched nor loaded, and what
@@ -82,8 +83,9 @@ def load(
     hears = config.audio_encoder is not None
     left_out, codecs = unneeded(config, encoders, codecs is None), codecs or Codecs()
     config, tensors, given = without(left_out, config, tensors, given)
-    fetch_parts(name, folder, config, given | codecs.by_field())
+    fetch_parts(name, folder, config, given | codecs.by_field() | {"tokenizer": tokenizer})
     sources = sources_of(config, given)
+    tokenizer = _tokenizer(config.tokenizer, tokenizer)
     _check_rank(config, tensors)
     shared: dict[str, Any] = shared_parts(config, sources, beside, dtype)
     bare = None if rows else shared.pop("language_model", None)  # rows are written into the embedding
@@ -124,6 +126,15 @@ def _published(
         audio_encoder=parts["audio_encoder"] if "audio" in kept else None, tokenizer=tokenizer,
         codecs=codecs or Codecs(), dtype=dtype, device=device,
     )  # fmt: skip
+
+
+def _tokenizer(saved: FrozenPart | None, given: Any) -> Any:
+    """The tokenizer that is given, or that was saved; None where it is the language model's own."""
+    if saved is None:
+        return given
+    found = named_tokenizer(given_or_named(None, saved.name, "tokenizer")) if given is None else given
+    check_fingerprint("tokenizer", saved, tokenizer_fingerprint(found))
+    return found
 
 
 def _media_dim(tensors: dict[str, Tensor]) -> int | None:

@@ -13,9 +13,12 @@ from decoders.codecs.checkpoint import codec_fingerprint
 from decoders.files import apply_umask, beside, save_tensors, sync
 from encoders.files import at_home
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig, digest
+from mmlm.assembly.frozen import tokenizer_fingerprint
 from mmlm.assembly.names import path_in, relative_name, with_names
+from mmlm.model.language_model import LanguageModel
 from mmlm.model.network import MultimodalNetwork
 
+TOKENIZER = "tokenizer"  # the folder of one that is not the language model's own
 REPLACED = "language_model.replaced."  # before the names of saved rows that stand in place of the language model's own
 
 
@@ -39,7 +42,12 @@ def config_of(model: MultimodalNetwork) -> ModelConfig:
         _codec_part(model, "audio"),
         _decoder_part(model, "audio"),
         model.language_model.lora_config,
+        _tokenizer_part(model.language_model),
     )
+
+
+def _tokenizer_part(host: LanguageModel) -> FrozenPart | None:
+    return FrozenPart(None, tokenizer_fingerprint(host.tokenizer)) if host.own_tokenizer else None
 
 
 def _codec_part(model: MultimodalNetwork, modality: str) -> CodecPart | None:
@@ -62,7 +70,8 @@ def save(model: MultimodalNetwork, folder: str | Path, *, bundle: bool = False) 
     """Writes `model.safetensors` and `config.json`: only what was added, and the names of the frozen parts.
 
     A part in the folder that holds `folder`, or in the one above that, is named by the path from here to there, so that
-    both may move together. Equal weights give equal files, byte for byte.
+    both may move together. Equal weights give equal files, byte for byte. A tokenizer that was given apart from its
+    language model is written as well.
     bundle: the frozen parts are written into the folder as well, and it loads with nothing else present. ValueError,
     with nothing written, for a part that cannot be taken along.
 
@@ -87,7 +96,10 @@ def _write(model: MultimodalNetwork, config: ModelConfig, folder: Path, bundle: 
             from mmlm.assembly.bundle import write_parts
 
             config = write_parts(model, config, parts)
-            apply_umask(parts)
+        elif config.tokenizer is not None:
+            model.language_model.tokenizer.save_pretrained(parts / TOKENIZER)
+            config = dataclasses.replace(config, tokenizer=FrozenPart(f"./{TOKENIZER}", config.tokenizer.fingerprint))
+        apply_umask(parts)
         bundled = sorted(os.listdir(parts))
         written = config.to_dict()
         # One entry: safetensors writes several in an order of chance, and equal models have equal files.

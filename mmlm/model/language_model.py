@@ -50,7 +50,7 @@ class LanguageModel(Changing):
 
     model: any transformers `...ForCausalLM`, compiled by `torch.compile`, wrapped by peft or with quantised layers too.
         The code names no model family; what the model takes is found by running it.
-    name: what rebuilds the model, for saving; None for a ready-made one.
+    name: what rebuilds the model, for saving; None if it is ready-made. own_tokenizer: the tokenizer is of another.
     added_tokens: the names of the added tokens, in the order of their ids.
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
         is left out if it is tied to the embedding, or if its first V rows stay. All are saved with the added weights.
@@ -69,6 +69,7 @@ class LanguageModel(Changing):
         rows: dict[str, Tensor] | None = None,
         layouts: tuple[CodeLayout, ...] = (),
         lora: LoraConfig = LoraConfig(),
+        own_tokenizer: bool = False,
     ) -> None:
         super().__init__()
         if rows:
@@ -76,8 +77,8 @@ class LanguageModel(Changing):
         self.replaced: tuple[str, ...] = tuple(rows or ())
         keep_unpacked(model)
         self.model = model.requires_grad_(False).eval()
-        self.tokenizer = tokenizer
         self.name = name
+        self.tokenizer, self.own_tokenizer = tokenizer, own_tokenizer
         self.fingerprinted: str | None = None  # of weights that lie in parts on several devices
         self.halved = False  # whether a run keeps frozen weights in bfloat16 (`mmlm.training.resting`)
         self.ends_in_head = True  # until something was found to follow the head, such as a soft-cap
@@ -110,9 +111,8 @@ class LanguageModel(Changing):
         self.lora: LoraAdapters | None = None
         if layouts:
             image = self.vocabulary.spans.get("image")
-            embedding_rows, head_rows = mean_rows(embedding, head, self.vocabulary.code_rows)
-            embedding_rows, head_rows = scattered(embedding_rows, embedding), scattered(head_rows, head)
-            self.codes = CodeRows(embedding_rows, head_rows, 1 + image.layout.codes if image else 0)
+            known, written = map(scattered, mean_rows(embedding, head, self.vocabulary.code_rows), (embedding, head))
+            self.codes = CodeRows(known, written, 1 + image.layout.codes if image else 0)
         if lora.rank and (layouts or lora.reads):
             self.lora = LoraAdapters(self.blocks, lora, self._where_lora_acts)
 

@@ -61,11 +61,12 @@ def load(
         )
     if not isinstance(language_model, nn.Module):
         read.check(language_model_config(language_model))  # before its weights are read
+    own_tokenizer = tokenizer is not None and not isinstance(language_model, nn.Module)
     lm, tokenizer, name = causal_model(language_model, tokenizer, dtype)
     read.check(_text_config(lm))
     rows, added = _vocabulary_rows(read.language_model, lm, len(tokenizer))
     _compare_rest(read.language_model, lm)
-    host = LanguageModel(lm, tokenizer, name, rows=rows)
+    host = LanguageModel(lm, tokenizer, name, rows=rows, own_tokenizer=own_tokenizer)
     model = assemble(host, encoder, resampler=read.resampler, fusion=read.fusion, dtype=dtype)
     start = {part: rows.detach().clone() for part, rows in host.added.named_parameters()}
     for part, values in added.items():
