@@ -1,5 +1,6 @@
 """The laws, over every family: shut gates, caches and batches change nothing, and requests never meet."""
 
+import copy
 import functools
 import itertools
 import threading
@@ -57,6 +58,26 @@ def ids_with_pictures(model: MultimodalLM) -> tuple[Tensor, list[list[Features]]
 
 
 # Gates at zero
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", *families.READS_IDS_AGAIN])
+def test_a_copy_is_a_model_of_its_own(family):
+    """Its hooks are of its own requests, those of embeddings that look the ids up again too."""
+    model = parts.build(family)
+    before = own_logits(model)
+    twin = copy.deepcopy(model)
+    assert torch.equal(own_logits(twin), before)
+    with torch.no_grad():
+        for _, parameter in twin.added_parameters():
+            parameter.mul_(1.5)
+    assert not torch.allclose(own_logits(twin), before)
+    assert torch.equal(own_logits(model), before)
+
+
+def own_logits(model: MultimodalLM) -> Tensor:
+    batch, media = parts.encoded(model, parts.prompts())
+    with torch.no_grad():
+        return model(batch, media).logits
 
 
 @EVERY_FAMILY

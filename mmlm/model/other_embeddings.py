@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,13 +15,20 @@ def hide_added_ids(model: nn.Module, embedding: nn.Module, request: Callable[[],
 
     request: gives the one that is open, if any, whose ids these are.
     """
-
-    def hide(module: nn.Module, args: tuple) -> tuple | None:
-        asked = request()
-        if asked is None or not args or args[0] is not asked.ids:  # none is open, or it embeds positions
-            return None
-        return (args[0].masked_fill(args[0] >= offset, 0), *args[1:])
-
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module is not embedding:
-            module.register_forward_pre_hook(hide)
+            module.register_forward_pre_hook(_Hidden(request, offset))
+
+
+@dataclass
+class _Hidden:
+    """The hook of such an embedding; an object, so that a deep copy of a model asks for its own requests."""
+
+    request: Callable[[], Request | None]
+    offset: int
+
+    def __call__(self, module: nn.Module, args: tuple) -> tuple | None:
+        asked = self.request()
+        if asked is None or not args or args[0] is not asked.ids:  # none is open, or it embeds positions
+            return None
+        return (args[0].masked_fill(args[0] >= self.offset, 0), *args[1:])
