@@ -30,6 +30,7 @@ from mmlm.generation.beams import beam_search
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.loop import decode
 from mmlm.generation.options import GenerationOptions
+from mmlm.model.config import ResamplerConfig
 from mmlm.model.language_model import LanguageModel
 from mmlm.prompting.parts import Image
 from mmlm.prompting.processor import Batch
@@ -76,7 +77,7 @@ def build(size: str, dtype: torch.dtype = torch.float32, language_model: nn.Modu
         tokenizer_object=Tokenizer(models.WordLevel({f"t{i}": i for i in range(own.vocabulary)}, "t0"))
     )
     torch.manual_seed(1)
-    model = assemble(LanguageModel(made, tokenizer), _eyes(own.vision))
+    model = assemble(LanguageModel(made, tokenizer), _eyes(own.vision), resampler=ResamplerConfig())  # Flamingo's
     for layer in model.fusion.layers:
         layer.attn_gate.uniform_(0.5, 1.0)
         layer.ff_gate.uniform_(0.5, 1.0)

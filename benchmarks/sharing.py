@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import mmlm
-from mmlm.model.config import FusionConfig
+from mmlm.model.config import FusionConfig, ResamplerConfig
 
 PARTS = {"language_model": "language_model", "image_encoder": "image_encoder", "audio_encoder": "audio_encoder.pt"}
 
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         for number, own in enumerate(folders):
             made = mmlm.assemble(
                 args.language_model, args.image_encoder, audio_encoder=args.audio_encoder, seed=number,
-                fusion=FusionConfig(args.every),
+                resampler=ResamplerConfig(), fusion=FusionConfig(args.every),
             )  # fmt: skip
             made.save(own)
         added = sum(tensor.numel() for _, tensor in made.added_parameters())
