@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ ray = pytest.importorskip("ray", reason="needs the extra ray: pip install 'mmlm[
 from mmlm.cli import main  # noqa: E402 - after what it needs
 from mmlm.jobs import Ranks  # noqa: E402
 from mmlm.jobs.cluster import on_ray  # noqa: E402
+from support.site import site  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +50,22 @@ def test_each_node_has_a_rank(cluster):
 def test_without_the_devices_it_is_refused(cluster):
     with pytest.raises(RuntimeError, match="no node of the cluster .* has a GPU"):
         on_ray(where, cluster[0].address, gpus=True)
+
+
+def test_tars_elsewhere_give_the_rows_of_those_here(cluster, tmp_path):
+    pytest.importorskip("aiohttp", reason="needs aiohttp, by which fsspec reads https://")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for number in range(4):
+            tar.add(ROOT / "docs/images/scene.png", f"{number}.png")
+    more = ["--shard-size", "1", "--max-new-tokens", "4"]
+    with site(tmp_path) as web:
+        there = ["--data", web.url("t.tar"), "--output", str(tmp_path / "there"), "--ray", cluster[0].address]
+        assert main(["caption", *there, *more]) == 0
+    assert main(["caption", "--data", str(tmp_path / "t.tar"), "--output", str(tmp_path / "here"), *more]) == 0
+    here, there = (
+        [part.read_bytes() for part in sorted((tmp_path / name).glob("part-*"))] for name in ("here", "there")
+    )
+    assert len(here) == 4 and here == there
 
 
 def test_pictures_are_captioned_on_both_nodes_and_one_may_be_lost(cluster, tmp_path):

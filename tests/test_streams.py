@@ -11,11 +11,14 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.utils import infer_storage_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmlm.data import BadRecordsError, read_records
 from mmlm.data.ahead import Ahead
+from mmlm.data.readers.paths import without_secrets
 from mmlm.data.streams import RecordStream, find_shards
 from mmlm.data.streams.index import index_of, index_path
 from mmlm.data.streams.order import PERIOD, Mixture, ShardOrder
@@ -210,6 +213,66 @@ def test_shards_elsewhere_are_the_same_and_are_read_in_pieces(shards, tmp_path, 
     memory.rm("/bucket", recursive=True)
     with pytest.raises(OSError, match="cannot be read any more"):
         there.read(there.step(5)[0])
+
+
+class Hosted(MemoryFileSystem):
+    """A file system whose addresses name a host and who reads, which its paths lack, as those of sftp and github do."""
+
+    protocol = "hosted"
+
+    def __init__(self, host: str, username: str | None = None, password: str | None = None, **options):
+        super().__init__(**options)
+        if (host, username, password) not in (("there", None, None), ("there", "alice", "pass@word")):
+            raise ConnectionError(f"hosted://{username}:{password}@{host}/ lets nobody in")
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return infer_storage_options(path)["path"].rstrip("/")
+
+    @staticmethod
+    def _get_kwargs_from_urls(path):
+        return {name: value for name, value in infer_storage_options(path).items() if name not in ("protocol", "path")}
+
+
+def test_an_address_keeps_its_host_and_its_secrets_are_not_told(shards, tmp_path):
+    fsspec.register_implementation("hosted", Hosted, clobber=True)
+    memory = fsspec.filesystem("memory")
+    for path in shards.glob("*.tar"):
+        memory.pipe(f"/hosted/{path.name}", path.read_bytes())
+    secret = "hosted://alice:pass@word@there/hosted/"
+    mine, open_to_all = (find_shards(f"{where}*.tar") for where in (secret, "hosted://there/hosted/"))
+    assert [shard.url for shard in mine] == [f"{secret}{number}.tar" for number in range(5)]
+    assert [shard.name for shard in mine] == [shard.url for shard in open_to_all]
+    assert stream_of(f"{secret}*.tar", tmp_path).fingerprint() == stream_of(f"{shards}/*.tar", tmp_path).fingerprint()
+    folder = tmp_path / "index"
+    assert [index_path(shard, folder) for shard in mine] == [index_path(shard, folder) for shard in open_to_all]
+    memory.rm("/hosted", recursive=True)
+    for fails in (
+        lambda: mine[0].read(0, 9),
+        lambda: index_of(mine[0], tmp_path),
+        lambda: find_shards(f"{secret}{{0,1}}.tar"),
+        lambda: find_shards(f"memory::{secret}0.tar"),
+    ):
+        with pytest.raises((OSError, ValueError), match="hosted://there/hosted/") as caught:
+            fails()
+        assert "alice" not in str(caught.value) and "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://u:p@a.b/c.tar?X-Sig=1&b=c", "https://a.b/c.tar"),
+        ("no shard at http://u@a.b:80/c.tar?d (of http://u@a.b:80/{c}.tar?d).", None),
+        ("401, url='https://u:p@a.b/c.tar?d=1'", "401, url='https://a.b/c.tar'"),
+        ("s3://bucket/a-?.tar and sftp://u:p@q@a.b/x@y.tar", "s3://bucket/a-?.tar and sftp://a.b/x@y.tar"),
+        ("hf://datasets/user/name@main/a.tar", "hf://datasets/user/name@main/a.tar"),
+        ("who?@is this: https://a.b/, mail@a.b?", "who?@is this: https://a.b/, mail@a.b?"),
+        ("/a/path@2/with?it.tar", "/a/path@2/with?it.tar"),
+    ],
+)
+def test_what_is_secret_in_an_address(text, shown):
+    shown = "no shard at http://a.b:80/c.tar (of http://a.b:80/{c}.tar)." if shown is None else shown
+    assert without_secrets(text) == shown == without_secrets(shown)
 
 
 def test_records_of_a_stream_are_those_of_the_reader(shards, tmp_path):

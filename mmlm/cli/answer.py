@@ -41,7 +41,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "image", nargs="?", metavar="IMAGE", help="a picture, video, folder, pattern, or - for standard input"
     )
     verb.add_argument("question", nargs="?", metavar="QUESTION", help="with --data: of all; else each has its own")
-    verb.add_argument("--data", type=file_path, metavar="DATA", help="tars or manifest with pictures and questions")
+    verb.add_argument(
+        "--data", type=file_path, metavar="DATA",
+        help="tars (here, s3://…, https://…) or manifest with pictures and questions",
+    )  # fmt: skip
     add_batch_options(verb)
     add_job_options(verb, shard_size=1000, batch_size=32)
     add_model_options(verb)

@@ -50,11 +50,11 @@ class Batch:
         return 0 if not self.failed else 1 if self.done else 2
 
 
-def outcome(action: Callable[[], T]) -> T | Exception:
-    """What the action gives, or why its input cannot be used."""
+def outcome(action: Callable[[], T], *others: type[Exception]) -> T | Exception:
+    """What the action gives, or why its input cannot be used. others: errors of another fault, which are raised."""
     try:
         return action()
-    except BrokenPipeError:  # nobody reads the output any more
+    except (BrokenPipeError, *others):  # the former: nobody reads the output any more
         raise
     except UNUSABLE as error:
         return error

@@ -26,6 +26,7 @@ EXAMPLES = """\
   mmlm caption "2024/**/*.jpg" --num-beams 3       (a pattern; quoted, it may stand for any number of files)
   mmlm caption --data "shards/*.tar" --json        (tars, a manifest, COCO: what train reads)
   mmlm caption --data "shards/*.tar" --output captions/     (millions: ended at any time, it is gone on with)
+  mmlm caption --data "s3://bucket/x-{000..199}.tar" --output captions/
   mmlm caption clip.mp4
   cat photo.jpg | mmlm caption -
   mmlm caption photo.jpg --model my-model --examples captioned/ --shots 4"""
@@ -40,7 +41,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="pictures, videos, folders, patterns, - for standard input",
     )
-    verb.add_argument("--data", type=file_path, metavar="DATA", help="tars, manifest or COCO file: its pictures")
+    verb.add_argument(
+        "--data", type=file_path, metavar="DATA",
+        help="tars (here, s3://…, https://…), manifest or COCO file: its pictures",
+    )  # fmt: skip
     add_batch_options(verb)
     add_job_options(verb, shard_size=1000, batch_size=32)
     add_model_options(verb)

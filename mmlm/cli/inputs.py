@@ -20,6 +20,7 @@ from mmlm.cli.messages import complain
 
 if TYPE_CHECKING:
     from mmlm.data.records import FileSlice
+    from mmlm.jobs.remote import RemoteSlice
 
 Kind = Literal["image", "audio"]
 WHAT = {"image": "pictures", "audio": "recordings"}
@@ -34,7 +35,7 @@ class Input:
 
     name: str
     stem: PurePath
-    place: FileSlice | None = None
+    place: FileSlice | RemoteSlice | None = None
 
     def source(self) -> Any:
         """What the readers of media take: a path, bytes, an address, or standard input."""
@@ -42,7 +43,9 @@ class Input:
             return sys.stdin.buffer
         if self.place is None:
             return self.name if "://" in self.name else Path(self.name)
-        return self.place.path if self.place.whole else self.place.read()
+        from mmlm.data.records import FileSlice
+
+        return self.place.path if isinstance(self.place, FileSlice) and self.place.whole else self.place.read()
 
 
 def check_given(names: Sequence[str], data: str | None, metavar: str) -> None:
@@ -62,7 +65,9 @@ def inputs_of(
     for name in names:
         found += batch.attempt(name, lambda name=name: _named(args, name, kind)) or []
     if data is not None:
-        found += batch.attempt(data, lambda: _listed(batch, data, kind)) or []
+        from mmlm.data.readers.paths import without_secrets
+
+        found += batch.attempt(without_secrets(data), lambda: _listed(batch, data, kind)) or []
     return found
 
 

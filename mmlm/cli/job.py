@@ -45,7 +45,8 @@ def add_job_options(verb: argparse.ArgumentParser, shard_size: int, batch_size: 
     group = verb.add_argument_group(
         "many inputs",
         "--data with --output: a row for each input, in order, in FOLDER/part-00000.jsonl and on. The same command,\n"
-        "given again after any end, goes on; given several times at once (torchrun), it shares the work",
+        "given again after any end, goes on; given several times at once (torchrun), it shares the work. Tars may lie\n"
+        "at addresses (s3://bucket/x-{000..199}.tar, https://…), of which pieces are read",
     )
     if batch_size is not None:
         group.add_argument("--output", type=file_path, metavar="FOLDER", help="where the rows go, with --data")
@@ -112,9 +113,10 @@ def _run_rank(
     check_job(folder, job)  # before anything is made
     stopped = "stopped; the same command goes on"
     with interrupted(args, stopped) if ranks.rank == 0 else nullcontext(), Leases(folder / "leases") as leases:
-        plan = open_job(folder, job, leases, own.model)
+        progress = _Progress(args)
+        plan = open_job(folder, job, leases, own.model, progress.indexed)
         items_of = functools.partial(plan.items, modality=kind, suffixes=suffixes_of(kind))
-        told = functools.partial(_Progress(args).tell, plan.total) if ranks.rank == 0 else lambda totals: None
+        told = functools.partial(progress.tell, plan.total) if ranks.rank == 0 else lambda totals: None
         totals = work(plan, Parts(folder), leases, items_of, own.rows_of, ranks, told)
     if ranks.rank == 0:
         failed = f", of which {totals.failed:,} could not be used: their rows say why" if totals.failed else ""
@@ -139,6 +141,13 @@ class _Progress:
         self.args = args
         self.first: Totals | None = None
         self.began = self.last = 0.0
+
+    def indexed(self, done: int, total: int) -> None:
+        """A line now and then about the tars at addresses, which are read once before the job begins."""
+        now = time.monotonic()
+        if now - self.last >= OFTEN and done < total:
+            self.last = now
+            complain(self.args, f"{done:,} of {total:,} tars are indexed")
 
     def tell(self, total: int, totals: Totals) -> None:
         """A line at the beginning of a job that is gone on with, and one now and then."""

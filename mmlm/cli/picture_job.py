@@ -81,6 +81,7 @@ class PictureRows:
     def _results(self, asked: Sequence[Asked], first: int) -> list[GenerationResult | Exception]:
         """The result of each prompt, in order, or why there is none."""
         from mmlm.data.ahead import Ahead
+        from mmlm.data.streams import UnreachableError
         from mmlm.tasks.votes import generated
 
         model, examples = self.loaded
@@ -97,7 +98,7 @@ class PictureRows:
             return self.prompt_of(self.args, model, examples, picture, one.question)
 
         def read(start: int) -> dict[int, Any]:
-            return {index: outcome(functools.partial(prompt, index)) for index in batches[start]}
+            return {index: outcome(functools.partial(prompt, index), UnreachableError) for index in batches[start]}
 
         with closing(Ahead(read, len(batches), depth=1)) as reading:
             for start in range(len(batches)):

@@ -48,7 +48,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "recordings", nargs="*", default=[], metavar="AUDIO",
         help="sound or video files, folders, patterns, - for standard input",
     )  # fmt: skip
-    verb.add_argument("--data", type=file_path, metavar="DATA", help="tars or manifest: its recordings")
+    verb.add_argument(
+        "--data", type=file_path, metavar="DATA",
+        help="tars (here, s3://…, https://…) or manifest: its recordings",
+    )  # fmt: skip
     verb.add_argument(
         "--model",
         default="nano",

@@ -38,11 +38,12 @@ def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
         return running.transcript(list(running))
 
     def row(item: Item | BadRecord) -> dict[str, Any]:
+        from mmlm.data.streams import UnreachableError
         from mmlm.jobs import Item
 
         if not isinstance(item, Item):
             return error_row(args, item.key, item.reason)
-        said = outcome(lambda: said_in(item))
+        said = outcome(lambda: said_in(item), UnreachableError)
         if isinstance(said, Exception):
             return error_row(args, item.key, said)
         if note is not None:

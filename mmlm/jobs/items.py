@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.fields import existing_file, json_object
@@ -16,11 +16,16 @@ from mmlm.data.readers.json_file import json_of
 from mmlm.data.readers.jsonl import Piece, lines_of_jsonl, pieces_of_jsonl
 from mmlm.data.readers.tar import index_tar
 from mmlm.data.records import BadRecord, FileSlice, Record
+from mmlm.data.streams import UnreachableError
+from mmlm.jobs.remote import RemoteSlice, RemoteTar
 
 Modality = Literal["image", "audio"]
 FIELDS = {"image": ("image", "file_name"), "audio": ("audio",)}
 OTHERS = "`mmlm data convert` makes tars of other formats"
 WHAT = {"image": "picture", "audio": "recording"}
+
+Source: TypeAlias = Path | RemoteTar
+Place: TypeAlias = FileSlice | RemoteSlice
 
 
 @dataclass(frozen=True)
@@ -32,37 +37,41 @@ class Item:
 
     key: str
     name: str
-    place: FileSlice
+    place: Place
     questions: tuple[str, ...] = ()
 
 
-def pieces(path: Path, size: int) -> Iterator[Piece]:
+def pieces(source: Source, size: int) -> Iterator[Piece]:
     """The items of a manifest, tar or COCO file in pieces of at most `size`. ValueError where the file is damaged.
 
     Of a tar and a COCO file, `Piece.start` and `before` are the number of items before it.
     """
-    if path.suffix == ".jsonl":
-        yield from pieces_of_jsonl(path, size)
+    if isinstance(source, RemoteTar):
+        total = len(source.index())
+    elif source.suffix == ".jsonl":
+        yield from pieces_of_jsonl(source, size)
         return
-    total = len(_samples(path) if path.suffix == ".tar" else _pictures(path))
+    else:
+        total = len(_samples(source) if source.suffix == ".tar" else _pictures(source))
     for start in range(0, total, size):
         yield Piece(start, start, min(size, total - start))
 
 
-def items(path: Path, piece: Piece, modality: Modality, suffixes: Sequence[str]) -> list[Item | BadRecord]:
+def items(source: Source, piece: Piece, modality: Modality, suffixes: Sequence[str]) -> list[Item | BadRecord]:
     """The items of a piece, in order, and what cannot be used in its place.
 
-    suffixes: of members of a tar that are such media ("jpg"). ValueError where the file is not as it was.
+    suffixes: of members of a tar that are such media ("jpg"). ValueError where the file is not as it was;
+    UnreachableError where a tar at an address cannot be read.
     """
-    if path.suffix == ".jsonl":
-        found = [_of_line(where, line, path.parent, modality) for where, line in lines_of_jsonl(path, piece)]
-    elif path.suffix == ".tar":
-        chosen = islice(_samples(path).items(), piece.start, piece.start + piece.count)
-        found = [_of_sample(f"{path.name}/{key}", members, modality, suffixes) for key, members in chosen]
+    if isinstance(source, RemoteTar) or source.suffix == ".tar":
+        chosen = islice(_samples(source).items(), piece.start, piece.start + piece.count)
+        found = [_of_sample(f"{source.name}/{key}", members, modality, suffixes) for key, members in chosen]
+    elif source.suffix == ".jsonl":
+        found = [_of_line(where, line, source.parent, modality) for where, line in lines_of_jsonl(source, piece)]
     else:
-        found = [_of_picture(record) for record in _pictures(path)[piece.start : piece.start + piece.count]]
+        found = [_of_picture(record) for record in _pictures(source)[piece.start : piece.start + piece.count]]
     if len(found) != piece.count:
-        raise ValueError(f"{path} has {piece.count - len(found)} items less than when the job was begun")
+        raise ValueError(f"{source.name} has {piece.count - len(found)} items less than when the job was begun")
     return found
 
 
@@ -70,8 +79,8 @@ def items(path: Path, piece: Piece, modality: Modality, suffixes: Sequence[str])
 
 
 @lru_cache(maxsize=1)
-def _samples(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
-    return index_tar(path)
+def _samples(tar: Source) -> Mapping[str, Mapping[str, Sequence[Place]]]:
+    return tar.samples() if isinstance(tar, RemoteTar) else index_tar(tar)
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +107,7 @@ def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | 
 
 
 def _of_sample(
-    key: str, members: dict[str, list[FileSlice]], modality: Modality, suffixes: Sequence[str]
+    key: str, members: Mapping[str, Sequence[Place]], modality: Modality, suffixes: Sequence[str]
 ) -> Item | BadRecord:
     media = [
         (suffix, place)
@@ -112,6 +121,8 @@ def _of_sample(
         asked = _questions(json_object(members["json"][0].read())) if "json" in members else ()
         ((suffix, place),) = media
         return Item(key, f"{key}.{suffix}", place, asked)
+    except UnreachableError:  # no fault of the sample's, which would have it for ever
+        raise
     except (OSError, ValueError) as error:
         return BadRecord(key, str(error))
 

@@ -7,18 +7,24 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmlm.data.find import sources_in
 from mmlm.data.readers.jsonl import Piece
+from mmlm.data.readers.paths import without_secrets
 from mmlm.data.records import BadRecord
+from mmlm.data.streams import Shard
+from mmlm.data.streams.shards import is_remote
 from mmlm.jobs.files import create
-from mmlm.jobs.items import OTHERS, Item, Modality, items, pieces
+from mmlm.jobs.items import OTHERS, Item, Modality, Source, items, pieces
 from mmlm.jobs.leases import Leases
+from mmlm.jobs.remote import RemoteTar, make_indexes, remote_shards
 
 NAME = "job.json"
+INDEXES = "index"  # the folder of the indexes of tars at addresses
 WAIT = 0.5  # seconds between looks at what another process does
 
 SUFFIXES = {"image": (".tar", ".jsonl", ".json"), "audio": (".tar", ".jsonl")}  # .json: COCO captions
@@ -36,20 +42,32 @@ class Job:
     identity: Mapping[str, Any]
     shard_size: int
 
-    def sources(self) -> list[Path]:
-        """The files of the data, in order. Errors are those of `sources_in`, and ValueError for another format."""
+    @cached_property
+    def sources(self) -> Sequence[Path | Shard]:
+        """The files of the data, or its tars at addresses, in order.
+
+        Errors are those of `sources_in` and `remote_shards`, and ValueError for another format.
+        """
+        if is_remote(self.data):
+            return remote_shards(self.data)
         found, known = list(sources_in(self.data)), SUFFIXES[self.modality]
         if (other := next((path for path in found if path.suffix not in known), None)) is not None:
             raise ValueError(f"{other}: a job reads {', '.join(known)} and folders with a metadata.jsonl; {OTHERS}")
         return found
 
     def described(self) -> dict[str, Any]:
-        """The identity with that of the data: the place, name, size and time of the last change of each file."""
+        """The identity with that of the data: the place, name, size and time of the last change of each file.
+
+        Of a tar at an address, what its server tells of its version stands for the time.
+        """
         inputs = {}
-        for number, path in enumerate(self.sources(), 1):
-            state = path.stat()
-            name = f"{number}: {path.absolute().parent.name}/{path.name}"  # wherever the folder is mounted
-            inputs[name] = {"bytes": state.st_size, "changed": state.st_mtime_ns}
+        for number, one in enumerate(self.sources, 1):
+            if isinstance(one, Shard):
+                inputs[f"{number}: {one.name}"] = {"bytes": one.size, "changed": one.version}
+            else:
+                state = one.stat()
+                name = f"{number}: {one.absolute().parent.name}/{one.name}"  # wherever the folder is mounted
+                inputs[name] = {"bytes": state.st_size, "changed": state.st_mtime_ns}
         return json.loads(json.dumps({**self.identity, "data": inputs, "shard_size": self.shard_size}))
 
 
@@ -57,7 +75,7 @@ class Job:
 class Plan:
     """The shards of a job, each as (number of its source, piece of it)."""
 
-    sources: Sequence[Path]
+    sources: Sequence[Source]
     shards: Sequence[tuple[int, Piece]]
 
     @property
@@ -76,7 +94,47 @@ def check_job(folder: Path, job: Job) -> bool:
 
     What an identity leaves out is not compared.
     """
-    known, described = _kept(folder), job.described()
+    return _is_held(folder, job.described())
+
+
+def open_job(
+    folder: Path,
+    job: Job,
+    leases: Leases,
+    model: Callable[[], Mapping[str, Any]],
+    counted: Callable[[int, int], object] = lambda done, total: None,
+) -> Plan:
+    """The plan of the job that the folder holds, which is made if there is none; errors are those of `check_job`.
+
+    Where several processes begin at once, one makes it and the others wait. ValueError where there are no items.
+    model: what identifies the model, which is loaded for it only when all else is known to be right.
+    counted: is told how many of how many tars at addresses are indexed.
+    """
+    sources = [RemoteTar(one, folder / INDEXES) if isinstance(one, Shard) else one for one in job.sources]
+    while not check_job(folder, job):
+        with leases.take("plan") as ours:
+            if ours:
+                make_indexes([one for one in sources if isinstance(one, RemoteTar)], counted)
+                shards = [
+                    [number, *astuple(piece)]
+                    for number, source in enumerate(sources)
+                    for piece in pieces(source, job.shard_size)
+                ]
+                if not shards:
+                    raise ValueError(f"{without_secrets(job.data)} holds no records")
+                made = {**job.described(), "model": model(), "shards": shards}
+                create(folder / NAME, json.dumps(made).encode())
+        if not ours:
+            model()  # meanwhile
+            time.sleep(WAIT)
+    _is_held(folder, {**job.described(), "model": model()})
+    kept = _kept(folder)
+    assert kept is not None, "it was there before"
+    return Plan(sources, [(source, Piece(*piece)) for source, *piece in kept["shards"]])
+
+
+def _is_held(folder: Path, described: Mapping[str, Any]) -> bool:
+    known = _kept(folder)
     if known is None:
         return False
     differences = [_difference(name, known.get(name), now) for name, now in described.items()]
@@ -88,33 +146,6 @@ def check_job(folder: Path, job: Job) -> bool:
     return True
 
 
-def open_job(folder: Path, job: Job, leases: Leases, model: Callable[[], Mapping[str, Any]]) -> Plan:
-    """The plan of the job that the folder holds, which is made if there is none; errors are those of `check_job`.
-
-    Where several processes begin at once, one makes it and the others wait. ValueError where there are no items.
-    model: what identifies the model, which is loaded for it only when all else is known to be right.
-    """
-    while not check_job(folder, job):
-        with leases.take("plan") as ours:
-            if ours:
-                shards = [
-                    [source, *astuple(piece)]
-                    for source, path in enumerate(job.sources())
-                    for piece in pieces(path, job.shard_size)
-                ]
-                if not shards:
-                    raise ValueError(f"{job.data} holds no records")
-                made = {**job.described(), "model": model(), "shards": shards}
-                create(folder / NAME, json.dumps(made).encode())
-        if not ours:
-            model()  # meanwhile
-            time.sleep(WAIT)
-    check_job(folder, replace(job, identity={**job.identity, "model": model()}))
-    kept = _kept(folder)
-    assert kept is not None, "it was there before"
-    return Plan(job.sources(), [(source, Piece(*piece)) for source, *piece in kept["shards"]])
-
-
 def _kept(folder: Path) -> dict[str, Any] | None:
     """What job.json holds; None where it is not there. ValueError for a folder that is in use for something else."""
     path = folder / NAME
@@ -124,7 +155,8 @@ def _kept(folder: Path) -> dict[str, Any] | None:
             raise ValueError("it holds no shards")
         return found
     except FileNotFoundError:
-        if folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder) if name != "leases"):
+        own = ("leases", INDEXES)
+        if folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder) if name not in own):
             raise ValueError(f"{folder} holds files of something else: choose another folder") from None
         return None
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ from mmlm.data.records import BadRecord
 from mmlm.jobs.items import Item
 from mmlm.jobs.leases import Leases
 from mmlm.jobs.parts import Done, Parts, Row
-from mmlm.jobs.plan import WAIT, Plan
+from mmlm.jobs.plan import INDEXES, WAIT, Plan
 
 RowsOf = Callable[[Sequence[Item | BadRecord], int], Sequence[Row]]
 """The rows of a shard's items, and the place of its first item among all."""
@@ -68,7 +68,7 @@ def work(
     items_of: of a shard's number. told: is called with the totals at the beginning and after each shard.
     """
     counts = [piece.count for _, piece in plan.shards]
-    remove_left(path for folder in (parts.folder, parts.folder / "done") for path in folder.glob(".*.tmp"))
+    remove_left(path for own in ("", "done", INDEXES) for path in (parts.folder / own).glob(".*.tmp"))
     firsts = [0, *itertools.accumulate(counts)]
     for shard in set(ranks.own(len(counts))) & parts.listed():
         with leases.take(f"{shard:05d}") as ours:

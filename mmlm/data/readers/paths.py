@@ -1,4 +1,4 @@
-"""File names: which suffixes are pictures and sounds, and which files a pattern stands for."""
+"""File names: which suffixes are pictures and sounds, what a pattern stands for, what of an address is secret."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ MAX_NAMES = 100_000  # that the braces of a pattern may stand for
 
 _NAME = 4096  # characters of a path, at most
 _BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
+_USER = re.compile(r"(?<=://)[^\s/?#]*@")
+_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*?(?=[);,.:]*(?:[\s'\"]|$))")
 FILM_SUFFIXES = ("webm", "mp4")  # of files that may have pictures beside the sound
 SOUND_SUFFIXES = (*SUFFIXES, *FILM_SUFFIXES)
 
@@ -34,8 +36,8 @@ def expand(pattern: str) -> list[Path]:
         )
         if not matches and "://" in name[:32]:
             raise FileNotFoundError(
-                f"{name!r} is an address, of which only the shards of a stream are read (training with stream=True): "
-                "download it"
+                f"{without_secrets(name)!r} is an address: tars there are read in training with stream=True, and where "
+                "captions, answers or transcripts of --data go into a folder (--output); for anything else, download it"
             )
         if not matches:
             raise FileNotFoundError(f"no file matches {name!r}" + (f" (of {pattern!r})" if name != pattern else ""))
@@ -64,3 +66,13 @@ def expand_braces(pattern: str) -> list[str]:
         )
     spelled = [[str(own).zfill(width) for own in part] for part, width in zip(parts, widths, strict=True)]
     return ["".join(names) for names in itertools.product(*spelled, [pattern[place:]])]
+
+
+def without_user(text: str) -> str:
+    """A text without the users and passwords in its addresses."""
+    return _USER.sub("", text)
+
+
+def without_secrets(text: str) -> str:
+    """The same, and without queries, with which addresses are signed: those of http, as `?` is a wildcard elsewhere."""
+    return _QUERY.sub(r"\1", without_user(text))

@@ -5,7 +5,7 @@ made once; `order` is the order of records, a pure function of the seed; `stream
 """
 
 from mmlm.data.streams.order import check_weights
-from mmlm.data.streams.shards import Shard, find_shards
+from mmlm.data.streams.shards import Shard, UnreachableError, find_shards
 from mmlm.data.streams.stream import Drawn, RecordStream
 
-__all__ = ["Drawn", "RecordStream", "Shard", "check_weights", "find_shards"]
+__all__ = ["Drawn", "RecordStream", "Shard", "UnreachableError", "check_weights", "find_shards"]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmlm.data.readers.paths import without_secrets, without_user
 from mmlm.data.readers.tar import index_members
-from mmlm.data.streams.shards import Shard
+from mmlm.data.streams.shards import Shard, UnreachableError
 
 _FORM = 1  # of the file
 _COLUMNS = 3  # suffix, offset, size
@@ -55,7 +56,8 @@ class ShardIndex:
 def index_of(shard: Shard, folder: Path) -> ShardIndex:
     """The index of a shard: from the folder or, where that lacks it, by reading the shard once.
 
-    ValueError, one line, where the shard is damaged, or two members of it have the same name.
+    ValueError, one line, where the shard is damaged, or two members of it have the same name; UnreachableError where it
+    cannot be read.
     """
     path = index_path(shard, folder)
     found = _read(path)
@@ -66,22 +68,26 @@ def index_of(shard: Shard, folder: Path) -> ShardIndex:
 
 
 def index_path(shard: Shard, folder: Path) -> Path:
-    """The file of an index; another one when the shard was written again."""
-    name = hashlib.sha256(f"{_FORM}\n{shard.url}\n{shard.size}\n{shard.version}".encode(errors="surrogateescape"))
-    return folder / f"{name.hexdigest()[:24]}.index"
+    """The file of an index; another one when the shard was written again, the same one for all who may read it."""
+    about = f"{_FORM}\n{without_user(shard.url)}\n{shard.size}\n{shard.version}"
+    return folder / f"{hashlib.sha256(about.encode(errors='surrogateescape')).hexdigest()[:24]}.index"
 
 
 def _made(shard: Shard) -> ShardIndex:
     try:
         with shard.open() as file:
-            found = index_members(file, shard.url)
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard.url} is damaged or not a plain tar ({error}); fetch or write it again") from error
+            found = index_members(file, shard.name)
+    except (tarfile.TarError, RecursionError) as error:
+        raise ValueError(f"{shard.name} is damaged or not a plain tar ({error}); fetch or write it again") from error
+    except Exception as error:  # each file system has its own
+        if isinstance(error, ValueError) and shard.name in str(error):
+            raise  # what is wrong with a member
+        raise UnreachableError(f"{shard.name} cannot be read ({without_secrets(str(error))})") from error
     suffixes: dict[str, int] = {}
     rows, starts = [], [0]
     for key, members in found.items():
         if twice := [suffix for suffix, places in members.items() if len(places) > 1]:
-            raise ValueError(f"{shard.url}: several members are named {key}.{twice[0]}; write each key once")
+            raise ValueError(f"{shard.name}: several members are named {key}.{twice[0]}; write each key once")
         for suffix, ((offset, size),) in members.items():
             rows.append((suffixes.setdefault(suffix, len(suffixes)), offset, size))
         starts.append(len(rows))

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from encoders.files import check_regular
-from mmlm.data.readers.paths import expand, expand_braces
+from mmlm.data.readers.paths import expand, expand_braces, without_secrets
 
-_CHANGES = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
+_CHANGES = """
+    ETag etag md5Hash checksum mtime LastModified last_modified updated created Content-MD5 Digest Last-Modified
+""".split()
 """What file systems of fsspec tell that differs when a file was written again; the first of these is taken."""
+
+
+class UnreachableError(OSError):
+    """A shard that cannot be read, or not any more: it is gone, it is not the one that was found, nobody answers."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,13 @@ class Shard:
     size: int
     version: str
 
+    @property
+    def name(self) -> str:
+        """Its path, or its address without secrets: for messages, and for what is written."""
+        return without_secrets(self.url)
+
     def read(self, offset: int, size: int) -> bytes:
-        """A piece of it. OSError that names it where it is gone, or is not the one that was found."""
+        """A piece of it. UnreachableError that names it where it is gone, or is not the one that was found."""
         try:
             if is_remote(self.url):
                 system, path = _system(self.url)
@@ -37,11 +48,14 @@ class Shard:
                     file.seek(offset)
                     data = file.read(size)
         except Exception as error:  # each file system has its own
-            raise OSError(
-                f"{self.url} cannot be read any more ({error}); when it is there again, the same call goes on"
+            why = without_secrets(str(error))
+            raise UnreachableError(
+                f"{self.name} cannot be read any more ({why}); when it is there again, the same call goes on"
             ) from error
-        if len(data) != size:
-            raise OSError(f"{self.url} ends {size - len(data)} bytes too early; fetch or write it again")
+        if len(data) > size:
+            raise UnreachableError(f"{self.name}: its server gives no piece of it, but the whole: download it")
+        if len(data) < size:
+            raise UnreachableError(f"{self.name} ends {size - len(data)} bytes too early; fetch or write it again")
         return data
 
     def open(self) -> AbstractContextManager[BinaryIO]:
@@ -64,10 +78,11 @@ def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
     if name.startswith("pipe:"):
         raise ValueError(f"{name}: a pipe can only be read from its start: give the address itself, such as s3://…")
     if "::" in name:
-        raise ValueError(f"{name}: addresses within others are not followed: give that of the tars themselves")
+        within = without_secrets(name)
+        raise ValueError(f"{within}: addresses within others are not followed: give that of the tars themselves")
     found = _remote(name) if is_remote(name) else [_found(path) for path in expand(name)]
     if wrong := [shard for shard in found if not shard.url.partition("?")[0].endswith(".tar")]:
-        raise ValueError(f"{wrong[0].url}: streams are read from plain .tar files: `mmlm data convert` writes them")
+        raise ValueError(f"{wrong[0].name}: only plain .tar files are read in pieces: `mmlm data convert` writes them")
     return found
 
 
@@ -89,20 +104,25 @@ def _remote(pattern: str) -> list[Shard]:
     found = []
     for url in expand_braces(pattern):
         system, path = _system(url)
+        name, why = without_secrets(url), ""
         try:
             paths = sorted(system.glob(path)) if glob.has_magic(path) and not url.startswith("http") else [path]
             abouts = [(own, system.info(own)) for own in paths]
-        except FileNotFoundError:
-            abouts = []
+        except FileNotFoundError as error:
+            abouts, why = [], without_secrets(f" ({error.__cause__})") if error.__cause__ else ""  # of http: all errors
         except Exception as error:  # each file system has its own
-            raise OSError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
+            reason = without_secrets(str(error))
+            raise OSError(f"{name} cannot be reached ({type(error).__name__}: {reason})") from error
         if not abouts:
-            raise FileNotFoundError(f"no shard at {url}" + (f" (of {pattern})" if url != pattern else ""))
+            among = f" (of {without_secrets(pattern)})" if url != pattern else ""
+            raise FileNotFoundError(f"no shard at {name}{among}{why}")
         for own, about in abouts:
             if not isinstance(about.get("size"), int):
-                raise ValueError(f"{url}: its server tells no size, so that no piece of it can be read: download it")
-            version = next((str(about[name]) for name in _CHANGES if about.get(name) is not None), "")
-            found.append(Shard(str(system.unstrip_protocol(own)), about["size"], version))
+                raise ValueError(f"{name}: its server tells no size, so that no piece of it can be read: download it")
+            version = next((str(about[key]) for key in _CHANGES if about.get(key) is not None), "")
+            # The path in a file system lacks its host, where an address names one.
+            whole = url.removesuffix(path) + own if url.endswith(path) else str(system.unstrip_protocol(own))
+            found.append(Shard(whole, about["size"], version))
     return found
 
 

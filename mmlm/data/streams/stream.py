@@ -70,7 +70,7 @@ class RecordStream:
             self.orders.append(ShardOrder(counts, seed + number, window))
             digest.update(b"/")
             if not self.orders[-1].size:
-                raise ValueError(f"there are no records in {shards[0].url}" + " and the others" * (len(shards) > 1))
+                raise ValueError(f"there are no records in {shards[0].name}" + " and the others" * (len(shards) > 1))
         self.mixture = Mixture(weights or [1.0], seed)
         self._digest = digest.hexdigest()[:16]
         self._index = lru_cache(maxsize=(window + 1) * len(self.sets))(lambda shard: index_of(shard, folder))
@@ -107,7 +107,7 @@ class RecordStream:
 
     def name(self, drawn: Drawn) -> str:
         """For messages: the shard and the key."""
-        return f"{drawn.shard.url} {self._index(drawn.shard).key(drawn.record)}"
+        return f"{drawn.shard.name} {self._index(drawn.shard).key(drawn.record)}"
 
     def text(self, drawn: Drawn, record: Record) -> int:
         """Which of the record's texts is learned at this place."""
