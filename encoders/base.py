@@ -39,10 +39,11 @@ class Features:
 
 
 class FrozenEncoder(nn.Module):
-    """An encoder that is never trained. Subclasses set `modality`, `dim` and `name`, then call `freeze()`."""
+    """An encoder that is never trained. Subclasses set `modality`, `dim`, `frame` and `name`, then call `freeze()`."""
 
     modality: str  # "image" | "audio"
     dim: int  # width D of the tokens
+    frame: int | None = None  # tokens of each picture, where all have as many
     name: str | None = None  # what it can be loaded from again; None for a model that was passed in
 
     def freeze(self) -> None:

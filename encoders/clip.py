@@ -75,6 +75,7 @@ class ClipImageEncoder(FrozenEncoder):
         self.final_norm = final_norm
         self.image_size: tuple[int, int] = tuple(self.model.visual.image_size)  # height, width
         self.dim: int = width
+        self.frame = _grid(visual)
         self.freeze()
 
     @classmethod
@@ -230,6 +231,13 @@ def preprocessing_settings(transform: Callable[[Image.Image], Tensor]) -> list[s
         }
         found.append(f"{getattr(step, '__name__', type(step).__name__)} {settings}")
     return found
+
+
+def _grid(visual: nn.Module | None) -> int | None:
+    """The number of patches that a tower makes of a picture; None where it does not tell."""
+    patches = getattr(getattr(visual, "trunk", None), "patch_embed", None)
+    sides = getattr(visual, "grid_size", None) or getattr(patches, "grid_size", None)
+    return sides[0] * sides[1] if sides else None
 
 
 def _token_width(visual: nn.Module | None) -> int | None:

@@ -524,17 +524,18 @@ def test_the_help_of_train_has_every_key_with_its_default_and_meaning(capsys):
     from decoders.codecs.audio_vqvae import AudioVQVAEConfig
     from decoders.codecs.image_vqvae import ImageVQVAEConfig
     from decoders.diffusion.decoder import DiffusionDecoderConfig
-    from mmlm.model.config import DEFAULTS, FusionConfig, LoraConfig
+    from mmlm.model.config import FusionConfig, LoraConfig
     from mmlm.prompting.templates import PromptTemplate
     from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
+    from mmlm.training.model_recipe import AudioResampler, ImageResampler
 
     shown = re.sub(r"\s+", " ", help_text("train", capsys))
     for prefix, settings in (
         ("", TrainConfig()),
         ("", CodecTrainConfig()),
         ("write.", WritingTrainConfig()),
-        ("model.resampler.", DEFAULTS["image"]),
-        ("model.audio_resampler.", DEFAULTS["audio"]),
+        ("model.resampler.", ImageResampler()),
+        ("model.audio_resampler.", AudioResampler()),
         ("model.fusion.", FusionConfig()),
         ("model.template.", PromptTemplate()),
         ("model.lora.", LoraConfig()),

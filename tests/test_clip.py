@@ -350,7 +350,7 @@ def test_timm_towers_give_the_patch_tokens_of_timm_itself(name):
     trunk = model.visual.trunk
     with torch.no_grad():
         expected = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]  # past the class token
-    assert expected.shape == (2, 196, normed.dim)
+    assert expected.shape == (2, 196, normed.dim) and normed.frame == 196
     torch.testing.assert_close(normed.encode(pixels).tokens, expected)
     torch.testing.assert_close(trunk.norm(raw.encode(pixels).tokens), expected)
     assert normed.fingerprint() != raw.fingerprint()

@@ -107,7 +107,7 @@ def test_the_plan_tells_what_is_used_and_why_and_needs_no_weights(data, tmp_path
     shown = str(plan_from_recipe(path, ["steps=7", "accumulation=2"]))
     lines = dict(line.split(":", 1) for line in shown.splitlines())
     lines = {name: value.strip() for name, value in lines.items()}
-    assert lines["resampler of pictures"] == "2 layers, 8 latents, 4 tokens joined in one (named by the recipe)"
+    assert lines["resampler of pictures"] == "2 layers, 8 latents (named by the recipe)"
     assert "the default" in lines["resampler of sound"] and "the default" in lines["fusion"]
     assert lines["data"] == "4 records, 2 pictures, 2 recordings, 12 texts, 1 bad" == lines["held out"]
     assert lines["steps"] == "7 of 4 examples"

@@ -181,3 +181,23 @@ def test_a_model_resamples_items_of_unequal_length_as_if_alone():
 
 def test_heads_of_nothing():
     assert split_heads(torch.zeros(0, 5, 16), 2).shape == (0, 2, 5, 8)
+
+
+@pytest.mark.parametrize(("tokens", "stack"), [(9, 4), (8, 4), (5, 3), (7, 1), (3, 8)])
+def test_tokens_of_two_frames_are_not_joined_in_one(tokens, stack):
+    """A video gives what each of its frames gives alone, whatever number of tokens a frame has."""
+    torch.manual_seed(0)
+    module = PerceiverResampler(6, 4, depth=0, stack=stack, frame=tokens).double()
+    frames = torch.randn(3, tokens, 4, dtype=torch.float64)
+    alone = module(frames)
+    torch.testing.assert_close(module(frames.flatten(0, 1)[None])[0], alone.flatten(0, 1))
+    assert module.count(tokens) == alone.shape[1] and module.count(3 * tokens) == 3 * alone.shape[1]
+    short = torch.stack([frames.flatten(0, 1), torch.cat([frames[0], torch.full((2 * tokens, 4), 9.0)])])
+    mask = torch.arange(3 * tokens) < torch.tensor([[3 * tokens], [tokens]])
+    found, real = module(short, mask), module.latent_mask(mask)
+    assert real is not None and real.sum(1).tolist() == [3 * alone.shape[1], alone.shape[1]]
+    torch.testing.assert_close(found[1, : alone.shape[1]], alone[0])
+    shares = module.unstacked(torch.eye(module.count(3 * tokens)), 3 * tokens)
+    assert shares.shape == (3 * alone.shape[1], 3 * tokens) and torch.equal(shares.sum(0), torch.ones(3 * tokens))
+    groups = shares.argmax(0).view(3, tokens)  # which group each token is in
+    assert all(int(groups[f].min()) == f * alone.shape[1] for f in range(3))

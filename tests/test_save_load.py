@@ -417,6 +417,12 @@ def test_a_tokenizer_that_was_given_apart_is_saved_with_the_model(tmp_path, recw
     assert not [one for one in recwarn if "fingerprint" in str(one.message)]
     with pytest.warns(UserWarning, match="tokenizer has other tokens"):
         load(tmp_path / "saved", tokenizer=families.tokenizer(), **given)
+    with pytest.raises(TypeError, match="AutoTokenizer.from_pretrained, not 'a/path'"):
+        load(tmp_path / "saved", tokenizer="a/path", **given)
+    shutil.rmtree(tmp_path / "saved/tokenizer")
+    with pytest.raises(FileNotFoundError, match="saved/tokenizer, which was saved with the model.*pass tokenizer=$"):
+        load(tmp_path / "saved", **given)
+    assert load(tmp_path / "saved", tokenizer=own, **given).config() == model.config()
     plain = assemble(folder, **given, **SIZES)
     plain.save(tmp_path / "plain")
     assert plain.config().tokenizer is None and sorted(os.listdir(tmp_path / "plain")) == [

@@ -995,16 +995,30 @@ def test_nothing_beside_load_is_ignored(tmp_path, override, words):
 
 
 @pytest.mark.parametrize("name, timed", [("resampler", False), ("audio_resampler", True)])
-def test_a_part_of_a_resampler_keeps_the_rest(name, timed, tmp_path):
-    text = f"model: {{language_model: a, audio_encoder: b, {name}: {{depth: 2}}}}\ndata: x\noutput: y\n"
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("{heads: 4}", dict(depth=0, stack=4, heads=4)),
+        ("{stack: 1}", dict(depth=0, stack=1)),
+        ("{depth: 6, num_latents: 64}", dict(depth=6, stack=1)),  # Flamingo's, whatever the default is
+        ("{depth: 2, stack: 2, num_latents: 8}", dict(depth=2, stack=2, num_latents=8)),
+    ],
+)
+def test_a_part_of_a_resampler_keeps_the_rest(name, timed, given, expected, tmp_path):
+    text = f"model: {{language_model: a, audio_encoder: b, {name}: {given}}}\ndata: x\noutput: y\n"
     (tmp_path / "r.yaml").write_text(text)
-    given = load_recipe(tmp_path / "r.yaml").model.new_adapters()
-    assert given == {name: ResamplerConfig(depth=2, stack=4, timed=timed)}
+    found = load_recipe(tmp_path / "r.yaml").model.new_adapters()
+    assert found == {name: ResamplerConfig(timed=timed, **expected)}
+
+
+def test_latents_of_a_resampler_without_layers_are_refused(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: {language_model: a, image_encoder: b}\ndata: x\noutput: y\n")
+    with pytest.raises(ValueError, match="num_latents is of a resampler with layers, and depth is 0: give depth"):
+        load_recipe(tmp_path / "r.yaml", ["model.resampler.num_latents=16"])
 
 
 def test_a_recipe_and_python_have_the_same_defaults():
-    assert dataclasses.asdict(ImageResampler()) == dataclasses.asdict(DEFAULTS["image"])
-    assert dataclasses.asdict(AudioResampler()) == dataclasses.asdict(DEFAULTS["audio"])
+    assert (ImageResampler().config(), AudioResampler().config()) == (DEFAULTS["image"], DEFAULTS["audio"])
     encoders = {"image_encoder": parts.image_encoder(), "audio_encoder": parts.audio_encoder()}
     model = assemble(language_model("llama"), tokenizer=tokenizer(), **encoders)
     assert (model.resampler_config, model.audio_resampler_config) == (DEFAULTS["image"], DEFAULTS["audio"])

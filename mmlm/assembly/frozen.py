@@ -62,8 +62,8 @@ def causal_model(
     source: str | Path | nn.Module, tokenizer: Any, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """A bare language model with its tokenizer and lasting name: by name (see `forms.named`), or a ready-made one."""
-    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "convert_tokens_to_ids")):
-        raise TypeError(f"tokenizer is one of transformers', made by AutoTokenizer.from_pretrained, not {tokenizer!r}")
+    if tokenizer is not None:
+        checked_tokenizer(tokenizer)
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("a ready-made language model needs its tokenizer: pass tokenizer=")
@@ -74,6 +74,13 @@ def causal_model(
         return source, tokenizer, None  # pyright: ignore[reportReturnType]  # any module with a causal LM's interface
     model, tokenizer = named_model(source, tokenizer, dtype)
     return model, tokenizer, lasting_name(source)
+
+
+def checked_tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer that was given; TypeError for what is none."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_tokens_to_ids"):
+        raise TypeError(f"tokenizer is one of transformers', made by AutoTokenizer.from_pretrained, not {tokenizer!r}")
+    return tokenizer
 
 
 def image_encoder_of(source: str | Path | FrozenEncoder, final_norm: bool, dtype: torch.dtype) -> FrozenEncoder:

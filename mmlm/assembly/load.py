@@ -25,6 +25,7 @@ from mmlm.assembly.forms.named import named_tokenizer
 from mmlm.assembly.frozen import (
     audio_encoder_of,
     check_fingerprint,
+    checked_tokenizer,
     given_or_named,
     image_encoder_of,
     language_model_of,
@@ -132,7 +133,11 @@ def _tokenizer(saved: FrozenPart | None, given: Any) -> Any:
     """The tokenizer that is given, or that was saved; None where it is the language model's own."""
     if saved is None:
         return given
-    found = named_tokenizer(given_or_named(None, saved.name, "tokenizer")) if given is None else given
+    if given is None and saved.name is not None and not Path(saved.name).exists():
+        raise FileNotFoundError(f"{saved.name}, which was saved with the model, is not there: pass tokenizer=")
+    found = (
+        named_tokenizer(given_or_named(None, saved.name, "tokenizer")) if given is None else checked_tokenizer(given)
+    )
     check_fingerprint("tokenizer", saved, tokenizer_fingerprint(found))
     return found
 

@@ -28,7 +28,7 @@ HOMES = {
     "AlignConfig": OBJECTIVES,
     "RolloutConfig": OBJECTIVES,
     "AlignRecipe": ALIGNED,
-    "ResamplerConfig": SIZES,
+    "ImageResampler": MODELS,
     "LoraConfig": SIZES,
 }
 HOMES |= {"DiffusionDecoderConfig": DECODER, "QuantizerConfig": QUANTIZER}
@@ -169,7 +169,9 @@ def keys_of(file: str, name: str, changed: Mapping[str, str] = MappingProxyType(
             earlier = known[key].meaning if key in known else ""
             meaning = meanings.get(key) or source[field.lineno - 1].partition("  # ")[2] or earlier
             if (default := _default(field)) is not None:
-                known[key] = Key(key, default, re.sub(r"\s*ValueError (when|for|unless) .*", "", meaning))
+                known[key] = Key(
+                    key, default, re.sub(r"\s*(ValueError (when|for|unless)|TypeError or ValueError,) .*", "", meaning)
+                )
         order = [key for key in fields if key in known and key not in order] + order
     return [replace(known[key], default=changed.get(key, known[key].default)) for key in order]
 

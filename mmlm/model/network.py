@@ -90,7 +90,7 @@ class MultimodalNetwork(Changing):
         sizes = {"image": self.resampler_config, "audio": self.audio_resampler_config}
         self.resamplers = ModuleMap[PerceiverResampler](
             {
-                name: PerceiverResampler(media_dim, encoder.dim, **dataclasses.asdict(sizes[name]))
+                name: PerceiverResampler(media_dim, encoder.dim, frame=encoder.frame, **dataclasses.asdict(sizes[name]))
                 for name, encoder in self.encoders.items()
             }
         )

@@ -94,6 +94,7 @@ class PerceiverResampler(nn.Module):
         frame begins. Flamingo has a learned embedding for each frame; this map works for any time. It starts at zero.
     stack: number of consecutive tokens that are concatenated into one before the projection. Whisper gives 50 tokens a
         second, and words come more slowly. The last group is filled up with zeros.
+    frame: number of tokens of each frame of a video; those of two frames are not joined in one. None: any are.
     ValueError when `stack` is below 1.
     """
 
@@ -108,11 +109,12 @@ class PerceiverResampler(nn.Module):
         ff_mult: int = 4,
         timed: bool = False,
         stack: int = 1,
+        frame: int | None = None,
     ) -> None:
         super().__init__()
         if stack < 1:
             raise ValueError(f"stack must be at least 1, not {stack}")
-        self.stack = stack
+        self.stack, self.frame = stack, frame
         width = stack * (input_dim or dim)
         self.projection = nn.Linear(width, dim, bias=False) if width != dim else None
         self.time = nn.Linear(TIME_FEATURES, dim, bias=False) if timed else None
@@ -129,7 +131,7 @@ class PerceiverResampler(nn.Module):
 
         mask: `[N, S]`, True for real tokens; None if all are. times: `[N, S]`, the seconds at which the window or frame
         of each token begins; None for zero.
-        With `depth=0` → `[N, ceil(S / stack), dim]`, and `latent_mask` tells which of these are real.
+        With `depth=0` → `[N, count(S), dim]`, and `latent_mask` tells which of these are real.
         """
         features, mask = self._projected(features, mask, times)
         if self.latents is None:
@@ -153,7 +155,7 @@ class PerceiverResampler(nn.Module):
             latents = latents + attention(media, latents)
             latents = latents + ff(latents)
         shares = shares / shares.sum(1, keepdim=True)
-        return (shares / self.stack).repeat_interleave(self.stack, 1)[:, : features.shape[1]]
+        return self.unstacked(shares / self.stack, features.shape[1])
 
     def _projected(self, features: Tensor, mask: Tensor | None, times: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the layers attend to `[N, S', dim]`, with its mask; arguments as those of `forward`."""
@@ -172,7 +174,12 @@ class PerceiverResampler(nn.Module):
 
     def count(self, tokens: int) -> int:
         """The number of outputs of an item of so many tokens."""
-        return -(-tokens // self.stack) if self.latents is None else len(self.latents)
+        if self.latents is not None:
+            return len(self.latents)
+        if self.stack == 1:
+            return tokens
+        frame = min(self.frame or tokens, tokens)
+        return -(-tokens // frame) * -(-frame // self.stack)
 
     def latent_mask(self, mask: Tensor | None) -> Tensor | None:
         """Which outputs of `forward` are real, `[N, L]`, when it is given `mask [N, S]`; None if all are."""
@@ -180,10 +187,17 @@ class PerceiverResampler(nn.Module):
             return None
         return self._stacked(mask).any(-1) if self.stack > 1 else mask
 
+    def unstacked(self, x: Tensor, tokens: int) -> Tensor:
+        """What is said of each group of tokens, `[L, S']`, said of each of so many tokens: `[L, S]`."""
+        frame = min(self.frame or tokens, tokens)
+        each = x.repeat_interleave(self.stack, 1).unflatten(1, (-1, -(-frame // self.stack) * self.stack))
+        return each[..., :frame].flatten(1)[:, :tokens]
+
     def _stacked(self, x: Tensor) -> Tensor:
-        """`[N, S, ...]` → `[N, ceil(S / stack), stack, ...]`, filled up with zeros."""
-        missing = -x.shape[1] % self.stack
-        return F.pad(x, (0,) * 2 * (x.ndim - 2) + (0, missing)).unflatten(1, (-1, self.stack))
+        """`[N, S, ...]` → `[N, S', stack, ...]`, each frame filled up with zeros."""
+        frame = min(self.frame or x.shape[1], x.shape[1])
+        frames = _filled(x, frame).unflatten(1, (-1, frame)).flatten(0, 1)  # [N * F, frame, ...]
+        return _filled(frames, self.stack).unflatten(1, (-1, self.stack)).unflatten(0, (len(x), -1)).flatten(1, 2)
 
     def _resample(self, latents: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         latents = latents.expand(features.shape[0], -1, -1)
@@ -191,3 +205,8 @@ class PerceiverResampler(nn.Module):
             latents = latents + attention(features, latents, mask)
             latents = latents + ff(latents)
         return self.norm(latents)
+
+
+def _filled(x: Tensor, multiple: int) -> Tensor:
+    """`[N, S, ...]` with zeros behind, so that S is a multiple."""
+    return F.pad(x, (0,) * 2 * (x.ndim - 2) + (0, -x.shape[1] % multiple))

@@ -152,8 +152,7 @@ def _made_of(resampler: PerceiverResampler, features: Features, latents: int) ->
     """What each latent of a medium is made of: shares `[latents, S]` of its tokens. Rows of no latent are zero."""
     tokens = features.tokens.shape[1]
     if resampler.latents is None:
-        count = resampler.count(tokens)
-        shares = torch.eye(count).repeat_interleave(resampler.stack, 1)[:, :tokens]
+        shares = resampler.unstacked(torch.eye(resampler.count(tokens)), tokens)
         shares = shares / shares.sum(1, keepdim=True)
     else:
         shares = resampler.attention(features.tokens, features.times)

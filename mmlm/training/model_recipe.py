@@ -12,20 +12,41 @@ from mmlm.prompting.templates import PromptTemplate
 
 
 @dataclass(frozen=True)
-class ImageResampler(ResamplerConfig):
-    """A resampler of pictures has the settings of `ResamplerConfig`, with the defaults of `DEFAULTS["image"]`."""
+class ImageResampler:
+    """The resampler of new adapters for pictures, with the settings of `ResamplerConfig`.
+
+    depth: number of layers; 0: text attends to the encoder's tokens themselves.
+    num_latents: latents per item, of a resampler with layers; None for 64.
+    heads, dim_head: attention heads and their width. ff_mult: width of the feed-forward layers, in widths of the model.
+    timed: adds to each token the time at which its window or frame begins; for long recordings and for videos.
+    stack: number of consecutive tokens that are first joined into one; None for 4 without layers, and 1 with layers.
+    TypeError or ValueError, naming the field, for a value that cannot be, and for latents without layers.
+    """
 
     depth: int = 0
-    stack: int = 4
+    num_latents: int | None = None
+    heads: int = 8
+    dim_head: int = 64
+    ff_mult: int = 4
+    timed: bool = False
+    stack: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth == 0 and self.num_latents is not None:
+            raise ValueError("num_latents is of a resampler with layers, and depth is 0: give depth as well")
+        self.config()
+
+    def config(self) -> ResamplerConfig:
+        """As `mmlm.assemble` takes it; without settings, that of `DEFAULTS`."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return ResamplerConfig(**{"stack": 4 if self.depth == 0 else 1, **given})
 
 
 @dataclass(frozen=True)
-class AudioResampler(ResamplerConfig):
-    """A resampler of sound has the settings of `ResamplerConfig`, with the defaults of `DEFAULTS["audio"]`."""
+class AudioResampler(ImageResampler):
+    """A resampler of sound has the same settings."""
 
-    depth: int = 0
     timed: bool = True
-    stack: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +78,10 @@ class ModelRecipe:
         """What is given that shapes new adapters, by name, as `mmlm.assemble` takes it."""
         names = ("final_norm", "resampler", "audio_resampler", "fusion", "lora", "template", "seed")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        kinds = {"resampler": ResamplerConfig, "audio_resampler": ResamplerConfig, "lora": LoraConfig}
-        for name, kind in kinds.items():
-            if name in found:
-                found[name] = kind(**asdict(found[name]))
-        return found
+        for name, value in found.items():
+            if isinstance(value, ImageResampler):
+                found[name] = value.config()
+        return found | ({} if self.lora is None else {"lora": LoraConfig(**asdict(self.lora))})
 
 
 @dataclass(frozen=True, kw_only=True)
