@@ -147,6 +147,10 @@ def test_limits_of_recordings_are_named_by_their_flags(tmp_path, loaded, ears, c
         assert "raise --max-bytes" in capsys.readouterr().err
     assert main(["transcribe", str(cut), "--model", ears]) == 2
     assert "pass --allow-truncated" in capsys.readouterr().err
+    (tmp_path / "cut.jsonl").write_text('{"audio": "cut.wav"}\n')
+    rows = tmp_path / "rows"
+    assert main(["transcribe", "--data", str(tmp_path / "cut.jsonl"), "--output", str(rows), "--model", ears]) == 2
+    assert "pass --allow-truncated" in json.loads((rows / "part-00000.jsonl").read_text())["error"]
     assert main(["transcribe", str(cut), "--model", ears, "--allow-truncated"]) == 0
     assert not loaded
 
