@@ -170,7 +170,20 @@ def _config(path: str) -> PreTrainedConfig:
         from mmlm.assembly.interop.mosaic_gpt import mpt_config
 
         return mpt_config(path)
-    return from_pretrained(AutoConfig, path, READY_MADE).get_text_config()
+    config = from_pretrained(AutoConfig, path, READY_MADE)
+    _check_causal(config)
+    text = config.get_text_config()
+    _check_causal(text)
+    return text
+
+
+def _check_causal(config: PreTrainedConfig) -> None:
+    """ValueError for an encoder and decoder in one: transformers would load its decoder, which alone says nothing."""
+    if config.is_encoder_decoder:
+        remedy = "name a model that is a decoder alone"
+        if config.model_type == "whisper":
+            remedy = "give it as audio_encoder="
+        raise ValueError(f"it is an encoder and decoder in one, not a causal language model: {remedy}")
 
 
 def _is_mosaic_gpt(path: str) -> bool:
