@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import mmlm
 from encoders.sizes import RefusedError
-from mmlm.assembly.forms.named import language_model_config
+from mmlm.assembly.forms.named import language_model_config, named_tokenizer
 from mmlm.assembly.frozen import causal_model
 from support import families, parts
 from support.whisper_forms import save_upstream, upstream
@@ -456,3 +456,13 @@ def test_an_encoder_and_decoder_in_one_is_refused_before_its_weights_are_read(tm
     transformers.T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path / "t5")
     with pytest.raises(ValueError, match="name a model that is a decoder alone$"):
         language_model_config(tmp_path / "t5")
+
+
+@pytest.mark.parametrize(
+    "name", ["./none", "../none/x", "~/none", "none/a/b", "none.gguf", "none/x.gguf", "./a/b/x.gguf"]
+)
+@pytest.mark.parametrize("load", [loaded, language_model_config, named_tokenizer])
+def test_a_path_that_is_not_there_is_not_asked_of_the_hub(monkeypatch, name, load):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="does not exist$"):
+        load(name)
