@@ -402,6 +402,7 @@ def test_no_message_names_a_remedy_that_the_verb_has_not():
         ),
         ("'max_seconds/a.wav': cut; raise max_seconds", "'max_seconds/a.wav': cut; raise --max-seconds"),
         ("use what is there: pass allow_truncated=True", "use what is there: pass --allow-truncated"),
+        ("use dtype='auto'", "use --dtype auto"),
         ("Load it with dtype=torch.float32", "Load it with --dtype float32"),
         ("it must be above 0 (to decode greedily, leave do_sample off)", "it must be above 0"),
         ("the model does not exist (any more): pass language_model= instead", "the model does not exist (any more)"),
