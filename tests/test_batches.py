@@ -147,6 +147,10 @@ def test_limits_of_recordings_are_named_by_their_flags(tmp_path, loaded, ears, c
         assert "raise --max-bytes" in capsys.readouterr().err
     assert main(["transcribe", str(cut), "--model", ears]) == 2
     assert "pass --allow-truncated" in capsys.readouterr().err
+    (tmp_path / "cut.jsonl").write_text('{"audio": "cut.wav"}\n')
+    rows = tmp_path / "rows"
+    assert main(["transcribe", "--data", str(tmp_path / "cut.jsonl"), "--output", str(rows), "--model", ears]) == 2
+    assert "pass --allow-truncated" in json.loads((rows / "part-00000.jsonl").read_text())["error"]
     assert main(["transcribe", str(cut), "--model", ears, "--allow-truncated"]) == 0
     assert not loaded
 
@@ -398,6 +402,7 @@ def test_no_message_names_a_remedy_that_the_verb_has_not():
         ),
         ("'max_seconds/a.wav': cut; raise max_seconds", "'max_seconds/a.wav': cut; raise --max-seconds"),
         ("use what is there: pass allow_truncated=True", "use what is there: pass --allow-truncated"),
+        ("use dtype='auto'", "use --dtype auto"),
         ("Load it with dtype=torch.float32", "Load it with --dtype float32"),
         ("it must be above 0 (to decode greedily, leave do_sample off)", "it must be above 0"),
         ("the model does not exist (any more): pass language_model= instead", "the model does not exist (any more)"),

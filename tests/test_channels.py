@@ -130,6 +130,18 @@ def test_the_command_line_marks_speakers(call, heard, tmp_path, capsys):
     assert "--channels split reads a recording more than once" in capsys.readouterr().err
 
 
+def test_rows_of_a_job_mark_speakers_as_the_printed_lines_do(call, heard, tmp_path, capsys):
+    ears = str(save_whisper(tiny_whisper(), tmp_path / "ears.pt"))
+    given = ["transcribe", "--model", ears, "--language", "en", "--channels", "split"]
+    assert main([*given, str(call)]) == 0
+    printed = capsys.readouterr().out
+    data = tmp_path / "calls.jsonl"
+    data.write_text(json.dumps({"audio": call.name}) + "\n")
+    assert main([*given, "--data", str(data), "--output", str(tmp_path / "rows")]) == 0
+    (row,) = map(json.loads, (tmp_path / "rows/part-00000.jsonl").read_text().splitlines())
+    assert row["text"] + "\n" == printed and printed.startswith("Speaker 1: ")
+
+
 def test_the_command_line_times_words(word, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(transcriber, "COMPRESSION_RATIO", 1e9)
     monkeypatch.setattr(transcriber, "LOG_PROBABILITY", -1e9)

@@ -639,6 +639,9 @@ def test_what_was_never_trained_says_so_in_one_line(nano_folder, pictures, capsy
     assert main(["caption", *pictures[:2], *given, *eyes, "--max-new-tokens", "1"]) == 0
     error = capsys.readouterr().err
     assert error.startswith("mmlm caption: the adapters of this model were never trained") and error.count("\n") == 1
+    assert error.endswith("as `mmlm ask` does\n")
+    assert main(["chat", "what?", "--image", pictures[0], *given, *eyes, "--max-new-tokens", "1"]) == 0
+    assert "as `mmlm ask` does: pass --mode transcript\n" in capsys.readouterr().err
     assert main(["caption", pictures[0], *given]) == 2
     assert "--image-encoder" in capsys.readouterr().err
 

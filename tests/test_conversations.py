@@ -512,6 +512,10 @@ def test_what_cannot_be_used_is_named_and_the_talk_goes_on(scene, monkeypatch, c
         "--max-new-tokens", "8",
     )  # fmt: skip
     assert code == 1 and "'nowhere.png': no such file" in err and [line.strip() for line in out] == ["red"]
+    typed = f"/image '{path}'\n/audio nowhere.wav\nwhat color is the circle?\n/save {tmp_path}/none/talk.json\n"
+    code, out, err = talk(monkeypatch, capsys, typed, "--max-new-tokens", "8")
+    assert code == 1 and "'nowhere.wav': no such file" in err and [line.strip() for line in out] == ["red"]
+    assert f"{tmp_path}/none: no such folder" in err
     bad = tmp_path / "talk.json"
     bad.write_text('{"role": "user"}')
     for arguments, complaint in (
@@ -519,6 +523,8 @@ def test_what_cannot_be_used_is_named_and_the_talk_goes_on(scene, monkeypatch, c
         (["--messages", str(tmp_path)], "not a regular file"),
         (["hello", "--image", "nowhere.png"], "nowhere.png: no such file"),
         (["hello", "--audio", "nowhere.wav"], "nowhere.wav: no such file"),
+        (["hello", "--save", f"{tmp_path}/none/talk.json"], f"{tmp_path}/none: no such folder"),
+        (["hello", "--save", str(tmp_path)], "is a folder: name a file in it"),
     ):
         code, out, err = talk(monkeypatch, capsys, "", *arguments)
         assert code == 2 and out == [] and complaint in err

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import mmlm
 from encoders.sizes import RefusedError
+from mmlm.assembly.forms.named import language_model_config, named_tokenizer
 from mmlm.assembly.frozen import causal_model
 from support import families, parts
+from support.whisper_forms import save_upstream, upstream
 
 
 def folder_of(place: Path, seed: int = 0, **options) -> Path:
@@ -440,3 +443,26 @@ def test_what_needs_a_package_names_it(tmp_path, monkeypatch, method, package):
     with pytest.raises(ImportError, match=package) as caught:
         loaded(place)
     assert "\n" not in str(caught.value)
+
+
+# What is none
+
+
+def test_an_encoder_and_decoder_in_one_is_refused_before_its_weights_are_read(tmp_path):
+    ears = save_upstream(upstream(), tmp_path / "ears")
+    (ears / "model.safetensors").write_bytes(b"not read")
+    with pytest.raises(ValueError, match="an encoder and decoder in one, .*give it as audio_encoder=$"):
+        loaded(ears)
+    transformers.T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="name a model that is a decoder alone$"):
+        language_model_config(tmp_path / "t5")
+
+
+@pytest.mark.parametrize(
+    "name", ["./none", "../none/x", "~/none", "none/a/b", "none.gguf", "none/x.gguf", "./a/b/x.gguf"]
+)
+@pytest.mark.parametrize("load", [loaded, language_model_config, named_tokenizer])
+def test_a_path_that_is_not_there_is_not_asked_of_the_hub(monkeypatch, name, load):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="does not exist$"):
+        load(name)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmlm.cli.conversation import Conversation
-from mmlm.cli.loading import check_index, load_model
+from mmlm.cli.conversation import Conversation, check_there
+from mmlm.cli.loading import check_folder_of, check_index, load_model
 from mmlm.cli.lookup import add_lookup_options, check_lookup, opened_lookup
 from mmlm.cli.options import (
     SOUND_LIMITS,
@@ -72,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
     if args.system is not None:
         before.insert(0, {"role": "system", "content": args.system})
     for name, kind in [*((name, "image") for name in args.image), *((name, "audio") for name in args.audio)]:
-        if "://" not in name and not Path(name).is_file():
-            raise FileNotFoundError(f"--{kind} {name}: no such file")
+        check_there(name, f"--{kind} {name}")
+    if args.save is not None:
+        check_folder_of(Path(args.save))
     model = load_model(args, *_needed(args), codecs=not {"draw", "speak"}.isdisjoint(args.tool))
     with contextlib.ExitStack() as stack:
         tools, lookup = opened_tools(args, model, stack), opened_lookup(args, model, stack)

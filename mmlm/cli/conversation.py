@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmlm.cli.batch import UNUSABLE
 from mmlm.cli.first_contact import Note
 from mmlm.cli.inputs import Input
-from mmlm.cli.loading import read_image
+from mmlm.cli.loading import check_folder_of, read_image
 from mmlm.cli.lookup import print_sources
 from mmlm.cli.messages import complain
 from mmlm.cli.options import SOUND_LIMITS, file_path, reading_options
@@ -73,7 +73,10 @@ class Conversation:
         if word in ("/image", "/audio") and rest:
             found = _FILE_AND_TEXT.fullmatch(rest)
             *names, text = found.groups() if found else (rest, "")
-            self.attach(word[1:], [file_path(name) for name in names if name])
+            (name,) = (file_path(name) for name in names if name)
+            if not self._tried(lambda: check_there(name, repr(name))):
+                return False
+            self.attach(word[1:], [name])
             return self.attempt(text) if text else True
         if word == "/clear":
             kept = next((place for place, turn in enumerate(self.turns) if turn.role != "system"), len(self.turns))
@@ -226,6 +229,7 @@ class Conversation:
             del self.messages[asked[-1] :], self.turns[asked[-1] :]
 
     def _save(self, name: str) -> None:
+        check_folder_of(Path(name))
         Path(name).write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n")
 
     def _tried(self, action: Callable[[], None]) -> bool:
@@ -239,6 +243,12 @@ class Conversation:
             complain(self.args, str(error))
             return False
         return True
+
+
+def check_there(name: str, said: str) -> None:
+    """FileNotFoundError for a medium that is neither a file nor an address, which the message calls what is `said`."""
+    if "://" not in name and not Path(name).is_file():
+        raise FileNotFoundError(f"{said}: no such file")
 
 
 def written(args: argparse.Namespace, stream: TextStream, answer: Iterable[str]) -> tuple[GenerationResult | None, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmlm.cli.batch import Batch
 from mmlm.cli.inputs import Kind, suffixes_of
-from mmlm.cli.messages import complain, interrupted
+from mmlm.cli.messages import complain, interrupted, on_the_command_line
 from mmlm.cli.options import file_path
 
 if TYPE_CHECKING:
@@ -168,4 +168,4 @@ def error_row(args: argparse.Namespace, key: str, error: Exception | str) -> dic
         raise error
     if args.fail_fast:
         Batch(args).fail(key, str(error), error if isinstance(error, Exception) else None)
-    return {"key": key, "error": str(error)}
+    return {"key": key, "error": on_the_command_line(str(error), args.flags)}

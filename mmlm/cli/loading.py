@@ -23,9 +23,16 @@ def output_paths(output: str, suffixes: Sequence[str], count: int = 1) -> list[P
     path = Path(output)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{output}: the name must end in one of {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
+    check_folder_of(path)
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+
+
+def check_folder_of(file: Path) -> None:
+    """FileNotFoundError where the folder of a file to be written is not there; IsADirectoryError for a folder."""
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file.parent}: no such folder")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder: name a file in it")
 
 
 def read_image(source: Any, args: argparse.Namespace) -> Any:

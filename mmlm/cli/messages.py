@@ -41,6 +41,8 @@ def on_the_command_line(message: str, flags: Set[str] | None) -> str:
         flag = "--" + name.replace("_", "-")
         if flag not in flags:
             return None
-        return flag if value in (None, "True", "False") else f"{flag} {value.removeprefix('torch.')}"
+        if value in (None, "True", "False"):
+            return flag
+        return flag + " " + value.removeprefix("torch.").strip("'")
 
     return reworded(message, option)

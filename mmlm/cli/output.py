@@ -52,6 +52,11 @@ def tell_cut(args: argparse.Namespace, result: GenerationResult, name: str = "")
         complain(args, f"{name and f'{name}: '}cut off after {count} tokens: raise max_new_tokens")
 
 
+def marked(line: str, channel: int | None) -> str:
+    """A line that is said, with its speaker where channels are speakers."""
+    return line if channel is None else f"Speaker {channel}: {line}"
+
+
 def one_line(text: str) -> str:
     """A text with its line breaks and repeated spaces as one space each."""
     return " ".join(text.split())

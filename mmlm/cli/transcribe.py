@@ -26,6 +26,7 @@ from mmlm.cli.options import (
     file_path,
     reading_options,
 )
+from mmlm.cli.output import marked
 from mmlm.cli.transcript_job import transcript_work
 
 FORMATS = ("txt", "vtt", "srt", "tsv", "json")  # openai-whisper's
@@ -182,11 +183,6 @@ def written(name: str, result: dict[str, Any], stem: Path | None) -> None:
     else:
         stem.parent.mkdir(parents=True, exist_ok=True)
         writer(result, f"{stem.name}.audio", shown)  # it takes the suffix away
-
-
-def marked(line: str, channel: int | None) -> str:
-    """A line with its speaker, where channels are speakers."""
-    return line if channel is None else f"Speaker {channel}: {line}"
 
 
 def with_speakers(result: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mmlm.cli.first_contact import Note
 from mmlm.cli.hearing import listening, load_transcriber
 from mmlm.cli.inputs import Input
 from mmlm.cli.job import Work, error_row
+from mmlm.cli.output import marked
 
 if TYPE_CHECKING:
     from encoders.transcription.transcript import Transcript
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
     """What `mmlm transcribe` does in a job: a row has the text, its language and the seconds of the recording.
 
-    With `--json` it has the whole transcript. reading: options of the reader of recordings.
+    Where channels are speakers, the text has a line for each segment, which begins with its speaker. With `--json` a
+    row has the whole transcript. reading: options of the reader of recordings.
     """
 
     @functools.cache
@@ -48,7 +50,7 @@ def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
             return error_row(args, item.key, said)
         if note is not None:
             note.of_speech(said)
-        about = {"text": said.text, "language": said.language, "seconds": round(said.seconds, 3)}
+        about = {"text": text_of(said), "language": said.language, "seconds": round(said.seconds, 3)}
         return {"key": item.key, **about, **(said.to_dict() if args.json else {})}
 
     def rows_of(items: Sequence[Item | BadRecord], _: int) -> list[dict[str, Any]]:
@@ -56,3 +58,9 @@ def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
 
     note = Note(args) if rank == 0 else None
     return Work(lambda: loaded()[0], rows_of)
+
+
+def text_of(said: Transcript) -> str:
+    """What is said, as `mmlm transcribe` prints it where channels are speakers."""
+    lines = [marked(segment.text.strip(), segment.channel) for segment in said.segments]
+    return "\n".join(lines) if any(segment.channel is not None for segment in said.segments) else said.text

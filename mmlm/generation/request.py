@@ -35,7 +35,8 @@ from mmlm.prompting.thinking import ThinkingMarks, answer_start, begins_thinking
 
 UNTRAINED = (
     "the adapters of this model were never trained: pictures and sounds tell it nothing. Train them with `mmlm "
-    "train`, or choose a model that is trained. Speech it can answer by what is said: ask with mode='transcript'"
+    "train`, or choose a model that is trained. Speech it can answer by what is said, as `mmlm ask` does: pass "
+    "mode='transcript'"
 )
 
 Progress = Callable[[str, int, int], None]

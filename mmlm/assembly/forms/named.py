@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from encoders.files import at_home
 from encoders.gguf import is_gguf, read_gguf
 from encoders.guarded import from_pretrained
 from encoders.hub import cache_fault, hub_fault, hub_file, hub_files, split_revision
@@ -67,7 +68,7 @@ def language_model_config(source: str | Path) -> PreTrainedConfig:
 def unloadable(source: str | Path, error: Exception) -> Exception:
     """What to raise where a language model could not be loaded: one line, in words that hold for mmlm."""
     fault = hub_fault(source, error)
-    if fault is None and isinstance(error, OSError) and not Path(source).is_absolute():
+    if fault is None and isinstance(error, OSError) and not _is_local(at_home(source)):
         fault = cache_fault(source)
     if fault is not None:
         return FileNotFoundError(f"the language model {str(source)!r} could not be loaded: {fault}")
@@ -170,7 +171,20 @@ def _config(path: str) -> PreTrainedConfig:
         from mmlm.assembly.interop.mosaic_gpt import mpt_config
 
         return mpt_config(path)
-    return from_pretrained(AutoConfig, path, READY_MADE).get_text_config()
+    config = from_pretrained(AutoConfig, path, READY_MADE)
+    _check_causal(config)
+    text = config.get_text_config()
+    _check_causal(text)
+    return text
+
+
+def _check_causal(config: PreTrainedConfig) -> None:
+    """ValueError for an encoder and decoder in one: transformers would load its decoder, which alone says nothing."""
+    if config.is_encoder_decoder:
+        remedy = "name a model that is a decoder alone"
+        if config.model_type == "whisper":
+            remedy = "give it as audio_encoder="
+        raise ValueError(f"it is an encoder and decoder in one, not a causal language model: {remedy}")
 
 
 def _is_mosaic_gpt(path: str) -> bool:
@@ -183,7 +197,7 @@ def _place(source: str | Path) -> str:
     path = preset_path(source)
     if Path(path).exists():
         return path
-    if Path(path).is_absolute():  # transformers would take it for a hub id
+    if _is_local(path):  # transformers would take it for a hub id
         raise FileNotFoundError(f"{path} does not exist")
     if (found := _HUB_FILE.fullmatch(path)) is None:
         return path
@@ -191,6 +205,14 @@ def _place(source: str | Path) -> str:
 
     repository, revision = split_revision(found[1])
     return hf_hub_download(repository, found[2], revision=revision)
+
+
+def _is_local(path: str) -> bool:
+    """Whether a name that is not there can only be a path here, and none of the hub."""
+    if path.startswith(("/", ".", "~")):
+        return True
+    many = path.partition("@")[0].count("/") > 1  # a revision may have some of its own
+    return _HUB_FILE.fullmatch(path) is None and (path.endswith(".gguf") or many)
 
 
 def _variant(path: str) -> str | None:
