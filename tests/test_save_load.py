@@ -163,9 +163,10 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path):
     good = {name: tensor + 1 for name, tensor in before.items()}
     missing = {name: tensor for name, tensor in good.items() if name != "fusion.layers.1.attn_gate"}
     for bad, message in (
-        (missing, r"missing \['fusion.layers.1.attn_gate'\]"),
-        ({**good, "fusion.layers.9.attn_gate": torch.zeros(1)}, r"unknown \['fusion.layers.9.attn_gate'\]"),
-        ({**good, "resamplers.image.latents": torch.zeros(2, 2)}, r"another shape \['resamplers.image.latents'\]"),
+        ({}, r"missing [\w.]+, [\w.]+, [\w.]+ and \d+ more$"),
+        (missing, "missing fusion.layers.1.attn_gate$"),
+        ({**good, "fusion.layers.9.attn_gate": torch.zeros(1)}, "unknown fusion.layers.9.attn_gate$"),
+        ({**good, "resamplers.image.latents": torch.zeros(2, 2)}, "of another shape resamplers.image.latents$"),
     ):
         with pytest.raises(ValueError, match=message):
             load_added(model, bad)

@@ -58,7 +58,7 @@ def check_settings(
     if not tried or any(not 0 <= temperature <= 2 for temperature in tried):
         raise ValueError(f"temperatures must be one or more numbers in 0..2, not {tried!r}")
     if beam_size is not None and (not isinstance(beam_size, Integral) or beam_size < 1):
-        raise ValueError(f"beam_size must be a whole number of at least 1, or None, not {beam_size!r}")
+        raise ValueError(f"beam_size must be a whole number of at least 1, not {beam_size!r}")
     if beam_size is not None and beam_size > MAX_BEAMS:
         raise ValueError(f"beam_size must be at most {MAX_BEAMS}, not {beam_size!r}")
     if not isinstance(seed, Integral) or isinstance(seed, bool):

@@ -153,8 +153,13 @@ def load_added(model: MultimodalNetwork, tensors: dict[str, torch.Tensor]) -> No
     missing, unknown = sorted(set(added) - set(tensors)), sorted(set(tensors) - set(added))
     wrong = sorted(name for name in set(added) & set(tensors) if added[name].shape != tensors[name].shape)
     if missing or unknown or wrong:
-        raise ValueError(
-            f"the weights do not fit the model: missing {missing}, unknown {unknown}, of another shape {wrong}"
-        )
+        faults = {"missing": missing, "unknown": unknown, "of another shape": wrong}
+        told = [f"{what} {_few(names)}" for what, names in faults.items() if names]
+        raise ValueError(f"the weights do not fit the model: {'; '.join(told)}")
     for name, parameter in added.items():
         parameter.copy_(tensors[name])
+
+
+def _few(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
