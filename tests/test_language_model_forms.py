@@ -141,6 +141,14 @@ def test_other_kinds_of_adapters_too(tmp_path, kind, options):
     torch.testing.assert_close(logits(loaded(place)), expected, atol=1e-5, rtol=0)
 
 
+def test_a_folder_without_a_tokenizer_says_what_to_put_there(tmp_path):
+    families.language_model("llama").save_pretrained(tmp_path / "lm")
+    with pytest.raises(FileNotFoundError, match="it has no tokenizer: put tokenizer.json and tokenizer_config.json"):
+        loaded(tmp_path / "lm")
+    model, _, _ = causal_model(tmp_path / "lm", families.tokenizer(), torch.float32)
+    torch.testing.assert_close(logits(model), EXPECTED)
+
+
 def test_weights_of_torch_save_and_a_tokenizer_of_its_own(tmp_path):
     folder_of(tmp_path / "lm")
     place, expected = adapter(tmp_path / "adapter", "../lm")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 READY_MADE = "load it yourself, and pass the model with its tokenizer as language_model= and tokenizer="
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+(?:@[\w.-]+)?)/(.+\.gguf)")
+_OF_TOKENIZERS = re.compile(r"token|vocab|merges|spiece|sentencepiece|tekken|tiktoken|bpe", re.IGNORECASE)
 PLAIN = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)(\w+?)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 
@@ -94,6 +95,10 @@ def _tokenizer(path: str) -> Any:
 
     if is_gguf(path):
         return _gguf_tokenizer(path)
+    if Path(path).is_dir() and not any(_OF_TOKENIZERS.search(file.name) for file in Path(path).iterdir()):
+        raise FileNotFoundError(
+            "it has no tokenizer: put tokenizer.json and tokenizer_config.json of the model beside it"
+        )
     options = {"config": _config(path)} if _is_mosaic_gpt(path) else {}
     return from_pretrained(AutoTokenizer, path, READY_MADE, **options)
 
