@@ -164,7 +164,8 @@ def test_killed_at_any_read_it_is_gone_on_with(tars, here, address, tmp_path):
             break
         assert code == -signal.SIGKILL
         work(address, folder)
-        assert content(folder) == here and len(list((folder / "index").iterdir())) == 2
+        assert content(folder) == here
+        assert len(list((folder / "index").glob("*.index"))) == 2  # what was half-written is removed after an hour
     assert reads > 20
 
 
