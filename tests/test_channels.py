@@ -46,9 +46,9 @@ def heard(monkeypatch):
     first, asked, levels = tokenizer.timestamp_begin, [], []
     real = transcriber.hear
 
-    def hear(model, mel, output, multiplied):
+    def hear(model, mel, output, compute_dtype):
         levels.append(float(mel.max()))
-        return real(model, mel, output, multiplied)
+        return real(model, mel, output, compute_dtype)
 
     def decode(model, heard, options, generator):
         asked.append(options)

@@ -113,14 +113,14 @@ def test_a_quantised_whisper_multiplies_what_it_hears_in_bfloat16_where_the_proc
         monkeypatch.setattr("mmlm.acceleration.speech.multiplies", lambda dtype, can=can: can)
         transcriber = Transcriber(hearing.tiny_whisper())
         pack_transcriber(transcriber, weights)
-        assert transcriber.multiplied == (torch.bfloat16 if rounds and can else torch.float32)
+        assert transcriber.compute_dtype == (torch.bfloat16 if rounds and can else torch.float32)
 
 
 def test_what_is_heard_in_bfloat16_is_that_of_float32_to_its_rounding():
     whisper = hearing.tiny_whisper(sharpness=0.3).eval().requires_grad_(False)
     mel = torch.randn(80, 3000, generator=torch.Generator().manual_seed(0))
     tokens = torch.tensor([1, 2, 3])
-    exact, rounded = hear(whisper, mel), hear(whisper, mel, multiplied=torch.bfloat16)
+    exact, rounded = hear(whisper, mel), hear(whisper, mel, compute_dtype=torch.bfloat16)
     assert rounded.features.dtype == torch.float32
     assert {tensor.dtype for pair in rounded.keys_values for tensor in pair} == {torch.bfloat16}
     assert 0 < (rounded.features - exact.features).abs().max() / exact.features.abs().max() < 0.03

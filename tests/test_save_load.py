@@ -410,11 +410,14 @@ def test_a_tokenizer_that_was_given_apart_is_saved_with_the_model(tmp_path, recw
     given = dict(image_encoder=parts.image_encoder())
     model = assemble(folder, tokenizer=own, **given, **SIZES)
     model.save(tmp_path / "saved")
+    before = model.config().tokenizer
+    own("a zebra", truncation=True, max_length=4)  # which it keeps until the next call
+    assert model.config().tokenizer == before is not None
     for _ in range(2):
         loaded = load(tmp_path / "saved", **given)
         assert loaded.processor.tokenizer("a zebra").input_ids == own("a zebra").input_ids
         assert loaded.config() == model.config()
-        loaded.save(tmp_path / "saved")  # as equal files
+        loaded.save(tmp_path / "saved")
     assert not [one for one in recwarn if "fingerprint" in str(one.message)]
     with pytest.warns(UserWarning, match="tokenizer has other tokens"):
         load(tmp_path / "saved", tokenizer=families.tokenizer(), **given)

@@ -1013,7 +1013,9 @@ def test_a_part_of_a_resampler_keeps_the_rest(name, timed, given, expected, tmp_
 
 def test_latents_of_a_resampler_without_layers_are_refused(tmp_path):
     (tmp_path / "r.yaml").write_text("model: {language_model: a, image_encoder: b}\ndata: x\noutput: y\n")
-    with pytest.raises(ValueError, match="num_latents is of a resampler with layers, and depth is 0: give depth"):
+    with pytest.raises(
+        ValueError, match="num_latents is of a resampler with layers, and depth is 0: leave it out, or give depth$"
+    ):
         load_recipe(tmp_path / "r.yaml", ["model.resampler.num_latents=16"])
 
 

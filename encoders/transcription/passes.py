@@ -23,7 +23,7 @@ class Heard:
     """A window as the decoder hears it, for every try to write it down.
 
     features: the encoder's tokens [1, S, D]. keys_values: the keys and values [1, S, D] of each block of the decoder,
-        in the dtype that the encoder multiplied in.
+        in the dtype that the encoder computed in.
     output: the model's `output_layer`.
     """
 
@@ -33,14 +33,14 @@ class Heard:
 
 
 def hear(
-    model: whisper.Whisper, mel: Tensor, output: nn.Module | None = None, multiplied: torch.dtype = torch.float32
+    model: whisper.Whisper, mel: Tensor, output: nn.Module | None = None, compute_dtype: torch.dtype = torch.float32
 ) -> Heard:
     """Encode a spectrogram [n_mels, 3000].
 
-    output: the model's `output_layer`, where it is kept; it may be packed. multiplied: torch.bfloat16 rounds what is
-    multiplied on a CPU to it; the features keep the dtype of `mel`.
+    output: the model's `output_layer`, where it is kept; it may be packed. compute_dtype: torch.bfloat16 multiplies
+    in it on a CPU (autocast); the features keep the dtype of `mel`.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=multiplied == torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype == torch.bfloat16):
         features = model.encoder(mel[None])
         blocks: Any = model.decoder.blocks
         keys_values = [_keys_values(block.cross_attn, features) for block in blocks]

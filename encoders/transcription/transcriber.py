@@ -49,7 +49,7 @@ class Transcriber:
     window is skipped; and text that is still repetitive at the last temperature is left out, with a warning.
 
     computing: gives a context for each piece of work with the model.
-    multiplied: what the encoder rounds to before it multiplies, see `hear`.
+    compute_dtype: in which the encoder multiplies, see `hear`.
     output: the model's last layer, which upstream computes without a layer; to be packed beside `model`.
     """
 
@@ -58,7 +58,7 @@ class Transcriber:
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.computing = computing
-        self.multiplied = torch.float32
+        self.compute_dtype = torch.float32
         self.output = output_layer(self.model)
 
     def transcribe(
@@ -123,7 +123,7 @@ class Transcriber:
         self.output.weight = self.model.decoder.token_embedding.weight  # another one where it was replaced since
         decoding = _Decoding(
             self.model, self.output, task, prompt, temperatures, condition_on_previous_text, beam_size,
-            voice_detector() if vad else None, word_timestamps, seed, self.computing, self.multiplied,
+            voice_detector() if vad else None, word_timestamps, seed, self.computing, self.compute_dtype,
         )  # fmt: skip
         running = Transcription(iter(()), language)
         running.turns = turns = self._turns(running, decoding, source, on_window, reading)
@@ -187,7 +187,7 @@ class _Decoding:
     timing: bool
     seed: int
     computing: Callable[[], AbstractContextManager[None]]
-    multiplied: torch.dtype
+    compute_dtype: torch.dtype
     tokenizer: Tokenizer | None = None  # made when the language is known
     previous: list[int] = field(default_factory=list)  # tokens that the next window is given as its prompt
     spoken_until: float = 0.0  # the end of the last word that was timed, in seconds
@@ -203,7 +203,7 @@ class _Decoding:
             return window.frames, []
         mel = window.mel.to(self.model.device, torch.float16 if self._half else torch.float32)
         with self.computing():
-            heard = hear(self.model, mel, self.output, self.multiplied)  # once, for the language and for every try
+            heard = hear(self.model, mel, self.output, self.compute_dtype)  # once, for the language and for every try
             tokenizer = self._tokenizer(heard, running)
         result = yield from self._decode(heard, running.language, self.seed + seek)
         if not is_speech(result):

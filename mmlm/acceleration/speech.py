@@ -37,5 +37,5 @@ def pack_transcriber(transcriber: Transcriber, weights: Weights = "exact") -> li
         chosen += choose_kernels(part)
     transcriber.computing = use_packed
     rounds = weights in ("int8", "int4") and multiplies(torch.bfloat16)
-    transcriber.multiplied = torch.bfloat16 if rounds else torch.float32
+    transcriber.compute_dtype = torch.bfloat16 if rounds else torch.float32
     return chosen

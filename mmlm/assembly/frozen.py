@@ -48,7 +48,7 @@ def language_model_of(
         if rows and not source.replaced:
             raise ValueError("this model was saved with embedding rows of its own: pass the bare language model")
         return source
-    own_tokenizer = tokenizer is not None and not isinstance(source, nn.Module)
+    own_tokenizer = tokenizer is not None
     if bare is None:
         model, tokenizer, name = causal_model(source, tokenizer, dtype)
     else:
@@ -142,11 +142,16 @@ def given_or_named(part: T | None, name: str | None, what: str, argument: str | 
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """16 hex digits of all that a tokenizer makes of texts: its tokens, its rules, and its chat template."""
-    rules = getattr(tokenizer, "backend_tokenizer", None)
-    tokens = rules.to_str() if rules is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    written = f"{tokens}\n{getattr(tokenizer, 'chat_template', None)}"
-    return hashlib.sha256(written.encode(errors="surrogatepass")).hexdigest()[:16]
+    """16 hex digits of what a tokenizer makes of texts: its tokens, its rules, and its chat template.
+
+    Padding and truncation are left out: a tokenizer keeps them of its last call.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = sorted(tokenizer.get_vocab().items()) if backend is None else json.loads(backend.to_str())
+    if isinstance(rules, dict):
+        rules |= {"padding": None, "truncation": None}
+    written = json.dumps([rules, getattr(tokenizer, "chat_template", None)], sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
 def check_fingerprint(what: str, expected: FrozenPart | None, found: str) -> None:
@@ -154,7 +159,6 @@ def check_fingerprint(what: str, expected: FrozenPart | None, found: str) -> Non
     if expected is not None and expected.fingerprint != found:
         warnings.warn(
             f"the {what} has other {'tokens' if what == 'tokenizer' else 'weights'} than the one these adapters were "
-            f"trained with: fingerprint {found}, "
-            f"expected {expected.fingerprint}. Results will differ",
+            f"trained with: fingerprint {found}, expected {expected.fingerprint}. Results will differ",
             stacklevel=3,
         )

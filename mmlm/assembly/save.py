@@ -47,7 +47,9 @@ def config_of(model: MultimodalNetwork) -> ModelConfig:
 
 
 def _tokenizer_part(host: LanguageModel) -> FrozenPart | None:
-    return FrozenPart(None, tokenizer_fingerprint(host.tokenizer)) if host.own_tokenizer else None
+    """The tokenizer of a language model by name that was given apart; a ready-made one is given again with its own."""
+    own = host.own_tokenizer and host.name is not None
+    return FrozenPart(None, tokenizer_fingerprint(host.tokenizer)) if own else None
 
 
 def _codec_part(model: MultimodalNetwork, modality: str) -> CodecPart | None:

@@ -50,7 +50,7 @@ class LanguageModel(Changing):
 
     model: any transformers `...ForCausalLM`, compiled by `torch.compile`, wrapped by peft or with quantised layers too.
         The code names no model family; what the model takes is found by running it.
-    name: what rebuilds the model, for saving; None if it is ready-made. own_tokenizer: the tokenizer is of another.
+    name: what rebuilds the model, for saving; None if it is ready-made. own_tokenizer: its tokenizer was given apart.
     added_tokens: the names of the added tokens, in the order of their ids.
     rows: "embedding" and "head" `[V, D]`, which replace the model's own rows; its vocabulary is resized to V. The head
         is left out if it is tied to the embedding, or if its first V rows stay. All are saved with the added weights.

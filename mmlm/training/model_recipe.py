@@ -33,7 +33,7 @@ class ImageResampler:
 
     def __post_init__(self) -> None:
         if self.depth == 0 and self.num_latents is not None:
-            raise ValueError("num_latents is of a resampler with layers, and depth is 0: give depth as well")
+            raise ValueError("num_latents is of a resampler with layers, and depth is 0: leave it out, or give depth")
         self.config()
 
     def config(self) -> ResamplerConfig:

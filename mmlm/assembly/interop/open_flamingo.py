@@ -61,7 +61,7 @@ def load(
         )
     if not isinstance(language_model, nn.Module):
         read.check(language_model_config(language_model))  # before its weights are read
-    own_tokenizer = tokenizer is not None and not isinstance(language_model, nn.Module)
+    own_tokenizer = tokenizer is not None
     lm, tokenizer, name = causal_model(language_model, tokenizer, dtype)
     read.check(_text_config(lm))
     rows, added = _vocabulary_rows(read.language_model, lm, len(tokenizer))
