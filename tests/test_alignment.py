@@ -171,6 +171,30 @@ def test_what_was_written_is_scored_as_it_was_chosen(tmp_path, writes):
             assert kept[0] == kept[-1] == 0 and kept[1:-1].any()
 
 
+def test_of_a_thought_and_its_answer_all_is_scored_but_the_mark_that_was_forced(tmp_path):
+    """Without marks of thinking a thought ends in what asks for the answer, here after five tokens at the latest."""
+    model = tiny_model()
+    objective = grpo(model, asked(pairs()), tmp_path, thinking=5)
+    prompts = [objective.prompts[index] for index in (0, 1)]
+    results = [one for row in objective.writer.write(prompts, 5, 3) for one in row]
+    each, ids = [prompt for prompt in prompts for _ in range(3)], [list(one.token_ids) for one in results]
+    with torch.no_grad():
+        found = objective.writer.log_probs(each, ids)
+    mark = model.processor.markup_ids(" Short answer:")
+    for row, own, result in zip(found, ids, results, strict=True):
+        assert own[5 : 5 + len(mark)] == mark and result.thinking is not None and "Short answer" not in result.text
+        chosen = torch.tensor([*range(5), *range(5 + len(mark), len(own))])
+        assert row[5 : 5 + len(mark)].tolist() == [0.0] * len(mark) and len(own) > 5 + len(mark)
+        plain = torch.tensor(result.log_probs)[chosen]
+        assert (row[chosen] >= plain - 1e-4).all() and (row[chosen] < 0).all()
+        assert (row[chosen] <= plain + 0.2).all(), "what is never written holds a small part of all"
+
+
+def test_thoughts_are_for_texts():
+    with pytest.raises(ValueError, match="thinking: is for texts|is for texts"):
+        replace(GRPO, writes="image", thinking=8)
+
+
 def test_figures_of_what_was_written_are_those_of_the_answers(tmp_path):
     """Means over all answers, by hand, and no figure is told twice."""
     objective = grpo(tiny_model(), asked(pairs()), tmp_path, beta=0.1)

@@ -14,6 +14,7 @@ from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.codecs.quantizer import QuantizerConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
+from encoders.transcription.transcriber import Transcriber
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig
 from mmlm.generation.options import GenerationOptions
@@ -22,6 +23,7 @@ from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import CodecTrainConfig, TrainConfig, TrainerConfig, WritingTrainConfig
 from support import codec_parts, families, parts
+from support.hearing import tiny_whisper
 
 PART = FrozenPart("a/model", "0" * 16)
 CONFIGS = [
@@ -282,16 +284,17 @@ def test_one_stop_string_is_one_string():
 def test_a_part_that_holds_a_file_stands_for_the_file(tmp_path):
     """`mmlm.Sound` and `mmlm.Image`, which prompts take, go into the verbs that take one kind of media too."""
     model = parts.build("llama", ears="latents")
-    heard, sound = [], parts.sound(0.2).source
+    sound = parts.sound(0.2).source
+    model.transcriber = Transcriber(tiny_whisper())
+    one = model.transcribe(sound, temperatures=(0.0,))
+    assert model.transcribe(mmlm.Sound(sound), temperatures=(0.0,)) == one
+    assert model.transcribe([mmlm.Sound(sound), sound], temperatures=(0.0,)) == [one, one]
 
     class Ears:
         def transcribe(self, recording, **options):
-            heard.append(recording)
             return "how many?"
 
     model.__dict__["transcriber"] = Ears()
-    assert model.transcribe(mmlm.Sound("a.wav")) == "how many?" and heard == ["a.wav"]
-    assert model.transcribe([mmlm.Sound("a.wav"), "b.wav"]) == ["how many?"] * 2 and heard[1:] == ["a.wav", "b.wav"]
     picture = parts.picture(1)
     for mode in ("transcript", "both"):
         plain = model.ask(sound, "what?", mode=mode, image=picture, max_new_tokens=3)

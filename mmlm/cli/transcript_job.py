@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from mmlm.cli.job import Work, error_row
 from mmlm.cli.output import marked
 
 if TYPE_CHECKING:
-    from encoders.transcription.transcript import Transcript
+    from encoders.transcription.transcriber import Transcriber
+    from encoders.transcription.transcript import Transcript, Transcription
     from mmlm.data.records import BadRecord
     from mmlm.jobs import Item
 
@@ -24,28 +25,34 @@ if TYPE_CHECKING:
 def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
     """What `mmlm transcribe` does in a job: a row has the text, its language and the seconds of the recording.
 
-    Where channels are speakers, the text has a line for each segment, which begins with its speaker. With `--json` a
-    row has the whole transcript. reading: options of the reader of recordings.
+    Several recordings are written down together, unless their channels are speakers: then the text has a line for each
+    segment, which begins with its speaker. With `--json` a row has the whole transcript. reading: options of the reader
+    of recordings.
     """
 
     @functools.cache
-    def loaded() -> tuple[dict[str, str], Callable[[Any], Any]]:
+    def loaded() -> tuple[dict[str, str], Transcriber, Callable[[Any], Transcription]]:
         from encoders.base import fingerprint
 
         transcriber = load_transcriber(args)
-        return {"whisper": fingerprint(transcriber.model)}, listening(args, reading, transcriber)
+        return {"whisper": fingerprint(transcriber.model)}, transcriber, listening(args, reading, transcriber)
 
-    def said_in(item: Item) -> Transcript:
-        running = loaded()[1](Input(item.name, PurePath(), item.place).source())
-        return running.transcript(list(running))
+    def said_in(items: Sequence[Item]) -> Iterator[tuple[int, Transcript | Exception]]:
+        """The transcript of each, or what is wrong with it, as soon as it is known."""
+        from encoders.transcription.together import transcribed_together
 
-    def row(item: Item | BadRecord) -> dict[str, Any]:
+        _, transcriber, listen = loaded()
+        begin = [functools.partial(_begun, listen, item) for item in items]
+        if args.channels == "mix":
+            yield from transcribed_together(transcriber, begin)
+        else:
+            for number, start in enumerate(begin):
+                yield number, outcome(lambda start=start: _whole(start()))
+
+    def row(item: Item, said: Transcript | Exception) -> dict[str, Any]:
         from mmlm.data.streams import UnreachableError
-        from mmlm.jobs import Item
 
-        if not isinstance(item, Item):
-            return error_row(args, item.key, item.reason)
-        said = outcome(lambda: said_in(item), UnreachableError)
+        said = outcome(functools.partial(_given, said), UnreachableError)
         if isinstance(said, Exception):
             return error_row(args, item.key, said)
         if note is not None:
@@ -54,10 +61,36 @@ def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
         return {"key": item.key, **about, **(said.to_dict() if args.json else {})}
 
     def rows_of(items: Sequence[Item | BadRecord], _: int) -> list[dict[str, Any]]:
-        return [row(item) for item in items]
+        from mmlm.jobs import Item
+
+        rows, good = dict[int, dict[str, Any]](), list[tuple[int, Item]]()
+        for place, item in enumerate(items):
+            if isinstance(item, Item):
+                good.append((place, item))
+            else:
+                rows[place] = error_row(args, item.key, item.reason)
+        for number, said in said_in([item for _, item in good]):
+            place, item = good[number]
+            rows[place] = row(item, said)
+        return [rows[place] for place in range(len(items))]
 
     note = Note(args) if rank == 0 else None
     return Work(lambda: loaded()[0], rows_of)
+
+
+def _begun(listen: Callable[[Any], Transcription], item: Item) -> Transcription:
+    return listen(Input(item.name, PurePath(), item.place).source())
+
+
+def _whole(running: Transcription) -> Transcript:
+    return running.transcript(list(running))
+
+
+def _given(said: Transcript | Exception) -> Transcript:
+    """The transcript; the error is raised."""
+    if isinstance(said, Exception):
+        raise said
+    return said
 
 
 def text_of(said: Transcript) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from mmlm.tasks.rows import as_rows, bare
 
 if TYPE_CHECKING:
     from encoders.media.sound import ReadingOptions
+    from encoders.transcription.transcriber import Transcriber
     from encoders.transcription.transcript import Transcript
 
 
@@ -38,7 +40,7 @@ def transcribe(
     allow_truncated: bool = False,
     allow_url: bool = False,
 ) -> Transcript | list[Transcript]:
-    """What is said in a recording, as a `Transcript`; several recordings give a list.
+    """What is said in a recording, as a `Transcript`; several recordings, which are written down together, give a list.
 
     channels: "split" takes each channel of a recording for a speaker: it is written down by itself, and segments carry
         `channel`, where 1 is the first. "mix" writes down their mean.
@@ -60,14 +62,27 @@ def transcribe(
     if channels not in ("mix", "split"):
         raise ValueError(f"channels must be 'mix' or 'split', not {channels!r}")
     rows, batch = as_rows(recordings=recordings)
-
-    def said(recording: Any) -> Transcript:
-        if channels == "mix":
-            return model.transcriber.transcribe(recording, **options, **reading)
+    given = [bare(one, Sound) for (one,) in rows]
+    if channels == "split":
         from encoders.transcription.channels import stream_channels
 
-        running = stream_channels(model.transcriber, recording, reading, **options)
-        return running.transcript(list(running))
-
-    found = [said(bare(one, Sound)) for (one,) in rows]
+        each = [stream_channels(model.transcriber, one, reading, **options) for one in given]
+        found = [running.transcript(list(running)) for running in each]
+    elif len(given) == 1:
+        found = [model.transcriber.transcribe(given[0], **options, **reading)]
+    else:
+        found = _together(model.transcriber, given, {**options, **reading})
     return found if batch else found[0]
+
+
+def _together(transcriber: Transcriber, recordings: Sequence[Any], options: dict[str, Any]) -> list[Transcript]:
+    """The transcripts of several recordings; the first error is raised."""
+    from encoders.transcription.together import transcribed_together
+
+    begin = [functools.partial(transcriber.stream, one, **options) for one in recordings]
+    found: dict[int, Transcript] = {}
+    for number, said in transcribed_together(transcriber, begin):
+        if isinstance(said, Exception):
+            raise said
+        found[number] = said
+    return [found[number] for number in range(len(recordings))]

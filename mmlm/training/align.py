@@ -97,7 +97,7 @@ def objective_of(
         raise ValueError(f"a teacher is for distill, not for {objective.kind}")
     if isinstance(objective, GrpoConfig | PpoConfig):
         weights, reward = rewarded(model, objective, rewards or {})
-        prompts = [read_prompts(model, own, output, config, objective.writes, progress, images) for own in sources]
+        prompts = [read_prompts(model, own, output, config, objective, progress, images) for own in sources]
         given = (model, prompts[0], next(iter(prompts[1:]), None), reward)
         if isinstance(objective, PpoConfig):
             return PpoObjective(*given, dataclasses.replace(objective, rewards=weights), config)

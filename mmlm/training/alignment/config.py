@@ -114,6 +114,8 @@ class RolloutConfig:
     writes: "text" answers prompts; "image" draws captions; "audio" speaks transcripts.
     generations: answers to each prompt, which are a group. max_new_tokens: of a text, at most. temperature: that of
         sampling.
+    thinking: the most tokens of a thought before each text, after which its closing mark is written by force; 0 has
+        none. The thought is learned from as well; rewards see the answer alone, and the thought beside it.
     iterations: steps that are taken on what was written once.
     beta: weight of the distance from the reference, the model as it is at the start; 0 needs none.
     clip_low, clip_high: how far the ratio to the policy that wrote may fall and rise before nothing more is gained.
@@ -126,6 +128,7 @@ class RolloutConfig:
     writes: Literal["text", "image", "audio"] = "text"
     generations: int = 8
     max_new_tokens: int = 64
+    thinking: int = 0
     temperature: float = 1.0
     iterations: int = 1
     beta: float = 0.0
@@ -139,6 +142,8 @@ class RolloutConfig:
         check(self, "writes", self.writes in ("text", "image", "audio"), "is text, image or audio")
         for name in ("generations", "max_new_tokens", "iterations"):
             check(self, name, getattr(self, name) >= 1, "must be at least 1")
+        check(self, "thinking", self.thinking >= 0, "must not be negative")
+        check(self, "thinking", not self.thinking or self.writes == "text", "is for texts: leave it out of media")
         check(self, "temperature", 1e-3 <= self.temperature <= 1e3, "lies in 0.001..1000")
         check(self, "beta", 0 <= self.beta < math.inf, "must not be negative")
         check(self, "clip_low", 0 < self.clip_low <= 1, "lies above 0, up to 1")
