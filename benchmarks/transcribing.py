@@ -3,8 +3,9 @@
     MMLM_REAL=FOLDER python benchmarks/transcribing.py 'speech/dev-*.tar' [--peers FOLDER] [--model base] [--rounds 3]
 
 FOLDER holds whisper-MODEL.pt and faster-whisper-MODEL (shared/real/prepare.py makes it). The data are recordings with
-their transcripts, in any form that `mmlm.read_records` reads. They are transcribed as they are ("each"), and joined to
-one long recording with pauses ("joined"). `--peers` is a folder where `pip install --target` put faster-whisper.
+their transcripts, in any form that `mmlm.read_records` reads. They are transcribed as they are ("each"), joined to one
+long recording with pauses ("joined"), and to recordings of a minute ("minutes"). "together" writes several recordings
+down at once. `--peers` is a folder where `pip install --target` put faster-whisper.
 
 Every run is a process of its own, which first transcribes 5 s that do not count; the programs take turns. CPU seconds
 are of all threads, for one minute of speech, the median of the rounds; the ratios are medians of the ratios within a
@@ -23,15 +24,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 RATE = 16_000
 PAUSE = RATE // 2  # samples between joined recordings
-PROGRAMS = ("openai-whisper", "faster-whisper", "faster-whisper int8", "mmlm", "mmlm exact", "mmlm int8")
+MINUTE = 60 * RATE
+PROGRAMS = (
+    "openai-whisper", "faster-whisper", "faster-whisper int8", "mmlm", "mmlm exact", "mmlm int8",
+    "mmlm exact together", "mmlm int8 together",
+)  # fmt: skip
 BASES = ("openai-whisper", "faster-whisper int8")
-Transcribe = Callable[[np.ndarray], str]
+SETS = ("joined", "each", "minutes")
+Transcribe = Callable[[list[np.ndarray]], list[str]]
 
 
 def openai_whisper(weights: Path, model: str, options: argparse.Namespace) -> Transcribe:
@@ -41,7 +48,7 @@ def openai_whisper(weights: Path, model: str, options: argparse.Namespace) -> Tr
     torch.set_num_threads(options.threads)
     own = whisper.load_model(str(weights / f"whisper-{model}.pt"), "cpu")
     settings = {"beam_size": options.beams, "language": options.language, "fp16": False}
-    return lambda samples: str(whisper.transcribe(own, samples, **settings)["text"])
+    return lambda recordings: [str(whisper.transcribe(own, samples, **settings)["text"]) for samples in recordings]
 
 
 def faster_whisper(weights: Path, model: str, options: argparse.Namespace, kind: str) -> Transcribe:
@@ -55,22 +62,30 @@ def faster_whisper(weights: Path, model: str, options: argparse.Namespace, kind:
         segments, _ = own.transcribe(samples, **settings)
         return "".join(segment.text for segment in segments)
 
-    return transcribe
+    return lambda recordings: [transcribe(samples) for samples in recordings]
 
 
-def mmlm(weights: Path, model: str, options: argparse.Namespace, packed: str | None) -> Transcribe:
+def mmlm(weights: Path, model: str, options: argparse.Namespace, forms: list[str]) -> Transcribe:
     import torch
 
+    from encoders.transcription.together import transcribed_together
     from encoders.transcription.transcriber import Transcriber
     from encoders.whisper import load_whisper
     from mmlm.acceleration.speech import pack_transcriber
 
     torch.set_num_threads(options.threads)
     own = Transcriber(load_whisper(weights / f"whisper-{model}.pt"))
-    if packed is not None:
-        pack_transcriber(own, packed)
+    for form in set(forms) - {"together"}:
+        pack_transcriber(own, form)
     settings = {"beam_size": options.beams, "language": options.language}
-    return lambda samples: own.transcribe((samples, RATE), **settings).text
+    if "together" not in forms:
+        return lambda recordings: [own.transcribe((samples, RATE), **settings).text for samples in recordings]
+
+    def together(recordings: list[np.ndarray]) -> list[str]:
+        begin = [partial(own.stream, (samples, RATE), **settings) for samples in recordings]
+        return [said.text for _, said in sorted(transcribed_together(own, begin), key=lambda one: one[0])]
+
+    return together
 
 
 def loaded(program: str, options: argparse.Namespace) -> Transcribe:
@@ -80,16 +95,16 @@ def loaded(program: str, options: argparse.Namespace) -> Transcribe:
         return openai_whisper(options.weights, options.model, options)
     if name == "faster-whisper":
         return faster_whisper(options.weights, options.model, options, form or "float32")
-    return mmlm(options.weights, options.model, options, form or None)
+    return mmlm(options.weights, options.model, options, form.split())
 
 
 def measure(program: str, files: list[Path], options: argparse.Namespace) -> dict:
     """What a process prints: CPU seconds, texts and the peak of memory of transcribing these arrays of samples."""
     recordings = [np.load(file) for file in files]
     transcribe = loaded(program, options)
-    transcribe(recordings[0][: 5 * RATE])
+    transcribe([recordings[0][: 5 * RATE]])
     start = time.process_time()
-    texts = [transcribe(samples) for samples in recordings]
+    texts = transcribe(recordings)
     seconds = time.process_time() - start
     return {"cpu": seconds, "texts": texts, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
@@ -142,7 +157,7 @@ def compare(
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
-    """The arrays of samples, as files in `folder`, and what is said in them: each alone, and all joined with pauses."""
+    """The arrays of samples, as files in `folder`, and what is said in them, of each set."""
     from encoders.media.sound import load_audio
     from mmlm.data import read_records
 
@@ -151,12 +166,20 @@ def prepared(options: argparse.Namespace, folder: Path) -> dict[str, tuple[list[
     sounds = [record.sound if isinstance(record.sound, bytes) else record.sound.read() for record in records]
     samples = [load_audio(sound).waveform for sound in sounds]
     texts = [record.transcript for record in records]
-    files = [folder / f"{number}.npy" for number in range(len(samples))]
-    for file, one in zip(files, samples, strict=True):
-        np.save(file, one)
-    silence = np.zeros(PAUSE, np.float32)
-    np.save(folder / "joined.npy", np.concatenate([part for one in samples for part in (one, silence)]))
-    return {"joined": ([folder / "joined.npy"], [" ".join(texts)]), "each": (files, texts)}
+    places = list(range(len(samples)))
+    minutes, length = [[]], 0
+    for place in places:
+        if length and length + len(samples[place]) > MINUTE:
+            minutes, length = [*minutes, []], 0
+        minutes[-1].append(place)
+        length += len(samples[place]) + PAUSE
+    silence, found = np.zeros(PAUSE, np.float32), {}
+    for name, groups in (("joined", [places]), ("each", [[place] for place in places]), ("minutes", minutes)):
+        files = [folder / f"{name}-{number}.npy" for number in range(len(groups))]
+        for file, group in zip(files, groups, strict=True):
+            np.save(file, np.concatenate([part for place in group for part in (samples[place], silence)][:-1]))
+        found[name] = files, [" ".join(texts[place] for place in group) for group in groups]
+    return found
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -167,7 +190,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     parser.add_argument("--search", nargs="+", type=int, default=[1, 5], help="numbers of beams; 1 is greedy")
-    parser.add_argument("--sets", nargs="+", choices=("joined", "each"), default=["joined", "each"])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["joined", "each"])
     parser.add_argument("--count", type=int, default=1000, help="recordings to take of the data")
     parser.add_argument("--language")
     parser.add_argument("--threads", type=int, default=2)
