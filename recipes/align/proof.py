@@ -1,12 +1,12 @@
-"""DPO, a reward model and GRPO on nano, each beside a control that learns nothing: `python -m recipes.align.proof`.
+"""DPO, a reward model, GRPO and PPO on nano, each beside a control: `python -m recipes.align.proof`.
 
 DPO: captions of training scenes, preferred to the same words with one attribute wrong; the control's preferences are
 drawn by lot. Judged, on scenes with a colour-shape pair that training never shows, by whether the right caption is the
 likelier one, by nano's own captions (`recipes/nano/judge.py`, which no training saw), and by its plain loss.
 A reward model of the same pairs, judged by how often it tells the better caption of the other scenes.
 Signals: a question that nano does not know, "signal?", is to be answered by the colour of the one thing in the picture;
-by DPO, with another colour as the worse answer, and by GRPO, with exact match as the reward. In the controls the lot
-decides which colour is the better one, and what an answer earns. Judged by greedy answers about other pictures.
+by DPO, with another colour as the worse answer, and by GRPO and PPO, with exact match as the reward. In the controls
+the lot decides which colour is the better one, and what an answer earns. Judged by greedy answers about other pictures.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mmlm
 from mmlm.data import RecordSet
 from mmlm.training.align import align
-from mmlm.training.alignment.config import GrpoConfig, PreferenceConfig, RewardConfig
+from mmlm.training.alignment.config import GrpoConfig, PpoConfig, PreferenceConfig, RewardConfig, RolloutConfig
 from mmlm.training.alignment.rewards import Written
 from recipes.align.scenes import caption_pairs, signals
 from recipes.nano.judge import judge_caption
@@ -34,6 +35,10 @@ SIGNALS = {
     "GRPO": (
         GrpoConfig(generations=16, max_new_tokens=4, rewards={"exact_match": 1.0}),
         dict(steps=100, batch_size=4),
+    ),
+    "PPO": (
+        PpoConfig(max_new_tokens=4, beta=0.01, rewards={"exact_match": 1.0}),
+        dict(steps=120, batch_size=32),
     ),
 }
 
@@ -86,25 +91,24 @@ def judge(output: Path, seed: int, count: int) -> None:
             print(f"| {title} | {figures['held_out_accuracy']:.1%} |", flush=True)
 
 
-def signal(output: Path, seed: int, count: int) -> None:
-    """Both objectives on signals, and their controls: a row of the table each."""
+def signal(name: str, output: Path, seed: int, count: int) -> None:
+    """An objective on signals, and its control."""
     held = signals(200, seed + 1000)
     print('| "signal?" | before | after | after, by lot |\n| --- | --- | --- | --- |')
-    for name, (objective, settings) in SIGNALS.items():
-        found = []
-        for lot in (False, True):
-            model = mmlm.load("nano")
-            if not found:
-                found.append(exact(model, held))
-            place = output / f"{name}{'-by-lot' * lot}-{seed}"
-            rewards = None
-            if lot and isinstance(objective, GrpoConfig):
-                objective, rewards = replace(objective, rewards={}), {"lot": by_lot}
-            settings = {"learning_rate": 3e-4, "save_every": 1000, **settings}
-            data = signals(count, seed, lot and rewards is None)
-            align(model, data, objective, rewards=rewards, output=place, seed=seed, progress=False, **settings)
+    (objective, settings), found = SIGNALS[name], []
+    for lot in (False, True):
+        model = mmlm.load("nano")
+        if not found:
             found.append(exact(model, held))
-        print(f"| {name} | {' | '.join(f'{own:.1%}' for own in found)} |", flush=True)
+        place = output / f"{name}{'-by-lot' * lot}-{seed}"
+        rewards = None
+        if lot and isinstance(objective, RolloutConfig):
+            objective, rewards = replace(objective, rewards={}), {"lot": by_lot}
+        settings = {"learning_rate": 3e-4, "save_every": 1000, **settings}
+        data = signals(count, seed, lot and rewards is None)
+        align(model, data, objective, rewards=rewards, output=place, seed=seed, progress=False, **settings)
+        found.append(exact(model, held))
+    print(f"| {name} | {' | '.join(f'{own:.1%}' for own in found)} |", flush=True)
 
 
 def exact(model: mmlm.MultimodalLM, records: RecordSet) -> float:
@@ -119,9 +123,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/align"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=400, help="that are learned from")
-    parser.add_argument("--only", choices=("captions", "judge", "signals"))
+    parser.add_argument("--only", choices=("captions", "judge", *SIGNALS))
     args = parser.parse_args()
-    for name, work in (("captions", prefer), ("judge", judge), ("signals", signal)):
+    for name, work in {"captions": prefer, "judge": judge, **{name: partial(signal, name) for name in SIGNALS}}.items():
         if args.only in (None, name):
             work(args.output, args.seed, args.scenes)
 

@@ -24,8 +24,7 @@ from mmlm.prompting.sources import INSTRUCTION
 from mmlm.training.align import align
 from mmlm.training.alignment.config import GrpoConfig
 from recipes.align.proof import by_lot
-from recipes.nano.notes import FACTS, notes_of, written
-from recipes.nano.scenes import COLOURS, SHAPES, SIZES, Kind
+from recipes.nano.notes import every_fact, known_notes, written
 from recipes.nano.thinking import NOTES, nearest, uncited
 
 LONGEST, THOUGHT = 12, 120  # tokens of an answer, and of a thought
@@ -39,13 +38,7 @@ LORA = LoraConfig(rank=16, alpha=32, reads=True)
 def looked_up(count: int, seed: int) -> RecordSet:
     """Questions about one of 1,000 notes, each with the notes that were found for it, as a conversation."""
     rng = random.Random(f"{seed} looked up")
-    kinds = [Kind(size, colour, shape) for size in SIZES for colour in COLOURS for shape in SHAPES]
-    facts = [(fact, kind) for fact in FACTS for kind in kinds]
-    known = [
-        (notes_of(fact, kind, own), fact, kind, own)
-        for fact, kind in rng.sample(facts, NOTES)
-        if (own := rng.choice(fact.values))
-    ]
+    known = known_notes(rng.sample(every_fact(), NOTES), rng)
     texts, records = [text for text, *_ in known], []
     for number, (text, fact, kind, own) in enumerate(rng.choices(known, k=count)):
         question = fact.asked.format(thing=f"{kind.size} {kind.colour} {kind.shape}")
@@ -71,9 +64,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/align/thoughts"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument(
-        "--judged", type=int, default=400, help="questions that judge, less those whose note is not found"
-    )
+    parser.add_argument("--judged", type=int, default=400, help="questions that judge")
+    parser.add_argument("--only", choices=("answers", "lot"))
     args = parser.parse_args()
     others = looked_up(args.judged, args.seed + 1000).records
     data = looked_up(args.steps * SETTINGS["batch_size"], args.seed)
@@ -83,14 +75,13 @@ def main() -> None:
         print(f"| {title} | {' | '.join(f'{share:.1%}' for share in judged(model, others))} |", flush=True)
 
     row("before", mmlm.load("nano"))
-    for name, objective, rewards in (
-        ("by the answers", OBJECTIVE, None),
-        ("by lot", replace(OBJECTIVE, rewards={}), {"lot": by_lot}),
-    ):
-        model = extended(mmlm.load("nano"), lora=LORA, seed=args.seed)
-        settings = {**SETTINGS, "tune": "lora", "seed": args.seed, "steps": args.steps, "progress": False}
-        align(model, data, objective, rewards=rewards, output=args.output / f"{name}-{args.seed}", **settings)
-        row(f"after, rewarded {name}", model)
+    controlled = replace(OBJECTIVE, rewards={})
+    for name, objective, rewards in (("answers", OBJECTIVE, None), ("lot", controlled, {"lot": by_lot})):
+        if args.only in (None, name):
+            model = extended(mmlm.load("nano"), lora=LORA, seed=args.seed)
+            settings = {**SETTINGS, "tune": "lora", "seed": args.seed, "steps": args.steps, "progress": False}
+            align(model, data, objective, rewards=rewards, output=args.output / f"{name}-{args.seed}", **settings)
+            row(f"after, rewarded by {name}", model)
 
 
 if __name__ == "__main__":

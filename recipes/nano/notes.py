@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from recipes.nano.conversations import Exercise, Turn
-from recipes.nano.scenes import PLACES, Kind, Scene, draw, sample_scene
+from recipes.nano.scenes import COLOURS, PLACES, SHAPES, SIZES, Kind, Scene, draw, sample_scene
 from recipes.nano.thoughts import said, thinking_of, told
 from recipes.nano.wording import describe
 
@@ -88,6 +88,18 @@ def another(rng: random.Random, kind: Kind) -> Kind:
 def notes_of(fact: Fact, kind: Kind, value: str) -> str:
     """One note."""
     return fact.said.format(thing=describe(kind).noun(), value=value)
+
+
+def every_fact() -> list[tuple[Fact, Kind]]:
+    """All that notes may tell of all kinds of things."""
+    kinds = [Kind(size, colour, shape) for size in SIZES for colour in COLOURS for shape in SHAPES]
+    return [(fact, kind) for fact in FACTS for kind in kinds]
+
+
+def known_notes(facts: Sequence[tuple[Fact, Kind]], rng: random.Random) -> list[tuple[str, Fact, Kind, str]]:
+    """A note of each fact about a kind, with the value that it tells, which is drawn."""
+    told = ((fact, kind, rng.choice(fact.values)) for fact, kind in facts)
+    return [(notes_of(fact, kind, own), fact, kind, own) for fact, kind, own in told]
 
 
 def note(fact: Fact, kind: Kind, value: str) -> tuple[str, tuple[str, ...]]:

@@ -26,8 +26,8 @@ from recipes.nano.conversations import Exercise, Turn
 from recipes.nano.evaluate import TITLES, share
 from recipes.nano.exercises import exercise, scene_json
 from recipes.nano.marks import THOUGHT
-from recipes.nano.notes import FACTS, notes_of, written
-from recipes.nano.scenes import COLOURS, SHAPES, SIZES, Kind, Scene
+from recipes.nano.notes import every_fact, known_notes, written
+from recipes.nano.scenes import Scene
 from recipes.nano.solving import LONGEST, Solution, asked, solve
 
 VOTES = 8
@@ -115,11 +115,9 @@ def evaluate_kind(model: mmlm.MultimodalLM, kind: str, count: int, seed: int) ->
 def evaluate_lookup(model: mmlm.MultimodalLM, count: int, seed: int) -> None:
     """Questions that need one of a thousand notes: those found by shared words, those of another question, none."""
     rng = random.Random(f"{seed} notes")
-    kinds = [Kind(size, colour, shape) for size in SIZES for colour in COLOURS for shape in SHAPES]
-    facts = [(fact, kind) for fact in FACTS for kind in kinds]
+    facts = every_fact()
     rng.shuffle(facts)
-    known = [(notes_of(fact, kind, own), fact, kind, own) for fact, kind in facts if (own := rng.choice(fact.values))]
-    known = known[:NOTES]
+    known = known_notes(facts, rng)[:NOTES]
     texts, made = [text for text, *_ in known], []
     for text, fact, kind, own in rng.sample(known, min(count, NOTES)):
         question = fact.asked.format(thing=f"{kind.size} {kind.colour} {kind.shape}")
