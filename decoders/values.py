@@ -15,7 +15,8 @@ NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or
 def check_kinds(settings: Any) -> None:
     """TypeError for a field of a dataclass whose value is not of the kind that its annotation says.
 
-    A whole number is a number too; NaN is none. ValueError for a value that is not among those of a `Literal`.
+    A whole number is a number too, and becomes a float where the annotation says so, so that 32 and 32.0 are written
+    alike; NaN is none. ValueError for a value that is not among those of a `Literal`.
     Annotations other than numbers, texts, dataclasses and tuples of these are not looked at.
     """
     hints = typing.get_type_hints(type(settings))
@@ -24,6 +25,9 @@ def check_kinds(settings: Any) -> None:
         check_kind(field.name, value, hints[field.name])
         if isinstance(value, Number) and not isinstance(value, int | float):  # NumPy's cannot be written as JSON
             raise TypeError(f"{field.name} must be one of Python's own numbers, not {value!r}")
+        kinds = (hints[field.name], *typing.get_args(hints[field.name]))
+        if type(value) is int and float in kinds and int not in kinds:
+            object.__setattr__(settings, field.name, float(value))  # as a frozen dataclass takes it
 
 
 def check_kind(name: str, value: Any, hint: Any) -> None:

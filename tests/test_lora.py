@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 import mmlm
 from mmlm.assembly import Codecs, extended
+from mmlm.assembly.config import ModelConfig
 from mmlm.assembly.interop import peft_adapter
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.model.config import FusionConfig, LoraConfig
@@ -138,6 +139,21 @@ def test_training_moves_the_adapters_and_nothing_that_is_frozen(form, tmp_path):
         assert torch.equal(again(batch, media).logits, model(batch, media).logits)
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert config["lora"] == {"rank": 3, "alpha": 5.0, "reads": True, "dora": form == "dora", "layers": ""}
+
+
+def test_a_whole_number_is_saved_as_the_float_that_it_stands_for(tmp_path):
+    """Written as 5, it was refused when the model was loaded again; such files are read as well."""
+    given = dict(language_model=families.language_model("llama"), tokenizer=families.tokenizer())
+    for folder, alpha in (("whole", 5), ("float", 5.0)):
+        lora = LoraConfig(rank=3, alpha=alpha, reads=True)
+        mmlm.assemble(image_encoder=parts.image_encoder(), lora=lora, **given).save(tmp_path / folder)
+    written = [(tmp_path / folder / "config.json").read_bytes() for folder in ("whole", "float")]
+    assert written[0] == written[1]
+    again = mmlm.load(tmp_path / "whole", image_encoder=parts.image_encoder(), **given)
+    assert again.language_model.lora_config == LoraConfig(rank=3, alpha=5.0, reads=True)
+    earlier = json.loads(written[0])
+    earlier["lora"]["alpha"] = 5
+    assert ModelConfig.from_dict(earlier).lora == LoraConfig(rank=3, alpha=5.0, reads=True)
 
 
 # peft

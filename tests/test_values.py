@@ -23,7 +23,7 @@ from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.templates import PromptTemplate
 from mmlm.training.config import CodecTrainConfig, TrainConfig, TrainerConfig, WritingTrainConfig
 from support import codec_parts, families, parts
-from support.hearing import tiny_whisper
+from support.hearing import noise, tiny_whisper
 
 PART = FrozenPart("a/model", "0" * 16)
 CONFIGS = [
@@ -225,24 +225,21 @@ def test_a_stack_of_pictures_is_several_pictures():
     assert model.caption(stack[0], max_new_tokens=3) == expected[0]
 
 
-def test_several_texts_are_drawn_and_recordings_written_down_alike(monkeypatch):
+def test_several_texts_are_drawn_and_recordings_written_down_alike(tmp_path):
+    import soundfile
+
     model = parts.build("llama", ears="latents")
-    heard = []
-
-    class Ears:
-        def transcribe(self, recording, **options):
-            heard.append(recording)
-            return f"{len(heard)}"
-
-    model.__dict__["transcriber"] = Ears()
-    pair = (np.zeros(1600, np.float32), 16000)
-    assert model.transcribe(pair) == "1" and heard.pop() is pair
-    for given in several(["a.wav", "b.wav"]):
-        heard.clear()
-        assert model.transcribe(given) == ["1", "2"] and heard == ["a.wav", "b.wav"]
-    with open(__file__, "rb") as file:
-        heard.clear()
-        assert model.transcribe(file) == "1" and heard == [file]
+    model.transcriber = Transcriber(tiny_whisper())
+    once, pairs = dict(temperatures=(0.0,)), [(noise(seconds), 16000) for seconds in (1.0, 2.0)]
+    files = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    for file, (samples, rate) in zip(files, pairs, strict=True):
+        soundfile.write(file, samples, rate, subtype="FLOAT")
+    said = [model.transcribe(pair, **once) for pair in pairs]
+    assert [one.seconds for one in said] == [1.0, 2.0]
+    for given in several(files):
+        assert model.transcribe(given, **once) == said
+    with open(files[0], "rb") as file:
+        assert model.transcribe(file, **once) == said[0]
     codecs = Codecs(image=codec_parts.palette_codec())
     drawing = mmlm.assemble(
         families.language_model("llama"), parts.image_encoder(), tokenizer=families.tokenizer(), codecs=codecs

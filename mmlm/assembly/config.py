@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from decoders.values import check_kinds
+from decoders.values import check_kinds, fits
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.templates import PromptTemplate
 
@@ -117,6 +117,6 @@ def _check(hint: Any, value: Any, where: str) -> Any:
     part = next((kind for kind in allowed if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
     if part is not None and (value is not None or type(None) not in allowed):
         return _build(part, value, where)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+    if not fits(value, hint):
         raise ValueError(f"{where} must be {hint}, not {value!r}")
     return value
