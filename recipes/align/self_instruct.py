@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,21 +79,39 @@ def documents_of(records: Sequence[Record]) -> list[Record]:
     return found
 
 
-def corrected(written: Path) -> tuple[list[Record], int]:
-    """Of the questions that were written those that may be asked about their training scenes, with the right answers;
-    and how many had been answered rightly."""
-    found, right = [], 0
+@dataclass(frozen=True)
+class Corrected:
+    """A question that was written and may be asked about its training scene. record: with the right answer."""
+
+    record: Record
+    topic: str
+    was_right: bool
+
+
+def corrected(written: Path) -> list[Corrected]:
+    """What may be asked of the questions that were written."""
+    found = []
     lines = map(json.loads, (written / "metadata.jsonl").read_text().splitlines())
     for record, line in zip(read_records(written).records, lines, strict=True):
         number = int(line["id"].split()[-1])
         scene = Scene.from_dict(scene_example("train", number, 0)[1]["scene"])
         rng = random.Random(number)
-        answers = {own.question: own.answer for _ in range(ASKED) for own in questions_about(scene, rng)}
+        known = {own.question: own for _ in range(ASKED) for own in questions_about(scene, rng)}
         for question, answer in record.qa:
-            if question in answers:
-                found.append(replace(record, qa=((question, answers[question]),)))
-                right += normalized(answers[question]) == normalized(answer)
-    return found, right
+            if own := known.get(question):
+                right = normalized(own.answer) == normalized(answer)
+                found.append(Corrected(replace(record, qa=((question, own.answer),)), own.topic, right))
+    return found
+
+
+def told(known: Sequence[Corrected]) -> None:
+    """Print how many of them were answered rightly, and what they are about."""
+    right = sum(own.was_right for own in known)
+    print(f"{len(known)} of them may be asked about their scenes, and {right} of these were answered rightly")
+    print("| about | questions | answered rightly |\n| --- | --- | --- |")
+    for topic, count in Counter(own.topic for own in known).most_common():
+        good = sum(own.was_right for own in known if own.topic == topic)
+        print(f"| {topic} | {count} | {good / count:.1%} |")
 
 
 def mixed(records: RecordSet, questions: Sequence[Record]) -> RecordSet:
@@ -153,12 +172,15 @@ def main() -> None:
     counts = json.loads((own / "counts.json").read_text())
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
     written = questions_of(read_records(own).records) if counts["kept"] else []
-    known, right = corrected(own) if written else ([], 0)
-    print(f"{len(known)} of them may be asked about their scenes, and {right} of these were answered rightly")
+    known = corrected(own) if written else []
+    told(known)
     learned = {
         "a twentieth": (few.records, "few"),
         "and what it wrote": ([*few.records, *written], f"few-and-{own.name}"),
-        "and what may be asked of it, answered rightly": ([*few.records, *known], f"few-and-{own.name}-corrected"),
+        "and what may be asked of it, answered rightly": (
+            [*few.records, *(one.record for one in known)],
+            f"few-and-{own.name}-corrected",
+        ),
         "all": (questions_of(training), "all"),
     }
     shares = {}
