@@ -47,6 +47,18 @@ def test_from_noisy_runs_it_tells_the_largest_one_and_how_sure_it_is():
     assert held >= 4  # at 95% fewer would be rare
 
 
+def test_an_axis_along_which_losses_rise_is_not_carried_on_to_the_sky():
+    """Runs that see more pictures in as few steps end a little higher: the law of the rest holds beyond them."""
+    truth = Law(0.0, (8.0,), (0.8,))
+    grid = [(pictures, steps) for pictures in (750.0, 1500.0, 3000.0) for steps in (100.0, 200.0, 400.0)]
+    axes = np.array(grid)
+    losses = truth(axes[:, 1:]) * (axes[:, 0] / 750) ** 0.03
+    fit = fit_law(axes, losses, resamples=20, seed=0)
+    assert min(min(law.exponents) for law in (fit.law, *fit.resampled)) >= 0
+    told = float(fit.law([(6000.0, 800.0)])[0])
+    assert told == pytest.approx(float(truth([(800.0,)])[0]), rel=0.1)
+
+
 def test_it_is_the_least_that_another_minimiser_finds():
     losses = noisy(CHINCHILLA, GRID, 0.02)
     fit = fit_law(GRID, losses, resamples=1)

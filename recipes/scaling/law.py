@@ -52,6 +52,7 @@ class Fit:
 def fit_law(axes: ArrayLike, losses: ArrayLike, *, resamples: int, seed: int = 0, huber: float = HUBER) -> Fit:
     """The law of runs with axes `[n, k]` and losses `[n]`, and those of `resamples` draws of n runs with replacement.
 
+    Exponents are 0 at least: an axis along which the losses rise, by noise or by training too long, tells nothing.
     ValueError where a number is not positive and finite, where runs are fewer than the law has numbers (1 + 2k), and
     for an axis that does not vary.
     """
@@ -115,6 +116,7 @@ def _minimised(logs: Array, target: Array, weights: Array, theta: Array, huber: 
         size = np.einsum("mpp->mp", bend)
         bend += (damping[left, None] * (size + 1e-9))[..., None] * np.eye(theta.shape[1])
         tried = theta[left] - np.clip(np.linalg.solve(bend, push)[..., 0], -1, 1)
+        tried[:, 2::2] = tried[:, 2::2].clip(0)
         found = _cost(_errors(tried, logs, target)[0], weights[left], huber)
         better = found < costs[left]
         small = better & (costs[left] - found <= ENOUGH * costs[left])
