@@ -160,19 +160,19 @@ def test_transcribing(benchmark, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "mmlm.evaluation.metrics.words.word_error_rate", lambda said, expected: compared.append((said, expected)) or 0.5
     )
-    programs = ["faster-whisper int8", "mmlm"]
+    programs = ["faster-whisper int8", "mmlm", "mmlm exact together"]
     given = ["--weights", str(tmp_path), "--model", "quick", "--programs", *programs, "--language", "en"]
     module.main(
         [str(tmp_path / "speech.jsonl"), *given, "--rounds", "1", "--search", "1", "--sets", "each", "--threads", "1"]
     )
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[1] for row in rows] == programs
-    assert rows[0][3].startswith("not installed") and float(rows[1][3]) > 0
-    [(said, expected)] = compared
-    assert expected == ["a red circle"] * 2
+    assert rows[0][3].startswith("not installed") and float(rows[1][3]) > 0 and float(rows[2][3]) > 0
+    (said, expected), together = compared
+    assert expected == ["a red circle"] * 2 and together == (said, expected)
     options = module.arguments(["x", *given, "--threads", "1"])
     transcribe = module.loaded("openai-whisper", options)
-    assert len(said) == 2 and isinstance(transcribe(hearing.noise(2.0)), str)
+    assert len(said) == 2 and [type(text) for text in transcribe([hearing.noise(2.0)])] == [str]
 
 
 def test_precision(benchmark, capsys, tmp_path):
