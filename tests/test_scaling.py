@@ -47,7 +47,7 @@ def test_from_noisy_runs_it_tells_the_largest_one_and_how_sure_it_is():
     assert held >= 4  # at 95% fewer would be rare
 
 
-def test_an_axis_along_which_losses_rise_is_not_carried_on_to_the_sky():
+def test_no_exponent_is_negative_where_losses_rise_along_an_axis():
     """Runs that see more pictures in as few steps end a little higher: the law of the rest holds beyond them."""
     truth = Law(0.0, (8.0,), (0.8,))
     grid = [(pictures, steps) for pictures in (750.0, 1500.0, 3000.0) for steps in (100.0, 200.0, 400.0)]

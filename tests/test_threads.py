@@ -1,6 +1,7 @@
 """Many threads on one model: each gets what it gets alone, whatever the others do to the model meanwhile."""
 
 import functools
+import itertools
 import re
 import signal
 import sys
@@ -177,6 +178,44 @@ def test_an_interrupt_in_a_pass_leaves_the_model_as_it_was(step):
     with ThreadPoolExecutor(1) as other:  # nobody waits for the pass that was interrupted
         other.submit(model.pack).result()
     assert written(model) == expected
+
+
+def test_an_interrupt_where_turns_are_taken_leaves_them_to_other_threads():
+    """At the beginning and at the end of every function of the condition that passes and changes wait for."""
+    changes = Changes()
+
+    def use() -> None:
+        with changes.passing():
+            pass
+        with changes.changing("packed"):
+            pass
+
+    for moment in itertools.count():
+        left = moment
+
+        def interrupt(frame, event, _):
+            nonlocal left
+            if frame.f_code.co_filename != threading.__file__ or event not in ("call", "return"):
+                return interrupt
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+            return interrupt
+
+        sys.settrace(interrupt)
+        try:
+            use()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        other = threading.Thread(target=use, daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), f"interrupted at {moment}"
+        if left >= 0:
+            break
+    assert moment > 4
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")

@@ -49,12 +49,8 @@ def test_each_is_what_it_is_alone(ears, monkeypatch, at_once):
         alone, own = ears.transcribe(source, **options), found[number]
         assert (own.text, own.language, own.seconds) == (alone.text, alone.language, alone.seconds)
         for one, other in zip(own.segments, alone.segments, strict=True):
-            assert (one.start, one.end, one.tokens, one.temperature) == (
-                other.start,
-                other.end,
-                other.tokens,
-                other.temperature,
-            )
+            for name in ("start", "end", "tokens", "temperature"):
+                assert getattr(one, name) == getattr(other, name)
             assert [word.word for word in one.words or ()] == [word.word for word in other.words or ()]
             assert one.avg_logprob == pytest.approx(other.avg_logprob, abs=1e-4)
     assert any(said.segments for said in found.values()) and not found[2].segments

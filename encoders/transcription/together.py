@@ -1,8 +1,7 @@
 """Several recordings written down together: each pass of the decoder writes a token of every one.
 
-Alone, a text has the decoder's weights read for each of its tokens, which takes most of a pass on a CPU; several texts
-share the reading. Each has its own windows, prompts and random numbers, so that it is what it is alone, to the rounding
-of sums.
+Alone, a text has the decoder's weights read for each of its tokens; several texts share the reading. Each has its own
+windows, prompts and random numbers, so that it is what it is alone, to the rounding of sums.
 """
 
 from __future__ import annotations
@@ -49,19 +48,20 @@ def transcribed_together(
                 if said is not None:
                     going.remove(one)
                     yield one.number, said
-            _step(transcriber, going)
+            if going:
+                _step(transcriber, going)
     finally:
         for one in going:
             one.close()
 
 
 def _step(transcriber: Transcriber, going: list[_Recording]) -> None:
-    """The logits of the next token of each row of all windows."""
-    if attempts := [one.attempt for one in going if one.attempt is not None]:
-        with transcriber.computing():
-            found = step_together([one.passes for one in attempts], [one.last for one in attempts])
-        for one, logits in zip(going, found, strict=True):
-            one.logits = logits
+    """The logits of the next token of each row of all windows. All recordings are at the text of one."""
+    attempts = [one.attempt for one in going if one.attempt is not None]
+    with transcriber.computing():
+        found = step_together([one.passes for one in attempts], [one.last for one in attempts])
+    for one, logits in zip(going, found, strict=True):
+        one.logits = logits
 
 
 @dataclass(eq=False)

@@ -50,6 +50,7 @@ def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
                 yield number, outcome(lambda start=start: _whole(start()))
 
     def row(item: Item, said: Transcript | Exception) -> dict[str, Any]:
+        """A recording's row; errors of a fault that is not the recording's are raised."""
         from mmlm.data.streams import UnreachableError
 
         said = outcome(functools.partial(_given, said), UnreachableError)
@@ -61,6 +62,7 @@ def transcript_work(args: argparse.Namespace, rank: int, reading: Any) -> Work:
         return {"key": item.key, **about, **(said.to_dict() if args.json else {})}
 
     def rows_of(items: Sequence[Item | BadRecord], _: int) -> list[dict[str, Any]]:
+        """The rows of a shard, in the order of its items."""
         from mmlm.jobs import Item
 
         rows, good = dict[int, dict[str, Any]](), list[tuple[int, Item]]()

@@ -32,7 +32,9 @@ class Changes:
         self.count = 0
         self.cast = False
         self._latest = ""
-        self._turn = threading.Condition()
+        # Entered itself, and not by its condition: an interrupt in `Condition.__enter__` would leave it taken for good.
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
         self._passing: set[int] = set()  # threads
         self._changing: int | None = None  # the thread that changes the model, or waits until it may
 
@@ -46,7 +48,7 @@ class Changes:
         outer = own in self._passing or own == self._changing
         try:
             if not outer:
-                with self._turn:
+                with self._lock:
                     self._turn.wait_for(lambda: self._changing is None)
                     self._passing.add(own)
             if since is not None and since != self.count:
@@ -55,7 +57,7 @@ class Changes:
         finally:
             if not outer:
                 self._passing.discard(own)  # at once: another interrupt may come
-                with self._turn:
+                with self._lock:
                     self._turn.notify_all()
 
     @contextmanager
@@ -71,7 +73,7 @@ class Changes:
             return
         before, begun = None, False
         try:
-            with self._turn:
+            with self._lock:
                 self._turn.wait_for(lambda: self._changing is None)
                 self._changing = own
                 self._turn.wait_for(lambda: self._passing <= {own})
@@ -84,7 +86,7 @@ class Changes:
                         self._latest, self.count = how, self.count + 1
                 finally:
                     self._changing = None
-                    with self._turn:
+                    with self._lock:
                         self._turn.notify_all()
 
     def __reduce__(self) -> tuple[type[Changes], tuple[()]]:

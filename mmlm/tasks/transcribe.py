@@ -66,7 +66,7 @@ def transcribe(
     if channels == "split":
         from encoders.transcription.channels import stream_channels
 
-        each = [stream_channels(model.transcriber, one, reading, **options) for one in given]
+        each = (stream_channels(model.transcriber, one, reading, **options) for one in given)
         found = [running.transcript(list(running)) for running in each]
     elif len(given) == 1:
         found = [model.transcriber.transcribe(given[0], **options, **reading)]

@@ -27,7 +27,7 @@ from recipes.nano.wording import listed
 
 JUDGED = {"unseen layouts": unseen_layout, "unseen colour-shape pairs": unseen_pair}
 OBJECTIVE = GrpoConfig(writes="image", generations=8, temperature=0.7)
-SETTINGS = dict(batch_size=8, learning_rate=1e-4, save_every=20, eval_every=10_000, log_every=5, keep_best=False)
+SETTINGS = dict(batch_size=8, learning_rate=4e-4, save_every=20, eval_every=10_000, log_every=5, keep_best=False)
 
 
 def scenes_of(accept: Callable[[Scene], bool], count: int, seed: int) -> list[Scene]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mmlm
 from encoders.texts import normalize_answer
-from mmlm.assembly.extend import extended
+from mmlm.assembly import extended
 from mmlm.data import Record, RecordSet
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.messages import Message

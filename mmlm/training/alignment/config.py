@@ -143,7 +143,7 @@ class RolloutConfig:
         for name in ("generations", "max_new_tokens", "iterations"):
             check(self, name, getattr(self, name) >= 1, "must be at least 1")
         check(self, "thinking", self.thinking >= 0, "must not be negative")
-        check(self, "thinking", not self.thinking or self.writes == "text", "is for texts: leave it out of media")
+        check(self, "thinking", not self.thinking or self.writes == "text", "must be 0 where media are written")
         check(self, "temperature", 1e-3 <= self.temperature <= 1e3, "lies in 0.001..1000")
         check(self, "beta", 0 <= self.beta < math.inf, "must not be negative")
         check(self, "clip_low", 0 < self.clip_low <= 1, "lies above 0, up to 1")

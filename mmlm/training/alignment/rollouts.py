@@ -89,8 +89,8 @@ class Writer:
         self.longest = objective.max_new_tokens
         if objective.thinking:
             self.longest += objective.thinking + MARK
-            marks = marks_of(model.processor.tokenizer)
-            self.never[[*model.processor.markup_ids(marks.close)] if marks else []] = False
+            if marks := marks_of(model.processor.tokenizer):
+                self.never[model.processor.markup_ids(marks.close)] = False
         if self.codes:
             (span,) = media_spans(model, self.mode, max_seconds).values()
             self.longest = longest(span)
