@@ -18,10 +18,7 @@ from decoders.codecs.checkpoint import load_codec
 from decoders.codecs.raw import PaletteCodec
 from mmlm.data import read_records
 from mmlm.evaluation import word_error_rate
-from mmlm.generation.media import as_pictures, media_spans
-from mmlm.generation.request import Writing
-from mmlm.serving.engine import Engine
-from mmlm.tasks.draw import rendered, sampled
+from mmlm.generation.media import as_pictures
 from recipes.nano.data import scene_example
 from recipes.nano.drawing import TEMPERATURE, read_right, stacked
 from recipes.nano.evaluate import share, word_f1
@@ -48,20 +45,6 @@ def examples(split, count):
     # Other scenes than those of docs/nano.md: another seed.
     pictures, records = zip(*(scene_example(split, index, seed=1) for index in range(count)), strict=True)
     return list(pictures), list(records), [Scene.from_dict(record["scene"]) for record in records]
-
-
-def write_all(nano, modality, texts, temperature, max_seconds=4.0):
-    """What `nano.draw` or `nano.speak` gives for each text with its number as the seed, all written together."""
-    writing = Writing(modality, media_spans(nano, modality, max_seconds))
-    with Engine(nano) as engine:
-        tickets = [
-            engine.submit(
-                nano.template.writing_prompt(modality, text), sampled(1, temperature, None, None, seed), writing
-            )
-            for seed, text in enumerate(texts)
-        ]
-        results = [ticket.results()[0] for ticket in tickets]
-    return [result.media[0] for result in rendered(nano, results, None, 0)]
 
 
 def test_it_ships_in_half_precision_and_leaves_room():
@@ -285,7 +268,7 @@ def test_its_image_codec_keeps_what_a_scene_shows():
 
 def test_it_draws_what_a_text_says(nano):
     _, _, scenes = examples("dev", 60)
-    drawn = write_all(nano, "image", map(listed, scenes), TEMPERATURE)
+    drawn = nano.draw(list(map(listed, scenes)), temperature=TEMPERATURE)
     assert np.array_equal(drawn[1], nano.draw(listed(scenes[1]), temperature=TEMPERATURE, seed=1))
     assert share(read_right(drawn, scenes)) >= 0.75 and share(read_right(drawn[1:], scenes[:-1])) <= 0.05
     assert len(set(map(Image.Image.tobytes, drawn))) == len(drawn)
@@ -293,7 +276,7 @@ def test_it_draws_what_a_text_says(nano):
 
 def test_it_sees_what_it_has_drawn(nano):
     alone = [scene for scene in examples("dev", 60)[2] if len(scene.things) == 1][:8]
-    drawn = write_all(nano, "image", map(listed, alone), TEMPERATURE)
+    drawn = nano.draw(list(map(listed, alone)), temperature=TEMPERATURE)
     told = nano.caption(drawn, max_new_tokens=60)
     colours = [scene.things[0].kind.colour in text for scene, text in zip(alone, told, strict=True)]
     assert share(colours) >= 0.7
@@ -301,7 +284,7 @@ def test_it_sees_what_it_has_drawn(nano):
 
 def test_its_whisper_hears_the_digits_that_it_says(nano):
     """Whisper learned from people and a synthesiser, and never met a codec."""
-    said = write_all(nano, "audio", list(NUMBERS) * 2, temperature=0.3, max_seconds=1.2)
+    said = nano.speak(list(NUMBERS) * 2, temperature=0.3, max_seconds=1.2)
     assert np.array_equal(said[1].waveform, nano.speak(NUMBERS[1], temperature=0.3, max_seconds=1.2, seed=1).waveform)
     heard = [digit(nano.transcribe(sound).text) for sound in said]
     assert share(word == wanted for word, wanted in zip(heard, list(NUMBERS) * 2, strict=True)) >= 0.35  # by chance 0.1

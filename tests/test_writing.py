@@ -22,6 +22,7 @@ from mmlm.generation.constraints.codes import MediaGrammar
 from mmlm.generation.media import media_spans, picture_tensor, render
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.request import Writing, request
+from mmlm.generation.result import GenerationResult
 from mmlm.model.config import LoraConfig
 from mmlm.prompting.parts import Codes
 from mmlm.tasks.draw import kept_codes
@@ -55,7 +56,8 @@ def model(request):
 
 def generate_parts(model, prompt, mode, *, options, guidance_scale=1.0, without=None, fixed=None, max_seconds=4.0):
     """Parts of each sequence that follows a prompt, with codes as they are."""
-    writing = Writing(mode, media_spans(model, mode, max_seconds), fixed, guidance_scale, without)
+    given = () if fixed is None else (fixed,)
+    writing = Writing(mode, media_spans(model, mode, max_seconds), given, guidance_scale, without)
     rows = request(model, [prompt], options, writing).results(options.sampler(model.device))[0]
     return [list(row.parts) for row in rows]
 
@@ -127,6 +129,49 @@ def test_pictures_are_whole_and_seeds_tell_them_apart(model):
     assert not all(np.array_equal(*pair) for pair in zip(first, model.draw("a red ring", 3, seed=2), strict=True))
     assert isinstance(model.draw("a red ring"), Image.Image)
     assert len(model.draw(["a red ring", "a blue star"], 2)) == 2
+
+
+TEXTS = ["a red ring", "a very large blue star on the left", "a", "two white stars", "a ring"]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_images": 2, "guidance_scale": 2.0, "steps": 0}, {"strength": 0.7}])
+def test_each_of_several_drawings_is_what_it_is_alone(model, options):
+    if "strength" in options:
+        options = {**options, "init_image": parts.picture(3)}
+    together = model.draw(TEXTS, seed=5, batch_size=3, details=True, temperature=0.7, **options)
+    for seed, (text, results) in enumerate(zip(TEXTS, together, strict=True), 5):
+        alone = model.draw(text, seed=seed, details=True, temperature=0.7, **options)
+        results, alone = ([own] if isinstance(own, GenerationResult) else own for own in (results, alone))
+        for own, other in zip(results, alone, strict=True):
+            assert own.token_ids == other.token_ids and np.array_equal(own.media[0], other.media[0])
+            assert own.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+
+
+def test_each_of_several_sounds_is_what_it_is_alone(model):
+    together = model.speak(TEXTS, seed=5, batch_size=3, max_seconds=0.3)
+    alone = [model.speak(text, seed=seed, max_seconds=0.3) for seed, text in enumerate(TEXTS, 5)]
+    assert len({sound.seconds for sound in alone}) > 1, "they end at different steps"
+    for own, other in zip(together, alone, strict=True):
+        assert np.array_equal(own.waveform, other.waveform)
+
+
+def test_several_drawings_share_their_passes_and_one_bad_text_begins_none(monkeypatch):
+    model = writing()
+    rows = []
+    forward = model.language_model.forward
+    monkeypatch.setattr(
+        model.language_model, "forward", lambda ids, **own: (rows.append(len(ids)), forward(ids, **own))[1]
+    )
+    model.draw(TEXTS, batch_size=4)
+    assert rows == [4] * 6 + [1] * 6
+    rows.clear()
+    for wrong in (" ", 5):
+        with pytest.raises(ValueError, match="at least one word"):
+            model.draw([*TEXTS, wrong], batch_size=2)
+    for verb in (model.draw, model.speak):
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            verb(TEXTS, batch_size=0)
+    assert not rows
 
 
 def test_the_prompt_is_read_once(monkeypatch):

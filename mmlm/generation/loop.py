@@ -11,7 +11,7 @@ from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.decoder import Decoder
 from mmlm.generation.nonfinite import NonFiniteLogitsError
 from mmlm.generation.options import GenerationOptions
-from mmlm.generation.sampler import Sampler, Step
+from mmlm.generation.sampler import Generators, Sampler, Step
 
 # On a GPU, asking whether every row has ended costs a synchronisation; it is asked once in so many steps.
 STEPS_BETWEEN_CHECKS = 16
@@ -22,14 +22,14 @@ def decode(
     decoder: Decoder,
     options: GenerationOptions,
     stop_ids: Sequence[int],
-    generator: torch.Generator | None = None,
+    generators: Generators = None,
     constraints: list[Constraint] | None = None,
     guidance_scale: float = 1.0,
     max_steps: int | None = None,
 ) -> Iterator[Step]:
     """Steps of `num_return_sequences` rows per prompt, one after the other; at most `max_steps` (`max_new_tokens`).
 
-    generator, constraints, guidance_scale: as `Sampler`; constraints are those of the repeated rows. With guidance the
+    generators, constraints, guidance_scale: as `Sampler`; constraints are those of the repeated rows. With guidance the
     decoder holds each row twice.
     NonFiniteLogitsError where logits are NaN or infinite. A caller that wants no more steps stops iterating.
     """
@@ -37,7 +37,7 @@ def decode(
     copies = options.num_return_sequences
     rows = copies * len(logits) // (1 if guidance_scale == 1.0 else 2)
     sampler = Sampler(
-        options, decoder.host.vocabulary, stop_ids, rows, decoder.length, logits.device, generator, constraints,
+        options, decoder.host.vocabulary, stop_ids, rows, decoder.length, logits.device, generators, constraints,
         guidance_scale,
     )  # fmt: skip
     decoder.repeat(copies)

@@ -22,7 +22,7 @@ from mmlm.generation.loop import decode
 from mmlm.generation.nonfinite import NonFiniteLogitsError, watching
 from mmlm.generation.options import GenerationOptions
 from mmlm.generation.result import FinishReason, GenerationResult, TopLogProbs, Usage
-from mmlm.generation.sampler import Step
+from mmlm.generation.sampler import Generators, Step
 from mmlm.generation.text import cut_at
 from mmlm.generation.thoughts import Told, opened_rows, thinks
 from mmlm.generation.written import parts_of
@@ -48,13 +48,13 @@ class Writing:
     """What a request may write besides text.
 
     mode: "image" or "audio", one such medium and nothing else; "any", text with media in it. spans: where the codes of
-    these media lie. fixed: codes that are given, by (codebook, step). guidance_scale, without: see `decode`; `without`
-    is the prompt that guidance leads away from, in place of the one prompt.
+    these media lie. fixed: codes that are given, by (codebook, step), for each prompt; () for none. guidance_scale,
+    without: see `decode`; `without` is the prompt that guidance leads away from, in place of each prompt.
     """
 
     mode: GenerationMode
     spans: Mapping[str, CodeSpan]
-    fixed: Mapping[Place, int] | None = None
+    fixed: Sequence[Mapping[Place, int]] = ()
     guidance_scale: float = 1.0
     without: Sequence[Any] | None = None
 
@@ -93,9 +93,9 @@ class Request:
             vocabulary = self.model.language_model.vocabulary
             state = MediaGrammar(
                 self.writing.mode, self.writing.spans, range(vocabulary.end_of_chunk_id + 1), frozenset(self.stop_ids),
-                self.options.max_new_tokens, self.room, self.writing.fixed or {},
+                self.options.max_new_tokens, self.room,
             )  # fmt: skip
-            return list[Constraint]([state] * rows)
+            return [replace(state, fixed=fixed) for fixed in self.writing.fixed or [{}] * rows]
         stop, decode = self.options.stop_strings, self.model.processor.decode
         state = Together.of(
             StopStrings.begin(stop, decode) if stop else None,
@@ -106,11 +106,11 @@ class Request:
             state = Thinking.begin(self.thinks, state)
         return None if state is None else [state] * rows
 
-    def steps(self, generator: torch.Generator | None, constraints: list[Constraint] | None) -> Iterator[Step]:
+    def steps(self, generators: Generators, constraints: list[Constraint] | None) -> Iterator[Step]:
         """Steps of `num_return_sequences` rows per prompt; `constraints`: of these rows."""
         scale = 1.0 if self.writing is None else self.writing.guidance_scale
         try:
-            yield from decode(self.decoder, self.options, self.stop_ids, generator, constraints, scale, self.room)
+            yield from decode(self.decoder, self.options, self.stop_ids, generators, constraints, scale, self.room)
         except NonFiniteLogitsError as error:
             raise self._explained(error) from error
 
@@ -121,10 +121,8 @@ class Request:
             self.decoder.anew(self.context())
         return NonFiniteLogitsError(error.step, found.dtype, found.name)
 
-    def results(
-        self, generator: torch.Generator | None = None, progress: Progress | None = None
-    ) -> list[list[GenerationResult]]:
-        """Results `[prompt][return sequence]`."""
+    def results(self, generators: Generators = None, progress: Progress | None = None) -> list[list[GenerationResult]]:
+        """Results `[prompt][return sequence]`; generators: of each prompt, or one for all."""
         count, constraints = self.options.num_return_sequences, self.constraints()
         if self.options.num_beams > 1:
             scale = 1.0 if self.writing is None else self.writing.guidance_scale
@@ -139,7 +137,7 @@ class Request:
         if constraints is not None:
             constraints = [state for state in constraints for _ in range(count)]
         steps: list[Step] = []
-        for step in self.steps(generator, constraints):
+        for step in self.steps(generators, constraints):
             steps.append(step)
             if progress is not None:
                 progress("codes", len(steps), self.room)
@@ -221,7 +219,7 @@ def request(
     """Encodes prompts and their media. All that can be wrong with a request is found here.
 
     written: ids that rows have written before, which they go on from.
-    With `writing` there is one prompt, and `options.max_new_tokens` counts the text alone: a medium that is begun is
+    With `writing`, `options.max_new_tokens` counts the text alone: a medium that is begun is
     always finished.
     """
     if writing is not None and options.stop_strings:
@@ -232,7 +230,7 @@ def request(
         raise ValueError("constraint is for text alone: leave it out where media are written")
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in prompts]
     if writing is not None and writing.guidance_scale != 1.0:
-        rows.append(list(writing.without or []))
+        rows += [list(writing.without or [])] * len(rows)
     begun = [begins_thinking(row) for row in rows]
     marks: ThinkingMarks | None = None
     if options.is_thinking:

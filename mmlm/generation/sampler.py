@@ -37,13 +37,17 @@ class Step:
         return [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
 
 
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""What rows are drawn from: one for all, or one for each of equal shares of them; None takes the most likely token."""
+
+
 class Sampler:
     """Chooses the tokens of one request step by step, and knows which of its rows have ended.
 
-    prompt_length: positions of the prompt, padding included. generator: to sample from; None takes the most likely
-    token. constraints: the state of each row, kept up to date in this list; a row ends when its constraint has
-    finished. guidance_scale: with a scale other than 1, logits hold each row twice, the second half without what guides
-    it. Where a constraint is guided, scores are `u + scale · (c − u)` (Ho and Salimans 2022).
+    prompt_length: positions of the prompt, padding included. generators: of each prompt's rows, or one for all.
+    constraints: the state of each row, kept up to date in this list; a row ends when its constraint has finished.
+    guidance_scale: with a scale other than 1, logits hold each row twice, the second half without what guides it.
+    Where a constraint is guided, scores are `u + scale · (c − u)` (Ho and Salimans 2022).
 
     rows: R, with all that are written for a prompt. ended: bool `[R]`. norm: `[R]`, the log-normaliser of the last
     step; finite where the logits are.
@@ -57,11 +61,13 @@ class Sampler:
         rows: int,
         prompt_length: int,
         device: torch.device,
-        generator: torch.Generator | None = None,
+        generators: Generators = None,
         constraints: list[Constraint] | None = None,
         guidance_scale: float = 1.0,
     ) -> None:
-        self.constraints, self.guidance_scale, self.generator = constraints, guidance_scale, generator
+        self.constraints, self.guidance_scale = constraints, guidance_scale
+        one = isinstance(generators, torch.Generator)
+        self.generators: Sequence[torch.Generator] = [generators] if one else generators or ()
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.norm = torch.zeros(rows, device=device)
         self._never = never_written(vocabulary)
@@ -73,7 +79,7 @@ class Sampler:
     @property
     def is_plain(self) -> bool:
         """Whether each row takes its most likely token, whatever the others do: then many requests choose at once."""
-        return self.generator is None and self.constraints is None and not self._processors and not self._top
+        return not self.generators and self.constraints is None and not self._processors and not self._top
 
     def __call__(self, logits: Tensor, ids: Tensor) -> Step:
         """The next tokens by logits `[R, V]` (`[2·R, V]` with guidance) after ids `[R, T]`, prompt included.
@@ -108,13 +114,18 @@ class Sampler:
         top, ids = plain.topk(min(self._top, plain.shape[1]), dim=1)
         return Step(tokens, log_probs, before, ids, top - norm.unsqueeze(1))
 
-    def _chosen(self, scores: Tensor, ids: Tensor, norm: Tensor, rows: slice = slice(None)) -> Tensor:
+    def _chosen(self, scores: Tensor, ids: Tensor, norm: Tensor, row: int | None = None) -> Tensor:
+        """The tokens of all rows, or of one."""
+        rows, generators = slice(None), self.generators
+        if row is not None:
+            share = row * len(generators) // len(self.ended)
+            rows, generators = slice(row, row + 1), generators[share : share + 1]
         own = scores[rows]
         if self._processors:  # which may write into the scores, while those must stay the model's
             processed = self._processors(ids[rows], own.clone())  # pyright: ignore[reportArgumentType]
             states = None if self.constraints is None else self.constraints[rows]
             own = processed if states is None or self._masks is None else self._masks.insist(states, own, processed)
-        return choose(own, norm[rows], self.generator)
+        return choose(own, norm[rows], generators)
 
     def _advanced(self, tokens: Tensor, scores: Tensor, ids: Tensor, norm: Tensor) -> Tensor:
         """The tokens `[R]`, others in place of refused ones and of ends that are none; brings the states up to date.
@@ -137,8 +148,7 @@ class Sampler:
                     refused += 1
                     scores[row, chosen[row]] = -torch.inf
                     again = refused < MOST_REFUSED
-                    own = slice(row, row + 1)
-                    chosen[row] = int(self._chosen(scores, ids, norm, own)) if again else error.instead
+                    chosen[row] = int(self._chosen(scores, ids, norm, row)) if again else error.instead
         return torch.tensor(chosen, device=tokens.device)
 
 
@@ -156,10 +166,15 @@ def guided(logits: Tensor, constraints: Sequence[Constraint] | None, scale: floa
     return torch.where(acts, free + scale * (own - free), own)
 
 
-def choose(scores: Tensor, norm: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Tokens `[R]` of scores `[R, V]`; `norm [R]` is finite where the logits of a row are."""
-    if generator is None:
+def choose(scores: Tensor, norm: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Tokens `[R]` of scores `[R, V]`; `norm [R]` is finite where the logits of a row are.
+
+    Each generator draws for an equal share of the rows, in their order; without any, the most likely are taken.
+    """
+    if not generators:
         return scores.argmax(-1)
     # Drawing from NaN would end a GPU's whole context; the error comes with the next check.
     weights = torch.where(norm.isfinite().unsqueeze(1), scores.softmax(-1), 1.0)
-    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    shares = weights.tensor_split(len(generators))
+    drawn = [torch.multinomial(own, 1, generator=one) for own, one in zip(shares, generators, strict=True)]
+    return torch.cat(drawn).squeeze(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    batch_size: int = 32,
     details: bool = False,
     progress: Progress | None = None,
 ) -> Drawn | list[Drawn] | list[Drawn | list[Drawn]]:
@@ -55,11 +56,15 @@ def draw(
         without one, a share `strength` of its codes (0.5 where None), chosen by `seed`.
     steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
     guidance_scale: `u + s·(c − u)` in the choice of codes, away from what is drawn without a text; 1 is off.
+    seed: of the first text, 1 more for each text after it. batch_size: how many texts are drawn at once.
     details: return a `GenerationResult` in place of each picture, with the picture in its `media`.
     progress: called with "codes" or "decoding", how far it is, and how far it goes.
     ValueError for a model that draws nothing, and for options that contradict each other.
     """
-    check_numbers(num_images=num_images, steps=steps, guidance_scale=guidance_scale, strength=strength, seed=seed)
+    check_numbers(
+        num_images=num_images, steps=steps, guidance_scale=guidance_scale, strength=strength, seed=seed,
+        batch_size=batch_size,
+    )  # fmt: skip
     check_kind("rerank", rerank, bool)
     encoder = _reranker(model) if rerank else None
     if mask is not None and init_image is None:
@@ -68,17 +73,19 @@ def draw(
         raise ValueError("strength is a share of init_image, for where no mask says what is drawn anew: leave it out")
     check_steps(model, "image", steps)
     drawn: list[Drawn | list[Drawn]] = []
-    rows, batch = as_rows(texts=texts)
-    for index, (text,) in enumerate(rows):
-        fixed = None if init_image is None else kept_codes(model, init_image, mask, strength, seed + index)
-        options = sampled(num_images, temperature, top_k, top_p, seed + index)
-        results = written_codes(model, "image", text, options, guidance_scale, progress, fixed=fixed)
-        results = rendered(model, results, steps, seed + index, progress)
-        if encoder is not None:
-            pictures = [result.media[0] for result in results]
-            results = [results[best(encoder, pictures, text)]]
-        found: list[Drawn] = [result if details else medium_of(result) for result in results]
-        drawn.append(found[0] if len(found) == 1 else found)
+    wanted, batch = texts_of(texts)
+    for first in range(0, len(wanted), batch_size):
+        own = wanted[first : first + batch_size]
+        seeds = range(seed + first, seed + first + len(own))
+        fixed = () if init_image is None else [kept_codes(model, init_image, mask, strength, one) for one in seeds]
+        options = sampled(num_images, temperature, top_k, top_p, seeds[0])
+        written = written_codes(model, "image", own, options, guidance_scale, progress, fixed=fixed)
+        for text, results, one in zip(own, written, seeds, strict=True):
+            results = rendered(model, results, steps, one, progress)
+            if encoder is not None:
+                results = [results[best(encoder, [result.media[0] for result in results], text)]]
+            found: list[Drawn] = [result if details else medium_of(result) for result in results]
+            drawn.append(found[0] if len(found) == 1 else found)
     return drawn if batch else drawn[0]
 
 
@@ -89,6 +96,7 @@ NUMBERS: dict[str, tuple[Any, float, float]] = {
     "strength": (float | None, 0, 1),
     "max_seconds": (float, 0, float("inf")),
     "seed": (int, -(2**63), 2**63 - 1),
+    "batch_size": (int, 1, 65_536),
 }
 """Of each option of `draw` and `speak` its kind, its least and its greatest value."""
 
@@ -107,17 +115,24 @@ def check_numbers(**given: Any) -> None:
 def written_codes(
     model: MultimodalNetwork,
     modality: Literal["image", "audio"],
-    text: str,
+    texts: Sequence[str],
     options: GenerationOptions,
     guidance_scale: float = 1.0,
     progress: Progress | None = None,
     *,
-    fixed: dict[Place, int] | None = None,
+    fixed: Sequence[Mapping[Place, int]] = (),
     max_seconds: float = 4.0,
-) -> list[GenerationResult]:
-    """The codes of what a text says, `options.num_return_sequences` times: one picture or sound in each result."""
-    prompt, writing = writing_of(model, modality, text, guidance_scale, fixed=fixed, max_seconds=max_seconds)
-    return request(model, [prompt], options, writing).results(options.sampler(model.device), progress)[0]
+) -> list[list[GenerationResult]]:
+    """The codes of what texts say, `options.num_return_sequences` times: one picture or sound in each result.
+
+    The first text is drawn from `options.seed`, each other from the next one, so that it is what it is alone.
+    fixed: codes that are given, for each text.
+    """
+    seeds = range(options.seed or 0, (options.seed or 0) + len(texts))
+    made = [writing_of(model, modality, one, guidance_scale, fixed=fixed, max_seconds=max_seconds) for one in texts]
+    prompts, writing = [prompt for prompt, _ in made], made[0][1]
+    generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    return request(model, prompts, options, writing).results(generators, progress)
 
 
 def writing_of(
@@ -126,7 +141,7 @@ def writing_of(
     text: str,
     guidance_scale: float = 1.0,
     *,
-    fixed: dict[Place, int] | None = None,
+    fixed: Sequence[Mapping[Place, int]] = (),
     max_seconds: float = 4.0,
 ) -> tuple[list[Part], Writing]:
     """The prompt for one picture or sound of a text, and what may be written after it."""
@@ -165,6 +180,12 @@ def sampled(count: int, temperature: float, top_k: int | None, top_p: float | No
     return GenerationOptions(
         do_sample=True, num_return_sequences=count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
+
+
+def texts_of(texts: str | list[str]) -> tuple[list[str], bool]:
+    """What is to be drawn or said, and whether several were given; ValueError where one has no word."""
+    rows, batch = as_rows(texts=texts)
+    return [text_of(text) for (text,) in rows], batch
 
 
 def text_of(text: str) -> str:

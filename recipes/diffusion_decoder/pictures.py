@@ -85,11 +85,12 @@ def drawn_codes(count: int) -> Tensor:
     from recipes.nano.wording import listed
 
     model = mmlm.load("nano")
+    texts = [listed(Scene.from_dict(data.scene_example("dev", index, 0)[1]["scene"])) for index in range(count)]
     found = []
-    for index in range(count):
-        text = listed(Scene.from_dict(data.scene_example("dev", index, 0)[1]["scene"]))
-        (result,) = written_codes(model, "image", text, sampled(1, TEMPERATURE, None, None, index))
-        found.append(result.media[0].codes)
+    for first in range(0, count, 32):
+        options = sampled(1, TEMPERATURE, None, None, first)
+        drawn = written_codes(model, "image", texts[first : first + 32], options)
+        found += [result.media[0].codes for (result,) in drawn]
     return torch.stack(found)
 
 

@@ -86,5 +86,5 @@ def wrong(judge: recogniser.Recogniser, sounds: Sequence[Tensor], words: Sequenc
 def said_codes(model: mmlm.MultimodalLM, word: str, seed: int) -> Tensor:
     """Codes [1, K, T] that nano writes to say a word."""
     options = sampled(1, TEMPERATURE, None, None, seed)
-    (result,) = written_codes(model, "audio", word, options, max_seconds=LONGEST)
+    ((result,),) = written_codes(model, "audio", [word], options, max_seconds=LONGEST)
     return result.media[0].codes[None]

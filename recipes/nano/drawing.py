@@ -51,7 +51,7 @@ def evaluate_scenes(model: mmlm.MultimodalLM, split: str, count: int, seed: int)
     scenes = [Scene.from_dict(record["scene"]) for record in records]
     texts = [listed(scene) for scene in scenes]
     title(f"{TITLES[split]}, drawn ({count})", "text")
-    drawn = [draw(model, text, index) for index, text in enumerate(texts)]
+    drawn = draw(model, texts)
     first = [several[0] for several in drawn]
     own, other = read_right(first, scenes), read_right(rolled(first), scenes)
     row("drawn with every attribute right", count, share(own), None, share(other))
@@ -83,9 +83,9 @@ def read_right(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> list
     return [read_scene(picture) == scene for picture, scene in zip(pictures, scenes, strict=True)]
 
 
-def draw(model: mmlm.MultimodalLM, text: str, seed: int) -> list[Image.Image]:
-    """Several pictures of a text, as the tables' figures have them drawn."""
-    return model.draw(text, BEST_OF, seed=seed, temperature=TEMPERATURE)
+def draw(model: mmlm.MultimodalLM, texts: list[str]) -> list[list[Image.Image]]:
+    """Several pictures of each text, as the tables' figures have them drawn."""
+    return model.draw(texts, BEST_OF, seed=0, temperature=TEMPERATURE)
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def sheet(model: mmlm.MultimodalLM, sets: Path | None, path: Path, seed: int = 0
     texts = [listed(Scene.from_dict(data.scene_example("dev", index, seed)[1]["scene"])) for index in range(8)]
     if sets is not None:
         texts += [record.captions[0] for record in list(read_records(sets / "emoji/dev-*.tar"))[:8]]
-    drawn = [draw(model, text, index)[0] for index, text in enumerate(texts)]
+    drawn = [several[0] for several in draw(model, texts)]
     mmlm.contact_sheet(drawn, texts, path)
 
 

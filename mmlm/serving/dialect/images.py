@@ -107,7 +107,7 @@ async def edits(request: Request) -> Response:
         asked.check_size(loaded)
         start, anew = _start_of(picture, mask, context.door())
         fixed = kept_codes(loaded.model, start, anew, asked.strength, asked.seed or 0)
-        return writing_of(loaded.model, "image", asked.prompt, asked.guidance_scale, fixed=fixed)
+        return writing_of(loaded.model, "image", asked.prompt, asked.guidance_scale, fixed=[fixed])
 
     return await answered(request, _drawn(asked, context, prepare, "image_edit"))
 
@@ -158,13 +158,13 @@ async def _events(asked: ImageRequest, drawing: Underway, kind: str) -> AsyncIte
         "quality": "auto", "size": _size(drawing),
     }  # fmt: skip
     model, quick, previews = drawing.loaded.model, drawing.context.quick, asked.partial_images or 0
-    span = drawing.writing.spans["image"]
+    span, fixed = drawing.writing.spans["image"], next(iter(drawing.writing.fixed), None)
     due = [1 + span.layout.codes * (index + 1) // (previews + 1) for index in range(previews)]  # the first id opens it
     ids: list[int] = []
     async for token in drawing.running.pieces:
         ids.append(token.id)
         for index in [index for index, count in enumerate(due) if count == len(ids)]:
-            shown = functools.partial(_previewed, model, span, [*ids], drawing.writing.fixed, asked)
+            shown = functools.partial(_previewed, model, span, [*ids], fixed, asked)
             yield {
                 "type": f"{kind}.partial_image", "b64_json": await quick.run(shown), "partial_image_index": index,
                 **about,
