@@ -11,8 +11,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +42,8 @@ class Engine:
 
     def __init__(self, model: MultimodalNetwork, options: EngineOptions = EngineOptions()) -> None:
         self.model, self.options, self.counts = model, options, Counts()
-        self._turn = threading.Condition()
+        self._lock = threading.RLock()  # entered itself: in `Condition.__enter__` an interrupt may leave it taken
+        self._turn = threading.Condition(self._lock)
         self._preparing = Preparing(model, options, self._turn, self._fail)
         self._recordings = Recordings(model, options, self._turn, self._fail, self.counts)
         self._running: list[Running] = []
@@ -81,8 +81,10 @@ class Engine:
             raise ValueError("num_beams: requests that are decoded together take no beams")
         if waiting.rows > self.options.max_rows:
             raise ValueError(f"{waiting.rows} rows are asked for, and {self.options.max_rows} are decoded together")
-        with self._open():
+        with self._lock:
+            self._check_open()
             self._preparing.add(waiting)
+            self.counts.requests += 1
         return waiting.ticket
 
     def transcribe(
@@ -92,17 +94,15 @@ class Engine:
 
         options: those of `model.transcribe` but for `channels`. ValueError where the model has no Whisper.
         """
-        with self._open():
-            return self._recordings.add(recording, options, timeout, listener)
-
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        """For taking a request; CancelledError where the engine is closed."""
-        with self._turn:
-            if self._closed:
-                raise CancelledError("the engine is closed")
-            yield
+        with self._lock:
+            self._check_open()
+            ticket = self._recordings.add(recording, options, timeout, listener)
             self.counts.requests += 1
+        return ticket
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CancelledError("the engine is closed")
 
     @property
     def waiting(self) -> int:
@@ -116,7 +116,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends the engine; requests that have not ended get a CancelledError."""
-        with self._turn:
+        with self._lock:
             self._closed = self._preparing.closed = self._recordings.closed = True
             self._turn.notify_all()
         for thread in self._threads:
@@ -132,7 +132,7 @@ class Engine:
     @torch.no_grad()
     def _decode_all(self) -> None:
         while True:
-            with self._turn:
+            with self._lock:
                 self._turn.wait_for(lambda: self._closed or self._has_work)
                 if self._closed:
                     return
@@ -254,7 +254,7 @@ class Engine:
         self._leave(running)
         try:
             running.finish()
-            with self._turn:
+            with self._lock:
                 self.counts.finished += 1
         except BaseException as error:
             self._fail(running.ticket, lightened(error))
@@ -274,7 +274,7 @@ class Engine:
                         break
 
     def _fail(self, ticket: Ticket[Any, Any], error: Exception) -> None:
-        with self._turn:
+        with self._lock:
             if isinstance(error, CancelledError):
                 self.counts.cancelled += 1
             else:
