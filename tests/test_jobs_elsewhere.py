@@ -16,7 +16,7 @@ from PIL import Image
 from encoders.media.sound import SAMPLE_RATE
 from mmlm.cli import main
 from mmlm.data.records import BadRecord
-from mmlm.data.streams import Shard, UnreachableError
+from mmlm.data.streams import Shard, UnreachableError, shards
 from mmlm.jobs import Ranks, remote
 from support.hearing import noise, save_whisper, tiny_whisper
 from support.site import site
@@ -62,9 +62,10 @@ def address(request, tars) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept():
-    """Blocks that another test has read are those of other tars."""
+def nothing_kept(monkeypatch):
+    """Blocks that another test has read are those of other tars; pauses are short."""
     remote._block.cache_clear()
+    monkeypatch.setattr(shards, "PAUSES", (0.001, 0.002))
 
 
 def rows_of(items, first: int) -> list[dict]:
@@ -188,6 +189,58 @@ def test_an_unreachable_tar_ends_the_process_and_no_item_has_its_error(here, web
     web.down = False
     assert work(web.url("{0,1}.tar"), tmp_path / "there").failed == 5
     assert content(tmp_path / "there") == here
+
+
+@pytest.mark.parametrize("way", ["open", "read"])
+@pytest.mark.parametrize("status", [500, 503, 429, 408, None])
+def test_a_server_that_fails_now_and_then_is_asked_again(here, web, tmp_path, monkeypatch, caplog, way, status):
+    """Before each tar is indexed, or each piece is read, twice: by an answer, or by a broken connection."""
+    plain, failed = getattr(Shard, way), []
+    if status is None:
+        monkeypatch.setattr(shards, "PAUSES", _Repairing(web))
+
+    def failing(self, *arguments):
+        if way == "read" or self not in failed:
+            web.failing, web.status, web.down = (0, 0, True) if status is None else (2, status, False)
+            failed.append(self)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Shard, way, failing)
+    assert work(web.url("{0,1}.tar", user="alice:passport@"), tmp_path / "there").failed == 5
+    assert content(tmp_path / "there") == here
+    told = [record.getMessage() for record in caplog.records if "read again" in record.getMessage()]
+    assert (
+        len(told) >= (len(failed) if way == "read" else 1) and "passport" not in "".join(told) and ".tar: " in told[0]
+    )
+
+
+class _Repairing(tuple):
+    """Two pauses, after the first of which a server is there again."""
+
+    def __new__(cls, web):
+        made = super().__new__(cls, (0.001, 0.002))
+        made.web = web
+        return made
+
+    def __iter__(self):
+        yield self[0]
+        self.web.down = False
+        yield self[1]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 416])
+def test_what_is_forbidden_or_gone_is_asked_for_once(here, web, tmp_path, monkeypatch, status):
+    plain = Shard.read
+
+    def refusing(self, *arguments):
+        web.failing, web.status = 1, status
+        return plain(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(UnreachableError, match="cannot be read any more"):
+        patch.setattr(Shard, "read", refusing)
+        work(web.url("{0,1}.tar"), tmp_path / "there")
+    assert web.failing == 0
+    assert work(web.url("{0,1}.tar"), tmp_path / "there").failed == 5
 
 
 def test_a_tar_that_was_written_again_is_refused_in_the_words_of_files(tars, here, address, tmp_path):

@@ -16,13 +16,16 @@ from pathlib import Path
 class Site:
     """A running server. asked: method, path and range of each request that it has answered.
 
-    down: it breaks every connection off. pieces: whether it reads ranges. version: what it tells of a file's, "ETag" or
-    "Last-Modified". secret: "user:password", without which nothing is read.
+    down: it breaks every connection off. failing: how many of the next requests it answers with `status` instead.
+    pieces: whether it reads ranges. version: what it tells of a file's, "ETag" or "Last-Modified". secret:
+    "user:password", without which nothing is read.
     """
 
     port: int = 0
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     down: bool = False
+    failing: int = 0
+    status: int = 503
     pieces: bool = True
     version: str = "ETag"
     secret: str | None = None
@@ -45,6 +48,9 @@ def site(folder: Path) -> Iterator[Site]:
                 return None
             wanted = self.headers.get("Range")
             about.asked.append((self.command, self.path, wanted))
+            if about.failing > 0:
+                about.failing -= 1
+                return self.answer(about.status, b"")
             token = base64.b64encode((about.secret or "").encode()).decode()
             if about.secret is not None and self.headers.get("Authorization") != f"Basic {token}":
                 return self.answer(401, b"")

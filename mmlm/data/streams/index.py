@@ -15,7 +15,7 @@ import numpy as np
 
 from mmlm.data.readers.paths import without_secrets, without_user
 from mmlm.data.readers.tar import index_members
-from mmlm.data.streams.shards import Shard, UnreachableError
+from mmlm.data.streams.shards import Shard, UnreachableError, is_remote, retried
 
 _FORM = 1  # of the file
 _COLUMNS = 3  # suffix, offset, size
@@ -74,9 +74,12 @@ def index_path(shard: Shard, folder: Path) -> Path:
 
 
 def _made(shard: Shard) -> ShardIndex:
-    try:
+    def members_of() -> dict[str, dict[str, list[tuple[int, int]]]]:
         with shard.open() as file:
-            found = index_members(file, shard.name)
+            return index_members(file, shard.name)
+
+    try:
+        found = retried(members_of, shard.name) if is_remote(shard.url) else members_of()
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{shard.name} is damaged or not a plain tar ({error}); fetch or write it again") from error
     except Exception as error:  # each file system has its own

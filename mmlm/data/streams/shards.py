@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
+import tarfile
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from encoders.files import check_regular
 from mmlm.data.readers.paths import expand, expand_braces, without_secrets
@@ -16,6 +20,14 @@ _CHANGES = """
     ETag etag md5Hash checksum mtime LastModified last_modified updated created Content-MD5 Digest Last-Modified
 """.split()
 """What file systems of fsspec tell that differs when a file was written again; the first of these is taken."""
+
+
+PAUSES = (0.5, 2.0, 8.0, 30.0)
+"""Seconds between one try and the next where an address does not answer as it should."""
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class UnreachableError(OSError):
@@ -40,7 +52,7 @@ class Shard:
         try:
             if is_remote(self.url):
                 system, path = _system(self.url)
-                data = system.cat_file(path, start=offset, end=offset + size)
+                data = retried(lambda: system.cat_file(path, start=offset, end=offset + size), self.name)
             else:
                 with open(self.url, "rb") as file:
                     if _local(self.url, os.fstat(file.fileno())) != self:
@@ -64,6 +76,31 @@ class Shard:
             return open(self.url, "rb")  # noqa: SIM115 - for a `with` of the caller
         system, path = _system(self.url)
         return cast(Any, system.open(path, "rb"))
+
+
+def retried(read: Callable[[], T], name: str) -> T:
+    """What is read at an address; where that fails and may not fail again, after each of `PAUSES`, with a warning."""
+    for pause in PAUSES:
+        try:
+            return read()
+        except Exception as error:  # each file system has its own
+            if not may_pass(error):
+                raise
+            cause = error.__cause__ or error
+            why = without_secrets(str(cause)) or type(cause).__name__
+            log.warning("%s: %s; it is read again in %g s", name, why, pause)
+        time.sleep(pause)
+    return read()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another try may help: what is gone, forbidden or damaged stays so."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # of http: all errors
+        return may_pass(error.__cause__)
+    lasting = FileNotFoundError, PermissionError, ImportError, TypeError, ValueError, RecursionError, tarfile.TarError
+    status = getattr(error, "status", None)  # of an answer by http
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    return not refused and not isinstance(error, lasting)
 
 
 def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
