@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import mmlm
+from mmlm.assembly import extended
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Markup
 from mmlm.prompting.processor import Processor
@@ -32,6 +33,7 @@ from recipes.nano.settings import Recipe
 from recipes.nano.sight import read_scene
 from recipes.nano.solving import solve
 from recipes.nano.stages.package import PACKAGE, unpack
+from recipes.nano.stages.rewarded import LORA, added_in
 from recipes.nano.statements import verdict
 from recipes.nano.thoughts import thought
 
@@ -461,6 +463,47 @@ def weights_of(model):
     """What was added, and the language model's own, by the names in a checkpoint."""
     own = {f"language_model.{name}": weight for name, weight in model.language_model.model.named_parameters()}
     return {name: weight.detach() for name, weight in {**dict(model.added_parameters()), **own}.items()}
+
+
+def test_what_rewards_taught_goes_into_the_weights_and_drawings_stay(nano):
+    """By two LoRA drawn by lot: texts are then those of the one that was taught, and codes those of before."""
+    before = mmlm.load("nano")
+    taught = extended(before, lora=LORA)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in taught.added_parameters():
+            if name.startswith("language_model.lora.") and name.endswith("up"):
+                weight.normal_(std=0.02, generator=draw)
+    prompts = [["a red ring"], ["Draw:", "a large blue star"]]
+    said, drawn = logits_of(taught, prompts, codes=False), logits_of(before, prompts, codes=True)
+    assert (said - logits_of(before, prompts, codes=False)).abs().max() > 1
+    made = added_in(before, taught)
+    torch.testing.assert_close(logits_of(made, prompts, codes=False), said, rtol=0, atol=1e-3)
+    torch.testing.assert_close(logits_of(made, prompts, codes=True), drawn, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def logits_of(model, prompts, codes):
+    batch = model.processor.collate([model.processor.encode(prompt) for prompt in prompts])
+    batch.labels = None
+    return model(batch, [[] for _ in prompts], codes=codes).logits[batch.attention_mask.bool()]
+
+
+def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
+    """One step of each, of scenes as JSON and of what was looked up; it draws what it drew before."""
+    from recipes.nano.stages import rewarded as stage
+
+    unpack(PACKAGE, Recipe(), tmp_path)
+    recipe = Recipe()
+    recipe.rewards.steps = recipe.rewards.note_steps = 1
+    recipe.rewards.batch_size = recipe.rewards.note_batch_size = 2
+    monkeypatch.setattr(stage, "JSON", replace(stage.JSON, generations=2, max_new_tokens=40))
+    monkeypatch.setattr(stage, "LOOKED_UP", replace(stage.LOOKED_UP, generations=2, thinking=20))
+    stage.train_rewarded(recipe, tmp_path)
+    made = mmlm.load(tmp_path / "rewarded/model")
+    text = "in the middle a large red circle, on a white background"
+    assert made.language_model.lora_config.rank == 48
+    assert np.array_equal(made.draw(text, temperature=0.1), mmlm.load("nano").draw(text, temperature=0.1))
 
 
 class Scripted:

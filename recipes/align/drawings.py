@@ -1,68 +1,90 @@
-"""GRPO on nano's drawings, beside a control whose rewards are drawn by lot: `python -m recipes.align.drawings`.
+"""DPO on nano's drawings, which nano itself has judged, beside a control by lot: `python -m recipes.align.drawings`.
 
-nano draws each of some training scenes several times. A drawing earns the share of its things, and of its background,
-that nano itself finds in it when it captions the drawing: what it sees teaches what it draws. Only what writes codes
-trains, so that captions and answers stay as they are. Judged on layouts, and on pairs of colour and shape, that
-training never draws, by the judge of pixels (`recipes/nano/sight.py`), which gave no reward.
+nano draws each of some scenes several times, and captions what it has drawn. A drawing whose caption tells the scene to
+the last attribute is preferred to one of the same scene whose caption does not. Half of the scenes are of training;
+half have one of five colour-shape pairs that no picture has ever shown it, so that drawings of these are its own alone.
+Only what writes codes trains: captions and answers stay as they are. Judged by the judge of pixels
+(`recipes/nano/sight.py`), which labelled nothing, on other layouts, on other scenes with these five pairs, and on
+scenes with five pairs that were neither shown nor practised. The control's preferences are drawn by lot.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from PIL import Image
 
 import mmlm
 from mmlm.data import Record, RecordSet
 from mmlm.training.align import align
-from mmlm.training.alignment.config import GrpoConfig
-from mmlm.training.alignment.rewards import Reward, Written
-from recipes.align.proof import by_lot
-from recipes.align.scenes import picture_of
+from mmlm.training.alignment.config import PreferenceConfig
 from recipes.nano.drawing import TEMPERATURE, read_right
 from recipes.nano.judge import judge_caption
-from recipes.nano.scenes import Scene, sample_scene, training_scene, unseen_layout, unseen_pair
+from recipes.nano.scenes import UNSEEN_PAIRS, Scene, sample_scene, training_scene, unseen_layout
 from recipes.nano.wording import listed
 
-JUDGED = {"unseen layouts": unseen_layout, "unseen colour-shape pairs": unseen_pair}
-OBJECTIVE = GrpoConfig(writes="image", generations=8, temperature=0.7)
-SETTINGS = dict(batch_size=8, learning_rate=4e-4, save_every=20, eval_every=10_000, log_every=5, keep_best=False)
+PRACTISED = frozenset(sorted(UNSEEN_PAIRS)[::2])
+DRAWN, DRAWN_AT = 4, 0.3  # drawings of a scene that are judged, and their temperature
+OBJECTIVE = PreferenceConfig(beta=0.1, sft=0.1)
+SETTINGS = dict(batch_size=8, learning_rate=1e-4, save_every=1000, eval_every=100_000, log_every=5, keep_best=False)
+
+
+def with_pair(pairs: frozenset[tuple[str, str]]) -> Callable[[Scene], bool]:
+    """Scenes with one of some unseen pairs, and with no other unseen pair."""
+
+    def accept(scene: Scene) -> bool:
+        shown = {(thing.kind.colour, thing.kind.shape) for thing in scene.things} & UNSEEN_PAIRS
+        return bool(shown) and shown <= pairs
+
+    return accept
+
+
+JUDGED = {
+    "unseen layouts": unseen_layout,
+    "practised pairs": with_pair(PRACTISED),
+    "unpractised pairs": with_pair(UNSEEN_PAIRS - PRACTISED),
+}
 
 
 def scenes_of(accept: Callable[[Scene], bool], count: int, seed: int) -> list[Scene]:
-    """Scenes of a split."""
+    """Scenes of a kind."""
     return [sample_scene(random.Random(f"{seed} drawings {index}"), accept) for index in range(count)]
 
 
-def prompts(scenes: Sequence[Scene]) -> RecordSet:
-    """Records whose captions are drawn; the pictures beside them are not looked at."""
-    return RecordSet(
-        tuple(
-            Record(f"scene {index}", picture_of(scene, random.Random(index)), (listed(scene),))
-            for index, scene in enumerate(scenes)
-        )
-    )
+def preferences(model: mmlm.MultimodalLM, scenes: Sequence[Scene], seed: int) -> RecordSet:
+    """Drawings of scenes that nano reads rightly, each preferred to one that it does not."""
+    records = []
+    drawn = model.draw([listed(scene) for scene in scenes], DRAWN, seed=seed, temperature=DRAWN_AT)
+    told = map(str, model.caption([picture for several in drawn for picture in several], max_new_tokens=96))
+    for number, (scene, several) in enumerate(zip(scenes, drawn, strict=True)):
+        seen = [judge_caption(next(told), scene).correct for _ in several]
+        right, wrong = ([as_png(own) for own, good in zip(several, seen, strict=True) if good is kind]
+                        for kind in (True, False))  # fmt: skip
+        for index, (better, worse) in enumerate(zip(right, wrong, strict=False)):
+            records.append(Record(f"{number}-{index}", better, (listed(scene),), rejected=worse))
+    return RecordSet(tuple(records))
 
 
-def told_by(model: mmlm.MultimodalLM, scenes: Sequence[Scene]) -> Reward:
-    """The reward of drawings of scenes, by a model's captions of them."""
-    named = {listed(scene): scene for scene in scenes}
-
-    def judge(written: Sequence[Written]) -> list[float | None]:
-        captions = model.caption([one.result.media[0] for one in written], max_new_tokens=96)
-        return [share_right(str(text), named[one.text.answer]) for text, one in zip(captions, written, strict=True)]
-
-    return judge
+def as_png(picture: Image.Image) -> bytes:
+    """A picture as a file."""
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
 
 
-def share_right(caption: str, scene: Scene) -> float:
-    """The share of a scene's things and its background that a caption names, less what it names wrongly; 0 to 1."""
-    found, parts = judge_caption(caption, scene), len(scene.things) + 1
-    if not found.understood:
-        return 0.0
-    wrong = max(len(found.wrong), len(found.missing)) + (found.background is not True)
-    return max(0.0, 1 - wrong / parts)
+def by_lot(records: RecordSet, seed: int) -> RecordSet:
+    """The same pairs; which is preferred is drawn by lot."""
+
+    def drawn(record: Record) -> Record:
+        swapped = random.Random(f"{seed} lot {record.key}").random() < 0.5
+        return replace(record, source=record.rejected, rejected=record.source) if swapped else record
+
+    return RecordSet(tuple(map(drawn, records.records)))
 
 
 def drawn_right(model: mmlm.MultimodalLM, scenes: Sequence[Scene]) -> float:
@@ -76,26 +98,24 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--output", type=Path, default=Path("runs/align/drawings"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--scenes", type=int, default=1200, help="that are drawn and judged")
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--judged", type=int, default=200, help="scenes of each kind that judge")
-    parser.add_argument("--only", choices=("captions", "lot"))
     args = parser.parse_args()
     judged = {name: scenes_of(accept, args.judged, args.seed + 1000) for name, accept in JUDGED.items()}
-    scenes = scenes_of(training_scene, args.steps * SETTINGS["batch_size"], args.seed)
     print(f"| drawn right | {' | '.join(judged)} |\n| --- |{' --- |' * len(judged)}", flush=True)
 
     def row(title: str, model: mmlm.MultimodalLM) -> None:
         print(f"| {title} | {' | '.join(f'{drawn_right(model, own):.1%}' for own in judged.values())} |", flush=True)
 
-    row("before", mmlm.load(args.model))
-    eyes = mmlm.load(args.model, codecs=None)
-    for name, reward in (("captions", told_by(eyes, scenes)), ("lot", by_lot)):
-        if args.only in (None, name):
-            model = mmlm.load(args.model)
-            place = args.output / f"{name}-{args.seed}"
-            settings = {**SETTINGS, "seed": args.seed, "steps": args.steps, "progress": False}
-            align(model, prompts(scenes), OBJECTIVE, rewards={name: reward}, output=place, **settings)
-            row(f"after, rewarded by {name}", model)
+    model = mmlm.load(args.model)
+    row("before", model)
+    practised = [scenes_of(own, args.scenes // 2, args.seed) for own in (training_scene, JUDGED["practised pairs"])]
+    data = preferences(model, [scene for pair in zip(*practised, strict=True) for scene in pair], args.seed)
+    for name, records in (("preferences", data), ("by lot", by_lot(data, args.seed))):
+        model, place = mmlm.load(args.model), args.output / f"{name.replace(' ', '-')}-{args.seed}"
+        align(model, records, OBJECTIVE, output=place, seed=args.seed, steps=args.steps, progress=False, **SETTINGS)
+        row(f"after {args.steps} steps, {len(records)} pairs, {name}", model)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ notes and questions judge: greedy answers after a thought, with the right number
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,37 +16,15 @@ from pathlib import Path
 import mmlm
 from encoders.texts import normalize_answer
 from mmlm.assembly import extended
-from mmlm.data import Record, RecordSet
+from mmlm.data import Record
 from mmlm.model.config import LoraConfig
-from mmlm.prompting.messages import Message
-from mmlm.prompting.sources import INSTRUCTION
 from mmlm.training.align import align
-from mmlm.training.alignment.config import GrpoConfig
 from recipes.align.proof import by_lot
-from recipes.nano.notes import every_fact, known_notes, written
-from recipes.nano.thinking import NOTES, nearest, uncited
+from recipes.nano.rewards import LONGEST, LOOKED_UP, THOUGHT, looked_up
+from recipes.nano.thinking import NOTES, uncited
 
-LONGEST, THOUGHT = 12, 120  # tokens of an answer, and of a thought
-OBJECTIVE = GrpoConfig(
-    rewards={"exact_match": 1.0}, generations=12, max_new_tokens=LONGEST, thinking=THOUGHT, temperature=0.8
-)
 SETTINGS = dict(batch_size=8, learning_rate=3e-4, save_every=50, eval_every=10_000, log_every=5, keep_best=False)
 LORA = LoraConfig(rank=16, alpha=32, reads=True)
-
-
-def looked_up(count: int, seed: int) -> RecordSet:
-    """Questions about one of 1,000 notes, each with the notes that were found for it, as a conversation."""
-    rng = random.Random(f"{seed} looked up")
-    known = known_notes(rng.sample(every_fact(), NOTES), rng)
-    texts, records = [text for text, *_ in known], []
-    for number, (text, fact, kind, own) in enumerate(rng.choices(known, k=count)):
-        question = fact.asked.format(thing=f"{kind.size} {kind.colour} {kind.shape}")
-        found = nearest(texts, question)
-        if text in found:
-            content = (f"{written(found)}\n{INSTRUCTION}\n\n", question)
-            said = f"{own} [{found.index(text) + 1}]"
-            records.append(Record(str(number), messages=(Message("user", content), Message("assistant", (said,)))))
-    return RecordSet(tuple(records))
 
 
 def judged(model: mmlm.MultimodalLM, records: Sequence[Record]) -> tuple[float, float]:
@@ -61,6 +38,7 @@ def judged(model: mmlm.MultimodalLM, records: Sequence[Record]) -> tuple[float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano", help="a preset or a folder")
     parser.add_argument("--output", type=Path, default=Path("runs/align/thoughts"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60)
@@ -74,11 +52,11 @@ def main() -> None:
     def row(title: str, model: mmlm.MultimodalLM) -> None:
         print(f"| {title} | {' | '.join(f'{share:.1%}' for share in judged(model, others))} |", flush=True)
 
-    row("before", mmlm.load("nano"))
-    controlled = replace(OBJECTIVE, rewards={})
-    for name, objective, rewards in (("answers", OBJECTIVE, None), ("lot", controlled, {"lot": by_lot})):
+    row("before", mmlm.load(args.model))
+    controlled = replace(LOOKED_UP, rewards={})
+    for name, objective, rewards in (("answers", LOOKED_UP, None), ("lot", controlled, {"lot": by_lot})):
         if args.only in (None, name):
-            model = extended(mmlm.load("nano"), lora=LORA, seed=args.seed)
+            model = extended(mmlm.load(args.model), lora=LORA, seed=args.seed)
             settings = {**SETTINGS, "tune": "lora", "seed": args.seed, "steps": args.steps, "progress": False}
             align(model, data, objective, rewards=rewards, output=args.output / f"{name}-{args.seed}", **settings)
             row(f"after, rewarded by {name}", model)

@@ -36,6 +36,7 @@ from recipes.nano.stages.image_codec import train_image_codec, train_image_codec
 from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
+from recipes.nano.stages.rewarded import train_rewarded
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
 from recipes.nano.stages.thoughts import (
     make_exercises,
@@ -81,6 +82,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "writing_more": (train_writing_more, "writing_more/model/config.json"),
     "exercises_last": (make_last_exercises, "exercises_last/done"),
     "together": (train_together, "together/model/config.json"),
+    "rewarded": (train_rewarded, "rewarded/model/config.json"),
 }
 
 

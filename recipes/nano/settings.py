@@ -161,6 +161,15 @@ class Thoughts:
 
 
 @dataclass
+class Rewards:
+    steps: int = 60  # of scenes as JSON
+    batch_size: int = 12  # each with 8 answers
+    note_steps: int = 60
+    note_batch_size: int = 8
+    learning_rate: float = 3e-4
+
+
+@dataclass
 class Recipe:
     seed: int = 0
     device: str = "cpu"
@@ -175,3 +184,4 @@ class Recipe:
     voice: Voice = field(default_factory=Voice)
     writing: Writing = field(default_factory=Writing)
     thoughts: Thoughts = field(default_factory=Thoughts)
+    rewards: Rewards = field(default_factory=Rewards)

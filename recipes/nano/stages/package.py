@@ -62,11 +62,11 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    for stage in ("thoughts", "thoughts_more", "together"):
+    for stage in ("thoughts", "thoughts_more", "together", "rewarded"):
         if (thinking := output / stage / "language_model").exists():
             shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
     compress(newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"), partial / "audio_encoder.pt")
-    stages = ("together", "writing_more", "thoughts_more", "thoughts", "writing", "ears_more")
+    stages = ("rewarded", "together", "writing_more", "thoughts_more", "thoughts", "writing", "ears_more")
     model = mmlm.load(newest(output, "model", *stages))
     name = "preset:nano" if package == PACKAGE else str(package.resolve())
     model.language_model.name = f"{name}/language_model"

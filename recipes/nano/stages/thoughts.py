@@ -101,19 +101,23 @@ class ThoughtsObjective(AdaptersObjective):
         return nullcontext()  # weights that train do not lie in bfloat16
 
     def save(self, output: Path) -> Path:
-        """The model with its language model beside it, rounded to the float16 in which it ships."""
-        host, folder = self.model.language_model, output / "language_model"
-        language_model: Any = host.model
-        shutil.rmtree(folder, ignore_errors=True)
-        with torch.no_grad():
-            for weight in language_model.parameters():
-                weight.copy_(weight.half())
-        language_model.half().save_pretrained(folder)
-        language_model.float()
-        host.tokenizer.save_pretrained(folder)
-        apply_umask(folder)
-        host.name = str(folder.resolve())
-        return self.model.save(output / "model")
+        return save_rounded(self.model, output)
+
+
+def save_rounded(model: mmlm.MultimodalLM, output: Path) -> Path:
+    """A model in a folder, with its language model beside it, rounded to the float16 in which it ships."""
+    host, folder = model.language_model, output / "language_model"
+    language_model: Any = host.model
+    shutil.rmtree(folder, ignore_errors=True)
+    with torch.no_grad():
+        for weight in language_model.parameters():
+            weight.copy_(weight.half())
+    language_model.half().save_pretrained(folder)
+    language_model.float()
+    host.tokenizer.save_pretrained(folder)
+    apply_umask(folder)
+    host.name = str(folder.resolve())
+    return model.save(output / "model")
 
 
 def train_thoughts(recipe: Recipe, output: Path) -> None:

@@ -1,0 +1,68 @@
+"""The stage of the nano recipe that learns by rewards: scenes as JSON, and thoughts about notes that were looked up.
+
+Low-rank adapters of the whole language model learn by GRPO, first JSON without a thought, then notes with one; an
+answer that is exactly right earns 1. Then they are added to the language model's weights, and taken from those that
+write codes, so that drawings and words stay what they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmlm
+from mmlm.assembly import extended
+from mmlm.model.config import LoraConfig
+from mmlm.training.align import align
+from recipes.nano.exercises import exercise
+from recipes.nano.rewards import JSON, LOOKED_UP, as_records, looked_up
+from recipes.nano.settings import Recipe
+from recipes.nano.stages.package import newest
+from recipes.nano.stages.thoughts import save_rounded
+
+LORA = LoraConfig(rank=16, alpha=32, reads=True)
+SETTINGS: dict[str, Any] = dict(tune="lora", save_every=20, eval_every=10_000, log_every=5, keep_best=False)
+
+
+def train_rewarded(recipe: Recipe, output: Path) -> None:
+    """From the model that thinks, answers and writes."""
+    part, place = recipe.rewards, output / "rewarded"
+    before = mmlm.load(newest(output, "model", "together", "writing_more", "writing"), device=recipe.device)
+    taught = extended(before, lora=LORA, seed=recipe.seed)
+    settings = {**SETTINGS, "learning_rate": part.learning_rate, "seed": recipe.seed}
+    told = as_records(
+        exercise("train", index, recipe.seed + 6, "json") for index in range(part.steps * part.batch_size)
+    )
+    align(taught, told, JSON, output=place / "json", steps=part.steps, batch_size=part.batch_size, **settings)
+    notes = looked_up(part.note_steps * part.note_batch_size, recipe.seed)
+    align(
+        taught, notes, LOOKED_UP, output=place / "notes", steps=part.note_steps, batch_size=part.note_batch_size,
+        **settings,
+    )  # fmt: skip
+    save_rounded(added_in(before, taught), place)
+
+
+@torch.no_grad()
+def added_in(before: mmlm.MultimodalLM, taught: mmlm.MultimodalLM) -> mmlm.MultimodalLM:
+    """The model whose language model's weights hold what LoRA has learned, and which writes codes as `before` does.
+
+    Both share the language model, whose weights change in place. Where the model writes codes, its LoRA subtracts what
+    was added: `W + A = (W + B) + (A − B)`.
+    """
+    host, own, learned = before.language_model, before.language_model.lora_config, taught.language_model.lora_config
+    if own.alpha / own.rank != learned.alpha / learned.rank:
+        raise ValueError("two low-rank adapters of one scale make one")
+    both = replace(own, rank=own.rank + learned.rank, alpha=own.alpha + learned.alpha)
+    model = extended(before, lora=both)
+    for name, layer in host.blocks.named_modules():
+        key = name.replace(".", "/")
+        if key not in taught.language_model.lora:
+            continue
+        one, other, made = (each.language_model.lora[key] for each in (before, taught, model))
+        layer.weight += other.scale * other.up @ other.down
+        made.down.copy_(torch.cat([one.down, other.down]))
+        made.up.copy_(torch.cat([one.up, -other.up], dim=1))
+    return model
