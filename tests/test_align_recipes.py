@@ -2,50 +2,37 @@
 
 import random
 
-import pytest
-
 import mmlm
 from mmlm.data.records import Text
 from mmlm.generation.result import GenerationResult, Usage
 from mmlm.training.alignment.rewards import Written
-from recipes.align.drawings import prompts, share_right, told_by
-from recipes.nano.scenes import Kind, Scene, Thing, draw
-from recipes.nano.wording import listed
+from recipes.align.drawings import JUDGED, PRACTISED, prompts, scenes_of, told_by
+from recipes.nano.scenes import UNSEEN_PAIRS, Kind, Scene, Thing, draw, training_scene
 
 CIRCLE, STAR = Kind("large", "red", "circle"), Kind("small", "blue", "star")
 SCENE = Scene("white", (Thing(0, CIRCLE), Thing(8, STAR)))
-RIGHT = "in the top left a large red circle, in the bottom right a small blue star, on a white background"
-
-
-@pytest.mark.parametrize(
-    ("caption", "share"),
-    [
-        (RIGHT, 1.0),
-        (RIGHT.replace("white", "black"), 2 / 3),
-        (RIGHT.replace("blue", "green"), 2 / 3),
-        (RIGHT.replace("top left", "bottom left"), 2 / 3),
-        (RIGHT.replace("blue", "green").replace("large", "small").replace("white", "gray"), 0.0),
-        ("in the top left a large red circle, on a white background", 2 / 3),
-        ("in the top left", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_a_drawing_earns_what_is_right_in_it(caption, share):
-    assert listed(SCENE) == RIGHT
-    assert share_right(caption, SCENE) == pytest.approx(share)
 
 
 def test_nano_sees_whether_a_drawing_is_of_its_text():
-    other = Scene("black", (Thing(4, STAR),))
-    records = prompts([SCENE, other])
-    pictures = [draw(scene, random.Random(0), loose=0) for scene in (SCENE, other)]
-    reward = told_by(mmlm.load("nano", codecs=None), [SCENE, other])
+    scenes = [SCENE, Scene("black", (Thing(4, STAR),)), Scene("black", (Thing(0, CIRCLE), Thing(8, STAR)))]
+    records = prompts(scenes)
+    pictures = [draw(scene, random.Random(0), loose=0) for scene in scenes]
+    reward = told_by(mmlm.load("nano", codecs=None), scenes)
     written = [
         Written(record, Text("caption", record.captions[0]), drawn(picture))
         for record in records
         for picture in pictures
     ]
-    assert reward(written) == [1.0, 0.0, 0.0, 1.0]
+    assert reward(written) == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_what_is_judged_was_not_practised():
+    """Five pairs of ten; the scenes of one kind have none of another's."""
+    assert len(PRACTISED) == 5 and PRACTISED < UNSEEN_PAIRS
+    for name, pairs in {"practised pairs": PRACTISED, "unpractised pairs": UNSEEN_PAIRS - PRACTISED}.items():
+        scenes = scenes_of(JUDGED[name], 20, 1)
+        found = [{(thing.kind.colour, thing.kind.shape) for thing in scene.things} & UNSEEN_PAIRS for scene in scenes]
+        assert all(found) and set().union(*found) <= pairs and not any(map(training_scene, scenes))
 
 
 def drawn(picture):

@@ -490,14 +490,12 @@ def logits_of(model, prompts, codes):
 
 
 def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
-    """One step of each, of scenes as JSON and of what was looked up; it draws what it drew before."""
+    """In one step; it draws what it drew before."""
     from recipes.nano.stages import rewarded as stage
 
     unpack(PACKAGE, Recipe(), tmp_path)
     recipe = Recipe()
-    recipe.rewards.steps = recipe.rewards.note_steps = 1
-    recipe.rewards.batch_size = recipe.rewards.note_batch_size = 2
-    monkeypatch.setattr(stage, "JSON", replace(stage.JSON, generations=2, max_new_tokens=40))
+    recipe.rewards.steps, recipe.rewards.batch_size = 1, 2
     monkeypatch.setattr(stage, "LOOKED_UP", replace(stage.LOOKED_UP, generations=2, thinking=20))
     stage.train_rewarded(recipe, tmp_path)
     made = mmlm.load(tmp_path / "rewarded/model")

@@ -155,6 +155,27 @@ def test_each_of_several_sounds_is_what_it_is_alone(model):
         assert np.array_equal(own.waveform, other.waveform)
 
 
+@pytest.mark.parametrize("mode", ["image", "audio", "any"])
+def test_media_of_several_prompts_are_what_each_gives_alone(model, mode):
+    prompts = [[text, ":"] for text in TEXTS]
+    more = dict(generation_mode=mode, max_new_tokens=5, max_seconds=0.2, steps=0)
+    together = model.generate(prompts, batch_size=3, num_return_sequences=2, num_beams=2, **more)
+    for prompt, results in zip(prompts, together, strict=True):
+        alone = model.generate([prompt], num_return_sequences=2, num_beams=2, **more)
+        assert [own.token_ids for own in results] == [own.token_ids for own in alone[0]]
+        for own, other in zip(results, alone[0], strict=True):
+            assert len(own.parts) == len(other.parts)
+            assert all(map(same_part, own.parts, other.parts))
+    (plain,) = model.generate([prompts[0]], **more)
+    assert all(map(same_part, plain.parts, model.generate(prompts[0], **more).parts))
+
+
+def same_part(own, other) -> bool:
+    if isinstance(own, Audio):
+        return np.array_equal(own.waveform, other.waveform)
+    return own == other if isinstance(own, str) else np.array_equal(own, other)
+
+
 def test_several_drawings_share_their_passes_and_one_bad_text_begins_none(monkeypatch):
     model = writing()
     rows = []

@@ -36,8 +36,7 @@ def generate(
     A `str` in a prompt is text. A file is given as `mmlm.Image(path)`, `mmlm.Sound(path)` or a `pathlib.Path`.
     With `num_return_sequences` above 1 each prompt gives a list. Prompts are decoded `batch_size` at a time.
     generation_mode: "text"; "image" or "audio", one such medium; or "any", text with media wherever the model begins
-        one. Then `result.parts` holds text, pictures and `Audio` in order, `max_new_tokens` counts the text, and there
-        is one prompt.
+        one. Then `result.parts` holds text, pictures and `Audio` in order, and `max_new_tokens` counts the text.
     steps: of the diffusion decoder; 0 takes the codec's own decoding; None takes 4 where there is a diffusion decoder.
     max_seconds: the longest sound. progress: called with "codes", how many are written, and how many may be.
     ValueError for a prompt that is too long, for media that do not fit the model, and for options that contradict.
@@ -47,15 +46,14 @@ def generate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     prompts, batch = as_prompts(prompt)
-    if generation_mode != "text":
-        if batch:
-            raise ValueError(f'generation_mode="{generation_mode}" takes one prompt at a time, not a list of them')
-        found = _with_media(model, prompts[0], generation_mode, settings, steps, max_seconds, progress)
-        return found[0] if settings.num_return_sequences == 1 else found
+    writing = None if generation_mode == "text" else _writing(model, generation_mode, steps, max_seconds)
     generator = settings.sampler(model.device)  # one for all batches: each draws what the last one left
     results: list[list[GenerationResult]] = []
     for start in range(0, len(prompts), batch_size):
-        results += request(model, prompts[start : start + batch_size], settings).results(generator, progress)
+        rows = request(model, prompts[start : start + batch_size], settings, writing).results(generator, progress)
+        if writing is not None:
+            rows = [[with_media(model, one, steps, settings.seed or 0) for one in row] for row in rows]
+        results += rows
     found = [row[0] for row in results] if settings.num_return_sequences == 1 else results
     return found if batch else found[0]
 
@@ -145,22 +143,11 @@ class TextStream(Iterator[str]):
         self._result = running.result(0, ids, log_probs, constraints[0].finished if constraints else None, top=top)
 
 
-def _with_media(
-    model: MultimodalNetwork,
-    prompt: Any,
-    mode: GenerationMode,
-    options: GenerationOptions,
-    steps: int | None,
-    max_seconds: float,
-    progress: Progress | None,
-) -> list[GenerationResult]:
+def _writing(model: MultimodalNetwork, mode: GenerationMode, steps: int | None, max_seconds: float) -> Writing:
     spans = media_spans(model, mode, max_seconds)
     for modality in spans:
         check_steps(model, modality, steps)
-    parts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
-    running = request(model, [parts], options, Writing(mode, spans))
-    (rows,) = running.results(options.sampler(model.device), progress)
-    return [with_media(model, row, steps, options.seed or 0) for row in rows]
+    return Writing(mode, spans)
 
 
 @torch.no_grad()

@@ -1,19 +1,13 @@
-"""What nano learns by rewards: to tell scenes as JSON, and to think about notes that were looked up."""
+"""What nano learns by rewards: to think about notes that were looked up."""
 
 from __future__ import annotations
 
-import io
 import random
-from collections.abc import Iterable
 
-from PIL import Image
-
-import mmlm
 from mmlm.data import Record, RecordSet
 from mmlm.prompting.messages import Message
 from mmlm.prompting.sources import INSTRUCTION
 from mmlm.training.alignment.config import GrpoConfig
-from recipes.nano.conversations import Exercise
 from recipes.nano.notes import every_fact, known_notes, written
 from recipes.nano.thinking import NOTES, nearest
 
@@ -21,7 +15,6 @@ LONGEST, THOUGHT = 12, 120  # tokens of an answer, and of a thought
 LOOKED_UP = GrpoConfig(
     rewards={"exact_match": 1.0}, generations=12, max_new_tokens=LONGEST, thinking=THOUGHT, temperature=0.8
 )
-JSON = GrpoConfig(rewards={"exact_match": 1.0}, generations=8, max_new_tokens=180, temperature=1.0)
 
 
 def looked_up(count: int, seed: int) -> RecordSet:
@@ -37,21 +30,3 @@ def looked_up(count: int, seed: int) -> RecordSet:
             said = f"{own} [{found.index(text) + 1}]"
             records.append(Record(str(number), messages=(Message("user", content), Message("assistant", (said,)))))
     return RecordSet(tuple(records))
-
-
-def as_records(exercises: Iterable[Exercise]) -> RecordSet:
-    """Exercises of one question as conversations that a reward may judge."""
-    return RecordSet(tuple(_record(number, one) for number, one in enumerate(exercises)))
-
-
-def as_png(picture: Image.Image) -> bytes:
-    """A picture as a file."""
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return data.getvalue()
-
-
-def _record(number: int, one: Exercise) -> Record:
-    *shown, question = one.turns[0].content
-    content = (*(mmlm.Image(as_png(picture)) for picture in shown), str(question))
-    return Record(str(number), messages=(Message("user", content), Message("assistant", (one.answer,))))

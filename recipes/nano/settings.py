@@ -162,10 +162,8 @@ class Thoughts:
 
 @dataclass
 class Rewards:
-    steps: int = 60  # of scenes as JSON
-    batch_size: int = 12  # each with 8 answers
-    note_steps: int = 60
-    note_batch_size: int = 8
+    steps: int = 60
+    batch_size: int = 8  # questions, each with 12 answers
     learning_rate: float = 3e-4
 
 

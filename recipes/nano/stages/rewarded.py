@@ -1,15 +1,13 @@
-"""The stage of the nano recipe that learns by rewards: scenes as JSON, and thoughts about notes that were looked up.
+"""The stage of the nano recipe that learns by rewards: thoughts about notes that were looked up.
 
-Low-rank adapters of the whole language model learn by GRPO, first JSON without a thought, then notes with one; an
-answer that is exactly right earns 1. Then they are added to the language model's weights, and taken from those that
-write codes, so that drawings and words stay what they were.
+Low-rank adapters of the whole language model learn by GRPO; an answer that is exactly right earns 1. Then they go into
+its weights, and are taken from those that write codes, so that drawings and words stay what they were.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,32 +15,25 @@ import mmlm
 from mmlm.assembly import extended
 from mmlm.model.config import LoraConfig
 from mmlm.training.align import align
-from recipes.nano.exercises import exercise
-from recipes.nano.rewards import JSON, LOOKED_UP, as_records, looked_up
+from recipes.nano.rewards import LOOKED_UP, looked_up
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.package import newest
 from recipes.nano.stages.thoughts import save_rounded
 
 LORA = LoraConfig(rank=16, alpha=32, reads=True)
-SETTINGS: dict[str, Any] = dict(tune="lora", save_every=20, eval_every=10_000, log_every=5, keep_best=False)
 
 
 def train_rewarded(recipe: Recipe, output: Path) -> None:
     """From the model that thinks, answers and writes."""
-    part, place = recipe.rewards, output / "rewarded"
+    part = recipe.rewards
     before = mmlm.load(newest(output, "model", "together", "writing_more", "writing"), device=recipe.device)
     taught = extended(before, lora=LORA, seed=recipe.seed)
-    settings = {**SETTINGS, "learning_rate": part.learning_rate, "seed": recipe.seed}
-    told = as_records(
-        exercise("train", index, recipe.seed + 6, "json") for index in range(part.steps * part.batch_size)
-    )
-    align(taught, told, JSON, output=place / "json", steps=part.steps, batch_size=part.batch_size, **settings)
-    notes = looked_up(part.note_steps * part.note_batch_size, recipe.seed)
     align(
-        taught, notes, LOOKED_UP, output=place / "notes", steps=part.note_steps, batch_size=part.note_batch_size,
-        **settings,
+        taught, looked_up(part.steps * part.batch_size, recipe.seed), LOOKED_UP, output=output / "rewarded/notes",
+        steps=part.steps, batch_size=part.batch_size, learning_rate=part.learning_rate, seed=recipe.seed, tune="lora",
+        save_every=20, eval_every=10_000, log_every=5, keep_best=False,
     )  # fmt: skip
-    save_rounded(added_in(before, taught), place)
+    save_rounded(added_in(before, taught), output / "rewarded")
 
 
 @torch.no_grad()
