@@ -496,7 +496,7 @@ def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
     unpack(PACKAGE, Recipe(), tmp_path)
     recipe = Recipe()
     recipe.rewards.steps, recipe.rewards.batch_size = 1, 2
-    monkeypatch.setattr(stage, "LOOKED_UP", replace(stage.LOOKED_UP, generations=2, thinking=20))
+    monkeypatch.setattr(stage, "NOTES_READ", replace(stage.NOTES_READ, generations=2, thinking=20))
     stage.train_rewarded(recipe, tmp_path)
     made = mmlm.load(tmp_path / "rewarded/model")
     text = "in the middle a large red circle, on a white background"

@@ -28,7 +28,7 @@ from recipes.nano.wording import listed
 
 PRACTISED = frozenset(sorted(UNSEEN_PAIRS)[::2])
 OBJECTIVE = GrpoConfig(writes="image", generations=8, temperature=0.5)
-SETTINGS = dict(batch_size=8, learning_rate=5e-5, save_every=20, eval_every=10_000, log_every=5, keep_best=False)
+SETTINGS = dict(batch_size=8, learning_rate=1e-4, save_every=20, eval_every=10_000, log_every=5, keep_best=False)
 
 
 def with_pair(pairs: frozenset[tuple[str, str]]) -> Callable[[Scene], bool]:
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="a preset or a folder")
     parser.add_argument("--output", type=Path, default=Path("runs/align/drawings"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--judged", type=int, default=200, help="scenes of each kind that judge")
     parser.add_argument("--only", choices=("captions", "lot"))
     args = parser.parse_args()

@@ -20,7 +20,7 @@ from mmlm.data import Record
 from mmlm.model.config import LoraConfig
 from mmlm.training.align import align
 from recipes.align.proof import by_lot
-from recipes.nano.rewards import LONGEST, LOOKED_UP, THOUGHT, looked_up
+from recipes.nano.rewards import LONGEST, NOTES_READ, THOUGHT, looked_up
 from recipes.nano.thinking import NOTES, uncited
 
 SETTINGS = dict(batch_size=8, learning_rate=3e-4, save_every=50, eval_every=10_000, log_every=5, keep_best=False)
@@ -53,8 +53,8 @@ def main() -> None:
         print(f"| {title} | {' | '.join(f'{share:.1%}' for share in judged(model, others))} |", flush=True)
 
     row("before", mmlm.load(args.model))
-    controlled = replace(LOOKED_UP, rewards={})
-    for name, objective, rewards in (("answers", LOOKED_UP, None), ("lot", controlled, {"lot": by_lot})):
+    controlled = replace(NOTES_READ, rewards={})
+    for name, objective, rewards in (("answers", NOTES_READ, None), ("lot", controlled, {"lot": by_lot})):
         if args.only in (None, name):
             model = extended(mmlm.load(args.model), lora=LORA, seed=args.seed)
             settings = {**SETTINGS, "tune": "lora", "seed": args.seed, "steps": args.steps, "progress": False}

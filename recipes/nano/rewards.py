@@ -1,18 +1,24 @@
-"""What nano learns by rewards: to think about notes that were looked up."""
+"""What nano learns by rewards: to think about notes, those that were looked up and those that it is shown."""
 
 from __future__ import annotations
 
+import io
 import random
+from typing import Any
 
+from PIL import Image
+
+import mmlm
 from mmlm.data import Record, RecordSet
 from mmlm.prompting.messages import Message
 from mmlm.prompting.sources import INSTRUCTION
 from mmlm.training.alignment.config import GrpoConfig
+from recipes.nano.exercises import exercise
 from recipes.nano.notes import every_fact, known_notes, written
 from recipes.nano.thinking import NOTES, nearest
 
 LONGEST, THOUGHT = 12, 120  # tokens of an answer, and of a thought
-LOOKED_UP = GrpoConfig(
+NOTES_READ = GrpoConfig(
     rewards={"exact_match": 1.0}, generations=12, max_new_tokens=LONGEST, thinking=THOUGHT, temperature=0.8
 )
 
@@ -27,6 +33,28 @@ def looked_up(count: int, seed: int) -> RecordSet:
         found = nearest(texts, question)
         if text in found:
             content = (f"{written(found)}\n{INSTRUCTION}\n\n", question)
-            said = f"{own} [{found.index(text) + 1}]"
-            records.append(Record(str(number), messages=(Message("user", content), Message("assistant", (said,)))))
+            records.append(_asked(number, content, f"{own} [{found.index(text) + 1}]"))
     return RecordSet(tuple(records))
+
+
+def shown(count: int, seed: int) -> RecordSet:
+    """Exercises about notes, half of them with a picture, as conversations."""
+    made = [exercise("train", index, seed, "notes") for index in range(count)]
+    return RecordSet(tuple(_asked(number, one.turns[0].content, one.answer) for number, one in enumerate(made)))
+
+
+def mixed(count: int, seed: int) -> RecordSet:
+    """Both in turn."""
+    both = zip(looked_up(count, seed), shown(count, seed + 6), strict=False)
+    return RecordSet(tuple(record for pair in both for record in pair)[:count])
+
+
+def _asked(number: int, content: tuple[Any, ...], answer: str) -> Record:
+    parts = tuple(mmlm.Image(_png(part)) if isinstance(part, Image.Image) else part for part in content)
+    return Record(str(number), messages=(Message("user", parts), Message("assistant", (answer,))))
+
+
+def _png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()

@@ -162,7 +162,7 @@ class Thoughts:
 
 @dataclass
 class Rewards:
-    steps: int = 60
+    steps: int = 48
     batch_size: int = 8  # questions, each with 12 answers
     learning_rate: float = 3e-4
 

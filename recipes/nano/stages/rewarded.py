@@ -1,7 +1,7 @@
-"""The stage of the nano recipe that learns by rewards: thoughts about notes that were looked up.
+"""The stage of the nano recipe that learns by rewards: thoughts about notes, looked up or shown.
 
-Low-rank adapters of the whole language model learn by GRPO; an answer that is exactly right earns 1. Then they go into
-its weights, and are taken from those that write codes, so that drawings and words stay what they were.
+Low-rank adapters of the whole language model learn by GRPO; an answer that is exactly right earns 1. Half of what they
+add goes into its weights, and is taken from those that write codes, so that drawings and words stay what they were.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import mmlm
 from mmlm.assembly import extended
 from mmlm.model.config import LoraConfig
 from mmlm.training.align import align
-from recipes.nano.rewards import LOOKED_UP, looked_up
+from recipes.nano.rewards import NOTES_READ, mixed
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.package import newest
 from recipes.nano.stages.thoughts import save_rounded
 
 LORA = LoraConfig(rank=16, alpha=32, reads=True)
+AFTER = 0.5  # the share of what was learned in what is saved, as in `together`
 
 
 def train_rewarded(recipe: Recipe, output: Path) -> None:
@@ -29,16 +30,16 @@ def train_rewarded(recipe: Recipe, output: Path) -> None:
     before = mmlm.load(newest(output, "model", "together", "writing_more", "writing"), device=recipe.device)
     taught = extended(before, lora=LORA, seed=recipe.seed)
     align(
-        taught, looked_up(part.steps * part.batch_size, recipe.seed), LOOKED_UP, output=output / "rewarded/notes",
+        taught, mixed(part.steps * part.batch_size, recipe.seed), NOTES_READ, output=output / "rewarded/notes",
         steps=part.steps, batch_size=part.batch_size, learning_rate=part.learning_rate, seed=recipe.seed, tune="lora",
         save_every=20, eval_every=10_000, log_every=5, keep_best=False,
     )  # fmt: skip
-    save_rounded(added_in(before, taught), output / "rewarded")
+    save_rounded(added_in(before, taught, AFTER), output / "rewarded")
 
 
 @torch.no_grad()
-def added_in(before: mmlm.MultimodalLM, taught: mmlm.MultimodalLM) -> mmlm.MultimodalLM:
-    """The model whose language model's weights hold what LoRA has learned, and which writes codes as `before` does.
+def added_in(before: mmlm.MultimodalLM, taught: mmlm.MultimodalLM, share: float = 1.0) -> mmlm.MultimodalLM:
+    """The model whose language model's weights hold a share of what LoRA has learned, and which writes codes as before.
 
     Both share the language model, whose weights change in place. Where the model writes codes, its LoRA subtracts what
     was added: `W + A = (W + B) + (A − B)`.
@@ -53,7 +54,8 @@ def added_in(before: mmlm.MultimodalLM, taught: mmlm.MultimodalLM) -> mmlm.Multi
         if key not in taught.language_model.lora:
             continue
         one, other, made = (each.language_model.lora[key] for each in (before, taught, model))
-        layer.weight += other.scale * other.up @ other.down
+        up = share * other.up
+        layer.weight += other.scale * up @ other.down
         made.down.copy_(torch.cat([one.down, other.down]))
-        made.up.copy_(torch.cat([one.up, -other.up], dim=1))
+        made.up.copy_(torch.cat([one.up, -up], dim=1))
     return model
