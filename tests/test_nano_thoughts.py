@@ -498,10 +498,10 @@ def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
     recipe.rewards.steps, recipe.rewards.batch_size = 1, 2
     monkeypatch.setattr(stage, "NOTES_READ", replace(stage.NOTES_READ, generations=2, thinking=20))
     stage.train_rewarded(recipe, tmp_path)
-    made = mmlm.load(tmp_path / "rewarded/model")
+    before, made = mmlm.load("nano"), mmlm.load(tmp_path / "rewarded/model")
     text = "in the middle a large red circle, on a white background"
-    assert made.language_model.lora_config.rank == 48
-    assert np.array_equal(made.draw(text, temperature=0.1), mmlm.load("nano").draw(text, temperature=0.1))
+    assert made.language_model.lora_config.rank == before.language_model.lora_config.rank + LORA.rank
+    assert np.array_equal(made.draw(text, temperature=0.1), before.draw(text, temperature=0.1))
 
 
 class Scripted:
