@@ -53,8 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     alone = drawn(model, texts, 1)
     ways = {ALONE if size == 1 else f"{size} at once": size for size in SIZES if size <= args.count}
     same = {
-        name: sum(own.tobytes() == other.tobytes() for own, other in zip(drawn(model, texts, size), alone, strict=True))
+        name: sum(own.tobytes() == other.tobytes() for own, other in zip(found, alone, strict=True))
         for name, size in ways.items()
+        for found in [alone if size == 1 else drawn(model, texts, size)]
     }
     took = seconds_in_turn(
         {name: functools.partial(drawn, model, texts, own) for name, own in ways.items()}, args.rounds

@@ -65,7 +65,7 @@ def address(request, tars) -> str:
 def nothing_kept(monkeypatch):
     """Blocks that another test has read are those of other tars; pauses are short."""
     remote._block.cache_clear()
-    monkeypatch.setattr(shards, "PAUSES", (0.001, 0.002))
+    monkeypatch.setattr(shards, "PAUSES", (0.001,) * 6)
 
 
 def rows_of(items, first: int) -> list[dict]:
@@ -214,18 +214,16 @@ def test_a_server_that_fails_now_and_then_is_asked_again(here, web, tmp_path, mo
     )
 
 
-class _Repairing(tuple):
-    """Two pauses, after the first of which a server is there again."""
+class _Repairing:
+    """Pauses, after each of which a server is there again."""
 
-    def __new__(cls, web):
-        made = super().__new__(cls, (0.001, 0.002))
-        made.web = web
-        return made
+    def __init__(self, web):
+        self.web = web
 
     def __iter__(self):
-        yield self[0]
-        self.web.down = False
-        yield self[1]
+        for _ in range(6):
+            yield 0.001
+            self.web.down = False
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 416])

@@ -659,7 +659,7 @@ def test_a_saved_model_is_no_larger_than_its_weights(trap, changes):
     config = json.loads((folder / "config.json").read_text())
     save_file(load_file(NANO / "model.safetensors"), folder / "model.safetensors", metadata={"config": digest(config)})
     if "lora__rank" in changes:
-        with pytest.raises(ValueError, match="LoRA of rank 1000000000, and the weights of rank 32"):
+        with pytest.raises(ValueError, match=r"LoRA of rank 1000000000, and the weights of rank \d+$"):
             mmlm.load(folder)
     else:
         refused(lambda: mmlm.load(folder))

@@ -97,7 +97,10 @@ def may_pass(error: BaseException) -> bool:
     """Whether another try may help: what is gone, forbidden or damaged stays so."""
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # of http: all errors
         return may_pass(error.__cause__)
-    lasting = FileNotFoundError, PermissionError, ImportError, TypeError, ValueError, RecursionError, tarfile.TarError
+    lasting = (
+        FileNotFoundError, PermissionError, ImportError, LookupError, TypeError, ValueError, RecursionError,
+        tarfile.TarError,
+    )  # fmt: skip
     status = getattr(error, "status", None)  # of an answer by http
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
     return not refused and not isinstance(error, lasting)
