@@ -63,13 +63,10 @@ def test_the_bleu_of_a_resample_is_that_of_its_captions():
 
 @pytest.mark.skipif(not has_java(), reason="METEOR needs Java")
 def test_meteor_is_that_of_pycocoevalcap():
-    from pycocoevalcap.meteor.meteor import Meteor
-
-    captions = paired(CANDIDATES, REFERENCES)
-    whole, single = Meteor().compute_score(captions.wanted, captions.found)
-    own = meteor(captions)
+    # What pycocoevalcap 1.2's Meteor().compute_score gives, whose Java takes ten seconds to start.
+    whole, single = 0.34728699359146614, [0.37464287217437303, 1.0, 0.040201005025125636, 0.0, 0.4507888783726984]
+    own = meteor(paired(CANDIDATES, REFERENCES))
     assert own.value == pytest.approx(whole, abs=1e-12) and own.items == pytest.approx(single, abs=1e-12)
-    assert single[1] == 1.0 and single[3] == 0.0  # a caption that is its reference, and none
 
 
 @pytest.mark.skipif(not has_java(), reason="the Penn Treebank tokeniser needs Java")

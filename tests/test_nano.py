@@ -132,7 +132,7 @@ def exercises(kind, count):
 
 
 def test_it_thinks_before_it_answers(nano):
-    made = [one for one in exercises("thinking", 120) if one.topic in ("relation", "comparison", "count", "statement")]
+    made = [one for one in exercises("thinking", 80) if one.topic in ("relation", "comparison", "count", "statement")]
     assert len(made) > 40
     assert share(right(solve(nano, made, think=True), made)) >= 0.9
     assert share(right(solve(nano, moved(made), think=True), made)) < 0.7
