@@ -201,7 +201,8 @@ def test_a_server_that_fails_now_and_then_is_asked_again(here, web, tmp_path, mo
 
     def failing(self, *arguments):
         if way == "read" or self not in failed:
-            web.failing, web.status, web.down = (0, 0, True) if status is None else (2, status, False)
+            # Two tars are opened at once, each by two requests of which the second makes up for the first.
+            web.failing, web.status, web.down = (0, 0, True) if status is None else (4, status, False)
             failed.append(self)
         return plain(self, *arguments)
 
