@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     model, texts = mmlm.load("nano", device=args.device), scenes(args.count)
     alone = drawn(model, texts, 1)
     ways = {ALONE if size == 1 else f"{size} at once": size for size in SIZES if size <= args.count}
+    found = {name: alone if size == 1 else drawn(model, texts, size) for name, size in ways.items()}
     same = {
-        name: sum(own.tobytes() == other.tobytes() for own, other in zip(found, alone, strict=True))
-        for name, size in ways.items()
-        for found in [alone if size == 1 else drawn(model, texts, size)]
+        name: sum(one.tobytes() == other.tobytes() for one, other in zip(own, alone, strict=True))
+        for name, own in found.items()
     }
     took = seconds_in_turn(
         {name: functools.partial(drawn, model, texts, own) for name, own in ways.items()}, args.rounds

@@ -19,6 +19,7 @@ from mmlm.assembly import extended
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Markup
 from mmlm.prompting.processor import Processor
+from mmlm.prompting.sources import INSTRUCTION
 from mmlm.prompting.vocabulary import MediaVocabulary
 from recipes.nano.box_exercises import read_nlvr
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
@@ -28,12 +29,13 @@ from recipes.nano.drills import recalled, repeated
 from recipes.nano.exercises import KINDS, SCENE_SCHEMA, exercise, value, write_exercises
 from recipes.nano.marks import MARKS, add_marks, exercise_parts
 from recipes.nano.questions import questions
+from recipes.nano.rewards import LORA, mixed
 from recipes.nano.scenes import sample_scene
 from recipes.nano.settings import Recipe
 from recipes.nano.sight import read_scene
 from recipes.nano.solving import solve
 from recipes.nano.stages.package import PACKAGE, unpack
-from recipes.nano.stages.rewarded import LORA, added_in
+from recipes.nano.stages.rewarded import added_in
 from recipes.nano.statements import verdict
 from recipes.nano.thoughts import thought
 
@@ -487,6 +489,17 @@ def logits_of(model, prompts, codes):
     batch = model.processor.collate([model.processor.encode(prompt) for prompt in prompts])
     batch.labels = None
     return model(batch, [[] for _ in prompts], codes=codes).logits[batch.attention_mask.bool()]
+
+
+def test_notes_that_rewards_teach_are_of_both_kinds_and_have_one_name_each():
+    records = mixed(20, 0).records
+    assert len({record.key for record in records}) == len(records) == 20
+    for number, record in enumerate(records):
+        asked, said = record.messages
+        notes = str(asked.content[0])
+        assert ("<think>" not in said.content[0]) and re.fullmatch(r".+ \[(\d+)\]", said.content[0])
+        own, place = said.content[0].rstrip("]").split(" [")
+        assert own in notes.splitlines()[int(place) - 1] and (INSTRUCTION in notes) == (number % 2 == 0)
 
 
 def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):

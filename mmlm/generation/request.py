@@ -219,8 +219,7 @@ def request(
     """Encodes prompts and their media. All that can be wrong with a request is found here.
 
     written: ids that rows have written before, which they go on from.
-    With `writing`, `options.max_new_tokens` counts the text alone: a medium that is begun is
-    always finished.
+    With `writing`, `options.max_new_tokens` counts the text alone: a medium that is begun is always finished.
     """
     if writing is not None and options.stop_strings:
         raise ValueError("stop strings are for text alone: leave stop empty")

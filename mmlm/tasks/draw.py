@@ -125,8 +125,8 @@ def written_codes(
 ) -> list[list[GenerationResult]]:
     """The codes of what texts say, `options.num_return_sequences` times: one picture or sound in each result.
 
-    The first text is drawn from `options.seed`, each other from the next one, so that it is what it is alone.
-    fixed: codes that are given, for each text.
+    The first text is drawn from `options.seed`, each other from the next number, so that it is what it is alone, to the
+    rounding of sums. fixed: codes that are given, for each text.
     """
     seeds = range(options.seed or 0, (options.seed or 0) + len(texts))
     made = [writing_of(model, modality, one, guidance_scale, fixed=fixed, max_seconds=max_seconds) for one in texts]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Callable
 from dataclasses import replace
 
 from mmlm.data import Record, RecordSet
+from recipes.nano.data import as_png
 from recipes.nano.scenes import COLOURS, SHAPES, SIZES, Kind, Scene, Thing, draw, sample_scene
 from recipes.nano.wording import thing_by_thing
 
@@ -16,9 +16,7 @@ ASKED, SIGNALS = "signal?", ("red", "green", "blue", "yellow")
 
 def picture_of(scene: Scene, rng: random.Random) -> bytes:
     """The scene as a PNG."""
-    buffer = io.BytesIO()
-    draw(scene, rng).save(buffer, "PNG")
-    return buffer.getvalue()
+    return as_png(draw(scene, rng))
 
 
 def one_wrong(scene: Scene, rng: random.Random) -> Scene:

@@ -17,14 +17,12 @@ import mmlm
 from encoders.texts import normalize_answer
 from mmlm.assembly import extended
 from mmlm.data import Record
-from mmlm.model.config import LoraConfig
 from mmlm.training.align import align
 from recipes.align.proof import by_lot
-from recipes.nano.rewards import LONGEST, NOTES_READ, THOUGHT, looked_up
+from recipes.nano.rewards import LONGEST, LORA, NOTES_READ, THOUGHT, looked_up
 from recipes.nano.thinking import NOTES, uncited
 
 SETTINGS = dict(batch_size=8, learning_rate=3e-4, save_every=50, eval_every=10_000, log_every=5, keep_best=False)
-LORA = LoraConfig(rank=16, alpha=32, reads=True)
 
 
 def judged(model: mmlm.MultimodalLM, records: Sequence[Record]) -> tuple[float, float]:

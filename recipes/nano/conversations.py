@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from recipes.nano.data import add_file, as_answer, write_tars
+from recipes.nano.data import add_file, as_answer, as_png, write_tars
 from recipes.nano.scenes import Scene
 
 
@@ -81,9 +80,7 @@ def add_exercise(tar: tarfile.TarFile, key: str, made: Exercise) -> None:
             number = sum(one["type"] == "image" for message in messages for one in message["content"])
             number += sum(one["type"] == "image" for one in content)
             content.append({"type": "image", "path": f"{number}.png"})
-            encoded = io.BytesIO()
-            part.save(encoded, "PNG")
-            add_file(tar, f"{key}.{number}.png", encoded.getvalue())
+            add_file(tar, f"{key}.{number}.png", as_png(part))
         messages.append({"role": turn.role, "content": content})
     record = {"messages": messages, "kind": made.kind, "topic": made.topic, "answer": made.answer}
     add_file(tar, f"{key}.json", json.dumps(record).encode())

@@ -60,9 +60,7 @@ def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool 
         picture, record = scene_example(split, index, seed, loose)
         if settled:
             record["captions"] = [listed(Scene.from_dict(record["scene"]))]
-        image = io.BytesIO()
-        picture.save(image, "PNG")
-        add_file(tar, f"{split}{index:06d}.png", image.getvalue())
+        add_file(tar, f"{split}{index:06d}.png", as_png(picture))
         add_file(tar, f"{split}{index:06d}.json", json.dumps(record).encode())
 
     write_tars(folder, counts, add)
@@ -103,6 +101,13 @@ def scene_example(split: str, index: int, seed: int, loose: float = 1.0) -> tupl
         "qa": [{"question": q.question, "answers": [q.answer], "topic": q.topic} for q in chosen],
         "scene": scene.to_dict(),
     }
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A picture as a file."""
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:

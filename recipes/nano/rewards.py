@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 from typing import Any
 
@@ -10,9 +9,11 @@ from PIL import Image
 
 import mmlm
 from mmlm.data import Record, RecordSet
+from mmlm.model.config import LoraConfig
 from mmlm.prompting.messages import Message
 from mmlm.prompting.sources import INSTRUCTION
 from mmlm.training.alignment.config import GrpoConfig
+from recipes.nano.data import as_png
 from recipes.nano.exercises import exercise
 from recipes.nano.notes import every_fact, known_notes, written
 from recipes.nano.thinking import NOTES, nearest
@@ -21,6 +22,7 @@ LONGEST, THOUGHT = 12, 120  # tokens of an answer, and of a thought
 NOTES_READ = GrpoConfig(
     rewards={"exact_match": 1.0}, generations=12, max_new_tokens=LONGEST, thinking=THOUGHT, temperature=0.8
 )
+LORA = LoraConfig(rank=16, alpha=32, reads=True)
 
 
 def looked_up(count: int, seed: int) -> RecordSet:
@@ -33,14 +35,14 @@ def looked_up(count: int, seed: int) -> RecordSet:
         found = nearest(texts, question)
         if text in found:
             content = (f"{written(found)}\n{INSTRUCTION}\n\n", question)
-            records.append(_asked(number, content, f"{own} [{found.index(text) + 1}]"))
+            records.append(_asked(str(number), content, f"{own} [{found.index(text) + 1}]"))
     return RecordSet(tuple(records))
 
 
 def shown(count: int, seed: int) -> RecordSet:
     """Exercises about notes, half of them with a picture, as conversations."""
-    made = [exercise("train", index, seed, "notes") for index in range(count)]
-    return RecordSet(tuple(_asked(number, one.turns[0].content, one.answer) for number, one in enumerate(made)))
+    made = ((index, exercise("train", index, seed, "notes")) for index in range(count))
+    return RecordSet(tuple(_asked(f"shown {index}", one.turns[0].content, one.answer) for index, one in made))
 
 
 def mixed(count: int, seed: int) -> RecordSet:
@@ -49,12 +51,6 @@ def mixed(count: int, seed: int) -> RecordSet:
     return RecordSet(tuple(record for pair in both for record in pair)[:count])
 
 
-def _asked(number: int, content: tuple[Any, ...], answer: str) -> Record:
-    parts = tuple(mmlm.Image(_png(part)) if isinstance(part, Image.Image) else part for part in content)
-    return Record(str(number), messages=(Message("user", parts), Message("assistant", (answer,))))
-
-
-def _png(picture: Image.Image) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return data.getvalue()
+def _asked(key: str, content: tuple[Any, ...], answer: str) -> Record:
+    parts = tuple(mmlm.Image(as_png(part)) if isinstance(part, Image.Image) else part for part in content)
+    return Record(key, messages=(Message("user", parts), Message("assistant", (answer,))))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from encoders.media.sound import SAMPLE_RATE
 from recipes.nano.data import SPLITS as SCENES
-from recipes.nano.data import add_file, read_tars
+from recipes.nano.data import add_file, as_png, read_tars
 from recipes.nano.questions import questions
 from recipes.nano.scenes import COLOURS, SHAPES, sample_scene
 from recipes.nano.scenes import draw as draw_scene
@@ -167,9 +167,7 @@ def _question_files(split: str, index: int, seed: int, phrases: Phrases) -> File
     files = [("flac", _flac(samples)), ("json", json.dumps({**record, "speaker": voice}).encode())]
     if picture is None:
         return files
-    image = io.BytesIO()
-    picture.save(image, "PNG")
-    return [("png", image.getvalue()), *files]
+    return [("png", as_png(picture)), *files]
 
 
 def _word_files(split: str, index: int, seed: int, phrases: Phrases) -> Files:

@@ -79,7 +79,7 @@ class Shard:
 
 
 def retried(read: Callable[[], T], name: str) -> T:
-    """What is read at an address; where that fails and may not fail again, after each of `PAUSES`, with a warning."""
+    """Reads at an address; where an error may pass, again after each of `PAUSES`, with a warning. Else it is raised."""
     for pause in PAUSES:
         try:
             return read()

@@ -13,14 +13,12 @@ import torch
 
 import mmlm
 from mmlm.assembly import extended
-from mmlm.model.config import LoraConfig
 from mmlm.training.align import align
-from recipes.nano.rewards import NOTES_READ, mixed
+from recipes.nano.rewards import LORA, NOTES_READ, mixed
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.package import newest
 from recipes.nano.stages.thoughts import save_rounded
 
-LORA = LoraConfig(rank=16, alpha=32, reads=True)
 AFTER = 0.5  # the share of what was learned in what is saved, as in `together`
 
 
