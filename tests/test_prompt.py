@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from encoders.base import Features
-from mmlm.prompting.parts import END_OF_CHUNK, Image, as_part
+from mmlm.prompting.parts import END_OF_CHUNK, Image, Markup, as_part
 from mmlm.prompting.processor import Batch, Example, Processor
 from mmlm.prompting.templates import PromptTemplate, demonstrations
 from mmlm.prompting.vocabulary import MediaVocabulary
@@ -114,8 +114,10 @@ def test_text_with_a_token_that_the_language_model_has_no_row_for_is_an_error():
     made = Processor(tokenizer, MediaVocabulary(families.VOCAB))
     made.text_ids("[token 1]")
     first_outside = families.VOCAB - 257
-    with pytest.raises(ValueError, match="id 272 .*272 rows"):
-        made.text_ids(f"[token {first_outside}]")  # its id is that of <|endofchunk|>
+    beyond = f"[token {first_outside}]"  # its id is that of <|endofchunk|>
+    for prompt in (beyond, [Markup(beyond)], [Markup(beyond), f"a {tokenizer.eos_token} that was typed"]):
+        with pytest.raises(ValueError, match="id 272 .*272 rows"):
+            made.encode(prompt)
 
 
 def test_the_beginning_token_is_written_where_the_tokenizer_writes_it():

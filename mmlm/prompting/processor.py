@@ -207,7 +207,7 @@ class Processor:
         if isinstance(part, str):
             return self.text_ids(part)
         if isinstance(part, Markup):
-            return token_ids(self.tokenizer, part.text)
+            return self._with_rows(token_ids(self.tokenizer, part.text), part.text)
         if isinstance(part, Image):
             return [self.vocabulary.image_id]
         if isinstance(part, Sound):
