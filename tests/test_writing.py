@@ -232,10 +232,10 @@ def test_a_picture_goes_on_from_another():
     for seed in range(5):
         drawn = generate_parts(
             model, PROMPT, "image", options=GenerationOptions(do_sample=True, seed=seed),
-            fixed=kept_codes(model, start, half, 0.5, 0),
+            fixed=kept_codes(model, start, half, 0.5, [0])[0],
         )[0][0].codes  # fmt: skip
         assert torch.equal(drawn.flatten()[:3], codes.flatten()[:3])
-    assert len(kept_codes(model, start, None, 0.25, 0)) == 3
+    assert len(kept_codes(model, start, None, 0.25, [0])[0]) == 3
     assert model.draw("a ring", init_image=start, strength=0.0, steps=0).tobytes() == plain.tobytes()
     with pytest.raises(ValueError, match="strength"):
         model.draw("a ring", init_image=start, strength=1.5)
@@ -404,8 +404,8 @@ def test_a_mask_lies_on_the_picture_as_that_is_cut():
     outside, inside = np.zeros((16, 64), bool), np.zeros((16, 64), bool)
     outside[:, :20], inside[2, 30] = True, True  # the middle square is columns 24 to 39
     with pytest.warns(UserWarning, match="nothing is drawn anew"):
-        assert len(kept_codes(model, wide, outside, 0.5, 0)) == 4
-    assert sorted(kept_codes(model, wide, inside, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+        assert len(kept_codes(model, wide, outside, 0.5, [0])[0]) == 4
+    assert sorted(kept_codes(model, wide, inside, 0.5, [0])[0]) == [(0, 1), (0, 2), (0, 3)]
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_mask_of_any_form_means_the_same(form):
         "bool tensor": torch.from_numpy(marked), "png": encoded.getvalue(), "one bit": Image.fromarray(marked),
     }[form]  # fmt: skip
     model, start = writing(), np.zeros((16, 16, 3), np.uint8)
-    assert sorted(kept_codes(model, start, mask, 0.5, 0)) == [(0, 1), (0, 2), (0, 3)]
+    assert sorted(kept_codes(model, start, mask, 0.5, [0])[0]) == [(0, 1), (0, 2), (0, 3)]
 
 
 def stroke(colour, mode="RGBA"):
@@ -439,12 +439,12 @@ def test_of_a_mask_with_holes_what_is_opaque_is_kept():
     encoded = io.BytesIO()
     Image.fromarray(holed).save(encoded, "PNG")
     for mask in (holed, Image.fromarray(holed), encoded.getvalue(), torch.from_numpy(holed).permute(2, 0, 1)):
-        assert sorted(kept_codes(model, start, mask, None, 0)) == [(0, 0), (0, 2), (0, 3)]
+        assert sorted(kept_codes(model, start, mask, None, [0])[0]) == [(0, 0), (0, 2), (0, 3)]
     for mask in (stroke((0, 0, 0)), stroke((0, 0, 0), "LA")):  # black stays, in both ways to read it
-        assert sorted(kept_codes(model, start, mask, None, 0)) == [(0, 0)]
-    assert not kept_codes(model, start, Image.new("RGBA", (16, 16)), None, 0)
+        assert sorted(kept_codes(model, start, mask, None, [0])[0]) == [(0, 0)]
+    assert not kept_codes(model, start, Image.new("RGBA", (16, 16)), None, [0])[0]
     solid = np.dstack([np.repeat((holed[..., 3:] == 0) * 255, 3, 2), np.full((16, 16), 255)]).astype(np.uint8)
-    assert sorted(kept_codes(model, start, solid, None, 0)) == [(0, 0), (0, 2), (0, 3)]  # an alpha that says nothing
+    assert sorted(kept_codes(model, start, solid, None, [0])[0]) == [(0, 0), (0, 2), (0, 3)]  # an alpha that says nothing
 
 
 @pytest.mark.parametrize(
@@ -468,25 +468,25 @@ def test_a_mask_of_nothing_and_a_share_beside_a_mask_are_told():
     model, start = writing(), np.zeros((16, 16, 3), np.uint8)
     for black in (np.zeros((16, 16), bool), np.zeros((16, 16), np.uint16)):
         with pytest.warns(UserWarning, match="the mask marks nothing: nothing is drawn anew"):
-            assert len(kept_codes(model, start, black, None, 0)) == 4
+            assert len(kept_codes(model, start, black, None, [0])[0]) == 4
     for given in (dict(), dict(init_image=start, mask=np.ones((16, 16), bool))):
         with pytest.raises(ValueError, match="strength is a share of init_image"):
             model.draw("a ring", strength=0.5, **given)
-    half = kept_codes(model, start, None, None, 0)
-    assert len(half) == 2 and half == kept_codes(model, start, None, 0.5, 0)
+    half = kept_codes(model, start, None, None, [0])[0]
+    assert len(half) == 2 and half == kept_codes(model, start, None, 0.5, [0])[0]
 
 
 def test_a_mask_of_other_proportions_is_an_error():
     model, wide = writing(), np.zeros((16, 64, 3), np.uint8)
     for height, width in ((16, 16), (64, 16), (16, 60), (15, 64)):
         with pytest.raises(ValueError, match=f"the mask is {width} x {height} and the picture 64 x 16"):
-            kept_codes(model, wide, np.ones((height, width), bool), 0.5, 0)
+            kept_codes(model, wide, np.ones((height, width), bool), 0.5, [0])[0]
     for height, width in ((16, 64), (8, 32), (1, 4), (5, 20), (17, 66)):  # the last one to within a pixel
-        kept_codes(model, wide, np.ones((height, width), bool), 0.5, 0)
+        kept_codes(model, wide, np.ones((height, width), bool), 0.5, [0])[0]
     outside = np.zeros((16, 64), bool)
     outside[:, :8] = True
     with pytest.warns(UserWarning, match="nothing is drawn anew"):
-        kept_codes(model, wide, outside, 0.5, 0)
+        kept_codes(model, wide, outside, 0.5, [0])[0]
 
 
 def test_media_are_begun_only_where_they_have_room(model):

@@ -77,7 +77,7 @@ def draw(
     for first in range(0, len(wanted), batch_size):
         own = wanted[first : first + batch_size]
         seeds = range(seed + first, seed + first + len(own))
-        fixed = () if init_image is None else [kept_codes(model, init_image, mask, strength, one) for one in seeds]
+        fixed = () if init_image is None else kept_codes(model, init_image, mask, strength, seeds)
         options = sampled(num_images, temperature, top_k, top_p, seeds[0])
         written = written_codes(model, "image", own, options, guidance_scale, progress, fixed=fixed)
         for text, results, one in zip(own, written, seeds, strict=True):
@@ -196,32 +196,35 @@ def text_of(text: str) -> str:
 
 
 def kept_codes(
-    model: MultimodalNetwork, picture: Any, mask: Any, strength: float | None, seed: int
-) -> dict[Place, int]:
-    """Codes of a picture that stay, by (codebook, step): those whose pixels all lie where the mask is 0."""
+    model: MultimodalNetwork, picture: Any, mask: Any, strength: float | None, seeds: Sequence[int]
+) -> list[dict[Place, int]]:
+    """For each drawing the codes of a picture that stay, by (codebook, step).
+
+    With a mask these are the codes whose pixels all lie where it is 0. Without one, the seed of a drawing draws them.
+    """
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:
         raise ValueError("the model draws no pictures: load it with its image codec, or assemble it with one")
     picture = load_image(bare(picture, PictureOf))
     codes = codec.encode(picture_tensor(picture, codec.size).to(model.device)).codes[0]  # [K, h, w]
-    codes_grid, codes = codes.shape[1:], codes.flatten(1)
-    steps = codes.shape[1]
+    grid, codes = codes.shape[1:], codes.flatten(1)
+    books, steps = codes.shape
     if mask is None:
         share = 0.5 if strength is None else strength
         if not 0 <= share <= 1:
             raise ValueError(f"strength is a share, 0 to 1, not {share}")
-        order = torch.randperm(steps, generator=torch.Generator().manual_seed(seed))
-        kept = order[round(share * steps) :].tolist()
+        orders = (torch.randperm(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds)
+        kept = [order[round(share * steps) :].tolist() for order in orders]
     else:
         grey = mask_of(mask, picture.size)
         square = ImageOps.fit(grey, (codec.size, codec.size), Image.Resampling.BOX)  # as the picture is cut
         pixels = torch.from_numpy(np.asarray(square, dtype=np.float32).copy())
-        anew = F.adaptive_max_pool2d(pixels[None], list(codes_grid))[0].flatten()
-        kept = (anew == 0).nonzero().flatten().tolist()
-        if len(kept) == steps:
+        anew = F.adaptive_max_pool2d(pixels[None], list(grid))[0].flatten()
+        kept = [(anew == 0).nonzero().flatten().tolist()] * len(seeds)
+        if not anew.any():
             where = "" if grey.getextrema() == (0, 0) else " in the middle square"
             warnings.warn(f"the mask marks nothing{where}: nothing is drawn anew", stacklevel=2)
-    return {(book, step): int(codes[book, step]) for book in range(codes.shape[0]) for step in kept}
+    return [{(book, step): int(codes[book, step]) for book in range(books) for step in own} for own in kept]
 
 
 def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:

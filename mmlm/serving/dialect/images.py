@@ -106,8 +106,8 @@ async def edits(request: Request) -> Response:
     def prepare(loaded: Loaded) -> tuple[Sequence[Any], Writing]:
         asked.check_size(loaded)
         start, anew = _start_of(picture, mask, context.door())
-        fixed = kept_codes(loaded.model, start, anew, asked.strength, asked.seed or 0)
-        return writing_of(loaded.model, "image", asked.prompt, asked.guidance_scale, fixed=[fixed])
+        fixed = kept_codes(loaded.model, start, anew, asked.strength, [asked.seed or 0])
+        return writing_of(loaded.model, "image", asked.prompt, asked.guidance_scale, fixed=fixed)
 
     return await answered(request, _drawn(asked, context, prepare, "image_edit"))
 
