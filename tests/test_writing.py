@@ -444,7 +444,7 @@ def test_of_a_mask_with_holes_what_is_opaque_is_kept():
         assert sorted(kept_codes(model, start, mask, None, [0])[0]) == [(0, 0)]
     assert not kept_codes(model, start, Image.new("RGBA", (16, 16)), None, [0])[0]
     solid = np.dstack([np.repeat((holed[..., 3:] == 0) * 255, 3, 2), np.full((16, 16), 255)]).astype(np.uint8)
-    assert sorted(kept_codes(model, start, solid, None, [0])[0]) == [(0, 0), (0, 2), (0, 3)]  # an alpha that says nothing
+    assert sorted(kept_codes(model, start, solid, None, [0])[0]) == [(0, 0), (0, 2), (0, 3)]  # its alpha says nothing
 
 
 @pytest.mark.parametrize(
