@@ -53,7 +53,10 @@ def main() -> None:
     args = parser.parse_args()
     held, others = signals(200, args.seed + 1000), args.seed + 2000
     print("nano as it is:")
-    labels(mmlm.load("nano"), others, args.pairs)
+    try:
+        labels(mmlm.load("nano"), others, args.pairs)
+    except ValueError as error:  # it looks at the place alone
+        print(error)
     judge, place = mmlm.load("nano"), args.output / f"judge-{args.seed}"
     learned = lessons(signals(args.labelled, args.seed))
     mmlm.train(judge, learned, output=place, steps=args.steps, seed=args.seed, progress=False, **SETTINGS)
