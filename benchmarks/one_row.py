@@ -22,6 +22,7 @@ from mmlm.acceleration import kernels
 
 KERNELS = {  # the dtype of the weights, a kernel, and the bytes of a weight that it reads
     "fp32 torch": (torch.float32, kernels.TORCH, 4),
+    "fp32 onednn": (torch.float32, kernels.ONEDNN, 4),
     "bf16 torch": (torch.bfloat16, kernels.TORCH, 2),
     "bf16 onednn": (torch.bfloat16, kernels.ONEDNN, 2),
     "fp16 FBGEMM": (torch.float16, kernels.FP16, 2),
