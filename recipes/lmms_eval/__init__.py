@@ -1,0 +1,1 @@
+"""nano judged by lmms-eval through the server."""
