@@ -29,7 +29,7 @@ from recipes.nano.judge import judge_caption
 from recipes.nano.scenes import Scene, training_scene, unseen_pair
 
 DPO = dict(steps=40, batch_size=8, learning_rate=1e-4, eval_every=1000, save_every=1000)
-REWARD = dict(steps=400, batch_size=8, learning_rate=3e-4, eval_every=1000, save_every=1000)
+REWARD = dict(steps=800, batch_size=8, learning_rate=3e-4, eval_every=1000, save_every=1000)
 SIGNALS = {
     "DPO": (PreferenceConfig(), dict(steps=60, batch_size=8)),
     "GRPO": (
@@ -79,11 +79,11 @@ def prefer(output: Path, seed: int, count: int) -> None:
 
 
 def judge(output: Path, seed: int, count: int) -> None:
-    """A reward model of such pairs of captions, four times as many, and its control."""
+    """A reward model of such pairs of captions, eight times as many, and its control."""
     held, _ = caption_pairs(count // 2, unseen_pair, seed + 1000)
     print("| reward model on captions | better one told |\n| --- | --- |")
     for name, lot in (("preferences", False), ("by lot", True)):
-        data, _ = caption_pairs(4 * count, training_scene, seed, lot)
+        data, _ = caption_pairs(8 * count, training_scene, seed, lot)
         place = output / f"reward-{name.replace(' ', '-')}-{seed}"
         align(mmlm.load("nano"), data, RewardConfig(), held_out=held, output=place, seed=seed, progress=False, **REWARD)
         first, last = last_figures(place)

@@ -58,10 +58,10 @@ class Study:
     """Which runs there are. The largest is not among the others. held_out: scenes that judge."""
 
     widths: tuple[int, ...] = (2, 4, 8)
-    pictures: tuple[int, ...] = (750, 1500, 3000)
-    steps: tuple[int, ...] = (100, 200, 400)
-    largest: Run = Run(16, 6000, 800)
-    batch_size: int = 32
+    pictures: tuple[int, ...] = (1500, 3000, 6000)
+    steps: tuple[int, ...] = (400, 800, 1600)  # as far as the loss no longer falls as one over the steps
+    largest: Run = Run(16, 12000, 3200)
+    batch_size: int = 8
     held_out: int = 500
 
     def runs(self) -> list[Run]:
