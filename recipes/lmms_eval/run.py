@@ -32,8 +32,10 @@ def python_of(environment: Path) -> Path:
     """The interpreter of lmms-eval's environment, which is made if there is none."""
     python = environment / "bin/python"
     if not (environment / "done").exists():
+        if environment.exists() and not (environment / "bin/python").exists() and any(environment.iterdir()):
+            raise SystemExit(f"{environment} holds something else: give another --environment")
         print(f"installing {', '.join(PACKAGES)} into {environment}, some GB and minutes", flush=True)
-        venv.create(environment, with_pip=True, clear=True)
+        venv.create(environment, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
         (environment / "done").touch()
     return python
@@ -63,7 +65,7 @@ def served(model: str, log: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as said:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mmlm", "serve", model, "--port", str(port)], stdout=said, stderr=said, cwd=ROOT
+            [sys.executable, "-m", "mmlm", "serve", model, "--port", str(port)], stdout=said, stderr=said
         )
     try:
         for _ in range(PATIENCE):
@@ -84,13 +86,15 @@ def served(model: str, log: Path) -> Iterator[str]:
 
 
 def exact(model: str, asked: Sequence[dict[str, str]]) -> float:
-    """The share of answers that are right, without the server."""
+    """The share of answers that are right, without the server; as in the task, whatever their case."""
     import mmlm
 
     loaded = mmlm.load(model, codecs=None)
     said = loaded.answer([one["image"] for one in asked], [one["question"] for one in asked], max_new_tokens=16)
     assert isinstance(said, list), "several questions give several answers"
-    return sum(str(own).strip() == one["answer"] for own, one in zip(said, asked, strict=True)) / len(asked)
+    return sum(str(own).strip().lower() == one["answer"].lower() for own, one in zip(said, asked, strict=True)) / len(
+        asked
+    )
 
 
 def judged(python: Path, server: str, folder: Path) -> float:

@@ -7,7 +7,7 @@ New adapters between nano's frozen parts, on drawn scenes. The loss is that of h
 token. Smaller data are the first pictures of larger ones, and every run has its whole schedule of the learning rate.
 Finished runs are kept, and one that stopped goes on. Two laws are fitted: Chinchilla's, over parameters and the
 examples that were read, each as good as new; and one that counts pictures and steps by themselves, since pictures are
-read many times. The largest run is larger than all others in size, pictures and steps, and no fit sees it: the error
+read several times. The largest run is larger than all others in size, pictures and steps, and no fit sees it: the error
 of what the laws say of it stands beside that of the best loss among the runs that were fitted. `study.json` has every
 number.
 """
@@ -115,7 +115,7 @@ def reach(run: Run, study: Study, output: Path, seed: int) -> Reached:
 
 def scenes(study: Study, output: Path) -> tuple[RecordSet, RecordSet]:
     """Scenes to learn from, as many as the largest run reads, and others."""
-    folder = output / "scenes"
+    folder = output / f"scenes-{study.largest.pictures}"
     write_scenes(folder, {"train": study.largest.pictures, "dev": study.held_out}, seed=0)
     return read_records(folder / "train-*.tar"), read_records(folder / "dev-*.tar")
 
