@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from av.audio.plane import AudioPlane
 
 from encoders.media import SAMPLE_RATE, MediaError, load_audio, open_audio
 
@@ -487,3 +488,19 @@ def test_lists_of_other_files_are_not_followed(text, tmp_path):
     playlist.write_text(text.format(path=tmp_path / "secret.wav"))
     with pytest.raises(MediaError, match="not a sound file"):
         load_audio(playlist)
+
+
+def test_planes_of_many_channels_are_read_and_nothing_behind_them():
+    """PyAV counts planes up to a null pointer, which FFmpeg leaves behind eight at most."""
+    channels = np.random.default_rng(0).uniform(-0.5, 0.5, (24, SAMPLE_RATE)).astype(np.float32)
+    file = io.BytesIO()
+    with av.open(file, "w", format="wv") as container:
+        stream = container.add_stream("wavpack", rate=SAMPLE_RATE, layout="22.2", format="fltp")
+        frame = av.AudioFrame(format="fltp", layout="22.2", samples=SAMPLE_RATE)
+        frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+        for number, samples in enumerate(channels):
+            AudioPlane(frame, number).update(samples)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    read = load_audio(file.getvalue())
+    assert np.allclose(read.waveform, channels.mean(0), atol=1e-6)

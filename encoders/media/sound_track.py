@@ -136,10 +136,26 @@ def _pass(packet: Any, timeline: Timeline) -> None:
 
 def _block(frame: Any, timeline: Timeline) -> Block:
     """The samples of a frame."""
-    values = frame.to_ndarray()
-    samples = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+    samples = _samples(frame)
     timeline.advance(len(samples) / frame.sample_rate)
     return Block(to_float(samples), frame.sample_rate)
+
+
+def _samples(frame: Any) -> np.ndarray:
+    """The samples `[N, channels]` of a frame, in its own dtype.
+
+    Planes are counted by the channels. PyAV's `planes` and `to_ndarray` count up to a null pointer, which FFmpeg leaves
+    behind up to 8 planes alone: of more channels they read memory that is not the frame's.
+    """
+    from av.audio.frame import format_dtypes
+    from av.audio.plane import AudioPlane
+
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar:
+        return frame.to_ndarray().reshape(-1, channels)
+    dtype = np.dtype(format_dtypes[frame.format.name])
+    planes: list[Any] = [AudioPlane(frame, channel) for channel in range(channels)]
+    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes], axis=1)
 
 
 def _silence(seconds: float, rate: int, channels: int, timeline: Timeline) -> Iterator[Block]:
