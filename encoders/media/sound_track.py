@@ -155,7 +155,7 @@ def _samples(frame: Any) -> np.ndarray:
         return frame.to_ndarray().reshape(-1, channels)
     dtype = np.dtype(format_dtypes[frame.format.name])
     planes: list[Any] = [AudioPlane(frame, channel) for channel in range(channels)]
-    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes], axis=1)
+    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes]).T
 
 
 def _silence(seconds: float, rate: int, channels: int, timeline: Timeline) -> Iterator[Block]:

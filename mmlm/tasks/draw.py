@@ -74,11 +74,13 @@ def draw(
     check_steps(model, "image", steps)
     drawn: list[Drawn | list[Drawn]] = []
     wanted, batch = texts_of(texts)
+    every = range(seed, seed + len(wanted))
+    kept = () if init_image is None else kept_codes(model, init_image, mask, strength, every)
     for first in range(0, len(wanted), batch_size):
         own = wanted[first : first + batch_size]
         seeds = range(seed + first, seed + first + len(own))
-        fixed = () if init_image is None else kept_codes(model, init_image, mask, strength, seeds)
         options = sampled(num_images, temperature, top_k, top_p, seeds[0])
+        fixed = kept[first : first + batch_size]
         written = written_codes(model, "image", own, options, guidance_scale, progress, fixed=fixed)
         for text, results, one in zip(own, written, seeds, strict=True):
             results = rendered(model, results, steps, one, progress)
@@ -201,6 +203,7 @@ def kept_codes(
     """For each drawing the codes of a picture that stay, by (codebook, step).
 
     With a mask these are the codes whose pixels all lie where it is 0. Without one, the seed of a drawing draws them.
+    ValueError for a model that draws nothing, a `strength` outside 0..1, and a mask that does not fit the picture.
     """
     codec = model.codecs.get("image")
     if codec is None or codec.size is None:

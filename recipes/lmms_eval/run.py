@@ -92,9 +92,8 @@ def exact(model: str, asked: Sequence[dict[str, str]]) -> float:
     loaded = mmlm.load(model, codecs=None)
     said = loaded.answer([one["image"] for one in asked], [one["question"] for one in asked], max_new_tokens=16)
     assert isinstance(said, list), "several questions give several answers"
-    return sum(str(own).strip().lower() == one["answer"].lower() for own, one in zip(said, asked, strict=True)) / len(
-        asked
-    )
+    right = (str(own).strip().lower() == one["answer"].lower() for own, one in zip(said, asked, strict=True))
+    return sum(right) / len(asked)
 
 
 def judged(python: Path, server: str, folder: Path) -> float:
