@@ -1,7 +1,8 @@
 """Codecs: images and audio ↔ discrete codes, all behind one interface, `MediaCodec`.
 
-`ImageVQVAE` and `AudioVQVAE` are trained here and saved in folders; `PaletteCodec` and `MuLawCodec` need no training;
-`load_pretrained` loads published codecs (VQGAN, LlamaGen, Emu3, EnCodec, DAC, Mimi, …).
+`ImageVQVAE` and `AudioVQVAE` are trained here and saved in folders, and so is `BlockTruncationCodec`, whose codebooks
+are learned by k-means in seconds; `PaletteCodec` and `MuLawCodec` need no training; `load_pretrained` loads published
+codecs (VQGAN, LlamaGen, Emu3, EnCodec, DAC, Mimi, …).
 Names are imported when first used: the library of quantisers alone takes two seconds to import.
 """
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
     from decoders.codecs.base import Encoding, MediaCodec, NonFiniteLatentsError
+    from decoders.codecs.block_truncation import BlockTruncationCodec, BlockTruncationConfig
     from decoders.codecs.checkpoint import codec_fingerprint, load_codec, save_codec
     from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
     from decoders.codecs.pretrained import load_pretrained
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AudioVQVAE",
     "AudioVQVAEConfig",
+    "BlockTruncationCodec",
+    "BlockTruncationConfig",
     "Encoding",
     "ImageVQVAE",
     "ImageVQVAEConfig",
@@ -37,6 +41,8 @@ __all__ = [
 _MODULE = {
     "AudioVQVAE": "audio_vqvae",
     "AudioVQVAEConfig": "audio_vqvae",
+    "BlockTruncationCodec": "block_truncation",
+    "BlockTruncationConfig": "block_truncation",
     "Encoding": "base",
     "ImageVQVAE": "image_vqvae",
     "ImageVQVAEConfig": "image_vqvae",

@@ -43,7 +43,7 @@ class MediaCodec(nn.Module):
     codebook_size: int
     num_codebooks: int
     latent_dim: int  # D of the latents
-    downsample: int  # pixels per side, or samples, that one code covers
+    downsample: int  # pixels per side, or samples, that one code covers; of a fixed size and grid rounded down
     size: int | None = None  # pixels per side of an image; None for any multiple of `downsample`, and for audio
     sample_rate: int | None = None  # Hz; None for images
     name: str | None = None  # the source it can be loaded from again; None if it has no such source
@@ -133,7 +133,8 @@ class MediaCodec(nn.Module):
             raise ValueError(f"this codec takes {self.modality} {wanted}, not {shape}")
         if self.size is not None and shape[2:] != [self.size, self.size]:
             raise ValueError(f"this codec takes images of {self.size} × {self.size} pixels, not {shape[2:]}")
-        if self.modality == "image" and (shape[2] % self.downsample or shape[3] % self.downsample):
+        free = self.modality == "image" and self.size is None
+        if free and (shape[2] % self.downsample or shape[3] % self.downsample):
             raise ValueError(f"the sides of an image must be multiples of {self.downsample} pixels, not {shape[2:]}")
         if not media.is_floating_point():
             raise ValueError(f"media must be floating point in {low:g}..{high:g}, not {media.dtype}")

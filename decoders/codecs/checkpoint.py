@@ -12,25 +12,37 @@ from torch import nn
 
 from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
 from decoders.codecs.base import MediaCodec
+from decoders.codecs.block_truncation import BlockTruncationCodec, BlockTruncationConfig
 from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 from decoders.codecs.quantizer import QuantizerConfig
 from decoders.folder import damage_reported, read_folder, write_folder
 
-KINDS = {"image_vqvae": (ImageVQVAE, ImageVQVAEConfig), "audio_vqvae": (AudioVQVAE, AudioVQVAEConfig)}
+KINDS: dict[str, tuple[type[MediaCodec], type]] = {
+    "image_vqvae": (ImageVQVAE, ImageVQVAEConfig),
+    "block_truncation": (BlockTruncationCodec, BlockTruncationConfig),
+    "audio_vqvae": (AudioVQVAE, AudioVQVAEConfig),
+}
 
 
 def save_codec(codec: MediaCodec, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Save an `ImageVQVAE` or `AudioVQVAE`; returns the folder. TypeError for other codecs.
+    """Save a codec of `KINDS`; returns the folder. TypeError for other codecs.
 
     dtype: of the saved weights.
     """
-    if not isinstance(codec, ImageVQVAE | AudioVQVAE):
+    kind = kind_of(codec)
+    if kind is None:
+        known = ", ".join(cls.__name__ for cls, _ in KINDS.values())
         raise TypeError(
-            f"{type(codec).__name__} has its own format; only ImageVQVAE and AudioVQVAE are saved here: save it with "
-            "the library it comes from"
+            f"{type(codec).__name__} has its own format; only {known} are saved here: save it with the library it "
+            "comes from"
         )
-    kind = next(kind for kind, (cls, _) in KINDS.items() if isinstance(codec, cls))
-    return write_folder(folder, {"kind": kind, **dataclasses.asdict(codec.config)}, codec.state_dict(), dtype)
+    settings: Any = codec.config
+    return write_folder(folder, {"kind": kind, **dataclasses.asdict(settings)}, codec.state_dict(), dtype)
+
+
+def kind_of(codec: nn.Module) -> str | None:
+    """By what kind a codec is saved here; None for one that is not."""
+    return next((kind for kind, (cls, _) in KINDS.items() if isinstance(codec, cls)), None)
 
 
 def load_codec(folder: str | Path) -> MediaCodec:
@@ -44,7 +56,9 @@ def load_codec(folder: str | Path) -> MediaCodec:
         raise ValueError(f"{folder} holds no codec (its kind is {kind!r}); the kinds are {', '.join(KINDS)}")
     cls, config_cls = KINDS[kind]
     with damage_reported(folder):
-        codec = cls(config_cls(**{**config, "quantizer": QuantizerConfig(**config["quantizer"])}))
+        if "quantizer" in config:
+            config["quantizer"] = QuantizerConfig(**config["quantizer"])
+        codec: MediaCodec = cls(config_cls(**config))
         codec.load_state_dict(tensors)
     return codec.requires_grad_(False).eval()
 

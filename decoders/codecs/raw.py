@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoders.codecs.base import MediaCodec
+from decoders.codecs.kmeans import kmeans
 from decoders.values import check_kind
 
 
@@ -42,19 +43,7 @@ class PaletteCodec(MediaCodec):
         seed: draws the cells that k-means starts from. ValueError if there are fewer different cells than colours.
         """
         colours = F.avg_pool2d(pictures, downsample).permute(0, 2, 3, 1).reshape(-1, 3)
-        different = colours.unique(dim=0)
-        if len(different) < codebook_size:
-            raise ValueError(
-                f"the images have {len(different)} different cells, fewer than {codebook_size} colours; give more "
-                "images or a smaller codebook_size"
-            )
-        chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:codebook_size]
-        palette = different[chosen]
-        for _ in range(rounds):
-            nearest = torch.cdist(colours, palette).argmin(1)
-            counts = torch.bincount(nearest, minlength=codebook_size).unsqueeze(1)
-            sums = torch.zeros_like(palette).index_add_(0, nearest, colours)
-            palette = torch.where(counts > 0, sums / counts.clamp(min=1), palette)
+        palette = kmeans(colours, codebook_size, rounds, torch.Generator().manual_seed(seed))
         return cls(palette, pictures.shape[-1], downsample)
 
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -160,11 +160,9 @@ def _whisper(encoder: FrozenEncoder) -> Callable[[Path], None]:
 
 
 def _codec(codec: MediaCodec) -> Callable[[Path], Any]:
-    from decoders.codecs.audio_vqvae import AudioVQVAE
-    from decoders.codecs.checkpoint import save_codec
-    from decoders.codecs.image_vqvae import ImageVQVAE
+    from decoders.codecs.checkpoint import kind_of, save_codec
 
-    if isinstance(codec, ImageVQVAE | AudioVQVAE):
+    if kind_of(codec) is not None:
         return lambda folder: save_codec(codec, folder, common_type(codec))
     network = getattr(codec, "network", None)
     if codec.name is None or network is None:

@@ -172,7 +172,11 @@ def _built(parts: CodecParts) -> ImageVQVAE | AudioVQVAE:
     if parts.audio is not None:
         return AudioVQVAE(parts.audio)
     codec = load_codec(str(parts.trained))
-    assert isinstance(codec, ImageVQVAE | AudioVQVAE), "load_codec knows no others"
+    if not isinstance(codec, ImageVQVAE | AudioVQVAE):
+        raise ValueError(
+            f"the codec in {parts.trained} is a {type(codec).__name__}, which has no network to train: learn another "
+            f"one with decoders.codecs.{type(codec).__name__}.learn"
+        )
     return codec
 
 

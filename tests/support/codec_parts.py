@@ -4,6 +4,7 @@ import torch
 
 from decoders.codecs.audio_vqvae import AudioVQVAE, AudioVQVAEConfig
 from decoders.codecs.base import MediaCodec
+from decoders.codecs.block_truncation import BlockTruncationCodec, BlockTruncationConfig
 from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
 from decoders.codecs.quantizer import QuantizerConfig
 from decoders.codecs.raw import MuLawCodec, PaletteCodec
@@ -31,9 +32,16 @@ def palette_codec() -> PaletteCodec:
     return PaletteCodec(torch.rand(24, 3, generator=torch.Generator().manual_seed(0)), 16, 8)
 
 
+def block_codec(seed: int = 0, refinements: int = 2) -> BlockTruncationCodec:
+    """Pictures of 16 × 16, codes of 3 × 3, learned from noise."""
+    config = BlockTruncationConfig(16, places=3, detail=4, codebook_size=16, refinements=refinements, directions=8)
+    return BlockTruncationCodec.learn(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(seed)), config)
+
+
 CODECS = {
     **{f"image {kind}": (lambda kind=kind: image_codec(kind)) for kind in QUANTIZERS},
     **{f"audio {kind}": (lambda kind=kind: audio_codec(kind)) for kind in QUANTIZERS},
+    "blocks": block_codec,
     "palette": palette_codec,
     "mu-law": lambda: MuLawCodec(8000, 64),
 }

@@ -1,0 +1,165 @@
+"""Block truncation coding of pictures (Delp & Mitchell 1979), by codebooks (Udpikar & Raina 1987): no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoders.codecs.base import MediaCodec
+from decoders.codecs.kmeans import kmeans, nearest
+from decoders.values import check_kinds, check_least
+
+LEAST_CONTRAST = 0.02  # of a block's two colours, in 0..1: below it, the mask tells next to nothing
+ROUNDS = 15  # of k-means
+
+
+@dataclass(frozen=True)
+class BlockTruncationConfig:
+    """Sizes. A picture of `size` × `size` pixels has `places` × `places` blocks, each with 2 + `refinements` codes."""
+
+    size: int = 128  # pixels per side
+    places: int = 3  # blocks per side
+    detail: int = 16  # values per side of a block's mask
+    codebook_size: int = 1024
+    refinements: int = 2  # codes of what two colours and a mask leave open, each of the rest of the one before
+    directions: int = 48  # principal directions in which that rest is told
+    least: float = 1e-3  # mean square of a rest, in 0..1, below which its code is 0, "nothing"
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check_least(self, size=1, places=1, detail=2, codebook_size=2, refinements=0, directions=1, least=0)
+        if self.size < self.places:
+            raise ValueError(f"size ({self.size}) must not be below places ({self.places})")
+
+
+class BlockTruncationCodec(MediaCodec):
+    """Pictures [B, 3, size, size] in 0..1 ↔ codes [B, 2 + refinements, places, places].
+
+    Of each block: its two colours, the ground's first; a mask that says how much of the other colour each of its values
+    has; and what these leave open. What a thing looks like and in which colour are codes of their own, so that a
+    language model can write a thing in a colour that it never saw it in. The codebooks are learned by k-means.
+    """
+
+    modality = "image"
+    colours: Tensor  # [codebook_size, 6]: red, green, blue of the ground and of the other
+    masks: Tensor  # [codebook_size, detail²] in 0..1
+    directions: Tensor  # [3 · detail², directions], orthonormal
+    rests: Tensor  # [refinements, codebook_size, directions]; the first of each is 0
+
+    def __init__(self, config: BlockTruncationConfig = BlockTruncationConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.size, self.downsample = config.size, config.size // config.places
+        self.codebook_size, self.num_codebooks = config.codebook_size, 2 + config.refinements
+        values = config.detail**2
+        self.latent_dim = 6 + values + config.directions
+        self.register_buffer("colours", torch.zeros(config.codebook_size, 6))
+        self.register_buffer("masks", torch.zeros(config.codebook_size, values))
+        self.register_buffer("directions", torch.zeros(3 * values, config.directions))
+        self.register_buffer("rests", torch.zeros(config.refinements, config.codebook_size, config.directions))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.config.places, self.config.places
+
+    @classmethod
+    def learn(
+        cls, pictures: Tensor, config: BlockTruncationConfig = BlockTruncationConfig(), seed: int = 0
+    ) -> BlockTruncationCodec:
+        """Learn the codebooks from pictures [N, 3, size, size] in 0..1.
+
+        seed: draws what k-means starts from. Codes that no block needs stand for 0.
+        """
+        codec = cls(config)
+        draw = torch.Generator().manual_seed(seed)
+        blocks = codec._blocks(pictures)
+        colours, masks = truncated(blocks)
+        _learn(codec.colours, colours, draw)
+        _learn(codec.masks, masks, draw)
+        rest = blocks - joined(codec.colours[nearest(colours, codec.colours)], codec.masks[nearest(masks, codec.masks)])
+        rest = rest[rest.square().mean((1, 2)) >= config.least].flatten(1)
+        if config.refinements:
+            values, vectors = torch.linalg.eigh(rest.T @ rest)
+            codec.directions.copy_(vectors[:, values.argsort(descending=True)[: config.directions]])
+            rest = rest @ codec.directions
+        for book in codec.rests:
+            _learn(book[1:], rest, draw)
+            rest = rest - book[nearest(rest, book)]
+        return codec.requires_grad_(False).eval()
+
+    def _blocks(self, media: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] → blocks [B · places², detail², 3]."""
+        places, detail = self.config.places, self.config.detail
+        small = F.interpolate(media, places * detail, mode="bilinear", antialias=True)
+        return small.unflatten(3, (places, detail)).unflatten(2, (places, detail)).permute(0, 2, 4, 3, 5, 1).reshape(
+            -1, detail**2, 3
+        )  # fmt: skip
+
+    def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, None]:
+        blocks = self._blocks(media)
+        own_colours, own_masks = truncated(blocks)
+        found = [nearest(own_colours, self.colours), nearest(own_masks, self.masks)]
+        rest = (blocks - joined(self.colours[found[0]], self.masks[found[1]])).flatten(1)
+        told = rest.square().mean(1) >= self.config.least
+        rest = rest @ self.directions
+        for book in self.rests:
+            found.append(torch.where(told, nearest(rest, book), 0))
+            rest = rest - book[found[-1]]
+        codes = torch.stack(found, 1).unflatten(0, (len(media), *self.grid)).permute(0, 3, 1, 2)
+        return codes, self._latents(codes), None
+
+    def _latents(self, codes: Tensor) -> Tensor:
+        colours, masks, *rests = codes.unbind(1)
+        rest = self.colours.new_zeros(*colours.shape, self.config.directions)
+        for book, own in zip(self.rests, rests, strict=True):
+            rest = rest + book[own]
+        return torch.cat([self.colours[colours], self.masks[masks], rest], -1).movedim(-1, 1)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        places, detail = self.config.places, self.config.detail
+        colours, masks, rest = latents.movedim(1, -1).split([6, detail**2, self.config.directions], -1)
+        blocks = joined(colours, masks) + (rest @ self.directions.T).unflatten(-1, (detail**2, 3))
+        small = blocks.unflatten(3, (detail, detail)).permute(0, 5, 1, 3, 2, 4).reshape(
+            len(latents), 3, places * detail, places * detail
+        )  # fmt: skip
+        return F.interpolate(small, self.config.size, mode="bilinear")
+
+
+def truncated(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks [N, V², 3] → two colours [N, 6] and a mask [N, V²] that says where between them each value lies.
+
+    The colours are the ends of the block on the line along which its values differ most. The first is the ground: the
+    one that the block's border is nearer to.
+    """
+    mean = blocks.mean(1, keepdim=True)
+    apart = blocks - mean
+    line = torch.linalg.eigh(apart.transpose(1, 2) @ apart)[1][..., -1:]  # [N, 3, 1]
+    along = (apart @ line)[..., 0]
+    middle = (along.amax(1) + along.amin(1)) / 2
+    side = torch.where(_border(along).mean(1) > middle, -1.0, 1.0)
+    along, line = along * side[:, None], line[..., 0] * side[:, None]
+    least, most = along.amin(1, keepdim=True), along.amax(1, keepdim=True)
+    colours = torch.cat([mean[:, 0] + least * line, mean[:, 0] + most * line], 1)
+    return colours, (along - least) / (most - least).clamp(min=LEAST_CONTRAST)
+
+
+def joined(colours: Tensor, masks: Tensor) -> Tensor:
+    """Two colours [..., 6] and masks [..., V²] → blocks [..., V², 3]; the inverse of `truncated` on the line."""
+    ground, other = colours.unsqueeze(-2).chunk(2, -1)
+    return ground + masks.unsqueeze(-1) * (other - ground)
+
+
+def _learn(book: Tensor, vectors: Tensor, draw: torch.Generator) -> None:
+    """Fill a codebook [C, D] with the centres of vectors [N, D], as far as there are so many different ones."""
+    needed = min(len(book), len(vectors.unique(dim=0)))
+    if needed:
+        book[:needed] = kmeans(vectors, needed, ROUNDS, draw)
+
+
+def _border(values: Tensor) -> Tensor:
+    """Values [N, V²] → those of the first and last rows and columns, [N, 4 V]."""
+    square = values.unflatten(1, (int(values.shape[1] ** 0.5),) * 2)
+    return torch.cat([square[:, 0], square[:, -1], square[:, :, 0], square[:, :, -1]], 1)
