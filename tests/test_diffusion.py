@@ -10,7 +10,7 @@ from decoders.codecs.checkpoint import codec_fingerprint
 from decoders.codecs.spectrum import spectral_distance
 from decoders.diffusion.checkpoint import load_decoder, save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig, corrupted
-from support.codec_parts import audio_codec, image_codec, media_for
+from support.codec_parts import audio_codec, block_codec, image_codec, media_for
 
 SMALL = DiffusionDecoderConfig(channels=(16, 32), patch=2, window=64, hop=40)
 
@@ -234,6 +234,29 @@ def test_calibrated_the_detail_is_of_unit_size_at_every_pitch(made):
     rows = detail.square().mean((0, 1, 3)) if made.codec.modality == "audio" else detail.square().mean()
     loud = scale.flatten() > 1e-3 if made.codec.modality == "audio" else torch.tensor(True)
     torch.testing.assert_close(rows[loud], torch.ones_like(rows[loud]), atol=1e-4, rtol=0)
+
+
+def test_without_latents_it_sees_the_reconstruction_alone(tmp_path):
+    """Codes that are decoded alike are then detailed alike; with latents they are not."""
+    codec = block_codec()
+    codec.rests[:, 1] = codec.rests[:, 0]  # two codes of nothing
+    codes = codec.encode(media_for(codec)).codes
+    codes[:, 2:] = 0
+    same = codes.clone()
+    same[:, 2:] = 1
+    other = codes.roll(1, 2)
+    for latents in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = DiffusionDecoder(codec, dataclasses.replace(SMALL, latents=latents)).eval()
+            torch.nn.init.normal_(made.unet.conv_out.weight, std=0.1)
+        reference = made.reference(codes)
+        seen = [made.condition(own, reference.canvas) for own in (codes, same, other)]
+        assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2]) != latents
+        assert seen[0].shape[1] == reference.canvas.shape[1] + 1 + latents * codec.latent_dim
+        assert torch.equal(made.decode(codes), made.decode(same))
+        save_decoder(made, tmp_path / str(latents))
+        assert torch.equal(load_decoder(tmp_path / str(latents), codec).decode(codes), made.decode(codes))
 
 
 def test_before_it_has_learned_anything_it_gives_the_plain_reconstruction():

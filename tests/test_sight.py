@@ -1,4 +1,4 @@
-"""The judge of drawings (recipes/nano/sight.py): what it reads is what was drawn."""
+"""The judges of drawings: recipes/nano/sight.py reads what was drawn, and edges are as wide as they were drawn."""
 
 import random
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from recipes.nano.data import scene_example
-from recipes.nano.scenes import Kind, Scene, Thing, draw
+from recipes.nano.edges import edge_width
+from recipes.nano.scenes import SIDE, Kind, Scene, Thing, draw, sample_scene
 from recipes.nano.sight import read_scene
 
 
@@ -50,5 +51,29 @@ def test_a_little_blur_and_noise_do_not_matter_and_an_empty_picture_is_empty():
         right += read_scene(Image.fromarray(noisy)) == scene
     assert right >= 18
     assert read_scene(Image.new("RGB", (64, 64), (180, 180, 180))) == Scene("gray", ())
-    with pytest.raises(ValueError, match="64"):
-        read_scene(Image.new("RGB", (32, 64)))
+
+
+def test_edges_are_as_wide_as_they_were_drawn():
+    """A jump has a width of 1, and a ramp of n equal steps one of n, in rows and in columns alike."""
+    for steps in (1, 2, 4, 5):
+        line = np.clip((np.arange(40) - 15) / steps, 0, 1) * 200 + 20
+        across = Image.fromarray(np.broadcast_to(line.round().astype(np.uint8), (30, 40)))
+        for picture in (across, across.transpose(Image.Transpose.ROTATE_90)):
+            assert edge_width([picture.convert("RGB")]) == pytest.approx(steps, rel=0.03)
+    assert np.isnan(edge_width([Image.new("RGB", (8, 8), (9, 9, 9))]))
+
+
+def test_a_blurred_scene_has_wider_edges():
+    picture = draw(sample_scene(random.Random(3)), random.Random(3), side=128)
+    widths = [edge_width([picture.filter(ImageFilter.GaussianBlur(radius))]) for radius in (0, 1, 2, 3)]
+    assert 1 <= widths[0] < 2 and widths == sorted(widths) and widths[2] > 2 * widths[0]
+
+
+def test_scenes_of_any_multiple_of_the_size_are_read():
+    for seed in range(20):
+        scene = sample_scene(random.Random(seed))
+        for times in (1, 2, 3):
+            assert read_scene(draw(scene, random.Random(seed), side=SIDE * times)) == scene
+    for size in ((65, 65), (64, 128), (32, 32)):
+        with pytest.raises(ValueError, match="multiple"):
+            read_scene(Image.new("RGB", size))

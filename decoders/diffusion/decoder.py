@@ -23,13 +23,18 @@ Preview = Callable[[int, int, Tensor], None]  # number of the step, number of st
 
 @dataclass(frozen=True)
 class DiffusionDecoderConfig:
-    """Sizes. The UNet works on patches of `patch` × `patch` values: with 2, 64 pixels per side cost as much as 32."""
+    """Sizes. The UNet works on patches of `patch` × `patch` values: with 2, 64 pixels per side cost as much as 32.
+
+    latents: whether the UNet sees the latents of the codes beside the codec's reconstruction. They are wide, and tell
+        nothing more, where the codec decodes without a network.
+    """
 
     channels: tuple[int, ...] = (64, 96, 128)  # of the UNet at each resolution, multiples of 16
     layers: int = 1  # residual blocks at each resolution
     patch: int = 2  # values per side that the UNet takes as one
     window: int = 256  # of the spectra in which audio is decoded, in samples
     hop: int = 80  # between two of these spectra, in samples
+    latents: bool = True
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -73,7 +78,7 @@ class DiffusionDecoder(nn.Module):
         )  # fmt: skip
         self.register_buffer("scale", torch.ones(1, 1, self.canvas.scale_rows, 1))
         self.unet = UNet2DModel(
-            in_channels=2 * self.canvas.channels + codec.latent_dim + 1,
+            in_channels=2 * self.canvas.channels + codec.latent_dim * config.latents + 1,
             out_channels=self.canvas.channels,
             block_out_channels=tuple(config.channels),
             layers_per_block=config.layers,
@@ -189,9 +194,11 @@ class DiffusionDecoder(nn.Module):
     def condition(self, codes: Tensor, canvas: Tensor) -> Tensor:
         """What the UNet sees beside the noisy detail, [B, D', H, W]: latents of codes, reconstruction, row number."""
         height, width = canvas.shape[2:]
-        latents = self.canvas.spread(self.codec.codes_to_latents(codes), height, width)
         rows = torch.linspace(-1, 1, height, device=canvas.device).view(1, 1, -1, 1)
-        return torch.cat([latents, canvas, rows.expand(len(canvas), 1, -1, width)], dim=1)
+        seen = [canvas, rows.expand(len(canvas), 1, -1, width)]
+        if self.config.latents:
+            seen.insert(0, self.canvas.spread(self.codec.codes_to_latents(codes), height, width))
+        return torch.cat(seen, dim=1)
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """The clean detail [B, C, H, W] that the UNet predicts from noisy detail at levels t [B] in 0..1."""

@@ -67,12 +67,13 @@ def nano(output: Path, count: int) -> tuple[MediaCodec, list[str], Tensor]:
     """The packaged codec, drawn scenes with emoji to learn from, and scenes of unseen layouts."""
     import mmlm
     from recipes.nano import data
-    from recipes.nano.drawing import stacked
+    from recipes.nano.drawing import examples, side_of, stacked
 
-    data.write_scenes(output / "scenes", {"train": 20_000}, seed=0, settled=True)
+    codec = mmlm.load("nano").codecs["image"]
+    side = side_of(codec)
+    data.write_scenes(output / "scenes", {"train": 20_000}, seed=0, settled=True, side=side)
     training, _ = data.drawing_sources(output / "scenes", data.sets_folder())
-    shown = stacked(data.scene_example("dev", index, 0)[0] for index in range(count))
-    return mmlm.load("nano").codecs["image"], training, shown
+    return codec, training, stacked(examples("dev", count, 0, side)[0], side)
 
 
 def drawn_codes(count: int) -> Tensor:
@@ -99,7 +100,7 @@ def flickr8k(output: Path, sets: Path, count: int, codec_steps: int) -> tuple[Me
     from decoders.codecs.image_vqvae import ImageVQVAE, ImageVQVAEConfig
     from decoders.codecs.quantizer import QuantizerConfig
     from mmlm.data import read_records
-    from recipes.nano.drawing import stacked
+    from recipes.nano.drawing import side_of, stacked
 
     training = [f"{sets}/train-*.tar"]
     if not (output / "codec/codec/config.json").exists():
@@ -107,5 +108,6 @@ def flickr8k(output: Path, sets: Path, count: int, codec_steps: int) -> tuple[Me
         codec = ImageVQVAE(ImageVQVAEConfig(width=64, quantizer=QuantizerConfig("rvq", 512, 2)))
         config = CodecTrainConfig(steps=codec_steps, learning_rate=2e-3)
         train_codec(codec, training, output / "codec", f"{sets}/dev-*.tar", config)
-    shown = stacked(record.decode() for record in read_records(f"{sets}/dev-*.tar")[:count])
-    return load_codec(output / "codec/codec"), training, shown
+    codec = load_codec(output / "codec/codec")
+    shown = stacked((record.decode() for record in read_records(f"{sets}/dev-*.tar")[:count]), side_of(codec))
+    return codec, training, shown

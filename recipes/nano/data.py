@@ -49,15 +49,17 @@ PICTURE_SETS = ("easy_vqa", "nlvr", "emoji")
 TEXT_SETS = ("coffee_orders", "speechocean", "ljspeech_mini", "esc10")
 
 
-def write_scenes(folder: Path, counts: dict[str, int], seed: int, settled: bool = False, loose: float = 1.0) -> None:
+def write_scenes(
+    folder: Path, counts: dict[str, int], seed: int, settled: bool = False, loose: float = 1.0, side: int = SIDE
+) -> None:
     """Draw `counts[split]` scenes of each split, as `write_tars` keeps them.
 
-    `settled`: the same pictures and questions, and every caption in the one wording that is to be written. `loose`: as
-    in `recipes.nano.scenes.draw`.
+    `settled`: the same pictures and questions, and every caption in the one wording that is to be written. `loose`,
+    `side`: as in `recipes.nano.scenes.draw`.
     """
 
     def add(tar: tarfile.TarFile, split: str, index: int) -> None:
-        picture, record = scene_example(split, index, seed, loose)
+        picture, record = scene_example(split, index, seed, loose, side)
         if settled:
             record["captions"] = [listed(Scene.from_dict(record["scene"]))]
         add_file(tar, f"{split}{index:06d}.png", as_png(picture))
@@ -84,7 +86,7 @@ def write_tars(folder: Path, counts: dict[str, int], add: Callable[[tarfile.TarF
             os.replace(partial, path)
 
 
-def scene_example(split: str, index: int, seed: int, loose: float = 1.0) -> tuple[Image.Image, dict]:
+def scene_example(split: str, index: int, seed: int, loose: float = 1.0, side: int = SIDE) -> tuple[Image.Image, dict]:
     """Picture `index` of a split, and its record: captions, questions with answers, the scene itself to judge by.
 
     All captions but one go thing by thing, so that this is what greedy decoding begins; by kinds, or by a relation, is
@@ -92,7 +94,7 @@ def scene_example(split: str, index: int, seed: int, loose: float = 1.0) -> tupl
     """
     rng = random.Random(f"{seed} {split} {index}")
     scene = sample_scene(rng, SPLITS[split])
-    picture = draw(scene, rng, loose=loose)
+    picture = draw(scene, rng, loose=loose, side=side)
     asked = questions(scene, rng)
     chosen = rng.sample(asked, min(QUESTIONS_A_SCENE, len(asked)))
     return picture, {
@@ -206,11 +208,11 @@ def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
     return sources
 
 
-def drawing_sources(scenes: Path, sets: Path | None) -> tuple[list[str], str]:
-    """Pictures with texts to learn drawing from, and held-out ones."""
+def drawing_sources(scenes: Path, sets: Path | None, emoji_passes: int = 4) -> tuple[list[str], str]:
+    """Pictures with texts to learn drawing from, and held-out ones. emoji_passes: in which a scene comes once."""
     sources = [f"{scenes}/train-*.tar"]
     if sets is not None:
-        sources += [f"{sets / 'emoji'}/train-*.tar"] * 4
+        sources += [f"{sets / 'emoji'}/train-*.tar"] * emoji_passes
     return sources, f"{scenes}/dev-*.tar"
 
 

@@ -32,7 +32,7 @@ from recipes.nano.stages.audio_encoder import (
     train_digits,
 )
 from recipes.nano.stages.ears import train_ears, train_ears_more
-from recipes.nano.stages.image_codec import train_image_codec, train_image_codec_more, train_image_decoder
+from recipes.nano.stages.image_codec import learn_image_codec, train_image_decoder
 from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
@@ -47,7 +47,8 @@ from recipes.nano.stages.thoughts import (
 )
 from recipes.nano.stages.thoughts_text import read_thoughts
 from recipes.nano.stages.together import train_together
-from recipes.nano.stages.writing import train_writing, train_writing_more
+from recipes.nano.stages.told import make_scenes_to_tell, train_told
+from recipes.nano.stages.writing import train_writing, train_writing_last, train_writing_more
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 
@@ -66,8 +67,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "audio_digits": (train_digits, "audio_digits/whisper.pt"),
     "ears_more": (train_ears_more, "ears_more/model/config.json"),
     "neat": (draw_neatly, "neat/done"),
-    "image_codec": (train_image_codec, "image_codec/codec/config.json"),
-    "image_codec_more": (train_image_codec_more, "image_codec_more/codec/config.json"),
+    "image_codec": (learn_image_codec, "image_codec/codec/config.json"),
     "image_decoder": (train_image_decoder, "image_decoder/decoder/config.json"),
     "words": (make_words, "own_words/done"),
     "audio_codec": (train_audio_codec, "audio_codec/codec/config.json"),
@@ -83,6 +83,9 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "exercises_last": (make_last_exercises, "exercises_last/done"),
     "together": (train_together, "together/model/config.json"),
     "rewarded": (train_rewarded, "rewarded/model/config.json"),
+    "writing_last": (train_writing_last, "writing_last/model/config.json"),
+    "exercises_told": (make_scenes_to_tell, "exercises_told/done"),
+    "told": (train_told, "told/model/config.json"),
 }
 
 

@@ -179,13 +179,18 @@ Colour = tuple[int, int, int]
 
 
 def draw(
-    scene: Scene, rng: random.Random, colour_of: Callable[[Kind], Colour] | None = None, loose: float = 1.0
+    scene: Scene,
+    rng: random.Random,
+    colour_of: Callable[[Kind], Colour] | None = None,
+    loose: float = 1.0,
+    side: int = SIDE,
 ) -> Image.Image:
-    """The scene as a 64 x 64 RGB picture; places, sizes and colours vary a little with `rng`, by a share of `loose`.
+    """The scene as a `side` x `side` RGB picture; places, sizes and colours vary with `rng`, by a share of `loose`.
 
     `colour_of` paints a thing in another colour than its kind's.
     """
-    canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, _shade(BACKGROUNDS[scene.background], round(11 * loose), rng))
+    shade = _shade(BACKGROUNDS[scene.background], round(11 * loose), rng)
+    canvas = Image.new("RGB", (side * SUPERSAMPLE,) * 2, shade)
     pen = ImageDraw.Draw(canvas)
     for thing in scene.things:
         diameter = SIZES[thing.kind.size] * rng.uniform(1 - 0.05 * loose, 1 + 0.05 * loose)
@@ -193,6 +198,7 @@ def draw(
         x = (thing.column + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         y = (thing.row + 0.5) * SIDE / GRID + rng.uniform(-slack, slack)
         fill = _shade(COLOURS[thing.kind.colour] if colour_of is None else colour_of(thing.kind), round(8 * loose), rng)
+        x, y, diameter = (value * side / SIDE for value in (x, y, diameter))
         draw_shape(pen, thing.kind.shape, x, y, diameter, fill, rng, loose)
     return canvas.reduce(SUPERSAMPLE)
 

@@ -12,7 +12,8 @@ class Scenes:
     unseen: int = 500
     contrastive: int = 60_000  # for the image encoder; half of them hold nine things
     text: int = 80_000  # scenes that are only written about
-    neat: int = 40_000  # with each thing in the middle of its cell, in exactly its colour, to learn drawing from
+    neat: int = 20_000  # with each thing in the middle of its cell, in exactly its colour, to learn drawing from
+    loose: int = 5000  # of the same size as these, beside them
 
 
 @dataclass
@@ -84,15 +85,14 @@ class Ears:
 
 @dataclass
 class Pencil:
-    """What draws: a codec of 8 × 8 places, and its diffusion decoder."""
+    """What draws: a codec with a place for each cell of a scene, and its diffusion decoder, which makes edges sharp."""
 
-    codec_steps: int = 9000
-    codec_decoder_steps: int = 1500  # of its decoder alone
-    codec_width: int = 64
-    codebook_size: int = 512
-    num_codebooks: int = 2  # one alone blurs shapes: a patch has too many colours, grounds and outlines
-    decoder_steps: int = 3000
-    decoder_batch_size: int = 16
+    size: int = 128  # pixels a side
+    codec_pictures: int = 1500  # of neat scenes, and of loose ones, that the codebooks are learned from
+    codebook_size: int = 1024
+    refinements: int = 2
+    decoder_steps: int = 8000
+    decoder_batch_size: int = 8
     decoder_channels: tuple[int, ...] = (32, 48, 64)
 
 
@@ -121,14 +121,17 @@ class Writing:
 
     words: int = 440  # in the voice that it is to have
     dev_words: int = 88
-    word_passes: int = 20  # how often it sees each of them while it sees a scene once
-    digit_passes: int = 60  # and each digit, which people say less alike than espeak-ng its words
+    word_passes: int = 10  # how often it sees each of them while it sees a scene once
+    digit_passes: int = 30  # and each digit, which people say less alike than espeak-ng its words
+    emoji_passes: int = 16  # and each emoji
     steps: int = 6000
-    batch_size: int = 16
+    batch_size: int = 32
     learning_rate: float = 3e-3  # Muon's, for LoRA
-    lora_rank: int = 32
+    lora_rank: int = 48
     more_steps: int = 5000  # after the language model has learned to think
     more_learning_rate: float = 3e-3
+    last_steps: int = 5000
+    last_learning_rate: float = 3e-3
 
 
 @dataclass
@@ -158,6 +161,9 @@ class Thoughts:
     last_exercises: int = 20_000  # of the kinds that are not right often enough then
     last_steps: int = 2000  # of thoughts and of the writing of codes in the same steps
     last_learning_rate: float = 1e-3
+    told_exercises: int = 15_000  # scenes as JSON, after a thought
+    told_steps: int = 400
+    told_learning_rate: float = 1e-3
 
 
 @dataclass

@@ -28,10 +28,14 @@ LEAST = 12.0  # pixels' worth of such difference that make a thing
 
 
 def read_scene(picture: Image.Image) -> Scene:
-    """The scene that a picture of 64 × 64 shows: each cell as the shape, size and colour that explain it best."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    if pixels.shape != (SIDE, SIDE, 3):
-        raise ValueError(f"scenes are {SIDE} × {SIDE} pixels, not {picture.size}")
+    """The scene that a picture shows: each cell as the shape, size and colour that explain it best.
+
+    Pictures are of 64 × 64 pixels, or of a multiple, which is averaged.
+    """
+    times, rest = divmod(picture.width, SIDE)
+    if rest or picture.width != picture.height or not times:
+        raise ValueError(f"scenes are {SIDE} × {SIDE} pixels or a multiple, not {picture.size}")
+    pixels = np.asarray(picture.convert("RGB").reduce(times), dtype=np.float32)
     ground = np.median(pixels.reshape(-1, 3), axis=0)
     padded = np.pad(pixels - ground, ((REACH, REACH), (REACH, REACH), (0, 0)))
     names, masks = _templates()

@@ -41,15 +41,19 @@ def unpack(package: Path, recipe: Recipe, output: Path) -> None:
         (output / name / "model").mkdir(parents=True)
         for file in ("config.json", "model.safetensors"):
             shutil.copy(package / file, output / name / "model")
-    for packed, name in (("image_codec", "image_codec_more/codec"), ("audio_codec", "audio_codec_more/codec")):
+    for packed, name in (
+        ("image_codec", "image_codec/codec"),
+        ("image_decoder", "image_decoder/decoder"),
+        ("audio_codec", "audio_codec_more/codec"),
+    ):
         shutil.copytree(package / packed, output / name)
 
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
     """Everything that ships, in float16, with the frozen parts named by where they lie in the package.
 
-    What was not trained yet is left out. The diffusion decoders always are: of flat drawn scenes, and of single words,
-    the codecs' own decoding is judged right more often (docs/nano.md).
+    What was not trained yet is left out. The diffusion decoder of sound always is: of single words, the codec's own
+    decoding is judged right more often (docs/nano.md).
     """
     import torch
     from safetensors import safe_open
@@ -57,17 +61,21 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
 
     import mmlm
     from decoders.codecs.checkpoint import save_codec
+    from decoders.diffusion.checkpoint import save_decoder
     from decoders.files import apply_umask
+    from mmlm.assembly import Codecs, extended
 
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    for stage in ("thoughts", "thoughts_more", "together", "rewarded"):
+    for stage in ("thoughts", "thoughts_more", "together", "rewarded", "told"):
         if (thinking := output / stage / "language_model").exists():
             shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
     compress(newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"), partial / "audio_encoder.pt")
-    stages = ("rewarded", "together", "writing_more", "thoughts_more", "thoughts", "writing", "ears_more")
-    model = mmlm.load(newest(output, "model", *stages))
+    writing = ("told", "writing_last", "rewarded", "together", "writing_more")
+    model = mmlm.load(newest(output, "model", *writing, "thoughts_more", "thoughts", "writing", "ears_more"))
+    if (trained := output / "image_decoder/decoder").exists():
+        model = extended(model, Codecs(image_decoder=trained))
     name = "preset:nano" if package == PACKAGE else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
@@ -75,6 +83,9 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     for modality, codec in model.codecs.items():
         save_codec(codec, partial / f"{modality}_codec", torch.float16)
         codec.name = f"{name}/{modality}_codec"
+    for modality, decoder in model.decoders.items():
+        save_decoder(decoder, partial / f"{modality}_decoder", torch.float16)
+        decoder.name = f"{name}/{modality}_decoder"
     model.save(partial)
     with safe_open(partial / "model.safetensors", "pt") as weights:
         metadata = weights.metadata()

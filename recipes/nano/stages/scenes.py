@@ -17,6 +17,9 @@ def draw_scenes(recipe: Recipe, output: Path) -> None:
 
 
 def draw_neatly(recipe: Recipe, output: Path) -> None:
-    counts = {"train": recipe.scenes.neat, "dev": recipe.scenes.dev}
-    data.write_scenes(output / "neat", counts, recipe.seed, settled=True, loose=0)
+    """What the pencil learns from: neat scenes, which it is to draw, and some loose ones, which it may be given."""
+    side = recipe.pencil.size
+    for folder, loose, count in (("neat", 0.0, recipe.scenes.neat), ("loose", 1.0, recipe.scenes.loose)):
+        counts = {"train": count, "dev": recipe.scenes.dev}
+        data.write_scenes(output / folder, counts, recipe.seed, settled=True, loose=loose, side=side)
     (output / "neat/done").touch()

@@ -38,6 +38,18 @@ def train_writing_more(recipe: Recipe, output: Path) -> None:
     write(recipe, output, model, "writing_more", part.more_steps, part.more_learning_rate)
 
 
+def train_writing_last(recipe: Recipe, output: Path) -> None:
+    """The same once more, beside the language model as it ships; with new rows, if the image codec is another one."""
+    import mmlm
+    from mmlm.assembly import Codecs, extended
+    from recipes.nano.stages.package import newest
+
+    part = recipe.writing
+    before = mmlm.load(newest(output, "model", "rewarded", "together", "writing_more", "writing"), device=recipe.device)
+    model = extended(before, Codecs(image=output / "image_codec/codec"), seed=recipe.seed)
+    write(recipe, output, model, "writing_last", part.last_steps, part.last_learning_rate)
+
+
 def writer(recipe: Recipe, output: Path, folder: str) -> MultimodalLM:
     """The model of a stage with both codecs, and new rows and LoRA for their codes."""
     import mmlm
@@ -47,7 +59,7 @@ def writer(recipe: Recipe, output: Path, folder: str) -> MultimodalLM:
     rank = recipe.writing.lora_rank
     return extended(
         mmlm.load(output / folder / "model", device=recipe.device),
-        Codecs(output / "image_codec_more/codec", output / "audio_codec_more/codec"),
+        Codecs(output / "image_codec/codec", output / "audio_codec_more/codec"),
         lora=LoraConfig(rank, 2.0 * rank),
         seed=recipe.seed,
     )
@@ -68,7 +80,7 @@ def write(recipe: Recipe, output: Path, model: MultimodalLM, folder: str, steps:
 def writing_data(recipe: Recipe, output: Path) -> tuple[list[str], list[str]]:
     """Tars of neat pictures and of words in one voice, training and held out."""
     part = recipe.writing
-    pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder())
+    pictures, held_out = data.drawing_sources(output / "neat", data.sets_folder(), part.emoji_passes)
     words = [f"{output}/own_words/train-0*.tar"] * part.word_passes
     if (output / "own_words/train-digits.tar").exists():
         words += [f"{output}/own_words/train-digits.tar"] * part.digit_passes
