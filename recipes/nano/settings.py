@@ -91,7 +91,7 @@ class Pencil:
     codec_pictures: int = 1500  # of neat scenes, and of loose ones, that the codebooks are learned from
     codebook_size: int = 1024
     refinements: int = 2
-    decoder_steps: int = 8000
+    decoder_steps: int = 7000
     decoder_batch_size: int = 8
     decoder_channels: tuple[int, ...] = (32, 48, 64)
 

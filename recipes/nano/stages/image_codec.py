@@ -39,9 +39,11 @@ def train_image_decoder(recipe: Recipe, output: Path) -> None:
     torch.manual_seed(recipe.seed)
     codec = load_codec(output / "image_codec/codec")
     sizes = DiffusionDecoderConfig(channels=tuple(part.decoder_channels), latents=False)
+    # Each code is a ninth of the picture: nothing is to be learned beside a wrong one, or beside none.
     config = CodecTrainConfig(
-        steps=part.decoder_steps, batch_size=part.decoder_batch_size, seed=recipe.seed, device=recipe.device
-    )
+        steps=part.decoder_steps, batch_size=part.decoder_batch_size, corrupted=0.0, dropped=0.0, seed=recipe.seed,
+        device=recipe.device,
+    )  # fmt: skip
     sources, held_out = data.drawing_sources(output / "neat", data.sets_folder())
     train_decoder(
         DiffusionDecoder(codec, sizes), [*sources, f"{output}/loose/train-*.tar"], output / "image_decoder", held_out,
