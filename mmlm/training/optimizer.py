@@ -7,6 +7,7 @@ from collections.abc import Set
 from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
 
@@ -20,20 +21,22 @@ def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], co
     hidden: the matrices of hidden layers, see `hidden_matrices`.
     A group's learning rate is the schedule's times its `lr_scale`.
     """
-    groups: dict[tuple[bool, bool], list[Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[Parameter]] = {}
     matrices = []
     for name, parameter in parameters.items():
         if config.optimizer == "muon" and parameter in hidden and decays(name, parameter):
             matrices.append(parameter)
         else:
-            groups.setdefault((decays(name, parameter), name.endswith("_gate")), []).append(parameter)
+            in_parts = isinstance(parameter, DTensor)  # a fused step takes these and plain ones apart
+            key = (decays(name, parameter), name.endswith("_gate"), in_parts)
+            groups.setdefault(key, []).append(parameter)
     settings: list[dict[str, Any]] = [
         {
             "params": group,
             "weight_decay": config.weight_decay if decay else 0.0,
             "lr_scale": config.gate_learning_rate_scale if gate else 1.0,
         }
-        for (decay, gate), group in groups.items()
+        for (decay, gate, _), group in groups.items()
     ]
     betas = (config.betas[0], config.betas[1])  # a recipe gives a list
     optimizers: list[Optimizer] = []

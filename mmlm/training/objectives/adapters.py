@@ -28,7 +28,7 @@ from mmlm.training.resting import resting
 from mmlm.training.result import TrainResult
 from mmlm.training.rows import Ready, batch_of, in_rows, positions_of, room_in
 from mmlm.training.sets import prepared
-from mmlm.training.sharding import shard
+from mmlm.training.sharding import gathered, shard
 from mmlm.training.streaming import StreamedExamples
 from mmlm.training.trainer import Trainer
 
@@ -116,10 +116,11 @@ class AdaptersObjective(Objective):
             or not all(text.hears for text in record.texts)
             for record in training.records
         )
+        self.sharded = config.shard
         if config.shard:
             if self.per_step % world():
                 raise ValueError(f"shard needs as many examples for each of {world()} processes, not {self.per_step}")
-            shard(model.language_model)
+            shard(model)
 
     def parameters(self) -> dict[str, Parameter]:
         return dict(self.model.added_parameters())
@@ -167,6 +168,9 @@ class AdaptersObjective(Objective):
                 total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
         total, tokens = summed(total, tokens)
         return {"held_out_loss": total / tokens}
+
+    def gathered(self) -> AbstractContextManager[None]:
+        return gathered(self.model) if self.sharded else nullcontext()
 
     def save(self, output: Path) -> Path:
         return self.model.save(output / "model")
