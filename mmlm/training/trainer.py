@@ -91,7 +91,7 @@ class Trainer:
             if not resumed:
                 self.objective.begin()
             self._run()
-        with self.objective.gathered():
+        with self.objective.saving():
             done, folder = self.done, by_first(self._finish)
         best = None if done.best is None else self.output / BEST / folder.relative_to(self.output)
         if best is not None and done.best_step != done.step:
@@ -267,7 +267,7 @@ class Trainer:
         done = self.done
         if done.step and math.isfinite(loss) and (done.best is None or loss < done.best):
             done.best, done.best_step = loss, done.step
-            with self.objective.gathered():
+            with self.objective.saving():
                 by_first(lambda: self.objective.save(self.output / BEST))
 
     def _preview(self) -> None:

@@ -169,7 +169,7 @@ class AdaptersObjective(Objective):
         total, tokens = summed(total, tokens)
         return {"held_out_loss": total / tokens}
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def saving(self) -> AbstractContextManager[None]:
         return gathered(self.model) if self.sharded else nullcontext()
 
     def save(self, output: Path) -> Path:

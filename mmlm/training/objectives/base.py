@@ -108,8 +108,8 @@ class Objective(ABC):
     def preview(self, folder: Path, step: int) -> None:  # noqa: B027
         """Writes something to look at or to listen to; called as `evaluate` is."""
 
-    def gathered(self) -> AbstractContextManager[None]:
-        """A context, which all processes enter together, in which the first one can save."""
+    def saving(self) -> AbstractContextManager[None]:
+        """A context, which all processes enter together, and in which the first one calls `save`."""
         return nullcontext()
 
     @abstractmethod
