@@ -182,8 +182,6 @@ class TrainConfig(TrainerConfig):
         self._check("mix", self.mix is None or self.stream, "is for streams: it needs stream=True")
         self._check("features", self.features in FEATURES, f"must be one of {', '.join(FEATURES)}")
         self._check("features", not self.stream or self.features == "cached", "is for data that are no stream")
-        uneven = self.stream or self.features != "cached"  # a bad record is found when a process has its share
-        self._check("shard", not (self.shard and uneven), 'needs features="cached" and no stream: shares of one size')
 
 
 class TrainSettings(TypedDict, total=False):

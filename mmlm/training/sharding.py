@@ -22,6 +22,7 @@ from mmlm.model.fusion.cross_attention import CrossAttention
 from mmlm.model.fusion.interface import MediaItems
 from mmlm.model.fusion.media_context import CrossAttentionContext
 from mmlm.model.guest import is_placed
+from mmlm.model.language_model import LanguageModel
 from mmlm.training.ranks import anywhere, world
 
 
@@ -41,6 +42,8 @@ def shard(model: MultimodalLM) -> None:
     if len(types) > 1:
         raise ValueError(f"shard needs weights of one type, and the language model has {', '.join(sorted(types))}")
     host.fingerprinted = host.fingerprint()
+    # All have to agree on it, and a process finds it out for itself only when it has many labels.
+    host.ends_in_head = ends_in_head(host)
     for _, parameter in model.added_parameters():
         dist.broadcast(parameter.data, 0)
     for unit in (*host.blocks, *_trained_units(model)):
@@ -52,6 +55,14 @@ def shard(model: MultimodalLM) -> None:
     units = (host.model, *_trained_units(model))
     ignored = {*model.parameters()} - {weight for unit in units for weight in unit.parameters()}
     fully_shard(model, mesh=mesh, ignored_params=ignored)
+
+
+@torch.no_grad()
+def ends_in_head(host: LanguageModel) -> bool:
+    """Whether the language model's logits are its head's, with no soft-cap or scale behind it."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=host.device)
+    with host.request(logit_positions=torch.ones_like(ids, dtype=torch.bool)) as request:
+        return host(ids, use_cache=False).logits is request.logits
 
 
 def _trained_units(model: MultimodalLM) -> list[nn.Module]:
