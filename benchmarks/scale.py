@@ -46,13 +46,13 @@ SHAPES = {"1.1 B": Shape(2048, 22, 5632, 32, 4), "7 B": Shape(4096, 32, 11008, 3
 SMALL = Shape(256, 4, 704, 4, 4, 512)  # of the same proportions
 
 
-def counted(shape: Shape) -> tuple[int, int]:
-    """The weights of the frozen language model, and those that train."""
+def counted(shape: Shape) -> tuple[int, int, int]:
+    """The weights of the frozen language model, of all gated blocks, and of what trains beside them."""
     with torch.device("meta"):
         frozen = LlamaForCausalLM(shape.config())
         block = GatedCrossAttentionBlock(shape.width, MEDIA_WIDTH)
         resampler = PerceiverResampler(MEDIA_WIDTH, MEDIA_WIDTH, depth=6, num_latents=LATENTS)
-    return count(frozen), shape.layers // EVERY * count(block) + count(resampler)
+    return count(frozen), shape.layers // EVERY * count(block), count(resampler)
 
 
 def count(module: nn.Module) -> int:
@@ -110,11 +110,12 @@ def main(argv: list[str] | None = None) -> None:
     by_block, by_gated = kept_by_token()
     print(f"kept by token and unit of width: {by_block:.1f} of a frozen block, {by_gated:.1f} of a gated one")
     print(f"{args.batch} rows of {args.tokens} tokens on a GPU\n")
-    print("| language model | GPUs | frozen, GB | split over all, GB | what trains, M | with AdamW, GB | kept, GB | "
-          "checkpointed, GB | moved a step, GB | computing, ms | moving, ms | efficiency |")  # fmt: skip
-    print("| --- " * 12 + "|")
+    print("| language model | GPUs | frozen, GB | split over all, GB | what trains, M | with AdamW, GB | split too, GB "
+          "| kept, GB | checkpointed, GB | moved a step, GB | computing, ms | moving, ms | efficiency |")  # fmt: skip
+    print("| --- " * 13 + "|")
     for name, shape in SHAPES.items():
-        frozen, trained = counted(shape)
+        frozen, gated, beside = counted(shape)
+        trained = gated + beside
         tokens = args.batch * args.tokens
         gated_blocks = shape.layers // EVERY
         # bfloat16; logits in float32 at half of the positions, which are the answers'
@@ -128,8 +129,9 @@ def main(argv: list[str] | None = None) -> None:
             computing, moving = operations / (args.tflops * 1e12), moved / (args.bandwidth * 1e9)
             row = [
                 name, str(gpus), f"{2 * frozen / 1e9:.1f}", f"{2 * frozen / gpus / 1e9:.2f}", f"{trained / 1e6:.0f}",
-                f"{16 * trained / 1e9:.1f}", f"{activations / 1e9:.1f}", f"{less / 1e9:.1f}", f"{moved / 1e9:.1f}",
-                f"{1e3 * computing:.0f}", f"{1e3 * moving:.0f}", f"{computing / (computing + moving):.0%}",
+                f"{16 * trained / 1e9:.1f}", f"{16 * (gated / gpus + beside) / 1e9:.1f}", f"{activations / 1e9:.1f}",
+                f"{less / 1e9:.1f}", f"{moved / 1e9:.1f}", f"{1e3 * computing:.0f}", f"{1e3 * moving:.0f}",
+                f"{computing / (computing + moving):.0%}",
             ]  # fmt: skip
             print(f"| {' | '.join(row)} |")
 

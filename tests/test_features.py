@@ -132,8 +132,6 @@ def test_settings_of_features_are_checked(tmp_path):
         TrainConfig(features="later")
     with pytest.raises(ValueError, match="features is for data that are no stream"):
         TrainConfig(features="ahead", stream=True, steps=1)
-    with pytest.raises(ValueError, match="shard needs features"):
-        TrainConfig(features="auto", shard=True)
     (tmp_path / "film.mp4").write_bytes(b"")
     from mmlm.data.records import FileSlice
 

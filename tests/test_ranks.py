@@ -1,6 +1,7 @@
 """Several processes, as `torchrun` and `accelerate launch` start them, train what one process trains."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -39,13 +40,15 @@ class Runs(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Runs:
+def runs(one, tmp_path_factory) -> Runs:
     """What several processes make of each scenario; first those that need models from before they are joined."""
     folders = [tmp_path_factory.mktemp(name) for name in Runs._fields[:3]]
     picture_folder(folders[0])
     two, four, killed = folders
-    names = "codes,adapters,without_media,preferences,rewards,values,samples,on_policy,sharded,refused,stopped"
-    launches = [f"2:0:{two}:{names}", f"4:0:{four}:adapters", f"2:1:{killed}:killed"]
+    at_step_4(one / "plain_llama", two / "sharded_resumed")
+    names = "codes,adapters,without_media,preferences,rewards,values,samples,on_policy,refused,stopped"
+    in_parts = "sharded,sharded_resumed,texts_alone_sharded,muon_of_parts"
+    launches = [f"2:0:{two}:{names},{in_parts}", f"4:0:{four}:adapters,sharded", f"2:1:{killed}:killed"]
     return Runs(*folders, python(TESTS / "support/together.py", "launch", *launches))
 
 
@@ -62,8 +65,16 @@ def one(tmp_path_factory) -> Path:
         together.codes, together.adapters, together.without_media,
         together.preferences, together.rewards, together.values, together.samples, together.on_policy,
     )  # fmt: skip
-    for scenario in (*scenarios, together.plain_llama):
+    for scenario in (*scenarios, together.plain_llama, together.texts_alone):
         scenario(folder / scenario.__name__)
+    return folder
+
+
+def at_step_4(run: Path, folder: Path) -> Path:
+    """A copy of a run of six steps as it was after step 4."""
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "checkpoints/step-00000006")
+    assert [place.name for place in (folder / "checkpoints").iterdir()] == ["step-00000004"]
     return folder
 
 
@@ -109,12 +120,36 @@ def test_processes_of_accelerate_train_what_one_trains(one, tmp_path):
     assert_same_run(one / "adapters", tmp_path / "adapters")
 
 
-def test_a_language_model_in_parts_trains_what_a_whole_one_trains(one, two):
-    assert_same_run(one / "plain_llama", two / "sharded")
-    kept = [json.loads((two / f"sharded/kept-{rank}.json").read_text()) for rank in (0, 1)]
-    whole = {name: numel for name, numel in together.sizes_of_llama().items()}
-    assert {name: kept[0][name] + kept[1][name] for name in whole} == whole
-    assert all(max(own[name] for own in kept) == numel / 2 for name, numel in whole.items())
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_model_in_parts_trains_what_a_whole_one_trains(one, runs, processes):
+    """Each process keeps its share of the language model, of the gated blocks and of their moments."""
+    run = {2: runs.two, 4: runs.four}[processes] / "sharded"
+    assert_same_run(one / "plain_llama", run)
+    kept = [json.loads((run / f"kept-{rank}.json").read_text()) for rank in range(processes)]
+    frozen, trained = together.sizes_of_llama()
+    for part, whole in {"frozen": frozen, "trained": trained, "exp_avg": trained, "exp_avg_sq": trained}.items():
+        assert {name: sum(own[part][name] for own in kept) for name in whole} == whole
+        shares = {name: max(own[part][name] for own in kept) for name in whole}
+        assert shares == {name: math.ceil(numel / processes) for name, numel in whole.items()}
+
+
+def test_a_run_in_parts_goes_on_in_one_process(one, two, tmp_path):
+    folder = at_step_4(two / "sharded", tmp_path / "run")
+    together.plain_llama(folder)
+    assert_same_run(one / "plain_llama", folder)
+
+
+def test_a_run_of_one_process_goes_on_in_parts(one, two):
+    assert_same_run(one / "plain_llama", two / "sharded_resumed")
+
+
+def test_a_process_without_media_keeps_no_others_waiting_for_its_parts(one, two):
+    """Where none has media, the attention to them learns as little as in a single process."""
+    assert_same_run(one / "texts_alone", two / "texts_alone_sharded")
+    given = [json.loads((two / f"texts_alone_sharded/given-{rank}.json").read_text()) for rank in (0, 1)]
+    assert {frozenset(step) for step in zip(*given, strict=True)} == {
+        frozenset({True}), frozenset({False}), frozenset({True, False}),
+    }  # fmt: skip
 
 
 def test_features_are_computed_once_by_whichever_process(one, two):

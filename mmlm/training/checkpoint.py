@@ -25,6 +25,8 @@ from torch.optim import Optimizer
 
 from decoders.files import save_tensors, sync
 from encoders.model_files import read_json
+from mmlm.training.dtensors import local, split_like
+from mmlm.training.ranks import gathered
 from mmlm.training.result import NonFiniteLossError
 
 log = logging.getLogger(__name__)
@@ -126,8 +128,9 @@ def check_finite(weights: dict[str, Tensor], state: dict[str, Tensor], step: int
 
     Others may be infinite, such as the mask of a causal attention.
     """
-    wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    wrong = [name for name, tensor in weights.items() if not local(tensor).isfinite().all()]
     wrong += [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    wrong = [*dict.fromkeys(name for found in gathered(wrong) for name in found)]
     if wrong:
         names = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
         raise NonFiniteLossError(
@@ -166,7 +169,7 @@ def load_optimizer_tensors(
             raise ValueError(f"{key} of a checkpoint belongs to no parameter that is trained")
         if value.ndim and value.shape != parameter.shape:
             raise ValueError(f"{key} of a checkpoint has the shape {list(value.shape)}, not {list(parameter.shape)}")
-        owner[parameter].state[parameter][entry] = value.clone().to(parameter.device)
+        owner[parameter].state[parameter][entry] = split_like(value.clone(), parameter)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -147,9 +147,9 @@ class TrainConfig(TrainerConfig):
         they are seen in 16 bits.
     cache: folder for the features of the frozen encoders; None puts it into the output folder.
     bad_limit: share of bad records (0–1) above which the run stops with their list.
-    shard: split the frozen language model over the processes that torchrun or `accelerate launch` has started (FSDP2),
-        where it does not fit on each device. It takes time, and afterwards the model in memory is not to be used: load
-        what was saved.
+    shard: split the language model and the gated blocks, with their gradients and moments, over the processes that
+        torchrun or `accelerate launch` has started (FSDP2), where they do not fit on each device. It takes time, and
+        afterwards the model in memory is not to be used: load what was saved.
     stream: read records and encode their media while training goes on, from tars that may lie elsewhere (s3://…), in
         place of reading all of them before the first step. Needs `steps`. See docs/data.md.
     mix: of a stream, how often each entry of `data` is taken; None takes each as often as it has records.
@@ -182,8 +182,6 @@ class TrainConfig(TrainerConfig):
         self._check("mix", self.mix is None or self.stream, "is for streams: it needs stream=True")
         self._check("features", self.features in FEATURES, f"must be one of {', '.join(FEATURES)}")
         self._check("features", not self.stream or self.features == "cached", "is for data that are no stream")
-        uneven = self.stream or self.features != "cached"  # a bad record is found when a process has its share
-        self._check("shard", not (self.shard and uneven), 'needs features="cached" and no stream: shares of one size')
 
 
 class TrainSettings(TypedDict, total=False):

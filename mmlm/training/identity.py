@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmlm.training.checkpoint import Checkpoint
+from mmlm.training.dtensors import full
 
 SKETCHED_AT_ONCE = 1 << 20  # values that are copied as float64
 
@@ -38,7 +39,7 @@ def sketch(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     found = {}
     for name, tensor in tensors.items():
         draw, total = torch.Generator().manual_seed(0), 0.0
-        for values in tensor.detach().flatten().split(SKETCHED_AT_ONCE):
+        for values in full(tensor.detach()).flatten().split(SKETCHED_AT_ONCE):
             signs = torch.randint(2, values.shape, generator=draw, dtype=torch.int8) * 2 - 1
             total += float((values.cpu().double() * signs).sum())
         found[name] = total / math.sqrt(max(1, tensor.numel()))

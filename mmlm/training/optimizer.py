@@ -6,12 +6,15 @@ import math
 from collections.abc import Set
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
 
 from mmlm.model.lora import LowRank
 from mmlm.training.config import TrainerConfig
+from mmlm.training.dtensors import full, split_like
 
 
 def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], config: TrainerConfig) -> list[Optimizer]:
@@ -20,20 +23,22 @@ def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], co
     hidden: the matrices of hidden layers, see `hidden_matrices`.
     A group's learning rate is the schedule's times its `lr_scale`.
     """
-    groups: dict[tuple[bool, bool], list[Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[Parameter]] = {}
     matrices = []
     for name, parameter in parameters.items():
         if config.optimizer == "muon" and parameter in hidden and decays(name, parameter):
             matrices.append(parameter)
         else:
-            groups.setdefault((decays(name, parameter), name.endswith("_gate")), []).append(parameter)
+            in_parts = isinstance(parameter, DTensor)  # a fused step takes these and plain ones apart
+            key = (decays(name, parameter), name.endswith("_gate"), in_parts)
+            groups.setdefault(key, []).append(parameter)
     settings: list[dict[str, Any]] = [
         {
             "params": group,
             "weight_decay": config.weight_decay if decay else 0.0,
             "lr_scale": config.gate_learning_rate_scale if gate else 1.0,
         }
-        for (decay, gate), group in groups.items()
+        for (decay, gate, _), group in groups.items()
     ]
     betas = (config.betas[0], config.betas[1])  # a recipe gives a list
     optimizers: list[Optimizer] = []
@@ -47,8 +52,37 @@ def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], co
         # Jordan et al. 2024; updates as large as AdamW's (Liu et al. 2025), so that one learning rate serves both.
         group = [{"params": matrices, "lr_scale": 1.0}]
         decay = config.weight_decay
-        optimizers.append(Muon(group, config.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        kind = MuonOfParts if any(isinstance(own, DTensor) for own in matrices) else Muon
+        optimizers.append(kind(group, config.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
+
+
+class MuonOfParts(Muon):
+    """torch's Muon where processes have parts of matrices: one after another is gathered, changed and split again.
+
+    What Muon does to a part depends on all of the matrix. Weights and momentum stay in parts between steps.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Changes the matrices; all processes call it together."""
+        groups = self.param_groups
+        try:
+            for group in groups:
+                for matrix in group["params"]:
+                    if matrix.grad is not None:
+                        self._change(matrix, matrix.grad, group)
+        finally:
+            self.param_groups = groups
+
+    def _change(self, matrix: Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+        whole = Parameter(full(matrix.detach()))
+        whole.grad = full(gradient)
+        self.state[whole] = {name: full(value) for name, value in self.state[matrix].items()}
+        self.param_groups = [{**group, "params": [whole]}]
+        super().step()
+        self.state[matrix] = {name: split_like(value, matrix) for name, value in self.state.pop(whole).items()}
+        matrix.copy_(split_like(whole.detach(), matrix))
 
 
 def hidden_matrices(module: nn.Module) -> set[Parameter]:

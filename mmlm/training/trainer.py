@@ -26,6 +26,7 @@ from mmlm.training.checkpoint import (
     save_checkpoint,
 )
 from mmlm.training.config import TrainerConfig
+from mmlm.training.dtensors import on_first, split_like
 from mmlm.training.gradient import Gradient
 from mmlm.training.identity import check_identity, sketch
 from mmlm.training.metrics import Metrics, plot_losses
@@ -90,7 +91,8 @@ class Trainer:
             if not resumed:
                 self.objective.begin()
             self._run()
-        done, folder = self.done, by_first(self._finish)
+        with self.objective.saving():
+            done, folder = self.done, by_first(self._finish)
         best = None if done.best is None else self.output / BEST / folder.relative_to(self.output)
         if best is not None and done.best_step != done.step:
             self.say(f"the held-out loss was lowest at step {done.best_step}, {done.best:.3f}: {best} is of that step")
@@ -134,7 +136,7 @@ class Trainer:
         weights, self.done = checkpoint.weights_like(tensors), done
         with torch.no_grad(), self.objective.changing():
             for name, tensor in tensors.items():
-                tensor.copy_(weights[name])
+                tensor.copy_(split_like(weights[name], tensor))
         load_optimizer_tensors(self.optimizers, self.names, checkpoint.optimizer)
         for message in resumed(self.done.step, self.steps, self.output, checkpoint.state["threads"], self.device):
             self.say(message, logging.WARNING)
@@ -157,7 +159,7 @@ class Trainer:
         }
         tensors = optimizer_tensors(self.optimizers, self.names)
         self.metrics.sync()  # a checkpoint has all lines until its step
-        content = (self._tensors(), tensors, state)
+        content = (on_first(self._tensors()), on_first(tensors), state)
         by_first(lambda: save_checkpoint(self.checkpoints, self.done.step, *content, self.config.keep) and None)
 
     def _run(self) -> None:
@@ -169,7 +171,9 @@ class Trainer:
             objective.steps_in(config.precision),
             Counter(self.steps, objective.name, self.progress and is_first(), initial=done.step) as bar,
         ):
-            gradient = Gradient(self.trained, config.precision, self.device, config.max_grad_norm, objective.partial)
+            gradient = Gradient(
+                self.trained, config.precision, self.device, config.max_grad_norm, objective.partial, objective.sharded
+            )
             if done.step == 0 and not done.figures:
                 self._evaluate()
             self.metrics.start()
@@ -263,7 +267,8 @@ class Trainer:
         done = self.done
         if done.step and math.isfinite(loss) and (done.best is None or loss < done.best):
             done.best, done.best_step = loss, done.step
-            by_first(lambda: self.objective.save(self.output / BEST))
+            with self.objective.saving():
+                by_first(lambda: self.objective.save(self.output / BEST))
 
     def _preview(self) -> None:
         with self._evaluating():

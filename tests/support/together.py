@@ -19,9 +19,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.nn import Parameter
 
+from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import Record, RecordSet
+from mmlm.training import TrainerConfig, trainer
+from mmlm.training.optimizer import make_optimizers
 from support import alignment, parts, training_objectives
 from support.training_objectives import CASES, picture_folder, png, tiny_model
 
@@ -113,31 +119,95 @@ def at_step(step: int, action: Callable[[], Any]) -> Iterator[None]:
         yield
 
 
-IN_PARTS = {**UNEVEN, "batch_size": 4, "accumulation": 2}
+IN_PARTS = {**UNEVEN, "batch_size": 4, "accumulation": 2, "save_every": 4}
 
 
 def plain_llama(output: Path) -> None:
     CASES["adapters"].train(tiny_model("llama"), output, **IN_PARTS)
 
 
-def sizes_of_llama() -> dict[str, int]:
-    """The frozen weights of `plain_llama`."""
-    weights = tiny_model("llama").language_model.model.named_parameters()
-    return {name: weight.numel() for name, weight in weights}
+def sizes_of_llama() -> tuple[dict[str, int], dict[str, int]]:
+    """The frozen weights of `plain_llama`, and those of its gated blocks."""
+    model = tiny_model("llama")
+    parts = model.language_model.model, model.fusion.layers
+    return tuple({name: weight.numel() for name, weight in part.named_parameters()} for part in parts)
 
 
 def sharded(output: Path) -> None:
-    """The frozen weights are in parts, and have moved by nothing."""
-    model = tiny_model("llama")
+    """The weights and moments are in parts, and the frozen ones have moved by nothing."""
+    model, made = tiny_model("llama"), []
     before = {name: weight.clone() for name, weight in model.language_model.model.named_parameters()}
-    CASES["adapters"].train(model, output, **IN_PARTS, shard=True)
-    kept, host = {}, model.language_model.model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_optimizers", lambda *given: made.extend(make_optimizers(*given)) or made)
+        CASES["adapters"].train(model, output, **IN_PARTS, shard=True)
+    host = model.language_model.model
     host.reshard()  # the last evaluation has no backward pass, after which what is outside of blocks is given up
-    for name, weight in host.named_parameters():
-        kept[name] = weight.to_local().numel()
-        assert torch.equal(weight.full_tensor(), before[name])
-    output.mkdir(exist_ok=True)
+    frozen, trained = dict(host.named_parameters()), dict(model.fusion.layers.named_parameters())
+    assert all(torch.equal(weight.full_tensor(), before[name]) for name, weight in frozen.items())
+    kept = {
+        "frozen": {name: weight.to_local().numel() for name, weight in frozen.items()},
+        "trained": {name: weight.to_local().numel() for name, weight in trained.items()},
+    }
+    for moment in ("exp_avg", "exp_avg_sq"):
+        state = {name: made[0].state[weight][moment] for name, weight in trained.items()}
+        kept[moment] = {name: value.to_local().numel() for name, value in state.items()}
     (output / f"kept-{os.environ['RANK']}.json").write_text(json.dumps(kept))
+    sharded_resumed(output)  # it is at its end, and is saved again
+
+
+def sharded_resumed(output: Path) -> None:
+    """Goes on from a checkpoint that is there already."""
+    CASES["adapters"].train(tiny_model("llama"), output, **IN_PARTS, shard=True)
+
+
+def texts_alone(output: Path, **settings: Any) -> None:
+    """Steps of two examples, of which both have media, one has, or none has, and one example cannot be used.
+
+    Losses of long answers are computed in parts.
+    """
+    texts = [Record(f"t{i}", document=(f"number {i}, and nothing to see or to hear",)) for i in range(6)]
+    seen = [Record(f"p{i}", png("red", dot=i), captions=("red",)) for i in range(3)]
+    heard = [Record(f"s{i}", None, sound=wav(i), transcript="a longer text") for i in range(3)]
+    bad = Record("bad", b"no picture", captions=("red",))
+    model = parts.build("gpt2", ears="latents")
+    small = {**UNEVEN, "steps": 9, "batch_size": 2, "accumulation": 1, "sort_window": 1}
+    small |= dict(features="ahead", bad_limit=1.0, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmlm.model.network.AT_ONCE", 8 * model.language_model.vocabulary.offset)
+        CASES["adapters"].train(model, output, RecordSet((*seen, *texts, *heard, bad)), **small)
+
+
+def texts_alone_sharded(output: Path) -> None:
+    """In which steps this process had media."""
+    given: list[bool] = []
+    context = MultimodalLM.media_context
+
+    def noted(model: MultimodalLM, batch: Any, media: Any) -> Any:
+        if torch.is_grad_enabled():
+            given.append(any(media))
+        return context(model, batch, media)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MultimodalLM, "media_context", noted)
+        texts_alone(output, shard=True)
+    (output / f"given-{os.environ['RANK']}.json").write_text(json.dumps(given))
+
+
+def muon_of_parts(output: Path) -> None:
+    """Muon over matrices of which each process has some rows, or none, does what it does to whole ones."""
+    mesh = init_device_mesh("cpu", (int(os.environ["WORLD_SIZE"]),))
+    draw, config = torch.Generator().manual_seed(0), TrainerConfig(optimizer="muon", learning_rate=0.1)
+    for shape in ((7, 5), (1, 6)):
+        whole = Parameter(torch.randn(shape, generator=draw))
+        inside = Parameter(distribute_tensor(whole.detach().clone(), mesh, [Shard(0)]))
+        (plain,), (of_parts,) = (make_optimizers({"w": weight}, {weight}, config) for weight in (whole, inside))
+        for _ in range(3):
+            whole.grad = torch.randn(shape, generator=draw)
+            inside.grad = distribute_tensor(whole.grad.clone(), mesh, [Shard(0)])
+            plain.step()
+            of_parts.step()
+        assert torch.equal(inside.full_tensor(), whole)
+        assert of_parts.state[inside]["momentum_buffer"].to_local().shape == inside.to_local().shape
 
 
 def refused(output: Path) -> None:

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.sampling import ExampleStream
 from mmlm.model.identity import identity_of
+from mmlm.prompting.processor import Batch
 from mmlm.training.checks import check_output
 from mmlm.training.config import TrainConfig, TrainSettings, with_settings
 from mmlm.training.examples import Examples, split
@@ -28,7 +29,7 @@ from mmlm.training.resting import resting
 from mmlm.training.result import TrainResult
 from mmlm.training.rows import Ready, batch_of, in_rows, positions_of, room_in
 from mmlm.training.sets import prepared
-from mmlm.training.sharding import shard
+from mmlm.training.sharding import gathered, shard
 from mmlm.training.streaming import StreamedExamples
 from mmlm.training.trainer import Trainer
 
@@ -116,10 +117,9 @@ class AdaptersObjective(Objective):
             or not all(text.hears for text in record.texts)
             for record in training.records
         )
+        self.sharded = config.shard
         if config.shard:
-            if self.per_step % world():
-                raise ValueError(f"shard needs as many examples for each of {world()} processes, not {self.per_step}")
-            shard(model.language_model)
+            shard(model)
 
     def parameters(self) -> dict[str, Parameter]:
         return dict(self.model.added_parameters())
@@ -134,20 +134,31 @@ class AdaptersObjective(Objective):
     def parts(self, step: int) -> list[Part]:
         training, parts = self.training, math.ceil(self.config.accumulation / world())
         if isinstance(training, StreamedExamples):
-            return [self._part(ready) for ready in training.parts(step, parts)] or [Part(0, self._nothing)]
-        assert self.stream is not None
-        return [self._part(training.ready(chosen)) for chosen in split(own(self.stream.step(step)), parts)]
+            found = [self._part(ready) for ready in training.parts(step, parts)]
+        else:
+            assert self.stream is not None
+            found = [self._part(training.ready(chosen)) for chosen in split(own(self.stream.step(step)), parts)]
+        least = parts if self.sharded else 1  # a model in parts is passed by all processes as often
+        return found + [Part(0, self._nothing)] * (least - len(found))
 
     def _nothing(self) -> Tensor:
         """The loss of a share of which no record can be used: other processes wait for its gradient."""
+        if self.sharded:
+            ids = torch.zeros(1, 2, dtype=torch.long)
+            return self._loss(Batch(ids, torch.ones_like(ids), ids), [[]]) * 0
         return torch.stack([parameter.sum() * 0 for parameter in self.parameters().values()]).sum()
+
+    def _loss(self, batch: Batch, media: Sequence[Sequence[Any]]) -> Tensor:
+        loss = self.model(batch, media, logits=False).loss
+        assert loss is not None, "examples have answers"
+        return loss
 
     def _part(self, ready: Sequence[Ready]) -> Part:
         batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
         places = sum(positions_of(self.model, one) for one in ready)
-        return Part(count, lambda: self.model(batch, media, logits=self.config.shard).loss, places)
+        return Part(count, lambda: self._loss(batch, media), places)
 
     def evaluate(self) -> dict[str, float]:
         """Mean loss over a fixed choice of at most `held_out_examples` examples."""
@@ -167,6 +178,9 @@ class AdaptersObjective(Objective):
                 total, tokens = total + float(loss.detach()) * part.count, tokens + part.count
         total, tokens = summed(total, tokens)
         return {"held_out_loss": total / tokens}
+
+    def saving(self) -> AbstractContextManager[None]:
+        return gathered(self.model) if self.sharded else nullcontext()
 
     def save(self, output: Path) -> Path:
         return self.model.save(output / "model")

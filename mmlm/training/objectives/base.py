@@ -43,7 +43,8 @@ class Objective(ABC):
         The trainer then gives them one, seeded for each step.
     spreads: whether `parts` gives this process's share of a step (`ranks.own`), and nothing but the trained weights
         changes in a run; only then may several processes train it.
-    partial: whether a part may leave some of what trains without a gradient.
+    partial: whether a part may leave some of what trains without a gradient. sharded: whether the module is split over
+        the processes.
     loss_unit: for the plot. preview_every: steps between previews; None for none.
     """
 
@@ -54,6 +55,7 @@ class Objective(ABC):
     draws: bool = False
     spreads: bool = False
     partial: bool = False
+    sharded: bool = False
     unit: str = "examples"
     loss_unit: str = "loss"
     preview_every: int | None = None
@@ -105,6 +107,10 @@ class Objective(ABC):
 
     def preview(self, folder: Path, step: int) -> None:  # noqa: B027
         """Writes something to look at or to listen to; called as `evaluate` is."""
+
+    def saving(self) -> AbstractContextManager[None]:
+        """A context, which all processes enter together, and in which the first one calls `save`."""
+        return nullcontext()
 
     @abstractmethod
     def save(self, output: Path) -> Path:
