@@ -129,6 +129,18 @@ def test_sizes_that_cannot_be_are_refused():
     for wrong in (dict(places=0), dict(detail=1), dict(refinements=-1), dict(size=2), dict(least=-1.0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             BlockTruncationConfig(**wrong)
+    with pytest.raises(ValueError, match="at most 3"):
+        BlockTruncationConfig(detail=3)
+    config = BlockTruncationConfig(16, codebook_size=16)
+    for wrong, message in (
+        (torch.zeros(4, 3, 40, 20), "16 × 16"),
+        (torch.full((4, 3, 16, 16), 228.0), "must lie in"),
+        (torch.full((4, 3, 16, 16), float("nan")), "NaN"),
+        (torch.zeros(4, 3, 16, 16, dtype=torch.uint8), "floating point"),
+        (torch.zeros(0, 3, 16, 16), "B, 3, H, W"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BlockTruncationCodec.learn(wrong, config)
     with pytest.raises(ValueError, match="16 × 16"):
         block_codec().encode(torch.zeros(1, 3, 15, 15))
 

@@ -60,7 +60,10 @@ def test_edges_are_as_wide_as_they_were_drawn():
         across = Image.fromarray(np.broadcast_to(line.round().astype(np.uint8), (30, 40)))
         for picture in (across, across.transpose(Image.Transpose.ROTATE_90)):
             assert edge_width([picture.convert("RGB")]) == pytest.approx(steps, rel=0.03)
-    assert np.isnan(edge_width([Image.new("RGB", (8, 8), (9, 9, 9))]))
+            noise = np.random.default_rng(0).integers(-1, 2, (30, 40))
+            shaken = Image.fromarray((np.asarray(across).astype(int) + noise).astype(np.uint8))
+            assert edge_width([shaken]) == pytest.approx(steps, rel=0.05)
+    assert np.isnan(edge_width([Image.new("RGB", (8, 8), (9, 9, 9))])) and np.isnan(edge_width([]))
 
 
 def test_a_blurred_scene_has_wider_edges():

@@ -33,6 +33,10 @@ class BlockTruncationConfig:
         check_least(self, size=1, places=1, detail=2, codebook_size=2, refinements=0, directions=1, least=0)
         if self.size < self.places:
             raise ValueError(f"size ({self.size}) must not be below places ({self.places})")
+        if self.refinements and self.directions > 3 * self.detail**2:
+            raise ValueError(
+                f"directions ({self.directions}) are at most 3 · detail² ({3 * self.detail**2}), the values of a block"
+            )
 
 
 class BlockTruncationCodec(MediaCodec):
@@ -66,16 +70,19 @@ class BlockTruncationCodec(MediaCodec):
         return self.config.places, self.config.places
 
     @classmethod
+    @torch.no_grad()
     def learn(
         cls, pictures: Tensor, config: BlockTruncationConfig = BlockTruncationConfig(), seed: int = 0
     ) -> BlockTruncationCodec:
-        """Learn the codebooks from pictures [N, 3, size, size] in 0..1.
+        """Learn the codebooks from pictures [N, 3, size, size] in 0..1, on their device.
 
-        seed: draws what k-means starts from. Codes that no block needs stand for 0.
+        seed: draws what k-means starts from. Codes that no block needs stand for 0. ValueError for pictures of another
+        size or range, or with values that are not finite.
         """
-        codec = cls(config)
+        codec = cls(config).to(pictures.device)
+        codec._check_media(pictures)
         draw = torch.Generator().manual_seed(seed)
-        blocks = codec._blocks(pictures)
+        blocks = codec._blocks(pictures.float())
         colours, masks = truncated(blocks)
         _learn(codec.colours, colours, draw)
         _learn(codec.masks, masks, draw)

@@ -18,7 +18,7 @@ def kmeans(vectors: Tensor, count: int, rounds: int, draw: torch.Generator) -> T
             f"the pictures have {len(different)} different cells, fewer than {count} codes; give more pictures, or a "
             "smaller codebook_size"
         )
-    centres = different[torch.randperm(len(different), generator=draw)[:count]]
+    centres = different[torch.randperm(len(different), generator=draw)[:count].to(vectors.device)]
     for _ in range(rounds):
         chosen = nearest(vectors, centres)
         counts = torch.bincount(chosen, minlength=count).unsqueeze(1)

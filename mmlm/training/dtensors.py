@@ -28,10 +28,10 @@ def split_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def on_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All of each tensor, on the CPU of the first process, one after another; nothing in the others."""
+    """All of each tensor in the first process: those in parts on its CPU, one after another; nothing in the others."""
     found = {}
     for name, tensor in tensors.items():
         whole = full(tensor.detach())
         if is_first():
-            found[name] = whole.cpu()
+            found[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
     return found

@@ -123,7 +123,7 @@ def clip(parameters: Sequence[Parameter], max_norm: float) -> Tensor:
     """Scales gradients down to `max_norm`; returns the norm before, a scalar: of all weights, in whatever process."""
     parts = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
     plain = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
-    norm = get_total_norm([own.grad for own in plain if own.grad is not None])
+    norm = get_total_norm([own.grad for own in plain if own.grad is not None]).to(parameters[0].device)
     if parts:
         square = get_total_norm([local(own.grad) for own in parts if own.grad is not None]).double() ** 2
         dist.all_reduce(square)

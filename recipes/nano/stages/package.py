@@ -32,8 +32,6 @@ def freeze(recipe: Recipe, output: Path) -> None:
 
 def unpack(package: Path, recipe: Recipe, output: Path) -> None:
     """The packaged weights, laid where stages look for what came before, to be trained on."""
-    shutil.copytree(package / "language_model", output / "frozen/language_model")
-    shutil.copytree(package / "image_encoder", output / "frozen/image_encoder")
     for name in ("audio_encoder", "audio_encoder_more"):
         (output / name).mkdir(parents=True)
         shutil.copy(package / "audio_encoder.pt", output / name / "whisper.pt")
@@ -47,6 +45,8 @@ def unpack(package: Path, recipe: Recipe, output: Path) -> None:
         ("audio_codec", "audio_codec_more/codec"),
     ):
         shutil.copytree(package / packed, output / name)
+    for part in ("language_model", "image_encoder"):  # last: where they lie, `run` takes this stage for done
+        shutil.copytree(package / part, output / "frozen" / part)
 
 
 def pack(recipe: Recipe, output: Path, package: Path) -> None:
@@ -74,8 +74,8 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     compress(newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"), partial / "audio_encoder.pt")
     writing = ("told", "writing_last", "rewarded", "together", "writing_more")
     model = mmlm.load(newest(output, "model", *writing, "thoughts_more", "thoughts", "writing", "ears_more"))
-    if (trained := output / "image_decoder/decoder").exists():
-        model = extended(model, Codecs(image_decoder=trained))
+    if "image" in model.codecs and (output / "image_decoder/decoder").exists():
+        model = extended(model, Codecs(image_decoder=output / "image_decoder/decoder"))
     name = "preset:nano" if package == PACKAGE else str(package.resolve())
     model.language_model.name = f"{name}/language_model"
     model.encoders["image"].name = f"{name}/image_encoder"
