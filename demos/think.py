@@ -53,13 +53,13 @@ def call(model: MultimodalLM) -> tuple:
 
 
 def write_json(model: MultimodalLM) -> tuple:
-    """A scene as JSON, held to a schema, after a thought that lists it."""
+    """A scene as JSON, held to a schema."""
     import json
 
     from recipes.nano.exercises import SCENE_SCHEMA
 
     image, question, right = asked("json", "json")
-    result = model.answer(image, question, json_schema=SCENE_SCHEMA, thinking=True, details=True, max_new_tokens=160)
+    result = model.answer(image, question, json_schema=SCENE_SCHEMA, details=True, max_new_tokens=160)
     scene = json.loads(right)
     judged = "right" if result.parsed == scene else f"wrong, the scene is {json.dumps(scene)}"
     return image, told(question, json.dumps(result.parsed), f"({judged})")

@@ -166,8 +166,8 @@ def test_it_answers_from_a_note_and_cites_it(nano):
 
 def test_it_writes_a_scene_as_json(nano):
     made = exercises("json", 24)
-    assert share(scenes_right(solve(nano, made, think=True), made)) >= 0.9
-    assert share(scenes_right(solve(nano, moved(made), think=True), made)) < 0.1
+    assert share(scenes_right(solve(nano, made, think=False), made)) >= 0.75
+    assert share(scenes_right(solve(nano, moved(made), think=False), made)) < 0.1
 
 
 def test_its_clip_reads_texts(nano):

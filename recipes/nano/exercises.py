@@ -19,7 +19,7 @@ from recipes.nano.data import SPLITS
 from recipes.nano.notes import noted
 from recipes.nano.questions import Question, counted, described, questions
 from recipes.nano.scenes import GRID, PLACES, SIDE, Kind, Scene, Thing, draw, sample_scene
-from recipes.nano.thoughts import SPOTS, counted_off, listing, said, thinking_of
+from recipes.nano.thoughts import SPOTS, counted_off, said, thinking_of
 from recipes.nano.thoughts import thought as thought_of
 from recipes.nano.wording import NUMBERS, describe
 
@@ -164,14 +164,10 @@ def cut(sheet: Image.Image, box: tuple[float, float, float, float]) -> Image.Ima
 
 
 def as_json(rng: random.Random, accept: Callable[[Scene], bool], think: bool) -> Exercise:
-    """A scene as JSON of `SCENE_SCHEMA`, after its list or at once."""
+    """A scene as JSON of `SCENE_SCHEMA`."""
     scene = sample_scene(rng, accept)
-    request, told = rng.choice(JSON_REQUESTS), scene_json(scene)
-    turns = (
-        Turn("user", (draw(scene, rng), request)),
-        Turn("assistant", (thinking_of(listing(scene), think) + told,)),
-    )
-    return Exercise("json", "json", turns, told, scene)
+    question = Question("json", rng.choice(JSON_REQUESTS), scene_json(scene), "")
+    return _asked("json", scene, (draw(scene, rng), question.question), question, think=False)
 
 
 def scene_json(scene: Scene) -> str:

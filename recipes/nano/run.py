@@ -47,7 +47,6 @@ from recipes.nano.stages.thoughts import (
 )
 from recipes.nano.stages.thoughts_text import read_thoughts
 from recipes.nano.stages.together import train_together
-from recipes.nano.stages.told import make_scenes_to_tell, train_told
 from recipes.nano.stages.writing import train_writing, train_writing_last, train_writing_more
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
@@ -84,8 +83,6 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "together": (train_together, "together/model/config.json"),
     "rewarded": (train_rewarded, "rewarded/model/config.json"),
     "writing_last": (train_writing_last, "writing_last/model/config.json"),
-    "exercises_told": (make_scenes_to_tell, "exercises_told/done"),
-    "told": (train_told, "told/model/config.json"),
 }
 
 

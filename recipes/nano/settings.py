@@ -161,9 +161,6 @@ class Thoughts:
     last_exercises: int = 20_000  # of the kinds that are not right often enough then
     last_steps: int = 2000  # of thoughts and of the writing of codes in the same steps
     last_learning_rate: float = 1e-3
-    told_exercises: int = 15_000  # scenes as JSON, after a thought
-    told_steps: int = 400
-    told_learning_rate: float = 1e-3
 
 
 @dataclass

@@ -91,11 +91,9 @@ def evaluate_kind(model: mmlm.MultimodalLM, kind: str, count: int, seed: int) ->
     table(f"{kind} ({count})")
     every = list(range(count))
     if kind == "json":
-        own, wrong = (solve(model, shown, think=True) for shown in (made, moved(made)))
-        alone = solve(model, made, think=False)
-        valid_ones = ([valid(one.answer) for one in each] for each in (own, alone))
-        line("valid JSON, without a grammar", every, *valid_ones, None)
-        line("every attribute right", every, *(scenes_right(each, made) for each in (own, alone, wrong)))
+        own, wrong = (solve(model, shown, think=False) for shown in (made, moved(made)))
+        line("valid JSON, without a grammar", every, [valid(one.answer) for one in own], None, None)
+        line("every attribute right", every, scenes_right(own, made), None, scenes_right(wrong, made))
         return
     solved = solve(model, made, think=True)
     helped = right(solved, made)
