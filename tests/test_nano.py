@@ -20,7 +20,7 @@ from mmlm.data import read_records
 from mmlm.evaluation import word_error_rate
 from mmlm.generation.media import as_pictures
 from recipes.nano.data import scene_example
-from recipes.nano.drawing import TEMPERATURE, coded, pencil, read_right, side_of, stacked
+from recipes.nano.drawing import TEMPERATURE, TOP, coded, pencil, ranks, read_right, side_of, stacked
 from recipes.nano.drawing import examples as drawings
 from recipes.nano.edges import edge_width
 from recipes.nano.evaluate import share, word_f1
@@ -260,8 +260,8 @@ def test_word_f1():
 def test_its_image_codec_keeps_what_a_scene_shows():
     """In 36 codes; a palette, which has seen these very pictures, keeps less in 256."""
     codec = load_codec(FOLDER / "image_codec")
-    pictures, scenes = drawings("dev", 60, side_of(codec), seed=1)
-    neat, _ = drawings("dev", 60, side_of(codec), seed=1, loose=0.0)
+    pictures, scenes = drawings("dev", 60, 1, side_of(codec))
+    neat, _ = drawings("dev", 60, 1, side_of(codec), loose=0.0)
     codes = codec.encode(stacked(neat, side_of(codec))).codes
     assert codes.shape == (60, 4, 3, 3)
     again = as_pictures(codec.decode(codes))
@@ -273,7 +273,7 @@ def test_its_image_codec_keeps_what_a_scene_shows():
 
 def test_its_diffusion_decoder_brings_edges_back(nano):
     codec, decoder = pencil(nano)
-    neat, scenes = drawings("dev", 24, side_of(codec), seed=1, loose=0.0)
+    neat, scenes = drawings("dev", 24, 1, side_of(codec), loose=0.0)
     blurred, sharp = (as_pictures(coded(codec, stacked(neat, side_of(codec)), one)) for one in (None, decoder))
     assert edge_width(sharp) - 1 < (edge_width(blurred) - 1) / 2  # a jump has a width of 1
     assert share(read_right(sharp, scenes)) >= 0.9
@@ -282,12 +282,24 @@ def test_its_diffusion_decoder_brings_edges_back(nano):
 @pytest.mark.parametrize("split", ["dev", "unseen"])
 def test_it_draws_what_a_text_says(nano, split):
     """Layouts that training never draws, and colours in shapes that no training picture has them in."""
-    _, scenes = drawings(split, 60, 128, seed=1)
+    _, scenes = drawings(split, 60, 1, 128)
     drawn = nano.draw(list(map(listed, scenes)), temperature=TEMPERATURE)
     assert np.array_equal(drawn[1], nano.draw(listed(scenes[1]), temperature=TEMPERATURE, seed=1))
     assert {picture.size for picture in drawn} == {(128, 128)}
     assert share(read_right(drawn, scenes)) >= 0.85 and share(read_right(drawn[1:], scenes[:-1])) <= 0.05
     assert len(set(map(Image.Image.tobytes, drawn))) == len(drawn)
+
+
+def test_it_draws_emoji_by_their_names(nano, data_folder):
+    """As the frozen CLIP finds them among all names of training: many more than by the names of others."""
+    names = [record.captions[0] for record in read_records(data_folder / "emoji/train-*.tar")]
+    own = names[3::45]
+    drawn = nano.draw(own, temperature=TEMPERATURE)
+    found, other = (
+        share(rank < TOP for rank in ranks(nano.encoders["image"], pictures, own, names))
+        for pictures in (drawn, drawn[1:] + drawn[:1])
+    )
+    assert len(own) == 31 and found >= 0.15 and other <= 0.1
 
 
 def test_it_sees_what_it_has_drawn(nano):
