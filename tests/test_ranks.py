@@ -47,7 +47,7 @@ def runs(one, tmp_path_factory) -> Runs:
     two, four, killed = folders
     at_step_4(one / "plain_llama", two / "sharded_resumed")
     names = "codes,adapters,without_media,preferences,rewards,values,samples,on_policy,refused,stopped"
-    in_parts = "sharded,sharded_resumed,texts_alone_sharded,muon_of_parts"
+    in_parts = "sharded,sharded_resumed,texts_alone_sharded,prefix_sharded,muon_of_parts"
     launches = [f"2:0:{two}:{names},{in_parts}", f"4:0:{four}:adapters,sharded", f"2:1:{killed}:killed"]
     return Runs(*folders, python(TESTS / "support/together.py", "launch", *launches))
 
@@ -65,7 +65,7 @@ def one(tmp_path_factory) -> Path:
         together.codes, together.adapters, together.without_media,
         together.preferences, together.rewards, together.values, together.samples, together.on_policy,
     )  # fmt: skip
-    for scenario in (*scenarios, together.plain_llama, together.texts_alone):
+    for scenario in (*scenarios, together.plain_llama, together.texts_alone, together.prefix):
         scenario(folder / scenario.__name__)
     return folder
 
@@ -150,6 +150,10 @@ def test_a_process_without_media_keeps_no_others_waiting_for_its_parts(one, two)
     assert {frozenset(step) for step in zip(*given, strict=True)} == {
         frozenset({True}), frozenset({False}), frozenset({True, False}),
     }  # fmt: skip
+
+
+def test_prefixes_and_lora_train_beside_a_model_in_parts(one, two):
+    assert_same_run(one / "prefix", two / "prefix_sharded")
 
 
 def test_features_are_computed_once_by_whichever_process(one, two):

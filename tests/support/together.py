@@ -24,8 +24,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import Parameter
 
+from mmlm.assembly import extended
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data import Record, RecordSet
+from mmlm.model.config import LoraConfig
 from mmlm.training import TrainerConfig, trainer
 from mmlm.training.optimizer import make_optimizers
 from support import alignment, parts, training_objectives
@@ -191,6 +193,16 @@ def texts_alone_sharded(output: Path) -> None:
         patch.setattr(MultimodalLM, "media_context", noted)
         texts_alone(output, shard=True)
     (output / f"given-{os.environ['RANK']}.json").write_text(json.dumps(given))
+
+
+def prefix(output: Path, **settings: Any) -> None:
+    """Prefix fusion and LoRA that reads: what trains lies outside of the units."""
+    model = extended(parts.build("llama", visibility="prefix"), lora=LoraConfig(rank=2, alpha=4, reads=True))
+    CASES["adapters"].train(model, output, **IN_PARTS, **settings)
+
+
+def prefix_sharded(output: Path) -> None:
+    prefix(output, shard=True)
 
 
 def muon_of_parts(output: Path) -> None:
