@@ -146,6 +146,16 @@ def _sample(tensor: Tensor) -> Tensor:
     return values.to(torch.int64).cpu()
 
 
+def device_alone(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Of what `.to()` and `.half()` do to each tensor (`Module._apply`): its device changes, its type does not."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        found = change(tensor)
+        return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+    return moved
+
+
 def check_tensor(value: Any, wanted: str) -> None:
     """TypeError for what is no tensor, ValueError for one of the meta device, which has no values.
 

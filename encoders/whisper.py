@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.model import AudioEncoder
 
-from encoders.base import Features, FrozenEncoder, check_device, check_tensor, fingerprint
+from encoders.base import Features, FrozenEncoder, check_device, check_tensor, device_alone, fingerprint
 from encoders.guarded import whisper_named
 from encoders.hub import HUB_ID
 from encoders.media.sound import SAMPLE_RATE, load_audio
@@ -96,13 +96,8 @@ class WhisperAudioEncoder(FrozenEncoder):
         return self.model.encoder.conv1.weight.device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WhisperAudioEncoder:
-        """What `.to()` and `.half()` do to each tensor: the device changes, the type does not."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            return found if found.dtype == tensor.dtype else tensor.to(found.device)
-
-        return super()._apply(moved, recurse)
+        # Its layers cast their weights to what they are given, and its norms expect float32.
+        return super()._apply(device_alone(fn), recurse)
 
     def preprocess(self, media: Any) -> Tensor:
         """Any audio source that `encoders.media.open_audio` accepts → its log-mel spectrogram [n_mels, T].

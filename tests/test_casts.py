@@ -37,8 +37,12 @@ def test_every_verb_goes_on_in_16_bits(how, expected):
     said = {name: verb(model, root()) for name, verb in VERBS.items()}
     assert said["transcribe"] == expected["transcribe"] and said["ask"] == expected["ask"]
     assert said["caption"].split()[:4] == expected["caption"].split()[:4] and said["answer"] == expected["answer"]
-    drawn = model.draw("a red circle", seed=0)
-    assert drawn.size == (64, 64) and max(high for _, high in drawn.getextrema()) > 0
+    text = "in the middle a large red circle, on a white background"
+    for steps in (None, 0):  # by the diffusion decoder, and by the codec
+        drawn = model.draw(text, seed=0, temperature=0.1, steps=steps)
+        assert drawn.size == (128, 128) and drawn.getpixel((64, 64))[0] > 200 > 60 > drawn.getpixel((64, 64))[1]
+        again = model.draw(text, seed=0, temperature=0.1, init_image=drawn, strength=0.0)
+        assert again.getpixel((64, 64))[0] > 200
     assert model.speak("seven", seed=0).seconds > 0
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from encoders.base import check_tensor
+from encoders.base import check_tensor, device_alone
 
 
 class NonFiniteLatentsError(ValueError):
@@ -48,6 +50,10 @@ class MediaCodec(nn.Module):
     sample_rate: int | None = None  # Hz; None for images
     name: str | None = None  # the source it can be loaded from again; None if it has no such source
     subfolder: str = ""  # where in that source
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # In 16 bits a vector may be nearer to another code, and aMUSEd's decoder gives NaN.
+        return super()._apply(device_alone(fn), recurse)
 
     @property
     def channels(self) -> int:

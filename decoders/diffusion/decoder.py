@@ -17,6 +17,7 @@ from decoders.codecs.spectrum import Spectrum
 from decoders.diffusion.canvas import Canvas
 from decoders.diffusion.schedule import TIMESTEPS, noisy, sample, training_levels
 from decoders.values import check_kinds, check_least
+from encoders.base import device_alone
 
 Preview = Callable[[int, int, Tensor], None]  # number of the step, number of steps, media so far
 
@@ -89,6 +90,10 @@ class DiffusionDecoder(nn.Module):
         )
         for weight in self.unet.conv_out.parameters():  # before training, the predicted detail is 0
             nn.init.zeros_(weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiffusionDecoder:
+        # A parent in 16 bits leaves it as it is: media and codes are float32 here.
+        return super()._apply(device_alone(fn), recurse)
 
     def train(self, mode: bool = True) -> DiffusionDecoder:
         """Set the UNet's mode; the codec stays in eval mode."""

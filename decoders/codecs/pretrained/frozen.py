@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from decoders.codecs.base import MediaCodec
 
@@ -26,7 +25,3 @@ class FrozenCodec(MediaCodec):
     def train(self, mode: bool = True) -> FrozenCodec:
         """Stay in eval mode, so that a parent's `train()` changes no code."""
         return super().train(False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCodec:
-        # A parent's .half() or .to(...) may move the weights to another device but not change their dtype.
-        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
