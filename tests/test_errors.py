@@ -245,8 +245,8 @@ clip.encode(torch.zeros(1, 3, 64, 64, device="meta"))  | ValueError        | met
 ears.encode([])                                        | ValueError        | spectrogram
 ears.encode("abc")                                     | TypeError         | spectrogram
 pictures.encode(None)                                  | TypeError         | tensor
-pictures.encode(torch.full((1, 3, 64, 64), 1e38))      | ValueError        | 0..1
-pictures.encode(torch.full((1, 3, 64, 64), nan))       | ValueError        | NaN
+pictures.encode(torch.full((1, 3, 128, 128), 1e38))    | ValueError        | 0..1
+pictures.encode(torch.full((1, 3, 128, 128), nan))     | ValueError        | NaN
 pictures.decode([])                                    | TypeError         | tensor
 pictures.decode(torch.full((1, 1, 8, 8), 10**6))       | ValueError        |
 sounds.encode(torch.full((1, 1, 6400), 1e38))          | ValueError        | -1..1

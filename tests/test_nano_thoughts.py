@@ -441,7 +441,7 @@ def test_thoughts_and_codes_are_learned_in_the_same_steps(tmp_path, monkeypatch)
 
     unpack(PACKAGE, Recipe(), tmp_path)
     write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
-    write_scenes(tmp_path / "neat", {"train": 8, "dev": 2}, 0, settled=True, loose=0)
+    write_scenes(tmp_path / "neat", {"train": 8, "dev": 2}, 0, settled=True, loose=0, side=128)
     monkeypatch.setattr(stage, "last_data", lambda recipe, output: [f"{tmp_path}/exercises/train-*.tar"])
     drawn = [f"{tmp_path}/neat/{split}-*.tar" for split in ("train", "dev")]
     monkeypatch.setattr(stage, "writing_data", lambda recipe, output: ([drawn[0]], [drawn[1]]))

@@ -103,7 +103,7 @@ def found(tmp_path_factory) -> list[dict]:
 
 def test_identities_are_the_same_on_every_processor(found):
     old, *others = (one["identities"] for one in found)
-    assert json.dumps(old["nano"]).count('"fingerprint"') == 5
+    assert json.dumps(old["nano"]).count('"fingerprint"') == 6
     assert {"language_model", "image_encoder", "audio_encoder", "data"} <= old["run"].keys()
     for other in others:
         assert other == old

@@ -617,6 +617,15 @@ def test_a_whisper_of_ctranslate2_is_no_larger_than_its_weights(tmp_path, layers
     ids=str,
 )  # fmt: skip
 def test_a_codec_is_no_larger_than_its_weights(trap, changes):
+    refused(lambda: load_codec(trap.copy("audio_codec", **changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(codebook_size=HUGE), dict(detail=10**5), dict(refinements=HUGE), dict(detail=10**4, directions=10**8)],
+    ids=str,
+)
+def test_a_codec_of_blocks_is_no_larger_than_its_weights(trap, changes):
     refused(lambda: load_codec(trap.copy("image_codec", **changes)))
 
 

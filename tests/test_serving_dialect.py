@@ -497,10 +497,10 @@ def opened(image) -> Image.Image:
 
 
 def test_pictures_are_the_librarys(client, nano):
-    found = client.images.generate(model="nano", prompt=SCENE, n=2, size="64x64", extra_body={"seed": 3})
+    found = client.images.generate(model="nano", prompt=SCENE, n=2, size="128x128", extra_body={"seed": 3})
     expected = nano.draw(SCENE, 2, seed=3)
     assert [opened(one).tobytes() for one in found.data] == [one.tobytes() for one in expected]
-    assert (found.output_format, found.size) == ("png", "64x64")
+    assert (found.output_format, found.size) == ("png", "128x128")
 
 
 def test_what_a_mask_makes_transparent_is_drawn_anew(client, nano, circle):
@@ -659,7 +659,7 @@ def test_the_examples_of_the_documentation_run(server, monkeypatch):
     for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         exec(code.replace("http://127.0.0.1:8000", server.url), names)
     assert names["answer"].choices[0].message.content and names["said"].text == "how many shapes are in the picture?"
-    assert Image.open(io.BytesIO(names["picture"])).size == (64, 64) and names["sound"].startswith(b"RIFF")
+    assert Image.open(io.BytesIO(names["picture"])).size == (128, 128) and names["sound"].startswith(b"RIFF")
 
 
 def test_every_limit_of_the_documentation_is_the_codes():

@@ -95,7 +95,7 @@ def test_a_picture_is_what_the_library_writes_after_the_conversation(drawn, nano
     assert message.content == "" and drawn.choices[0].finish_reason == "stop"
     (picture,) = message.images
     assert (picture_of(picture) == np.asarray(expected.media[0], int)).all()
-    assert drawn.usage.completion_tokens == drawn.usage.completion_tokens_details.image_tokens == 130
+    assert drawn.usage.completion_tokens == drawn.usage.completion_tokens_details.image_tokens == 38
 
 
 def test_text_with_pictures_whole_and_as_a_stream(client, nano):
@@ -119,7 +119,7 @@ def test_text_with_pictures_whole_and_as_a_stream(client, nano):
         assert [item for one in deltas for item in getattr(one, "images", [])] == images
         count += len(images)
     assert count and last.usage == found.usage
-    assert found.usage.completion_tokens_details.image_tokens == 130 * count
+    assert found.usage.completion_tokens_details.image_tokens == 38 * count
 
 
 PICTURES = [{"type": "image_generation"}]
@@ -204,7 +204,7 @@ def test_what_a_response_cannot_hold_is_told_by_its_field(client, name):
 
 def test_pieces_between_pictures_join_to_the_text_around_them(nano):
     span = nano.language_model.vocabulary.spans["image"]
-    pictures = [torch.randint(512, (2, 8, 8), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    pictures = [torch.randint(1024, (4, 3, 3), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     texts = [" <think> a\nred ", "box </think> one é", " and\n", "   more "]
     ids = [nano.processor.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     first, second = (span.to_ids(codes) for codes in pictures)
@@ -289,7 +289,7 @@ WRONG = {
     "sound and pictures": ({"modalities": ["text", "audio", "image"]}, "modalities", "text and image"),
     "steps of text": ({"extra_body": {"steps": 2}}, "steps", "modalities"),
     "seconds of pictures": ({"modalities": ["image"], "extra_body": {"max_seconds": 2}}, "max_seconds", "sound"),
-    "steps without a decoder": ({"modalities": ["image"], "extra_body": {"steps": 2}}, None, "diffusion"),
+    "steps without a decoder": ({**WAV, "extra_body": {"steps": 2}}, None, "diffusion"),
     "a schema said aloud": ({**WAV, "response_format": {"type": "json_object"}}, "response_format", "text"),
     "tools beside pictures": (
         {"modalities": ["image"], "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "pictures",
@@ -330,15 +330,19 @@ def test_previews_show_what_is_drawn_so_far(client, nano):
     *partial, last = client.images.generate(**asked, extra_body={"seed": 3})
     assert [one.type for one in partial] == ["image_generation.partial_image"] * 3
     assert [one.partial_image_index for one in partial] == [0, 1, 2]
-    assert last.type == "image_generation.completed" and last.usage.output_tokens == 130
+    assert last.type == "image_generation.completed" and last.usage.output_tokens == 38
     whole, expected = opened(last.b64_json), nano.draw(SCENE, seed=3, details=True)
     assert (whole == np.asarray(expected.media[0], int)).all()
-    for one, height in zip(partial, (16, 32, 48), strict=True):
-        shown = opened(one.b64_json)
-        assert (shown[height:] == 128).all() and (one.size, one.output_format) == ("64x64", "png")
-        assert np.abs(shown[: height - 8] - whole[: height - 8]).mean() < 3
+    plain = np.asarray(nano.draw(SCENE, seed=3, steps=0), int)  # as previews are decoded
+    for one, shares in zip(partial, (0.25, 0.5, 0.75), strict=True):
+        shown, there = opened(one.b64_json), int(9 * shares)  # places that are written, in reading order
+        assert (one.size, one.output_format) == ("128x128", "png")
+        for place in range(9):
+            top, left = (43 * place for place in divmod(place, 3))
+            cell = np.s_[top + 4 : top + 38, left + 4 : left + 38]
+            assert (shown[cell] == (plain[cell] if place < there else 128)).all(), (shares, place)
     span = nano.language_model.vocabulary.spans["image"]
-    assert (np.asarray(preview(nano, span, expected.token_ids)) == whole).all()
+    assert (np.asarray(preview(nano, span, expected.token_ids)) == plain).all()
 
 
 def test_an_edit_shows_at_once_what_it_keeps(client):
@@ -351,8 +355,8 @@ def test_an_edit_shows_at_once_what_it_keeps(client):
         picture.save(data, "PNG")
         files[name] = (f"{name}.png", data.getvalue())
     first, last = client.images.edit(
-        model="nano", prompt=SCENE, stream=True, partial_images=1, extra_body={"seed": 4}, **files
+        model="nano", prompt=SCENE, stream=True, partial_images=1, extra_body={"seed": 4, "steps": 0}, **files
     )
     assert (first.type, last.type) == ("image_edit.partial_image", "image_edit.completed")
     shown, whole = opened(first.b64_json), opened(last.b64_json)
-    assert (shown[32:, 32:] == 128).all() and np.abs(shown[40:, :24] - whole[40:, :24]).mean() < 3
+    assert (shown[90:, 90:] == 128).all() and np.abs(shown[90:, :38] - whole[90:, :38]).mean() < 3
