@@ -81,7 +81,7 @@ def test_colours_and_forms_are_codes_of_their_own():
 def test_what_no_block_needs_is_nothing():
     """Two colours and a mask say all of such pictures: each code of the rest is 0, which adds nothing."""
     codec = BlockTruncationCodec.learn(squares(), BlockTruncationConfig(8, 1, 8, codebook_size=32, refinements=2))
-    assert not codec.encode(squares()).codes[:, 2:].any() and not codec.rests.any()
+    assert not codec.encode(squares()).codes[:, 2:].any() and not codec.residuals.any()
 
 
 def test_each_refinement_brings_a_picture_nearer():
@@ -126,11 +126,11 @@ def test_with_as_many_codes_it_shows_more_than_a_palette():
 
 
 def test_sizes_that_cannot_be_are_refused():
-    for wrong in (dict(places=0), dict(detail=1), dict(refinements=-1), dict(size=2), dict(least=-1.0)):
+    for wrong in (dict(places=0), dict(mask_size=1), dict(refinements=-1), dict(size=2), dict(threshold=-1.0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             BlockTruncationConfig(**wrong)
     with pytest.raises(ValueError, match="at most 3"):
-        BlockTruncationConfig(detail=3)
+        BlockTruncationConfig(mask_size=3)
     config = BlockTruncationConfig(16, codebook_size=16)
     for wrong, message in (
         (torch.zeros(4, 3, 40, 20), "16 × 16"),
@@ -160,7 +160,7 @@ def test_a_saved_picture_is_looked_at_in_blocks_of_its_own(tmp_path):
     media = torch.from_numpy(np.asarray(Image.open(tmp_path / "one.png")).copy()).permute(2, 0, 1)[None] / 255
     others = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     codec = BlockTruncationCodec.learn(
-        torch.cat([others, media]), BlockTruncationConfig(codebook_size=16, directions=4)
+        torch.cat([others, media]), BlockTruncationConfig(codebook_size=16, components=4)
     )
     codes = codec.encode(media).codes
     assert codec.grid == (3, 3) and codes.shape == (1, 4, 3, 3)

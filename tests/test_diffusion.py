@@ -239,7 +239,7 @@ def test_calibrated_the_detail_is_of_unit_size_at_every_pitch(made):
 def test_without_latents_it_sees_the_reconstruction_alone(tmp_path):
     """Codes that are decoded alike are then detailed alike; with latents they are not."""
     codec = block_codec()
-    codec.rests[:, 1] = codec.rests[:, 0]  # two codes of nothing
+    codec.residuals[:, 1] = codec.residuals[:, 0]  # two codes of nothing
     codes = codec.encode(media_for(codec)).codes
     codes[:, 2:] = 0
     same = codes.clone()

@@ -622,7 +622,7 @@ def test_a_codec_is_no_larger_than_its_weights(trap, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(codebook_size=HUGE), dict(detail=10**5), dict(refinements=HUGE), dict(detail=10**4, directions=10**8)],
+    [dict(codebook_size=HUGE), dict(mask_size=10**5), dict(refinements=HUGE), dict(mask_size=10**4, components=10**8)],
     ids=str,
 )
 def test_a_codec_of_blocks_is_no_larger_than_its_weights(trap, changes):

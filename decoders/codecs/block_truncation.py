@@ -22,20 +22,21 @@ class BlockTruncationConfig:
 
     size: int = 128  # pixels per side
     places: int = 3  # blocks per side
-    detail: int = 16  # values per side of a block's mask
+    mask_size: int = 16  # values per side of a block's mask
     codebook_size: int = 1024
-    refinements: int = 2  # codes of what two colours and a mask leave open, each of the rest of the one before
-    directions: int = 48  # principal directions in which that rest is told
-    least: float = 1e-3  # mean square of a rest, in 0..1, below which its code is 0, "nothing"
+    refinements: int = 2  # codes of what two colours and a mask leave open, each of the residual of the one before
+    components: int = 48  # principal components in which that residual is told
+    threshold: float = 1e-3  # mean square of a residual, in 0..1, below which its code is 0, "nothing"
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_least(self, size=1, places=1, detail=2, codebook_size=2, refinements=0, directions=1, least=0)
+        check_least(self, size=1, places=1, mask_size=2, codebook_size=2, refinements=0, components=1, threshold=0)
         if self.size < self.places:
             raise ValueError(f"size ({self.size}) must not be below places ({self.places})")
-        if self.refinements and self.directions > 3 * self.detail**2:
+        if self.refinements and self.components > 3 * self.mask_size**2:
             raise ValueError(
-                f"directions ({self.directions}) are at most 3 · detail² ({3 * self.detail**2}), the values of a block"
+                f"components ({self.components}) are at most 3 · mask_size² ({3 * self.mask_size**2}), the values of a "
+                "block: give fewer, or a larger mask_size"
             )
 
 
@@ -49,21 +50,21 @@ class BlockTruncationCodec(MediaCodec):
 
     modality = "image"
     colours: Tensor  # [codebook_size, 6]: red, green, blue of the ground and of the other
-    masks: Tensor  # [codebook_size, detail²] in 0..1
-    directions: Tensor  # [3 · detail², directions], orthonormal
-    rests: Tensor  # [refinements, codebook_size, directions]; the first of each is 0
+    masks: Tensor  # [codebook_size, mask_size²] in 0..1
+    components: Tensor  # [3 · mask_size², components], orthonormal
+    residuals: Tensor  # [refinements, codebook_size, components]; the first of each is 0
 
     def __init__(self, config: BlockTruncationConfig = BlockTruncationConfig()) -> None:
         super().__init__()
         self.config = config
         self.size, self.downsample = config.size, config.size // config.places
         self.codebook_size, self.num_codebooks = config.codebook_size, 2 + config.refinements
-        values = config.detail**2
-        self.latent_dim = 6 + values + config.directions
+        values = config.mask_size**2
+        self.latent_dim = 6 + values + config.components
         self.register_buffer("colours", torch.zeros(config.codebook_size, 6))
         self.register_buffer("masks", torch.zeros(config.codebook_size, values))
-        self.register_buffer("directions", torch.zeros(3 * values, config.directions))
-        self.register_buffer("rests", torch.zeros(config.refinements, config.codebook_size, config.directions))
+        self.register_buffer("components", torch.zeros(3 * values, config.components))
+        self.register_buffer("residuals", torch.zeros(config.refinements, config.codebook_size, config.components))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,51 +87,52 @@ class BlockTruncationCodec(MediaCodec):
         colours, masks = truncated(blocks)
         _learn(codec.colours, colours, draw)
         _learn(codec.masks, masks, draw)
-        rest = blocks - joined(codec.colours[nearest(colours, codec.colours)], codec.masks[nearest(masks, codec.masks)])
-        rest = rest[rest.square().mean((1, 2)) >= config.least].flatten(1)
+        found = codec.colours[nearest(colours, codec.colours)], codec.masks[nearest(masks, codec.masks)]
+        residual = blocks - joined(*found)
+        residual = residual[residual.square().mean((1, 2)) >= config.threshold].flatten(1)
         if config.refinements:
-            values, vectors = torch.linalg.eigh(rest.T @ rest)
-            codec.directions.copy_(vectors[:, values.argsort(descending=True)[: config.directions]])
-            rest = rest @ codec.directions
-        for book in codec.rests:
-            _learn(book[1:], rest, draw)
-            rest = rest - book[nearest(rest, book)]
+            values, vectors = torch.linalg.eigh(residual.T @ residual)
+            codec.components.copy_(vectors[:, values.argsort(descending=True)[: config.components]])
+            residual = residual @ codec.components
+        for book in codec.residuals:
+            _learn(book[1:], residual, draw)
+            residual = residual - book[nearest(residual, book)]
         return codec.requires_grad_(False).eval()
 
     def _blocks(self, media: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] → blocks [B · places², detail², 3]."""
-        places, detail = self.config.places, self.config.detail
-        small = F.interpolate(media, places * detail, mode="bilinear", antialias=True)
-        return small.unflatten(3, (places, detail)).unflatten(2, (places, detail)).permute(0, 2, 4, 3, 5, 1).reshape(
-            -1, detail**2, 3
+        """Pictures [B, 3, H, W] → blocks [B · places², mask_size², 3]."""
+        places, side = self.config.places, self.config.mask_size
+        small = F.interpolate(media, places * side, mode="bilinear", antialias=True)
+        return small.unflatten(3, (places, side)).unflatten(2, (places, side)).permute(0, 2, 4, 3, 5, 1).reshape(
+            -1, side**2, 3
         )  # fmt: skip
 
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, None]:
         blocks = self._blocks(media)
         own_colours, own_masks = truncated(blocks)
         found = [nearest(own_colours, self.colours), nearest(own_masks, self.masks)]
-        rest = (blocks - joined(self.colours[found[0]], self.masks[found[1]])).flatten(1)
-        told = rest.square().mean(1) >= self.config.least
-        rest = rest @ self.directions
-        for book in self.rests:
-            found.append(torch.where(told, nearest(rest, book), 0))
-            rest = rest - book[found[-1]]
+        residual = (blocks - joined(self.colours[found[0]], self.masks[found[1]])).flatten(1)
+        told = residual.square().mean(1) >= self.config.threshold
+        residual = residual @ self.components
+        for book in self.residuals:
+            found.append(torch.where(told, nearest(residual, book), 0))
+            residual = residual - book[found[-1]]
         codes = torch.stack(found, 1).unflatten(0, (len(media), *self.grid)).permute(0, 3, 1, 2)
         return codes, self._latents(codes), None
 
     def _latents(self, codes: Tensor) -> Tensor:
-        colours, masks, *rests = codes.unbind(1)
-        rest = self.colours.new_zeros(*colours.shape, self.config.directions)
-        for book, own in zip(self.rests, rests, strict=True):
-            rest = rest + book[own]
-        return torch.cat([self.colours[colours], self.masks[masks], rest], -1).movedim(-1, 1)
+        colours, masks, *residuals = codes.unbind(1)
+        residual = self.colours.new_zeros(*colours.shape, self.config.components)
+        for book, own in zip(self.residuals, residuals, strict=True):
+            residual = residual + book[own]
+        return torch.cat([self.colours[colours], self.masks[masks], residual], -1).movedim(-1, 1)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        places, detail = self.config.places, self.config.detail
-        colours, masks, rest = latents.movedim(1, -1).split([6, detail**2, self.config.directions], -1)
-        blocks = joined(colours, masks) + (rest @ self.directions.T).unflatten(-1, (detail**2, 3))
-        small = blocks.unflatten(3, (detail, detail)).permute(0, 5, 1, 3, 2, 4).reshape(
-            len(latents), 3, places * detail, places * detail
+        places, side = self.config.places, self.config.mask_size
+        colours, masks, residual = latents.movedim(1, -1).split([6, side**2, self.config.components], -1)
+        blocks = joined(colours, masks) + (residual @ self.components.T).unflatten(-1, (side**2, 3))
+        small = blocks.unflatten(3, (side, side)).permute(0, 5, 1, 3, 2, 4).reshape(
+            len(latents), 3, places * side, places * side
         )  # fmt: skip
         return F.interpolate(small, self.config.size, mode="bilinear")
 
@@ -161,9 +163,9 @@ def joined(colours: Tensor, masks: Tensor) -> Tensor:
 
 def _learn(book: Tensor, vectors: Tensor, draw: torch.Generator) -> None:
     """Fill a codebook [C, D] with the centres of vectors [N, D], as far as there are so many different ones."""
-    needed = min(len(book), len(vectors.unique(dim=0)))
-    if needed:
-        book[:needed] = kmeans(vectors, needed, ROUNDS, draw)
+    if len(vectors):
+        centres = kmeans(vectors, len(book), ROUNDS, draw)
+        book[: len(centres)] = centres
 
 
 def _border(values: Tensor) -> Tensor:

@@ -7,21 +7,16 @@ from torch import Tensor
 
 
 def kmeans(vectors: Tensor, count: int, rounds: int, draw: torch.Generator) -> Tensor:
-    """`count` centres [count, D] of vectors [N, D], after some rounds of Lloyd's algorithm.
+    """`count` centres [count, D] of vectors [N, D], after some rounds of Lloyd's algorithm (1982).
 
-    draw: chooses the different vectors that it starts from; a centre that nothing is near to stays where it is.
-    ValueError for fewer different vectors than centres: the pictures that they are of are too few, or too alike.
+    draw: chooses the different vectors that it starts from; where there are fewer, so are the centres. A centre that
+    nothing is near to stays where it is.
     """
     different = vectors.unique(dim=0)
-    if len(different) < count:
-        raise ValueError(
-            f"the pictures have {len(different)} different cells, fewer than {count} codes; give more pictures, or a "
-            "smaller codebook_size"
-        )
     centres = different[torch.randperm(len(different), generator=draw)[:count].to(vectors.device)]
     for _ in range(rounds):
         chosen = nearest(vectors, centres)
-        counts = torch.bincount(chosen, minlength=count).unsqueeze(1)
+        counts = torch.bincount(chosen, minlength=len(centres)).unsqueeze(1)
         sums = torch.zeros_like(centres).index_add_(0, chosen, vectors)
         centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
     return centres

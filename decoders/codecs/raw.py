@@ -44,6 +44,11 @@ class PaletteCodec(MediaCodec):
         """
         colours = F.avg_pool2d(pictures, downsample).permute(0, 2, 3, 1).reshape(-1, 3)
         palette = kmeans(colours, codebook_size, rounds, torch.Generator().manual_seed(seed))
+        if len(palette) < codebook_size:
+            raise ValueError(
+                f"the images have {len(palette)} different cells, fewer than {codebook_size} colours; give more images "
+                "or a smaller codebook_size"
+            )
         return cls(palette, pictures.shape[-1], downsample)
 
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor, None]:

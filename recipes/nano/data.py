@@ -209,7 +209,7 @@ def adapter_sources(scenes: Path, sets: Path | None) -> list[str]:
 
 
 def drawing_sources(scenes: Path, sets: Path | None, emoji_passes: int = 4) -> tuple[list[str], str]:
-    """Pictures with texts to learn drawing from, and held-out ones. emoji_passes: in which a scene comes once."""
+    """Pictures with texts to learn drawing from, and held-out ones. emoji_passes: for one over the scenes."""
     sources = [f"{scenes}/train-*.tar"]
     if sets is not None:
         sources += [f"{sets / 'emoji'}/train-*.tar"] * emoji_passes

@@ -34,7 +34,7 @@ def palette_codec() -> PaletteCodec:
 
 def block_codec(seed: int = 0, refinements: int = 2) -> BlockTruncationCodec:
     """Pictures of 16 × 16, codes of 3 × 3, learned from noise."""
-    config = BlockTruncationConfig(16, places=3, detail=4, codebook_size=16, refinements=refinements, directions=8)
+    config = BlockTruncationConfig(16, places=3, mask_size=4, codebook_size=16, refinements=refinements, components=8)
     return BlockTruncationCodec.learn(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(seed)), config)
 
 
