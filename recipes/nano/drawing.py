@@ -224,7 +224,6 @@ def sheet(model: mmlm.MultimodalLM, sets: Path | None, path: Path, seed: int = 0
     for split, step in (("train", 170), ("dev", 11)) if sets is not None else ():
         texts += [record.captions[0] for record in list(read_records(sets / f"emoji/{split}-*.tar"))[::step][:8]]
     mmlm.contact_sheet(model.draw(texts, seed=seed, temperature=TEMPERATURE), texts, path)
-    in_few_colours(path)
 
 
 def sheet_of_steps(model: mmlm.MultimodalLM, path: Path, seed: int = 0) -> None:
@@ -235,12 +234,6 @@ def sheet_of_steps(model: mmlm.MultimodalLM, path: Path, seed: int = 0) -> None:
     found = [(drawn[steps][index][0], steps) for index in range(len(texts)) for steps in STEPS]
     named = ["the codec alone" if steps == 0 else f"{steps} step{'s' * (steps > 1)}" for _, steps in found]
     mmlm.contact_sheet([picture for picture, _ in found], named, path, columns=len(STEPS))
-    in_few_colours(path)
-
-
-def in_few_colours(path: Path) -> None:
-    """Write a PNG again in 256 colours: less than half of its size, for the documentation that shows it."""
-    Image.open(path).quantize(256).save(path, optimize=True)
 
 
 def main() -> None:
