@@ -30,11 +30,13 @@ from recipes.nano.stages.audio_encoder import (
     train_audio_encoder,
     train_audio_encoder_more,
     train_digits,
+    train_digits_more,
 )
 from recipes.nano.stages.ears import train_ears, train_ears_more
 from recipes.nano.stages.image_codec import learn_image_codec, train_image_decoder
 from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
+from recipes.nano.stages.looking import make_looking, train_looking
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
 from recipes.nano.stages.rewarded import train_rewarded
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
@@ -83,6 +85,9 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "together": (train_together, "together/model/config.json"),
     "rewarded": (train_rewarded, "rewarded/model/config.json"),
     "writing_last": (train_writing_last, "writing_last/model/config.json"),
+    "exercises_looking": (make_looking, "exercises_looking/done"),
+    "audio_digits_more": (train_digits_more, "audio_digits_more/whisper.pt"),
+    "looking": (train_looking, "looking/model/config.json"),
 }
 
 

@@ -57,6 +57,7 @@ class AudioEncoder:
     digit_strings: int = 40_000  # about half of what it hears then
     digit_steps: int = 1000
     digit_learning_rate: float = 1e-3
+    digit_more_steps: int = 3000  # of the decoder alone
 
 
 @dataclass
@@ -171,6 +172,15 @@ class Rewards:
 
 
 @dataclass
+class Looking:
+    """What the adapters learn last, while the language model rests."""
+
+    exercises: int = 15_000
+    steps: int = 2000
+    learning_rate: float = 1.5e-3  # Muon's
+
+
+@dataclass
 class Recipe:
     seed: int = 0
     device: str = "cpu"
@@ -186,3 +196,4 @@ class Recipe:
     writing: Writing = field(default_factory=Writing)
     thoughts: Thoughts = field(default_factory=Thoughts)
     rewards: Rewards = field(default_factory=Rewards)
+    looking: Looking = field(default_factory=Looking)

@@ -271,6 +271,10 @@ def utterances(speech: Path, spoken: Path, sets: Path | None) -> list[Utterance]
     return found
 
 
+def single_digits(sets: Path) -> list[Utterance]:
+    return [Utterance(_int16(sound), record["text"]) for sound, record in read_tars(sets / "fsdd", "train")]
+
+
 def digit_strings(sets: Path, count: int, seed: int) -> list[Utterance]:
     """Several digits by one person of `fsdd`, one after the other with pauses between: endless from few recordings.
 

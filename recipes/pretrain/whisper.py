@@ -52,6 +52,7 @@ class WhisperTrainConfig:
     speed: float = 0.12  # speech is played up to so much faster or slower
     steps: int = 7000
     learning_rate: float = 2.5e-3
+    decoder_only: bool = False  # the encoder keeps its weights, and whatever was trained on its features stays right
     seed: int = 0
     device: str = "cpu"
 
@@ -117,7 +118,9 @@ def train_whisper(
 
     def loss_at(step: int) -> Tensor:
         mel, tokens = (part.to(config.device) for part in batches.at(step))
-        logits = model.decoder(tokens[:, :-1].clamp(min=0), encode_window(model.encoder, mel)) + rest
+        with torch.set_grad_enabled(not config.decoder_only):
+            heard = encode_window(model.encoder, mel)
+        logits = model.decoder(tokens[:, :-1].clamp(min=0), heard) + rest
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=IGNORE)
 
     def save(folder: Path) -> Path:
@@ -129,7 +132,8 @@ def train_whisper(
     settings = TrainerConfig(steps=config.steps, learning_rate=config.learning_rate, optimizer="muon", seed=config.seed)
     given = [part for utterance in utterances for part in (utterance.samples.tobytes(), utterance.text)]
     identity = {"config": asdict(config), "data": digest(*given)}
-    Trainer(LossObjective("whisper", model, loss_at, save, identity), settings, output).fit()
+    learning = model.decoder if config.decoder_only else model
+    Trainer(LossObjective("whisper", learning, loss_at, save, identity), settings, output).fit()
     return expanded(model, vocabulary).half().float()
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from recipes.nano import data
 from recipes.nano.settings import Recipe
+from recipes.nano.stages.package import newest
+
+DIGIT_PASSES = 14  # of fsdd, beside the six of `utterances`
 
 
 def make_speech(recipe: Recipe, output: Path) -> None:
@@ -56,11 +59,40 @@ def train_digits(recipe: Recipe, output: Path) -> None:
     )
 
 
+def train_digits_more(recipe: Recipe, output: Path) -> None:
+    """Whisper's decoder alone, which the adapters do not hear: more digits, half of the steps in whole windows."""
+    part = recipe.audio_encoder
+    listen(
+        recipe,
+        output,
+        "audio_digits_more",
+        start=newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"),
+        strings=part.digit_strings // 2,
+        digits=DIGIT_PASSES,
+        steps=part.digit_more_steps,
+        learning_rate=part.digit_learning_rate,
+        window_every=2,
+        window_batch=8,
+        settling=0.3,
+        decoder_only=True,
+        seed=recipe.seed + 3,
+    )
+
+
 def listen(
-    recipe: Recipe, output: Path, folder: str, start: Path | None = None, strings: int = 0, **settings: Any
+    recipe: Recipe,
+    output: Path,
+    folder: str,
+    start: Path | None = None,
+    strings: int = 0,
+    digits: int = 0,
+    **settings: Any,
 ) -> None:
-    """Train Whisper into `output/folder`, from `start` on if it is given; `strings` of digits beside all else."""
-    from recipes.nano.speech import digit_strings, utterances
+    """Train Whisper into `output/folder`, from `start` on if it is given.
+
+    strings, digits: how many strings of digits, and how often each single one, beside all else.
+    """
+    from recipes.nano.speech import digit_strings, single_digits, utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
 
     part = recipe.audio_encoder
@@ -69,5 +101,5 @@ def listen(
     config = WhisperTrainConfig(**{**sizes, **own, **settings})
     heard = utterances(output / "speech", output / "spoken", sets := data.sets_folder())
     if sets is not None:
-        heard += digit_strings(sets, strings, recipe.seed)
+        heard += digit_strings(sets, strings, recipe.seed) + single_digits(sets) * digits
     train_whisper(config, heard, output / folder, start)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recipes.nano.settings import Recipe
 
+HEARD = ("audio_digits_more", "audio_digits", "audio_encoder_more")
 PACKAGE = Path(__file__).resolve().parents[3] / "mmlm/nano"
 
 
@@ -71,8 +72,8 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     for stage in ("thoughts", "thoughts_more", "together", "rewarded"):
         if (thinking := output / stage / "language_model").exists():
             shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
-    compress(newest(output, "whisper.pt", "audio_digits", "audio_encoder_more"), partial / "audio_encoder.pt")
-    writing = ("writing_last", "rewarded", "together", "writing_more")
+    compress(newest(output, "whisper.pt", *HEARD), partial / "audio_encoder.pt")
+    writing = ("looking", "writing_last", "rewarded", "together", "writing_more")
     model = mmlm.load(newest(output, "model", *writing, "thoughts_more", "thoughts", "writing", "ears_more"))
     if "image" in model.codecs and (output / "image_decoder/decoder").exists():
         model = extended(model, Codecs(image_decoder=output / "image_decoder/decoder"))
