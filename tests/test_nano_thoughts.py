@@ -517,6 +517,22 @@ def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
     assert np.array_equal(made.draw(text, temperature=0.1), before.draw(text, temperature=0.1))
 
 
+def test_adapters_that_learn_alone_leave_all_else(tmp_path, monkeypatch):
+    from recipes.nano.stages import looking as stage
+
+    unpack(PACKAGE, Recipe(), tmp_path)
+    write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
+    monkeypatch.setattr(stage, "looking_data", lambda recipe, output: [f"{tmp_path}/exercises/train-*.tar"])
+    recipe = Recipe()
+    recipe.looking.steps, recipe.thoughts.batch_size = 1, 4
+    stage.train_looking(recipe, tmp_path)
+    before, after = weights_of(mmlm.load("nano")), weights_of(mmlm.load(tmp_path / "looking/model"))
+    assert before.keys() == after.keys()
+    for name, own in before.items():
+        looks = name.startswith(("fusion.", "resamplers.image."))  # these exercises have no sound
+        assert torch.equal(own, after[name]) != looks, name
+
+
 class Scripted:
     """A model that writes, turn by turn, what a table has for the question; and keeps the prompts that it is given."""
 

@@ -104,6 +104,16 @@ def test_it_learns_and_loads_as_upstreams(tmp_path):
     assert transcript.language == "en" and transcript.seconds == pytest.approx(0.6, abs=0.02)
 
 
+def test_a_decoder_that_learns_alone_leaves_its_encoder(tmp_path):
+    train_whisper(replace(SMALL, steps=1), utterances(), tmp_path)
+    alone = replace(SMALL, steps=4, decoder_only=True)
+    train_whisper(alone, utterances(), tmp_path / "more", tmp_path / "whisper.pt")
+    before, after = (whisper.load_model(str(path / "whisper.pt")) for path in (tmp_path, tmp_path / "more"))
+    for name, tensor in after.state_dict().items():
+        learned = not torch.equal(tensor, before.state_dict()[name])
+        assert learned == (name.startswith("decoder.") and name != "decoder.mask"), name
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     vocabulary = Vocabulary(WORDS)
     torch.save({"model_state_dict": {"decoder.token_embedding.weight": torch.randn(51864, 4)}}, tmp_path / "other.pt")

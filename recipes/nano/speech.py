@@ -256,23 +256,20 @@ def order(rng: random.Random, slots: dict[str, tuple[str, ...]]) -> tuple[str, d
     return text + rng.choice(("", "", " please")), filled
 
 
-def utterances(speech: Path, spoken: Path, sets: Path | None) -> list[Utterance]:
+def utterances(speech: Path, spoken: Path, sets: Path | None, digits: int = 6) -> list[Utterance]:
     """What the nano Whisper trains on: the tars written above, and of the sets those with transcripts.
 
-    A small set comes several times, to be heard as often in each pass. The sounds of `esc10` are speech to nobody.
+    A small set comes several times, to be heard as often in each pass: `fsdd` comes `digits` times. The sounds of
+    `esc10` are speech to nobody.
     """
     found = [Utterance(_int16(sound), record["text"]) for sound, record in read_tars(speech, "train")]
     found += [Utterance(_int16(sound), record["transcript"]) for sound, record in read_tars(spoken, "train")]
     if sets is not None:
-        for name, times in (("fsdd", 6), ("speechocean", 4), ("ljspeech_mini", 4), ("esc10", 2)):
+        for name, times in (("fsdd", digits), ("speechocean", 4), ("ljspeech_mini", 4), ("esc10", 2)):
             found += [
                 Utterance(_int16(sound), record.get("text", "")) for sound, record in read_tars(sets / name, "train")
             ] * times
     return found
-
-
-def single_digits(sets: Path) -> list[Utterance]:
-    return [Utterance(_int16(sound), record["text"]) for sound, record in read_tars(sets / "fsdd", "train")]
 
 
 def digit_strings(sets: Path, count: int, seed: int) -> list[Utterance]:

@@ -9,7 +9,7 @@ from recipes.nano import data
 from recipes.nano.settings import Recipe
 from recipes.nano.stages.package import newest
 
-DIGIT_PASSES = 14  # of fsdd, beside the six of `utterances`
+DIGIT_PASSES = 20  # of fsdd
 
 
 def make_speech(recipe: Recipe, output: Path) -> None:
@@ -85,21 +85,21 @@ def listen(
     folder: str,
     start: Path | None = None,
     strings: int = 0,
-    digits: int = 0,
+    digits: int = 6,
     **settings: Any,
 ) -> None:
     """Train Whisper into `output/folder`, from `start` on if it is given.
 
-    strings, digits: how many strings of digits, and how often each single one, beside all else.
+    strings: of digits, beside all else. digits: how often each digit that people said comes alone.
     """
-    from recipes.nano.speech import digit_strings, single_digits, utterances
+    from recipes.nano.speech import digit_strings, utterances
     from recipes.pretrain.whisper import WhisperTrainConfig, train_whisper
 
     part = recipe.audio_encoder
     sizes = {"width": part.width, "audio_layers": part.audio_layers, "text_layers": part.text_layers}
     own = {"batch_size": part.batch_size, "seed": recipe.seed, "device": recipe.device}
     config = WhisperTrainConfig(**{**sizes, **own, **settings})
-    heard = utterances(output / "speech", output / "spoken", sets := data.sets_folder())
+    heard = utterances(output / "speech", output / "spoken", sets := data.sets_folder(), digits)
     if sets is not None:
-        heard += digit_strings(sets, strings, recipe.seed) + single_digits(sets) * digits
+        heard += digit_strings(sets, strings, recipe.seed)
     train_whisper(config, heard, output / folder, start)
