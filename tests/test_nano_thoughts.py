@@ -518,19 +518,33 @@ def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
 
 
 def test_adapters_that_learn_alone_leave_all_else(tmp_path, monkeypatch):
+    """Four fifths of what both stages changed is saved."""
     from recipes.nano.stages import looking as stage
 
     unpack(PACKAGE, Recipe(), tmp_path)
     write_exercises(tmp_path / "exercises", {"train": 12, "dev": 2}, 0)
-    monkeypatch.setattr(stage, "looking_data", lambda recipe, output: [f"{tmp_path}/exercises/train-*.tar"])
+    for name in ("digits", "learned_before"):
+        monkeypatch.setattr(stage, name, lambda *_: [])
+    monkeypatch.setattr(stage, "exercises", lambda output: [f"{tmp_path}/exercises/train-*.tar"])
+    for folder in ("exercises_json", "settled"):
+        write_exercises(tmp_path / folder, {"train": 4}, 1)
     recipe = Recipe()
-    recipe.looking.steps, recipe.thoughts.batch_size = 1, 4
+    recipe.looking.steps, recipe.looking.more_steps, recipe.thoughts.batch_size = 1, 1, 4
     stage.train_looking(recipe, tmp_path)
-    before, after = weights_of(mmlm.load("nano")), weights_of(mmlm.load(tmp_path / "looking/model"))
-    assert before.keys() == after.keys()
+    stage.train_looking_more(recipe, tmp_path)
+    before, first, last, made = (
+        weights_of(mmlm.load(path))
+        for path in (
+            "nano",
+            *(tmp_path / f"{name}/model" for name in ("looking", "looking_more/steps", "looking_more")),
+        )
+    )
+    assert before.keys() == made.keys()
     for name, own in before.items():
         looks = name.startswith(("fusion.", "resamplers.image."))  # these exercises have no sound
-        assert torch.equal(own, after[name]) != looks, name
+        assert torch.equal(own, first[name]) != looks and torch.equal(own, made[name]) != looks, name
+        assert torch.equal(first[name], last[name]) != looks, name
+        torch.testing.assert_close(made[name], own + 0.8 * (last[name] - own))
 
 
 class Scripted:

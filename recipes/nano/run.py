@@ -37,7 +37,7 @@ from recipes.nano.stages.ears import train_ears, train_ears_more
 from recipes.nano.stages.image_codec import learn_image_codec, train_image_decoder
 from recipes.nano.stages.image_encoder import train_image_encoder
 from recipes.nano.stages.language_model import train_language_model, train_tokenizer
-from recipes.nano.stages.looking import make_looking, train_looking
+from recipes.nano.stages.looking import make_looking, train_looking, train_looking_more
 from recipes.nano.stages.package import PACKAGE, freeze, pack, unpack
 from recipes.nano.stages.rewarded import train_rewarded
 from recipes.nano.stages.scenes import draw_neatly, draw_scenes
@@ -90,6 +90,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "audio_digits_more": (train_digits_more, "audio_digits_more/whisper.pt"),
     "audio_digits_last": (train_digits_last, "audio_digits_last/whisper.pt"),
     "looking": (train_looking, "looking/model/config.json"),
+    "looking_more": (train_looking_more, "looking_more/model/config.json"),
 }
 
 

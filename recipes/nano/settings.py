@@ -179,6 +179,8 @@ class Looking:
     exercises: int = 15_000
     steps: int = 2000
     learning_rate: float = 1.5e-3  # Muon's
+    more_steps: int = 900
+    more_learning_rate: float = 1e-3
 
 
 @dataclass

@@ -1,12 +1,14 @@
-"""The stage of the nano recipe in which the adapters alone learn, last: the language model and what writes codes rest.
+"""The stages of the nano recipe in which the adapters alone learn, last: the language model and what writes codes rest.
 
 What is read, thought, written and drawn without a picture or a recording therefore stays what it was, to the last bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch.nn import Parameter
 
 import mmlm
@@ -19,7 +21,9 @@ from recipes.nano.stages.thoughts import learned_before, thoughts_config, though
 
 KINDS = ("json", "thinking", "json", "zoom", "json", "pictures")  # every one of them lists things
 ADAPTERS = ("resamplers.", "fusion.")
+BEFORE = ("writing_last", "rewarded", "together", "writing_more", "writing")
 DIGIT_PASSES = 20  # of fsdd, beside the three of other stages: a small set, and people say a digit in many ways
+AFTER = 0.8  # the share of the weights after both stages in what is saved, as in `together`
 
 
 class LookingObjective(AdaptersObjective):
@@ -32,23 +36,53 @@ class LookingObjective(AdaptersObjective):
 
 
 def make_looking(recipe: Recipe, output: Path) -> None:
-    """Exercises in which things are listed."""
-    write_kinds(output / "exercises_looking", KINDS, recipe.looking.exercises, recipe.seed + 4)
+    """Exercises in which things are listed, and as many scenes as JSON."""
+    part = recipe.looking
+    write_kinds(output / "exercises_json", ("json",), part.exercises, recipe.seed + 77)
+    write_kinds(output / "exercises_looking", KINDS, part.exercises, recipe.seed + 4)
 
 
 def train_looking(recipe: Recipe, output: Path) -> None:
-    """From the newest model."""
+    """From the newest model: all that nano learned before, with more digits and more lists of things."""
     part = recipe.looking
-    stages = ("writing_last", "rewarded", "together", "writing_more", "writing")
-    model = mmlm.load(newest(output, "model", *stages), device=recipe.device)
-    config = thoughts_config(recipe, part.steps, part.learning_rate, seed=6)
-    training, held = thoughts_sets(model, output, looking_data(recipe, output), config)
-    Trainer(LookingObjective(model, training, held, config), config, output / "looking").fit()
+    model = mmlm.load(newest(output, "model", *BEFORE), device=recipe.device)
+    sources = [*exercises(output), *digits(DIGIT_PASSES), *learned_before(recipe, output)]
+    fit(recipe, output, "looking", model, sources, part.steps, part.learning_rate, seed=6)
 
 
-def looking_data(recipe: Recipe, output: Path) -> list[str]:
-    """These exercises, those of all kinds, and what nano learned before, with more of the digits that people said."""
-    exercises = [f"{output}/{folder}/train-*.tar" for folder in ("exercises_looking", "exercises")]
+def train_looking_more(recipe: Recipe, output: Path) -> None:
+    """Further, half of the examples scenes as JSON; what is saved lies between these weights and those before both."""
+    part = recipe.looking
+    model = mmlm.load(output / "looking/model", device=recipe.device)
+    scenes = [f"{output}/exercises_json/train-*.tar"] * 2
+    sources = [*scenes, *exercises(output), *digits(DIGIT_PASSES // 2), f"{output}/settled/train-*.tar"]
+    fit(recipe, output, "looking_more/steps", model, sources, part.more_steps, part.more_learning_rate, seed=8)
+    before = dict(mmlm.load(newest(output, "model", *BEFORE), device=recipe.device).added_parameters())
+    with torch.no_grad():
+        for name, weight in model.added_parameters():
+            weight.copy_(before[name].lerp(weight, AFTER))
+    model.save(output / "looking_more/model")
+
+
+def fit(
+    recipe: Recipe,
+    output: Path,
+    folder: str,
+    model: mmlm.MultimodalLM,
+    sources: Sequence[str],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
+    config = thoughts_config(recipe, steps, learning_rate, seed)
+    training, held = thoughts_sets(model, output, sources, config)
+    Trainer(LookingObjective(model, training, held, config), config, output / folder).fit()
+
+
+def exercises(output: Path) -> list[str]:
+    return [f"{output}/{folder}/train-*.tar" for folder in ("exercises_looking", "exercises")]
+
+
+def digits(passes: int) -> list[str]:
     sets = data.sets_folder()
-    digits = [] if sets is None else [f"{sets}/fsdd/train-*.tar"] * DIGIT_PASSES
-    return [*exercises, *digits, *learned_before(recipe, output)]
+    return [] if sets is None else [f"{sets}/fsdd/train-*.tar"] * passes

@@ -73,7 +73,7 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
         if (thinking := output / stage / "language_model").exists():
             shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
     compress(newest(output, "whisper.pt", *HEARD), partial / "audio_encoder.pt")
-    writing = ("looking", "writing_last", "rewarded", "together", "writing_more")
+    writing = ("looking_more", "looking", "writing_last", "rewarded", "together", "writing_more")
     model = mmlm.load(newest(output, "model", *writing, "thoughts_more", "thoughts", "writing", "ears_more"))
     if "image" in model.codecs and (output / "image_decoder/decoder").exists():
         model = extended(model, Codecs(image_decoder=output / "image_decoder/decoder"))
