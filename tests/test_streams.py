@@ -29,6 +29,7 @@ from mmlm.training.examples import prepare
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.rows import batch_of
 from mmlm.training.streaming import StreamedExamples, open_stream, shards_of
+from mmlm.training.trial import trial_of_adapters
 from support.training_objectives import COLOURS, added, assert_equal, metrics, png, stopping, tiny_model, tiny_records
 
 
@@ -177,7 +178,7 @@ def test_what_cannot_be_a_stream_is_one_line(tmp_path, what):
         "within": "reference::memory://a.tar",
     }.get(what, path)
     words = {"cut": "truncated", "twice": "several members are named r1", "compressed": "not a plain tar",
-             "empty": "no member", "pipe": "a pipe", "gone": "no file matches", "no tar": "folder",
+             "empty": "no records in .*a.tar", "pipe": "a pipe", "gone": "no file matches", "no tar": "folder",
              "within": "within others"}  # fmt: skip
     with pytest.raises((ValueError, FileNotFoundError), match=words[what]) as caught:
         stream_of(source, tmp_path)
@@ -395,6 +396,15 @@ def test_steps_made_ahead_are_those_asked_for_and_errors_come_where_they_belong(
     assert ahead(4) == 16 and ahead(1) == 1  # back, too
     ahead.close()
     assert max(made) == 4 and made[:5] == list(range(5))
+
+
+def test_a_trial_needs_no_records_in_the_first_shard(shards, tmp_path):
+    (shards / "-.tar").write_bytes(tar_of({}))
+    assert find_shards(f"{shards}/*.tar")[0].url.endswith("-.tar")
+    tried = trial_of_adapters(
+        tiny_model(), f"{shards}/*.tar", None, tmp_path, TrainConfig(stream=True, steps=9, **SETTINGS)
+    )
+    assert (tried.steps, tried.cached.records) == (9, 4)
 
 
 def test_settings_of_streams_are_checked(shards, tmp_path):
