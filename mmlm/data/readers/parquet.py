@@ -41,7 +41,9 @@ class Cell(FileSlice):
         medium = cell if self.index is None else cell[self.index]
         if medium["bytes"] is not None:
             return medium["bytes"]
-        return FileSlice(self.path.parent / str(medium.get("path"))).read()
+        if medium.get("path") is None:
+            raise ValueError("neither bytes nor the path of a file in its cell")
+        return FileSlice(self.path.parent / medium["path"]).read()
 
 
 def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
