@@ -371,6 +371,22 @@ def test_media_that_do_not_decode_are_left_out_named_once_and_bounded(shards, tm
         streamed(tiny_model(), f"{shards}/*.tar", tmp_path / "strict", steps=11, bad_limit=0.0)
 
 
+def test_an_answer_that_is_labelled_bad_is_not_learned(tmp_path):
+    """As without a stream, where it is refused."""
+    judged = [{"prompt": "what is it?", "completion": "red", "label": label} for label in (True, False)]
+    inside = {f"{n}.{suffix}": data for n, own in enumerate(judged)
+              for suffix, data in (("png", png((250, 0, 0))), ("json", json.dumps(own).encode()))}  # fmt: skip
+    (tmp_path / "a.tar").write_bytes(tar_of(inside))
+    config = TrainConfig(stream=True, steps=1, bad_limit=1.0, **SETTINGS | {"batch_size": 2})
+    model = tiny_model()
+    stream = open_stream(tmp_path / "a.tar", tmp_path, config, progress=False)
+    training = StreamedExamples(model, stream, BadLog(tmp_path / "bad.jsonl", 1.0, 2), 1)
+    made = training.make(0)
+    training.close()
+    assert len(made.ready) == 1
+    assert [(one.key.rpartition(" ")[2], one.reason[:27]) for one in made.bad] == [("1", "its answer is labelled bad:")]
+
+
 def test_a_step_without_any_good_record_has_a_gradient_of_zero(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_of({"bad.png": b"no picture", "bad.json": b'{"caption": "x"}'}))
     model = tiny_model()
