@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -46,6 +47,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written ({error}): make room, and give the same again") from error
     path.chmod(permissions)
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Where the disk is full, an OSError that names the folder and says what to do: the system's own names nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"{folder} cannot be written to ({error.strerror}): make room, and give the same again; what is done stays"
+        ) from error
 
 
 def apply_umask(folder: Path) -> None:

@@ -201,6 +201,24 @@ def test_joined_tars_are_read_to_the_end_of_the_file(tmp_path):
     ]
 
 
+def test_a_tar_without_members_holds_no_records(tmp_path):
+    """As writers leave it that have fewer records than shards; joined to another one as well."""
+    one = write_tar(tmp_path / "0.tar", {"a.jpg": b"1", "a.txt": "first"})
+    none = write_tar(tmp_path / "1.tar", {})
+    (tmp_path / "2.tar").write_bytes(none.read_bytes() + one.read_bytes())
+    assert [record.image for record in read_records(f"{tmp_path}/?.tar")] == [b"1", b"1"]
+    with pytest.raises(BadRecordsError, match="there are no records"):
+        read_records(none)
+    (tmp_path / "3.tar").touch()
+    with pytest.raises(ValueError, match="3.tar is damaged.*empty file"):
+        read_records(f"{tmp_path}/?.tar")
+
+
+def test_a_text_in_a_tar_may_begin_with_a_mark(tmp_path):
+    path = write_tar(tmp_path / "t.tar", {"a.JPG": b"1", "a.txt": b"\xef\xbb\xbfa dog\r\n"})
+    assert read_records(path)[0].captions == ("a dog",)
+
+
 def test_a_damaged_header_within_a_tar_is_an_error(tmp_path):
     """tarfile itself stops there without a word, and the rest would be lost."""
     path = write_tar(tmp_path / "t.tar", {f"{i}.{s}": b"x" for i in range(3) for s in ("jpg", "txt")})

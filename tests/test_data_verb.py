@@ -1,8 +1,11 @@
 """`mmlm data`: what is counted, what is written reads back as the same records, what the page shows."""
 
+import errno
 import gzip
 import json
+import os
 import re
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +134,16 @@ def test_media_that_cannot_be_taken_along_are_named_and_counted(tmp_path):
             convert_data(data, tmp_path / wrong)
 
 
+def test_media_whose_suffix_no_reader_knows_are_found_again(tmp_path):
+    """A picture by a name of its own, and MP3 of MPEG-2, as speech at 24 kHz is, without a name."""
+    (tmp_path / "photo.jfif").write_bytes(RED)
+    heard = b"\xff\xf3\x84\xc4" + bytes(100)
+    given = [Record("seen", FileSlice(tmp_path / "photo.jfif"), ("red",)), Record("heard", sound=heard, transcript="a")]
+    convert_data(given, tmp_path / "tars")
+    seen, found = read_records(f"{tmp_path}/tars/*.tar", bad_limit=0.0)
+    assert (seen.image, found.audio) == (RED, heard)
+
+
 def test_a_film_goes_into_a_folder_and_not_into_a_tar(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"film")
     film = Record("film", FileSlice(tmp_path / "a.mp4"), ("a film",))
@@ -209,6 +222,17 @@ def test_an_interrupted_conversion_says_that_it_can_be_gone_on_with(tmp_path, mo
         assert main(arguments) == 130
     assert "stopped; the same command goes on" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(arguments) == 0 and len(read_records(str(tmp_path / "out" / "*.tar"))) == 1
+
+
+def test_a_full_disk_is_told_with_the_folder_and_the_same_goes_on(tmp_path, monkeypatch):
+    def full(*names):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    given = records(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="out.partial cannot be written to .*make room"):
+        patch.setattr(tarfile.TarFile, "addfile", full)
+        convert_data(given, tmp_path / "out")
+    assert convert_data(given, tmp_path / "out").records == len(given)
 
 
 def test_long_work_says_how_far_it_is(tmp_path):

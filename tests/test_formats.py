@@ -194,6 +194,18 @@ def test_media_of_every_kind_of_item_start_from_the_folder_of_the_manifest(tmp_p
     assert [film_at(place) is not None for _, place in record.places] == [True, True, *[False] * 4]
 
 
+@pytest.mark.parametrize("fields, mark", [({"video": "f.mp4"}, "<image>"), ({"videos": ["f.mp4"]}, "<video>"),
+                                          ({"video": "f.mp4"}, "")])  # fmt: skip
+def test_films_beside_conversations_have_the_places_of_pictures(tmp_path, fields, mark):
+    """LLaVA-Video writes "video" and `<image>`, others "videos" and `<video>`."""
+    pictures(tmp_path, "f.mp4")
+    turns = [{"from": "human", "value": f"{mark}\nWhat?"}, {"from": "gpt", "value": "A kite."}]
+    (tmp_path / "m.jsonl").write_text(json.dumps({**fields, "conversations": turns}))
+    (record,) = read_records(tmp_path / "m.jsonl")
+    assert said(record) == [("user", b"f.mp4", "What?"), ("assistant", "A kite.")]
+    assert film_at(record.places[0][1]) == tmp_path / "f.mp4"
+
+
 HUMAN = {"from": "human", "value": "<image> <image> which?"}
 GPT = {"from": "gpt", "value": "one"}
 
@@ -206,6 +218,7 @@ GPT = {"from": "gpt", "value": "one"}
         ({"image": ["a.jpg", "gone.jpg"], "conversations": [HUMAN, GPT]}, "no picture at"),
         ({"conversations": [{"from": "dog", "value": "x"}, GPT]}, 'an entry of "conversations"'),
         ({"conversations": []}, "no list of messages"),
+        ({"image": "a.jpg", "video": "a.mp4", "conversations": [HUMAN, GPT]}, "whose order is not told"),
         ({"conversations": [{"from": "human", "value": "x"}]}, "the assistant says nothing"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}, "says nothing"),
         ({"messages": [{"role": "user", "content": 5}, {"role": "assistant", "content": "x"}]}, "neither text nor"),
@@ -313,6 +326,20 @@ def test_parquet_with_media_and_lists_of_media(tmp_path, monkeypatch):
     assert [
         one[1].read() for one in media_in(str(tmp_path / "two.parquet"), "image", []) if isinstance(one, tuple)
     ] == [RED, BLUE]
+
+
+def test_texts_of_a_table_name_media_as_those_of_lines_do(tmp_path):
+    pictures(tmp_path, "a.png", "b.png", "s.wav")
+    table = {"image": ["a.png", None, "gone.png"], "file_name": [None, "b.png", None], "audio": [None, "s.wav", None],
+             "caption": ["A.", "B.", "C."]}  # fmt: skip
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    found = read_records(tmp_path / "t.parquet", bad_limit=0.5)
+    assert [[place.read() for _, place in record.places] for record in found] == [[b"a.png"], [b"b.png", b"s.wav"]]
+    assert "no picture at" in found.bad[0].reason
+    nothing = pa.array([{"bytes": None, "path": None}], MEDIUM)
+    pq.write_table(pa.table({"image": nothing, "caption": ["A."]}), tmp_path / "n.parquet")
+    with pytest.raises(ValueError, match="neither bytes nor the path"):
+        read_records(tmp_path / "n.parquet")[0].decode()
 
 
 def test_a_damaged_table_is_one_line(tmp_path):

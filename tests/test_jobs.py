@@ -505,6 +505,27 @@ def test_a_coco_file_is_read_in_pieces_by_its_pictures(tmp_path):
     assert [one.key for one in found] == ["0.png", "1.png", "2.png"] and [piece.count for piece in pieces] == [2, 1]
 
 
+@pytest.mark.parametrize("annotations", [{"annotations": []}, {}], ids=["no captions", "no list of captions"])
+def test_pictures_of_a_coco_file_need_no_captions(tmp_path, annotations):
+    (tmp_path / "a.png").touch()
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "gone.png"}, {"id": 3}]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, **annotations}))
+    assert run(tmp_path / "c.json", tmp_path / "out").rows == 3
+    rows = [json.loads(line) for line in (tmp_path / "out/part-00000.jsonl").read_text().splitlines()]
+    assert {row["key"]: "error" in row for row in rows} == {
+        "a.png": False, "c.json image 2": True, "c.json images[3]": True}  # fmt: skip
+
+
+def test_what_lies_beside_a_picture_under_another_name_is_not_its_row(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in ("a.png", "a.depth.png", "b.0.png", "c.0.png", "c.1.png"):
+            tar.addfile(tarfile.TarInfo(name))
+    (piece,) = reading.pieces(tmp_path / "t.tar", 9)
+    found = reading.items(tmp_path / "t.tar", piece, "image", ("png",))
+    assert [(one.name if isinstance(one, Item) else one.reason[:10]) for one in found] == [
+        "t.tar/a.png", "t.tar/b.0.png", "2 pictures"]  # fmt: skip
+
+
 def test_a_full_disk_is_told_with_the_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,5 +1,6 @@
 """An output folder belongs to one process at a time, and a dead one owns nothing."""
 
+import errno
 import logging
 import os
 import re
@@ -117,6 +118,11 @@ def test_where_files_cannot_be_locked_the_log_says_so(tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING), owned(tmp_path), owned(tmp_path):
         pass
     assert "cannot be locked (the system has no flock)" in caplog.text and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_with_the_folder(tmp_path):
+    with pytest.raises(OSError, match="run cannot be written to .No space left.*: make room"), owned(tmp_path / "run"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_an_error_in_the_block_gives_the_folder_back(tmp_path):

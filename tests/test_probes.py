@@ -37,6 +37,9 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 def test_labels_of_folders_and_tars(tmp_path):
     home = folders(tmp_path / "photos", {"red": 2, "blue": 1})
     (home / "red" / "note.txt").touch()
+    (home / ".small").mkdir()  # what systems keep for themselves
+    for hidden in (home / ".small" / "0.png", home / "red" / "._0.png"):
+        hidden.write_bytes(png((9, 9, 9)))
     found = read_labelled(str(home), "image")
     assert [(one.key, one.label) for one in found] == [
         ("blue/0.png", "blue"),

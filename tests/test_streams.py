@@ -29,6 +29,7 @@ from mmlm.training.examples import prepare
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.rows import batch_of
 from mmlm.training.streaming import StreamedExamples, open_stream, shards_of
+from mmlm.training.trial import trial_of_adapters
 from support.training_objectives import COLOURS, added, assert_equal, metrics, png, stopping, tiny_model, tiny_records
 
 
@@ -177,7 +178,7 @@ def test_what_cannot_be_a_stream_is_one_line(tmp_path, what):
         "within": "reference::memory://a.tar",
     }.get(what, path)
     words = {"cut": "truncated", "twice": "several members are named r1", "compressed": "not a plain tar",
-             "empty": "no member", "pipe": "a pipe", "gone": "no file matches", "no tar": "folder",
+             "empty": "no records in .*a.tar", "pipe": "a pipe", "gone": "no file matches", "no tar": "folder",
              "within": "within others"}  # fmt: skip
     with pytest.raises((ValueError, FileNotFoundError), match=words[what]) as caught:
         stream_of(source, tmp_path)
@@ -370,6 +371,22 @@ def test_media_that_do_not_decode_are_left_out_named_once_and_bounded(shards, tm
         streamed(tiny_model(), f"{shards}/*.tar", tmp_path / "strict", steps=11, bad_limit=0.0)
 
 
+def test_an_answer_that_is_labelled_bad_is_not_learned(tmp_path):
+    """As without a stream, where it is refused."""
+    judged = [{"prompt": "what is it?", "completion": "red", "label": label} for label in (True, False)]
+    inside = {f"{n}.{suffix}": data for n, own in enumerate(judged)
+              for suffix, data in (("png", png((250, 0, 0))), ("json", json.dumps(own).encode()))}  # fmt: skip
+    (tmp_path / "a.tar").write_bytes(tar_of(inside))
+    config = TrainConfig(stream=True, steps=1, bad_limit=1.0, **SETTINGS | {"batch_size": 2})
+    model = tiny_model()
+    stream = open_stream(tmp_path / "a.tar", tmp_path, config, progress=False)
+    training = StreamedExamples(model, stream, BadLog(tmp_path / "bad.jsonl", 1.0, 2), 1)
+    made = training.make(0)
+    training.close()
+    assert len(made.ready) == 1
+    assert [(one.key.rpartition(" ")[2], one.reason[:27]) for one in made.bad] == [("1", "its answer is labelled bad:")]
+
+
 def test_a_step_without_any_good_record_has_a_gradient_of_zero(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_of({"bad.png": b"no picture", "bad.json": b'{"caption": "x"}'}))
     model = tiny_model()
@@ -395,6 +412,15 @@ def test_steps_made_ahead_are_those_asked_for_and_errors_come_where_they_belong(
     assert ahead(4) == 16 and ahead(1) == 1  # back, too
     ahead.close()
     assert max(made) == 4 and made[:5] == list(range(5))
+
+
+def test_a_trial_needs_no_records_in_the_first_shard(shards, tmp_path):
+    (shards / "-.tar").write_bytes(tar_of({}))
+    assert find_shards(f"{shards}/*.tar")[0].url.endswith("-.tar")
+    tried = trial_of_adapters(
+        tiny_model(), f"{shards}/*.tar", None, tmp_path, TrainConfig(stream=True, steps=9, **SETTINGS)
+    )
+    assert (tried.steps, tried.cached.records) == (9, 4)
 
 
 def test_settings_of_streams_are_checked(shards, tmp_path):

@@ -19,7 +19,7 @@ from mmlm.evaluation import evaluate
 from mmlm.evaluation.answering import answered, judge_model, transcribed
 from mmlm.evaluation.cases import Case, cases_of
 from mmlm.evaluation.judge import judge
-from mmlm.evaluation.official import read_predictions
+from mmlm.evaluation.official import read_captions, read_predictions
 from mmlm.evaluation.page import page
 from mmlm.prompting import Image as Picture
 from mmlm.prompting.messages import Message
@@ -107,6 +107,15 @@ def test_a_file_of_another_form_is_told_what_it_lacks(tmp_path, capsys):
             (tmp_path / "results.json").write_text('[{"question_id": 1, "answer": "x"}]')
         assert main(["eval", *files, "--suite", suite]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("caption, words", [(" ", "1 images have empty captions alone; first 1"), (None, "lacks a")])
+def test_references_that_say_nothing_are_told(tmp_path, caption, words):
+    annotations = [{"image_id": 1, "caption": caption}, {"image_id": 2, "caption": "x"}]
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    with pytest.raises(ValueError, match=words):
+        read_captions(tmp_path / "c.json")
 
 
 # What a model is asked

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from decoders.files import told_when_full
 from mmlm.data.check import film_at
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, FileSlice, Record, RecordSet, RecordSource
@@ -58,6 +59,18 @@ def convert_data(
         raise ValueError(f"{output} is there already: give the name of a new folder")
     records = read_records(source, images=images, bad_limit=bad_limit)
     partial = output.with_name(output.name + ".partial")
+    with told_when_full(partial):
+        good = _write(records, partial, form, shard_size, told)
+        good.check(bad_limit)
+        _finish(partial, good.bad)
+        os.replace(partial, output)
+    return Converted(output, records.total - len(good.bad), len(good.bad))
+
+
+def _write(
+    records: RecordSet, partial: Path, form: Form, shard_size: int, told: Callable[[int, int], object]
+) -> RecordSet:
+    """Writes what is not written yet. As many records as could be written, and all that are bad."""
     _begin(partial, {"data": records.fingerprint(), "form": form, "shard_size": shard_size})
     write = _write_tar if form == "tar" else _write_lines
     bad: list[BadRecord] = []
@@ -68,12 +81,8 @@ def convert_data(
             _write_whole(done, json.dumps([dataclasses.astuple(one) for one in found]).encode())
         bad += [BadRecord(*one) for one in json.loads(done.read_bytes())]
         told(min(start + shard_size, len(records)), len(records))
-    lost = {one.key for one in bad}
-    good = RecordSet(tuple(record for record in records if record.key not in lost), (*records.bad, *bad))
-    good.check(bad_limit)
-    _finish(partial, good.bad)
-    os.replace(partial, output)
-    return Converted(output, len(records) - len(bad), len(good.bad))
+    left = records.records[: len(records) - len(bad)]  # as many: two may have one key
+    return RecordSet(left, (*records.bad, *bad))
 
 
 def _begin(partial: Path, job: dict[str, object]) -> None:

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from encoders.media.video import SUFFIXES as FILM_SUFFIXES
+from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import FileSlice, Record
 from mmlm.prompting.messages import Message
 
 _MARKS = (
     ("jpg", b"\xff\xd8\xff"), ("png", b"\x89PNG"), ("gif", b"GIF8"), ("bmp", b"BM"), ("tif", b"II*\0"),
-    ("tif", b"MM\0*"), ("flac", b"fLaC"), ("ogg", b"OggS"), ("mp3", b"ID3"), ("mp3", b"\xff\xfb"),
+    ("tif", b"MM\0*"), ("flac", b"fLaC"), ("ogg", b"OggS"), ("mp3", b"ID3"),
+    *(("mp3", bytes([0xFF, second])) for second in (0xF2, 0xF3, 0xFA, 0xFB)),  # MPEG-2 and MPEG-1, layer III
     ("webm", b"\x1a\x45\xdf\xa3"), ("caf", b"caff"), ("aif", b"FORM"),
 )  # fmt: skip
+KNOWN = {*IMAGE_SUFFIXES, *SOUND_SUFFIXES, *FILM_SUFFIXES}
 _WITHIN = {b"WEBP": "webp", b"WAVE": "wav", b"ftypavif": "avif", b"ftyp": "m4a"}  # some bytes behind the start
 
 
 def suffix_of(place: FileSlice | bytes, data: bytes) -> str:
-    """The suffix of a medium: that of its file, or by how its bytes begin. ValueError for an unknown beginning."""
-    if isinstance(place, FileSlice) and place.whole and place.path.suffix:
-        return place.path.suffix[1:].lower()
+    """The suffix of a medium: that of its file, where readers know it, or by how its bytes begin. ValueError for an
+    unknown beginning.
+    """
+    if isinstance(place, FileSlice) and place.whole and (own := place.path.suffix[1:].lower()) in KNOWN:
+        return own
     for suffix, mark in _MARKS:
         if data.startswith(mark):
             return suffix

@@ -64,7 +64,8 @@ def _places(path: Path, modality: Modality) -> Iterator[tuple[str, FileSlice, Fi
     """Key and place of each medium, with where its JSON lies or the label that its folder is."""
     if path.is_dir():
         for file in sorted(path.glob("*/*")):
-            if file.suffix[1:].lower() in SUFFIXES[modality]:
+            hidden = file.name.startswith(".") or file.parent.name.startswith(".")  # notes and small copies of systems
+            if file.suffix[1:].lower() in SUFFIXES[modality] and not hidden:
                 yield f"{file.parent.name}/{file.name}", FileSlice(file), file.parent.name
     elif path.suffix == ".tar":
         for key, members in index_tar(path).items():

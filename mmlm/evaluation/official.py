@@ -52,15 +52,17 @@ def read_captions(path: str | Path, images: str | Path | None = None) -> list[Ca
     content = _object(path)
     names = _fields(path, content, "images", lambda one: (one["id"], str(one.get("file_name", one["id"]))))
     captions: dict[Key, list[str]] = {}
-    for image, caption in _fields(path, content, "annotations", lambda one: (one["image_id"], str(one["caption"]))):
-        captions.setdefault(image, []).append(caption.strip())
+    for image, caption in _fields(path, content, "annotations", lambda one: (one["image_id"], one["caption"].strip())):
+        captions.setdefault(image, []).extend([caption] * bool(caption))
+    if blank := [image for image, own in captions.items() if not own]:
+        raise ValueError(f"{path}: {len(blank)} images have empty captions alone; first {blank[0]}: remove them")
     named = dict(names)
     if unknown := [image for image in captions if image not in named]:
         raise ValueError(f"{path}: {len(unknown)} images with captions are not among its images; first {unknown[0]}")
     places = _pictures({image: [named[image]] for image in captions}, images)
     found = []
     for image, own in captions.items():
-        place, own = places.get(image), [caption for caption in own if caption]
+        place = places.get(image)
         record = None if place is None else Record(str(named[image]), place, tuple(own))
         found.append(Case(image, tuple(own), None, image, place, None, record, Text("caption", own[0])))
     return found

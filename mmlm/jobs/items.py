@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mmlm.data.readers.coco import read_coco
+from mmlm.data.readers.coco import pictures_of_coco
 from mmlm.data.readers.fields import existing_file, json_object
 from mmlm.data.readers.forms import is_script
 from mmlm.data.readers.json_file import json_of
 from mmlm.data.readers.jsonl import Piece, lines_of_jsonl, pieces_of_jsonl
 from mmlm.data.readers.tar import index_tar
-from mmlm.data.records import BadRecord, FileSlice, Record
+from mmlm.data.records import BadRecord, FileSlice
 from mmlm.data.streams import UnreachableError
 from mmlm.jobs.remote import RemoteSlice, RemoteTar
 
@@ -69,7 +69,8 @@ def items(source: Source, piece: Piece, modality: Modality, suffixes: Sequence[s
     elif source.suffix == ".jsonl":
         found = [_of_line(where, line, source.parent, modality) for where, line in lines_of_jsonl(source, piece)]
     else:
-        found = [_of_picture(record) for record in _pictures(source)[piece.start : piece.start + piece.count]]
+        chosen = _pictures(source)[piece.start : piece.start + piece.count]
+        found = [one if isinstance(one, BadRecord) else Item(one[0], *one) for one in chosen]
     if len(found) != piece.count:
         raise ValueError(f"{source.name} has {piece.count - len(found)} items less than when the job was begun")
     return found
@@ -84,9 +85,9 @@ def _samples(tar: Source) -> Mapping[str, Mapping[str, Sequence[Place]]]:
 
 
 @lru_cache(maxsize=1)
-def _pictures(path: Path) -> list[Record | BadRecord]:
+def _pictures(path: Path) -> list[tuple[str, FileSlice] | BadRecord]:
     try:
-        return list(read_coco(path, json_of(path), path.parent))
+        return list(pictures_of_coco(path, json_of(path), path.parent))
     except ValueError as error:
         raise ValueError(f"{error}; {OTHERS}") from error
 
@@ -109,12 +110,9 @@ def _of_line(where: str, line: str, folder: Path, modality: Modality) -> Item | 
 def _of_sample(
     key: str, members: Mapping[str, Sequence[Place]], modality: Modality, suffixes: Sequence[str]
 ) -> Item | BadRecord:
-    media = [
-        (suffix, place)
-        for suffix, places in members.items()
-        if suffix.rpartition(".")[2] in suffixes  # of conversations: "0.jpg"
-        for place in places
-    ]
+    alike = [suffix for suffix in members if suffix.rpartition(".")[2] in suffixes]  # of conversations: "0.jpg"
+    own = [suffix for suffix in alike if suffix in suffixes] or alike  # beside one of a pair, "depth.png" is none
+    media = [(suffix, place) for suffix in own for place in members[suffix]]
     try:
         if len(media) != 1:
             raise ValueError(f"{len(media) or 'no'} {WHAT[modality]}{'s' * (len(media) > 1)} in {', '.join(members)}")
@@ -125,13 +123,6 @@ def _of_sample(
         raise
     except (OSError, ValueError) as error:
         return BadRecord(key, str(error))
-
-
-def _of_picture(record: Record | BadRecord) -> Item | BadRecord:
-    if isinstance(record, BadRecord):
-        return record
-    assert isinstance(record.source, FileSlice)
-    return Item(record.key, record.key, record.source)
 
 
 def _questions(fields: dict[str, Any]) -> tuple[str, ...]:

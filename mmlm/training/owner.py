@@ -14,6 +14,7 @@ from typing import IO
 
 import torch
 
+from decoders.files import told_when_full
 from mmlm.training.ranks import by_first, join
 
 try:
@@ -47,7 +48,8 @@ def owned(folder: Path, device: torch.device | str = "cpu") -> Iterator[None]:
         by_first(lambda: stack.enter_context(_locked(place)) and None)
         before = _owned.set(_owned.get() | {place})
         try:
-            yield
+            with told_when_full(folder):
+                yield
         finally:
             _owned.reset(before)
 

@@ -129,6 +129,8 @@ class StreamedExamples:
             record = self.stream.read(drawn)
         except ValueError as error:  # an OSError is of the shard, and ends the run
             return BadRecord(name, str(error))
+        if record.good is False:
+            return BadRecord(name, "its answer is labelled bad: train on the good ones, or align with kto")
         try:
             text = record.texts[self.stream.text(drawn, record)]
             example = example_of(self.model.processor, self.model.template, record, text)

@@ -211,11 +211,11 @@ def trial_of_adapters(model: MultimodalLM, data: Any, images: str | None, output
 
 
 def _trial_of_stream(model: MultimodalLM, data: Any, config: TrainConfig) -> Trial:
-    """On the first tar of each set, of which alone the index is made."""
-    first = [shards[0].url for shards in shards_of(data)]
+    """On the largest tar of each set, of which alone the index is made: others may be empty."""
+    largest = [max(shards, key=lambda shard: shard.size).url for shards in shards_of(data)]
     with tempfile.TemporaryDirectory() as temporary:
         lenient = TrainConfig(**{**vars(config), "bad_limit": 1.0, "cache": None})
-        stream = open_stream(first, Path(temporary), lenient, progress=False)
+        stream = open_stream(largest, Path(temporary), lenient, progress=False)
         log = BadLog(Path(temporary) / "bad", 1.0, len(stream))
         with closing(StreamedExamples(model, stream, log, STEPS)) as streamed:
             found = _rehearsal(model, streamed, lenient, Path(temporary))

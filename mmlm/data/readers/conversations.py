@@ -15,8 +15,9 @@ from mmlm.prompting.parts import Image, Sound
 FIELDS = ("messages", "conversations")  # either makes a record a conversation
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_MARKS = re.compile(r"\s*<(image|audio)>\s*")
-_BESIDE = {"image": ("image", "images", "file_name"), "audio": ("audio", "audios")}
+_MARKS = re.compile(r"\s*<(image|audio|video)>\s*")
+_FILMS = ("video", "videos")
+_BESIDE = {"image": ("image", "images", "file_name", *_FILMS), "audio": ("audio", "audios")}
 # Of items of a content: where the name of their medium stands, and what it is. Films have the place of pictures.
 _NAMED = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url"), "video": ("video", "path", "url")}
 _ADDRESSES = {"image_url": "image", "input_image": "image", "audio_url": "audio", "video_url": "image"}
@@ -29,8 +30,11 @@ def messages_of(fields: Mapping[str, Any], find: Find) -> tuple[Message, ...]:
     "content"}. In texts of "conversations", and in contents of "messages" that are plain texts, `<image>` and `<audio>`
     stand for the media that "image" or "images", "audio" or "audios" name, in their order, as do items {"type":
     "image"} that name none. Media that no text has a place for come before the first question.
+    Films have the place of pictures: "video" or "videos" name them, `<image>` or `<video>` stand for them.
     ValueError where places and media differ in number, or an entry is none.
     """
+    if any(fields.get(film) for film in _FILMS) and any(fields.get(name) for name in ("image", "images")):
+        raise ValueError('"image" and "video", whose order is not told: name all of them as "images", in their order')
     beside = {modality: names_of(fields, names) for modality, names in _BESIDE.items()}
     waiting = {modality: iter(names) for modality, names in beside.items()}
     places = _Places(find, waiting)
@@ -68,8 +72,8 @@ class _Places:
             pieces = _MARKS.split(content)
             texts = [piece.strip() for piece in pieces[::2]]
             found: list[Any] = [texts[0]]
-            for modality, text in zip(pieces[1::2], texts[1:], strict=True):
-                found += [self.next(modality), text]
+            for mark, text in zip(pieces[1::2], texts[1:], strict=True):
+                found += [self.next("audio" if mark == "audio" else "image"), text]
             return [one for one in found if one != ""]
         if not isinstance(content, list):
             raise ValueError("a message whose content is neither text nor a list")

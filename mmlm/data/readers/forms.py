@@ -32,7 +32,7 @@ def apart_of(key: str, fields: Mapping[str, Any], find: Find) -> Record | None:
 
 def named(fields: Mapping[str, Any]) -> bool:
     """Whether a conversation, document or preference names its media, or else has places for them, in their order."""
-    if {"image", "images", "audio", "audios", *documents.FIELDS} & fields.keys():
+    if {"image", "images", "audio", "audios", "video", "videos", *documents.FIELDS} & fields.keys():
         return True
     turns = fields.get("messages", ())
     return isinstance(turns, list) and any(

@@ -14,6 +14,7 @@ from mmlm.data.readers.forms import apart_of, is_apart
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 MAX_GROUP_BYTES = 4 << 30  # of what is read of a row group at once
+NAMES = {"image": ("image", "file_name"), "audio": ("audio",)}  # fields of texts that name a file, as in JSONL
 _KEPT = 4  # row groups in memory, of one column each
 
 
@@ -40,7 +41,9 @@ class Cell(FileSlice):
         medium = cell if self.index is None else cell[self.index]
         if medium["bytes"] is not None:
             return medium["bytes"]
-        return FileSlice(self.path.parent / str(medium.get("path"))).read()
+        if medium.get("path") is None:
+            raise ValueError("neither bytes nor the path of a file in its cell")
+        return FileSlice(self.path.parent / medium["path"]).read()
 
 
 def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
@@ -89,6 +92,10 @@ def _record(
     for cells, name in ((own["image"], "pictures"), (own["audio"], "recordings")):
         if len(cells) > 1:
             raise ValueError(f"{len(cells)} {name}, which a conversation may have, but no caption or question")
+    for modality, names in NAMES.items():
+        named = next((fields[name] for name in names if isinstance(fields.get(name), str)), None)
+        if not own[modality] and named is not None:
+            own[modality] = [find(named, modality)]
     picture, sound = (cells[0] if cells else None for cells in own.values())
     return record_of(key, picture, fields, sound)
 

@@ -52,7 +52,7 @@ def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts:
     if not texts:
         raise ValueError(f"no text: neither {key}.json nor {key}.txt")
     if "txt" in texts:
-        fields["text"] = texts["txt"].decode("utf-8").strip()
+        fields["text"] = texts["txt"].decode("utf-8-sig").strip()  # with the mark that some programs put first
     if sounds and not pictures and sounds[0] in FILM_SUFFIXES and "text" in fields and "transcript" not in fields:
         raise ValueError(
             f"{key}.{sounds[0]} is a film, of which a tar gives the sound alone: if its text is what is said, put "
@@ -148,7 +148,7 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     file.seek(size - min(1024, size))
     if file.read().strip(b"\0"):
         raise tarfile.ReadError("it has no end mark, so it is truncated")
-    begin: int | None = 0
+    begin = _next_block(file, 0) if size else 0  # a tar without members is zeros alone; tarfile refuses an empty file
     while begin is not None:
         file.seek(begin)
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:

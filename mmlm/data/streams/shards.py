@@ -95,15 +95,23 @@ def retried(read: Callable[[], T], name: str) -> T:
 
 def may_pass(error: BaseException) -> bool:
     """Whether another try may help: what is gone, forbidden or damaged stays so."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # of http: all errors
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # of http: all errors; of S3: its own
         return may_pass(error.__cause__)
     lasting = (
         FileNotFoundError, PermissionError, ImportError, LookupError, TypeError, ValueError, RecursionError,
         tarfile.TarError,
     )  # fmt: skip
-    status = getattr(error, "status", None)  # of an answer by http
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    status = _status(error)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
     return not refused and not isinstance(error, lasting)
+
+
+def _status(error: BaseException) -> int | None:
+    """The number with which a server has answered by http, where the error tells it as aiohttp or botocore do."""
+    status, response = getattr(error, "status", None), getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
 
 
 def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
@@ -146,13 +154,17 @@ def _remote(pattern: str) -> list[Shard]:
         system, path = _system(url)
         name, why = without_secrets(url), ""
         try:
+            system.invalidate_cache()  # what it has listed before may have been written again
             paths = sorted(system.glob(path)) if glob.has_magic(path) and not url.startswith("http") else [path]
             abouts = [(own, system.info(own)) for own in paths]
         except FileNotFoundError as error:
             abouts, why = [], without_secrets(f" ({error.__cause__})") if error.__cause__ else ""  # of http: all errors
         except Exception as error:  # each file system has its own
             reason = without_secrets(str(error))
-            raise OSError(f"{name} cannot be reached ({type(error).__name__}: {reason})") from error
+            raise OSError(
+                f"{name} cannot be reached ({type(error).__name__}: {reason}); see that its host answers, and that the "
+                "package which reads it finds credentials: in the environment, or where its cloud's own tools keep them"
+            ) from error
         if not abouts:
             among = f" (of {without_secrets(pattern)})" if url != pattern else ""
             raise FileNotFoundError(f"no shard at {name}{among}{why}")
