@@ -2,6 +2,7 @@
 
     python -m recipes.nano.thinking                       # the shipped weights; about half an hour on a CPU
     python -m recipes.nano.thinking --model runs/nano/thoughts/model --count 200
+    python -m recipes.nano.thinking --only json zoom
 
 Everything is asked about scenes of layouts that training never draws. "Without" is the same model with the same
 question, which answers at once: no thought, no tool, no note. "Wrong" has the help, and the picture, or the notes, of
@@ -33,19 +34,24 @@ from recipes.nano.solving import LONGEST, Solution, asked, solve
 VOTES = 8
 TEMPERATURE = 0.7
 NOTES = 1000
+TABLES = ("questions", "arithmetic", "zoom", "json", "pictures", "notes", "lookup", "boxes")
 SHOWN = 4  # notes of those that are put into a prompt
 Shown = Callable[[Sequence[Exercise]], list[Exercise]]
 
 
-def evaluate(model: mmlm.MultimodalLM, count: int = 1000, seed: int = 0) -> None:
-    """Print all tables: of `count` scenes with five questions each, and of half as many exercises of each kind."""
-    evaluate_questions(model, "dev", count, seed)
-    evaluate_questions(model, "unseen", count // 2, seed)
-    for kind in ("arithmetic", "zoom", "json", "pictures", "notes"):
-        evaluate_kind(model, kind, count // 2, seed)
-    evaluate_lookup(model, count // 2, seed)
-    if (sets := data.sets_folder()) is not None:
-        evaluate_boxes(model, read_nlvr(sets, "dev"))
+def evaluate(model: mmlm.MultimodalLM, count: int = 1000, seed: int = 0, only: Sequence[str] = TABLES) -> None:
+    """Print tables: of `count` scenes with five questions each, and of half as many exercises of each kind."""
+    for name in only:
+        if name == "questions":
+            evaluate_questions(model, "dev", count, seed)
+            evaluate_questions(model, "unseen", count // 2, seed)
+        elif name == "lookup":
+            evaluate_lookup(model, count // 2, seed)
+        elif name == "boxes":
+            if (sets := data.sets_folder()) is not None:
+                evaluate_boxes(model, read_nlvr(sets, "dev"))
+        else:
+            evaluate_kind(model, name, count // 2, seed)
 
 
 def evaluate_questions(model: mmlm.MultimodalLM, split: str, count: int, seed: int) -> None:
@@ -250,8 +256,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="a preset or a folder")
     parser.add_argument("--count", type=int, default=1000, help="scenes; the questions are five times as many")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, help="these tables")
     arguments = parser.parse_args()
-    evaluate(mmlm.load(arguments.model), arguments.count)
+    evaluate(mmlm.load(arguments.model), arguments.count, only=arguments.only)
 
 
 if __name__ == "__main__":
