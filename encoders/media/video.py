@@ -178,7 +178,12 @@ class _Film:
 
     def goes_on(self, seconds: float) -> bool:
         """Whether there are pictures at some time behind this one, which a header may say is the end."""
-        self.container.seek(int((seconds + self.start) / self.stream.time_base), stream=self.stream, backward=True)
+        from av.error import FFmpegError
+
+        try:
+            self.container.seek(int((seconds + self.start) / self.stream.time_base), stream=self.stream, backward=True)
+        except FFmpegError:  # an index, or a file, that ends before
+            return False
         return any(
             not isinstance(packet, Lost)
             and packet.pts is not None
