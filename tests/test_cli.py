@@ -169,8 +169,31 @@ def test_an_unknown_device_is_named(capsys, pictures):
     assert "'gpu'" in refused(capsys, "caption", pictures[0], "--device", "gpu")
 
 
-def test_an_empty_prompt_is_refused(capsys):
+def test_an_empty_prompt_is_refused(capsys, pictures):
     assert "--image" in refused(capsys, "generate")
+    assert "the question is empty" in refused(capsys, "answer", pictures[0], " ", "--model", "none")
+
+
+@pytest.mark.parametrize(
+    ("verb", "limit", "said"),
+    [
+        ("caption", "--max-pixels", "--max-pixels must be a number above 0, not 0"),
+        ("caption", "--max-bytes", "--max-bytes must be a number above 0, not 0"),
+        ("transcribe", "--max-seconds", "--max-seconds must be a number above 0, not 0"),
+        ("transcribe", "--pcm-rate", "at 0 Hz"),
+    ],
+)
+def test_a_limit_of_0_is_not_taken_for_none(capsys, pictures, talk, verb, limit, said):
+    file = pictures[0] if verb == "caption" else str(talk)
+    assert said in refused(capsys, verb, file, limit, "0", "--model", "none")
+
+
+def test_a_file_whose_name_begins_like_an_option_is_told_how_to_be_given(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-a.png").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        main(["caption", "-a.png"])
+    assert "(did you mean ./-a.png?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -186,7 +209,7 @@ def test_generation_options_out_of_range(capsys, pictures, option, value, compla
     assert complaint in refused(capsys, "caption", pictures[0], option, value, "--model", "none")
 
 
-def test_what_cannot_be_drawn_or_said_is_refused_before_the_model_is_loaded(capsys, tmp_path):
+def test_what_cannot_be_drawn_or_said_is_refused_before_the_model_is_loaded(capsys, tmp_path, monkeypatch):
     out = str(tmp_path / "out.png")
     assert "-n 4" in refused(capsys, "draw", "a ring", "-o", out, "--rerank", "--model", "none")
     assert "--init-image" in refused(capsys, "draw", "a ring", "-o", out, "--mask", out, "--model", "none")
@@ -194,6 +217,12 @@ def test_what_cannot_be_drawn_or_said_is_refused_before_the_model_is_loaded(caps
     assert "must end in" in refused(capsys, "draw", "a ring", "-o", str(tmp_path / "out.txt"), "--model", "none")
     assert "must end in" in refused(capsys, "speak", "two", "-o", str(tmp_path / "out.png"), "--model", "none")
     assert "no such folder" in refused(capsys, "speak", "two", "-o", str(tmp_path / "no/out.wav"), "--model", "none")
+
+    def denied(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    assert "cannot be written to" in refused(capsys, "draw", "a ring", "-o", out, "--model", "none")
 
 
 def test_a_recipe_is_checked_before_it_runs(capsys, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from encoders.base import Features
 from encoders.media.sound import SAMPLE_RATE, Audio
+from encoders.media.source import MediaError
 from encoders.transcription.transcript import Transcript
 from encoders.whisper import WhisperAudioEncoder
 from mmlm.assembly.assemble import assemble
@@ -400,6 +401,29 @@ def test_markup_brings_its_own_beginning():
     model = parts.build("llama", tokenizer=tokenizer)
     assert model.processor.encode(["a"]).input_ids.count(bos) == 1
     assert model.processor.encode([Markup("<s>"), "a"]).input_ids.count(bos) == 1
+
+
+def test_what_is_wrong_is_told_before_anything_is_written_down(tmp_path, monkeypatch):
+    encoder = WhisperAudioEncoder(tiny_whisper(vocabulary=51864, sharpness=3.0))
+    model = assemble(
+        families.language_model("llama"), parts.image_encoder(), audio_encoder=encoder, tokenizer=families.tokenizer()
+    )
+    (tmp_path / "bad.wav").write_bytes(b"none")
+    (tmp_path / "bad.png").write_bytes(b"none")
+
+    def work(*_, **__):
+        raise AssertionError("written down")
+
+    monkeypatch.setattr("encoders.transcription.transcriber.Transcriber.transcribe", work)
+    monkeypatch.setattr("encoders.transcription.together.transcribed_together", work)
+    for last, reason in ((tmp_path / "bad.wav", "not a sound file"), (tmp_path / "gone.wav", "no such file")):
+        with pytest.raises(MediaError, match=reason):
+            model.transcribe([QUESTION, last])
+    with pytest.raises(TypeError, match="question must be a text"):
+        model.ask(QUESTION, 5)
+    for picture, reason in ((tmp_path / "bad.png", "not an image"), (tmp_path / "gone.png", "no such file")):
+        with pytest.raises(MediaError, match=reason):
+            model.ask(QUESTION, "what?", picture)
 
 
 def test_a_model_transcribes_with_the_whisper_it_hears_with(tmp_path):

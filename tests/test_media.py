@@ -466,6 +466,8 @@ def test_a_program_in_postscript_is_no_image():
         (np.array([[-0.1, 0]]), "0..1"),
         (torch.full((3, 2, 2), float("nan")), "0..1"),
         (torch.zeros(3, 2, 2, dtype=torch.int32), "int32"),
+        (torch.zeros(3, 2, 2).to_sparse(), "give a dense one"),
+        (np.ma.array(np.zeros((2, 2), np.uint8), mask=[[0, 1], [0, 0]]), "masked"),
         (Image.new("RGB", (0, 3)), "the image is empty"),
         (Image.fromarray(np.array([[0, 70000]], np.int32)), "0..65535"),
     ],

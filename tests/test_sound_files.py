@@ -7,9 +7,10 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 from av.audio.plane import AudioPlane
 
-from encoders.media import SAMPLE_RATE, MediaError, load_audio, open_audio
+from encoders.media import SAMPLE_RATE, MediaError, load_audio, load_image, load_video, open_audio
 
 RATE = 44_100
 
@@ -24,17 +25,17 @@ def written(samples, rate=RATE, format="MP3", **options):
     return data.getvalue()
 
 
-def muxed(samples, format, codec="aac", rate=RATE, late=0.0, pictures=0.0, gap=None, live=False):
+def muxed(samples, format, codec="aac", rate=RATE, late=0.0, pictures=0.0, gap=None, live=False, **options):
     """Samples [T] or [2, T] in a container by PyAV.
 
     late: seconds before the sound; pictures: seconds of a film beside it; gap: (from, to), seconds of packets left out;
-    live: written to a pipe, so that no length is filled in.
+    live: written to a pipe, so that no length is filled in. options: of the muxer.
     """
     samples = np.atleast_2d(samples)
     layout = "stereo" if len(samples) == 2 else "mono"
     data = io.BytesIO()
     target = _Pipe(data) if live else data
-    with av.open(target, "w", format=format, options={"live": "1"} if live else {}) as out:
+    with av.open(target, "w", format=format, options={"live": "1"} if live else options) as out:
         film = None
         if pictures:
             film = out.add_stream("mpeg4", rate=10)
@@ -413,6 +414,27 @@ def test_what_lies_behind_an_aiff_or_mp4_is_told(name, caplog):
     assert f"{len(first)} bytes behind its sound are not read" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["RF64", "W64", "VOC", "tta", "flv", "asf", "mp4 in fragments"])
+def test_a_second_recording_that_is_not_read_is_told_in_every_format(name, caplog):
+    codecs = {"tta": "tta", "flv": "libmp3lame", "asf": "wmav2"}
+    parts = {"movflags": "frag_keyframe+empty_moov"} if "fragments" in name else {}
+    if name[0].isupper():
+        first = written(tone(2), format=name)
+    else:
+        first = muxed(tone(2), name.split()[0], codecs.get(name, "aac"), **parts)
+    alone = load_audio(first).seconds
+    assert alone == pytest.approx(2, abs=0.1) and not caplog.text
+    if load_audio(first + first).seconds < 2 * alone - 0.1:
+        assert "bytes behind its sound are not read: a second recording" in caplog.text
+
+
+def test_what_ffmpeg_seeks_in_vain_is_refused():
+    data = written(tone(1), format="CAF")
+    head = 8 + 12 + 32  # of the file, and the chunk that describes its samples
+    with pytest.raises(MediaError, match="damaged .*; get a whole copy, or convert it"):
+        load_audio(data[:head] + b"junk" + struct.pack(">q", -(1 << 40)) + data[head:])
+
+
 def test_a_film_whose_first_sound_cannot_be_decoded_is_heard_by_its_second():
     data = io.BytesIO()
     with av.open(data, "w", format="mov") as out:
@@ -430,10 +452,18 @@ def test_a_film_whose_first_sound_cannot_be_decoded_is_heard_by_its_second():
     assert pitch(load_audio(unknown).waveform) == pytest.approx(700, abs=2)
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), None, "10", 0])
-def test_a_limit_that_limits_nothing_is_refused(wrong):
-    with pytest.raises(ValueError, match="max_seconds must be a number above 0"):
-        load_audio(written(tone(1)), max_seconds=wrong)
+@pytest.mark.parametrize("wrong", [float("nan"), None, "10", 0, True])
+@pytest.mark.parametrize("name", ["max_seconds", "max_bytes", "max_pixels"])
+def test_a_limit_that_limits_nothing_is_refused(wrong, name):
+    for read in (load_image, load_video) if name == "max_pixels" else (load_audio, load_video):
+        with pytest.raises(ValueError, match=f"{name} must be a number above 0, not {wrong!r}"):
+            read(written(tone(1)), **{name: wrong})
+
+
+@pytest.mark.parametrize("most", [10**15, 1e15, float("inf")])
+def test_a_high_limit_takes_no_memory(most):
+    wav = written(tone(1), format="WAV")
+    assert load_audio(io.BytesIO(wav), max_bytes=most).seconds == pytest.approx(1)
 
 
 # ---- values
@@ -469,6 +499,37 @@ def test_channels_that_cancel_are_not_averaged(caplog):
     apart = np.stack([left, tone(2, 1000, SAMPLE_RATE)])
     np.testing.assert_allclose(load_audio((apart, SAMPLE_RATE)).waveform, apart.mean(0), atol=1e-6)
     np.testing.assert_allclose(load_audio((np.stack([left, left * 0]), SAMPLE_RATE)).waveform, left / 2, atol=1e-6)
+
+
+def test_many_channels_that_cancel_are_not_averaged(caplog):
+    left = tone(2, rate=SAMPLE_RATE)
+    got = load_audio((np.stack([left / 2, -left, left / 2, 0 * left]), SAMPLE_RATE)).waveform
+    np.testing.assert_allclose(got, -left, atol=1e-6)
+    assert "cancel each other" in caplog.text
+    caplog.clear()
+    for one in range(6):  # a voice in the middle of a film's six
+        channels = np.zeros((6, len(left)), np.float32)
+        channels[one] = left
+        np.testing.assert_allclose(load_audio((channels, SAMPLE_RATE)).waveform, left / 6, atol=1e-6)
+    assert not caplog.text
+
+
+def test_samples_in_every_coat_are_the_same_or_refused():
+    samples = tone(1, rate=SAMPLE_RATE)
+    for same in (np.ma.array(samples), samples[::-1][::-1], torch.from_numpy(samples).requires_grad_()):
+        np.testing.assert_array_equal(load_audio((same, SAMPLE_RATE)).waveform, samples)
+    wav = written(samples, SAMPLE_RATE, "WAV")
+    assert load_audio(memoryview(wav)).seconds == pytest.approx(1)
+    assert load_audio(wav, channel=np.int64(1)).seconds == pytest.approx(1)
+    tensor = torch.from_numpy(samples)
+    for refused, reason in (
+        (np.ma.array(samples, mask=samples > 0), "masked"),
+        (tensor.to_sparse(), "give a dense one"),
+        (torch.quantize_per_tensor(tensor, 0.01, 0, torch.qint8), "give a dense one"),
+        (tensor.cfloat().conj(), "give a dense one"),
+    ):
+        with pytest.raises(MediaError, match=reason):
+            load_audio((refused, SAMPLE_RATE))
 
 
 # ---- what FFmpeg would open beyond the file

@@ -4,6 +4,7 @@ import io
 import struct
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 import mmlm
 from encoders.media import MediaError, Video, is_video, load_video
+from encoders.media.container import decoded
 from mmlm.model.config import ResamplerConfig
 from support import parts
 
@@ -143,6 +145,13 @@ ONE = 1 << 16  # in the matrix of a track header (ISO/IEC 14496-12, 8.3), whose 
         ((0, -ONE, 0, ONE, 0, 0, 0, 64 * ONE, 1 << 30), (32, 64), "bottom", "top"),  # upside down
         ((-ONE, 0, 0, 0, -ONE, 0, 64 * ONE, 32 * ONE, 1 << 30), (64, 32), "right", "left"),  # held the wrong way
         ((-ONE, 0, 0, 0, ONE, 0, 64 * ONE, 0, 1 << 30), (64, 32), "right", "left"),  # a mirrored camera
+        ((0, ONE - 1, 0, 1 - ONE, 0, 0, 32 * ONE, 0, 1 << 30), (32, 64), "top", "bottom"),  # rounded
+        (
+            (7, 2 * ONE, 0, -2 * ONE, 7, 0, 64 * ONE, 0, 1 << 30),
+            (32, 64),
+            "top",
+            "bottom",
+        ),  # to be shown twice as large
     ],
 )
 def test_a_video_is_upright(tmp_path, matrix, size, first, last):
@@ -163,7 +172,7 @@ def test_pixels_are_square(tmp_path):
     assert np.abs(np.subtract(frame.getpixel((120, 16)), COLOURS[2])).max() < 30
 
 
-@pytest.mark.parametrize("said", [0.0, 40.0])
+@pytest.mark.parametrize("said", [0.0, 1.0, 2.4, 40.0])
 def test_a_length_that_is_missing_or_wrong_is_read_from_the_film(tmp_path, said):
     """The duration in a Matroska header: element 0x4489 with a float of 8 bytes, in milliseconds."""
     data = bytearray(film(tmp_path / "a.mkv").read_bytes())
@@ -176,6 +185,38 @@ def test_a_length_that_is_missing_or_wrong_is_read_from_the_film(tmp_path, said)
         load_video(bytes(data), max_seconds=3)
     assert colours(load_video(bytes(data), num_frames=4, max_seconds=5)) == [0, 1, 2, 3]
     assert load_video(bytes(data), num_frames=1).times == pytest.approx([2.0], abs=0.11)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "mpeg4"), ("a.avi", "rawvideo")])
+def test_a_film_that_ends_in_the_middle_is_said(tmp_path, caplog, name, codec):
+    data = film(tmp_path / name, codec=codec).read_bytes()
+    assert colours(load_video(data, num_frames=4)) == [0, 1, 2, 3] and not caplog.text
+    assert colours(load_video(data[: len(data) * 2 // 3], num_frames=4))[0] == 0
+    assert "bytes are missing at its end; what is there is used" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.gif", "gif"), ("a.apng", "apng")])
+def test_animations_are_films_where_films_are_asked_for(tmp_path, name, codec):
+    path = tmp_path / name
+    first, *rest = [Image.new("RGB", (64, 48), COLOURS[index // 10]) for index in range(40)]
+    first.save(path, "GIF" if codec == "gif" else "PNG", save_all=True, append_images=rest, duration=100)
+    video = load_video(path, num_frames=4)
+    assert colours(video) == [0, 1, 2, 3]
+
+
+def test_pictures_that_stay_as_they_are_are_no_damage(tmp_path):
+    """Theora says so by packets without data, which FFmpeg refuses to decode."""
+    with av.open(str(film(tmp_path / "a.mkv"))) as container:
+        stream = container.streams.video[0]
+        packets = []
+        for packet in container.demux(stream):
+            packets.append(packet)
+            if packet.size:
+                empty = av.Packet(0)
+                empty.stream, empty.pts, empty.dts = stream, packet.pts, packet.dts
+                packets.append(empty)
+        found = list(decoded(SimpleNamespace(demux=lambda _: packets), stream, "film"))
+    assert [type(one) for one in found] == [av.VideoFrame] * 40
 
 
 def test_a_bad_packet_does_not_spoil_a_video(tmp_path):

@@ -16,6 +16,7 @@ from decoders.codecs.checkpoint import save_codec
 from decoders.diffusion.checkpoint import save_decoder
 from decoders.diffusion.decoder import DiffusionDecoder, DiffusionDecoderConfig
 from encoders.media.sound import Audio
+from encoders.media.source import MediaError
 from mmlm.assembly import Codecs, extended
 from mmlm.data import BadRecordsError
 from mmlm.generation.constraints.codes import MediaGrammar
@@ -466,6 +467,8 @@ def test_a_mask_that_does_not_say_what_is_drawn_anew_is_an_error(mask, named):
 
 def test_a_mask_of_nothing_and_a_share_beside_a_mask_are_told():
     model, start = writing(), np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(MediaError, match="give a dense one"):
+        kept_codes(model, start, torch.ones(16, 16, dtype=torch.bool).to_sparse(), None, [0])
     for black in (np.zeros((16, 16), bool), np.zeros((16, 16), np.uint16)):
         with pytest.warns(UserWarning, match="the mask marks nothing: nothing is drawn anew"):
             assert len(kept_codes(model, start, black, None, [0])[0]) == 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, BinaryIO
 
 from encoders.media.source import MediaError, reason_of
@@ -16,8 +15,8 @@ MAX_SECONDS = 4 * 3600.0
 # Formats of FFmpeg that hold sound or film. Left out are those that are lists of addresses or of other files, which it
 # would open (hls, dash, concat, imf, sdp), those that run scripts or devices, and raw samples without a header.
 _FORMATS = (
-    "3gp aac ac3 aiff amr amrnb amrwb ape asf au avi caf dsf dts eac3 flac flv gsm ircam loas matroska mov mp2 mp3 mp4 "
-    "mpeg mpegts mpc mpc8 mxf nistsphere ogg opus rm shn tak truehd tta voc w64 wav webm wv xwma"
+    "3gp aac ac3 aiff amr amrnb amrwb ape apng asf au avi caf dsf dts dv eac3 flac flv gif gsm ircam ivf loas matroska "
+    "mov mp2 mp3 mp4 mpeg mpegts mpc mpc8 mxf nistsphere nut ogg opus rm shn tak truehd tta voc w64 wav webm wv xwma"
 )
 _LONGEST_PACKET = 60.0  # seconds
 _GIVE_UP = 1000  # failures in a row after which the rest of a file is not tried
@@ -37,9 +36,10 @@ def open_container(file: BinaryIO, label: str) -> Any:
     options = {"format_whitelist": ",".join(_FORMATS.split()), "protocol_whitelist": "none"}
     try:
         opened = av.open(file, options=options, metadata_errors="ignore")
-    except (FFmpegError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:  # OSError: FFmpeg asked for a place before the file
         raise MediaError(
-            f"{label}: not a sound file or video that can be read, or damaged ({reason_of(error)})"
+            f"{label}: not a sound file or video that can be read, or damaged ({reason_of(error)}); get a whole copy, "
+            "or convert it to FLAC, MP3 or MP4"
         ) from error
     if not opened.streams:
         opened.close()
@@ -76,12 +76,17 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decoded(container: Any, stream: Any, label: str) -> Iterator[Any]:
-    """The frames of a stream, and a `Lost` for each packet that cannot be decoded. MediaError if most cannot."""
+    """The frames of a stream, and a `Lost` for each packet that cannot be decoded. MediaError if most cannot.
+
+    Packets without data are passed over: in Theora they say that the picture stays as it is.
+    """
     from av.error import FFmpegError
 
     found = lost = 0
     error = None
     for packet in packets_of(container, stream):
+        if not isinstance(packet, Lost) and not packet.size and packet.dts is not None:  # the last one has no time
+            continue
         try:
             frames = [packet] if isinstance(packet, Lost) else packet.decode()
         except (FFmpegError, ValueError) as reason:
@@ -110,12 +115,6 @@ def start_of(container: Any) -> float:
 def damaged(label: str, error: Exception) -> MediaError:
     """The error for a container that is truncated or cannot be decoded."""
     return MediaError(f"{label}: truncated or damaged ({reason_of(error)}); get a whole copy")
-
-
-def check_limit(max_seconds: float) -> None:
-    """ValueError for a limit that is no number above 0; NaN would be passed by any length."""
-    if not isinstance(max_seconds, Real) or not max_seconds > 0:
-        raise ValueError(f"max_seconds must be a number above 0, not {max_seconds!r}")
 
 
 def too_long(label: str, max_seconds: float) -> MediaError:

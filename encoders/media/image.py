@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from encoders.media.source import MAX_BYTES, MediaError, label_of, read_bytes
+from encoders.media.arrays import is_tensor, plain_array
+from encoders.media.source import MAX_BYTES, MediaError, check_limits, label_of, read_bytes
 
 MAX_PIXELS = 64_000_000
 # A strip of 1 x 64M pixels passes the pixel limit, but resizing its short side to 224 would give 3e12 pixels.
@@ -50,8 +51,10 @@ def load_image(
     keep_alpha: a picture with transparent pixels becomes RGBA, as a mask needs it.
     Transparent pixels are blended with white, 16 bits are scaled to 8, EXIF rotation is applied, and of an animation
     the first frame is used.
-    Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError).
+    Raises MediaError (a ValueError); for a path that does not exist, MissingMediaError (also a FileNotFoundError); for
+    a limit that is no number above 0, ValueError.
     """
+    check_limits(max_pixels=max_pixels, max_bytes=max_bytes)
     label = label_of(source)
     if isinstance(source, Image.Image):
         return _decode(source, label, max_pixels, keep_alpha)
@@ -142,11 +145,7 @@ def _to_rgb(image: Image.Image, label: str, keep_alpha: bool) -> Image.Image:
 
 
 def _is_array(source: Any) -> bool:
-    return isinstance(source, np.ndarray) or _is_tensor(source)
-
-
-def _is_tensor(source: Any) -> bool:
-    return hasattr(source, "detach") and hasattr(source, "shape")  # torch, without importing it
+    return isinstance(source, np.ndarray) or is_tensor(source)
 
 
 def _from_array(source: Any, label: str, max_pixels: int, keep_alpha: bool) -> Image.Image:
@@ -154,15 +153,10 @@ def _from_array(source: Any, label: str, max_pixels: int, keep_alpha: bool) -> I
     last, first = len(shape) == 3 and shape[2] in channels, len(shape) == 3 and shape[0] in channels
     if len(shape) != 2 and not last and not first:
         raise MediaError(f"{label}: give [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4")
-    channels_first = first and (_is_tensor(source) or not last)
+    channels_first = first and (is_tensor(source) or not last)
     height, width = shape[1:] if channels_first else shape[:2]
     _check_size(width, height, label, max_pixels)
-    if _is_tensor(source):
-        if source.is_meta:
-            raise MediaError(f"{label}: a tensor of the meta device holds no values")
-        source = source.detach().cpu()
-        source = (source.float() if source.is_floating_point() else source).numpy()  # NumPy has no bfloat16
-    values = _to_bytes(source, label)
+    values = _to_bytes(plain_array(source, label), label)
     if channels_first:
         values = values.transpose(1, 2, 0)
     if values.ndim == 3 and values.shape[2] == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from encoders.media.source import MediaError
 
 log = logging.getLogger(__name__)
 
-_CANCELLED = 0.05  # of the channels' power; that of channels with nothing in common leaves a half
+_CANCELLED = 0.1  # of the power that the mean of channels with nothing in common has, one nth of theirs
 
 
 def joined(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -34,7 +35,7 @@ def joined(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 class Mixer:
-    """Channels [n, channels] → their mean [n]; of two that cancel each other, the louder."""
+    """Channels [n, channels] → their mean [n]; of those that cancel each other, the loudest."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -45,13 +46,11 @@ class Mixer:
         if samples.shape[1] == 1:
             return np.ascontiguousarray(samples[:, 0])
         mean = samples.mean(axis=1)
-        if samples.shape[1] > 2:
-            return mean
         power = np.square(samples, dtype=np.float64).mean(axis=0)
-        if float(np.square(mean, dtype=np.float64).mean()) >= _CANCELLED * float(power.mean()):
+        if float(np.square(mean, dtype=np.float64).mean()) >= _CANCELLED * float(power.mean()) / len(power):
             return mean
         if not self.warned:
-            notice(log, "%s: its channels cancel each other; the louder one is used", self.label)
+            notice(log, "%s: its channels cancel each other; the loudest is used", self.label)
             self.warned = True
         return np.ascontiguousarray(samples[:, power.argmax()])
 
@@ -60,7 +59,7 @@ class Picker:
     """Channels [n, channels] → one of them [n]; `channel` 1 is the first. MediaError where there is none such."""
 
     def __init__(self, label: str, channel: int, channels: int) -> None:
-        if not isinstance(channel, int) or isinstance(channel, bool):
+        if not isinstance(channel, Integral) or isinstance(channel, bool):
             raise TypeError(f"channel is a whole number, where 1 is the first, not {channel!r}")
         self.label, self.channel = label, channel
         self._check(channels)

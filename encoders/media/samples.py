@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from encoders.media.arrays import plain_array
 from encoders.media.source import MediaError
 
 BLOCK = 1 << 16  # frames decoded at a time
@@ -111,13 +112,9 @@ def to_float(samples: np.ndarray) -> np.ndarray:
     return ((samples.astype(np.float64) - (half if samples.dtype.kind == "u" else 0)) / half).astype(np.float32)
 
 
-def _array(samples: Any, label: str) -> np.ndarray:
-    """An array or tensor of numbers → an array. NumPy has no bfloat16, and nothing has full scale at 64 bits."""
-    if hasattr(samples, "detach"):
-        if samples.is_meta:
-            raise MediaError(f"{label}: a tensor of the meta device holds no values")
-        samples = samples.detach().cpu()
-        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+def _array(source: Any, label: str) -> np.ndarray:
+    """An array or tensor of numbers → an array. Nothing has full scale at 64 bits."""
+    samples = plain_array(source, label)
     if samples.dtype.kind not in "iuf" or samples.dtype in (np.int64, np.uint64):
         raise MediaError(
             f"{label}: values of type {samples.dtype}; give integers of 8, 16 or 32 bits at full scale, "

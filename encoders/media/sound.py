@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
 
-from encoders.media.container import MAX_BYTES, MAX_SECONDS, check_limit, too_long
+from encoders.media.container import MAX_BYTES, MAX_SECONDS, too_long
 from encoders.media.mono import Mixer, Picker, Resampler, joined
 from encoders.media.notices import notice
 from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm, whole_rate
 from encoders.media.sound_track import decode, survey
-from encoders.media.source import MediaError, label_of, opened
+from encoders.media.source import MediaError, check_limits, label_of, opened
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def open_audio(
         in Hz. Arrays are [T], [C, T] or [T, C], where the shorter axis is the channels; integers of at most 32 bits
         at full scale, or floats in −1..1. Files are of any format of sound or film that FFmpeg or libsndfile reads.
     sample_rate: of the samples returned, in Hz; soxr resamples in high quality. Channels are averaged; where two
-        cancel each other (one is the other upside down), the louder is taken, with a warning.
+        cancel each other (one is the other upside down), the loudest is taken, with a warning.
     max_seconds, max_bytes: limits on the recording and on the encoded file, checked before anything is decoded.
     pcm_rate: the source is raw 16-bit little-endian mono at this rate without a header, as from a microphone.
     channel: this one alone, where 1 is the first, in place of the mean of all.
@@ -113,7 +113,7 @@ def open_audio(
     Raises MediaError (a ValueError), also for samples that are not finite or far outside −1..1; for a path that does
     not exist, MissingMediaError (also a FileNotFoundError).
     """
-    check_limit(max_seconds)
+    check_limits(max_seconds=max_seconds, max_bytes=max_bytes)
     sample_rate = _own_rate(sample_rate)
     label = label_of(source[0] if isinstance(source, tuple) and source else source)
     if isinstance(source, Audio):
@@ -122,7 +122,7 @@ def open_audio(
         samples = from_array(source, label)
         yield _stream(samples, label, sample_rate, max_seconds, channel)
         return
-    if hasattr(source, "shape"):
+    if hasattr(source, "shape") and not isinstance(source, memoryview):
         raise MediaError(f"{label}: an array has no sample rate; give (samples, rate in Hz)")
     with opened(source, label, max_bytes, allow_url) as file:
         if pcm_rate is not None:

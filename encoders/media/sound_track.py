@@ -60,10 +60,10 @@ def survey(file: BinaryIO, label: str) -> SoundTrack:
             if not isinstance(packet, Lost) and packet.size:
                 _pass(packet, timeline)
                 first, last = first or packet, packet
-        if first is None:
+        if first is None or last is None:
             raise MediaError(f"{label}: there is no sound in it (0 samples)")
         reason = reason or _reason_of_last(container, stream, last)
-        if (unread := unread_bytes(file)) > _UNREAD:
+        if (unread := unread_bytes(file, (last.pos or 0) + last.size)) > _UNREAD:
             notice(log, "%s: %d bytes behind its sound are not read: a second recording, or more of it", label, unread)
         if not reason:
             _warn_of_header(file, first, stream, timeline.position, label)

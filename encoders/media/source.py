@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ from encoders.media.fetch import fetch
 MAX_BYTES = 100_000_000
 
 _FETCH_SECONDS = 20.0
-_PIECE = 1 << 20  # characters of a data: URL that are decoded at a time
+_PIECE = 1 << 20  # characters of a data: URL that are decoded at a time, and bytes of a file that are read
 _DIGITS = np.full(256, -1, np.int16)
 for _digit in b"0123456789abcdefABCDEF":
     _DIGITS[_digit] = int(chr(_digit), 16)
@@ -102,15 +103,23 @@ def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
     """Read from the current position, and return a seekable file to it."""
     try:
         start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
-        data = file.read(max_bytes + 1)
+        data = io.BytesIO()
+        while data.tell() <= max_bytes:  # in pieces: memory for what is there, not for the limit
+            piece = file.read(int(min(_PIECE, max_bytes + 1 - data.tell())))
+            if not isinstance(piece, bytes):
+                kind = type(piece).__name__
+                raise MediaError(f"{label}: reading gives {kind}, not bytes; open the file with mode 'rb'")
+            if not piece:
+                break
+            data.write(piece)
         if start is not None:
             file.seek(start)
+    except MediaError:
+        raise
     except (OSError, ValueError) as error:
         raise MediaError(f"{label}: cannot be read ({reason_of(error)})") from error
-    if not isinstance(data, bytes):
-        raise MediaError(f"{label}: reading gives {type(data).__name__}, not bytes; open the file with mode 'rb'")
-    check_bytes(len(data), label, max_bytes)
-    return data
+    check_bytes(data.tell(), label, max_bytes)
+    return data.getvalue()
 
 
 def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
@@ -158,6 +167,13 @@ def _fetch(url: str, label: str, max_bytes: int) -> bytes:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise MediaError(f"{label}: cannot be fetched ({error}); check the address, or download it yourself") from error
+
+
+def check_limits(**limits: float) -> None:
+    """ValueError for a limit that is no number above 0; NaN would be passed by anything."""
+    for name, limit in limits.items():
+        if not isinstance(limit, Real) or isinstance(limit, bool) or not limit > 0:
+            raise ValueError(f"{name} must be a number above 0, not {limit!r}")
 
 
 def check_bytes(count: int, label: str, max_bytes: int) -> None:

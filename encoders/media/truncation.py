@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal
 _UNKNOWN = 0x7FFFFFFF - 4096  # headers that are written to a pipe, or before a crash, state about this size or more
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"sidx", b"styp", b"uuid", b"mfra", b"pnot")
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes, at most
+_PIECE = 1 << 20  # bytes that are searched at a time
 
 _KBITS = {  # of MPEG audio, layer III, by bit-rate index; MPEG 1, then 2 and 2.5
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -49,23 +50,34 @@ def missing_bytes(file: BinaryIO) -> int:
     return max(0, end - size)
 
 
-def unread_bytes(file: BinaryIO) -> int:
-    """How many bytes of a seekable WAV, AIFF or MP4 file FFmpeg does not read, as they lie behind its last part.
+def unread_bytes(file: BinaryIO, last: int) -> int:
+    """How many bytes of a seekable file FFmpeg does not read, as they lie behind the part where it ends.
 
-    They are of a second recording, or of this one, whose header states too little. 0 for other files.
+    last: where the last packet that it gives ends. The bytes are of a second recording, whose head is like the first's,
+    or of this one, whose header states too little. 0 where there are none such.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start = file.read(12)
-    end = size
-    if start[:4] == b"RIFF" and start[8:] == b"WAVE":
+    start = file.read(16)
+    if start[:4] in (b"RIFF", b"RF64") and start[8:12] == b"WAVE":
         end = _end_of_chunks(file, size, _chunk_end(file, size, b"data", "<I"), "little")
-    elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
+    elif start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
         end = _end_of_chunks(file, size, _chunk_end(file, size, b"SSND", ">I"), "big")
     elif start[4:8] == b"ftyp":
-        end = _second_movie(file, size)
+        end = min((place for place, name, _ in _boxes(file, size) if name == b"ftyp" and place >= last), default=size)
+    else:
+        end = _place_of(start, file, last, size)
     file.seek(0)
     return max(0, size - end)
+
+
+def _place_of(wanted: bytes, file: BinaryIO, start: int, size: int) -> int:
+    """Where these bytes are found at or behind `start`; the size of the file if they are not."""
+    for place in range(start, size, _PIECE):
+        file.seek(place)
+        if (found := file.read(_PIECE + len(wanted)).find(wanted)) >= 0:
+            return place + found
+    return size
 
 
 def _end_of_chunks(file: BinaryIO, size: int, place: int, order: Literal["little", "big"]) -> int:
@@ -74,18 +86,10 @@ def _end_of_chunks(file: BinaryIO, size: int, place: int, order: Literal["little
     while place + 8 <= size:
         file.seek(place)
         name, length = file.read(4), int.from_bytes(file.read(4), order)
-        if name in (b"RIFF", b"FORM") or not name.strip().isalnum() or place + 8 + length > size + 1:
+        if name in (b"RIFF", b"RF64", b"FORM") or not name.strip().isalnum() or place + 8 + length > size + 1:
             break
         place += 8 + length + length % 2
     return place
-
-
-def _second_movie(file: BinaryIO, size: int) -> int:
-    """Where a second movie begins in an MP4 file; its size if there is none, or if the movie is in fragments."""
-    boxes = list(_boxes(file, size))
-    names = [name for _, name, _ in boxes]
-    starts = [place for place, name, _ in boxes if name == b"ftyp"]
-    return starts[1] if len(starts) > 1 and names.count(b"moov") > 1 and b"moof" not in names else size
 
 
 def missing_of_frame(packet: bytes) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,7 +18,6 @@ from encoders.media.container import (
     MAX_BYTES,
     MAX_SECONDS,
     Lost,
-    check_limit,
     damaged,
     decoded,
     open_container,
@@ -25,7 +26,11 @@ from encoders.media.container import (
     too_long,
 )
 from encoders.media.image import MAX_PIXELS, check_pixels, load_image
-from encoders.media.source import MediaError, label_of, opened
+from encoders.media.notices import notice
+from encoders.media.source import MediaError, check_limits, label_of, opened
+from encoders.media.truncation import missing_bytes
+
+log = logging.getLogger(__name__)
 
 NUM_FRAMES = 8
 MAX_FRAMES = 10_000
@@ -35,7 +40,7 @@ SUFFIXES = tuple("mp4 m4v mov mkv webm avi flv wmv 3gp ts mpg mpeg".split())
 _COVER = 0x0400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of an album, not a film
 _PADDING = 2000  # 128 rows and columns around frames of at most `MAX_ASPECT_RATIO`
 _MOST = (1 << 31) - 1  # of FFmpeg's option
-_ONE = 1 << 16  # in a display matrix
+_PADDED = 0.5  # seconds by which a header may understate the length
 # How a frame becomes upright, by a, b, c and d of its display matrix (ISO/IEC 14496-12, 8.3).
 _UPRIGHT = {
     (0, 1, -1, 0): Image.Transpose.ROTATE_270,
@@ -78,8 +83,8 @@ def load_video(
 ) -> Video:
     """`num_frames` frames from the middles of as many equal parts of a video; fewer if it has fewer.
 
-    source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, …; a `Video` is returned as
-        it is.
+    source: a path, bytes, a binary file object or a `data:` URL of an mp4, webm, mkv, avi, gif, …; a `Video` is
+        returned as it is.
     max_pixels, max_seconds, max_bytes: limits on a frame, on the video and on the file. The frames that are returned
         have at most 8 times `max_pixels` together, and are at most 10,000.
     Frames are reached by seeking, so that a long video is not decoded from start to end, unless its header states a
@@ -89,19 +94,22 @@ def load_video(
     """
     if isinstance(source, Video):
         return source
-    if not isinstance(num_frames, int) or num_frames < 1:
+    if not isinstance(num_frames, Integral) or isinstance(num_frames, bool) or num_frames < 1:
         raise ValueError(f"num_frames must be a whole number of at least 1, not {num_frames!r}")
     if num_frames > MAX_FRAMES:
         raise ValueError(f"num_frames must be at most {MAX_FRAMES:,}, not {num_frames:,}; read a long film in parts")
-    check_limit(max_seconds)
+    check_limits(max_pixels=max_pixels, max_seconds=max_seconds, max_bytes=max_bytes)
     label = label_of(source)
     with opened(source, label, max_bytes, allow_url=False) as file, closing(_Film(file, label, max_pixels)) as film:
         from av.error import FFmpegError
 
         try:
-            return _evenly_spaced(film, num_frames, max_seconds)
+            video = _evenly_spaced(film, int(num_frames), max_seconds)
         except FFmpegError as error:
             raise damaged(label, error) from error
+        if missing := missing_bytes(file):
+            notice(log, "%s: truncated: %d bytes are missing at its end; what is there is used", label, missing)
+        return video
 
 
 class _Film:
@@ -168,6 +176,21 @@ class _Film:
             complete = complete and follows and found is not None and found[0] <= seconds
         return shown, complete
 
+    def goes_on(self, seconds: float) -> bool:
+        """Whether there are pictures at some time behind this one, which a header may say is the end."""
+        from av.error import FFmpegError
+
+        try:
+            self.container.seek(int((seconds + self.start) / self.stream.time_base), stream=self.stream, backward=True)
+        except FFmpegError:  # an index, or a file, that ends before
+            return False
+        return any(
+            not isinstance(packet, Lost)
+            and packet.pts is not None
+            and packet.pts * float(packet.time_base) - self.start > seconds + _PADDED
+            for packet in packets_of(self.container, self.stream)
+        )
+
     def frames_by_reading(self, times: Sequence[float]) -> dict[float, Any]:
         """The frames shown at these rising times, of all that are decoded from the beginning."""
         self._rewind()
@@ -209,6 +232,7 @@ def _evenly_spaced(film: _Film, num_frames: int, max_seconds: float) -> Video:
     seconds, complete, shown = film.stated_seconds(), False, {}
     if seconds is not None and 0 < seconds <= max_seconds:
         shown, complete = film.frames_by_seeking(_middles(seconds, num_frames))
+        complete = complete and not film.goes_on(seconds)
     if not complete:
         seconds = film.read_seconds()
         if seconds > max_seconds:
@@ -237,6 +261,7 @@ def _as_shown(frame: Any, film: _Film) -> Image.Image:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5] // _ONE
+    numbers = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]]  # which may be scaled, and a little off
+    a, b, c, d = np.rint(numbers / max(1.0, np.abs(numbers, dtype=np.float64).max()))
     turn = _UPRIGHT.get((int(a), int(b), int(c), int(d)))
     return image if turn is None else image.transpose(turn)

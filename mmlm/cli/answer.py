@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--data and --output go together: pictures with their questions, and a folder for the answers")
     if args.question is None:
         raise ValueError("give a picture and a question, or --data and --output")
+    if not args.question.strip():
+        raise ValueError("the question is empty")
     batch = Batch(args)
     inputs = inputs_of(args, batch, [args.image], "image")
     return describe_pictures(args, batch, inputs, prompt_of, "answer", labelled([args.image], inputs))

@@ -84,6 +84,8 @@ class Verb(argparse.ArgumentParser):
             self._halfway = False
         if unknown:
             near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1, 0.75)
+            if unknown[0].startswith("-") and os.path.exists(unknown[0]):
+                near = [f"./{unknown[0]}"]  # a file, whose name argparse takes for that of an option
             self.error(f"unknown: {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
         return found, unknown
 

@@ -28,11 +28,14 @@ def output_paths(output: str, suffixes: Sequence[str], count: int = 1) -> list[P
 
 
 def check_folder_of(file: Path) -> None:
-    """FileNotFoundError where the folder of a file to be written is not there; IsADirectoryError for a folder."""
+    """OSError where a file cannot be written: its folder is not there or cannot be written to, or it is one itself."""
+    from mmlm.training.checks import check_output
+
     if not file.parent.is_dir():
         raise FileNotFoundError(f"{file.parent}: no such folder")
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder: name a file in it")
+    check_output(file.parent)
 
 
 def read_image(source: Any, args: argparse.Namespace) -> Any:

@@ -77,7 +77,7 @@ def add_reading_options(verb: argparse.ArgumentParser, *names: str) -> None:
 def reading_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those keyword arguments of a reader that were given, out of `names` and `allow_url`."""
     values = {name: vars(args).get(name) for name in (*names, "allow_url")}
-    return {name: value for name, value in values.items() if value}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def add_hearing_options(verb: argparse.ArgumentParser) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from decoders.values import check_kind
+from encoders.media.image import load_image
 from encoders.media.sound import load_audio
+from encoders.media.source import is_path
+from encoders.media.video import is_video
 from mmlm.generation.options import GenerationKeywords, takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, Role, as_messages
@@ -88,6 +91,8 @@ def ask(
     chat = _by_chat_template(model, chat, bool(before) or (mode == "transcript" and image is None))
     if chat_template_kwargs and not chat:
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
+    for _, asked, picture, _ in rows:  # before an hour of sound is written down
+        _check(asked, picture)
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     frame = _Frame(model, chat, before, shown, chat_template_kwargs, options)
@@ -96,6 +101,14 @@ def ask(
     options["stop"] = (*_several(options.get("stop", ())), *(["\n"] if shown and not chat else []))
     results = generated(model, prompts, votes, batch_size=batch_size, **options)
     return answers_of(with_sources(results, found), batch, details)
+
+
+def _check(question: Any, picture: Any) -> None:
+    """TypeError for a question that is no text; MediaError for the file of a picture that cannot be read."""
+    check_kind("question", question, str | None)
+    picture = bare(picture, Image)
+    if picture is not None and is_path(picture) and not is_video(picture):
+        load_image(picture)
 
 
 def _by_chat_template(model: MultimodalNetwork, chat: bool | None, fits: bool) -> bool:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from decoders.values import check_kind
 from encoders.clip import ClipImageEncoder
+from encoders.media.arrays import plain_array
 from encoders.media.image import load_image
 from mmlm.generation.constraints.codes import Place
 from mmlm.generation.media import Medium, check_steps, media_spans, picture_tensor, render
@@ -240,8 +241,8 @@ def mask_of(mask: Any, size: tuple[int, int]) -> Image.Image:
     """
     mask = bare(mask, PictureOf)
     dtype = str(getattr(mask, "dtype", "")).removeprefix("torch.")
-    if dtype.startswith(("bool", "int", "uint")) and not getattr(mask, "is_meta", False):
-        values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if dtype.startswith(("bool", "int", "uint")):
+        values = plain_array(mask, "the mask")
         mask = values.astype(np.uint8) if values.size and values.min() >= 0 and values.max() <= 1 else mask
     seen = load_image(mask, keep_alpha=True)
     width, height = size

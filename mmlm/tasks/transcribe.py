@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from decoders.values import check_kind
 from encoders.media.container import MAX_BYTES, MAX_SECONDS
+from encoders.media.notices import unnoticed
+from encoders.media.sound import open_audio
+from encoders.media.source import is_path
 from mmlm.generation.options import takes_options
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import Sound
@@ -71,6 +74,10 @@ def transcribe(
     elif len(given) == 1:
         found = [model.transcriber.transcribe(given[0], **options, **reading)]
     else:
+        for one in given:
+            if is_path(one):  # what is wrong with the last is told before the first is written down
+                with unnoticed(), open_audio(one, **reading):
+                    pass
         found = _together(model.transcriber, given, {**options, **reading})
     return found if batch else found[0]
 
