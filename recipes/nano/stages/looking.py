@@ -1,6 +1,8 @@
 """The stages of the nano recipe in which the adapters alone learn, last: the language model and what writes codes rest.
 
-What is read, thought, written and drawn without a picture or a recording therefore stays what it was, to the last bit.
+Of what they learned the attention to media is saved. The feed-forward layers of gated blocks act on texts without media
+too, and are put back; so what is read, thought, written and drawn without a picture or a recording stays what it was,
+to the last bit.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ ADAPTERS = ("resamplers.", "fusion.")
 BEFORE = ("writing_last", "rewarded", "together", "writing_more", "writing")
 DIGIT_PASSES = 20  # of fsdd, beside the three of other stages: a small set, and people say a digit in many ways
 AFTER = 0.8  # the share of the weights after both stages in what is saved, as in `together`
+FEED_FORWARD = ".ff"  # in the names of gated blocks' weights
 
 
 class LookingObjective(AdaptersObjective):
@@ -51,17 +54,22 @@ def train_looking(recipe: Recipe, output: Path) -> None:
 
 
 def train_looking_more(recipe: Recipe, output: Path) -> None:
-    """Further, half of the examples scenes as JSON; what is saved lies between these weights and those before both."""
+    """Further, half of the examples scenes as JSON; what is saved goes part of the way back."""
     part = recipe.looking
     model = mmlm.load(output / "looking/model", device=recipe.device)
     scenes = [f"{output}/exercises_json/train-*.tar"] * 2
     sources = [*scenes, *exercises(output), *digits(DIGIT_PASSES // 2), f"{output}/settled/train-*.tar"]
     fit(recipe, output, "looking_more/steps", model, sources, part.more_steps, part.more_learning_rate, seed=8)
-    before = dict(mmlm.load(newest(output, "model", *BEFORE), device=recipe.device).added_parameters())
-    with torch.no_grad():
-        for name, weight in model.added_parameters():
-            weight.copy_(before[name].lerp(weight, AFTER))
+    go_back(model, mmlm.load(newest(output, "model", *BEFORE), device=recipe.device))
     model.save(output / "looking_more/model")
+
+
+@torch.no_grad()
+def go_back(model: mmlm.MultimodalLM, before: mmlm.MultimodalLM) -> None:
+    """Of a model that goes on from another, brings the attention part of the way back, the feed-forward all of it."""
+    earlier = dict(before.added_parameters())
+    for name, weight in model.added_parameters():
+        weight.copy_(earlier[name].lerp(weight, 0.0 if FEED_FORWARD in name else AFTER))
 
 
 def fit(
