@@ -30,7 +30,6 @@ from recipes.nano.stages.audio_encoder import (
     train_audio_encoder,
     train_audio_encoder_more,
     train_digits,
-    train_digits_last,
     train_digits_more,
 )
 from recipes.nano.stages.ears import train_ears, train_ears_more
@@ -88,7 +87,6 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], None], str]] = {
     "writing_last": (train_writing_last, "writing_last/model/config.json"),
     "exercises_looking": (make_looking, "exercises_looking/done"),
     "audio_digits_more": (train_digits_more, "audio_digits_more/whisper.pt"),
-    "audio_digits_last": (train_digits_last, "audio_digits_last/whisper.pt"),
     "looking": (train_looking, "looking/model/config.json"),
     "looking_more": (train_looking_more, "looking_more/model/config.json"),
 }

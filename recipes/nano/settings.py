@@ -58,7 +58,6 @@ class AudioEncoder:
     digit_steps: int = 1000
     digit_learning_rate: float = 1e-3
     digit_more_steps: int = 3000  # of the decoder alone
-    digit_last_steps: int = 1000
 
 
 @dataclass

@@ -35,9 +35,9 @@ IGNORE = -100
 class WhisperTrainConfig:
     """Size and schedule. Every `window_every`-th step sees whole windows of 30 s, of several utterances or one.
 
-    From the share `settling` of the steps on, it is at least every second step, half of these windows hold one
-    utterance, and most recordings end soon after: the rest is then what Whisper's own decoding fills a window up with,
-    zeros in place of a spectrogram. Where to stop is learned last, from windows that hold little and cost most.
+    From the share `settling` of the steps on, it is every second step, half of these windows hold one utterance, and
+    most recordings end soon after: the rest is then what Whisper's own decoding fills a window up with, zeros in place
+    of a spectrogram. Where to stop is learned last, from windows that hold little and cost most.
     """
 
     width: int = 128
@@ -182,7 +182,7 @@ class Batches:
         """Spectrograms [B, n_mels, T] and tokens [B, L], padded by -100."""
         draw = generator(self.config.seed, 1, step)
         settling = step >= self.config.settling * self.config.steps
-        every = min(2, self.config.window_every) if settling else self.config.window_every
+        every = 2 if settling else self.config.window_every
         if step % every == every - 1:
             heard = [self._window(draw, settling, row % 2 == 0) for row in range(self.config.window_batch)]
             mel = torch.stack([padded_mel(samples, draw) for samples, _ in heard])

@@ -79,26 +79,6 @@ def train_digits_more(recipe: Recipe, output: Path) -> None:
     )
 
 
-def train_digits_last(recipe: Recipe, output: Path) -> None:
-    """The decoder further, in whole windows alone, half of them with one recording: as a digit is written down."""
-    part = recipe.audio_encoder
-    listen(
-        recipe,
-        output,
-        "audio_digits_last",
-        start=output / "audio_digits_more/whisper.pt",
-        strings=part.digit_strings // 8,
-        digits=3 * DIGIT_PASSES,
-        steps=part.digit_last_steps,
-        learning_rate=part.digit_learning_rate,
-        window_every=1,
-        window_batch=8,
-        settling=0.0,
-        decoder_only=True,
-        seed=recipe.seed + 4,
-    )
-
-
 def listen(
     recipe: Recipe,
     output: Path,

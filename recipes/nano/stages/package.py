@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recipes.nano.settings import Recipe
 
-HEARD = ("audio_digits_last", "audio_digits_more", "audio_digits", "audio_encoder_more")
+HEARD = ("audio_digits_more", "audio_digits", "audio_encoder_more")
 PACKAGE = Path(__file__).resolve().parents[3] / "mmlm/nano"
 
 
