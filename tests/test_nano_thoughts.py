@@ -518,7 +518,7 @@ def test_rewards_teach_a_stage_of_nano(tmp_path, monkeypatch):
 
 
 def test_adapters_that_learn_alone_leave_all_else(tmp_path, monkeypatch):
-    """Four fifths of what both stages changed in the attention to media is saved; texts without media stay."""
+    """Of what both stages changed in the attention to media 65% are saved; texts without media stay."""
     from recipes.nano.stages import looking as stage
 
     unpack(PACKAGE, Recipe(), tmp_path)
@@ -543,7 +543,7 @@ def test_adapters_that_learn_alone_leave_all_else(tmp_path, monkeypatch):
     for name, own in before.items():
         looks = name.startswith(("fusion.", "resamplers.image."))  # these exercises have no sound
         assert torch.equal(own, first[name]) != looks and torch.equal(first[name], last[name]) != looks, name
-        share = 0.0 if ".ff." in name or name.endswith(".ff_gate") else 0.8
+        share = 0.0 if ".ff." in name or name.endswith(".ff_gate") else 0.65
         torch.testing.assert_close(made[name], own + share * (last[name] - own))
     models = [mmlm.load(path) for path in ("nano", tmp_path / "looking_more/model")]
     for codes in (False, True):
