@@ -71,9 +71,8 @@ def ask(
         text alone, since adapters are trained on prompts of `model.template`. Then examples are earlier turns.
     chat_template_kwargs: for the chat template. Its own switch of thinking is set by `thinking`, unless it is here.
     language: what is spoken; None detects it.
-    index: look up first what an `mmlm.Index` has about the question (or a `Lookup` of it, which says how much; or a
-        `Recitation`, where the model writes down what it remembers). What is found stands in the prompt, numbered; the
-        result's `citations` are the numbers that the answer names.
+    index: an `mmlm.Index` in which the question is looked up first (or a `Lookup` of it, or a `Recitation` of a model).
+        What is found stands in the prompt, numbered; the result's `citations` are the numbers that the answer names.
     votes: how many samples vote; the answer given most often wins, see `mmlm.tasks.votes.voted`.
     details: return a `GenerationResult` in place of each text, with the `sources` and `citations` of an index.
     ValueError where there is nothing to answer: nobody speaks, and no question is given.
@@ -91,8 +90,7 @@ def ask(
     chat = _by_chat_template(model, chat, bool(before) or (mode == "transcript" and image is None))
     if chat_template_kwargs and not chat:
         raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
-    for _, asked, picture, _ in rows:  # before an hour of sound is written down
-        _check(asked, picture)
+    _check(rows)  # before an hour of sound is written down
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     frame = _Frame(model, chat, before, shown, chat_template_kwargs, options)
@@ -103,12 +101,13 @@ def ask(
     return answers_of(with_sources(results, found), batch, details)
 
 
-def _check(question: Any, picture: Any) -> None:
+def _check(rows: Sequence[tuple[Any, ...]]) -> None:
     """TypeError for a question that is no text; MediaError for the file of a picture that cannot be read."""
-    check_kind("question", question, str | None)
-    picture = bare(picture, Image)
-    if picture is not None and is_path(picture) and not is_video(picture):
-        load_image(picture)
+    for _, question, picture, _ in rows:
+        check_kind("question", question, str | None)
+        picture = bare(picture, Image)
+        if picture is not None and is_path(picture) and not is_video(picture):
+            load_image(picture)
 
 
 def _by_chat_template(model: MultimodalNetwork, chat: bool | None, fits: bool) -> bool:
