@@ -219,7 +219,7 @@ mmlm.PromptTemplate(caption=5)                         | TypeError         | cap
 mmlm.FusionConfig(heads=0)                             | ValueError        | heads
 ImageVQVAEConfig(width="a")                            | TypeError         | width
 load_image(P, max_pixels=1)                            | MediaError        | max_pixels
-load_image(P, max_pixels=nan)                          | MediaError        | max_pixels
+load_image(P, max_pixels=nan)                          | ValueError        | max_pixels
 load_image("data:;base64,!!")                          | MediaError        | base64
 load_image("data:,\ud800")                             | MediaError        | characters
 load_image("http://127.0.0.1/", allow_url=True)        | MediaError        | public
