@@ -25,8 +25,8 @@ KINDS = ("json", "thinking", "json", "zoom", "json", "pictures")  # every one of
 ADAPTERS = ("resamplers.", "fusion.")
 BEFORE = ("writing_last", "rewarded", "together", "writing_more", "writing")
 DIGIT_PASSES = 20  # of fsdd, beside the three of other stages: a small set, and people say a digit in many ways
-# By names, the share of the weights after both stages in what is saved, as in `together`. The last two were chosen by
-# the dev splits of real recordings: with more, nano heard digits no better, and other sounds worse.
+# By parts of names, the share of the weights after both stages in what is saved, as in `together`. The last two were
+# chosen by the dev splits of real recordings: with more, nano heard digits no better, and other sounds worse.
 AFTER = {".ff": 0.0, "resamplers.audio.": 0.3, "": 0.65}
 
 
