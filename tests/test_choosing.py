@@ -65,6 +65,11 @@ def choose(weights: Any = "exact", rows: int = 1) -> str:
         ([{"torch": 1.0, "onednn": 0.5, "two halves": 0.7}], "onednn"),
         ([{"torch": 1.0, "onednn": 0.7, "two halves": 0.5}], "two halves"),
         ([{"torch": 1.0, "onednn": 0.97}], "torch"),  # not clearly faster
+        ([{"torch": 1.0, "onednn": 0.5, "two halves": 0.49}], "onednn"),  # not clearly faster than the earlier one
+        (
+            [{"torch": 1.0, "onednn": 0.5, "two halves": 0.4}, {"torch": 1.0, "onednn": 0.5, "two halves": 0.5}],
+            "onednn",
+        ),
         ([{"torch": 1.0, "onednn": 0.5}, {"torch": 0.5, "onednn": 0.5}], "torch"),  # not twice
     ],
 )

@@ -1,7 +1,7 @@
 """Which kernel computes a layer: the one that was fastest on this machine, for these sizes and this many inputs.
 
 The kernels that fit take turns on some layers of one shape, and the least time of each call counts, since other
-programs only add to it. The first kernel keeps its place unless another is clearly faster, twice. What was chosen holds
+programs only add to it. A kernel keeps its place unless a later one is clearly faster, twice. What was chosen holds
 for the process and, in a file for each processor, number of threads and version of torch, for later ones too: so the
 same machine gives the same bits. A file that cannot be read or written is done without.
 """
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 ROWS = (1, 4, 16, 256)  # a choice holds for up to so many inputs, and the last for all beyond
 TIMED = {1: 1, 4: 4, 16: 8, 256: 64}  # inputs that it is timed with
-MARGIN = 0.95  # another kernel than the first must take less than this share of its time
+MARGIN = 0.95  # a later kernel must take less than this share of an earlier one's time
 ROUNDS = 2, 20  # turns that each kernel has at least and at most
 SECONDS = 0.005  # of turns, beyond the least number
 SAMPLED = 2**22  # weights of all sampled layers: more than the cores' own caches hold, as the weights of a model are
 LARGEST = 2**22  # weights of a layer that are timed; the time of a larger one is proportional
-FORMAT = 1  # of the file, and of the kernels' names
+FORMAT = 2  # of the file, and of the kernels' names
 
 _lock = threading.Lock()
 _known: dict[Path, dict[str, str]] = {}  # choices by the file that keeps them
@@ -163,17 +163,22 @@ def _fastest(
 
 
 def _best(runs: dict[str, list[Callable[[], Tensor]]], cold: bool) -> str:
-    """The first kernel, or another that was clearly faster both times that they were timed.
+    """The first kernel, unless a later one takes its place: one that was clearly faster than its holder both times.
 
-    cold: whether all are timed the second time, too: with few inputs, the copies of two alone would stay in a cache.
+    So of two kernels of about the same time the earlier is chosen, and not one of them by chance. cold: whether all
+    are timed the second time, too: with few inputs, the copies of two alone would stay in a cache.
     """
     first = next(iter(runs))
     once = _seconds(runs)
-    best = min(once, key=once.__getitem__)
-    if once[best] > MARGIN * once[first]:
+    faster = [name for name in runs if once[name] <= MARGIN * once[first]]
+    if not faster:
         return first
-    again = _seconds(runs if cold else {name: runs[name] for name in (first, best)})
-    return best if again[best] <= MARGIN * again[first] else first
+    again = _seconds(runs if cold else {name: runs[name] for name in (first, *faster)})
+    holder = first
+    for name in faster:
+        if all(seconds[name] <= MARGIN * seconds[holder] for seconds in (once, again)):
+            holder = name
+    return holder
 
 
 def out_of_memory(error: Exception) -> bool:
