@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from encoders.hub import hub_fault
+
 LANGUAGE_MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -37,7 +39,7 @@ def _plan(repo: str, patterns: Sequence[str]) -> tuple[list[str], int]:
     except DryRunError:  # offline: `_snapshot` finds the files in the cache, or raises
         return list(patterns), 0
     except Exception as error:
-        raise FileNotFoundError(f"{repo} cannot be fetched from the hub: {error}") from error
+        raise FileNotFoundError(_fault(repo, error)) from error
     files = [file for file in files if "/" not in file.filename]
     if any(file.filename.endswith(".safetensors") for file in files):
         files = [file for file in files if not file.filename.endswith(".bin")]
@@ -52,4 +54,9 @@ def _snapshot(repo: str, names: list[str]) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=names))
     except Exception as error:
-        raise FileNotFoundError(f"{repo} could not be fetched from the hub: {error}") from error
+        raise FileNotFoundError(_fault(repo, error)) from error
+
+
+def _fault(repo: str, error: Exception) -> str:
+    """Why a repository could not be fetched, in one line."""
+    return hub_fault(repo, error) or f"{repo} could not be fetched from the hub: {' '.join(str(error).split())}"
