@@ -127,16 +127,18 @@ def _facts(part: str, name: str | None) -> PartFacts:
 
 def _place(name: str) -> str | Path:
     """Where the weights of a part lie: a file, a folder, or a hub id."""
-    from open_clip.pretrained import get_pretrained_cfg
-
     name = preset_path(name)
     if name.startswith("whisper/"):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         return cache / f"{name}.pt"
     architecture, _, tag = name.partition("/")
-    if tag and Path(tag).is_file():
+    if not tag or Path(name).exists():
+        return name
+    if Path(tag).is_file():
         return tag
-    if tag and (published := get_pretrained_cfg(architecture, tag)):
+    from open_clip.pretrained import get_pretrained_cfg  # which takes a second to import
+
+    if published := get_pretrained_cfg(architecture, tag):
         return str(published.get("hf_hub", "")).rstrip("/") or name
     return name
 
