@@ -2,6 +2,8 @@
 
 import math
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +64,13 @@ def test_the_bleu_of_a_resample_is_that_of_its_captions():
 
 
 @pytest.mark.skipif(not has_java(), reason="METEOR needs Java")
-def test_meteor_is_that_of_pycocoevalcap():
+def test_meteor_is_that_of_pycocoevalcap(monkeypatch, tmp_path):
+    """Also where it is installed below a path with blanks and umlauts, beside which its own Java finds no data."""
+    from pycocoevalcap.meteor import meteor as upstream
+
+    home = tmp_path / "Ünter blanks"
+    shutil.copytree(Path(upstream.__file__).parent, home)
+    monkeypatch.setattr(upstream, "__file__", str(home / "meteor.py"))
     # What pycocoevalcap 1.2's Meteor().compute_score gives, whose Java takes ten seconds to start.
     whole, single = 0.34728699359146614, [0.37464287217437303, 1.0, 0.040201005025125636, 0.0, 0.4507888783726984]
     own = meteor(paired(CANDIDATES, REFERENCES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -57,12 +58,10 @@ def _statistics(captions: Pair) -> np.ndarray:
     for number, found in captions.found.items():
         texts = [*captions.wanted[number], *found]
         lines.append(" ||| ".join(["SCORE", *(text.replace("|||", "") for text in texts)]))
-    command = ["java", "-Xmx2G", "-jar", _jar().name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    with Popen(command, cwd=_jar().parent, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
-        printed, complaint = process.communicate("\n".join([*lines, ""]).encode())
+    printed, complaint = _printed("\n".join([*lines, ""]).encode())
     rows = [line.split() for line in printed.decode().splitlines()]
     if len(rows) != len(lines) or any(len(row) != 23 for row in rows):
-        raise OSError(f"METEOR ended early: {complaint.decode(errors='replace').strip()[-300:] or 'no message'}")
+        raise OSError(f"METEOR ended early: {complaint.decode(errors='replace').strip()[:300] or 'no message'}")
     statistics = np.array(rows, dtype=np.float64)
     chunks, matched = statistics[:, 20], statistics[:, 21:]
     whole = (chunks == 1) & (matched == statistics[:, :2]).all(axis=1)
@@ -70,6 +69,11 @@ def _statistics(captions: Pair) -> np.ndarray:
     return statistics
 
 
-def _jar() -> Path:
+def _printed(lines: bytes) -> tuple[bytes, bytes]:
+    """What METEOR prints and complains of. It runs in a copy: beside a path with blanks or umlauts it finds no data."""
     upstream = coco_module("meteor.meteor")
-    return Path(str(upstream.__file__)).with_name(upstream.METEOR_JAR)
+    command = ["java", "-Xmx2G", "-jar", upstream.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+    with tempfile.TemporaryDirectory() as folder:
+        home = shutil.copytree(Path(str(upstream.__file__)).parent, Path(folder, "meteor"))
+        with Popen(command, cwd=home, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+            return process.communicate(lines)
