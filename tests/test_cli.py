@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -86,6 +87,14 @@ def test_help_imports_nothing_heavy(arguments):
         f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
     )
     assert run_python(code).endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize("encoding, printed", [("utf-8", "–"), ("latin-1", "\\u2013"), ("ascii", "\\u2013")])
+def test_what_the_encoding_of_the_output_lacks_is_no_error(encoding, printed):
+    """A terminal of Latin-1, or a log of ASCII: numbers "0–1" of the help have a dash that neither has."""
+    command, own = [sys.executable, "-m", "mmlm", "train", "--help"], {**os.environ, "PYTHONIOENCODING": encoding}
+    shown = subprocess.run(command, env=own, capture_output=True, check=True)
+    assert printed.encode("utf-8") in shown.stdout and not shown.stderr
 
 
 def test_every_verb_is_listed(capsys):

@@ -133,7 +133,7 @@ def _is_own(file: Path) -> bool:
 def _clip_config(encoder: ClipImageEncoder, source: ClipSource) -> dict[str, Any]:
     """The architecture and the preprocessing of an encoder, as open_clip reads them from a folder."""
     if home := source.folder():
-        return json.loads((home / SETTINGS).read_text())
+        return json.loads((home / SETTINGS).read_text(encoding="utf-8"))
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 

@@ -237,7 +237,7 @@ def read_config(folder: Path) -> ModelConfig:
 def _written(folder: Path) -> tuple[Any, ModelConfig]:
     """What a config.json holds, as it is written and read."""
     try:
-        written = json.loads((folder / "config.json").read_text())
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if isinstance(written, dict) and isinstance(kind := written.get("model_type"), str):
             raise ValueError(f"{folder} is not a saved model but a {kind} of transformers {AS_PART}")
         config = ModelConfig.from_dict(written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
+import io
 import os
 import re
 import sys
@@ -124,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code: 0 done; 1 where some of several inputs could not be used; 2 where nothing
     could; 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a character that the terminal's encoding lacks
     args = build_parser().parse_args(argv)
     code = 0
     # torch and transformers make a million objects while they are imported, and looking through these for garbage every

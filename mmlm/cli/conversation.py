@@ -230,7 +230,7 @@ class Conversation:
 
     def _save(self, name: str) -> None:
         check_folder_of(Path(name))
-        Path(name).write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n")
+        Path(name).write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     def _tried(self, action: Callable[[], None]) -> bool:
         try:
