@@ -648,7 +648,11 @@ def test_many_channels_that_cancel_are_not_averaged(caplog):
 
 def test_samples_in_every_coat_are_the_same_or_refused():
     samples = tone(1, rate=SAMPLE_RATE)
-    for same in (np.ma.array(samples), samples[::-1][::-1], torch.from_numpy(samples).requires_grad_()):
+    negated = (
+        torch.complex(torch.zeros(len(samples)), -torch.from_numpy(samples)).conj().imag
+    )  # -(-x), not computed yet
+    assert negated.is_neg()
+    for same in (np.ma.array(samples), samples[::-1][::-1], torch.from_numpy(samples).requires_grad_(), negated):
         np.testing.assert_array_equal(load_audio((same, SAMPLE_RATE)).waveform, samples)
     wav = written(samples, SAMPLE_RATE, "WAV")
     assert load_audio(memoryview(wav)).seconds == pytest.approx(1)
@@ -659,6 +663,14 @@ def test_samples_in_every_coat_are_the_same_or_refused():
         (tensor.to_sparse(), "give a dense one"),
         (torch.quantize_per_tensor(tensor, 0.01, 0, torch.qint8), "give a dense one"),
         (tensor.cfloat().conj(), "give a dense one"),
+        (tensor.view(100, -1).to_sparse_csr(), "give a dense one"),
+        (tensor.to("meta"), "meta device holds no values"),
+        (torch.nested.nested_tensor([tensor, tensor]), "nested tensor holds several"),
+        (torch.nested.nested_tensor([tensor, tensor], layout=torch.jagged), "nested tensor holds several"),
+        (np.zeros(9, dtype=[("left", "f4"), ("right", "f4")]), "values of type"),
+        (np.array(0.5), r"give samples as \[T\]"),
+        (torch.tensor(0.5), r"give samples as \[T\]"),
+        (type("Tensor", (), {"shape": (9,), "dtype": "f4", "detach": list})(), "values of type object"),
     ):
         with pytest.raises(MediaError, match=reason):
             load_audio((refused, SAMPLE_RATE))

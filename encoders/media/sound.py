@@ -63,7 +63,7 @@ class ReadingOptions(TypedDict, total=False):
     """Keyword arguments of `open_audio` besides the sample rate."""
 
     max_seconds: float
-    max_bytes: int
+    max_bytes: float
     pcm_rate: int | None
     channel: int | None
     allow_truncated: bool
@@ -92,7 +92,7 @@ def open_audio(
     *,
     sample_rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
     pcm_rate: int | None = None,
     channel: int | None = None,
     allow_truncated: bool = False,
@@ -134,7 +134,7 @@ def open_audio(
         yield _stream(samples, label, sample_rate, max_seconds, channel)
 
 
-def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
+def audio_key(source: Any, *, max_bytes: float = MAX_BYTES) -> str:
     """SHA-256 in hex of a source's content, as a cache key: of the bytes of encoded sources, of samples otherwise."""
     if isinstance(source, Audio | tuple):
         audio = load_audio(source, max_seconds=MAX_SECONDS)
