@@ -214,17 +214,15 @@ class GenerationOptions:
         marks = isinstance(self.thinking_marks, ThinkingMarks | None)
         self._check("thinking_marks", marks, "must be ThinkingMarks or None", TypeError)
         self._check("do_sample", isinstance(self.do_sample, bool), "must be True or False", TypeError)
-        self._check("stop_token_ids", _are_ids(self.stop_token_ids), "must be a list of token ids", TypeError)
+        self._check("stop_token_ids", _holds(self.stop_token_ids, _is_whole), "must be a list of token ids", TypeError)
         strings = [self.stop] if isinstance(self.stop, str) else self.stop
         texts = isinstance(strings, Sequence) and all(isinstance(text, str) for text in strings)
         self._check("stop", texts, "must be a string or a list of strings", TypeError)
-        words = self.bad_words_ids
-        lists = isinstance(words, Sequence) and not isinstance(words, str) and all(map(_are_ids, words))
-        self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
+        words = _holds(self.bad_words_ids, lambda ids: _holds(ids, _is_whole))
+        self._check("bad_words_ids", words, "must be a list of lists of token ids", TypeError)
         stated = self.constraint is None or all(hasattr(self.constraint, name) for name in ("allowed", "advance"))
         self._check("constraint", stated, "must be a Constraint or None", TypeError)
-        called = self.logits_processor
-        called = isinstance(called, Sequence) and not isinstance(called, str | bytes) and all(map(callable, called))
+        called = _holds(self.logits_processor, callable)
         self._check("logits_processor", called, "must be a list of functions", TypeError)
 
     def _check_form(self) -> None:
@@ -258,14 +256,12 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _are_ids(value: Any) -> bool:
-    several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return several and all(_is_whole(one) for one in value)
+def _holds(value: Any, good: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(good, value))
 
 
 def takes_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one, and so is a value that is
-    not of the kind of its annotation (`check_kind`).
+    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one, one for `check_kind` too.
 
     The signature of a function that ends in `**options: Unpack[GenerationKeywords]` then shows every option with its
     type and default.

@@ -88,9 +88,8 @@ def ask(
         raise ValueError("there is nothing to answer: give a recording, its transcript, a question or messages")
     if index is not None and alone:
         raise ValueError("an index is asked for one question: give it beside the messages, as question or a recording")
-    chat = _by_chat_template(model, chat, bool(before) or (mode == "transcript" and image is None))
-    if chat_template_kwargs and not chat:
-        raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
+    fits = bool(before) or (mode == "transcript" and image is None)
+    chat = _by_chat_template(model, chat, fits, chat_template_kwargs)
     _check(rows)  # before an hour of sound is written down
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
@@ -111,12 +110,21 @@ def _check(rows: Sequence[tuple[Any, ...]]) -> None:
             load_image(picture)
 
 
-def _by_chat_template(model: MultimodalNetwork, chat: bool | None, fits: bool) -> bool:
-    """Whether a prompt is made by the tokenizer's chat template: as asked for, or where it has one and that `fits`."""
+def _by_chat_template(
+    model: MultimodalNetwork, chat: bool | None, fits: bool, keywords: Mapping[str, Any] | None
+) -> bool:
+    """Whether a prompt is made by the tokenizer's chat template: as asked for, or where it has one and that `fits`.
+
+    ValueError where it is asked for, and there is none; and for keywords of a template that is not used.
+    """
     has_one = bool(getattr(model.processor.tokenizer, "chat_template", None))
     if chat and not has_one:
         raise ValueError("the tokenizer has no chat template: leave out chat=True, or set tokenizer.chat_template")
-    return has_one and fits if chat is None else chat
+    chat = has_one and fits if chat is None else chat
+    if keywords and not chat:
+        remedy = "pass chat=True" if has_one else "the tokenizer has none, so leave them out"
+        raise ValueError(f"chat_template_kwargs: this prompt is not made by a chat template; {remedy}")
+    return chat
 
 
 @dataclass(frozen=True)
