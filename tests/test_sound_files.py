@@ -177,6 +177,20 @@ def test_joined_recordings_are_read_to_the_end_at_their_own_rates(first, second)
     )
 
 
+@pytest.mark.parametrize("name", ["AU", "NIST", "AMR", "AMR-WB"])
+def test_the_head_of_a_second_recording_is_not_heard(name):
+    """FFmpeg takes it for samples, or for frames."""
+    if name.startswith("AMR"):
+        frame = b"\x3c" + bytes(31) if name == "AMR" else b"\x44" + bytes(60)
+        first = second = b"#!" + name.encode() + b"\n" + frame * 50
+    else:
+        first, second = (written(tone(1, hertz, 8_000), 8_000, name, subtype="PCM_16") for hertz in (440, 880))
+    apart = [load_audio(one, sample_rate=8_000).waveform for one in (first, second)]
+    got = load_audio(first + second, sample_rate=8_000).waveform
+    assert len(got) == sum(map(len, apart)) == pytest.approx(16_000, abs=160)
+    np.testing.assert_allclose(got, np.concatenate(apart), atol=1e-3 if name == "AMR-WB" else 0)
+
+
 def test_a_joined_part_that_cannot_be_read_is_named():
     whole, cut = ogg(440, "VORBIS"), ogg(880, "OPUS")[:-5]
     with pytest.raises(

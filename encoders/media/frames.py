@@ -105,7 +105,7 @@ def _truehd(head: bytes) -> int:
 def _by_type(lengths: tuple[int, ...]) -> Callable[[bytes], int]:
     def length(head: bytes) -> int:
         kind = head[0] >> 3 & 15
-        if head[0] & 0x83:  # bits that are 0 in every frame
+        if head[0] & 0x83 or not head[0]:  # bits that are 0 in every frame; and zeros behind the last
             return 0
         return lengths[kind] if kind < len(lengths) else 1
 

@@ -1,7 +1,8 @@
-"""Files of several recordings, one behind the other, which FFmpeg reads by the decoder of the first, or not at all.
+"""Files of several recordings, one behind the other, of which FFmpeg would read the second by the head of the first.
 
-In Ogg a recording begins with pages that say so (RFC 3533), in WavPack with a block of sample 0. In other formats
-FFmpeg reads on by itself, or `truncation.unread_bytes` tells what it does not read.
+In Ogg a recording begins with pages that say so (RFC 3533), in WavPack with a block of sample 0, in AMR, AU and NIST
+with a head, which FFmpeg takes for sound. In other formats it reads on by itself, or `truncation.unread_bytes` tells
+what it does not read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ _PIECE = 1 << 20  # bytes that are searched at a time
 _HEAD = 27 + 255  # bytes of an Ogg page before its packets, at most; those of a WavPack block are 32
 _OGG_FIRST = re.compile(rb"OggS\0[\x02\x03]")
 _WAVPACK_FIRST = re.compile(rb"wvpk.{4}.\x04\0.{5}\0{4}", re.DOTALL)  # version 4; the 40 bits of its index are 0
+_HEADS = {  # by the first bytes of a file: what another recording begins with
+    b"#!AM": re.compile(rb"#!AMR(-WB)?\n"),
+    b".snd": re.compile(rb"\.snd\0\0.{2}.{4}\0\0\0[\x01-\x1b]", re.DOTALL),  # where its samples are, and their kind
+    b"NIST": re.compile(rb"NIST_1A\n *\d+\n"),
+}
 _WAVPACK_INITIAL = 0x800  # a flag: the first of the blocks that hold the channels of the same samples
 
 
@@ -49,11 +55,8 @@ class _Part(io.RawIOBase):
 
 def parts_of(file: BinaryIO, label: str) -> list[BinaryIO]:
     """The recordings of a seekable file, each as a file; the file itself where it is one. MediaError for too many."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    kind = file.read(4)
-    starts = [0]
-    for place in _ogg_starts(file, size) if kind == b"OggS" else _wavpack_starts(file, size) if kind == b"wvpk" else ():
+    size, starts = file.seek(0, os.SEEK_END), [0]
+    for place in _starts(file, size):
         starts += [place] if place else []
         if len(starts) > _MOST:
             raise MediaError(
@@ -63,6 +66,18 @@ def parts_of(file: BinaryIO, label: str) -> list[BinaryIO]:
     if len(starts) == 1:
         return [file]
     return [io.BufferedReader(_Part(file, *ends)) for ends in pairwise([*starts, size])]
+
+
+def _starts(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where recordings begin."""
+    file.seek(0)
+    kind = file.read(4)
+    if kind == b"OggS":
+        yield from _ogg_starts(file, size)
+    elif kind == b"wvpk":
+        yield from _wavpack_starts(file, size)
+    elif kind in _HEADS:
+        yield from (place for place, _ in _found(_HEADS[kind], file, size))
 
 
 def _ogg_starts(file: BinaryIO, size: int) -> Iterator[int]:
