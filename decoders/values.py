@@ -14,7 +14,7 @@ from typing import Any, Literal, Union
 
 NAMES = {
     int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None",
-    Callable: "a function", Mapping: "a dict",
+    Callable: "a function", Mapping: "a dict", dict: "a dict", frozenset: "a frozenset",
 }  # fmt: skip
 
 
@@ -23,7 +23,8 @@ def check_kinds(settings: Any) -> None:
 
     A whole number is a number too, and becomes a float where the annotation says so, so that 32 and 32.0 are written
     alike; NaN is none. ValueError for a value that is not among those of a `Literal`.
-    Annotations other than numbers, texts, dataclasses, tuples of these, functions and mappings are not looked at.
+    Annotations other than numbers, texts, dataclasses, tuples, sets and mappings of these, and functions are not looked
+    at.
     """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -79,8 +80,11 @@ def fits(value: Any, hint: Any) -> bool:
         return any(isinstance(value, type(own)) and value == own for own in inner)
     if origin is Callable:
         return callable(value)
-    if origin is Mapping:
-        return isinstance(value, Mapping)
+    if origin in (Mapping, dict):
+        good = isinstance(value, Mapping)
+        return good and all(fits(one, kind) for pair in value.items() for one, kind in zip(pair, inner, strict=True))
+    if origin is frozenset:
+        return isinstance(value, frozenset) and all(fits(one, inner[0]) for one in value)
     if origin is tuple:
         several = isinstance(value, tuple | list)
         kinds = [inner[0]] * len(value) if several and inner[-1] is Ellipsis else inner

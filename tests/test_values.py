@@ -21,6 +21,12 @@ from mmlm.generation.options import GenerationOptions
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.templates import PromptTemplate
+from mmlm.reasoning.exchange import Limits
+from mmlm.serving.cluster.scale import Scale
+from mmlm.serving.options import EngineOptions
+from mmlm.serving.settings import Limits as ServingLimits
+from mmlm.serving.settings import Settings
+from mmlm.training.alignment.config import GrpoConfig, PpoConfig
 from mmlm.training.config import CodecTrainConfig, TrainConfig, TrainerConfig, WritingTrainConfig
 from support import codec_parts, families, parts
 from support.hearing import noise, tiny_whisper
@@ -30,7 +36,7 @@ CONFIGS = [
     ResamplerConfig(), FusionConfig(), LoraConfig(), PromptTemplate(), CodeLayout("audio", 8), GenerationOptions(),
     ImageVQVAEConfig(), AudioVQVAEConfig(), QuantizerConfig(), DiffusionDecoderConfig(), TrainerConfig(), TrainConfig(),
     WritingTrainConfig(), CodecTrainConfig(), Codecs(), PART, ImageEncoderPart("a", "b"), CodecPart("a", "b"),
-    ModelConfig(PART),
+    ModelConfig(PART), EngineOptions(), ServingLimits(), Settings(), Scale(), Limits(), GrpoConfig(), PpoConfig(),
 ]  # fmt: skip
 WRONG = (object(), {"a": 1}, b"bytes", torch.float32, [None])  # of no field's kind
 NO_NUMBERS = ("3", True, math.nan, np.int64(3), torch.tensor(3))
@@ -46,7 +52,8 @@ def fields():
 @pytest.mark.parametrize(("config", "name", "hint"), list(fields()))
 def test_a_value_of_a_wrong_kind_is_named_where_it_is_given(config, name, hint):
     kinds = typing.get_args(hint) or (hint,)
-    wrong = [*WRONG, *(NO_NUMBERS if {int, float} & {*kinds} and bool not in kinds else ())]
+    wrong = [value for value in WRONG if not (typing.get_origin(hint) is dict and isinstance(value, dict))]
+    wrong = [*wrong, *(NO_NUMBERS if {int, float} & {*kinds} and bool not in kinds else ())]
     if isinstance(config, GenerationOptions):
         own = (np.integer, float, list, *((dict,) if name == "json_schema" else ()))
         wrong = [value for value in wrong if not isinstance(value, own)]
