@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 
 import av
 import numpy as np
@@ -505,6 +506,17 @@ HEADS = [
     b"RIFF\0\0\0\0WAVEdata", b"FORM\0\0\0\0AIFFSSND", b".snd\0\0\0\x18\1\1\1\1", b"OggS" + bytes(40), b"fLaC",
     b"\x1aE\xdf\xa3\x84abcd\x18S\x80g\x90", b"\0\0\0\x18ftypM4A ", b"\xff\xfb\x90\x64",
 ]  # fmt: skip
+
+
+def test_nothing_is_printed_of_a_damaged_head(monkeypatch):
+    """libsndfile asks for a place before the file, and Python printed the error of its callback."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    head = written(tone(1), format="AIFF")[:24]
+    for seed in range(40):
+        with pytest.raises(MediaError):
+            load_audio(head + np.random.default_rng(seed).bytes(2000))
+    assert not printed
 
 
 @pytest.mark.parametrize("start", HEADS)
