@@ -57,7 +57,8 @@ def sounds() -> list[bytes]:
     for format, subtype in (
         ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_24"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"),
         ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("W64", "PCM_16"), ("RF64", "DOUBLE"),
-        ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None),
+        ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("VOC", "PCM_16"), ("NIST", "PCM_16"),
+        ("SVX", "PCM_16"),
     ):  # fmt: skip
         data = io.BytesIO()
         soundfile.write(data, samples, 16_000, format=format, subtype=subtype)
@@ -65,9 +66,12 @@ def sounds() -> list[bytes]:
     for format, codec in (
         ("mp4", "aac"), ("adts", "aac"), ("webm", "libopus"), ("matroska", "aac"), ("mpegts", "aac"), ("flv", "aac"),
         ("mpeg", "mp2"), ("asf", "wmav2"), ("avi", "mp2"), ("ipod", "alac"), ("ac3", "ac3"),
+        ("eac3", "eac3"), ("mp2", "mp2"), ("latm", "aac"), ("tta", "tta"), ("wv", "wavpack"), ("dvd", "ac3"),
     ):  # fmt: skip
         files.append(_muxed(format, codec, samples))
-    return files
+    files += [b"#!AMR\n" + (b"\x3c" + samples[:31].tobytes()[:31]) * 50, (b"\xd0" + samples[:32].tobytes()[:32]) * 50]
+    joined = [_muxed("ogg", codec, samples) for codec in ("flac", "libopus")]  # a recording after one of another codec
+    return [*files, joined[0] + joined[1], _muxed("wv", "wavpack", samples) * 2]
 
 
 @functools.cache

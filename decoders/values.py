@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
 import types
 import typing
+from collections.abc import Callable, Mapping
 from numbers import Integral, Number, Real
 from typing import Any, Literal, Union
 
-NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+NAMES = {
+    int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None",
+    Callable: "a function", Mapping: "a dict", dict: "a dict", frozenset: "a frozenset",
+}  # fmt: skip
 
 
 def check_kinds(settings: Any) -> None:
@@ -17,7 +23,8 @@ def check_kinds(settings: Any) -> None:
 
     A whole number is a number too, and becomes a float where the annotation says so, so that 32 and 32.0 are written
     alike; NaN is none. ValueError for a value that is not among those of a `Literal`.
-    Annotations other than numbers, texts, dataclasses and tuples of these are not looked at.
+    Annotations other than numbers, texts, dataclasses, tuples, sets and mappings of these, and functions are not looked
+    at.
     """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -32,11 +39,29 @@ def check_kinds(settings: Any) -> None:
 
 def check_kind(name: str, value: Any, hint: Any) -> None:
     """The same for one value by its name and annotation, such as `int | None`."""
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    if choices and isinstance(value, str) and value not in choices:
+    if fits(value, hint):
+        return
+    if isinstance(value, str) and (choices := choices_of(hint)):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-    if not fits(value, hint):
-        raise TypeError(f"{name} must be {described(hint)}, not {value!r}")
+    raise TypeError(f"{name} must be {described(hint)}, not {value!r}")
+
+
+def checked_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function's parameters, but for those that name what only a type checker imports."""
+    found = {}
+    for name, annotation in function.__annotations__.items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        with contextlib.suppress(NameError):
+            found |= typing.get_type_hints(one, vars(sys.modules[function.__module__]))
+    return found
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The values that an annotation lists, as a `Literal` or several."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return tuple(choice for own in inner for choice in choices_of(own))
+    return inner if origin is Literal else ()
 
 
 def check_least(settings: Any, **least: float) -> None:
@@ -52,7 +77,14 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(fits(value, own) for own in inner)
     if origin is Literal:
-        return value in inner
+        return any(isinstance(value, type(own)) and value == own for own in inner)
+    if origin is Callable:
+        return callable(value)
+    if origin in (Mapping, dict):
+        good = isinstance(value, Mapping)
+        return good and all(fits(one, kind) for pair in value.items() for one, kind in zip(pair, inner, strict=True))
+    if origin is frozenset:
+        return isinstance(value, frozenset) and all(fits(one, inner[0]) for one in value)
     if origin is tuple:
         several = isinstance(value, tuple | list)
         kinds = [inner[0]] * len(value) if several and inner[-1] is Ellipsis else inner
@@ -73,6 +105,8 @@ def described(hint: Any) -> str:
         return " or ".join(described(own) for own in inner)
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
+    if origin in NAMES:
+        return NAMES[origin]
     if origin is tuple:
         return f"a tuple of {len(inner) if inner[-1] is not Ellipsis else 'any number'}, each {described(inner[0])}"
     return NAMES.get(hint, f"a {getattr(hint, '__name__', hint)}")

@@ -392,7 +392,7 @@ def test_recordings_are_written_down_heard_or_both(template, monkeypatch, tmp_pa
     monkeypatch.setattr("mmlm.tasks.chat.transcribe", lambda *_, **__: _spoken(" "))
     with pytest.raises(ValueError, match="nothing is said"):
         model.chat_prompt(alone)
-    with pytest.raises(ValueError, match="mode is one of"):
+    with pytest.raises(ValueError, match="mode must be one of"):
         model.chat_prompt(alone, mode="ears")
 
 

@@ -346,7 +346,7 @@ def test_ask_takes_lists_and_refuses_what_cannot_be_answered():
     assert answers == [model.ask(QUESTION, transcript=text, max_new_tokens=4) for text in ("one", "two")]
     with pytest.raises(ValueError, match="nothing is said"):
         model.ask(QUESTION, transcript=" ")
-    with pytest.raises(ValueError, match="mode is one of"):
+    with pytest.raises(ValueError, match="mode must be one of"):
         model.ask(QUESTION, mode="text")
     with pytest.raises(ValueError, match="2 recordings but 1 questions"):
         model.ask([QUESTION, QUESTION], ["x"])

@@ -63,7 +63,7 @@ caption(P, stop=["a\0"])                               | ValueError        | NUL
 caption(P, stop="x" * 10**6)                           | ValueError        | characters
 caption(P, stop_token_ids=[2**70])                     | ValueError        | stop_token_ids
 caption(P, stop_token_ids=["a"])                       | TypeError         | stop_token_ids
-caption(P, bad_words_ids=[["a"]])                      | ValueError        | bad_words_ids
+caption(P, bad_words_ids=[["a"]])                      | TypeError         | bad_words_ids
 caption(P, bad_words_ids=5)                            | TypeError         | bad_words_ids
 caption(P, repetition_penalty=1e300)                   | ValueError        | repetition_penalty
 caption(P, repetition_penalty=inf)                     | ValueError        | repetition_penalty
@@ -104,7 +104,7 @@ generate(["a", "\0"])                                  | ValueError        | NUL
 generate([["a"], "b"])                                 | TypeError         | mixed
 generate(["a"], generation_mode="x")                   | ValueError        | generation_mode
 generate(["a"], generation_mode="any", steps="a")      | TypeError         |
-generate(["a"], generation_mode="audio", max_seconds=nan) | ValueError     | max_seconds
+generate(["a"], generation_mode="audio", max_seconds=nan) | TypeError      | max_seconds
 stream(["a"], num_beams=2)                             | ValueError        | beams
 stream([["a"], ["b"]])                                 | ValueError        | batch
 ask(W, 5, transcript="a")                              | TypeError         | question
@@ -142,7 +142,7 @@ transcribe(W, beam_size=0)                             | ValueError        | bea
 transcribe(W, seed=2**70)                              | ValueError        | seed
 transcribe(W, seed=None)                               | TypeError         | seed
 transcribe(W, vad="x")                                 | TypeError         | vad
-transcribe(W, max_seconds=nan)                         | ValueError        | max_seconds
+transcribe(W, max_seconds=nan)                         | TypeError         | max_seconds
 draw(None)                                             | ValueError        | text
 draw("")                                               | ValueError        | text
 draw("x" * 10**8)                                      | ValueError        | characters

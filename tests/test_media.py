@@ -295,6 +295,25 @@ def test_pixel_limit_is_inclusive_and_can_be_set():
             load_image(source, max_pixels=199)
 
 
+def test_arrays_that_hold_no_picture_are_refused_in_words():
+    flat = torch.rand(20, 30)
+    for refused, reason in (
+        (torch.nested.nested_tensor([flat, flat]), "nested tensor holds several; give each by itself, of unbind"),
+        (torch.nested.nested_tensor([flat, flat], layout=torch.jagged), "nested tensor holds several"),
+        (flat.to("meta"), "meta device holds no values"),
+        *((layout, "give a dense one") for layout in (flat.to_sparse(), flat.to_sparse_csr(), flat.to_sparse_csc())),
+        (torch.quantize_per_tensor(flat, 0.1, 0, torch.quint8), "give a dense one"),
+        (np.zeros((20, 30), dtype=[("r", "u1"), ("g", "u1")]), "values of type"),
+        (np.full((20, 30), None, object), "values of type object"),
+        *((one, r"give \[H, W\]") for one in (np.array(0.5), torch.tensor(0.5), np.array(object()))),
+        (np.float32(0.5), "not a media source"),
+        (type("Tensor", (), {"shape": (20, 30), "dtype": "f4", "detach": list})(), "not a media source"),
+    ):
+        for read in (load_image, content_key):
+            with pytest.raises(MediaError, match=reason):
+                read(refused)
+
+
 def test_giant_arrays_are_refused_before_they_are_copied():
     for kind in (np.uint8, np.uint16, np.float64):
         with pytest.raises(MediaError, match="pixels"):

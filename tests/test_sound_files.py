@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 
 import av
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from av.audio.plane import AudioPlane
 
 from encoders.media import SAMPLE_RATE, MediaError, load_audio, load_image, load_video, open_audio
+from encoders.media.frames import missing_of_frame
+from encoders.media.parts import parts_of
+from encoders.media.truncation import missing_bytes
 
 RATE = 44_100
 
@@ -152,9 +156,15 @@ def ogg(hertz, subtype):
         (written(tone(3, rate=16_000), 16_000, format="FLAC"), written(tone(3), format="FLAC")),
         (ogg(440, "OPUS"), ogg(880, "OPUS")),
         (ogg(440, "VORBIS"), ogg(880, "VORBIS")),
+        (ogg(440, "VORBIS"), written(tone(3, 880), format="OGG", subtype="VORBIS")),
+        (ogg(440, "OPUS"), ogg(880, "VORBIS")),
+        (ogg(440, "VORBIS"), ogg(880, "OPUS")),
+        (muxed(tone(3), "ogg", "flac"), ogg(880, "OPUS")),
+        (muxed(tone(3), "wv", "wavpack"), muxed(np.stack([tone(3, 880, 48_000)] * 2), "wv", "wavpack", 48_000)),
     ],
     ids=["mp3", "mp3 of two rates", "mp3 of two layouts", "aac of two rates", "aac of two layouts",
-         "flac", "flac of two rates", "opus", "vorbis"],
+         "flac", "flac of two rates", "opus", "vorbis", "vorbis of two rates", "opus and vorbis", "vorbis and opus",
+         "ogg flac and opus", "wavpack of two rates and layouts"],
 )  # fmt: skip
 def test_joined_recordings_are_read_to_the_end_at_their_own_rates(first, second):
     got = load_audio(first + second).waveform
@@ -166,6 +176,44 @@ def test_joined_recordings_are_read_to_the_end_at_their_own_rates(first, second)
     assert pitch(got[SAMPLE_RATE : 2 * SAMPLE_RATE]) == pytest.approx(
         pitch(apart[0][SAMPLE_RATE : 2 * SAMPLE_RATE]), abs=2
     )
+
+
+@pytest.mark.parametrize("name", ["AU", "NIST", "AMR", "AMR-WB"])
+def test_the_head_of_a_second_recording_is_not_heard(name):
+    """FFmpeg takes it for samples, or for frames."""
+    if name.startswith("AMR"):
+        frame = b"\x3c" + bytes(31) if name == "AMR" else b"\x44" + bytes(60)
+        first = second = b"#!" + name.encode() + b"\n" + frame * 50
+    else:
+        first, second = (written(tone(1, hertz, 8_000), 8_000, name, subtype="PCM_16") for hertz in (440, 880))
+    apart = [load_audio(one, sample_rate=8_000).waveform for one in (first, second)]
+    got = load_audio(first + second, sample_rate=8_000).waveform
+    assert len(got) == sum(map(len, apart)) == pytest.approx(16_000, abs=160)
+    np.testing.assert_allclose(got, np.concatenate(apart), atol=1e-3 if name == "AMR-WB" else 0)
+
+
+def test_a_joined_part_that_cannot_be_read_is_named():
+    whole, cut = ogg(440, "VORBIS"), ogg(880, "OPUS")[:-5]
+    with pytest.raises(
+        MediaError, match="part 2 of 2: truncated: 5 bytes are missing at its end.*allow_truncated=True"
+    ):
+        load_audio(whole + cut)
+    assert load_audio(whole + cut, allow_truncated=True).seconds == pytest.approx(6, abs=1)
+    empty = b"OggS\0\2" + bytes(20) + b"\0"  # a page without packets
+    with pytest.raises(MediaError, match="part 2 of 2: "):
+        load_audio(whole + bytes(9) + empty)
+    with pytest.raises(MediaError, match="more than 1,000 recordings joined.*convert it with ffmpeg to FLAC"):
+        load_audio(whole + (bytes(9) + empty) * 1000)
+
+
+def test_the_streams_of_one_film_are_one_recording():
+    """Its pages that begin a stream lie one behind the other."""
+    data = muxed(tone(3, rate=48_000), "ogg", "libopus", 48_000)
+    first = data[: data.index(b"OggS", 4)]
+    other = bytearray(first)
+    other[14:18] = b"\7\7\7\7"  # the number of a second stream
+    assert len(parts_of(io.BytesIO(bytes(other) + data), "film")) == 1
+    assert len(parts_of(io.BytesIO(data + data), "film")) == 2
 
 
 def with_data_size(wav, size):
@@ -355,10 +403,120 @@ def test_a_cut_file_is_refused_before_work(format, codec):
         pytest.fail("it is refused before anything is decoded")
 
 
+RAW = {  # streams without a container, of 4 s
+    "mp2": lambda: muxed(tone(4), "mp2", "mp2"),
+    "mp2 of MPEG 2": lambda: muxed(tone(4, rate=24_000), "mp2", "mp2", 24_000),
+    "mp3 of MPEG 2": lambda: muxed(tone(4, rate=24_000), "mp3", "libmp3lame", 24_000),
+    "adts": lambda: muxed(tone(4), "adts"),
+    "loas": lambda: muxed(tone(4), "latm"),
+    "ac3 at 32 kHz": lambda: muxed(tone(4, rate=32_000), "ac3", "ac3", 32_000),
+    "ac3 at 44.1 kHz": lambda: muxed(tone(4), "ac3", "ac3"),
+    "ac3 at 48 kHz": lambda: muxed(tone(4, rate=48_000), "ac3", "ac3", 48_000),
+    "eac3": lambda: muxed(tone(4, rate=48_000), "eac3", "eac3", 48_000),
+    "amr": lambda: b"#!AMR\n" + (b"\x3c" + bytes(31)) * 200,
+    "amr-wb": lambda: b"#!AMR-WB\n" + (b"\x44" + bytes(60)) * 200,
+    "gsm": lambda: (b"\xd0" + bytes(32)) * 200,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_a_frame_that_is_not_whole_is_told_in_streams_without_a_container(name):
+    """Frames are as long as FFmpeg's parsers find them."""
+    data = RAW[name]()
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.audio[0]
+        codec = stream.codec_context.name
+        packets = [(packet.pos, packet.size, bytes(packet)) for packet in container.demux(stream) if packet.size]
+    frames = [packet for _, _, packet in packets[1:]]  # before the first an encoder may put what is no frame
+    assert {missing_of_frame(codec, frame) for frame in frames} == {0}
+    assert {missing_of_frame(codec, frames[0] + frame[:-1]) for frame in frames[1:20]} == {1}
+    assert {missing_of_frame(codec, frame + b"TAG" + bytes(125)) for frame in frames} == {0}
+    assert load_audio(data).seconds == pytest.approx(4, abs=0.12)
+    place, size, _ = packets[len(packets) // 2]
+    for cut in (place + size - 1, place + size // 2, place + 5):
+        with pytest.raises(MediaError, match="truncated: its last frame is not whole.*or pass allow_truncated=True"):
+            load_audio(data[:cut])
+        assert load_audio(data[:cut], allow_truncated=True).seconds == pytest.approx(2, abs=0.12)
+
+
+def test_frames_that_no_encoder_here_writes_are_measured_by_the_tables():
+    """Layer I (ISO/IEC 11172-3, 2.4.3.1) has 12 · 384,000 / 48,000 slots of 4 bytes; at 44,100 Hz 104, and one more.
+
+    Those of DTS, TrueHD and MLP are heads that ffmpeg 5.1 wrote, and the sizes of its packets.
+    """
+    dts = bytes.fromhex("7ffe8001fc3c75b0")
+    assert missing_of_frame("dca", dts + bytes(1875)) == 1 and missing_of_frame("dca", dts + bytes(1876)) == 0
+    for codec in ("truehd", "mlp"):
+        unit, after = bytes.fromhex("b00b7688600853a7") + bytes(14), bytes.fromhex("400d76b0600a4aba")
+        assert missing_of_frame(codec, unit) == 0 and missing_of_frame(codec, unit + after) == 26 - 8
+        assert missing_of_frame(codec, unit + b"TAG" + bytes(125)) == 0
+    for head, length in ((b"\xff\xff\xc4\x00", 384), (b"\xff\xff\xc2\x00", 420)):
+        assert missing_of_frame("mp1", head + bytes(length - 5)) == 1
+        assert missing_of_frame("mp1", head + bytes(length - 4)) == 0
+    assert missing_of_frame("mp3float", b"\xff\xfb\x00\x00" + bytes(9)) == 0  # of free format
+    assert missing_of_frame("ac3", b"\x0b\x77\0\0\x3f\x40" + bytes(9)) == 0  # a size that there is not
+    assert missing_of_frame("ac3", b"\x0b") == 5 and missing_of_frame("dca", b"\x7f\xfe") == 6
+    assert missing_of_frame("opus", b"\xff" * 9) == 0
+
+
+def nist(samples):
+    return written(samples, format="NIST", subtype="PCM_16")
+
+
+ROWS = {  # formats that are a row of parts, and the bytes at their end that are no sound
+    "caf": (lambda: muxed(tone(2), "caf", "pcm_s16le"), 0),
+    "w64": (lambda: written(tone(2), format="W64"), 0),
+    "voc": (lambda: written(tone(2), format="VOC"), 1),
+    "wma": (lambda: muxed(tone(2), "asf", "wmav2"), 0),
+    "wavpack": (lambda: muxed(tone(2), "wv", "wavpack"), None),
+    "nist": (lambda: nist(tone(2)), 0),
+    "8svx": (lambda: written(tone(2), format="SVX", subtype="PCM_16"), 0),
+    "mpeg-ts": (lambda: muxed(tone(2), "mpegts"), 0),
+    "mpeg-ps": (lambda: muxed(tone(2), "mpeg", "mp2"), 0),
+    "mpeg-ps of DVD": (lambda: muxed(tone(2, rate=48_000), "dvd", "ac3", 48_000), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_of_parts_that_ends_within_one_is_refused(name):
+    data, behind = ROWS[name][0](), ROWS[name][1]
+    behind = len(data) - data.rindex(b"APETAGEX", 0, -32) if behind is None else behind
+    assert missing_bytes(io.BytesIO(data)) == 0 and load_audio(data).seconds == pytest.approx(2, abs=0.12)
+    sound = len(data) - behind
+    assert missing_bytes(io.BytesIO(data[: sound - 1])) == 1
+    for cut in (sound * 3 // 5 + 1, sound - 1):
+        with pytest.raises(MediaError, match="truncated: .* missing at its end"):
+            load_audio(data[:cut])
+    assert load_audio(data[: sound * 3 // 5 + 1], allow_truncated=True).seconds == pytest.approx(1.2, abs=0.21)
+    for more in (b"TAG" + bytes(125), bytes(10_000), data):
+        assert missing_bytes(io.BytesIO(data + more)) == 0
+
+
+@pytest.mark.parametrize(("format", "codec"), [("tta", "tta"), ("wv", "wavpack")])
+def test_a_count_of_samples_that_are_not_there_is_said(format, codec, caplog):
+    """The file ends between two frames."""
+    data = muxed(tone(4), format, codec)
+    with av.open(io.BytesIO(data)) as container:
+        packets = [packet for packet in container.demux(container.streams.audio[0]) if packet.size]
+    got = load_audio(data[: packets[2].pos]).seconds
+    assert got == pytest.approx(2.05, abs=0.06) and f"its header says 4.0 s, {got:.1f} s are there" in caplog.text
+
+
 HEADS = [
     b"RIFF\0\0\0\0WAVEdata", b"FORM\0\0\0\0AIFFSSND", b".snd\0\0\0\x18\1\1\1\1", b"OggS" + bytes(40), b"fLaC",
     b"\x1aE\xdf\xa3\x84abcd\x18S\x80g\x90", b"\0\0\0\x18ftypM4A ", b"\xff\xfb\x90\x64",
 ]  # fmt: skip
+
+
+def test_nothing_is_printed_of_a_damaged_head(monkeypatch):
+    """libsndfile asks for a place before the file, and Python printed the error of its callback."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    head = written(tone(1), format="AIFF")[:24]
+    for seed in range(40):
+        with pytest.raises(MediaError):
+            load_audio(head + np.random.default_rng(seed).bytes(2000))
+    assert not printed
 
 
 @pytest.mark.parametrize("start", HEADS)
@@ -516,7 +674,11 @@ def test_many_channels_that_cancel_are_not_averaged(caplog):
 
 def test_samples_in_every_coat_are_the_same_or_refused():
     samples = tone(1, rate=SAMPLE_RATE)
-    for same in (np.ma.array(samples), samples[::-1][::-1], torch.from_numpy(samples).requires_grad_()):
+    negated = (
+        torch.complex(torch.zeros(len(samples)), -torch.from_numpy(samples)).conj().imag
+    )  # -(-x), not computed yet
+    assert negated.is_neg()
+    for same in (np.ma.array(samples), samples[::-1][::-1], torch.from_numpy(samples).requires_grad_(), negated):
         np.testing.assert_array_equal(load_audio((same, SAMPLE_RATE)).waveform, samples)
     wav = written(samples, SAMPLE_RATE, "WAV")
     assert load_audio(memoryview(wav)).seconds == pytest.approx(1)
@@ -527,6 +689,14 @@ def test_samples_in_every_coat_are_the_same_or_refused():
         (tensor.to_sparse(), "give a dense one"),
         (torch.quantize_per_tensor(tensor, 0.01, 0, torch.qint8), "give a dense one"),
         (tensor.cfloat().conj(), "give a dense one"),
+        (tensor.view(100, -1).to_sparse_csr(), "give a dense one"),
+        (tensor.to("meta"), "meta device holds no values"),
+        (torch.nested.nested_tensor([tensor, tensor]), "nested tensor holds several"),
+        (torch.nested.nested_tensor([tensor, tensor], layout=torch.jagged), "nested tensor holds several"),
+        (np.zeros(9, dtype=[("left", "f4"), ("right", "f4")]), "values of type"),
+        (np.array(0.5), r"give samples as \[T\]"),
+        (torch.tensor(0.5), r"give samples as \[T\]"),
+        (type("Tensor", (), {"shape": (9,), "dtype": "f4", "detach": list})(), "values of type object"),
     ):
         with pytest.raises(MediaError, match=reason):
             load_audio((refused, SAMPLE_RATE))

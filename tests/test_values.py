@@ -21,6 +21,12 @@ from mmlm.generation.options import GenerationOptions
 from mmlm.model.config import FusionConfig, LoraConfig, ResamplerConfig
 from mmlm.prompting.code_layout import CodeLayout
 from mmlm.prompting.templates import PromptTemplate
+from mmlm.reasoning.exchange import Limits
+from mmlm.serving.cluster.scale import Scale
+from mmlm.serving.options import EngineOptions
+from mmlm.serving.settings import Limits as ServingLimits
+from mmlm.serving.settings import Settings
+from mmlm.training.alignment.config import GrpoConfig, PpoConfig
 from mmlm.training.config import CodecTrainConfig, TrainConfig, TrainerConfig, WritingTrainConfig
 from support import codec_parts, families, parts
 from support.hearing import noise, tiny_whisper
@@ -30,7 +36,7 @@ CONFIGS = [
     ResamplerConfig(), FusionConfig(), LoraConfig(), PromptTemplate(), CodeLayout("audio", 8), GenerationOptions(),
     ImageVQVAEConfig(), AudioVQVAEConfig(), QuantizerConfig(), DiffusionDecoderConfig(), TrainerConfig(), TrainConfig(),
     WritingTrainConfig(), CodecTrainConfig(), Codecs(), PART, ImageEncoderPart("a", "b"), CodecPart("a", "b"),
-    ModelConfig(PART),
+    ModelConfig(PART), EngineOptions(), ServingLimits(), Settings(), Scale(), Limits(), GrpoConfig(), PpoConfig(),
 ]  # fmt: skip
 WRONG = (object(), {"a": 1}, b"bytes", torch.float32, [None])  # of no field's kind
 NO_NUMBERS = ("3", True, math.nan, np.int64(3), torch.tensor(3))
@@ -46,7 +52,8 @@ def fields():
 @pytest.mark.parametrize(("config", "name", "hint"), list(fields()))
 def test_a_value_of_a_wrong_kind_is_named_where_it_is_given(config, name, hint):
     kinds = typing.get_args(hint) or (hint,)
-    wrong = [*WRONG, *(NO_NUMBERS if {int, float} & {*kinds} and bool not in kinds else ())]
+    wrong = [value for value in WRONG if not (typing.get_origin(hint) is dict and isinstance(value, dict))]
+    wrong = [*wrong, *(NO_NUMBERS if {int, float} & {*kinds} and bool not in kinds else ())]
     if isinstance(config, GenerationOptions):
         own = (np.integer, float, list, *((dict,) if name == "json_schema" else ()))
         wrong = [value for value in wrong if not isinstance(value, own)]
@@ -152,7 +159,67 @@ def test_each_verb_names_the_nearest_option_for_one_that_it_does_not_know():
     assert "max_new_tokens" not in inspect.signature(model.draw).parameters
 
 
+FLAGS = ("x", "", 1, 0, None, np.True_, [], object())
+COUNTS = ("3", 2.0, True, [], torch.tensor(3), object())
+MEASURES = ("1", True, math.nan, None, [], object())
+TEXTS = (1, True, b"en", ["en"], object())
+OPTIONS = [  # of verbs, and values of no kind that they have
+    ("caption", "details", FLAGS), ("answer", "details", FLAGS), ("ask", "details", FLAGS), ("chat", "details", FLAGS),
+    ("draw", "details", FLAGS), ("speak", "details", FLAGS), ("draw", "rerank", FLAGS), ("chat", "allow_url", FLAGS),
+    *(("transcribe", name, FLAGS) for name in
+      ("condition_on_previous_text", "vad", "word_timestamps", "allow_truncated", "allow_url")),
+    *((verb, "batch_size", (*COUNTS, None)) for verb in
+      ("caption", "answer", "ask", "chat", "generate", "draw", "speak")),
+    *((verb, "votes", COUNTS) for verb in ("answer", "ask", "chat")),
+    *((verb, "steps", COUNTS) for verb in ("generate", "draw", "speak")),
+    ("draw", "num_images", (*COUNTS, None)), ("transcribe", "beam_size", COUNTS), ("transcribe", "pcm_rate", COUNTS),
+    *((verb, "seed", (*COUNTS, None)) for verb in ("draw", "speak", "transcribe")),
+    *((verb, "max_seconds", MEASURES) for verb in ("generate", "speak", "transcribe")),
+    *((verb, "guidance_scale", MEASURES) for verb in ("draw", "speak")), ("transcribe", "max_bytes", MEASURES),
+    *((verb, "language", TEXTS) for verb in ("ask", "chat", "transcribe")), ("transcribe", "prompt", TEXTS),
+    *((verb, "mode", ("x", 1, None, np.array([1, 2]))) for verb in ("ask", "chat")),
+    ("generate", "generation_mode", ("x", 1, None)), ("transcribe", "task", ("x", 1, None)),
+    ("transcribe", "channels", ("x", 1, np.array([1, 2]))), ("ask", "chat", ("x", 1, [])),
+    *((verb, "chat_template_kwargs", ("x", "", 0, False, ())) for verb in ("ask", "chat")),
+    *((verb, "progress", ("x", 1, [])) for verb in ("generate", "draw", "speak")),
+    *((verb, "stop", (1, None, 2.5, [1])) for verb in ("caption", "answer", "ask", "chat", "generate", "stream")),
+    *((verb, "bad_words_ids", ("x", ["x"], [[1.5]])) for verb in ("caption", "ask", "generate")),
+    *((verb, name, ("", "x")) for verb in ("ask", "generate") for name in ("stop_token_ids", "logits_processor")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("verb", "name", "wrong"), OPTIONS, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_option_of_a_verb_that_is_of_no_kind_it_has_is_named_before_any_work(verb, name, wrong, monkeypatch):
+    model = parts.shared("llama", ears="latents")
+    for work in ("encoders.media.sound.open_audio", "encoders.media.image.load_image"):
+        monkeypatch.setattr(work, lambda *a, **k: pytest.fail("worked"))
+    given = {"answer": [parts.picture(1), "what?"], "ask": [None, "what?"], "generate": [["a"]], "stream": [["a"]]}
+    given |= {"chat": [[{"role": "user", "content": "a"}]], "caption": [parts.picture(1)], "transcribe": ["a.wav"]}
+    for value in wrong:
+        with pytest.raises((TypeError, ValueError), match=name):
+            getattr(model, verb)(*given.get(verb, ["a"]), **{name: value})
+
+
+@pytest.mark.parametrize("wrong", [dict(top_k=5), dict(votes=0), dict(temperature=-1.0), dict(stop=3)])
+def test_options_that_cannot_be_are_told_before_a_recording_is_written_down(wrong, monkeypatch):
+    model = parts.build("llama", ears="latents")
+    for room in ("ask", "chat"):
+        monkeypatch.setattr(f"mmlm.tasks.{room}.transcribe", lambda *a, **k: pytest.fail("transcribed"))
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        model.ask(parts.sound(0.2).source, **wrong)
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        model.chat([{"role": "user", "content": [mmlm.Sound(parts.sound(0.2).source)]}], **wrong)
+
+
 def test_nothing_that_is_given_is_ignored():
+    model = parts.shared("llama")
+    with pytest.raises(ValueError, match="steps are those of pictures and sounds"):
+        model.generate(["a"], steps=4)
+    with pytest.raises(ValueError, match="no chat template: leave out chat=True"):
+        model.ask(None, "what?", chat=True)
+    for messages in ("", 0, False, {}, np.array([1, 2])):
+        with pytest.raises((TypeError, ValueError), match="messages?"):
+            model.ask(None, "what?", messages=messages)
     with pytest.raises(ValueError, match="length_penalty acts only in beam search: pass num_beams"):
         GenerationOptions(length_penalty=2.0)
 
@@ -223,6 +290,39 @@ def test_a_stack_of_pictures_is_several_pictures():
     assert model.caption(stack, max_new_tokens=3) == expected
     assert model.caption(torch.from_numpy(stack).permute(0, 3, 1, 2), max_new_tokens=3) == expected
     assert model.caption(stack[0], max_new_tokens=3) == expected[0]
+    for layout in (torch.strided, torch.jagged):
+        pictures = [torch.from_numpy(one).permute(2, 0, 1) for one in stack]
+        assert model.caption(torch.nested.nested_tensor(pictures, layout=layout), max_new_tokens=3) == expected
+
+
+def test_no_inputs_give_no_answers():
+    model = parts.shared("llama", ears="latents")
+    assert model.caption([]) == model.answer([], "what?") == model.ask([]) == model.ask(None, []) == []
+    assert model.generate([]) == model.transcribe([]) == model.draw([]) == []
+
+
+ARRAYS = {
+    "nested": lambda: torch.nested.nested_tensor([torch.rand(20, 30), torch.rand(20, 30)]),
+    "meta": lambda: torch.rand(2, 3, 20, 30).to("meta"),
+    "sparse": lambda: torch.rand(20, 30).to_sparse_csr(),
+    "structured": lambda: np.zeros((2, 20, 30), dtype=[("r", "u1")]),
+    "of no dimension": lambda: np.array(0.5),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_hold_nothing_are_refused_by_every_verb_in_our_own_words(name):
+    model, wrong, picture = parts.shared("llama", ears="latents"), ARRAYS[name](), parts.picture(1)
+    for verb, given in (
+        ("caption", [wrong]), ("answer", [wrong, "what?"]), ("answer", [picture, wrong]), ("transcribe", [wrong]),
+        ("transcribe", [(wrong, 16_000)]), ("ask", [(wrong, 16_000)]), ("ask", [None, "what?", wrong]),
+        ("generate", [[wrong, "Output:"]]), ("stream", [[wrong]]), ("draw", [wrong]), ("speak", [wrong]),
+        ("chat", [[{"role": "user", "content": wrong}]]), ("log_probs", [[[wrong]], ["a"]]),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)) as error:
+            getattr(model, verb)(*given)
+        ours = not {"torch", "numpy"} & set(error.traceback[-1].path.parts)
+        assert ours and "ambiguous" not in str(error.value), f"{verb}: {error.value}"
 
 
 def test_several_texts_are_drawn_and_recordings_written_down_alike(tmp_path):

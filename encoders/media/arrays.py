@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from encoders.media.source import MediaError
 
 def is_tensor(source: Any) -> bool:
     """Whether a source is a tensor of torch, without importing it."""
-    return hasattr(source, "detach") and hasattr(source, "shape")
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
 
 
 def plain_array(source: Any, label: str) -> np.ndarray:
@@ -23,7 +25,7 @@ def plain_array(source: Any, label: str) -> np.ndarray:
     if source.is_meta:
         raise MediaError(f"{label}: a tensor of the meta device holds no values")
     try:
-        values = source.detach().cpu()
+        values = source.detach().cpu().resolve_neg()
         return (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
     except (TypeError, RuntimeError) as error:  # a sparse, quantized or conjugated one
         raise MediaError(f"{label}: a tensor that NumPy cannot hold; give a dense one of plain numbers") from error

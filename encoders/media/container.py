@@ -16,7 +16,8 @@ MAX_SECONDS = 4 * 3600.0
 # would open (hls, dash, concat, imf, sdp), those that run scripts or devices, and raw samples without a header.
 _FORMATS = (
     "3gp aac ac3 aiff amr amrnb amrwb ape apng asf au avi caf dsf dts dv eac3 flac flv gif gsm ircam ivf loas matroska "
-    "mov mp2 mp3 mp4 mpeg mpegts mpc mpc8 mxf nistsphere nut ogg opus rm shn tak truehd tta voc w64 wav webm wv xwma"
+    "mlp mov mp2 mp3 mp4 mpeg mpegts mpc mpc8 mxf nistsphere nut ogg opus rm shn tak truehd tta voc w64 wav webm wv "
+    "xwma"
 )
 _LONGEST_PACKET = 60.0  # seconds
 _GIVE_UP = 1000  # failures in a row after which the rest of a file is not tried
@@ -97,7 +98,7 @@ def decoded(container: Any, stream: Any, label: str) -> Iterator[Any]:
             else:
                 found += 1
             yield frame
-    if error is not None and lost >= found:
+    if error is not None and lost > found:
         raise damaged(label, error) from error
 
 

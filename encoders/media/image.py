@@ -37,7 +37,7 @@ def load_image(
     source: Any,
     *,
     max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
     allow_url: bool = False,
     keep_alpha: bool = False,
 ) -> Image.Image:
@@ -70,7 +70,7 @@ def pixels_of(data: bytes, label: str) -> int:
         return image.width * image.height
 
 
-def content_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
+def content_key(source: Any, *, max_bytes: float = MAX_BYTES) -> str:
     """SHA-256 in hex of a source's content, as a cache key: equal content has equal keys, wherever it is stored.
 
     Of encoded sources (paths, bytes, file objects, `data:` URLs) the bytes are hashed; of PIL images, arrays and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,8 +87,9 @@ def from_libsndfile(file: BinaryIO, label: str, error: MediaError) -> Samples:
     import soundfile
 
     file.seek(0)
+    forgiving: Any = _Forgiving(file)
     try:
-        sound = soundfile.SoundFile(file)
+        sound = soundfile.SoundFile(forgiving)
     except (soundfile.LibsndfileError, TypeError, ValueError):
         raise error from None
     if sound.format in _FFMPEG_READS:  # it is damaged, then, and libsndfile would give a part of it without a word
@@ -101,6 +103,20 @@ def from_libsndfile(file: BinaryIO, label: str, error: MediaError) -> Samples:
             raise MediaError(f"{label}: truncated or damaged ({broken}); get a whole copy of the file") from broken
 
     return Samples(sound.frames / sound.samplerate, sound.samplerate, sound.channels, blocks())
+
+
+class _Forgiving:
+    """A file for libsndfile, which asks for places before its beginning by a damaged head: a seek there does nothing.
+
+    An error of the file's own would be printed, as nothing can be raised through libsndfile.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.file.seek(offset, whence)
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:

@@ -14,9 +14,11 @@ import numpy as np
 from encoders.media.container import MAX_BYTES, MAX_SECONDS, too_long
 from encoders.media.mono import Mixer, Picker, Resampler, joined
 from encoders.media.notices import notice
+from encoders.media.parts import parts_of
 from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm, whole_rate
 from encoders.media.sound_track import decode, survey
 from encoders.media.source import MediaError, check_limits, label_of, opened
+from encoders.media.truncation import reason_of_missing
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class ReadingOptions(TypedDict, total=False):
     """Keyword arguments of `open_audio` besides the sample rate."""
 
     max_seconds: float
-    max_bytes: int
+    max_bytes: float
     pcm_rate: int | None
     channel: int | None
     allow_truncated: bool
@@ -90,7 +92,7 @@ def open_audio(
     *,
     sample_rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
     pcm_rate: int | None = None,
     channel: int | None = None,
     allow_truncated: bool = False,
@@ -132,7 +134,7 @@ def open_audio(
         yield _stream(samples, label, sample_rate, max_seconds, channel)
 
 
-def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
+def audio_key(source: Any, *, max_bytes: float = MAX_BYTES) -> str:
     """SHA-256 in hex of a source's content, as a cache key: of the bytes of encoded sources, of samples otherwise."""
     if isinstance(source, Audio | tuple):
         audio = load_audio(source, max_seconds=MAX_SECONDS)
@@ -146,15 +148,27 @@ def audio_key(source: Any, *, max_bytes: int = MAX_BYTES) -> str:
 
 def _from_file(file: BinaryIO, label: str, allow_truncated: bool) -> Samples:
     """The sound of a file, by FFmpeg where it can, refused here if its end is missing."""
+    parts = parts_of(file, label)
+    labels = [label] if len(parts) == 1 else [f"{label}, part {n + 1} of {len(parts)}" for n in range(len(parts))]
     try:
-        track = survey(file, label)
+        tracks = [survey(part, own) for part, own in zip(parts, labels, strict=True)]
     except MediaError as error:
-        return from_libsndfile(file, label, error)
-    if track.missing and not allow_truncated:
-        raise MediaError(f"{label}: truncated: {track.missing}; get a whole copy, or pass allow_truncated=True")
-    if track.missing:
-        notice(log, "%s: truncated: %s; what is there is used", label, track.missing)
-    return Samples(track.seconds, track.rate, track.channels, decode(track))
+        missing = reason_of_missing(file)
+        samples = from_libsndfile(file, label, error)
+        _check_whole(label, missing, allow_truncated)
+        return samples
+    for track in tracks:
+        _check_whole(track.label, track.missing, allow_truncated)
+    blocks = (block for track in tracks for block in decode(track))
+    return Samples(sum(track.seconds for track in tracks), tracks[0].rate, tracks[0].channels, blocks)
+
+
+def _check_whole(label: str, missing: str, allow_truncated: bool) -> None:
+    """MediaError for a file of which something is missing, unless that is allowed, which is said."""
+    if missing and not allow_truncated:
+        raise MediaError(f"{label}: truncated: {missing}; get a whole copy, or pass allow_truncated=True")
+    if missing:
+        notice(log, "%s: truncated: %s; what is there is used", label, missing)
 
 
 def _stream(samples: Samples, label: str, sample_rate: int, max_seconds: float, channel: int | None) -> SoundStream:

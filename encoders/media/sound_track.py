@@ -14,16 +14,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from encoders.media.container import Lost, decoded, open_container, packets_of, seconds_of
+from encoders.media.frames import missing_of_frame
 from encoders.media.notices import notice
 from encoders.media.raw_aac import is_raw_aac, raw_frames
 from encoders.media.samples import BLOCK, Block, to_float
 from encoders.media.source import MediaError
 from encoders.media.timeline import Timeline
-from encoders.media.truncation import missing_bytes, missing_of_frame, unread_bytes
+from encoders.media.truncation import reason_of_missing, unread_bytes
 
 log = logging.getLogger(__name__)
 
 _XING_FRAME = 2881  # bytes of the largest frame of an MP3
+_OF_FRAMES = tuple("aac ac3 amr dts eac3 gsm loas mlp mp3 truehd wav".split())  # FFmpeg finds their frames by itself
+_COUNTED = ("flac", "tta", "wavpack")  # codecs of which a header states how many samples there are
+_BEHIND = 1 << 16  # bytes behind the last packet in which another frame may begin
 _UNREAD = 1000  # bytes behind the sound of a file that may be anything
 _TOLERANCE = 0.25  # seconds by which a header may overstate the length, since encoders pad
 
@@ -42,12 +46,11 @@ class SoundTrack:
 
 def survey(file: BinaryIO, label: str) -> SoundTrack:
     """Read all packets of the sound of a file. MediaError if there is none."""
-    missing = missing_bytes(file)
-    reason = f"{missing:,} bytes are missing at its end" if missing else ""
+    reason = reason_of_missing(file)
     try:
         container = open_container(file, label)
     except MediaError:
-        if missing:
+        if reason:
             raise MediaError(f"{label}: truncated: {reason}; get a whole copy") from None
         raise
     with container:
@@ -62,7 +65,7 @@ def survey(file: BinaryIO, label: str) -> SoundTrack:
                 first, last = first or packet, packet
         if first is None or last is None:
             raise MediaError(f"{label}: there is no sound in it (0 samples)")
-        reason = reason or _reason_of_last(container, stream, last)
+        reason = reason or _reason_of_last(file, container, stream, last)
         if (unread := unread_bytes(file, (last.pos or 0) + last.size)) > _UNREAD:
             notice(log, "%s: %d bytes behind its sound are not read: a second recording, or more of it", label, unread)
         if not reason:
@@ -167,15 +170,14 @@ def _silence(seconds: float, rate: int, channels: int, timeline: Timeline) -> It
         count -= BLOCK
 
 
-def _reason_of_last(container: Any, stream: Any, packet: Any) -> str:
+def _reason_of_last(file: BinaryIO, container: Any, stream: Any, packet: Any) -> str:
     """Why the last packet is not whole; "" if it is."""
     from av.error import FFmpegError
 
     codec = stream.codec_context.name
-    framed = container.format.name in ("mp3", "aac", "wav")
     if packet.is_corrupt and container.format.name != "wav":  # of which `missing_bytes` knows more
         return "its last packet is not whole"
-    if framed and codec.startswith(("mp3", "aac")) and missing_of_frame(bytes(packet)):
+    if container.format.name in _OF_FRAMES and missing_of_frame(codec, _from_there(file, packet)):
         return "its last frame is not whole"
     if codec == "flac":  # each frame can be decoded by itself
         try:
@@ -185,10 +187,18 @@ def _reason_of_last(container: Any, stream: Any, packet: Any) -> str:
     return ""
 
 
+def _from_there(file: BinaryIO, packet: Any) -> bytes:
+    """A packet and what lies behind it, which FFmpeg may have left out as no whole frame."""
+    if packet.pos is None:
+        return bytes(packet)
+    file.seek(packet.pos + packet.size)
+    return bytes(packet) + file.read(_BEHIND)
+
+
 def _warn_of_header(file: BinaryIO, first: Any, stream: Any, seconds: float, label: str) -> None:
     """Say where an encoder counted more than is there, as in a file that was cut between two frames."""
     rate, stated = stream.codec_context.sample_rate, 0.0
-    if stream.codec_context.name == "flac" and stream.duration is not None:
+    if stream.codec_context.name in _COUNTED and stream.duration is not None:
         stated = float(stream.duration * stream.time_base)
     elif first.pos is not None:  # the count of an MP3 is in a frame of its own, which FFmpeg does not show
         file.seek(max(0, first.pos - _XING_FRAME))

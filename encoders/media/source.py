@@ -33,7 +33,7 @@ class MissingMediaError(MediaError, FileNotFoundError):
     """The path of a source does not exist."""
 
 
-def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> bytes:
+def read_bytes(source: Any, label: str, max_bytes: float, allow_url: bool) -> bytes:
     """The encoded bytes of a source, at most `max_bytes` of them."""
     if isinstance(source, bytes | bytearray | memoryview):
         check_bytes(memoryview(source).nbytes, label, max_bytes)
@@ -55,7 +55,7 @@ def read_bytes(source: Any, label: str, max_bytes: int, allow_url: bool) -> byte
     raise MediaError(f"{label}: not a media source; give a path, bytes, a file object, a data: URL or an array")
 
 
-def rereadable(source: Any, max_bytes: int, allow_url: bool) -> Any:
+def rereadable(source: Any, max_bytes: float, allow_url: bool) -> Any:
     """The source, or its bytes where it could be read only once: an address, or a stream without positions.
 
     Errors are those of `read_bytes`.
@@ -73,7 +73,7 @@ def is_path(source: Any) -> bool:
     return source[:5].lower() != "data:" and "://" not in source[:32]
 
 
-def open_path(source: str | os.PathLike, label: str, max_bytes: int) -> BinaryIO:
+def open_path(source: str | os.PathLike, label: str, max_bytes: float) -> BinaryIO:
     """Open a file on disk of at most `max_bytes` for reading."""
     try:
         path = Path(at_home(source))
@@ -90,7 +90,7 @@ def open_path(source: str | os.PathLike, label: str, max_bytes: int) -> BinaryIO
 
 
 @contextmanager
-def opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator[BinaryIO]:
+def opened(source: Any, label: str, max_bytes: float, allow_url: bool) -> Iterator[BinaryIO]:
     """The source as a seekable binary file. Files on disk are not read into memory."""
     if is_path(source):
         with open_path(source, label, max_bytes) as file:
@@ -99,7 +99,7 @@ def opened(source: Any, label: str, max_bytes: int, allow_url: bool) -> Iterator
         yield io.BytesIO(read_bytes(source, label, max_bytes, allow_url))
 
 
-def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
+def _read_file(file: Any, label: str, max_bytes: float) -> bytes:
     """Read from the current position, and return a seekable file to it."""
     try:
         start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
@@ -122,7 +122,7 @@ def _read_file(file: Any, label: str, max_bytes: int) -> bytes:
     return data.getvalue()
 
 
-def _read_data_url(source: str, label: str, max_bytes: int) -> bytes:
+def _read_data_url(source: str, label: str, max_bytes: float) -> bytes:
     comma = source.find(",")
     header = source[:comma]
     if comma < 0:
@@ -160,7 +160,7 @@ def _unquoted(text: bytes) -> bytes:
     return found[kept].tobytes()
 
 
-def _fetch(url: str, label: str, max_bytes: int) -> bytes:
+def _fetch(url: str, label: str, max_bytes: float) -> bytes:
     try:
         return fetch(url, lambda count: check_bytes(count, label, max_bytes), _FETCH_SECONDS)
     except MediaError:
@@ -176,7 +176,7 @@ def check_limits(**limits: float) -> None:
             raise ValueError(f"{name} must be a number above 0, not {limit!r}")
 
 
-def check_bytes(count: int, label: str, max_bytes: int) -> None:
+def check_bytes(count: int, label: str, max_bytes: float) -> None:
     """MediaError for a source of more than `max_bytes` bytes."""
     if not count <= max_bytes:  # written so that NaN fails
         raise MediaError(f"{label}: more than {max_bytes:,} bytes; give a smaller file or raise max_bytes")
@@ -188,7 +188,12 @@ def reason_of(error: Exception) -> str:
 
 
 def label_of(source: Any) -> str:
-    """The name of a source in messages: short, and without the data of a `data:` URL."""
+    """The name of a source in messages: short, and without the data of a `data:` URL.
+
+    MediaError for a nested tensor, which is several things of different sizes, and may not even tell its shape.
+    """
+    if getattr(source, "is_nested", False) is True:
+        raise MediaError(f"{type(source).__name__}: a nested tensor holds several; give each by itself, of unbind()")
     if isinstance(source, str | os.PathLike):
         text = os.fsdecode(source)
         return repr(text if len(text) <= 100 else text[:60] + "…" + (text[-30:] if text[:5] != "data:" else ""))

@@ -2,7 +2,7 @@
 
 Only sizes of parts in bytes are asked, of which the file was either written whole or was not. A number of seconds in a
 header is often an estimate, or that of another stream, and says nothing. Formats: WAV and AIFF (RIFF and IFF chunks),
-AU, Ogg (RFC 3533), Matroska (RFC 8794, 9559), MP4 (ISO/IEC 14496-12) and frames of MPEG audio (ISO/IEC 11172-3).
+AU, Ogg (RFC 3533), Matroska (RFC 8794, 9559), MP4 (ISO/IEC 14496-12), and those of `part_ends`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
+from encoders.media.part_ends import end_of_parts
+
 _UNKNOWN = 0x7FFFFFFF - 4096  # headers that are written to a pipe, or before a crash, state about this size or more
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"sidx", b"styp", b"uuid", b"mfra", b"pnot")
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes, at most
 _PIECE = 1 << 20  # bytes that are searched at a time
-
-_KBITS = {  # of MPEG audio, layer III, by bit-rate index; MPEG 1, then 2 and 2.5
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_HERTZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
 
 def missing_bytes(file: BinaryIO) -> int:
@@ -37,6 +33,8 @@ def missing_bytes(file: BinaryIO) -> int:
         end = 8 + length if length < _UNKNOWN else size
     elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
         end = _chunk_end(file, size, b"SSND", ">I")
+    elif start[:4] == b"FORM" and start[8:] in (b"8SVX", b"16SV"):
+        end = _chunk_end(file, size, b"BODY", ">I")
     elif start[:4] == b".snd":
         place, length = int.from_bytes(start[4:8], "big"), int.from_bytes(start[8:], "big")
         end = place + length if length < _UNKNOWN else size
@@ -46,8 +44,16 @@ def missing_bytes(file: BinaryIO) -> int:
         end = _segment_end(file, size)
     elif start[4:8] in _BOXES:
         end = _box_end(file, size)
+    else:
+        end = end_of_parts(file, size)
     file.seek(0)
     return max(0, end - size)
+
+
+def reason_of_missing(file: BinaryIO) -> str:
+    """That bytes are missing at the end of a seekable file, in words; "" if none are."""
+    missing = missing_bytes(file)
+    return f"{missing:,} bytes are missing at its end" if missing else ""
 
 
 def unread_bytes(file: BinaryIO, last: int) -> int:
@@ -90,30 +96,6 @@ def _end_of_chunks(file: BinaryIO, size: int, place: int, order: Literal["little
             break
         place += 8 + length + length % 2
     return place
-
-
-def missing_of_frame(packet: bytes) -> int:
-    """How many bytes are missing of the frame of MP3 or ADTS that a packet begins with. 0 if it begins with none."""
-    if not packet or packet[0] != 0xFF:
-        return 0
-    if len(packet) < 7:
-        return 7 - len(packet)  # not even the head of a frame
-    if packet[1] & 0xF6 == 0xF0:  # ADTS (ISO/IEC 13818-7)
-        length = (packet[3] & 3) << 11 | packet[4] << 3 | packet[5] >> 5
-    elif packet[1] & 0xE6 == 0xE2:  # MPEG audio, layer III
-        length = _mp3_frame(packet)
-    else:
-        return 0
-    return max(0, length - len(packet))
-
-
-def _mp3_frame(packet: bytes) -> int:
-    """The bytes of a frame by its head; 0 if that is none, or states no bit rate."""
-    version, rate, hertz = packet[1] >> 3 & 3, packet[2] >> 4, packet[2] >> 2 & 3
-    if version not in _HERTZ or not 0 < rate < 15 or hertz == 3:
-        return 0
-    kbits = _KBITS[3 if version == 3 else 2][rate]
-    return (144 if version == 3 else 72) * kbits * 1000 // _HERTZ[version][hertz] + (packet[2] >> 1 & 1)
 
 
 def _chunk_end(file: BinaryIO, size: int, wanted: bytes, order: str) -> int:

@@ -79,7 +79,7 @@ def load_video(
     num_frames: int = NUM_FRAMES,
     max_pixels: int = MAX_PIXELS,
     max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
 ) -> Video:
     """`num_frames` frames from the middles of as many equal parts of a video; fewer if it has fewer.
 

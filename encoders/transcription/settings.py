@@ -51,13 +51,15 @@ def check_settings(
     if prompt is not None and not isinstance(prompt, str):
         raise TypeError(f"prompt is a text, not {prompt!r}")
     check_texts([] if prompt is None else [prompt], "prompt")
-    given: Any = (temperatures,) if isinstance(temperatures, Real) else temperatures
-    tried = tuple(given) if isinstance(given, Iterable) else (given,)
-    if not all(isinstance(temperature, Real) for temperature in tried):
+    given: Any = temperatures
+    if not isinstance(given, Iterable) or getattr(given, "shape", None) == ():  # a tensor of one number is none
+        given = (given,)
+    tried = tuple(given)
+    if not all(isinstance(temperature, Real) and not isinstance(temperature, bool) for temperature in tried):
         raise TypeError(f"temperatures are numbers, not {temperatures!r}")
     if not tried or any(not 0 <= temperature <= 2 for temperature in tried):
         raise ValueError(f"temperatures must be one or more numbers in 0..2, not {tried!r}")
-    if beam_size is not None and (not isinstance(beam_size, Integral) or beam_size < 1):
+    if beam_size is not None and (not isinstance(beam_size, Integral) or isinstance(beam_size, bool) or beam_size < 1):
         raise ValueError(f"beam_size must be a whole number of at least 1, not {beam_size!r}")
     if beam_size is not None and beam_size > MAX_BEAMS:
         raise ValueError(f"beam_size must be at most {MAX_BEAMS}, not {beam_size!r}")

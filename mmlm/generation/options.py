@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
+from decoders.values import check_kind, checked_hints
 from encoders.texts import MAX_CHARACTERS, check_characters, check_texts
 from mmlm.generation.constraints.base import Constraint
 from mmlm.generation.forms import Form
@@ -213,18 +214,15 @@ class GenerationOptions:
         marks = isinstance(self.thinking_marks, ThinkingMarks | None)
         self._check("thinking_marks", marks, "must be ThinkingMarks or None", TypeError)
         self._check("do_sample", isinstance(self.do_sample, bool), "must be True or False", TypeError)
-        ids = self.stop_token_ids
-        ids = isinstance(ids, Sequence) and not isinstance(ids, bytes) and all(isinstance(i, Integral) for i in ids)
-        self._check("stop_token_ids", ids, "must be a list of token ids", TypeError)
+        self._check("stop_token_ids", _holds(self.stop_token_ids, _is_whole), "must be a list of token ids", TypeError)
         strings = [self.stop] if isinstance(self.stop, str) else self.stop
         texts = isinstance(strings, Sequence) and all(isinstance(text, str) for text in strings)
         self._check("stop", texts, "must be a string or a list of strings", TypeError)
-        words = self.bad_words_ids
-        lists = isinstance(words, Sequence) and all(isinstance(word, Sequence) for word in words)
-        self._check("bad_words_ids", lists, "must be a list of lists of token ids", TypeError)
+        words = _holds(self.bad_words_ids, lambda ids: _holds(ids, _is_whole))
+        self._check("bad_words_ids", words, "must be a list of lists of token ids", TypeError)
         stated = self.constraint is None or all(hasattr(self.constraint, name) for name in ("allowed", "advance"))
         self._check("constraint", stated, "must be a Constraint or None", TypeError)
-        called = isinstance(self.logits_processor, Sequence) and all(map(callable, self.logits_processor))
+        called = _holds(self.logits_processor, callable)
         self._check("logits_processor", called, "must be a list of functions", TypeError)
 
     def _check_form(self) -> None:
@@ -258,8 +256,12 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def _holds(value: Any, good: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(good, value))
+
+
 def takes_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one.
+    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one, one for `check_kind` too.
 
     The signature of a function that ends in `**options: Unpack[GenerationKeywords]` then shows every option with its
     type and default.
@@ -273,10 +275,14 @@ def takes_options(function: Callable[P, R]) -> Callable[P, R]:
     ]
     required = [p.name for p in own if p.default is inspect.Parameter.empty]  # what a verb is about, and no option
     known = [p.name for p in (*own, *options) if p.name not in required]
+    hints = checked_hints(function)
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         refuse_unknown([name for name in kwargs if name not in required], known)
+        for name, value in ({p.name: value for p, value in zip(own, args, strict=False)} | kwargs).items():
+            if name in hints and name not in required:
+                check_kind(name, value, hints[name])
         return function(*args, **kwargs)
 
     checked.__signature__ = signature.replace(parameters=[*own, *options])  # pyright: ignore[reportAttributeAccessIssue]

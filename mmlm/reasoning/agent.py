@@ -22,7 +22,7 @@ from mmlm.reasoning.tools.holding import Calls
 from mmlm.reasoning.tools.offer import Offer, offered, read, tool_prompt
 from mmlm.reasoning.tools.reading import RawCall
 from mmlm.reasoning.tools.tool import Tool, as_tools
-from mmlm.tasks.chat import MAX_NEW_TOKENS, Mode, check_mode, heard, template_of
+from mmlm.tasks.chat import MAX_NEW_TOKENS, Mode, heard, template_of
 from mmlm.tasks.generate import generate
 from mmlm.tasks.positions import positions_of
 from mmlm.tasks.rows import one_result
@@ -56,7 +56,6 @@ def solve(
     What a tool raises, an unknown tool and arguments that do not fit its schema are told to the model, which goes on.
     ValueError and TypeError for tools or messages of another form, before anything is computed.
     """
-    check_mode(mode)
     settings = GenerationOptions.of(options)
     if settings.num_return_sequences != 1:
         raise ValueError("an exchange with tools is one: leave num_return_sequences at 1")

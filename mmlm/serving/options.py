@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from decoders.values import check_kinds, check_least
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -22,10 +24,8 @@ class EngineOptions:
     cache_bytes: int = 1 << 28
 
     def __post_init__(self) -> None:
-        ones = ("max_rows", "max_waiting", "max_recordings", "prompt_tokens")
-        for name, least in {**dict.fromkeys(ones, 1), "cache_bytes": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        check_kinds(self)
+        check_least(self, max_rows=1, max_waiting=1, max_recordings=1, prompt_tokens=1, cache_bytes=0)
 
 
 @dataclass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from decoders.values import check_kinds
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -26,6 +28,7 @@ class Limits:
     max_held_bytes: int = 1_000_000_000
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name in (one.name for one in fields(self)):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
@@ -45,5 +48,6 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("the API key is empty")

@@ -16,12 +16,12 @@ from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.messages import Message, Role, as_messages
 from mmlm.prompting.parts import END_OF_CHUNK, Image, Media, Sound
 from mmlm.prompting.templates import CHAT
-from mmlm.tasks.chat import Mode, check_mode, heard
+from mmlm.tasks.chat import Mode, heard
 from mmlm.tasks.rows import Answers, answers_of, as_rows, bare
 from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
 from mmlm.tasks.thinking import as_shown, thinking_chat, thinking_prompt, thought_shown
 from mmlm.tasks.transcribe import transcribe
-from mmlm.tasks.votes import generated
+from mmlm.tasks.votes import generated, settings_of
 
 if TYPE_CHECKING:
     from mmlm.retrieval.index import Index
@@ -77,26 +77,26 @@ def ask(
     details: return a `GenerationResult` in place of each text, with the `sources` and `citations` of an index.
     ValueError where there is nothing to answer: nobody speaks, and no question is given.
     """
-    check_mode(mode)
     shown = as_shown(examples, "(question, answer)", options)
-    check_kind("chat", chat, bool | None)
+    settings = settings_of(options, votes)
     rows, batch = as_rows(recordings=recordings, questions=question, pictures=image, transcripts=transcript)
-    before = as_messages(messages) if messages else []
+    if not rows:
+        return []
+    before = [] if messages is None or isinstance(messages, (list, tuple)) and not messages else as_messages(messages)
     alone = recordings is question is image is transcript is None
     if alone and (shown or not before):
         raise ValueError("there is nothing to answer: give a recording, its transcript, a question or messages")
     if index is not None and alone:
         raise ValueError("an index is asked for one question: give it beside the messages, as question or a recording")
-    chat = _by_chat_template(model, chat, bool(before) or (mode == "transcript" and image is None))
-    if chat_template_kwargs and not chat:
-        raise ValueError("chat_template_kwargs: this prompt is not made by a chat template; pass chat=True")
+    fits = bool(before) or (mode == "transcript" and image is None)
+    chat = _by_chat_template(model, chat, fits, chat_template_kwargs)
     _check(rows)  # before an hour of sound is written down
     before = [heard(model, turn, mode, language, CHAT if chat else model.template) for turn in before]
     last = [] if alone else [_prompt(model, *row, mode=mode, chat=chat, language=language) for row in rows]
     frame = _Frame(model, chat, before, shown, chat_template_kwargs, options)
     found = [] if index is None else looked_up(model, index, last, frame.prompt, chat, options)
     prompts = [frame.prompt(parts) for parts in grounded(found, last, chat) or [None]]
-    options["stop"] = (*_several(options.get("stop", ())), *(["\n"] if shown and not chat else []))
+    options["stop"] = (*settings.stop_strings, *(["\n"] if shown and not chat else []))
     results = generated(model, prompts, votes, batch_size=batch_size, **options)
     return answers_of(with_sources(results, found), batch, details)
 
@@ -110,13 +110,21 @@ def _check(rows: Sequence[tuple[Any, ...]]) -> None:
             load_image(picture)
 
 
-def _by_chat_template(model: MultimodalNetwork, chat: bool | None, fits: bool) -> bool:
-    """Whether a prompt is made by the tokenizer's chat template: as asked for, or where it has one and that `fits`."""
-    return bool(getattr(model.processor.tokenizer, "chat_template", None)) and fits if chat is None else chat
+def _by_chat_template(
+    model: MultimodalNetwork, chat: bool | None, fits: bool, keywords: Mapping[str, Any] | None
+) -> bool:
+    """Whether a prompt is made by the tokenizer's chat template: as asked for, or where it has one and that `fits`.
 
-
-def _several(texts: str | Sequence[str]) -> Sequence[str]:
-    return (texts,) if isinstance(texts, str) else texts
+    ValueError where it is asked for, and there is none; and for keywords of a template that is not used.
+    """
+    has_one = bool(getattr(model.processor.tokenizer, "chat_template", None))
+    if chat and not has_one:
+        raise ValueError("the tokenizer has no chat template: leave out chat=True, or set tokenizer.chat_template")
+    chat = has_one and fits if chat is None else chat
+    if keywords and not chat:
+        remedy = "pass chat=True" if has_one else "the tokenizer has none, so leave them out"
+        raise ValueError(f"chat_template_kwargs: this prompt is not made by a chat template; {remedy}")
+    return chat
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from encoders.media.sound import load_audio
 from mmlm.generation.options import GenerationKeywords, takes_options
@@ -19,7 +19,7 @@ from mmlm.tasks.rows import Answers, answers_of
 from mmlm.tasks.sources import Asked, grounded, looked_up, with_sources
 from mmlm.tasks.thinking import thinking_chat, thinking_prompt
 from mmlm.tasks.transcribe import transcribe
-from mmlm.tasks.votes import generated
+from mmlm.tasks.votes import generated, settings_of
 
 if TYPE_CHECKING:
     from encoders.transcription.transcript import Transcript
@@ -61,8 +61,8 @@ def chat(
     Where `max_new_tokens` is not given, an answer has up to 512 tokens, as far as there are positions for them.
     A tokenizer without a chat template is asked with `model.template`. ValueError where nothing is said.
     """
+    settings_of(options, votes)  # before an hour of sound is written down
     found, batch = _conversations(messages)
-    check_mode(mode)
     prompts, offers = list[list[Part]](), list[Offered]()
     for one in found:
         turns = as_messages(one, allow_url=allow_url)
@@ -94,7 +94,6 @@ def chat_prompt(
 
     thinking: as `generate` or `stream` gets it.
     """
-    check_mode(mode)
     found = as_messages(messages, allow_url=allow_url)
     turns = [heard(model, turn, mode, language, template_of(model)) for turn in found]
     options: GenerationKeywords = {"thinking": thinking, "thinking_marks": thinking_marks}
@@ -143,12 +142,6 @@ def turns_prompt(
 def template_of(model: MultimodalNetwork) -> PromptTemplate:
     """The wording of a conversation: the chat template's own marks where there is one, else the model's."""
     return CHAT if getattr(model.processor.tokenizer, "chat_template", None) else model.template
-
-
-def check_mode(mode: str) -> None:
-    """ValueError for what is no `Mode`."""
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
 
 
 def heard(

@@ -66,7 +66,6 @@ def draw(
         num_images=num_images, steps=steps, guidance_scale=guidance_scale, strength=strength, seed=seed,
         batch_size=batch_size,
     )  # fmt: skip
-    check_kind("rerank", rerank, bool)
     encoder = _reranker(model) if rerank else None
     if mask is not None and init_image is None:
         raise ValueError("a mask says what of init_image stays: give that too")

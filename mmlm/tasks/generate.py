@@ -8,7 +8,6 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from decoders.values import check_kind
 from mmlm.generation.constraints.codes import GenerationMode
 from mmlm.generation.media import check_steps, media_spans, render
 from mmlm.generation.options import GenerationKeywords, GenerationOptions, takes_options
@@ -42,9 +41,10 @@ def generate(
     ValueError for a prompt that is too long, for media that do not fit the model, and for options that contradict.
     """
     settings = GenerationOptions.of(options)
-    check_kind("batch_size", batch_size, int)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if generation_mode == "text" and steps is not None:
+        raise ValueError("steps are those of pictures and sounds: leave them out, or pass generation_mode")
     prompts, batch = as_prompts(prompt)
     writing = None if generation_mode == "text" else _writing(model, generation_mode, steps, max_seconds)
     generator = settings.sampler(model.device)  # one for all batches: each draws what the last one left

@@ -34,15 +34,18 @@ def listed(value: Any) -> list[Any] | None:
     """The values of an argument that is given several; None for one value.
 
     Several are a list, a tuple, an iterator, an array of texts or objects, and a stack of pictures, an array or tensor
-    `[N, ., ., .]`. One are a recording as (samples, rate) and an open file, though Python can iterate over them.
+    `[N, ., ., .]`, which may be nested. One are a recording as (samples, rate) and an open file, though Python can
+    iterate over them.
     """
-    if isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "shape") and isinstance(value[1], Real):
+    if isinstance(value, tuple) and len(value) == 2 and hasattr(type(value[0]), "shape") and isinstance(value[1], Real):
         return None
     if isinstance(value, (list, tuple)) or (isinstance(value, Iterator) and not hasattr(value, "read")):
         return list(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "UO" and value.ndim == 1:
         return value.tolist()
-    return list(value) if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 4 else None
+    if isinstance(value, Tensor) and value.ndim == 4:
+        return list(value.unbind())
+    return list(value) if isinstance(value, np.ndarray) and value.ndim == 4 else None
 
 
 def as_rows(**columns: Any) -> tuple[list[tuple[Any, ...]], bool]:

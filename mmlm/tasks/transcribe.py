@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from decoders.values import check_kind
 from encoders.media.container import MAX_BYTES, MAX_SECONDS
 from encoders.media.notices import unnoticed
 from encoders.media.sound import open_audio
@@ -38,7 +37,7 @@ def transcribe(
     channels: Literal["mix", "split"] = "mix",
     seed: int = 0,
     max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: float = MAX_BYTES,
     pcm_rate: int | None = None,
     allow_truncated: bool = False,
     allow_url: bool = False,
@@ -59,11 +58,6 @@ def transcribe(
         "max_seconds": max_seconds, "max_bytes": max_bytes, "pcm_rate": pcm_rate,
         "allow_truncated": allow_truncated, "allow_url": allow_url,
     }  # fmt: skip
-    flags = dict(vad=vad, word_timestamps=word_timestamps, allow_truncated=allow_truncated, allow_url=allow_url)
-    for name, value in {**flags, "condition_on_previous_text": condition_on_previous_text}.items():
-        check_kind(name, value, bool)
-    if channels not in ("mix", "split"):
-        raise ValueError(f"channels must be 'mix' or 'split', not {channels!r}")
     rows, batch = as_rows(recordings=recordings)
     given = [bare(one, Sound) for (one,) in rows]
     if channels == "split":

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from decoders.values import check_kind
 from mmlm.generation.answers import normalized
-from mmlm.generation.options import GenerationKeywords
+from mmlm.generation.options import GenerationKeywords, GenerationOptions
 from mmlm.generation.result import GenerationResult
 from mmlm.model.network import MultimodalNetwork
 from mmlm.tasks.generate import generate
@@ -26,21 +26,27 @@ def generated(
 
     ValueError for fewer than one vote, and beside num_return_sequences, num_beams or do_sample=False.
     """
+    rows: Any = generate(model, prompts, batch_size=batch_size, **_as_samples(options, votes))
+    return rows if votes is None else [voted(row if isinstance(row, list) else [row]) for row in rows]
+
+
+def settings_of(options: GenerationKeywords, votes: int | None = None) -> GenerationOptions:
+    """The options with which `generated` decodes, checked: for verbs that do much before they come to it."""
+    return GenerationOptions.of(_as_samples(options, votes))
+
+
+def _as_samples(options: GenerationKeywords, votes: int | None) -> GenerationKeywords:
+    """The options with as many samples as there are votes."""
     if votes is None:
-        found = generate(model, prompts, batch_size=batch_size, **options)
-        assert isinstance(found, list), "a batch of prompts gives a list"
-        return found
+        return options
     check_kind("votes", votes, int)
     if votes < 1:
         raise ValueError(f"votes must be at least 1, not {votes}")
     if options.get("num_return_sequences", 1) != 1 or options.get("num_beams", 1) != 1:
         raise ValueError("votes are samples: leave num_return_sequences and num_beams at 1")
-    if not options.setdefault("do_sample", True):
+    if not options.get("do_sample", True):
         raise ValueError("votes are samples, which differ: leave out do_sample=False")
-    options.setdefault("temperature", TEMPERATURE)
-    options["num_return_sequences"] = votes
-    rows: Any = generate(model, prompts, batch_size=batch_size, **options)
-    return [voted(row if isinstance(row, list) else [row]) for row in rows]
+    return {"do_sample": True, "temperature": TEMPERATURE, **options, "num_return_sequences": votes}
 
 
 def voted(attempts: Sequence[GenerationResult]) -> GenerationResult:

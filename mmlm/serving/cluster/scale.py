@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from decoders.values import check_kinds
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -16,9 +18,12 @@ class Scale:
     gpus: float = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if not 1 <= self.replicas <= self.most:
             raise ValueError(
                 f"replicas are 1 or more, and no more than max_replicas: not {self.replicas} of {self.most}"
             )
         if not self.cpus > 0:
             raise ValueError(f"replica_cpus must be above 0, not {self.cpus}")
+        if not self.gpus >= 0:
+            raise ValueError(f"gpus must be at least 0, not {self.gpus}")
