@@ -70,6 +70,7 @@ from encoders.files import at_home, check_regular
 from mmlm.training.align_recipe import AlignedRecipe, align_schema
 from mmlm.training.config import CodecTrainConfig, TrainConfig, WritingTrainConfig
 from mmlm.training.model_recipe import ModelRecipe, WritingModelRecipe
+from mmlm.training.overrides import override_of
 
 JUDGES_PICTURES = "perceptual is for image codecs: a CLIP compares pictures"
 
@@ -202,11 +203,8 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> AnyRe
     `decoder` a CodecRecipe, any other a Recipe of adapters.
     ValueError, naming the key, for one that is unknown, missing or of the wrong type.
     """
-    config = _merged(path, overrides)
-    of_codec = "codec" in config or "decoder" in config
-    schema: type = WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
-    if "objective" in config:
-        schema = align_schema(config.objective.get("kind"))
+    schema = _schema_of(_merged(path, overrides, None))
+    config = _merged(path, overrides, schema)
     try:
         return cast(Any, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config)))
     except ConfigKeyError as error:
@@ -221,8 +219,16 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> AnyRe
         raise ValueError(f"{path}: {f'{key}: ' if key else ''}{said}") from error
 
 
-def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
-    """What the YAML file and the overrides say, not yet checked against a schema."""
+def _schema_of(config: DictConfig) -> type:
+    """The class of a recipe, by its keys."""
+    if "objective" in config:
+        return align_schema(config.objective.get("kind"))
+    of_codec = "codec" in config or "decoder" in config
+    return WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
+
+
+def _merged(path: str | os.PathLike, overrides: Sequence[str], schema: type | None) -> DictConfig:
+    """What the YAML file and the overrides say, not yet checked against the schema."""
     path = at_home(path)
     check_regular(path)
     try:
@@ -231,11 +237,9 @@ def _merged(path: str | os.PathLike, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(written, DictConfig):
         raise ValueError(f"{path} must hold keys and values")
-    if wrong := [override for override in overrides if "=" not in override]:
-        raise ValueError(f"{wrong[0]!r} is not key=value")
     try:
         # One by one: what follows `model=nano` would otherwise stand in its place, not beside it.
-        given = (OmegaConf.from_dotlist([override]) for override in overrides)
+        given = [override_of(override, schema) for override in overrides]
         merged = cast(DictConfig, OmegaConf.merge(*(_with_model(config) for config in (written, *given))))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
