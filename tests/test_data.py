@@ -367,6 +367,15 @@ def test_records_may_be_given_ready_made():
         Record("k", b"bytes")
 
 
+def test_a_member_of_a_tar_that_was_written_again_is_an_error(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", {"a.png": b"one", "a.txt": b"x"})
+    (record,) = read_records(tar)
+    assert record.image == b"one"
+    os.utime(write_tar(tmp_path / "a.tar", {"a.png": b"two", "a.txt": b"x"}), (1, 1))
+    with pytest.raises(OSError, match="a.tar was written again since it was read; the same call reads it anew"):
+        _ = record.image
+
+
 def test_a_file_that_shrank_is_an_error(tmp_path):
     (tmp_path / "f").write_bytes(b"0123456789")
     assert FileSlice(tmp_path / "f", 2, 5).read() == b"23456"

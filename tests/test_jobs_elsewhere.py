@@ -262,6 +262,21 @@ def test_a_tar_that_was_written_again_is_refused_in_the_words_of_files(tars, her
     assert written(tmp_path / "there") == before
 
 
+def test_nothing_is_published_of_a_tar_that_was_written_again_meanwhile(tars, address, tmp_path):
+    """Though the server is asked once in ten seconds, and most of the tar was read before."""
+    other = tar_of({f"{number}.png": os.urandom(500) for number in range(9)})
+
+    def rewriting(items, first: int) -> list[dict]:
+        found = rows_of(items, first)
+        (tars / "0.tar").write_bytes(other)
+        fsspec.filesystem("memory").pipe(f"/{tars}/0.tar", other)
+        return found
+
+    with pytest.raises(UnreachableError, match=r"/0.tar had [\d,]+ bytes, now [\d,]+: what was read of it meanwhile"):
+        run(address, tmp_path / "there", ALONE, rewriting)
+    assert content(tmp_path / "there") == {}
+
+
 def test_a_server_that_tells_times_alone_is_believed(tars, web, tmp_path):
     web.version = "Last-Modified"
     work(web.url("{0,1}.tar"), tmp_path / "there")

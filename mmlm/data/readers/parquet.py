@@ -37,7 +37,9 @@ class Cell(FileSlice):
 
     def read(self) -> bytes:
         """The bytes, or those of the file that the cell names. OSError or ValueError where there are none."""
-        cell = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
+        state = self.path.stat()
+        self.check(state)
+        cell = _column(self.path, state.st_mtime_ns, self.group, self.column)[self.row].as_py()
         medium = cell if self.index is None else cell[self.index]
         if medium["bytes"] is not None:
             return medium["bytes"]
@@ -52,6 +54,7 @@ def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord
     images: the folder in which files lie that texts name. ImportError without pyarrow; ValueError where the file is
     damaged, or a row group is too large to be read.
     """
+    changed = path.stat().st_mtime_ns
     table = _opened(path)
     media = _media(table)
     leaves = [table.schema.column(number).path for number in range(len(table.schema))]
@@ -61,7 +64,7 @@ def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord
         for number, row in enumerate(_read(table, path, group, texts).to_pylist()):
             where = f"{path.name}:{group}:{number}"
             places = {
-                column: _places(value, Cell(path, 0, None, group, number, column))
+                column: _places(value, Cell(path, 0, None, changed, group, number, column))
                 for column in media
                 if (value := row.pop(column)) is not None
             }

@@ -87,11 +87,12 @@ def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     """
     try:
         with open(path, "rb") as file:
+            changed = os.fstat(file.fileno()).st_mtime_ns
             found = index_members(file, str(path))
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not a plain tar ({error}); fetch or write it again") from error
     return {
-        key: {suffix: [FileSlice(path, *place) for place in places] for suffix, places in members.items()}
+        key: {suffix: [FileSlice(path, *place, changed) for place in places] for suffix, places in members.items()}
         for key, members in found.items()
     }
 

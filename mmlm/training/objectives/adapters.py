@@ -187,11 +187,12 @@ class AdaptersObjective(Objective):
 
     def identity(self) -> dict[str, Any]:
         model, training = self.model, self.training
-        ahead = isinstance(training, StreamedExamples) and not self.config.stream
+        streamed = isinstance(training, StreamedExamples)
         return {
             "objective": self.name,
             "data": training.fingerprint(),
-            **({"features": "ahead"} if ahead else {}),
+            **({"files": training.versions()} if streamed else {}),
+            **({"features": "ahead"} if streamed and not self.config.stream else {}),
             "frozen_types": [str(model.language_model.dtype), *training.feature_forms()],
             **identity_of(model),
         }
