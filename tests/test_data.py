@@ -509,6 +509,20 @@ def test_json_that_cannot_be_parsed_is_a_bad_record_in_every_reader(tmp_path, te
         read_records(tmp_path / "c.json")
 
 
+def test_a_caption_of_coco_that_is_none_drops_itself_alone(tmp_path):
+    pictures(tmp_path, "a.png")
+    notes = [{"image_id": 1, "caption": text} for text in ("one", "", None, 5, "two")]
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": notes}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    found = read_records(tmp_path / "c.json", bad_limit=0.9)
+    assert [record.captions for record in found] == [("one", "two")]
+    assert [(bad.key, bad.reason) for bad in found.bad] == [
+        ("c.json annotations[2]", "an empty caption"),
+        ("c.json annotations[3]", "no caption"),
+        ("c.json annotations[4]", "a caption that is not text"),
+    ]
+
+
 def test_entries_of_coco_that_are_none_are_bad_records(tmp_path):
     pictures(tmp_path, "a.png")
     images = [{"id": 1, "file_name": "a.png"}, None, 5, {"id": {}, "file_name": "a.png"}, {"file_name": "a.png"}]

@@ -81,6 +81,22 @@ def test_vqa_v2(tmp_path):
     assert len(read_records(path, images=tmp_path / "train2014", bad_limit=0.5)) == 2
 
 
+def test_an_empty_answer_of_vqa_drops_its_own_question_alone(tmp_path):
+    about = {"data_subtype": "val2014"}
+    asked = [{"image_id": 9, "question_id": n, "question": q} for n, q in enumerate(("Which?", "How?", " ", 5, "Why?"))]
+    said = [{"question_id": n, "multiple_choice_answer": a} for n, a in enumerate(("red", "", "x", "y", "so"))]
+    (tmp_path / "v2_OpenEnded_x_questions.json").write_text(json.dumps({**about, "questions": asked}))
+    (tmp_path / "v2_x_annotations.json").write_text(json.dumps({**about, "annotations": said}))
+    pictures(tmp_path, "COCO_val2014_000000000009.jpg")
+    (record,) = found = read_records(tmp_path / "v2_OpenEnded_x_questions.json", bad_limit=0.9)
+    assert record.qa == (("Which?", "red"), ("Why?", "so"))
+    assert [(bad.key.rpartition(" ")[2], bad.reason) for bad in found.bad] == [
+        ("questions[2]", "an empty question or answer"),
+        ("questions[3]", "an empty question or answer"),
+        ("questions[4]", "a question that is not text"),
+    ]
+
+
 def test_vqa_is_read_alike_for_training_and_for_evaluation(tmp_path):
     """Ten people's answers: what is learned is what most gave, and all ten are judged by."""
     people = ["red", "dark red", "red", "crimson", "red", "wine", "red", "dark red", "red", "red"]
@@ -265,6 +281,15 @@ def test_documents_of_mmc4_and_obelics(tmp_path):
     assert shown == [[b"x.png", "One. Two.", b"y.png", "Three."], ["Before.", b"x.png", "One.\n\nTwo."]]
 
 
+def test_documents_whose_pictures_are_null(tmp_path):
+    lines = [{"text_list": ["One.", "Two."], "image_info": None}, {"text_list": ["Three."]}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [record.document for record in read_records(tmp_path / "d.jsonl")] == [("One. Two.",), ("Three.",)]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"texts": ["One."], "images": None}))
+    with pytest.raises(BadRecordsError, match='"texts" are a document where "images" are a list beside them'):
+        read_records(tmp_path / "d.jsonl")
+
+
 # Parquet
 
 MEDIUM = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -326,6 +351,52 @@ def test_parquet_with_media_and_lists_of_media(tmp_path, monkeypatch):
     assert [
         one[1].read() for one in media_in(str(tmp_path / "two.parquet"), "image", []) if isinstance(one, tuple)
     ] == [RED, BLUE]
+
+
+def test_tables_as_the_cauldron_has_them(tmp_path):
+    """Its columns and their types, by hand."""
+    turn = pa.struct([("user", pa.string()), ("assistant", pa.string()), ("source", pa.string())])
+    says = [{"user": "Which?\nAnswer briefly.", "assistant": "Red."}, {"user": "And?", "assistant": "So."}]
+    table = pa.table({
+        "images": pa.array([[{"bytes": RED, "path": None}, {"bytes": BLUE, "path": None}], None], pa.list_(MEDIUM)),
+        "texts": pa.array([[own | {"source": "VQAv2"} for own in row] for row in (says, says[1:])], pa.list_(turn)),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet")
+    one, other = read_records(tmp_path / "a.parquet")
+    assert said(one) == [("user", RED, BLUE, "Which?\nAnswer briefly."), ("assistant", "Red."),
+                         ("user", "And?"), ("assistant", "So.")]  # fmt: skip
+    assert said(other) == [("user", "And?"), ("assistant", "So.")]
+    (tmp_path / "red.png").write_bytes(RED)
+    line = {"images": ["red.png"], "texts": [{"user": "Which?", "assistant": "Red."}]}
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    assert said(read_records(tmp_path / "m.jsonl")[0]) == [("user", RED, "Which?"), ("assistant", "Red.")]
+
+
+def test_plain_bytes_of_a_table_are_media_where_their_column_is_named_so(tmp_path):
+    def table(**columns):
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=2)
+        return read_records(tmp_path / "a.parquet", bad_limit=0.99)
+
+    found = table(image=[RED, BLUE, None], caption=["a", "b", "c"], embedding=[b"x", b"y", b"z"])
+    assert [(record.image, record.captions) for record in found] == [(RED, ("a",)), (BLUE, ("b",))]
+    assert [bad.key for bad in found.bad] == ["a.parquet:1:0"]
+    (record,) = table(jpg=pa.array([RED], pa.large_binary()), flac=[b"wave"], transcript=["hello"])
+    assert (record.image, record.audio, record.transcript) == (RED, b"wave", "hello")
+    (record,) = table(image=[{"bytes": RED}], text=["a"])
+    assert record.image == RED
+    turns = [[{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "Red."}]]
+    (record,) = table(images=[[RED, BLUE]], conversations=turns)
+    assert said(record) == [("user", RED, "or", BLUE, "?"), ("assistant", "Red.")]
+    with pytest.raises(BadRecordsError, match='the column "content" holds bytes: named "image" or "audio" it is one'):
+        table(content=[RED], caption=["a"])
+
+
+def test_names_of_media_in_a_table_of_conversations_are_not_lost(tmp_path):
+    (tmp_path / "red.png").write_bytes(RED)
+    turns = [[{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Red."}]]
+    pq.write_table(pa.table({"images": [["red.png"]], "messages": turns}), tmp_path / "a.parquet")
+    (record,) = read_records(tmp_path / "a.parquet")
+    assert said(record) == [("user", RED, "Which?"), ("assistant", "Red.")]
 
 
 def test_texts_of_a_table_name_media_as_those_of_lines_do(tmp_path):

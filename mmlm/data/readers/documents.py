@@ -8,7 +8,12 @@ from typing import Any
 from mmlm.data.readers.fields import Find
 from mmlm.prompting.parts import Image
 
-FIELDS = {"text_list": "image_info", "texts": "images"}  # either pair makes a record a document
+FIELDS = ("text_list", "texts")
+
+
+def is_document(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of a document; `null` in the place of MMC4's pictures is none of them."""
+    return "text_list" in fields or {"texts", "images"} <= fields.keys()
 
 
 def document_of(fields: Mapping[str, Any], find: Find) -> tuple[str | Image, ...]:

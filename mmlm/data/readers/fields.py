@@ -63,7 +63,7 @@ def record_of(
         for item in _list(fields, "qa")
     ]
     if sound is not None and "question" not in fields and "answer" in fields:
-        reply = _text(fields["answer"], "answer")
+        reply = text_of(fields["answer"], "answer")
     elif "question" in fields or "answer" in fields or "answers" in fields:
         pairs.append((fields.get("question"), fields.get("answer", fields.get("answers"))))
     qa = []
@@ -73,9 +73,9 @@ def record_of(
         question, answer = pair
         # A list of answers is one answer that names all of them: "book, scissors".
         answers = answer if isinstance(answer, list) and answer else [answer]
-        qa.append((_text(question, "question"), ", ".join(_text(one, "answer") for one in answers)))
-    transcript = None if transcript is None else _text(transcript, "transcript")
-    texts = tuple(_text(caption, "caption") for caption in captions)
+        qa.append((text_of(question, "question"), ", ".join(text_of(one, "answer") for one in answers)))
+    transcript = None if transcript is None else text_of(transcript, "transcript")
+    texts = tuple(text_of(caption, "caption") for caption in captions)
     return Record(key, picture, texts, tuple(qa), sound, transcript, reply)
 
 
@@ -86,7 +86,8 @@ def _list(fields: dict[str, Any], name: str) -> list:
     return value
 
 
-def _text(value: Any, what: str) -> str:
+def text_of(value: Any, what: str) -> str:
+    """A text without blanks around it. ValueError for anything else, and for what is not valid Unicode."""
     if not isinstance(value, str):
         raise ValueError(f"a {what} that is not text" if value is not None else f"no {what}")
     try:

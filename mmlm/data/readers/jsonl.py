@@ -34,6 +34,7 @@ def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, Fi
     names = {name: fields[name] for name in ("image", "file_name", "audio") if name in fields}
     if not names:
         hint = '; a film has the place of a picture: name it as "image"' if "video" in fields else ""
+        hint += '; "texts" are a document where "images" are a list beside them' if "texts" in fields else ""
         raise ValueError(f'no picture or recording: none of "image", "file_name" and "audio" names a file{hint}')
     for name, value in names.items():
         if not isinstance(value, str) or not value:
