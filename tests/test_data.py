@@ -1,7 +1,10 @@
 """Readers of paired data, and the stream of examples: counts add up, nothing is lost unseen, order is pure."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import tarfile
@@ -147,19 +150,26 @@ def test_each_half_sample_is_counted_and_named(tmp_path):
         {
             "good.jpg": b"p", "good.json": whole, "txt.png": b"p", "txt.txt": "a caption\n",
             "lonely.jpg": b"p", "blind.json": whole, "two.jpg": b"p", "two.png": b"p", "two.json": whole,
-            "broken.jpg": b"p", "broken.json": b"{", "list.jpg": b"p", "list.json": b"[]",
+            "broken.jpg": b"p", "broken.json": b"{", "list.jpg": b"p", "list.json": b"[]", "number.jpg": b"p",
+            "number.cls": "7", "pages.0.jpg": b"p", "pages.1.jpg": b"p", "pages.txt": "x", "latin.jpg": b"p",
+            "latin.txt": b"caf\xe9",
         },
     )  # fmt: skip
     records = read_records(tar, bad_limit=1)
     assert [(r.key, r.captions) for r in records] == [("good", ("x",)), ("txt", ("a caption",))]
-    assert {b.key.split()[-1]: b.reason.split("(")[0].strip() for b in records.bad} == {
+    whole_reasons = {b.key.split()[-1]: b.reason for b in records.bad}
+    assert "(members: jpg, cls)" in whole_reasons["number"] and "(members: 0.jpg, 1.jpg, txt" in whole_reasons["pages"]
+    assert {key: reason.split("(")[0].strip() for key, reason in whole_reasons.items()} == {
         "lonely": "no text: neither lonely.json nor lonely.txt",
         "blind": "no picture and no recording",
         "two": "2 pictures",
         "broken": "unreadable JSON",
         "list": "the JSON is a list, not an object",
+        "number": "no text: neither number.json nor number.txt",
+        "pages": "2 media for one caption or question",
+        "latin": "its caption is not valid Unicode; save the file as UTF-8",
     }
-    assert records.total == 7
+    assert records.total == 10
 
 
 def test_a_member_that_comes_twice_is_bad(tmp_path):
@@ -321,7 +331,8 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ("7", "the JSON is a int"),
         ({"caption": "x"}, "no picture"),
         ({"image": "gone.jpg", "caption": "x"}, "no picture at"),
-        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "no picture at"),
+        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "in the text itself"),
+        ({"image": "https://a.b/c.png", "caption": "x"}, "https://a.b/c.png is an address: download it"),
         ({"image": "a.jpg"}, "no caption and no question"),
         ({"image": "a.jpg", "captions": []}, "no caption and no question"),
         ({"image": "a.jpg", "caption": "  "}, "an empty caption"),
@@ -332,7 +343,7 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ({"image": "a.jpg", "question": "what?"}, "no answer"),
         ({"image": "a.jpg", "qa": [{"question": "", "answer": "x"}]}, "an empty caption, question or answer"),
         ({"image": "a.jpg", "qa": ["what?"]}, "neither"),
-        ({"image": "a.jpg", "qa": [{"question": "q", "answers": []}]}, "not text"),
+        ({"image": "a.jpg", "qa": [{"question": "q", "answers": []}]}, "an answer that is not text"),
         (b'{"image": "a.jpg", "caption": "\xff"}', "not valid Unicode"),
     ],
 )
@@ -346,6 +357,16 @@ def test_bad_lines(tmp_path, line, reason):
     assert records.bad[0].key == "m.jsonl:2" and reason in records.bad[0].reason
 
 
+@pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.tar"])
+def test_a_compressed_file_says_so_whatever_its_name(tmp_path, name):
+    packed = {"gzip": gzip.compress(b"{}"), "bzip2": bz2.compress(b"{}"), "xz": lzma.compress(b"{}"),
+              "zstd": bytes.fromhex("28b52ffd2002110000") + b"{}"}  # fmt: skip
+    for way, data in packed.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name} is .*compressed by {way}, and has to be unpacked first"):
+            read_records(tmp_path / name)
+
+
 def test_the_limit_is_passed_only_above_it(tmp_path):
     pictures(tmp_path, "a.jpg")
     good, bad = {"image": "a.jpg", "caption": "x"}, {"image": "a.jpg"}
@@ -355,7 +376,7 @@ def test_the_limit_is_passed_only_above_it(tmp_path):
     with pytest.raises(BadRecordsError, match=r"(?s)2 of 100 records are bad.*above.jsonl:99.*above.jsonl:100"):
         read_records(above)
     assert read_records([at_limit, at_limit, above], bad_limit=0.02).total == 300  # a list is judged as a whole
-    with pytest.raises(BadRecordsError, match="no records"):
+    with pytest.raises(BadRecordsError, match="no records to use in .*empty.jsonl"):
         read_records(write_lines(tmp_path / "empty.jsonl"))
 
 

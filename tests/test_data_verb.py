@@ -170,6 +170,8 @@ def test_a_check_counts_everything_and_names_what_is_bad(tmp_path):
     assert check_data([tmp_path / "m.jsonl", broken]).records == 2
     (tmp_path / "all_bad.jsonl").write_text("{}\n")
     assert check_data(tmp_path / "all_bad.jsonl").records == 0
+    (tmp_path / "empty.jsonl").touch()
+    assert not check_data(tmp_path / "empty.jsonl").within(1.0), "which training refuses"
 
 
 def test_the_verb(tmp_path, capsys):

@@ -150,6 +150,14 @@ def test_llava_conversations(tmp_path, name):
     assert found == [str(tmp_path / own) for own in ("coco/a.jpg", "a.jpg", "b.jpg", "b.jpg")]
 
 
+def test_an_entry_of_llava_that_is_none_does_not_tell_what_the_file_is(tmp_path):
+    pictures(tmp_path, "coco/a.jpg")
+    (tmp_path / "llava.json").write_text(json.dumps([None, {"id": "0"}, LLAVA[0]]))
+    found = read_records(tmp_path / "llava.json", bad_limit=0.9)
+    assert [record.key for record in found] == ["1"]
+    assert [bad.key for bad in found.bad] == ["llava.json [1]", "llava.json [2]"]
+
+
 def test_conversations_in_tars_name_their_members_or_have_them_in_order(tmp_path):
     entries = {
         "1.json": {"conversations": LLAVA[1]["conversations"]}, "1.a.jpg": b"a.jpg", "1.b.jpg": b"b.jpg",
@@ -252,6 +260,8 @@ GPT = {"from": "gpt", "value": "one"}
         ({"texts": ["a"], "caption": "b"}, "no picture or recording"),
         ({"texts": [None], "images": ["a.jpg"]}, "without text"),
         ({"texts": [None, "a"], "images": ["https://a.b/c.jpg", None]}, "an address"),
+        ({"texts": [None, "a"], "images": [{"path": "a.jpg"}, None]}, "the name of a picture is {'path': 'a.jpg'}"),
+        ({"texts": [], "images": []}, "a document without text"),
     ],
 )  # fmt: skip
 def test_bad_conversations_and_documents(tmp_path, line, reason):
@@ -556,6 +566,16 @@ def test_a_record_with_one_bad_picture_is_left_out_and_the_others_keep_theirs(tm
 def test_conversations_and_documents_are_trained_on(tmp_path):
     result = run(tiny_model(), tmp_path / "run", records(), steps=12)
     assert result.steps == 12 and result.loss < 5.6  # a byte of 256 by chance: 5.55
+
+
+def test_a_batch_of_which_nothing_is_learned_changes_nothing(tmp_path):
+    """Documents of one token, before which nothing stands."""
+    model = tiny_model()
+    before = {name: weight.clone() for name, weight in model.added_parameters()}
+    only = [Record(name, document=(name,)) for name in "ab"]
+    result = run(model, tmp_path / "run", RecordSet(tuple(only)), steps=2, weight_decay=0.0)
+    assert result.steps == 2 and result.skipped == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in model.added_parameters())
 
 
 def test_a_record_is_one_thing():

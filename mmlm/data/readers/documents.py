@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmlm.data.readers.fields import Find
+from mmlm.data.records import FileSlice
 from mmlm.prompting.parts import Image
 
 FIELDS = ("text_list", "texts")
@@ -63,6 +64,8 @@ def _joined(parts: Iterable[Any], find: Find, between: str) -> tuple[str | Image
             found[-1] += between + text
         else:
             found.append(text)
+    if not found:
+        raise ValueError("a document without text")
     return tuple(found)
 
 
@@ -70,6 +73,8 @@ def _picture(name: Any) -> Image | None:
     """A picture that is still a name; None where there is none."""
     if isinstance(name, str) and "://" in name[:32]:
         raise ValueError(f"{name[:80]} is an address: download it, training reads files")
+    if not isinstance(name, str | FileSlice | bytes | None):
+        raise ValueError(f"the name of a picture is {name!r:.80}")
     return None if name is None else Image(name)
 
 

@@ -35,6 +35,12 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
     """The file `name` in `folder`. ValueError where there is none."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of a {medium} is {name!r:.80}")
+    if "://" in name[:32]:
+        raise ValueError(f"{name[:80]} is an address: download it, and name the file")
+    if name[:5].lower() == "data:":
+        raise ValueError(
+            f"the {medium} is in the text itself ({name[:30]}…), which conversations alone may: name a file"
+        )
     path = folder / name
     try:
         found = path.is_file()
@@ -89,9 +95,10 @@ def _list(fields: dict[str, Any], name: str) -> list:
 def text_of(value: Any, what: str) -> str:
     """A text without blanks around it. ValueError for anything else, and for what is not valid Unicode."""
     if not isinstance(value, str):
-        raise ValueError(f"a {what} that is not text" if value is not None else f"no {what}")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ValueError(f"{article} {what} that is not text" if value is not None else f"no {what}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"a {what} that is not valid Unicode; save the file as UTF-8") from error
+        raise ValueError(f"its {what} is not valid Unicode; save the file as UTF-8") from error
     return value.strip()

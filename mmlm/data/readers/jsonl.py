@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from mmlm.data.readers.fields import existing_file, in_folder, json_object, record_of
 from mmlm.data.readers.forms import apart_of, is_script, script_of
+from mmlm.data.readers.paths import packed_by
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 
@@ -100,9 +101,12 @@ def _lines(path: Path, start: int = 0, before: int = 0) -> Iterator[tuple[str, s
 
 
 def _opened(path: Path) -> TextIO:
-    """The file as text: UTF-8, or UTF-16 where it begins with its mark."""
+    """The file as text: UTF-8, or UTF-16 where it begins with its mark. ValueError where it is compressed."""
     with open(path, "rb") as start:
-        encoding = "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        head = start.read(6)
+    if packed := packed_by(head):
+        raise ValueError(f"{path} is compressed by {packed}, and has to be unpacked first")
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return open(path, encoding=encoding, errors="surrogateescape")
 
 

@@ -23,6 +23,14 @@ FILM_SUFFIXES = ("webm", "mp4")  # of files that may have pictures beside the so
 SOUND_SUFFIXES = (*SUFFIXES, *FILM_SUFFIXES)
 
 
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how such files begin
+
+
+def packed_by(head: bytes) -> str | None:
+    """What has compressed a file that begins with these bytes, if anything has."""
+    return next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
+
+
 def expand(pattern: str) -> list[Path]:
     """The existing paths of a pattern with `{000..003}`, `{a,b}` and the wildcards * ? [ ] and ** (any folders).
 
