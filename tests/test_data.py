@@ -279,9 +279,9 @@ def test_null_means_absent(tmp_path):
     manifest = write_lines(
         tmp_path / "m.jsonl",
         {"image": "a.jpg", "caption": None, "text": "one", **empty},
-        {"image": None, "file_name": "a.jpg", "caption": "two", "text": None},
+        {"image": None, "file_name": "a.jpg", "caption": ["two", "three"], "text": None},
     )
-    assert [record.captions for record in read_records(manifest)] == [("one",), ("two",)]
+    assert [record.captions for record in read_records(manifest)] == [("one",), ("two", "three")]
     tar = write_tar(tmp_path / "t.tar", {"k.jpg": b"p", "k.json": {"caption": None, "text": "three"}})
     assert read_records(tar)[0].captions == ("three",)
     bad = write_lines(tmp_path / "bad.jsonl", {"image": "a.jpg", "caption": None})

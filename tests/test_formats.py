@@ -392,6 +392,8 @@ def test_plain_bytes_of_a_table_are_media_where_their_column_is_named_so(tmp_pat
     assert [bad.key for bad in found.bad] == ["a.parquet:1:0"]
     (record,) = table(jpg=pa.array([RED], pa.large_binary()), flac=[b"wave"], transcript=["hello"])
     assert (record.image, record.audio, record.transcript) == (RED, b"wave", "hello")
+    for column in (pa.array([RED]).dictionary_encode(), pa.array([RED], pa.binary_view())):
+        assert table(image=column, text=["a"])[0].image == RED
     (record,) = table(image=[{"bytes": RED}], text=["a"])
     assert record.image == RED
     turns = [[{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "Red."}]]
@@ -399,6 +401,13 @@ def test_plain_bytes_of_a_table_are_media_where_their_column_is_named_so(tmp_pat
     assert said(record) == [("user", RED, "or", BLUE, "?"), ("assistant", "Red.")]
     with pytest.raises(BadRecordsError, match='the column "content" holds bytes: named "image" or "audio" it is one'):
         table(content=[RED], caption=["a"])
+
+
+def test_columns_of_a_table_may_have_dots_in_their_names(tmp_path):
+    photo = pa.array([{"bytes": RED, "path": "a.png"}], MEDIUM)
+    pq.write_table(pa.table({"a.photo": photo, "a": ["x"], "text": ["red"]}), tmp_path / "a.parquet")
+    (record,) = read_records(tmp_path / "a.parquet")
+    assert (record.image, record.captions) == (RED, ("red",))
 
 
 def test_names_of_media_in_a_table_of_conversations_are_not_lost(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.data.sampling import ExampleStream
-from mmlm.data.streams.versions import versions_of
+from mmlm.data.streams.versions import versions_within
 from mmlm.training.config import TrainConfig
 from mmlm.training.examples import Examples
 from mmlm.training.features import film_of
@@ -46,9 +46,8 @@ class RecordsAtHand:
         return digest([record.identity() for record in self.records], sizes)
 
     def versions(self) -> dict[str, dict[str, Any]]:
-        """The `versions_of` the tars and tables in which media lie."""
-        places = (place for record in self.records for _, place in record.places)
-        return versions_of(dict.fromkeys(own.path for own in places if isinstance(own, FileSlice) and not own.whole))
+        """Those of the tars and tables in which media lie."""
+        return versions_within(self.records)
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:
         """What this rank of the world takes of step `index`, counted from 0."""

@@ -62,7 +62,8 @@ def record_of(
     described = ("caption", "text")
     if picture is None and transcript is None:
         transcript, described = fields.get("text"), ("caption",)
-    captions = [fields[name] for name in described if name in fields]
+    told = [fields[name] for name in described if name in fields]
+    captions = [one for value in told for one in (value if isinstance(value, list) else [value])]
     captions += _list(fields, "captions")
     pairs = [
         (item.get("question"), item.get("answer", item.get("answers"))) if isinstance(item, dict) else item

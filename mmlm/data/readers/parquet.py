@@ -68,9 +68,9 @@ def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord
     changed = path.stat().st_mtime_ns
     table = _opened(path)
     media = _media(table)
-    leaves = [table.schema.column(number).path for number in range(len(table.schema))]
-    plain = media.keys() - {leaf.split(".")[0] for leaf in leaves if leaf.endswith(".path")}
-    texts = [leaf for leaf in leaves if leaf.split(".")[0] not in media or leaf.endswith(".path")]
+    leaves = _leaves(table)
+    plain = media.keys() - {column for leaf, column in leaves.items() if leaf.endswith(".path")}
+    texts = [leaf for leaf, column in leaves.items() if column not in media or leaf.endswith(".path")]
     find = in_folder(path.parent if images is None else images)
     for group in range(table.num_row_groups):
         rows = _read(table, path, group, texts).to_pylist()
@@ -147,17 +147,22 @@ def _media(table: Any) -> dict[str, str]:
     return found
 
 
+def _leaves(table: Any) -> dict[str, str]:
+    """The column of each leaf ("image.bytes"). Names of columns may have dots too."""
+    names, paths = table.schema_arrow.names, [table.schema.column(number).path for number in range(len(table.schema))]
+    return {path: max((name for name in names if f"{path}.".startswith(f"{name}.")), key=len) for path in paths}
+
+
 def _inner(kind: Any) -> Any:
-    """The type of a column, or that of what its lists hold."""
+    """The type of a column, or that of what its lists or its dictionary hold."""
     import pyarrow.types as types
 
-    return kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+    holds = types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind)
+    return kind.value_type if holds else kind
 
 
 def _is_bytes(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    return str(kind) in ("binary", "large_binary", "binary_view")
 
 
 def _there(column: Any) -> list[Any]:
@@ -202,6 +207,5 @@ def _read(table: Any, path: Path, group: int, leaves: Sequence[str]) -> Any:
 def _column(path: Path, changed: int, group: int, column: str) -> Any:
     """One column of a row group. changed: when the file was, so that one that is written again is read again."""
     with _opened(path) as table:
-        leaves = [table.schema.column(number).path for number in range(len(table.schema))]
-        own = [leaf for leaf in leaves if leaf.split(".")[0] == column]
+        own = [leaf for leaf, its in _leaves(table).items() if its == column]
         return _read(table, path, group, own).column(column).combine_chunks()

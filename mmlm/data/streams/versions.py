@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmlm.data.records import FileSlice, RecordSet
 from mmlm.data.streams.shards import Shard, UnreachableError, is_remote
 
 
@@ -19,6 +20,12 @@ def versions_of(sources: Iterable[Path | Shard]) -> dict[str, dict[str, Any]]:
             name = f"{Path(name).absolute().parent.name}/{Path(name).name}"
         found[f"{number}: {name}"] = version_of(one)
     return found
+
+
+def versions_within(records: RecordSet) -> dict[str, dict[str, Any]]:
+    """The `versions_of` the tars and tables in which media of records lie."""
+    places = (place for record in records for _, place in record.places)
+    return versions_of(dict.fromkeys(own.path for own in places if isinstance(own, FileSlice) and not own.whole))
 
 
 def version_of(source: Path | Shard) -> dict[str, Any]:
