@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
-from mmlm.data.readers.paths import expand_braces
+from mmlm.data.readers.paths import expand, expand_braces
 from mmlm.data.readers.tar import index_tar
 from mmlm.data.sampling import ExampleStream
 
@@ -141,6 +141,24 @@ def test_braces():
     assert expand_braces("plain.tar") == ["plain.tar"]
     assert expand_braces("a{08..11}") == ["a08", "a09", "a10", "a11"]
     assert expand_braces("{x,y}/{1..2}.tar") == ["x/1.tar", "x/2.tar", "y/1.tar", "y/2.tar"]
+
+
+def test_what_exists_needs_no_escaping(tmp_path):
+    folder = tmp_path / "photos [x] {a,b}"
+    folder.mkdir()
+    for name in ("w {1..2}.tar", "w 1.tar", "v[1].tar", "v1.tar"):
+        (folder / name).touch()
+
+    def found(pattern: str) -> list[str]:
+        return [path.name for path in expand(f"{folder}/{pattern}")]
+
+    assert found("w {1..2}.tar") == ["w {1..2}.tar"] and found("v[1].tar") == ["v[1].tar"]
+    assert expand(str(folder)) == [folder]
+    os.rename(folder, folder := tmp_path / "photos [x]")
+    assert found("v?.tar") == ["v1.tar"] and found("*1].tar") == ["v[1].tar"]
+    assert found("{v,w }1.tar") == ["v1.tar", "w 1.tar"] and found("v[12].tar") == ["v1.tar"]
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        found("x*.tar")
 
 
 def test_each_half_sample_is_counted_and_named(tmp_path):
