@@ -29,6 +29,7 @@ from support import families
 from support.training_objectives import png, run, tiny_model
 from test_conversations import TEMPLATES
 from test_conversations import tokenizer as templated
+from test_streams import tar_of
 
 RED, BLUE = png((250, 0, 0)), png((0, 0, 250))
 
@@ -179,6 +180,13 @@ def test_conversations_in_tars_name_their_members_or_have_them_in_order(tmp_path
     assert third.document[1] == "A story." and third.places[0][1].read() == b"c.jpg"
 
 
+def test_a_medium_of_a_tar_whose_name_is_none_is_a_bad_record(tmp_path):
+    fields = json.dumps({"images": [5], "prompt": "which?", "answer": "red"}).encode()
+    (tmp_path / "a.tar").write_bytes(tar_of({"0.png": RED, "0.json": fields}))
+    with pytest.raises(BadRecordsError, match="the name of a medium is 5"):
+        read_records(tmp_path / "a.tar")
+
+
 def test_messages_as_openai_and_transformers_have_them(tmp_path):
     pictures(tmp_path, "a.jpg", "b.jpg", "s.wav")
     address = "data:image/png;base64," + base64.b64encode(RED).decode()
@@ -262,6 +270,7 @@ GPT = {"from": "gpt", "value": "one"}
         ({"texts": [None, "a"], "images": ["https://a.b/c.jpg", None]}, "an address"),
         ({"texts": [None, "a"], "images": [{"path": "a.jpg"}, None]}, "the name of a picture is {'path': 'a.jpg'}"),
         ({"texts": [], "images": []}, "a document without text"),
+        ({"image": "a.jpg", "prompt": "x", "answer": ["a"]}, "an answer that is no text"),
     ],
 )  # fmt: skip
 def test_bad_conversations_and_documents(tmp_path, line, reason):

@@ -73,6 +73,8 @@ def _modality(suffix: str) -> str | None:
 
 def _find(key: str, members: Mapping[str, FileSlice | bytes]) -> Find:
     def find(name: str, modality: str) -> FileSlice | bytes:
+        if not isinstance(name, str):  # as JSON may have it
+            raise ValueError(f"the name of a medium is {name!r:.80}")
         own = name.lower()
         if own not in members:  # the whole name of the member
             own = own.removeprefix(f"{os.path.basename(key)}.".lower())
