@@ -1,7 +1,10 @@
 """Readers of paired data, and the stream of examples: counts add up, nothing is lost unseen, order is pure."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import tarfile
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmlm.data import BadRecordsError, FileSlice, Record, RecordSet, read_records
-from mmlm.data.readers.paths import expand_braces
+from mmlm.data.readers.paths import expand, expand_braces
 from mmlm.data.readers.tar import index_tar
 from mmlm.data.sampling import ExampleStream
 
@@ -140,6 +143,24 @@ def test_braces():
     assert expand_braces("{x,y}/{1..2}.tar") == ["x/1.tar", "x/2.tar", "y/1.tar", "y/2.tar"]
 
 
+def test_what_exists_needs_no_escaping(tmp_path):
+    folder = tmp_path / "photos [x] {a,b}"
+    folder.mkdir()
+    for name in ("w {1..2}.tar", "w 1.tar", "v[1].tar", "v1.tar"):
+        (folder / name).touch()
+
+    def found(pattern: str) -> list[str]:
+        return [path.name for path in expand(f"{folder}/{pattern}")]
+
+    assert found("w {1..2}.tar") == ["w {1..2}.tar"] and found("v[1].tar") == ["v[1].tar"]
+    assert expand(str(folder)) == [folder]
+    os.rename(folder, folder := tmp_path / "photos [x]")
+    assert found("v?.tar") == ["v1.tar"] and found("*1].tar") == ["v[1].tar"]
+    assert found("{v,w }1.tar") == ["v1.tar", "w 1.tar"] and found("v[12].tar") == ["v1.tar"]
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        found("x*.tar")
+
+
 def test_each_half_sample_is_counted_and_named(tmp_path):
     whole = {"caption": "x"}
     tar = write_tar(
@@ -147,19 +168,26 @@ def test_each_half_sample_is_counted_and_named(tmp_path):
         {
             "good.jpg": b"p", "good.json": whole, "txt.png": b"p", "txt.txt": "a caption\n",
             "lonely.jpg": b"p", "blind.json": whole, "two.jpg": b"p", "two.png": b"p", "two.json": whole,
-            "broken.jpg": b"p", "broken.json": b"{", "list.jpg": b"p", "list.json": b"[]",
+            "broken.jpg": b"p", "broken.json": b"{", "list.jpg": b"p", "list.json": b"[]", "number.jpg": b"p",
+            "number.cls": "7", "pages.0.jpg": b"p", "pages.1.jpg": b"p", "pages.txt": "x", "latin.jpg": b"p",
+            "latin.txt": b"caf\xe9",
         },
     )  # fmt: skip
     records = read_records(tar, bad_limit=1)
     assert [(r.key, r.captions) for r in records] == [("good", ("x",)), ("txt", ("a caption",))]
-    assert {b.key.split()[-1]: b.reason.split("(")[0].strip() for b in records.bad} == {
+    whole_reasons = {b.key.split()[-1]: b.reason for b in records.bad}
+    assert "(members: jpg, cls)" in whole_reasons["number"] and "(members: 0.jpg, 1.jpg, txt" in whole_reasons["pages"]
+    assert {key: reason.split("(")[0].strip() for key, reason in whole_reasons.items()} == {
         "lonely": "no text: neither lonely.json nor lonely.txt",
         "blind": "no picture and no recording",
         "two": "2 pictures",
         "broken": "unreadable JSON",
         "list": "the JSON is a list, not an object",
+        "number": "no text: neither number.json nor number.txt",
+        "pages": "2 media for one caption or question",
+        "latin": "its caption is not valid Unicode; save the file as UTF-8",
     }
-    assert records.total == 7
+    assert records.total == 10
 
 
 def test_a_member_that_comes_twice_is_bad(tmp_path):
@@ -269,9 +297,9 @@ def test_null_means_absent(tmp_path):
     manifest = write_lines(
         tmp_path / "m.jsonl",
         {"image": "a.jpg", "caption": None, "text": "one", **empty},
-        {"image": None, "file_name": "a.jpg", "caption": "two", "text": None},
+        {"image": None, "file_name": "a.jpg", "caption": ["two", "three"], "text": None},
     )
-    assert [record.captions for record in read_records(manifest)] == [("one",), ("two",)]
+    assert [record.captions for record in read_records(manifest)] == [("one",), ("two", "three")]
     tar = write_tar(tmp_path / "t.tar", {"k.jpg": b"p", "k.json": {"caption": None, "text": "three"}})
     assert read_records(tar)[0].captions == ("three",)
     bad = write_lines(tmp_path / "bad.jsonl", {"image": "a.jpg", "caption": None})
@@ -321,7 +349,8 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ("7", "the JSON is a int"),
         ({"caption": "x"}, "no picture"),
         ({"image": "gone.jpg", "caption": "x"}, "no picture at"),
-        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "no picture at"),
+        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "in the text itself"),
+        ({"image": "https://a.b/c.png", "caption": "x"}, "https://a.b/c.png is an address: download it"),
         ({"image": "a.jpg"}, "no caption and no question"),
         ({"image": "a.jpg", "captions": []}, "no caption and no question"),
         ({"image": "a.jpg", "caption": "  "}, "an empty caption"),
@@ -332,7 +361,7 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ({"image": "a.jpg", "question": "what?"}, "no answer"),
         ({"image": "a.jpg", "qa": [{"question": "", "answer": "x"}]}, "an empty caption, question or answer"),
         ({"image": "a.jpg", "qa": ["what?"]}, "neither"),
-        ({"image": "a.jpg", "qa": [{"question": "q", "answers": []}]}, "not text"),
+        ({"image": "a.jpg", "qa": [{"question": "q", "answers": []}]}, "an answer that is not text"),
         (b'{"image": "a.jpg", "caption": "\xff"}', "not valid Unicode"),
     ],
 )
@@ -346,6 +375,16 @@ def test_bad_lines(tmp_path, line, reason):
     assert records.bad[0].key == "m.jsonl:2" and reason in records.bad[0].reason
 
 
+@pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.tar"])
+def test_a_compressed_file_says_so_whatever_its_name(tmp_path, name):
+    packed = {"gzip": gzip.compress(b"{}"), "bzip2": bz2.compress(b"{}"), "xz": lzma.compress(b"{}"),
+              "zstd": bytes.fromhex("28b52ffd2002110000") + b"{}"}  # fmt: skip
+    for way, data in packed.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name} is .*compressed by {way}, and has to be unpacked first"):
+            read_records(tmp_path / name)
+
+
 def test_the_limit_is_passed_only_above_it(tmp_path):
     pictures(tmp_path, "a.jpg")
     good, bad = {"image": "a.jpg", "caption": "x"}, {"image": "a.jpg"}
@@ -355,7 +394,7 @@ def test_the_limit_is_passed_only_above_it(tmp_path):
     with pytest.raises(BadRecordsError, match=r"(?s)2 of 100 records are bad.*above.jsonl:99.*above.jsonl:100"):
         read_records(above)
     assert read_records([at_limit, at_limit, above], bad_limit=0.02).total == 300  # a list is judged as a whole
-    with pytest.raises(BadRecordsError, match="no records"):
+    with pytest.raises(BadRecordsError, match="no records to use in .*empty.jsonl"):
         read_records(write_lines(tmp_path / "empty.jsonl"))
 
 
@@ -365,6 +404,15 @@ def test_records_may_be_given_ready_made():
     assert read_records(RecordSet((record,))).records == (record,)
     with pytest.raises(ValueError, match="no caption"):
         Record("k", b"bytes")
+
+
+def test_a_member_of_a_tar_that_was_written_again_is_an_error(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", {"a.png": b"one", "a.txt": b"x"})
+    (record,) = read_records(tar)
+    assert record.image == b"one"
+    os.utime(write_tar(tmp_path / "a.tar", {"a.png": b"two", "a.txt": b"x"}), (1, 1))
+    with pytest.raises(OSError, match="a.tar was written again since it was read; the same call reads it anew"):
+        _ = record.image
 
 
 def test_a_file_that_shrank_is_an_error(tmp_path):
@@ -498,6 +546,20 @@ def test_json_that_cannot_be_parsed_is_a_bad_record_in_every_reader(tmp_path, te
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(ValueError, match="c.json (is not a COCO captions file|holds no JSON)"):
         read_records(tmp_path / "c.json")
+
+
+def test_a_caption_of_coco_that_is_none_drops_itself_alone(tmp_path):
+    pictures(tmp_path, "a.png")
+    notes = [{"image_id": 1, "caption": text} for text in ("one", "", None, 5, "two")]
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": notes}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    found = read_records(tmp_path / "c.json", bad_limit=0.9)
+    assert [record.captions for record in found] == [("one", "two")]
+    assert [(bad.key, bad.reason) for bad in found.bad] == [
+        ("c.json annotations[2]", "an empty caption"),
+        ("c.json annotations[3]", "no caption"),
+        ("c.json annotations[4]", "a caption that is not text"),
+    ]
 
 
 def test_entries_of_coco_that_are_none_are_bad_records(tmp_path):

@@ -117,6 +117,16 @@ def test_a_conversion_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_p
     assert files[0] == files[1]
 
 
+def test_a_conversion_of_a_tar_that_was_written_again_is_not_gone_on_with(tmp_path, monkeypatch):
+    whole = convert_data(records(tmp_path), tmp_path / "whole").output / "000000.tar"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(convert, "_medium", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        convert_data(whole, tmp_path / "out")
+    os.utime(whole, (1, 1))
+    with pytest.raises(ValueError, match="begun with other data or settings"):
+        convert_data(whole, tmp_path / "out")
+
+
 def test_media_that_cannot_be_taken_along_are_named_and_counted(tmp_path):
     gone = Record("gone", FileSlice(tmp_path / "gone.png"), ("x",))
     odd = Record("odd", b"what is that", ("x",))
@@ -170,6 +180,8 @@ def test_a_check_counts_everything_and_names_what_is_bad(tmp_path):
     assert check_data([tmp_path / "m.jsonl", broken]).records == 2
     (tmp_path / "all_bad.jsonl").write_text("{}\n")
     assert check_data(tmp_path / "all_bad.jsonl").records == 0
+    (tmp_path / "empty.jsonl").touch()
+    assert not check_data(tmp_path / "empty.jsonl").within(1.0), "which training refuses"
 
 
 def test_the_verb(tmp_path, capsys):

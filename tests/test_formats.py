@@ -29,6 +29,7 @@ from support import families
 from support.training_objectives import png, run, tiny_model
 from test_conversations import TEMPLATES
 from test_conversations import tokenizer as templated
+from test_streams import tar_of
 
 RED, BLUE = png((250, 0, 0)), png((0, 0, 250))
 
@@ -79,6 +80,22 @@ def test_vqa_v2(tmp_path):
     ]
     assert [bad.reason[:20] for bad in records.bad] == ["no question with an ", "no picture at " + str(tmp_path)[:6]]
     assert len(read_records(path, images=tmp_path / "train2014", bad_limit=0.5)) == 2
+
+
+def test_an_empty_answer_of_vqa_drops_its_own_question_alone(tmp_path):
+    about = {"data_subtype": "val2014"}
+    asked = [{"image_id": 9, "question_id": n, "question": q} for n, q in enumerate(("Which?", "How?", " ", 5, "Why?"))]
+    said = [{"question_id": n, "multiple_choice_answer": a} for n, a in enumerate(("red", "", "x", "y", "so"))]
+    (tmp_path / "v2_OpenEnded_x_questions.json").write_text(json.dumps({**about, "questions": asked}))
+    (tmp_path / "v2_x_annotations.json").write_text(json.dumps({**about, "annotations": said}))
+    pictures(tmp_path, "COCO_val2014_000000000009.jpg")
+    (record,) = found = read_records(tmp_path / "v2_OpenEnded_x_questions.json", bad_limit=0.9)
+    assert record.qa == (("Which?", "red"), ("Why?", "so"))
+    assert [(bad.key.rpartition(" ")[2], bad.reason) for bad in found.bad] == [
+        ("questions[2]", "an empty question or answer"),
+        ("questions[3]", "an empty question or answer"),
+        ("questions[4]", "a question that is not text"),
+    ]
 
 
 def test_vqa_is_read_alike_for_training_and_for_evaluation(tmp_path):
@@ -134,6 +151,14 @@ def test_llava_conversations(tmp_path, name):
     assert found == [str(tmp_path / own) for own in ("coco/a.jpg", "a.jpg", "b.jpg", "b.jpg")]
 
 
+def test_an_entry_of_llava_that_is_none_does_not_tell_what_the_file_is(tmp_path):
+    pictures(tmp_path, "coco/a.jpg")
+    (tmp_path / "llava.json").write_text(json.dumps([None, {"id": "0"}, LLAVA[0]]))
+    found = read_records(tmp_path / "llava.json", bad_limit=0.9)
+    assert [record.key for record in found] == ["1"]
+    assert [bad.key for bad in found.bad] == ["llava.json [1]", "llava.json [2]"]
+
+
 def test_conversations_in_tars_name_their_members_or_have_them_in_order(tmp_path):
     entries = {
         "1.json": {"conversations": LLAVA[1]["conversations"]}, "1.a.jpg": b"a.jpg", "1.b.jpg": b"b.jpg",
@@ -153,6 +178,13 @@ def test_conversations_in_tars_name_their_members_or_have_them_in_order(tmp_path
     assert said(first) == TURNS[1]
     assert said(second) == [("user", b"b.jpg", "and", b"a.jpg"), ("assistant", "Two.")]
     assert third.document[1] == "A story." and third.places[0][1].read() == b"c.jpg"
+
+
+def test_a_medium_of_a_tar_whose_name_is_none_is_a_bad_record(tmp_path):
+    fields = json.dumps({"images": [5], "prompt": "which?", "answer": "red"}).encode()
+    (tmp_path / "a.tar").write_bytes(tar_of({"0.png": RED, "0.json": fields}))
+    with pytest.raises(BadRecordsError, match="the name of a medium is 5"):
+        read_records(tmp_path / "a.tar")
 
 
 def test_messages_as_openai_and_transformers_have_them(tmp_path):
@@ -236,6 +268,9 @@ GPT = {"from": "gpt", "value": "one"}
         ({"texts": ["a"], "caption": "b"}, "no picture or recording"),
         ({"texts": [None], "images": ["a.jpg"]}, "without text"),
         ({"texts": [None, "a"], "images": ["https://a.b/c.jpg", None]}, "an address"),
+        ({"texts": [None, "a"], "images": [{"path": "a.jpg"}, None]}, "the name of a picture is {'path': 'a.jpg'}"),
+        ({"texts": [], "images": []}, "a document without text"),
+        ({"image": "a.jpg", "prompt": "x", "answer": ["a"]}, "an answer that is no text"),
     ],
 )  # fmt: skip
 def test_bad_conversations_and_documents(tmp_path, line, reason):
@@ -263,6 +298,15 @@ def test_documents_of_mmc4_and_obelics(tmp_path):
         for record in read_records(tmp_path / "d.jsonl")
     ]
     assert shown == [[b"x.png", "One. Two.", b"y.png", "Three."], ["Before.", b"x.png", "One.\n\nTwo."]]
+
+
+def test_documents_whose_pictures_are_null(tmp_path):
+    lines = [{"text_list": ["One.", "Two."], "image_info": None}, {"text_list": ["Three."]}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [record.document for record in read_records(tmp_path / "d.jsonl")] == [("One. Two.",), ("Three.",)]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"texts": ["One."], "images": None}))
+    with pytest.raises(BadRecordsError, match='"texts" are a document where "images" are a list beside them'):
+        read_records(tmp_path / "d.jsonl")
 
 
 # Parquet
@@ -326,6 +370,61 @@ def test_parquet_with_media_and_lists_of_media(tmp_path, monkeypatch):
     assert [
         one[1].read() for one in media_in(str(tmp_path / "two.parquet"), "image", []) if isinstance(one, tuple)
     ] == [RED, BLUE]
+
+
+def test_tables_as_the_cauldron_has_them(tmp_path):
+    """Its columns and their types, by hand."""
+    turn = pa.struct([("user", pa.string()), ("assistant", pa.string()), ("source", pa.string())])
+    says = [{"user": "Which?\nAnswer briefly.", "assistant": "Red."}, {"user": "And?", "assistant": "So."}]
+    table = pa.table({
+        "images": pa.array([[{"bytes": RED, "path": None}, {"bytes": BLUE, "path": None}], None], pa.list_(MEDIUM)),
+        "texts": pa.array([[own | {"source": "VQAv2"} for own in row] for row in (says, says[1:])], pa.list_(turn)),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet")
+    one, other = read_records(tmp_path / "a.parquet")
+    assert said(one) == [("user", RED, BLUE, "Which?\nAnswer briefly."), ("assistant", "Red."),
+                         ("user", "And?"), ("assistant", "So.")]  # fmt: skip
+    assert said(other) == [("user", "And?"), ("assistant", "So.")]
+    (tmp_path / "red.png").write_bytes(RED)
+    line = {"images": ["red.png"], "texts": [{"user": "Which?", "assistant": "Red."}]}
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    assert said(read_records(tmp_path / "m.jsonl")[0]) == [("user", RED, "Which?"), ("assistant", "Red.")]
+
+
+def test_plain_bytes_of_a_table_are_media_where_their_column_is_named_so(tmp_path):
+    def table(**columns):
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=2)
+        return read_records(tmp_path / "a.parquet", bad_limit=0.99)
+
+    found = table(image=[RED, BLUE, None], caption=["a", "b", "c"], embedding=[b"x", b"y", b"z"])
+    assert [(record.image, record.captions) for record in found] == [(RED, ("a",)), (BLUE, ("b",))]
+    assert [bad.key for bad in found.bad] == ["a.parquet:1:0"]
+    (record,) = table(jpg=pa.array([RED], pa.large_binary()), flac=[b"wave"], transcript=["hello"])
+    assert (record.image, record.audio, record.transcript) == (RED, b"wave", "hello")
+    for column in (pa.array([RED]).dictionary_encode(), pa.array([RED], pa.binary_view())):
+        assert table(image=column, text=["a"])[0].image == RED
+    (record,) = table(image=[{"bytes": RED}], text=["a"])
+    assert record.image == RED
+    turns = [[{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "Red."}]]
+    (record,) = table(images=[[RED, BLUE]], conversations=turns)
+    assert said(record) == [("user", RED, "or", BLUE, "?"), ("assistant", "Red.")]
+    with pytest.raises(BadRecordsError, match='the column "content" holds bytes: named "image" or "audio" it is one'):
+        table(content=[RED], caption=["a"])
+
+
+def test_columns_of_a_table_may_have_dots_in_their_names(tmp_path):
+    photo = pa.array([{"bytes": RED, "path": "a.png"}], MEDIUM)
+    pq.write_table(pa.table({"a.photo": photo, "a": ["x"], "text": ["red"]}), tmp_path / "a.parquet")
+    (record,) = read_records(tmp_path / "a.parquet")
+    assert (record.image, record.captions) == (RED, ("red",))
+
+
+def test_names_of_media_in_a_table_of_conversations_are_not_lost(tmp_path):
+    (tmp_path / "red.png").write_bytes(RED)
+    turns = [[{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Red."}]]
+    pq.write_table(pa.table({"images": [["red.png"]], "messages": turns}), tmp_path / "a.parquet")
+    (record,) = read_records(tmp_path / "a.parquet")
+    assert said(record) == [("user", RED, "Which?"), ("assistant", "Red.")]
 
 
 def test_texts_of_a_table_name_media_as_those_of_lines_do(tmp_path):
@@ -485,6 +584,16 @@ def test_a_record_with_one_bad_picture_is_left_out_and_the_others_keep_theirs(tm
 def test_conversations_and_documents_are_trained_on(tmp_path):
     result = run(tiny_model(), tmp_path / "run", records(), steps=12)
     assert result.steps == 12 and result.loss < 5.6  # a byte of 256 by chance: 5.55
+
+
+def test_a_batch_of_which_nothing_is_learned_changes_nothing(tmp_path):
+    """Documents of one token, before which nothing stands."""
+    model = tiny_model()
+    before = {name: weight.clone() for name, weight in model.added_parameters()}
+    only = [Record(name, document=(name,)) for name in "ab"]
+    result = run(model, tmp_path / "run", RecordSet(tuple(only)), steps=2, weight_decay=0.0)
+    assert result.steps == 2 and result.skipped == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in model.added_parameters())
 
 
 def test_a_record_is_one_thing():

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from mmlm.data.readers.jsonl import lines_of_jsonl, pieces_of_jsonl
 from mmlm.data.records import BadRecord
+from mmlm.data.streams import UnreachableError
 from mmlm.jobs import Item, Job, Ranks, leases, open_job, work
 from mmlm.jobs import items as reading
 from mmlm.jobs.files import create
@@ -361,6 +362,23 @@ def test_another_job_is_refused_by_the_name_of_what_differs(tmp_path, data):
     with pytest.raises(ValueError, match=r"\(data: data/m.jsonl is not given now, data/n.jsonl is new\)"):
         run(tmp_path / "data" / "n.jsonl", folder, beams=2)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_published_of_a_list_that_was_written_again_meanwhile(tmp_path, data, undisturbed):
+    whole, state = data.read_bytes(), data.stat()
+
+    def rewriting(items, first: int) -> list[dict]:
+        if first >= 2 * SIZE:
+            data.write_bytes(whole.replace(b"20.png", b"21.png"))
+        return rows_of(items, first)
+
+    with pytest.raises(UnreachableError, match="m.jsonl has changed since: what was read of it meanwhile is not kept"):
+        run(data, tmp_path / "run", rows=rewriting)
+    assert list(content(tmp_path / "run")) == ["part-00000.jsonl", "part-00001.jsonl"]
+    data.write_bytes(whole)
+    os.utime(data, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    run(data, tmp_path / "run")
+    assert content(tmp_path / "run") == content(undisturbed)
 
 
 def test_the_same_list_elsewhere_is_the_same_job(tmp_path, data, undisturbed):

@@ -164,7 +164,9 @@ def test_killed_at_any_read_it_is_gone_on_with(tars, here, address, tmp_path):
         if code == 0:
             break
         assert code == -signal.SIGKILL
-        work(address, folder)
+        # By a process of its own: a fork shares the connections of one that has any, and may end them.
+        with processes(lambda: work(address, folder)) as (child,):  # noqa: B023
+            assert ended(child) == 0
         assert content(folder) == here
         assert len(list((folder / "index").glob("*.index"))) == 2  # what was half-written is removed after an hour
     assert reads > 20
@@ -260,6 +262,21 @@ def test_a_tar_that_was_written_again_is_refused_in_the_words_of_files(tars, her
     with pytest.raises(ValueError, match=r"data: \S+/0.tar is not given now.*, \S+/1.tar is not given now, .* is new"):
         work(address.replace("{0,1}", "1").replace("*", "1"), tmp_path / "there")
     assert written(tmp_path / "there") == before
+
+
+def test_nothing_is_published_of_a_tar_that_was_written_again_meanwhile(tars, address, tmp_path):
+    """Though the server is asked once in ten seconds, and most of the tar was read before."""
+    other = tar_of({f"{number}.png": os.urandom(500) for number in range(9)})
+
+    def rewriting(items, first: int) -> list[dict]:
+        found = rows_of(items, first)
+        (tars / "0.tar").write_bytes(other)
+        fsspec.filesystem("memory").pipe(f"/{tars}/0.tar", other)
+        return found
+
+    with pytest.raises(UnreachableError, match=r"/0.tar had [\d,]+ bytes, now [\d,]+: what was read of it meanwhile"):
+        run(address, tmp_path / "there", ALONE, rewriting)
+    assert content(tmp_path / "there") == {}
 
 
 def test_a_server_that_tells_times_alone_is_believed(tars, web, tmp_path):

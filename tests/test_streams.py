@@ -20,6 +20,7 @@ from mmlm.data import BadRecordsError, read_records
 from mmlm.data.ahead import Ahead
 from mmlm.data.readers.paths import without_secrets
 from mmlm.data.streams import RecordStream, find_shards
+from mmlm.data.streams import shards as module
 from mmlm.data.streams.index import index_of, index_path
 from mmlm.data.streams.order import PERIOD, Mixture, ShardOrder
 from mmlm.data.streams.shards import Shard
@@ -350,6 +351,41 @@ def test_other_shards_are_another_run(shards, tmp_path):
     streamed(tiny_model(), f"{shards}/*.tar", tmp_path / "run")
     with pytest.raises(ValueError, match="data was"):
         streamed(tiny_model(), f"{shards}/[0-3].tar", tmp_path / "run")
+
+
+@pytest.mark.parametrize("where", ["files", "addresses", "at hand"])
+def test_a_shard_that_was_written_again_before_a_resume_is_refused_by_its_name(shards, tmp_path, monkeypatch, where):
+    """Even where all its members have the same names and places, and other bytes."""
+    memory = fsspec.filesystem("memory")
+
+    def write(number: int, data: bytes) -> None:
+        (shards / f"{number}.tar").write_bytes(data)
+        memory.pipe(f"/again/{number}.tar", data)
+
+    for number in range(5):
+        write(number, (shards / f"{number}.tar").read_bytes())
+    source = "memory://again/*.tar" if where == "addresses" else f"{shards}/*.tar"
+    changes = {"save_every": 1, **({"stream": False, "features": "ahead"} if where == "at hand" else {})}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", stopping(3))
+        streamed(tiny_model(), source, tmp_path / "run", **changes)
+    whole = (shards / "1.tar").read_bytes()
+    write(1, whole.replace(b"\x89PNG", b"\x88PNG"))
+    with pytest.raises(ValueError, match=r"settings \(files: \S*(shards|again)/1.tar has changed since\). To go on"):
+        streamed(tiny_model(), source, tmp_path / "run", **changes)
+
+
+def test_an_object_that_is_written_again_in_a_run_ends_it_and_is_asked_about_now_and_then(shards, monkeypatch):
+    memory, asked = fsspec.filesystem("memory"), []
+    memory.pipe("/meanwhile/0.tar", whole := (shards / "0.tar").read_bytes())
+    (shard,) = find_shards("memory://meanwhile/0.tar")
+    monkeypatch.setattr(module, "CHECKED", 1e9)
+    monkeypatch.setattr(Shard, "now", lambda self, plain=Shard.now: asked.append(self) or plain(self))
+    assert [shard.read(at, 512) for at in (0, 512)] == [whole[:512], whole[512:1024]] and len(asked) == 1
+    monkeypatch.setattr(module, "CHECKED", 1e-9)
+    memory.pipe("/meanwhile/0.tar", whole)
+    with pytest.raises(OSError, match="meanwhile/0.tar cannot be read any more .it was written again"):
+        shard.read(0, 512)
 
 
 def test_media_that_do_not_decode_are_left_out_named_once_and_bounded(shards, tmp_path, monkeypatch):

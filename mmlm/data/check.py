@@ -43,8 +43,8 @@ class DataReport:
     preferences: int = 0
 
     def within(self, bad_limit: float) -> bool:
-        """Whether all files are whole, and at most this share of the records is bad."""
-        return not self.damaged and len(self.bad) <= bad_limit * (self.records + len(self.bad))
+        """Whether all files are whole, there are records, and at most this share of them is bad."""
+        return not self.damaged and self.records > 0 and len(self.bad) <= bad_limit * (self.records + len(self.bad))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

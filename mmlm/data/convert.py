@@ -16,6 +16,7 @@ from decoders.files import told_when_full
 from mmlm.data.check import film_at
 from mmlm.data.readers import read_records
 from mmlm.data.records import BadRecord, FileSlice, Record, RecordSet, RecordSource
+from mmlm.data.streams.versions import versions_within
 from mmlm.data.written import fields_of, suffix_of
 
 Form = Literal["tar", "jsonl"]
@@ -71,7 +72,8 @@ def _write(
     records: RecordSet, partial: Path, form: Form, shard_size: int, told: Callable[[int, int], object]
 ) -> RecordSet:
     """Writes what is not written yet. As many records as could be written, and all that are bad."""
-    _begin(partial, {"data": records.fingerprint(), "form": form, "shard_size": shard_size})
+    data = {"data": records.fingerprint(), "files": versions_within(records)}
+    _begin(partial, {**data, "form": form, "shard_size": shard_size})
     write = _write_tar if form == "tar" else _write_lines
     bad: list[BadRecord] = []
     for number, start in enumerate(range(0, len(records), shard_size)):

@@ -7,43 +7,18 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
 from PIL import Image
 
 from decoders.values import check_kind
-from encoders.files import check_regular
 from encoders.media.image import load_image
 from encoders.texts import check_text
 from mmlm.data.judged import check_judged
+from mmlm.data.place import FileSlice
 from mmlm.prompting.messages import Message
 from mmlm.prompting.parts import Image as Picture
 from mmlm.prompting.parts import Sound, modality_of
-
-
-@dataclass(frozen=True)
-class FileSlice:
-    """A place on disk: a whole file, or `size` bytes from `offset` on (a member of a tar)."""
-
-    path: Path
-    offset: int = 0
-    size: int | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is a whole file."""
-        return self.size is None
-
-    def read(self) -> bytes:
-        """The bytes. OSError where the file cannot be read or ends too early; ValueError for a pipe or device."""
-        check_regular(self.path)
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(-1 if self.size is None else self.size)
-        if self.size is not None and len(data) != self.size:
-            raise OSError(f"{self.path} ends {self.size - len(data)} bytes too early; the file is truncated")
-        return data
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -18,6 +17,7 @@ from mmlm.data.readers.paths import without_secrets
 from mmlm.data.records import BadRecord
 from mmlm.data.streams import Shard
 from mmlm.data.streams.shards import is_remote
+from mmlm.data.streams.versions import check_version, version_changed, versions_of
 from mmlm.jobs.files import create
 from mmlm.jobs.items import OTHERS, Item, Modality, Source, items, pieces
 from mmlm.jobs.leases import Leases
@@ -56,27 +56,19 @@ class Job:
         return found
 
     def described(self) -> dict[str, Any]:
-        """The identity with that of the data: the place, name, size and time of the last change of each file.
-
-        Of a tar at an address, what its server tells of its version stands for the time.
-        """
-        inputs = {}
-        for number, one in enumerate(self.sources, 1):
-            if isinstance(one, Shard):
-                inputs[f"{number}: {one.name}"] = {"bytes": one.size, "changed": one.version}
-            else:
-                state = one.stat()
-                name = f"{number}: {one.absolute().parent.name}/{one.name}"  # wherever the folder is mounted
-                inputs[name] = {"bytes": state.st_size, "changed": state.st_mtime_ns}
-        return json.loads(json.dumps({**self.identity, "data": inputs, "shard_size": self.shard_size}))
+        """The identity with that of the data, which are the `versions_of` its files."""
+        return json.loads(
+            json.dumps({**self.identity, "data": versions_of(self.sources), "shard_size": self.shard_size})
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The shards of a job, each as (number of its source, piece of it)."""
+    """The shards of a job, each as (number of its source, piece of it). versions: of the sources, as `version_of`."""
 
     sources: Sequence[Source]
     shards: Sequence[tuple[int, Piece]]
+    versions: Sequence[dict[str, Any]]
 
     @property
     def total(self) -> int:
@@ -87,6 +79,12 @@ class Plan:
         """The items of a shard; see `mmlm.jobs.items.items`."""
         source, piece = self.shards[shard]
         return items(self.sources[source], piece, modality, suffixes)
+
+    def check(self, shard: int) -> None:
+        """UnreachableError where the source of a shard is not the one that the job was opened with."""
+        number, _ = self.shards[shard]
+        source = self.sources[number]
+        check_version(source.shard if isinstance(source, RemoteTar) else source, self.versions[number])
 
 
 def check_job(folder: Path, job: Job) -> bool:
@@ -114,6 +112,7 @@ def open_job(
     while not check_job(folder, job):
         with leases.take("plan") as ours:
             if ours:
+                described = job.described()  # before anything is read of what it describes
                 make_indexes([one for one in sources if isinstance(one, RemoteTar)], counted)
                 shards = [
                     [number, *astuple(piece)]
@@ -122,15 +121,16 @@ def open_job(
                 ]
                 if not shards:
                     raise ValueError(f"{without_secrets(job.data)} holds no records")
-                made = {**job.described(), "model": model(), "shards": shards}
+                made = {**described, "model": model(), "shards": shards}
                 create(folder / NAME, json.dumps(made).encode())
         if not ours:
             model()  # meanwhile
             time.sleep(WAIT)
-    _is_held(folder, {**job.described(), "model": model()})
+    described = {**job.described(), "model": model()}
+    _is_held(folder, described)
     kept = _kept(folder)
     assert kept is not None, "it was there before"
-    return Plan(sources, [(source, Piece(*piece)) for source, *piece in kept["shards"]])
+    return Plan(sources, [(source, Piece(*piece)) for source, *piece in kept["shards"]], [*described["data"].values()])
 
 
 def _is_held(folder: Path, described: Mapping[str, Any]) -> bool:
@@ -169,17 +169,14 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return ""
     if isinstance(before, dict) and isinstance(now, dict):
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        told = [_told(re.sub(r"^\d+: ", "", key), before.get(key), now.get(key)) for key in changed[:3]]
+        told = [_told(key, before.get(key), now.get(key)) for key in changed[:3]]
         return f"{name}: {', '.join(told)}{f', and {len(changed) - 3:,} more' * (len(changed) > 3)}"
     return _told(name, before, now)
 
 
 def _told(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        sizes = before.get("bytes"), now.get("bytes")  # of a file
-        return f"{name} " + ("had {:,} bytes, now {:,}".format(*sizes) if sizes[0] != sizes[1] else "has changed since")
     if isinstance(before, dict) or isinstance(now, dict):
-        return f"{name} {'is new' if before is None else 'is not given now'}"
+        return version_changed(name, before, now)
     return f"{name} was {_in_words(before)}, now {_in_words(now)}"
 
 

@@ -66,6 +66,7 @@ def work(
     """Works until every shard is done, by this process or another one. Processes may come and go meanwhile.
 
     items_of: of a shard's number. told: is called with the totals at the beginning and after each shard.
+    UnreachableError where the source of a shard was written again meanwhile; nothing of it is published then.
     """
     counts = [piece.count for _, piece in plan.shards]
     remove_left(path for own in ("", "done", INDEXES) for path in (parts.folder / own).glob(".*.tmp"))
@@ -93,7 +94,9 @@ def work(
                 if not ours:
                     continue
                 if parts.settled(shard, counts[shard]) is None:
-                    parts.publish(shard, rows_of(items_of(shard), firsts[shard]))
+                    rows = rows_of(items_of(shard), firsts[shard])
+                    plan.check(shard)  # what was read is what the job is about
+                    parts.publish(shard, rows)
             told(look())
         look()
         if len(found) == before:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.data.sampling import ExampleStream
+from mmlm.data.streams.versions import versions_within
 from mmlm.training.config import TrainConfig
 from mmlm.training.examples import Examples
 from mmlm.training.features import film_of
@@ -41,6 +44,10 @@ class RecordsAtHand:
         """16 hex digits that change with a text, the size of a medium, and with the order. Media are not read."""
         sizes = [[_size(place) for _, place in record.places] for record in self.records]
         return digest([record.identity() for record in self.records], sizes)
+
+    def versions(self) -> dict[str, dict[str, Any]]:
+        """Those of the tars and tables in which media lie."""
+        return versions_within(self.records)
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:
         """What this rank of the world takes of step `index`, counted from 0."""

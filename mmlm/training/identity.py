@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmlm.data.streams.versions import version_changed
 from mmlm.training.checkpoint import Checkpoint
 from mmlm.training.dtensors import full
 
@@ -86,6 +87,8 @@ def _near(one: float, other: float) -> bool:
 def _difference(name: str, before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         inner = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if name == "files":
+            inner = [version_changed(key, before.get(key), now.get(key)) for key in inner]
         return f"{name}: {', '.join(inner[:3])}{', …' * (len(inner) > 3)}" if inner else name
     if name == "starting_weights":
         return name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmlm.data.readers.fields import existing_file, record_of
+from mmlm.data.readers.fields import existing_file, record_of, text_of
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 
@@ -23,10 +23,15 @@ def read_coco(path: Path, content: Any, folder: Path) -> Iterator[Record | BadRe
         except (KeyError, TypeError, AttributeError) as error:
             yield BadRecord(f"{path.name} annotations[{number}]", f"no entry with an image_id ({error!r})")
             continue
-        if known:
-            captions[image_id].append(caption)
-        else:
+        if not known:
             yield BadRecord(f"{path.name} image {image_id}", "a caption for an image that the file does not list")
+            continue
+        try:
+            if not (text := text_of(caption, "caption")):
+                raise ValueError("an empty caption")
+            captions[image_id].append(text)
+        except ValueError as error:
+            yield BadRecord(f"{path.name} annotations[{number}]", str(error))
     for image_id, name in names.items():
         try:
             yield record_of(name, _place(folder, name), {"captions": captions[image_id]})

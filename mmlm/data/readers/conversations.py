@@ -1,4 +1,6 @@
-"""Conversations in records: `messages` as OpenAI and transformers have them, `conversations` as LLaVA's files do."""
+"""Conversations in records: `messages` as OpenAI and transformers have them, `conversations` as LLaVA's files do, and
+`texts` as the_cauldron's tables do.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from mmlm.data.records import FileSlice
 from mmlm.prompting.messages import Message, as_messages
 from mmlm.prompting.parts import Image, Sound
 
-FIELDS = ("messages", "conversations")  # either makes a record a conversation
+FIELDS = ("messages", "conversations")  # either makes a record a conversation, as do `texts` that are turns
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MARKS = re.compile(r"\s*<(image|audio|video)>\s*")
@@ -23,13 +25,22 @@ _NAMED = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url"), 
 _ADDRESSES = {"image_url": "image", "input_image": "image", "audio_url": "audio", "video_url": "image"}
 
 
+def is_conversation(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of a conversation. "texts" may also be those of a document."""
+    if any(name in fields for name in FIELDS):
+        return True
+    turns = fields.get("texts")
+    return isinstance(turns, list) and bool(turns) and all(isinstance(turn, Mapping) for turn in turns)
+
+
 def messages_of(fields: Mapping[str, Any], find: Find) -> tuple[Message, ...]:
     """The messages of a record.
 
     "conversations" is a list of {"from": "human" | "gpt" | "system", "value": text}; "messages" is one of {"role",
     "content"}. In texts of "conversations", and in contents of "messages" that are plain texts, `<image>` and `<audio>`
     stand for the media that "image" or "images", "audio" or "audios" name, in their order, as do items {"type":
-    "image"} that name none. Media that no text has a place for come before the first question.
+    "image"} that name none. Media that no text has a place for come before the first question. "texts" is a list of
+    {"user": text, "assistant": text}.
     Films have the place of pictures: "video" or "videos" name them, `<image>` or `<video>` stand for them.
     ValueError where places and media differ in number, or an entry is none.
     """
@@ -41,6 +52,9 @@ def messages_of(fields: Mapping[str, Any], find: Find) -> tuple[Message, ...]:
     if "messages" in fields:
         given = _list(fields, "messages")
         turns = [{**turn, "content": places.content(turn.get("content"))} for turn in map(_object, given)]
+    elif "conversations" not in fields:
+        said = [(role, turn.get(role)) for turn in fields["texts"] for role in ("user", "assistant")]
+        turns = [{"role": role, "content": places.content(text)} for role, text in said]
     else:
         turns = []
         for turn in map(_object, _list(fields, "conversations")):

@@ -6,9 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmlm.data.readers.fields import Find
+from mmlm.data.records import FileSlice
 from mmlm.prompting.parts import Image
 
-FIELDS = {"text_list": "image_info", "texts": "images"}  # either pair makes a record a document
+FIELDS = ("text_list", "texts")
+
+
+def is_document(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of a document; `null` in the place of MMC4's pictures is none of them."""
+    return "text_list" in fields or {"texts", "images"} <= fields.keys()
 
 
 def document_of(fields: Mapping[str, Any], find: Find) -> tuple[str | Image, ...]:
@@ -58,6 +64,8 @@ def _joined(parts: Iterable[Any], find: Find, between: str) -> tuple[str | Image
             found[-1] += between + text
         else:
             found.append(text)
+    if not found:
+        raise ValueError("a document without text")
     return tuple(found)
 
 
@@ -65,6 +73,8 @@ def _picture(name: Any) -> Image | None:
     """A picture that is still a name; None where there is none."""
     if isinstance(name, str) and "://" in name[:32]:
         raise ValueError(f"{name[:80]} is an address: download it, training reads files")
+    if not isinstance(name, str | FileSlice | bytes | None):
+        raise ValueError(f"the name of a picture is {name!r:.80}")
     return None if name is None else Image(name)
 
 

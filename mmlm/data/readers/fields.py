@@ -35,6 +35,12 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
     """The file `name` in `folder`. ValueError where there is none."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of a {medium} is {name!r:.80}")
+    if "://" in name[:32]:
+        raise ValueError(f"{name[:80]} is an address: download it, and name the file")
+    if name[:5].lower() == "data:":
+        raise ValueError(
+            f"the {medium} is in the text itself ({name[:30]}…), which conversations alone may: name a file"
+        )
     path = folder / name
     try:
         found = path.is_file()
@@ -56,14 +62,15 @@ def record_of(
     described = ("caption", "text")
     if picture is None and transcript is None:
         transcript, described = fields.get("text"), ("caption",)
-    captions = [fields[name] for name in described if name in fields]
+    told = [fields[name] for name in described if name in fields]
+    captions = [one for value in told for one in (value if isinstance(value, list) else [value])]
     captions += _list(fields, "captions")
     pairs = [
         (item.get("question"), item.get("answer", item.get("answers"))) if isinstance(item, dict) else item
         for item in _list(fields, "qa")
     ]
     if sound is not None and "question" not in fields and "answer" in fields:
-        reply = _text(fields["answer"], "answer")
+        reply = text_of(fields["answer"], "answer")
     elif "question" in fields or "answer" in fields or "answers" in fields:
         pairs.append((fields.get("question"), fields.get("answer", fields.get("answers"))))
     qa = []
@@ -73,9 +80,9 @@ def record_of(
         question, answer = pair
         # A list of answers is one answer that names all of them: "book, scissors".
         answers = answer if isinstance(answer, list) and answer else [answer]
-        qa.append((_text(question, "question"), ", ".join(_text(one, "answer") for one in answers)))
-    transcript = None if transcript is None else _text(transcript, "transcript")
-    texts = tuple(_text(caption, "caption") for caption in captions)
+        qa.append((text_of(question, "question"), ", ".join(text_of(one, "answer") for one in answers)))
+    transcript = None if transcript is None else text_of(transcript, "transcript")
+    texts = tuple(text_of(caption, "caption") for caption in captions)
     return Record(key, picture, texts, tuple(qa), sound, transcript, reply)
 
 
@@ -86,11 +93,13 @@ def _list(fields: dict[str, Any], name: str) -> list:
     return value
 
 
-def _text(value: Any, what: str) -> str:
+def text_of(value: Any, what: str) -> str:
+    """A text without blanks around it. ValueError for anything else, and for what is not valid Unicode."""
     if not isinstance(value, str):
-        raise ValueError(f"a {what} that is not text" if value is not None else f"no {what}")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ValueError(f"{article} {what} that is not text" if value is not None else f"no {what}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"a {what} that is not valid Unicode; save the file as UTF-8") from error
+        raise ValueError(f"its {what} is not valid Unicode; save the file as UTF-8") from error
     return value.strip()

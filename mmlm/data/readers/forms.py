@@ -13,9 +13,7 @@ from mmlm.data.records import Record
 
 def is_script(fields: Mapping[str, Any]) -> bool:
     """Whether the fields are those of a conversation or a document."""
-    return any(name in fields for name in conversations.FIELDS) or any(
-        {texts, pictures} <= fields.keys() for texts, pictures in documents.FIELDS.items()
-    )
+    return conversations.is_conversation(fields) or documents.is_document(fields)
 
 
 def is_apart(fields: Mapping[str, Any]) -> bool:
@@ -32,7 +30,7 @@ def apart_of(key: str, fields: Mapping[str, Any], find: Find) -> Record | None:
 
 def named(fields: Mapping[str, Any]) -> bool:
     """Whether a conversation, document or preference names its media, or else has places for them, in their order."""
-    if {"image", "images", "audio", "audios", "video", "videos", *documents.FIELDS} & fields.keys():
+    if {"image", "images", "audio", "audios", "video", "videos"} & fields.keys() or "text_list" in fields:
         return True
     turns = fields.get("messages", ())
     return isinstance(turns, list) and any(
@@ -42,6 +40,6 @@ def named(fields: Mapping[str, Any]) -> bool:
 
 def script_of(key: str, fields: Mapping[str, Any], find: Find) -> Record:
     """The record of a conversation or a document, whose media `find` finds. ValueError where a field is no good."""
-    if any(name in fields for name in conversations.FIELDS):
+    if conversations.is_conversation(fields):
         return Record(key, messages=conversations.messages_of(fields, find))
     return Record(key, document=documents.document_of(fields, find))

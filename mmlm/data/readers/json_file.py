@@ -10,6 +10,7 @@ from typing import Any
 from mmlm.data.readers.coco import read_coco
 from mmlm.data.readers.fields import in_folder
 from mmlm.data.readers.forms import apart_of, is_apart
+from mmlm.data.readers.paths import packed_by
 from mmlm.data.readers.vqa import read_vqa
 from mmlm.data.records import BadRecord, Record
 
@@ -21,7 +22,7 @@ def read_json(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
     """
     folder = path.parent if images is None else images
     content = json_of(path)
-    if isinstance(content, list) and content and isinstance(content[0], dict) and is_apart(content[0]):
+    if isinstance(content, list) and any(isinstance(entry, dict) and is_apart(entry) for entry in content):
         return _read_list(path, content, folder)
     if isinstance(content, list) and content:
         raise ValueError(f"{path} is a list of records: a manifest is a .jsonl, one object a line (jq -c '.[]' FILE)")
@@ -32,8 +33,11 @@ def read_json(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
 
 def json_of(path: Path) -> Any:
     """What the file holds. ValueError where it is damaged."""
+    content = path.read_bytes()
+    if packed := packed_by(content[:6]):
+        raise ValueError(f"{path} is compressed by {packed}, and has to be unpacked first")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no JSON of captions, questions or conversations ({error})") from error
 

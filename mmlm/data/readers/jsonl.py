@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from mmlm.data.readers.fields import existing_file, in_folder, json_object, record_of
 from mmlm.data.readers.forms import apart_of, is_script, script_of
+from mmlm.data.readers.paths import packed_by
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 
@@ -34,6 +35,7 @@ def media_of(fields: dict[str, Any], folder: Path) -> tuple[FileSlice | None, Fi
     names = {name: fields[name] for name in ("image", "file_name", "audio") if name in fields}
     if not names:
         hint = '; a film has the place of a picture: name it as "image"' if "video" in fields else ""
+        hint += '; "texts" are a document where "images" are a list beside them' if "texts" in fields else ""
         raise ValueError(f'no picture or recording: none of "image", "file_name" and "audio" names a file{hint}')
     for name, value in names.items():
         if not isinstance(value, str) or not value:
@@ -99,9 +101,12 @@ def _lines(path: Path, start: int = 0, before: int = 0) -> Iterator[tuple[str, s
 
 
 def _opened(path: Path) -> TextIO:
-    """The file as text: UTF-8, or UTF-16 where it begins with its mark."""
+    """The file as text: UTF-8, or UTF-16 where it begins with its mark. ValueError where it is compressed."""
     with open(path, "rb") as start:
-        encoding = "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        head = start.read(6)
+    if packed := packed_by(head):
+        raise ValueError(f"{path} is compressed by {packed}, and has to be unpacked first")
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return open(path, encoding=encoding, errors="surrogateescape")
 
 

@@ -11,18 +11,26 @@ from typing import Any
 
 from mmlm.data.readers.fields import Find, in_folder, record_of
 from mmlm.data.readers.forms import apart_of, is_apart
+from mmlm.data.readers.paths import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 MAX_GROUP_BYTES = 4 << 30  # of what is read of a row group at once
 NAMES = {"image": ("image", "file_name"), "audio": ("audio",)}  # fields of texts that name a file, as in JSONL
+BYTES = {
+    "image": {"image", "images", "image_bytes", *IMAGE_SUFFIXES},
+    "audio": {"audio", "audios", "audio_bytes", *SOUND_SUFFIXES},
+}
+"""Names of columns of plain bytes that are media."""
+
 _KEPT = 4  # row groups in memory, of one column each
 
 
 @dataclass(frozen=True)
 class Cell(FileSlice):
-    """A medium in a column, of structs {bytes, path} or of lists of these. `offset` and `size` mean nothing here.
+    """A medium in a column: of structs {bytes, path}, of bytes, or of lists of either.
 
-    group: number of the row group; row: in it; index: in the list of the cell, None where there is no list.
+    offset, size: mean nothing here. group: number of the row group; row: in it; index: in the list of the cell, None
+    where there is no list.
     """
 
     group: int = 0
@@ -37,8 +45,12 @@ class Cell(FileSlice):
 
     def read(self) -> bytes:
         """The bytes, or those of the file that the cell names. OSError or ValueError where there are none."""
-        cell = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
+        state = self.path.stat()
+        self.check(state)
+        cell = _column(self.path, state.st_mtime_ns, self.group, self.column)[self.row].as_py()
         medium = cell if self.index is None else cell[self.index]
+        if isinstance(medium, bytes):
+            return medium
         if medium["bytes"] is not None:
             return medium["bytes"]
         if medium.get("path") is None:
@@ -47,21 +59,27 @@ class Cell(FileSlice):
 
 
 def read_parquet(path: Path, images: Path | None) -> Iterator[Record | BadRecord]:
-    """The records of a table, a row each. Columns are fields, as in JSONL; media are columns of {bytes, path}.
+    """The records of a table, a row each. Columns are fields, as in JSONL; media are columns of {bytes, path}, and of
+    bytes where their name is that of a picture or a recording (`BYTES`).
 
     images: the folder in which files lie that texts name. ImportError without pyarrow; ValueError where the file is
     damaged, or a row group is too large to be read.
     """
+    changed = path.stat().st_mtime_ns
     table = _opened(path)
     media = _media(table)
-    leaves = [table.schema.column(number).path for number in range(len(table.schema))]
-    texts = [leaf for leaf in leaves if leaf.split(".")[0] not in media or leaf.endswith(".path")]
+    leaves = _leaves(table)
+    plain = media.keys() - {column for leaf, column in leaves.items() if leaf.endswith(".path")}
+    texts = [leaf for leaf, column in leaves.items() if column not in media or leaf.endswith(".path")]
     find = in_folder(path.parent if images is None else images)
     for group in range(table.num_row_groups):
-        for number, row in enumerate(_read(table, path, group, texts).to_pylist()):
+        rows = _read(table, path, group, texts).to_pylist()
+        there = {column: _there(_column(path, changed, group, column)) for column in plain}
+        for number in range(table.metadata.row_group(group).num_rows):
+            row = (rows[number] if texts else {}) | {column: own[number] for column, own in there.items()}
             where = f"{path.name}:{group}:{number}"
             places = {
-                column: _places(value, Cell(path, 0, None, group, number, column))
+                column: _places(value, Cell(path, 0, None, changed, group, number, column))
                 for column in media
                 if (value := row.pop(column)) is not None
             }
@@ -86,7 +104,8 @@ def _record(
     for column, cells in places.items():
         own[media[column]] += cells
     if is_apart({**fields, **places}):
-        found = apart_of(key, fields | {"images": own["image"], "audios": own["audio"]}, find)
+        beside = {f"{modality}s": own[modality] for modality in own if modality in media.values()}
+        found = apart_of(key, fields | beside, find)
         assert found is not None, "is_apart says so"
         return found
     for cells, name in ((own["image"], "pictures"), (own["audio"], "recordings")):
@@ -97,11 +116,19 @@ def _record(
         if not own[modality] and named is not None:
             own[modality] = [find(named, modality)]
     picture, sound = (cells[0] if cells else None for cells in own.values())
+    packed = next((name for name, value in fields.items() if isinstance(value, bytes)), None)
+    if picture is None and sound is None and packed is not None:
+        raise ValueError(
+            f'no picture or recording; the column "{packed}" holds bytes: named "image" or "audio" it is one'
+        )
     return record_of(key, picture, fields, sound)
 
 
 def _media(table: Any) -> dict[str, str]:
-    """The columns of media and their modality: what `datasets` noted, or else structs of "bytes" and "path"."""
+    """The columns of media and their modality.
+
+    They are structs with "bytes", of the modality that `datasets` noted, and bytes that are named as media are.
+    """
     import pyarrow.types as types
 
     schema = table.schema_arrow
@@ -111,11 +138,39 @@ def _media(table: Any) -> dict[str, str]:
         noted = {}
     found = {}
     for column in schema:
-        kind = column.type.value_type if types.is_list(column.type) or types.is_large_list(column.type) else column.type
-        if types.is_struct(kind) and {"bytes", "path"} <= {kind.field(place).name for place in range(kind.num_fields)}:
+        kind = _inner(column.type)
+        if types.is_struct(kind) and "bytes" in {kind.field(place).name for place in range(kind.num_fields)}:
             sound = '"Audio"' in json.dumps(noted.get(column.name) if isinstance(noted, dict) else None)
             found[column.name] = "audio" if sound or column.name.startswith("audio") else "image"
+        elif _is_bytes(kind) and (own := next((its for its, names in BYTES.items() if column.name in names), None)):
+            found[column.name] = own
     return found
+
+
+def _leaves(table: Any) -> dict[str, str]:
+    """The column of each leaf ("image.bytes"). Names of columns may have dots too."""
+    names, paths = table.schema_arrow.names, [table.schema.column(number).path for number in range(len(table.schema))]
+    return {path: max((name for name in names if f"{path}.".startswith(f"{name}.")), key=len) for path in paths}
+
+
+def _inner(kind: Any) -> Any:
+    """The type of a column, or that of what its lists or its dictionary hold."""
+    import pyarrow.types as types
+
+    holds = types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind)
+    return kind.value_type if holds else kind
+
+
+def _is_bytes(kind: Any) -> bool:
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def _there(column: Any) -> list[Any]:
+    """Of each cell True, or a list of these, or None: what other columns tell by the paths in their structs."""
+    return [
+        [True if one is not None else None for one in value] if isinstance(value, list) else value is not None or None
+        for value in column.to_pylist()
+    ]
 
 
 def _opened(path: Path) -> Any:
@@ -152,6 +207,5 @@ def _read(table: Any, path: Path, group: int, leaves: Sequence[str]) -> Any:
 def _column(path: Path, changed: int, group: int, column: str) -> Any:
     """One column of a row group. changed: when the file was, so that one that is written again is read again."""
     with _opened(path) as table:
-        leaves = [table.schema.column(number).path for number in range(len(table.schema))]
-        own = [leaf for leaf in leaves if leaf.split(".")[0] == column]
+        own = [leaf for leaf, its in _leaves(table).items() if its == column]
         return _read(table, path, group, own).column(column).combine_chunks()

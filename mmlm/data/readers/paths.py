@@ -23,17 +23,23 @@ FILM_SUFFIXES = ("webm", "mp4")  # of files that may have pictures beside the so
 SOUND_SUFFIXES = (*SUFFIXES, *FILM_SUFFIXES)
 
 
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how such files begin
+
+
+def packed_by(head: bytes) -> str | None:
+    """What has compressed a file that begins with these bytes, if anything has."""
+    return next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
+
+
 def expand(pattern: str) -> list[Path]:
     """The existing paths of a pattern with `{000..003}`, `{a,b}` and the wildcards * ? [ ] and ** (any folders).
 
     FileNotFoundError where one of the expanded names matches nothing.
     """
-    paths = []
-    for name in expand_braces(os.path.expanduser(pattern)):
-        # A path that exists is used as it is, so that "photos [2]" needs no escaping.
-        matches = (
-            [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
-        )
+    paths, pattern = [], os.path.expanduser(pattern)
+    # A path that exists is used as it is, so that "photos [2]" and "a{1,2}" need no escaping.
+    for name in [pattern] if os.path.exists(pattern) else expand_braces(pattern):
+        matches = _matches(name)
         if not matches and "://" in name[:32]:
             raise FileNotFoundError(
                 f"{without_secrets(name)!r} is an address: tars there are read in training with stream=True, and where "
@@ -43,6 +49,17 @@ def expand(pattern: str) -> list[Path]:
             raise FileNotFoundError(f"no file matches {name!r}" + (f" (of {pattern!r})" if name != pattern else ""))
         paths += map(Path, matches)
     return paths
+
+
+def _matches(name: str) -> list[str]:
+    """The existing paths of a name with wildcards, sorted: it itself where it exists. So of its folders."""
+    there = name
+    while there and not os.path.exists(there):
+        there = os.path.dirname(there)
+    rest = name[len(there) :]
+    if there and not rest:
+        return [name]
+    return sorted(glob.glob(glob.escape(there) + rest, recursive=True)) if glob.has_magic(rest) else []
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -107,7 +107,8 @@ def _text(said: Any) -> str:
 
 def _made(answer: Any) -> tuple[str, Any] | None:
     """The modality and the name of the medium that an answer shows; None where it says something."""
-    content = answer[-1].get("content") if isinstance(answer, list) and answer else None
+    last = answer[-1] if isinstance(answer, list) and answer else None
+    content = last.get("content") if isinstance(last, Mapping) else None
     if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], Mapping):
         return None
     kind = content[0].get("type")

@@ -12,7 +12,7 @@ from mmlm.data.readers.jsonl import read_jsonl
 from mmlm.data.readers.parquet import read_parquet
 from mmlm.data.readers.paths import expand
 from mmlm.data.readers.tar import read_tar
-from mmlm.data.records import BadRecord, Record, RecordSet, RecordSource
+from mmlm.data.records import BadRecord, BadRecordsError, Record, RecordSet, RecordSource
 
 
 def read_records(
@@ -52,6 +52,8 @@ def read_records(
     if isinstance(source, RecordSet):
         return source.check(bad_limit)
     found = list(_read_any(source, None if images is None else Path(images)))
+    if not found and isinstance(source, str | os.PathLike):
+        raise BadRecordsError(f"there are no records to use in {os.fspath(source)}")
     records = tuple(item for item in found if isinstance(item, Record))
     bad = tuple(item for item in found if isinstance(item, BadRecord))
     return RecordSet(records, bad).check(bad_limit)

@@ -10,12 +10,11 @@ from typing import BinaryIO
 
 from mmlm.data.readers.fields import Find, json_object, record_of
 from mmlm.data.readers.forms import apart_of, is_apart, named
-from mmlm.data.readers.paths import FILM_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES
+from mmlm.data.readers.paths import FILM_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES, packed_by
 from mmlm.data.records import BadRecord, FileSlice, Record
 
 LONGEST_HEADER = 8192  # bytes
 TEXTS = ("json", "txt")  # suffixes of members that are read at once
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how such files begin
 
 
 def read_tar(path: Path) -> Iterator[Record | BadRecord]:
@@ -45,14 +44,18 @@ def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts:
         return found
     pictures, sounds = ([suffix for suffix in media if suffix in own] for own in (IMAGE_SUFFIXES, SOUND_SUFFIXES))
     if not pictures + sounds:
-        raise ValueError(f"no picture and no recording (members: {', '.join(members)}; a key ends at the first dot)")
+        several = len(media) > 1
+        found = f"{len(media)} media for one caption or question" if several else "no picture and no recording"
+        raise ValueError(f"{found} (members: {', '.join(members)}; a key ends at the first dot)")
     for several, name in ((pictures, "pictures"), (sounds, "recordings")):
         if len(several) > 1:
             raise ValueError(f"{len(several)} {name} (members: {', '.join(members)})")
     if not texts:
-        raise ValueError(f"no text: neither {key}.json nor {key}.txt")
+        raise ValueError(f"no text: neither {key}.json nor {key}.txt (members: {', '.join(members)})")
     if "txt" in texts:
-        fields["text"] = texts["txt"].decode("utf-8-sig").strip()  # with the mark that some programs put first
+        fields["text"] = (
+            texts["txt"].decode("utf-8-sig", "surrogateescape").strip()
+        )  # with the mark that some programs put first
     if sounds and not pictures and sounds[0] in FILM_SUFFIXES and "text" in fields and "transcript" not in fields:
         raise ValueError(
             f"{key}.{sounds[0]} is a film, of which a tar gives the sound alone: if its text is what is said, put "
@@ -70,6 +73,8 @@ def _modality(suffix: str) -> str | None:
 
 def _find(key: str, members: Mapping[str, FileSlice | bytes]) -> Find:
     def find(name: str, modality: str) -> FileSlice | bytes:
+        if not isinstance(name, str):  # as JSON may have it
+            raise ValueError(f"the name of a medium is {name!r:.80}")
         own = name.lower()
         if own not in members:  # the whole name of the member
             own = own.removeprefix(f"{os.path.basename(key)}.".lower())
@@ -87,11 +92,12 @@ def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     """
     try:
         with open(path, "rb") as file:
+            changed = os.fstat(file.fileno()).st_mtime_ns
             found = index_members(file, str(path))
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not a plain tar ({error}); fetch or write it again") from error
     return {
-        key: {suffix: [FileSlice(path, *place) for place in places] for suffix, places in members.items()}
+        key: {suffix: [FileSlice(path, *place, changed) for place in places] for suffix, places in members.items()}
         for key, members in found.items()
     }
 
@@ -140,8 +146,7 @@ class _Member(tarfile.TarInfo):
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """All members of all tars in the file. TarError where what stands between or behind them is no tar."""
     file.seek(0)
-    head = file.read(6)
-    if packed := next((name for mark, name in _PACKED.items() if head.startswith(mark)), None):
+    if packed := packed_by(file.read(6)):
         raise tarfile.ReadError(f"it is compressed by {packed}, and has to be unpacked first")
     # tarfile does not notice a file that is cut between two members. Only the zeros at the end of a tar show it.
     size = file.seek(0, os.SEEK_END)

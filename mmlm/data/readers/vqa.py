@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmlm.data.readers.fields import existing_file, record_of
+from mmlm.data.readers.fields import existing_file, record_of, text_of
 from mmlm.data.records import BadRecord, Record
 
 
@@ -30,9 +30,14 @@ def read_vqa(
         where = f"{path.name} questions[{number}]"
         try:
             key, image, words = question_of(question)
-            asked.setdefault(image, []).append({"question": words, "answer": answers[key]})
+            pair = {"question": text_of(words, "question"), "answer": text_of(answers[key], "answer")}
+            if not all(pair.values()):
+                raise ValueError("an empty question or answer")
+            asked.setdefault(image, []).append(pair)
         except (KeyError, TypeError) as error:
             yield BadRecord(where, f"no question with an image_id, a question_id and an answer ({error!r})")
+        except ValueError as error:
+            yield BadRecord(where, str(error))
     subset = content.get("data_subtype")
     for name, pairs in asked.items():
         try:

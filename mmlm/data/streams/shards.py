@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -17,15 +18,21 @@ from encoders.files import check_regular
 from mmlm.data.readers.paths import expand, expand_braces, without_secrets
 
 _CHANGES = """
-    ETag etag md5Hash checksum mtime LastModified last_modified updated created Content-MD5 Digest Last-Modified
+    ETag etag md5Hash checksum blob_id xet_hash sha mtime LastModified last_modified modificationTime modified modify
+    updated created Content-MD5 Digest Last-Modified
 """.split()
 """What file systems of fsspec tell that differs when a file was written again; the first of these is taken."""
 
+
+CHECKED = 10.0
+"""Seconds for which a tar at an address is taken for the one that was found, before its server is asked again."""
 
 PAUSES = (0.5, 2.0, 8.0, 30.0)
 """Seconds between one try and the next where an address does not answer as it should."""
 
 T = TypeVar("T")
+
+_CHANGED = "it was written again meanwhile"
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +60,11 @@ class Shard:
             if is_remote(self.url):
                 system, path = _system(self.url)
                 data = retried(lambda: system.cat_file(path, start=offset, end=offset + size), self.name)
+                _check(self, int(time.monotonic() / CHECKED))
             else:
                 with open(self.url, "rb") as file:
                     if _local(self.url, os.fstat(file.fileno())) != self:
-                        raise OSError("it was written again meanwhile")
+                        raise OSError(_CHANGED)
                     file.seek(offset)
                     data = file.read(size)
         except Exception as error:  # each file system has its own
@@ -70,12 +78,28 @@ class Shard:
             raise UnreachableError(f"{self.name} ends {size - len(data)} bytes too early; fetch or write it again")
         return data
 
+    def now(self) -> Shard:
+        """What lies there now: another one where it was written again. Errors are each file system's own."""
+        if not is_remote(self.url):
+            return _local(self.url, os.stat(self.url))
+        system, path = _system(self.url)
+        system.invalidate_cache(path)  # what was listed before is not what is there
+        about = retried(lambda: system.info(path), self.name)
+        return Shard(self.url, about["size"], _version(about))
+
     def open(self) -> AbstractContextManager[BinaryIO]:
         """The whole of it, to be read from start to end."""
         if not is_remote(self.url):
             return open(self.url, "rb")  # noqa: SIM115 - for a `with` of the caller
         system, path = _system(self.url)
         return cast(Any, system.open(path, "rb"))
+
+
+@lru_cache(maxsize=1024)
+def _check(shard: Shard, period: int) -> None:
+    """OSError where a shard is not the one that was found; a server is asked once in a period."""
+    if shard.now() != shard:
+        raise OSError(_CHANGED)
 
 
 def retried(read: Callable[[], T], name: str) -> T:
@@ -171,11 +195,15 @@ def _remote(pattern: str) -> list[Shard]:
         for own, about in abouts:
             if not isinstance(about.get("size"), int):
                 raise ValueError(f"{name}: its server tells no size, so that no piece of it can be read: download it")
-            version = next((str(about[key]) for key in _CHANGES if about.get(key) is not None), "")
             # The path in a file system lacks its host, where an address names one.
             whole = url.removesuffix(path) + own if url.endswith(path) else str(system.unstrip_protocol(own))
-            found.append(Shard(whole, about["size"], version))
+            found.append(Shard(whole, about["size"], _version(about)))
     return found
+
+
+def _version(about: dict[str, Any]) -> str:
+    """What a file system tells of a file that differs when it was written again; empty where it tells nothing."""
+    return next((str(about[key]) for key in _CHANGES if about.get(key) is not None), "")
 
 
 def _system(url: str) -> tuple[Any, str]:

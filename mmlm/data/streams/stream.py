@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from mmlm.data.records import Record
 from mmlm.data.streams.index import ShardIndex, index_of
 from mmlm.data.streams.order import Mixture, ShardOrder, check_weights
 from mmlm.data.streams.shards import Shard
+from mmlm.data.streams.versions import versions_of
 
 _INDEXING = 8  # shards that are read at once to be indexed
 _GAP = 1 << 16  # bytes between members that are read along, rather than by another request
@@ -82,6 +84,10 @@ class RecordStream:
     def fingerprint(self) -> str:
         """16 hex digits that change with what lies where in the shards, and with the order, not with names."""
         return self._digest
+
+    def versions(self) -> dict[str, dict[str, Any]]:
+        """The `versions_of` all shards, as they were found."""
+        return versions_of(shard for shards in self.sets for shard in shards)
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:
         """The records of step `index`, counted from 0, that this rank of the world takes; those of all are the step."""

@@ -142,7 +142,7 @@ class AdaptersObjective(Objective):
         return found + [Part(0, self._nothing)] * (least - len(found))
 
     def _nothing(self) -> Tensor:
-        """The loss of a share of which no record can be used: other processes wait for its gradient."""
+        """The loss of a share of which nothing is learned: other processes wait for its gradient."""
         if self.sharded:
             ids = torch.zeros(1, 2, dtype=torch.long)
             return self._loss(Batch(ids, torch.ones_like(ids), ids), [[]]) * 0
@@ -157,6 +157,8 @@ class AdaptersObjective(Objective):
         batch, media = batch_of(self.model.processor, in_rows(self.model, ready, self.room))
         assert batch.labels is not None, "examples have answers"
         count = int((batch.labels[:, 1:] >= 0).sum())
+        if not count:  # documents of one token, which nothing stands before
+            return Part(0, self._nothing)
         places = sum(positions_of(self.model, one) for one in ready)
         return Part(count, lambda: self._loss(batch, media), places)
 
@@ -187,11 +189,12 @@ class AdaptersObjective(Objective):
 
     def identity(self) -> dict[str, Any]:
         model, training = self.model, self.training
-        ahead = isinstance(training, StreamedExamples) and not self.config.stream
+        streamed = isinstance(training, StreamedExamples)
         return {
             "objective": self.name,
             "data": training.fingerprint(),
-            **({"features": "ahead"} if ahead else {}),
+            **({"files": training.versions()} if streamed else {}),
+            **({"features": "ahead"} if streamed and not self.config.stream else {}),
             "frozen_types": [str(model.language_model.dtype), *training.feature_forms()],
             **identity_of(model),
         }
