@@ -295,6 +295,7 @@ def test_pixel_limit_is_inclusive_and_can_be_set():
             load_image(source, max_pixels=199)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support|The PyTorch API of nested tensors")
 def test_arrays_that_hold_no_picture_are_refused_in_words():
     flat = torch.rand(20, 30)
     for refused, reason in (

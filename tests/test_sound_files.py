@@ -672,6 +672,7 @@ def test_many_channels_that_cancel_are_not_averaged(caplog):
     assert not caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support|The PyTorch API of nested tensors")
 def test_samples_in_every_coat_are_the_same_or_refused():
     samples = tone(1, rate=SAMPLE_RATE)
     negated = (
