@@ -27,5 +27,7 @@ def form_options(args: argparse.Namespace) -> dict[str, Any]:
 def _schema(file: str) -> Any:
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(f"--json-schema {file}: {error.strerror}; give the file that holds the schema") from None
+    except ValueError as error:
         raise ValueError(f"--json-schema {file}: {error}") from None
