@@ -7,7 +7,7 @@ from typing import Any
 from mmlm.assembly.multimodal_lm import MultimodalLM
 from mmlm.data.records import FileSlice, Record, RecordSet
 from mmlm.data.sampling import ExampleStream
-from mmlm.data.streams.versions import versions_within
+from mmlm.data.streams.versions import contents_within
 from mmlm.training.config import TrainConfig
 from mmlm.training.examples import Examples
 from mmlm.training.features import film_of
@@ -45,9 +45,9 @@ class RecordsAtHand:
         sizes = [[_size(place) for _, place in record.places] for record in self.records]
         return digest([record.identity() for record in self.records], sizes)
 
-    def versions(self) -> dict[str, dict[str, Any]]:
+    def contents(self) -> dict[str, dict[str, Any]]:
         """Those of the tars and tables in which media lie."""
-        return versions_within(self.records)
+        return contents_within(self.records)
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:
         """What this rank of the world takes of step `index`, counted from 0."""

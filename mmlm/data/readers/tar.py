@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -102,11 +102,14 @@ def index_tar(path: Path) -> dict[str, dict[str, list[FileSlice]]]:
     }
 
 
-def index_members(file: BinaryIO, name: str) -> dict[str, dict[str, list[tuple[int, int]]]]:
+def index_members(
+    file: BinaryIO, name: str, told: Callable[[bytes], object] | None = None
+) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """{key: {suffix: (offset, size) of each member}} of an open tar, in its order.
 
     Tars that were joined (`cat a.tar b.tar`) are read to the end of the file; a link stands for the member it names.
     TarError or ValueError where the tar is damaged, compressed or truncated. name: of the tar, for messages.
+    told: is called with the `edges` of each file in it, which lie beside the headers that are read anyway.
     """
     index: dict[str, dict[str, list[tuple[int, int]]]] = {}
     places: dict[str, tuple[int, int]] = {}
@@ -118,6 +121,8 @@ def index_members(file: BinaryIO, name: str) -> dict[str, dict[str, list[tuple[i
             raise ValueError(f"{name}: its member {member.name} is stored with holes; write the tar without --sparse")
         if member.isfile():
             place = (member.offset_data, member.size)
+            if told is not None:
+                told(edges(file, *place))
         else:
             place = places.get(member.linkname if member.islnk() else os.path.join(folder, member.linkname))
         if place is None:
@@ -129,6 +134,14 @@ def index_members(file: BinaryIO, name: str) -> dict[str, dict[str, list[tuple[i
         stem, _, suffix = own.partition(".")
         index.setdefault(os.path.join(folder, stem), {}).setdefault(suffix.lower(), []).append(place)
     return index
+
+
+def edges(file: BinaryIO, offset: int, size: int, length: int = 512) -> bytes:
+    """The first and the last bytes of a part of a file: what differs when a picture or a text is another one."""
+    file.seek(offset)
+    first = file.read(min(length, size))
+    file.seek(offset + max(0, size - length))
+    return first + file.read(min(length, size))
 
 
 class _Member(tarfile.TarInfo):

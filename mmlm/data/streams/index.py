@@ -17,7 +17,7 @@ from mmlm.data.readers.paths import without_secrets, without_user
 from mmlm.data.readers.tar import index_members
 from mmlm.data.streams.shards import Shard, UnreachableError, is_remote, retried
 
-_FORM = 1  # of the file
+_FORM = 2  # of the file
 _COLUMNS = 3  # suffix, offset, size
 
 
@@ -27,13 +27,14 @@ class ShardIndex:
 
     suffixes: of all members. members: int64 [M, 3], the number of the suffix, the offset and the size of each member,
     record after record. starts: int64 [N + 1], where those of a record begin. keys: of all records, with a NUL between.
-    digest: changes with any of these.
+    content: a digest of the `edges` of all members. digest: changes with any of these.
     """
 
     suffixes: tuple[str, ...]
     members: np.ndarray
     starts: np.ndarray
     keys: bytes
+    content: str
     digest: str
 
     def __len__(self) -> int:
@@ -74,12 +75,13 @@ def index_path(shard: Shard, folder: Path) -> Path:
 
 
 def _made(shard: Shard) -> ShardIndex:
-    def members_of() -> dict[str, dict[str, list[tuple[int, int]]]]:
+    def members_of() -> tuple[dict[str, dict[str, list[tuple[int, int]]]], str]:
+        content = hashlib.sha256()
         with shard.open() as file:
-            return index_members(file, shard.name)
+            return index_members(file, shard.name, content.update), content.hexdigest()[:16]
 
     try:
-        found = retried(members_of, shard.name) if is_remote(shard.url) else members_of()
+        found, content = retried(members_of, shard.name) if is_remote(shard.url) else members_of()
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"{shard.name} is damaged or not a plain tar ({error}); fetch or write it again") from error
     except Exception as error:  # each file system has its own
@@ -96,20 +98,21 @@ def _made(shard: Shard) -> ShardIndex:
         starts.append(len(rows))
     members = np.array(rows, np.int64).reshape(-1, _COLUMNS)
     keys = "\0".join(found).encode(errors="surrogateescape")
-    return _index(tuple(suffixes), members, np.array(starts, np.int64), keys)
+    return _index(tuple(suffixes), members, np.array(starts, np.int64), keys, content)
 
 
-def _index(suffixes: tuple[str, ...], members: np.ndarray, starts: np.ndarray, keys: bytes) -> ShardIndex:
-    whole = hashlib.sha256(json.dumps(suffixes).encode())
+def _index(suffixes: tuple[str, ...], members: np.ndarray, starts: np.ndarray, keys: bytes, content: str) -> ShardIndex:
+    whole = hashlib.sha256(json.dumps([suffixes, content]).encode())
     for part in (members.tobytes(), starts.tobytes(), keys):
         whole.update(hashlib.sha256(part).digest())
-    return ShardIndex(suffixes, members, starts, keys, whole.hexdigest()[:16])
+    return ShardIndex(suffixes, members, starts, keys, content, whole.hexdigest()[:16])
 
 
 def _write(path: Path, index: ShardIndex) -> None:
     """A line of JSON, which tells the sizes, then members, starts and keys; whole or not at all."""
     body = index.members.tobytes() + index.starts.tobytes() + index.keys
-    about = {"suffixes": index.suffixes, "members": len(index.members), "records": len(index), "crc": zlib.crc32(body)}
+    about = {"suffixes": index.suffixes, "members": len(index.members), "records": len(index), "content": index.content}
+    about["crc"] = zlib.crc32(body)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(json.dumps(about).encode() + b"\n" + body)
@@ -126,8 +129,7 @@ def _read(path: Path) -> ShardIndex | None:
         if min(members, starts) < 0 or first + second > len(body) or zlib.crc32(body) != about["crc"]:
             return None
         found = np.frombuffer(body, np.int64, _COLUMNS * members).reshape(-1, _COLUMNS)
-        return _index(
-            tuple(about["suffixes"]), found, np.frombuffer(body, np.int64, starts, first), body[first + second :]
-        )
+        own = np.frombuffer(body, np.int64, starts, first)
+        return _index(tuple(about["suffixes"]), found, own, body[first + second :], str(about["content"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from mmlm.data.records import Record
 from mmlm.data.streams.index import ShardIndex, index_of
 from mmlm.data.streams.order import Mixture, ShardOrder, check_weights
 from mmlm.data.streams.shards import Shard
-from mmlm.data.streams.versions import versions_of
 
 _INDEXING = 8  # shards that are read at once to be indexed
 _GAP = 1 << 16  # bytes between members that are read along, rather than by another request
@@ -62,11 +62,14 @@ class RecordStream:
         self.sets = [tuple(shards) for shards in sets] if weights else [tuple(own for shards in sets for own in shards)]
         digest = hashlib.sha256(repr((size, seed, window, weights, caption_share)).encode())
         self.orders = []
+        self._contents: dict[str, dict[str, Any]] = {}
         for number, shards in enumerate(self.sets):
             counts = []
             with ThreadPoolExecutor(_INDEXING) as pool:
-                for count, own in pool.map(self._about, shards):
+                for shard, (count, own) in zip(shards, pool.map(self._about, shards), strict=True):
                     counts.append(count)
+                    place = f"{len(self._contents) + 1}: {posixpath.basename(shard.name)}"
+                    self._contents[place] = {"bytes": shard.size, "content": own}
                     digest.update(own.encode())
                     counted()
             self.orders.append(ShardOrder(counts, seed + number, window))
@@ -85,9 +88,9 @@ class RecordStream:
         """16 hex digits that change with what lies where in the shards, and with the order, not with names."""
         return self._digest
 
-    def versions(self) -> dict[str, dict[str, Any]]:
-        """The `versions_of` all shards, as they were found."""
-        return versions_of(shard for shards in self.sets for shard in shards)
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """{"NUMBER: NAME": what tells the content of a shard from another}, the same of a copy elsewhere."""
+        return self._contents
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:
         """The records of step `index`, counted from 0, that this rank of the world takes; those of all are the step."""

@@ -1,14 +1,21 @@
-"""What tells a file, or a tar elsewhere, from what lay there before: for runs and jobs that are gone on with."""
+"""What tells a file, or a tar elsewhere, from what lay there before: for runs and jobs that are gone on with.
+
+A version is the same while nobody writes there, and costs nothing. A content is the same of a copy, too.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmlm.data.readers.tar import edges
 from mmlm.data.records import FileSlice, RecordSet
 from mmlm.data.streams.shards import Shard, UnreachableError, is_remote
+
+_END = 1 << 16  # bytes at the end of a table
 
 
 def versions_of(sources: Iterable[Path | Shard]) -> dict[str, dict[str, Any]]:
@@ -26,6 +33,25 @@ def versions_within(records: RecordSet) -> dict[str, dict[str, Any]]:
     """The `versions_of` the tars and tables in which media of records lie."""
     places = (place for record in records for _, place in record.places)
     return versions_of(dict.fromkeys(own.path for own in places if isinstance(own, FileSlice) and not own.whole))
+
+
+def contents_within(records: RecordSet) -> dict[str, dict[str, Any]]:
+    """{"NUMBER: NAME": content} of the tars and tables in which media of records lie, by the `edges` of the media.
+
+    Of a table, whose end describes all of it, by its own.
+    """
+    parts: dict[Path, dict[tuple[int, int], None]] = {}
+    for own in (place for record in records for _, place in record.places):
+        if isinstance(own, FileSlice) and not own.whole:
+            parts.setdefault(own.path, {})[own.offset, own.size or 0] = None
+    found = {}
+    for number, (path, places) in enumerate(parts.items(), 1):
+        size, content = path.stat().st_size, hashlib.sha256()
+        with open(path, "rb") as file:
+            for offset, length in places:
+                content.update(edges(file, offset, length) if length else edges(file, 0, size, _END))
+        found[f"{number}: {path.name}"] = {"bytes": size, "content": content.hexdigest()[:16]}
+    return found
 
 
 def version_of(source: Path | Shard) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class AdaptersObjective(Objective):
         return {
             "objective": self.name,
             "data": training.fingerprint(),
-            **({"files": training.versions()} if streamed else {}),
+            **({"files": training.contents()} if streamed else {}),
             **({"features": "ahead"} if streamed and not self.config.stream else {}),
             "frozen_types": [str(model.language_model.dtype), *training.feature_forms()],
             **identity_of(model),
