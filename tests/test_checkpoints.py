@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,6 +157,17 @@ def run(tmp_path_factory):
     case, output = CASES["any loss"], tmp_path_factory.mktemp("run")
     case.train(case.build(), output)
     return output, lambda: case.train(case.build(), output)
+
+
+def test_a_run_that_goes_on_removes_what_a_kill_left(run):
+    """It was killed after its last checkpoint was there, and before it removed the oldest."""
+    output, go_on = run
+    last = output / "checkpoints/step-00000006"
+    for step in (1, 2):
+        shutil.copytree(last, last.with_name(f"step-0000000{step}"))
+    go_on()
+    assert sorted(place.name for place in last.parent.iterdir()) == ["step-00000002", "step-00000006"]  # two are kept
+    shutil.rmtree(last.with_name("step-00000002"))
 
 
 @contextmanager

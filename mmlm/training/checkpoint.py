@@ -96,11 +96,18 @@ def save_checkpoint(
     temporary.rename(place)
     sync(folder)
     others = _folders(folder)
-    newest = others.index(place)
-    for other in (*others[:newest], *others[newest + keep :]):
+    for other in others[: others.index(place)]:
+        _give_up(other)
+    keep_newest(folder, place, keep)
+    return place
+
+
+def keep_newest(folder: Path, place: Path, keep: int) -> None:
+    """Removes the checkpoints that are older than `place` and, with it, the newest `keep`."""
+    others = _folders(folder)
+    for other in others[others.index(place) + keep :]:
         _give_up(other)
     remove_leftovers(folder)
-    return place
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

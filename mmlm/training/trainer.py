@@ -18,6 +18,7 @@ import torch
 from mmlm.model.draws import OwnDraws
 from mmlm.training.checkpoint import (
     check_finite,
+    keep_newest,
     latest_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -132,6 +133,8 @@ class Trainer:
         if checkpoint is None:
             return False
         check_identity(checkpoint, self.identity, self.output, self.config.extend)
+        # A run that was killed after its last checkpoint, before it removed an older one, would never remove it.
+        by_first(lambda: keep_newest(self.checkpoints, checkpoint.folder, self.config.keep))
         self.identity = {**checkpoint.state["identity"], "steps": self.steps}
         weights, self.done = checkpoint.weights_like(tensors), done
         with torch.no_grad(), self.objective.changing():
