@@ -64,7 +64,7 @@ class ReadingOptions(TypedDict, total=False):
 
     max_seconds: float
     max_bytes: float
-    pcm_rate: int | None
+    pcm_rate: float | None
     channel: int | None
     allow_truncated: bool
     allow_url: bool
@@ -93,7 +93,7 @@ def open_audio(
     sample_rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
     max_bytes: float = MAX_BYTES,
-    pcm_rate: int | None = None,
+    pcm_rate: float | None = None,
     channel: int | None = None,
     allow_truncated: bool = False,
     allow_url: bool = False,
