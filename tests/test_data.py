@@ -349,7 +349,7 @@ def test_other_containers_are_refused_with_a_reason(tmp_path):
         ("7", "the JSON is a int"),
         ({"caption": "x"}, "no picture"),
         ({"image": "gone.jpg", "caption": "x"}, "no picture at"),
-        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "in the text itself"),
+        ({"image": "data:image/png;base64," + "A" * 6000, "caption": "x"}, "in place of its name"),
         ({"image": "https://a.b/c.png", "caption": "x"}, "https://a.b/c.png is an address: download it"),
         ({"image": "a.jpg"}, "no caption and no question"),
         ({"image": "a.jpg", "captions": []}, "no caption and no question"),

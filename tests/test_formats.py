@@ -412,6 +412,25 @@ def test_plain_bytes_of_a_table_are_media_where_their_column_is_named_so(tmp_pat
         table(content=[RED], caption=["a"])
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"jpg": [BLUE]}, {"image_bytes": pa.array([None], pa.binary())}, {"file": [{"bytes": 512, "width": 8}]},
+        {"file": [[{"bytes": 512, "path": "red.png"}]]},
+    ],
+)  # fmt: skip
+def test_a_column_of_media_stays_the_one_whatever_stands_beside_it(tmp_path, beside):
+    """As the `datasets` library reads it, to which such columns are no pictures."""
+    path, photo = tmp_path / "a.parquet", pa.array([{"bytes": RED, "path": "red.png"}], MEDIUM)
+    pq.write_table(pa.table({"image": photo, "caption": ["red"], **beside}), path)
+    (record,) = read_records(path)
+    assert (record.image, record.captions) == (RED, ("red",))
+    (tmp_path / "red.png").write_bytes(RED)
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "red.png"}], "caption": ["red"], **beside}), path)
+    (record,) = read_records(path)
+    assert (record.image, record.captions) == (RED, ("red",))
+
+
 def test_columns_of_a_table_may_have_dots_in_their_names(tmp_path):
     photo = pa.array([{"bytes": RED, "path": "a.png"}], MEDIUM)
     pq.write_table(pa.table({"a.photo": photo, "a": ["x"], "text": ["red"]}), tmp_path / "a.parquet")

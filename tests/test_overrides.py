@@ -34,6 +34,7 @@ def test_a_path_is_what_is_written(recipe, written, read):
     assert load_recipe(recipe, [f"output={written}"]).output == read
     assert load_recipe(recipe, [f"data={written}"]).data == read
     assert load_recipe(recipe, [f"model.load={written}"]).model.load == read
+    assert load_recipe(recipe, [f"model={written}"]).model.load == read
 
 
 @settings(max_examples=50, deadline=None)
@@ -50,6 +51,11 @@ def test_other_values_are_yaml(recipe):
     )  # fmt: skip
     assert (found.steps, found.learning_rate, found.betas, found.resume) == (40, 1e-3, (0.8, 0.9), False)
     assert found.held_out is None and found.data == ["a.tar", "b #1.tar"]
+
+
+@pytest.mark.parametrize("written", ["", "~", "null", "Null", "NULL"])
+def test_null_is_that_of_yaml_for_paths_too(recipe, written):
+    assert yaml.safe_load(f"held_out: {written}") == {"held_out": load_recipe(recipe, [f"held_out={written}"]).held_out}
 
 
 def test_what_init_writes_has_the_paths_that_it_was_given(tmp_path, monkeypatch):

@@ -206,6 +206,23 @@ def test_a_joined_part_that_cannot_be_read_is_named():
         load_audio(whole + (bytes(9) + empty) * 1000)
 
 
+@pytest.mark.parametrize("pages", [0.5, 2])
+def test_a_joined_part_that_breaks_off_in_its_head_may_be_left_out(pages, caplog):
+    """As where a broadcast that is recorded ends between two songs."""
+    whole = ogg(440, "VORBIS")
+    starts = [at for at in range(len(whole)) if whole.startswith(b"OggS", at)]
+    head = whole[: starts[int(pages)] or 14]
+    with pytest.raises(MediaError, match="part 2 of 3: .*; allow_truncated=True leaves this part out"):
+        load_audio(whole + head + whole)
+    for joined in (whole + head, head + whole, whole + head + whole):
+        got = load_audio(joined, allow_truncated=True).waveform
+        np.testing.assert_array_equal(got, load_audio(whole * joined.count(whole)).waveform)
+        assert "; this part is left out" in caplog.text
+        caplog.clear()
+    with pytest.raises(MediaError, match="none of its 2 joined recordings can be read"):
+        load_audio(head + head, allow_truncated=True)
+
+
 def test_the_streams_of_one_film_are_one_recording():
     """Its pages that begin a stream lie one behind the other."""
     data = muxed(tone(3, rate=48_000), "ogg", "libopus", 48_000)
@@ -490,6 +507,12 @@ def test_a_row_of_parts_that_ends_within_one_is_refused(name):
     assert load_audio(data[: sound * 3 // 5 + 1], allow_truncated=True).seconds == pytest.approx(1.2, abs=0.21)
     for more in (b"TAG" + bytes(125), bytes(10_000), data):
         assert missing_bytes(io.BytesIO(data + more)) == 0
+
+
+@pytest.mark.parametrize("format", ["w64", "caf", "voc", "wv", "asf"])
+def test_what_was_written_to_a_pipe_states_no_size_that_is_missing(format):
+    codec = {"voc": "pcm_u8", "wv": "wavpack", "asf": "wmav2"}.get(format, "pcm_s16le")
+    assert missing_bytes(io.BytesIO(muxed(tone(2), format, codec, live=True))) == 0
 
 
 @pytest.mark.parametrize(("format", "codec"), [("tta", "tta"), ("wv", "wavpack")])

@@ -393,6 +393,16 @@ def test_a_run_goes_on_with_copies_of_its_shards(shards, tmp_path, monkeypatch, 
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "run")
 
 
+def test_a_run_that_knows_no_files_is_refused_without_all_their_names(shards, tmp_path):
+    source = f"{shards}/*.tar"
+    for number, (now, then) in enumerate([("not known of the run", True), ("known of the run alone", False)]):
+        with_files, without = dict(stream=True), dict(stream=False, features="cached")
+        streamed(tiny_model(), source, tmp_path / f"{number}", **(without if then else with_files))
+        with pytest.raises(ValueError, match=rf"files: {now}[;)]") as error:
+            streamed(tiny_model(), source, tmp_path / f"{number}", **(with_files if then else without))
+        assert "changed" not in str(error.value)
+
+
 def test_an_object_that_is_written_again_in_a_run_ends_it_and_is_asked_about_now_and_then(shards, monkeypatch):
     memory, asked = fsspec.filesystem("memory"), []
     memory.pipe("/meanwhile/0.tar", whole := (shards / "0.tar").read_bytes())

@@ -14,6 +14,7 @@ from decoders.codecs.audio_vqvae import AudioVQVAEConfig
 from decoders.codecs.image_vqvae import ImageVQVAEConfig
 from decoders.codecs.quantizer import QuantizerConfig
 from decoders.diffusion.decoder import DiffusionDecoderConfig
+from encoders.media import MediaError
 from encoders.transcription.transcriber import Transcriber
 from mmlm.assembly.codecs import Codecs
 from mmlm.assembly.config import CodecPart, FrozenPart, ImageEncoderPart, ModelConfig
@@ -172,7 +173,8 @@ OPTIONS = [  # of verbs, and values of no kind that they have
       ("caption", "answer", "ask", "chat", "generate", "draw", "speak")),
     *((verb, "votes", COUNTS) for verb in ("answer", "ask", "chat")),
     *((verb, "steps", COUNTS) for verb in ("generate", "draw", "speak")),
-    ("draw", "num_images", (*COUNTS, None)), ("transcribe", "beam_size", COUNTS), ("transcribe", "pcm_rate", COUNTS),
+    ("draw", "num_images", (*COUNTS, None)), ("transcribe", "beam_size", COUNTS),
+    ("transcribe", "pcm_rate", ("3", True, math.nan, [], object())),
     *((verb, "seed", (*COUNTS, None)) for verb in ("draw", "speak", "transcribe")),
     *((verb, "max_seconds", MEASURES) for verb in ("generate", "speak", "transcribe")),
     *((verb, "guidance_scale", MEASURES) for verb in ("draw", "speak")), ("transcribe", "max_bytes", MEASURES),
@@ -323,6 +325,16 @@ def test_arrays_that_hold_nothing_are_refused_by_every_verb_in_our_own_words(nam
             getattr(model, verb)(*given)
         ours = not {"torch", "numpy"} & set(error.traceback[-1].path.parts)
         assert ours and "ambiguous" not in str(error.value), f"{verb}: {error.value}"
+
+
+@pytest.mark.parametrize("rate", [16_000.0, np.float32(16_000), np.int64(16_000)])
+def test_a_rate_of_raw_samples_may_be_any_number_without_a_fraction(rate):
+    """As it may for `load_audio`; other libraries tell rates as floats."""
+    model, raw = parts.build("llama", ears="latents"), (noise(1) * 32_767).astype("<i2").tobytes()
+    model.transcriber = Transcriber(tiny_whisper())
+    assert model.transcribe(raw, pcm_rate=rate) == model.transcribe(raw, pcm_rate=16_000)
+    with pytest.raises(MediaError, match="pcm_rate must be a whole number of Hz"):
+        model.transcribe(raw, pcm_rate=float(rate) + 0.5)
 
 
 def test_several_texts_are_drawn_and_recordings_written_down_alike(tmp_path):

@@ -13,6 +13,7 @@ _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_UNKNOWN = 50  # bytes of the head of the data, which live recordings state as its size
 _W64 = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # behind the four letters of a chunk's name
+_UNKNOWN = 1 << 62  # bytes
 _NIST = 1 << 16  # bytes of its head that are read
 _MPEG_TS = ((188, 0), (192, 4), (204, 0))  # bytes of a packet, and the place of "G" in it
 _PACK = b"\0\0\1\xba"  # the head of a pack of MPEG-PS
@@ -76,7 +77,8 @@ def _caf(head: bytes) -> int:
 
 
 def _w64(head: bytes) -> int:
-    return int.from_bytes(head[16:], "little") if head[4:16] == _W64 else 0
+    length = int.from_bytes(head[16:], "little")  # the highest where it was written to a pipe
+    return length if head[4:16] == _W64 and length < _UNKNOWN else 0
 
 
 def _voc(head: bytes) -> int:

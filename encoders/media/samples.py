@@ -44,9 +44,9 @@ def whole_rate(rate: Any, what: str) -> int:
     return int(number)
 
 
-def from_pcm(file: BinaryIO, rate: int, label: str) -> Samples:
+def from_pcm(file: BinaryIO, pcm_rate: float, label: str) -> Samples:
     """Raw 16-bit little-endian mono samples."""
-    rate = whole_rate(rate, "pcm_rate")
+    rate = whole_rate(pcm_rate, "pcm_rate")
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if size % 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypedDict, Unpack
@@ -16,7 +16,7 @@ from encoders.media.mono import Mixer, Picker, Resampler, joined
 from encoders.media.notices import notice
 from encoders.media.parts import parts_of
 from encoders.media.samples import Samples, from_array, from_libsndfile, from_pcm, whole_rate
-from encoders.media.sound_track import decode, survey
+from encoders.media.sound_track import SoundTrack, decode, survey
 from encoders.media.source import MediaError, check_limits, label_of, opened
 from encoders.media.truncation import reason_of_missing
 
@@ -64,7 +64,7 @@ class ReadingOptions(TypedDict, total=False):
 
     max_seconds: float
     max_bytes: float
-    pcm_rate: int | None
+    pcm_rate: float | None
     channel: int | None
     allow_truncated: bool
     allow_url: bool
@@ -93,7 +93,7 @@ def open_audio(
     sample_rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
     max_bytes: float = MAX_BYTES,
-    pcm_rate: int | None = None,
+    pcm_rate: float | None = None,
     channel: int | None = None,
     allow_truncated: bool = False,
     allow_url: bool = False,
@@ -149,9 +149,8 @@ def audio_key(source: Any, *, max_bytes: float = MAX_BYTES) -> str:
 def _from_file(file: BinaryIO, label: str, allow_truncated: bool) -> Samples:
     """The sound of a file, by FFmpeg where it can, refused here if its end is missing."""
     parts = parts_of(file, label)
-    labels = [label] if len(parts) == 1 else [f"{label}, part {n + 1} of {len(parts)}" for n in range(len(parts))]
     try:
-        tracks = [survey(part, own) for part, own in zip(parts, labels, strict=True)]
+        tracks = [survey(file, label)] if len(parts) == 1 else _joined_tracks(parts, label, allow_truncated)
     except MediaError as error:
         missing = reason_of_missing(file)
         samples = from_libsndfile(file, label, error)
@@ -161,6 +160,21 @@ def _from_file(file: BinaryIO, label: str, allow_truncated: bool) -> Samples:
         _check_whole(track.label, track.missing, allow_truncated)
     blocks = (block for track in tracks for block in decode(track))
     return Samples(sum(track.seconds for track in tracks), tracks[0].rate, tracks[0].channels, blocks)
+
+
+def _joined_tracks(parts: Sequence[BinaryIO], label: str, allow_truncated: bool) -> list[SoundTrack]:
+    """The tracks of joined recordings, but for those that break off in their heads, where that is allowed."""
+    tracks = []
+    for number, part in enumerate(parts, 1):
+        try:
+            tracks.append(survey(part, f"{label}, part {number} of {len(parts)}"))
+        except MediaError as error:
+            if not allow_truncated:
+                raise MediaError(f"{error}; allow_truncated=True leaves this part out") from error
+            notice(log, "%s; this part is left out", error)
+    if not tracks:
+        raise MediaError(f"{label}: none of its {len(parts)} joined recordings can be read; get a whole copy")
+    return tracks
 
 
 def _check_whole(label: str, missing: str, allow_truncated: bool) -> None:

@@ -52,7 +52,7 @@ def check_settings(
         raise TypeError(f"prompt is a text, not {prompt!r}")
     check_texts([] if prompt is None else [prompt], "prompt")
     given: Any = temperatures
-    if not isinstance(given, Iterable) or getattr(given, "shape", None) == ():  # a tensor of one number is none
+    if not isinstance(given, Iterable) or getattr(given, "shape", None) == ():  # a tensor of no dimension is one number
         given = (given,)
     tried = tuple(given)
     if not all(isinstance(temperature, Real) and not isinstance(temperature, bool) for temperature in tried):

@@ -13,7 +13,7 @@ from encoders.files import check_regular
 class FileSlice:
     """A whole file, or `size` bytes from `offset` on (a member of a tar).
 
-    changed: when the file was changed last, in nanoseconds, as far as the place is right for that file alone.
+    changed: when the file was last changed, in nanoseconds, where the place is no longer right once it is again.
     """
 
     path: Path

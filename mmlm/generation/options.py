@@ -261,10 +261,10 @@ def _holds(value: Any, good: Callable[[Any], bool]) -> bool:
 
 
 def takes_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one, one for `check_kind` too.
+    """Decorates a verb: an unknown keyword is a TypeError that names the nearest known one.
 
-    The signature of a function that ends in `**options: Unpack[GenerationKeywords]` then shows every option with its
-    type and default.
+    Its own options are checked by `check_kind`. The signature of a function that ends in `**options:
+    Unpack[GenerationKeywords]` then shows every option with its type and default.
     """
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]

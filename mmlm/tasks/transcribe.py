@@ -38,7 +38,7 @@ def transcribe(
     seed: int = 0,
     max_seconds: float = MAX_SECONDS,
     max_bytes: float = MAX_BYTES,
-    pcm_rate: int | None = None,
+    pcm_rate: float | None = None,
     allow_truncated: bool = False,
     allow_url: bool = False,
 ) -> Transcript | list[Transcript]:

@@ -92,4 +92,6 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return f"{name}: {', '.join(inner[:3])}{', …' * (len(inner) > 3)}" if inner else name
     if name == "starting_weights":
         return name
+    if name == "files":  # all of them would be a page: those of a run that reads other data, or kept none
+        return "files: not known of the run" if before is None else "files: known of the run alone"
     return f"{name} was {before!r}, now {now!r}"

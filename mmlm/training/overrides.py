@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+NULLS = ("", "~", "null", "Null", "NULL")  # of YAML 1.1
+
 
 def override_of(text: str, schema: type | None) -> DictConfig:
     """`key=value` as the part of a recipe that it is.
@@ -22,7 +24,7 @@ def override_of(text: str, schema: type | None) -> DictConfig:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is not key=value")
-    if _is_text(schema, key) and value[:1] not in ("'", '"', "[", "{") and value not in ("", "~", "null"):
+    if _is_text(schema, key) and value[:1] not in ("'", '"', "[", "{") and value not in NULLS:
         config = OmegaConf.create({})
         OmegaConf.update(config, key, value)
         return config
@@ -35,7 +37,7 @@ def override_of(text: str, schema: type | None) -> DictConfig:
 
 
 def _is_text(schema: type | None, key: str) -> bool:
-    """Whether a key of a recipe has texts as values; of `data`, which may be a list of them, too."""
+    """Whether a key of a recipe has texts as values; `data`, which may be a list of them, and `model` have, too."""
     if schema is None:
         return True
     hint: Any = schema
@@ -43,4 +45,4 @@ def _is_text(schema: type | None, key: str) -> bool:
         hint = typing.get_type_hints(hint).get(name) if is_dataclass(hint) else None
         if isinstance(hint, types.UnionType):
             hint = next(one for one in typing.get_args(hint) if one is not types.NoneType)
-    return hint in (str, Any)
+    return hint in (str, Any) or is_dataclass(hint)

@@ -222,7 +222,8 @@ def load_recipe(path: str | os.PathLike, overrides: Sequence[str] = ()) -> AnyRe
 def _schema_of(config: DictConfig) -> type:
     """The class of a recipe, by its keys."""
     if "objective" in config:
-        return align_schema(config.objective.get("kind"))
+        objective = config.objective
+        return align_schema(objective.get("kind") if isinstance(objective, DictConfig) else objective)
     of_codec = "codec" in config or "decoder" in config
     return WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
 

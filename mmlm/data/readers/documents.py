@@ -9,11 +9,9 @@ from mmlm.data.readers.fields import Find
 from mmlm.data.records import FileSlice
 from mmlm.prompting.parts import Image
 
-FIELDS = ("text_list", "texts")
-
 
 def is_document(fields: Mapping[str, Any]) -> bool:
-    """Whether the fields are those of a document; `null` in the place of MMC4's pictures is none of them."""
+    """Whether the fields are those of a document. MMC4's may have no list of pictures, or `null` in its place."""
     return "text_list" in fields or {"texts", "images"} <= fields.keys()
 
 

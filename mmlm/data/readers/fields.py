@@ -38,9 +38,7 @@ def existing_file(folder: Path, name: Any, medium: str = "picture") -> FileSlice
     if "://" in name[:32]:
         raise ValueError(f"{name[:80]} is an address: download it, and name the file")
     if name[:5].lower() == "data:":
-        raise ValueError(
-            f"the {medium} is in the text itself ({name[:30]}…), which conversations alone may: name a file"
-        )
+        raise ValueError(f"the {medium} itself ({name[:30]}…) in place of its name, as conversations alone may have it")
     path = folder / name
     try:
         found = path.is_file()

@@ -127,7 +127,8 @@ def _record(
 def _media(table: Any) -> dict[str, str]:
     """The columns of media and their modality.
 
-    They are structs with "bytes", of the modality that `datasets` noted, and bytes that are named as media are.
+    They are structs with "bytes", of the modality that `datasets` noted. Where none is of a modality, they are bytes
+    that are named as its media are: beside a picture, a column `jpg` may hold what it was made from.
     """
     import pyarrow.types as types
 
@@ -136,15 +137,15 @@ def _media(table: Any) -> dict[str, str]:
         noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
         noted = {}
-    found = {}
+    structs, plain = {}, {}
     for column in schema:
         kind = _inner(column.type)
-        if types.is_struct(kind) and "bytes" in {kind.field(place).name for place in range(kind.num_fields)}:
+        if types.is_struct(kind) and _has_bytes(kind):
             sound = '"Audio"' in json.dumps(noted.get(column.name) if isinstance(noted, dict) else None)
-            found[column.name] = "audio" if sound or column.name.startswith("audio") else "image"
+            structs[column.name] = "audio" if sound or column.name.startswith("audio") else "image"
         elif _is_bytes(kind) and (own := next((its for its, names in BYTES.items() if column.name in names), None)):
-            found[column.name] = own
-    return found
+            plain[column.name] = own
+    return structs | {name: own for name, own in plain.items() if own not in structs.values()}
 
 
 def _leaves(table: Any) -> dict[str, str]:
@@ -159,6 +160,12 @@ def _inner(kind: Any) -> Any:
 
     holds = types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind)
     return kind.value_type if holds else kind
+
+
+def _has_bytes(struct: Any) -> bool:
+    """Whether a struct has "bytes", which are no number of bytes; they are null where all media are files."""
+    fields = [struct.field(place) for place in range(struct.num_fields)]
+    return any(field.name == "bytes" and (_is_bytes(field.type) or str(field.type) == "null") for field in fields)
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -53,9 +53,8 @@ def record_of_members(key: str, members: Mapping[str, FileSlice | bytes], texts:
     if not texts:
         raise ValueError(f"no text: neither {key}.json nor {key}.txt (members: {', '.join(members)})")
     if "txt" in texts:
-        fields["text"] = (
-            texts["txt"].decode("utf-8-sig", "surrogateescape").strip()
-        )  # with the mark that some programs put first
+        # "sig": with the mark that some programs put first. What is no UTF-8 is refused with the record's other texts.
+        fields["text"] = texts["txt"].decode("utf-8-sig", "surrogateescape").strip()
     if sounds and not pictures and sounds[0] in FILM_SUFFIXES and "text" in fields and "transcript" not in fields:
         raise ValueError(
             f"{key}.{sounds[0]} is a film, of which a tar gives the sound alone: if its text is what is said, put "
