@@ -69,7 +69,15 @@ def test_what_init_writes_has_the_paths_that_it_was_given(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "override, named", [("output", "not key=value"), ("steps=x", "steps"), ("steps=[3", "YAML|pars")]
+    "override, named",
+    [
+        ("output", "not key=value"),
+        ("steps=x", "steps"),
+        ("steps=[3", "YAML|pars"),
+        ("objective=null", "objective.kind must be"),
+        ("objective=[dpo]", "objective.kind must be"),
+        ("objective={kind: [dpo]}", "objective.kind must be"),
+    ],  # fmt: skip
 )
 def test_what_cannot_be_read_is_named(recipe, override, named):
     with pytest.raises(ValueError, match=named):

@@ -223,7 +223,7 @@ def _schema_of(config: DictConfig) -> type:
     """The class of a recipe, by its keys."""
     if "objective" in config:
         objective = config.objective
-        return align_schema(objective.get("kind") if isinstance(objective, DictConfig) else objective)
+        return align_schema(str(objective.get("kind")) if isinstance(objective, DictConfig) else str(objective))
     of_codec = "codec" in config or "decoder" in config
     return WritingRecipe if "write" in config else CodecRecipe if of_codec else Recipe
 
