@@ -1,8 +1,10 @@
 """A sequence of torch calls, recorded once and replayed without the Python code that made them."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import CodeType
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ VALUES = frozenset(
     "unique_dim".split()
 )
 SIZED = frozenset(("arange", "repeat_interleave"))  # if a tensor among their arguments gives the size of the result
+# Functions that tell the form of a tensor, or where it lies: there are many calls, and nothing of them to replay.
+FORMS = frozenset("data_ptr dim element_size is_contiguous is_inference numel size storage_offset stride".split())
+_ASKING = VALUES | SIZED | {"where", "__getitem__"}
 
 _unrecorded: ContextVar[bool] = ContextVar("mmlm_unrecorded", default=False)
 
@@ -54,16 +59,17 @@ class Tape(NoValues):
         self.calls: list[tuple[Callable, list, dict, Any]] = []  # function, arguments, keyword arguments, result
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if _unrecorded.get():
+        if _unrecorded.get() or _name(function) in FORMS:
             return function(*args, **(kwargs or {}))
-        # Lists are copied, because the caller may change them.
-        kept = [list(value) if type(value) is list else value for value in args]
-        named = {name: list(value) if type(value) is list else value for name, value in (kwargs or {}).items()}
         before = _version(args[0]) if args else None
         given = super().__torch_function__(function, types, args, kwargs)
+        if not (given is None or any(isinstance(one, Tensor) for one in _listed(given))):
+            return given
         # A call that returned its argument unchanged, such as an idle `.to()`, needs no replay.
-        idle = before is not None and given is args[0] and _version(given) == before
-        if not idle and (given is None or any(isinstance(one, Tensor) for one in _listed(given))):
+        if before is None or given is not args[0] or _version(given) != before:
+            # Lists are copied, because the caller may change them.
+            kept = [list(value) if type(value) is list else value for value in args]
+            named = {name: list(value) if type(value) is list else value for name, value in (kwargs or {}).items()}
             self.calls.append((function, kept, named, given))
         return given
 
@@ -105,7 +111,7 @@ class _Source:
             ends.setdefault(line, []).append(made)
         body = [f"{text}{'; del ' + ', '.join(ends[i]) if i in ends else ''}" for i, text in enumerate(self.lines)]
         source = "def repeat():\n    " + "\n    ".join([*body, f"return {name}"])
-        exec(compile(source, "<tape>", "exec"), self.constants)
+        exec(_code(source), self.constants)
         return self.constants.pop("repeat")  # else it would refer to itself, and keep all its tensors alive
 
     def _target(self, value: Any) -> str:
@@ -139,6 +145,12 @@ class _Source:
         return name
 
 
+@functools.lru_cache(maxsize=16)
+def _code(source: str) -> CodeType:
+    """Compiled lines: those of one step are those of the same step of the next text, for other tensors."""
+    return compile(source, "<tape>", "exec")
+
+
 def _version(value: Any) -> int | None:
     """How often a tensor was written to; None if torch does not count it."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
@@ -149,7 +161,9 @@ def _listed(given: Any) -> list[Any]:
 
 
 def _asks_for_values(function: Callable, args: tuple, kwargs: dict) -> bool:
-    name = getattr(function, "__name__", "").split(".")[0]  # without the overload of an aten function
+    name = _name(function)
+    if name not in _ASKING:
+        return False
     given = [*args, *kwargs.values()]
     if name == "where":
         return len(given) == 1
@@ -159,3 +173,9 @@ def _asks_for_values(function: Callable, args: tuple, kwargs: dict) -> bool:
     if name in SIZED:
         return any(isinstance(one, Tensor) for one in given[name == "repeat_interleave" :])
     return name in VALUES
+
+
+@functools.lru_cache(maxsize=1024)
+def _name(function: Callable) -> str:
+    """The name of a function, of an aten function without its overload."""
+    return getattr(function, "__name__", "").split(".")[0]
