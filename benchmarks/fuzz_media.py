@@ -69,7 +69,7 @@ def sounds() -> list[bytes]:
         ("eac3", "eac3"), ("mp2", "mp2"), ("latm", "aac"), ("tta", "tta"), ("wv", "wavpack"), ("dvd", "ac3"),
     ):  # fmt: skip
         files.append(_muxed(format, codec, samples))
-    files += [b"#!AMR\n" + (b"\x3c" + samples[:31].tobytes()[:31]) * 50, (b"\xd0" + samples[:32].tobytes()[:32]) * 50]
+    files += [b"#!AMR\n" + (b"\x3c" + samples.tobytes()[:31]) * 50, (b"\xd0" + samples.tobytes()[:32]) * 50]
     joined = [_muxed("ogg", codec, samples) for codec in ("flac", "libopus")]  # a recording after one of another codec
     return [*files, joined[0] + joined[1], _muxed("wv", "wavpack", samples) * 2]
 

@@ -170,7 +170,7 @@ def _joined_tracks(parts: Sequence[BinaryIO], label: str, allow_truncated: bool)
             tracks.append(survey(part, f"{label}, part {number} of {len(parts)}"))
         except MediaError as error:
             if not allow_truncated:
-                raise MediaError(f"{error}; allow_truncated=True leaves this part out") from error
+                raise MediaError(f"{error} (to leave this part out, pass allow_truncated=True)") from error
             notice(log, "%s; this part is left out", error)
     if not tracks:
         raise MediaError(f"{label}: none of its {len(parts)} joined recordings can be read; get a whole copy")

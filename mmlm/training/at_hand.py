@@ -46,7 +46,7 @@ class RecordsAtHand:
         return digest([record.identity() for record in self.records], sizes)
 
     def contents(self) -> dict[str, dict[str, Any]]:
-        """Those of the tars and tables in which media lie."""
+        """What tells the content of each tar and table in which media lie; see `contents_within`."""
         return contents_within(self.records)
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:

@@ -24,16 +24,16 @@ def override_of(text: str, schema: type | None) -> DictConfig:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is not key=value")
-    if _is_text(schema, key) and value[:1] not in ("'", '"', "[", "{") and value not in NULLS:
-        config = OmegaConf.create({})
-        OmegaConf.update(config, key, value)
-        return config
-    try:
-        return OmegaConf.from_dotlist([text])
-    except yaml.YAMLError:
-        if not _is_text(schema, key):
-            raise
-        return override_of(f"{key}={yaml.dump(value)}", schema)
+    is_text = _is_text(schema, key)
+    if not is_text or value[:1] in ("'", '"', "[", "{") or value in NULLS:
+        try:
+            return OmegaConf.from_dotlist([text])
+        except yaml.YAMLError:
+            if not is_text:
+                raise
+    config = OmegaConf.create({})
+    OmegaConf.update(config, key, value)
+    return config
 
 
 def _is_text(schema: type | None, key: str) -> bool:

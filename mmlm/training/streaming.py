@@ -90,7 +90,7 @@ class StreamedExamples:
         return self.stream.fingerprint()
 
     def contents(self) -> dict[str, dict[str, Any]]:
-        """What tells the tars and tables that media are read of from others in their place."""
+        """What tells the content of each tar and table that media are read from."""
         return self.stream.contents()
 
     def feature_forms(self) -> list[str]:

@@ -89,7 +89,7 @@ class RecordStream:
         return self._digest
 
     def contents(self) -> dict[str, dict[str, Any]]:
-        """{"NUMBER: NAME": what tells the content of a shard from another}, the same of a copy elsewhere."""
+        """{"NUMBER: NAME": what tells the content of a shard}. A copy elsewhere has the same."""
         return self._contents
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Drawn]:
