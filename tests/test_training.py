@@ -42,6 +42,7 @@ from mmlm.training.features import cached_features
 from mmlm.training.gradient import Gradient
 from mmlm.training.identity import digest, sketch
 from mmlm.training.model_recipe import AudioResampler, ImageResampler
+from mmlm.training.muon import Muon
 from mmlm.training.objectives.adapters import AdaptersObjective
 from mmlm.training.optimizer import hidden_matrices, learning_rate, make_optimizers
 from mmlm.training.pairs import read_pairs
@@ -115,6 +116,24 @@ def test_muon_turns_a_gradient_into_a_step_of_equal_singular_values(tmp_path):
     step, polar = (before - matrix.detach()).double(), u @ v
     assert torch.nn.functional.cosine_similarity(step.flatten(), polar.flatten(), dim=0) > 0.95
     assert step.square().mean().sqrt().item() == pytest.approx(0.1 * 0.2, rel=0.2)  # AdamW's usual size, a fifth
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_muon_does_what_that_of_torch_does_in_the_dtype_that_the_hardware_multiplies(native, monkeypatch):
+    """To the last bit in bfloat16, in which torch computes everywhere, and to its rounding in float32."""
+    monkeypatch.setattr("mmlm.training.muon.multiplies", lambda dtype, device: native)
+    draw = torch.Generator().manual_seed(0)
+    for shape in ((24, 48), (48, 24), (1, 7), (16, 16)):
+        own, other = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+        ours = Muon([{"params": [own]}], 0.1, 0.01)
+        theirs = torch.optim.Muon([other], 0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        for _ in range(4):
+            own.grad = torch.randn(shape, generator=draw)
+            other.grad = own.grad.clone()
+            ours.step()
+            theirs.step()
+        assert torch.allclose(own, other, rtol=0, atol=0 if native else 4e-3), (own - other).abs().max()
+        assert ours.state[own]["momentum_buffer"].equal(theirs.state[other]["momentum_buffer"])
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_answer_tokens(tmp_path, monkeypatch):

@@ -6,15 +6,14 @@ import math
 from collections.abc import Set
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from mmlm.model.lora import LowRank
 from mmlm.training.config import TrainerConfig
-from mmlm.training.dtensors import full, split_like
+from mmlm.training.muon import Muon
 
 
 def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], config: TrainerConfig) -> list[Optimizer]:
@@ -49,40 +48,9 @@ def make_optimizers(parameters: dict[str, Parameter], hidden: Set[Parameter], co
     elif settings:
         optimizers.append(AdamW(settings, config.learning_rate, betas=betas, fused=True))
     if matrices:
-        # Jordan et al. 2024; updates as large as AdamW's (Liu et al. 2025), so that one learning rate serves both.
         group = [{"params": matrices, "lr_scale": 1.0}]
-        decay = config.weight_decay
-        kind = MuonOfParts if any(isinstance(own, DTensor) for own in matrices) else Muon
-        optimizers.append(kind(group, config.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(group, config.learning_rate, config.weight_decay))
     return optimizers
-
-
-class MuonOfParts(Muon):
-    """torch's Muon where processes have parts of matrices: one after another is gathered, changed and split again.
-
-    What Muon does to a part depends on all of the matrix. Weights and momentum stay in parts between steps.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Changes the matrices; all processes call it together."""
-        groups = self.param_groups
-        try:
-            for group in groups:
-                for matrix in group["params"]:
-                    if matrix.grad is not None:
-                        self._change(matrix, matrix.grad, group)
-        finally:
-            self.param_groups = groups
-
-    def _change(self, matrix: Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
-        whole = Parameter(full(matrix.detach()))
-        whole.grad = full(gradient)
-        self.state[whole] = {name: full(value) for name, value in self.state[matrix].items()}
-        self.param_groups = [{**group, "params": [whole]}]
-        super().step()
-        self.state[matrix] = {name: split_like(value, matrix) for name, value in self.state.pop(whole).items()}
-        matrix.copy_(split_like(whole.detach(), matrix))
 
 
 def hidden_matrices(module: nn.Module) -> set[Parameter]:
