@@ -21,7 +21,7 @@ from mmlm.prompting.parts import Markup
 from mmlm.prompting.processor import Processor
 from mmlm.prompting.sources import INSTRUCTION
 from mmlm.prompting.vocabulary import MediaVocabulary
-from recipes.nano.box_exercises import read_nlvr
+from recipes.nano.box_exercises import mixed_box, read_nlvr
 from recipes.nano.boxes import draw_box, read_boxes, told_box, varied
 from recipes.nano.conversations import Exercise, Turn, in_words
 from recipes.nano.data import sets_folder, write_scenes
@@ -36,8 +36,9 @@ from recipes.nano.sight import read_scene
 from recipes.nano.solving import solve
 from recipes.nano.stages.package import PACKAGE, unpack
 from recipes.nano.stages.rewarded import added_in
-from recipes.nano.statements import verdict
+from recipes.nano.statements import read
 from recipes.nano.thoughts import thought
+from recipes.nano.wordings_of_claims import worded
 
 LINES = {"top": 0, "middle": 1, "bottom": 2, "left": 0, "right": 2}
 SPOT = {
@@ -344,30 +345,62 @@ def test_sentences_of_people_are_read_into_what_they_claim():
     things = read_boxes(picture(
         (0, 80, 30, CIRCLE, blue), (0, 30, 30, SQUARE, blue), (1, 30, 80, CIRCLE, black), (2, 10, 10, CIRCLE, blue),
     ))  # fmt: skip
+    # What is claimed of each, the mark behind each box, and whether it is true.
     told = {
-        "There are 2 towers with a blue block at the base": ("110", "2; yes", towers),
-        "There is exactly one tower with a blue block at the base": ("110", "2; no", towers),
-        "there is at least one tower which has a yellow block above a black block": ("000", "0; no", towers),
-        "There is a blue tower.": ("010", "1; yes", towers),
-        "There is 1 tower with 2 yellow blocks stacked together": ("100", "1; yes", towers),
-        "There is no black block as the top of a tower with two blocks.": ("000", "0; yes", towers),
-        "There is a blue circle touching the wall.": ("100", "1; yes", things),
-        "there are exactly two blue objects not touching any edge": ("101", "2; yes", things),
-        "Each box has at least 1 blue item": ("101", "2; no", things),
-        "one of the grey square contains exactly two objects": ("100", "1; yes", things),
-    }
-    for sentence, (counts, end, boxes) in told.items():
-        each = [f"{told_box(box)}: {count}" for box, count in zip(boxes, counts, strict=True)]
-        assert verdict(sentence, boxes) == ("; ".join([*each, end]), end.split("; ")[1]), sentence
-    assert verdict("the colors of the towers rhyme", towers) is None
+        "There are 2 towers with a blue block at the base": ("blue one at base", "one two no", True, towers),
+        "There is exactly one tower with a blue block at the base": ("blue one at base", "one two no", False, towers),
+        "there is one tower which has a yellow block above a blue block": ("yellow on blue", "one no no", True, towers),
+        "There is a blue tower.": ("only blue", "no one no", True, towers),
+        "there is 1 tower with 2 yellow blocks stacked together": ("yellow two stacked", "one no no", True, towers),
+        "There is no black block as the top of a tower.": ("black one at top", "no no no", True, towers),
+        "The top of a tower is yellow": ("yellow one at top", "one no no", True, towers),
+        "There is a blue circle touching the wall.": ("blue circle touching wall", "one no no", True, things),
+        "there are exactly two blue objects not touching any edge": (
+            "blue item not touching wall", "no no two", True, things
+        ),
+        "Each box has at least 1 blue item": ("blue item at least one", "one no two", False, things),
+        "one of the grey square contains exactly two objects": ("item exactly two", "one no no", True, things),
+    }  # fmt: skip
+    for sentence, (condition, ends, true, boxes) in told.items():
+        claim = read(sentence)
+        thought, found = claim.thought(boxes)
+        assert found == true and claim.words.endswith(f": {condition}"), sentence
+        claimed, *each, end = thought.split("; ")
+        assert claimed == claim.words and end.endswith(claim.quantity.words)
+        assert [one.rpartition(" ")[2] for one in each] == ends.split(), thought
+    assert read("the colors of the towers rhyme") is None
 
 
 def test_what_is_read_of_sentences_is_what_people_said_of_them():
     if (sets := sets_folder()) is None:
         pytest.skip("NLVR is not here")
-    read = [(verdict(sentence, boxes), label) for sentence, label, _, boxes in read_nlvr(sets, "dev")]
-    agreed = [found[1] == ("yes" if label else "no") for found, label in read if found is not None]
-    assert len(agreed) > 0.6 * len(read) and sum(agreed) > 0.97 * len(agreed)
+    known = [(read(sentence), boxes, label) for sentence, label, _, boxes in read_nlvr(sets, "dev")]
+    agreed = [claim.thought(boxes)[1] == label for claim, boxes, label in known if claim is not None]
+    assert len(agreed) > 0.7 * len(known) and sum(agreed) > 0.97 * len(agreed)
+
+
+def test_made_sentences_about_boxes_are_read_into_what_they_were_made_of():
+    """Where their form is known; both ways are apart from each other."""
+    pairs = [worded(random.Random(index)) for index in range(400)]
+    found = [(read(said), claim, said) for said, claim in pairs]
+    assert sum(one is not None for one, *_ in found) > 200
+    assert [(said, one.words, claim.words) for one, claim, said in found if one and one.words != claim.words] == []
+
+
+def test_a_box_made_of_items_of_others_shows_what_is_told_of_it():
+    yellow, black, blue = (255, 255, 0), (0, 0, 0), (0, 153, 255)
+    shown = picture(
+        (0, 2, 80, SQUARE, blue), (0, 44, 59, CIRCLE, yellow), (1, 79, 10, CIRCLE, black), (1, 10, 80, SQUARE, blue),
+        (2, 60, 30, SQUARE, black), (2, 5, 5, CIRCLE, blue), (2, 30, 55, SQUARE, yellow),
+    )  # fmt: skip
+    drawn, found = [("", True, shown, read_boxes(shown))], Counter()
+    for index in range(60):
+        box = mixed_box(random.Random(index), drawn)
+        found[len(box)] += 1
+        alone = picture()
+        alone.paste(draw_box(box), (0, 0))
+        assert told_box(read_boxes(alone)[0]) == told_box(box)
+    assert set(found) == {2, 3}
 
 
 def test_exercises_keep_to_their_split():

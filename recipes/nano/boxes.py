@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +61,22 @@ def _read(pixels: np.ndarray) -> Box:
             filled = len(places) / (high * wide)
             shape = "square" if filled > 0.9 else "circle" if filled > 0.68 else "triangle"
             found.append(Item(colour, shape, int(left), int(top), side))
-    return tuple(sorted(found, key=lambda item: (-item.top - item.side, item.left)))
+    return in_order(found)
+
+
+def in_order(items: Iterable[Item]) -> Box:
+    """Items as a box has them: from the bottom to the top, and from left to right."""
+    return tuple(sorted(items, key=lambda item: (-item.top - item.side, item.left)))
+
+
+def overlap(one: Item, other: Item) -> bool:
+    """Whether two items touch or lie on one another."""
+    return all(
+        start <= end + far and end <= start + near
+        for start, end, near, far in (
+            (one.left, other.left, one.side, other.side), (one.top, other.top, one.side, other.side),
+        )
+    )  # fmt: skip
 
 
 def _parts(mask: np.ndarray) -> list[np.ndarray]:

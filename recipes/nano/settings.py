@@ -183,6 +183,16 @@ class Looking:
 
 
 @dataclass
+class Judging:
+    """What is learned of NLVR, beside all the rest."""
+
+    exercises: int = 60_000  # sentences to judge, and half as many boxes to tell
+    steps: int = 2000
+    learning_rate: float = 1.5e-3  # Muon's
+    drawings: int = 12  # pictures and words in a step, whose codes are written
+
+
+@dataclass
 class Recipe:
     seed: int = 0
     device: str = "cpu"
@@ -199,3 +209,4 @@ class Recipe:
     thoughts: Thoughts = field(default_factory=Thoughts)
     rewards: Rewards = field(default_factory=Rewards)
     looking: Looking = field(default_factory=Looking)
+    judging: Judging = field(default_factory=Judging)

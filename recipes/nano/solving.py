@@ -16,7 +16,7 @@ from recipes.nano.conversations import Exercise
 from recipes.nano.exercises import cut, value
 from recipes.nano.marks import CALL, CALLED, MARKS, RESPONDED, RESPONSE, THINK, THOUGHT
 
-LONGEST = 200  # tokens of a turn
+LONGEST = 260  # tokens of a turn
 TURNS = 3
 _CALL = re.compile(re.escape(CALL) + "(.*?)" + re.escape(CALLED), re.DOTALL)
 _MARKED = re.compile("(" + "|".join(map(re.escape, MARKS)) + ")")

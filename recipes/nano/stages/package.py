@@ -69,11 +69,11 @@ def pack(recipe: Recipe, output: Path, package: Path) -> None:
     partial = package.with_name(package.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output / "frozen", partial)
-    for stage in ("thoughts", "thoughts_more", "together", "rewarded"):
+    for stage in ("thoughts", "thoughts_more", "together", "rewarded", "judging"):
         if (thinking := output / stage / "language_model").exists():
             shutil.copytree(thinking, partial / "language_model", dirs_exist_ok=True)
     compress(newest(output, "whisper.pt", *HEARD), partial / "audio_encoder.pt")
-    writing = ("looking_more", "looking", "writing_last", "rewarded", "together", "writing_more")
+    writing = ("judging", "looking_more", "looking", "writing_last", "rewarded", "together", "writing_more")
     model = mmlm.load(newest(output, "model", *writing, "thoughts_more", "thoughts", "writing", "ears_more"))
     if "image" in model.codecs and (output / "image_decoder/decoder").exists():
         model = extended(model, Codecs(image_decoder=output / "image_decoder/decoder"))

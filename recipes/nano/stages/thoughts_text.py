@@ -105,7 +105,7 @@ def told_exercises(recipe: Recipe) -> Iterator[Exercise]:
             yield exercise("train", index, recipe.seed + 1, kind, think=True)
         elif drawn:
             rng = random.Random(f"{recipe.seed} told boxes {index}")
-            yield judged(rng, rng.choice(drawn), drawn, think=True)
+            yield judged(rng, drawn)
 
 
 def _row(tokenizer: PreTrainedTokenizerBase, given: str, said: str) -> Row:

@@ -39,9 +39,10 @@ class TogetherObjective(ThoughtsObjective):
         held: Exercises,
         config: TrainConfig,
         codes: CodesObjective,
+        after: float = AFTER,
     ) -> None:
         super().__init__(model, training, held, config)
-        self.codes = codes
+        self.codes, self.after = codes, after
         self.before = {name: weight.detach().clone() for name, weight in self.parameters().items()}
         self.partial = True  # codes are written with no media before them
 
@@ -52,10 +53,10 @@ class TogetherObjective(ThoughtsObjective):
         return {**super().evaluate(), **self.codes.evaluate()}
 
     def save(self, output: Path) -> Path:
-        """The model half-way back to what it was, whose weights it then has."""
+        """The model on its way back to what it was, whose weights it then has."""
         with torch.no_grad():
             for name, weight in self.parameters().items():
-                weight.copy_(self.before[name].lerp(weight, AFTER))
+                weight.copy_(self.before[name].lerp(weight, self.after))
         return super().save(output)
 
     def identity(self) -> dict[str, object]:
