@@ -59,8 +59,13 @@ def assert_same_as_alone(model: MultimodalLM) -> None:
     packed, also = loss_and_gradients(model, [ready[:3], ready[3:]])
     torch.testing.assert_close(packed, loss, rtol=1e-5, atol=0)
     assert gradients.keys() == also.keys()
+    scale: dict[str, float] = {}  # of each kind of weight: the gradient of a gate is a sum that may all but cancel
     for name, gradient in gradients.items():
-        torch.testing.assert_close(also[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
+        kind = name.rpartition(".")[2]
+        scale[kind] = max(scale.get(kind, 0.0), float(gradient.abs().max()))
+    for name, gradient in gradients.items():
+        atol = 1e-5 * scale[name.rpartition(".")[2]]
+        torch.testing.assert_close(also[name], gradient, rtol=1e-4, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("family", list(families.FAMILIES))
