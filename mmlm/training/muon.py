@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): each matrix moves by its momentum, made orthogonal by five Newton-Schulz steps.
 
 As `torch.optim.Muon` with `match_rms_adamw`, but for two things. torch computes the steps in bfloat16 everywhere, and a
-processor without such multiplication takes a hundred times as long for them as in float32; here the hardware decides.
+processor without such multiplication takes twenty times as long for them as in float32; here the hardware decides.
 And where processes have parts of a matrix, one after another is gathered, changed and split again: what Muon does to a
 part depends on all of it.
 """
@@ -23,10 +23,14 @@ MOMENTUM = 0.95
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at zero
 LEAST_NORM = 1e-7
+SIZE = 0.2  # root mean square of an update at a learning rate of 1, as AdamW's usually have
 
 
 class Muon(Optimizer):
-    """Of matrices alone. A group's `lr` serves AdamW too: updates are as large as its own (Liu et al. 2025)."""
+    """Of matrices [M, N] alone, plain ones or torch's DTensor. groups: torch's parameter groups.
+
+    A learning rate of AdamW serves as it is: updates are as large as AdamW's (Liu et al. 2025).
+    """
 
     def __init__(self, groups: Sequence[dict], lr: float, weight_decay: float) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
@@ -47,11 +51,11 @@ class Muon(Optimizer):
         momentum.lerp_(gradient, 1 - MOMENTUM)
         update = orthogonal(full(gradient.lerp(momentum, MOMENTUM)))
         matrix.mul_(1 - lr * weight_decay)
-        matrix.add_(split_like(update, matrix), alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
+        matrix.add_(split_like(update, matrix), alpha=-lr * SIZE * math.sqrt(max(matrix.shape)))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest orthogonal matrix [M, N]: its singular values become 0.7 to 1.2."""
+    """About the nearest orthogonal matrix [M, N]: singular values become 0.7 to 1.2, the very smallest less."""
     first, second, third = COEFFICIENTS
     dtype = torch.bfloat16 if multiplies(torch.bfloat16, matrix.device) else torch.float32
     tall = matrix.size(0) > matrix.size(1)

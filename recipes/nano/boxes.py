@@ -130,17 +130,19 @@ def told_box(box: Box) -> str:
 
 
 def _told(item: Item) -> str:
-    walls = [
-        name
-        for name, touches in (
-            ("left", item.left <= 1),
-            ("right", item.left + item.side >= BOX - 1),
-            ("top", item.top <= 1),
-            ("bottom", item.top + item.side >= BOX - 1),
-        )
-        if touches
-    ]
-    return " ".join((SIZES[item.side], item.colour, item.shape, *(("touching", *walls) if walls else ())))
+    touched = walls(item)
+    return " ".join((SIZES[item.side], item.colour, item.shape, *(("touching", *touched) if touched else ())))
+
+
+def walls(item: Item) -> list[str]:
+    """The walls of its box that an item touches: of `left`, `right`, `top` and `bottom`."""
+    touched = {
+        "left": item.left <= 1,
+        "right": item.left + item.side >= BOX - 1,
+        "top": item.top <= 1,
+        "bottom": item.top + item.side >= BOX - 1,
+    }
+    return [name for name, touches in touched.items() if touches]
 
 
 def varied(sentence: str, boxes: Sequence[Box], rng: random.Random) -> tuple[str, list[Box]]:

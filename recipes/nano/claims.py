@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recipes.nano.boxes import BOX, SIZES, Box, Item, is_tower, told_box
+from recipes.nano.boxes import SIZES, Box, Item, is_tower, told_box, walls
 
 PLACES = ("wall", "base", "top", "left wall", "right wall", "corner")
 NO = "no"
@@ -119,12 +119,13 @@ def marked(box: Box, marks: Sequence[str]) -> str:
 
 
 def touches(item: Item, place: str) -> bool:
-    """Whether an item touches a wall of its box, or the one that is named."""
-    left, right = item.left <= 1, item.left + item.side >= BOX - 1
-    top, base = item.top <= 1, item.top + item.side >= BOX - 1
-    known = {"base": base, "top": top, "right wall": right, "left wall": left}
-    known |= {"wall": left or right or top or base, "corner": (left or right) and (top or base)}
-    return known[place]
+    """Whether an item touches a wall of its box, the one that is named, or two that meet."""
+    touched = set(walls(item))
+    if place == "wall":
+        return bool(touched)
+    if place == "corner":
+        return bool(touched & {"left", "right"} and touched & {"top", "bottom"})
+    return {"base": "bottom"}.get(place, place.removesuffix(" wall")) in touched
 
 
 def counted(sort: Sort, quantity: Quantity) -> Condition:

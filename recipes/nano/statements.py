@@ -6,7 +6,7 @@ Sentences in no known form are None. The forms are those of the training split.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recipes.nano.boxes import COLOURS, SHAPES
 from recipes.nano.claims import Claim, Condition, Quantity, Sort, at_end, coloured, counted, only, over, stacked
@@ -130,7 +130,7 @@ def _claim(of: str, how_many: Quantity, inner: Sequence[Condition] | None) -> Cl
     return None if inner is None else Claim(of, how_many, tuple(inner))
 
 
-def _all(reads, texts: Sequence[str]) -> list[Condition] | None:  # noqa: ANN001
+def _all(reads: Callable[[str], list[Condition] | None], texts: Sequence[str]) -> list[Condition] | None:
     found = [reads(text) for text in texts]
     return None if None in found else [one for conditions in found for one in conditions]
 
