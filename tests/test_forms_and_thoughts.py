@@ -8,6 +8,7 @@ import pytest
 
 from mmlm.prompting.thinking import ThinkingMarks
 from support import parts
+from support.bigrams import END, bigrams, tokenizer
 
 MARKS = ThinkingMarks("<think>", "</think>")
 SCHEMA = {
@@ -38,6 +39,20 @@ def test_the_form_begins_where_the_thought_has_ended(way):
         said = json.loads(result.answer)
         assert said == result.parsed and set(said) == {"count", "red"}
         assert 0 <= said["count"] <= 99 and isinstance(said["red"], bool)
+
+
+@pytest.mark.parametrize("way", ["greedy", "sampled", "beams"])
+def test_a_token_that_ends_the_thought_and_begins_the_answer_is_not_written(way):
+    """Tokens "x" and "…:**": without a form the second ends the thought, with one another does."""
+    own = tokenizer(added=("r:**", "r:"))
+    model = bigrams({"x": {"r:**": 0.9, "r:": 0.1}, "r:**": "n", "r:": "n", "n": END}, own)
+    marks = ThinkingMarks("x", "r:")
+    asked = {"thinking": 9, "thinking_marks": marks, "max_new_tokens": 4, **WAYS[way]}
+    free = model.generate(["Is it?"], **asked)
+    held = model.generate(["Is it?"], choices=["no", "yes"], **asked)
+    assert any(result.text.startswith("**") for result in (free if isinstance(free, list) else [free]))
+    for result in held if isinstance(held, list) else [held]:
+        assert result.text in ("no", "yes") and result.parsed == result.text
 
 
 def test_a_choice_behind_a_thought_of_no_tokens():

@@ -46,6 +46,22 @@ def test_a_tie_goes_to_the_likelier_answer_and_silence_has_no_vote():
         voted([])
 
 
+@pytest.mark.parametrize(
+    ("said", "winner", "votes"),
+    [
+        (["A"] * 7 + ["B"], "A", {"a": 7, "b": 1}),
+        (["-5"] * 2 + ["5"] * 2 + ["7"] * 3, "7", {"7": 3, "-5": 2, "5": 2}),
+        (["C++", "C++.", "C"], "C++", {"c++": 2, "c": 1}),
+        (["x < y", "X  <  Y", "x > y"], "x < y", {"x < y": 2, "x > y": 1}),
+        (["a T-shirt", "t shirt", "The hat"], "a T-shirt", {"t shirt": 2, "hat": 1}),
+        ([".", "the", "none"], "the", {"the": 1, "0": 1}),
+    ],
+)
+def test_answers_that_mean_something_else_are_not_one_vote(said, winner, votes):
+    found = voted([result(text, -1.0) for text in said])
+    assert (found.answer, dict(found.votes)) == (winner, votes)
+
+
 def test_votes_find_what_a_model_says_most_often_and_encode_once(monkeypatch):
     """Of single samples 40% are right, and the likeliest first token of a thought leads to a wrong answer."""
     table = {

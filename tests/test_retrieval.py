@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 import mmlm
+from encoders.media.video import Video
 from mmlm.generation.result import GenerationResult, Usage
 from mmlm.model.network import MultimodalNetwork
 from mmlm.prompting.parts import END_OF_CHUNK, Image
@@ -152,6 +153,40 @@ def test_what_is_deleted_or_changed_is_not_found_any_more(index, tmp_path):
     assert index.remove_missing() == 1
     assert index.remove(tmp_path / "notes") == 1
     assert len(index) == 19 == len(index.places())
+
+
+def test_what_is_added_again_keeps_its_metadata_and_its_caption(tmp_path):
+    place, note = str(tmp_path / "0.png"), tmp_path / "note.txt"
+    parts.picture(0).save(place)
+    note.write_text("the quagga grazes")
+    with Index(tmp_path / "a.index", parts.shared("llama"), texts=EMBEDDER) as index:
+        index.add_items([Item(place, "image", caption="the birthday of Bo", metadata={"year": 2026})])
+        index.add(note, metadata={"year": 2025})
+        assert str(index.add(tmp_path / "0.png", note)) == "0 new, 0 changed, 2 unchanged"
+        note.write_text("the okapi grazes")
+        parts.picture(1).save(place)
+        assert str(index.add(tmp_path / "0.png", note)) == "0 new, 2 changed, 0 unchanged"
+        assert [place.metadata for place in index.places()] == [{"year": 2026}, {"year": 2025}]
+        assert index.search("birthday", by=("words",))[0].quote == "the birthday of Bo"
+        assert index.search("okapi", by=("words",), where={"year": 2025})[0].path == str(note)
+        index.add_items([Item(place, "image", caption="", metadata={})])
+        index.add(note, metadata={})
+        assert [place.metadata for place in index.places()] == [{}, {}]
+        assert not index.search("birthday", by=("words",))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_text_embedder_may_give_tensors_of_any_kind(tmp_path, dtype):
+    table = torch.nn.Embedding(16, 8, dtype=dtype)
+    with torch.no_grad():
+        table.weight.copy_(torch.eye(16, 8))
+    embedder = Named(lambda texts: table(torch.tensor([len(text) for text in texts])), "by length")
+    with Index(tmp_path / "a.index", texts=embedder) as index:
+        index.add_items([Item(str(n), "text", "x" * n) for n in range(1, 7)])
+        assert index.search("yyyy", by=("vectors",), k=1)[0].path == "4"
+    short = Named(lambda texts: np.ones((1, 4)), "too few")
+    with Index(tmp_path / "b.index", texts=short) as index, pytest.raises(ValueError, match=r"give \[2, D\]"):
+        index.add_items([Item("a", "text", "one"), Item("b", "text", "two")])
 
 
 def test_equal_contents_are_stored_once(index, tmp_path):
@@ -332,6 +367,20 @@ def test_a_picture_that_has_changed_or_gone_is_not_shown(tmp_path):
         with pytest.warns(UserWarning, match=r"0\.png has changed"):
             result = about_pictures(model, lookup)
         assert [source.path for source in result.sources] == [str(tmp_path / "1.png")]
+
+
+def test_of_a_video_and_of_features_the_question_is_looked_up(tmp_path):
+    model = parts.shared("llama")
+    parts.picture(0).save(tmp_path / "0.png")
+    frames = Video((parts.picture(1), parts.picture(2)), (0.0, 0.5))
+    with Index(tmp_path / "a.index", model, texts=EMBEDDER) as index:
+        index.add(tmp_path / "0.png")
+        index.add_text("the circle is called Bo")
+        lookup = Lookup(index, by=("words",))
+        (features,) = model.encode_media([Image(parts.picture(1))])
+        for shown in (frames, features):
+            result = model.answer(shown, "what is the circle called?", index=lookup, max_new_tokens=2, details=True)
+            assert [source.quote for source in result.sources] == ["the circle is called Bo"]
 
 
 def about_pictures(model: MultimodalNetwork, lookup: Lookup) -> GenerationResult:

@@ -24,7 +24,7 @@ from mmlm.generation.options import GenerationOptions
 from mmlm.generation.sampler import Sampler
 from mmlm.prompting import chat_template
 from mmlm.prompting.conversation import chat_prompt
-from mmlm.prompting.thinking import after_thinking
+from mmlm.prompting.thinking import ThinkingMarks, after_thinking
 from mmlm.prompting.tool_schemas import as_schemas
 from mmlm.reasoning import Limits, Tool, ToolError, mcp_tools
 from mmlm.reasoning.tools.arguments import fault_of
@@ -310,6 +310,15 @@ def test_results_that_leave_no_positions_end_the_exchange():
     assert (found.ended, found.answer, len(found.calls)) == ("length", "", 1)
 
 
+def test_a_thought_has_its_positions_beside_the_answer():
+    own = model("thinking")
+    positions = own.language_model.max_length
+    for thinking in (True, positions - 700):
+        with scripted.Script(own, "done"):
+            found = own.solve("how large?", tools=[area], thinking=thinking, thinking_marks=ThinkingMarks())
+        assert found.ended in ("answer", "length") and len(found.turns) == 1
+
+
 def test_one_call_is_made_where_the_template_writes_no_more():
     twice = call("bare", '{"width": 1}') + "; " + call("bare", '{"width": 2}')
     found, _ = solved("bare", twice, "done")
@@ -352,6 +361,8 @@ def test_bad_requests_are_refused_before_anything_is_computed():
         ([area], {"max_tokens": 3}, "max_new_tokens"),
         ([area], {"no_repeat_ngram_size": 2}, "no_repeat_ngram_size could forbid what a call"),
         ([area], {"bad_words_ids": [[3]]}, "bad_words_ids could forbid what a call"),
+        ([area], {"choices": ["200", "651"]}, "no call of a tool could stand"),
+        ([area], {"regex": "[0-9]+"}, "no call of a tool could stand"),
     ):
         with pytest.raises((ValueError, TypeError), match=complaint):
             own.solve("?", tools=tools, **options)
@@ -492,10 +503,12 @@ def test_the_calculator_runs_nothing_and_ends():
         "__import__('os').system('true')", "().__class__", "9**9**9**9", "2**99999", "10**1000 * 10**1000", "[1]*9**9",
         "'a'*9", "a", "1 if 2 else 3", "lambda: 1", "(" * 500, "-" * 900 + "1", "1" * 2000, "1/0", "(-8)**0.5",
         "sqrt(-1)", "1e308*10", "True", "1;2", "x:=3", "", "max()", "round(1, ndigits=2)", "1j", "2 << 3",
+        "round(1, -10**9)", "round(1, 10**9)", "round(1, 1e9)",
     ):  # fmt: skip
         with pytest.raises(ToolError):
             calculate(wrong)
     shown = {"2^10": "1024", "3 × 4 ÷ 5": "2.4", "0.1 + 0.2": "0.3", "2**100": str(2**100), "sqrt(16)": "4"}
+    shown |= {"2**1024": str(2**1024), "round(1234, -2)": "1200", "round(2.675, 1)": "2.7", "round(7.5)": "8"}
     assert {text: calculator().call(expression=text) for text in shown} == shown
 
 

@@ -84,7 +84,8 @@ def add(args: argparse.Namespace) -> int:
     from mmlm.retrieval.adding import Added, adding
     from mmlm.retrieval.items import items_of
 
-    batch, metadata, items = Batch(args), dict(args.metadata or ()), []
+    batch, items = Batch(args), []
+    metadata = None if args.metadata is None else dict(args.metadata)
     for source in args.sources:
         items += batch.attempt(source, lambda source=source: list(items_of(source, metadata))) or []
     if not items:

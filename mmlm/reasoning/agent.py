@@ -22,7 +22,7 @@ from mmlm.reasoning.tools.holding import Calls
 from mmlm.reasoning.tools.offer import Offer, offered, read, tool_prompt
 from mmlm.reasoning.tools.reading import RawCall
 from mmlm.reasoning.tools.tool import Tool, as_tools
-from mmlm.tasks.chat import MAX_NEW_TOKENS, Mode, heard, template_of
+from mmlm.tasks.chat import MAX_NEW_TOKENS, Mode, beside_thought, heard, template_of
 from mmlm.tasks.generate import generate
 from mmlm.tasks.positions import positions_of
 from mmlm.tasks.rows import one_result
@@ -63,6 +63,10 @@ def solve(
         raise TypeError(f"limits is an mmlm.reasoning.Limits, not {type(limits).__name__}")
     given = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     turns, own = as_messages(given, allow_url=allow_url), as_tools(tools)
+    if own and settings.form is not None:
+        raise ValueError(
+            "choices, regex and json_schema hold the whole text, where no call of a tool could stand: leave one out"
+        )
     if turns[-1].role == "assistant":
         raise ValueError("the last message is the assistant's: give a question, or the result of a call")
     offer = offered(model.processor.tokenizer, [tool.schema for tool in own])
@@ -90,9 +94,9 @@ def _run(
     while ended is None:
         since = time.monotonic()
         tokenizer = talk.model.processor.tokenizer
-        thinks = options.get("thinking", False) is not False
-        prompt = tool_prompt(tokenizer, talk.shown, offer, switched(tokenizer, thinks, keywords))
-        most = talk.room(prompt, options.get("max_new_tokens", MAX_NEW_TOKENS))
+        thinking = options.get("thinking", False)
+        prompt = tool_prompt(tokenizer, talk.shown, offer, switched(tokenizer, thinking is not False, keywords))
+        most = talk.room(prompt, options.get("max_new_tokens", MAX_NEW_TOKENS), thinking)
         if most < 1 and turns:
             ended = "length"
             break
@@ -191,12 +195,14 @@ class _Conversation:
     def media(self) -> list[Image | Sound]:
         return [part for turn in self.given for part in turn.content if isinstance(part, (Image, Sound))]
 
-    def room(self, prompt: Sequence[Part], most: int) -> int:
-        """How many of the tokens `most` there are positions for behind a prompt; 0 or less where it is too long."""
+    def room(self, prompt: Sequence[Part], most: int, thinking: bool | int) -> int:
+        """How many of an answer's tokens `most` there are positions for behind a prompt and a thought; 0 or less where
+        these are too long.
+        """
         positions = self.model.language_model.max_length
         if positions is None:
             return most
         try:
-            return min(most, positions - positions_of(self.model, prompt))
+            return min(most, beside_thought(positions - positions_of(self.model, prompt), thinking))
         except ValueError:  # longer than the positions; the first time, the generation says so
             return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from mmlm.retrieval.items import Contents, Item, contents_of, digest_of
 from mmlm.retrieval.opened import OpenIndex
 from mmlm.retrieval.store import Space, metadata_text
-from mmlm.retrieval.vectors import Rows, unit_rows
+from mmlm.retrieval.vectors import Rows, unit_rows, vector_rows
 
 AT_ONCE = 32  # items that are embedded and written together: what a kill can lose
 EMBEDDED = 256  # pieces of texts that are embedded at once
@@ -104,13 +105,26 @@ def _attempt(action: functools.partial[_Read]) -> _Read | Exception:
 def _read(index: OpenIndex, item: Item) -> _Read:
     """Reads an item, its contents only if they are not in the index."""
     metadata_text(item.metadata)
+    item = _settled(index, item)
     if item.modality == "image" and index.clip is None:
         raise ValueError("pictures are embedded by a CLIP, and none is there: open the index with a model that sees")
     digest, kept = digest_of(item)
-    if index.document_with(item.modality, digest, item.caption) is not None:
+    if index.document_with(item.modality, digest, item.caption or "") is not None:
         return _Read(item, digest, kept, None)
     listener = index.listener() if item.modality == "audio" else None
     return _Read(item, digest, kept, contents_of(item, kept, index.chunking, listener))
+
+
+def _settled(index: OpenIndex, item: Item) -> Item:
+    """The item with the caption and the metadata that its path has, where it gives none."""
+    query = "SELECT caption, metadata FROM places JOIN documents ON documents.id = document WHERE path = ?"
+    before = index.store.rows(query, (item.path,))
+    caption, metadata = before[0] if before else ("", "{}")
+    return replace(
+        item,
+        caption=caption if item.caption is None else item.caption,
+        metadata=json.loads(metadata) if item.metadata is None else item.metadata,
+    )
 
 
 def _embedded(index: OpenIndex, fresh: dict[int, _Read]) -> dict[int, Rows | None | Exception]:
@@ -130,12 +144,13 @@ def _embedded(index: OpenIndex, fresh: dict[int, _Read]) -> dict[int, Rows | Non
     texts = [text for number in words for text in pieces[number]]
     if index.texts is None or not texts:
         return found | dict.fromkeys(words)
-    rows = [row for start in range(0, len(texts), EMBEDDED) for row in index.texts(texts[start : start + EMBEDDED])]
-    at = 0
+    vectors: list[Any] = []
+    for start in range(0, len(texts), EMBEDDED):
+        batch = texts[start : start + EMBEDDED]
+        vectors.extend(vector_rows(index.texts(batch), len(batch), "the text embedder"))
     for number in words:
-        own = np.stack([np.asarray(row) for row in rows[at : at + len(pieces[number])]])
-        found[number] = _unit(own, len(pieces[number]), "the text embedder")
-        at += len(pieces[number])
+        own, vectors = vectors[: len(pieces[number])], vectors[len(pieces[number]) :]
+        found[number] = _unit(np.stack(own), len(own), "the text embedder")
     return found
 
 
@@ -174,15 +189,15 @@ def _stored(index: OpenIndex, items: list[_Read]) -> list[Outcome]:
 
 def _store(index: OpenIndex, one: _Read, added: Fresh, removed: list[int]) -> Outcome:
     item, store = one.item, index.store
-    metadata = metadata_text(item.metadata)
-    document, outcome = index.document_with(item.modality, one.digest, item.caption), "copy"
+    metadata, caption = metadata_text(item.metadata), item.caption or ""
+    document, outcome = index.document_with(item.modality, one.digest, caption), "copy"
     if document is None:
         outcome = "new"
         if one.contents is None:
             raise OSError(f"{item.path}: its content was taken out of the index meanwhile; add it again")
         document = store.run(
             "INSERT INTO documents (modality, digest, caption, text, seconds, content) VALUES (?, ?, ?, ?, ?, ?)",
-            (item.modality, one.digest, item.caption, one.contents.text, one.contents.seconds, one.kept),
+            (item.modality, one.digest, caption, one.contents.text, one.contents.seconds, one.kept),
         )
         space = _space(item)
         for number, piece in enumerate(one.contents.pieces):

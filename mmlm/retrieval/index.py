@@ -56,10 +56,11 @@ class Index(OpenIndex):
         """Puts files in, and folders with all texts, pictures and recordings below them.
 
         A file that is there already is left as it is, or read again where its content has changed. What cannot be used
-        is named in `left_out`, and the others are put in. progress: called with each item when it is done.
+        is named in `left_out`, and the others are put in. metadata: of all of them; None keeps what each has already.
+        progress: called with each item when it is done.
         FileNotFoundError and ValueError for a source that is not there, or of no known kind.
         """
-        items = [item for source in sources for item in items_of(source, metadata or {})]
+        items = [item for source in sources for item in items_of(source, metadata)]
         done = Added()
         for item, outcome in adding(self, items):
             done.count(item, outcome)
@@ -81,7 +82,7 @@ class Index(OpenIndex):
         """
         check_kind("text", text, str)
         name = name or f"text:{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:16]}"
-        done = self.add_items([Item(name, "text", text, metadata=metadata or {})])
+        done = self.add_items([Item(name, "text", text, metadata=metadata)])
         if done.left_out:
             raise ValueError(done.left_out[0][1])
         return name

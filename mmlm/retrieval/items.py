@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +42,15 @@ class Item:
 
     path: the file; or a name, under which it is found, changed and removed. content: a text, or what `load_image` or
     `load_audio` reads; None for the file itself. caption: words about a picture, by which it is found as well.
-    metadata: what searches can be limited by: values that JSON can hold.
+    metadata: what searches can be limited by: values that JSON can hold. Where these two are None, the index keeps what
+    it has of them under this path; "" and {} take them away.
     """
 
     path: str
     modality: SourceModality
     content: Any = None
-    caption: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    caption: str | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Contents:
     picture: Any = None
 
 
-def items_of(source: str | os.PathLike[str], metadata: Mapping[str, Any]) -> Iterator[Item]:
+def items_of(source: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Iterator[Item]:
     """The item of a file, or those of a folder with all below it.
 
     FileNotFoundError where there is nothing; ValueError for a file of a kind that is not known, and for a folder with
@@ -119,13 +120,14 @@ def contents_of(item: Item, kept: bytes | None, chunking: Chunking, listener: Tr
 
     ValueError or OSError for what cannot be used, and for what holds nothing: an empty text, a silent recording.
     """
-    check_text(item.caption, "the caption")
+    caption = item.caption or ""
+    check_text(caption, "the caption")
     if item.modality == "text":
         return _text(item, chunking)
     if item.modality == "audio":
         return _sound(item, listener)
     picture = load_image(kept or (item.path if item.content is None else item.content))
-    return Contents((Piece(item.caption),), item.caption, picture=picture)
+    return Contents((Piece(caption),), caption, picture=picture)
 
 
 def _text(item: Item, chunking: Chunking) -> Contents:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from decoders.values import check_kinds, check_least
+from encoders.base import Features
+from encoders.media.video import is_video
 from mmlm.prompting.parts import Image, Part
 from mmlm.prompting.sources import Offered, Source, SourceModality, quotable, source_parts
 from mmlm.retrieval.index import Index
@@ -62,13 +64,14 @@ class Lookup:
         check_least(self, k=1, tokens=LEAST, around=0)
 
     def find(self, model: MultimodalNetwork, question: str, picture: Any) -> list[Source]:
-        """As `Finder` has it."""
+        """As `Finder` has it; of a video, and of features, the question alone is looked up."""
         known: list[SourceModality] | None = None if self.modalities is None else list(self.modalities)
         if "image" not in model.encoders and (known is None or "image" in known):  # it could not look at them
             known = ["text", "audio"] if known is None else [one for one in known if one != "image"]
             if not known:
                 raise ValueError("modalities: this model sees no pictures, and nothing else is looked for")
-        picture = picture if self.index.clip is not None and (known is None or "image" in known) else None
+        still = not isinstance(picture, Features) and not is_video(picture)
+        picture = picture if still and self.index.clip is not None and (known is None or "image" in known) else None
         found = self.index.search(
             question, picture=picture, k=self.k, by=self.by, modalities=known, where=self.where, least=self.least
         )

@@ -65,14 +65,20 @@ class Vectors:
         return ids[near].tolist(), scores[near].tolist()
 
 
+def vector_rows(found: Any, count: int, what: str) -> Rows:
+    """Embeddings `[N, D]`, a tensor of any kind or an array, in float32; ValueError for another number of rows."""
+    values = found.detach().cpu().float().numpy() if hasattr(found, "detach") else np.asarray(found, np.float32)
+    if values.ndim != 2 or len(values) != count:
+        raise ValueError(f"{what} gives embeddings of shape {list(values.shape)} for {count} items: give [{count}, D]")
+    return values
+
+
 def unit_rows(found: Any, count: int, what: str) -> Rows:
     """Embeddings `[N, D]`, a tensor or an array, as rows of unit length in float32.
 
     ValueError for another number of rows, and for values that are NaN or infinite, or all zero.
     """
-    values = found.detach().cpu().float().numpy() if hasattr(found, "detach") else np.asarray(found, np.float32)
-    if values.ndim != 2 or len(values) != count:
-        raise ValueError(f"{what} gives embeddings of shape {list(values.shape)} for {count} items: give [{count}, D]")
+    values = vector_rows(found, count, what)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     if not np.isfinite(length).all() or not length.all():
         raise ValueError(f"{what} gives an embedding that is NaN, infinite or zero, which has no direction")

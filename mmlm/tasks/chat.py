@@ -186,11 +186,14 @@ def room(model: MultimodalNetwork, prompts: Sequence[Sequence[Any]], thinking: b
     if positions is None:
         return MAX_NEW_TOKENS
     left = positions - max(positions_of(model, prompt) for prompt in prompts)
+    return max(1, min(MAX_NEW_TOKENS, beside_thought(left, thinking)))
+
+
+def beside_thought(left: int, thinking: bool | int) -> int:
+    """How many of the positions that are left an answer may take, behind a thought."""
     if thinking is True:
-        left //= 2
-    elif thinking is not False:
-        left -= thinking + MARK
-    return max(1, min(MAX_NEW_TOKENS, left))
+        return left // 2
+    return left if thinking is False else left - thinking - MARK
 
 
 def _conversations(messages: Any) -> tuple[list[Any], bool]:

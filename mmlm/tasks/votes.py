@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -16,6 +17,7 @@ from mmlm.tasks.generate import generate
 from mmlm.tasks.rows import Results
 
 TEMPERATURE = 0.7  # of votes, where none is given
+_SIGN = re.compile(r"(?<!\w)[-−](?=[\d.])|[+<>=/*^%]")  # what changes the meaning of an answer
 
 
 def generated(
@@ -52,14 +54,14 @@ def _as_samples(options: GenerationKeywords, votes: int | None) -> GenerationKey
 def voted(attempts: Sequence[GenerationResult]) -> GenerationResult:
     """The likeliest attempt of those whose answer was given most often, with `votes` and `attempts`.
 
-    Answers are equal that `normalized` makes equal; an attempt without an answer has no vote where another has one. In
-    a tie wins the answer whose attempts have the highest mean log-probability a token. usage: of all attempts.
+    Answers are equal that `ballot` makes equal; an attempt without an answer has no vote where another has one. In a
+    tie wins the answer whose attempts have the highest mean log-probability a token. usage: of all attempts.
     """
     if not attempts:
         raise ValueError("there is no attempt that could vote")
     groups: dict[str, list[GenerationResult]] = {}
     for attempt in attempts:
-        groups.setdefault(normalized(attempt.answer), []).append(attempt)
+        groups.setdefault(ballot(attempt.answer), []).append(attempt)
     if len(groups) > 1:
         groups.pop("", None)
     ranked = sorted(
@@ -73,3 +75,12 @@ def voted(attempts: Sequence[GenerationResult]) -> GenerationResult:
     )
     counts = {answer: len(own) for answer, own in ranked}
     return replace(chosen, usage=usage, votes=counts, attempts=tuple(attempts))
+
+
+def ballot(answer: str) -> str:
+    """What an answer counts as: what `normalized` makes of it, unless that would lose what it says.
+
+    Signs of arithmetic are kept ("-5" is not "5", "C++" not "C"), and so is an answer that is an article alone ("A").
+    """
+    plain = " ".join(answer.casefold().split()).rstrip(".")
+    return plain if _SIGN.search(answer) else normalized(answer) or plain

@@ -15,14 +15,15 @@ Allowed = tuple[range, ...] | Tensor
 
 
 class RefusedError(Exception):
-    """A token that is allowed may not come after all: so few tokens are left that the row could not be ended behind it.
+    """A token that is allowed may not come after all: so few tokens are left that the row could not be ended behind it,
+    or it ends a thought and begins an answer that is restricted.
 
     To find that out of every token that may come would take too long, so it is said of the one that was chosen. Another
     one is chosen then. instead: an id that may come.
     """
 
     def __init__(self, instead: int) -> None:
-        super().__init__("the row could not be ended behind this token: choose another")
+        super().__init__("this token may not come: choose another")
         self.instead = instead
 
 

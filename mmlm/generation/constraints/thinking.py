@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from mmlm.generation.constraints.base import Allowed, Constraint
+from mmlm.generation.constraints.base import Allowed, Constraint, RefusedError
 from mmlm.generation.result import FinishReason
 from mmlm.generation.text import PartialText, held_back
 from mmlm.prompting.thinking import ThinkingMarks
@@ -118,12 +118,18 @@ class Thinking:
         return state, state.forced[0]
 
     def advance(self, token: int) -> Self:
-        """The state after one more id."""
+        """The state after one more id.
+
+        RefusedError for one that ends the thought and is also the beginning of an answer that `inner` restricts: it
+        would not see that beginning.
+        """
         if self.closed:
             return self._answering(token)
         text, piece = self.text.push(token)
         state = replace(self, text=text, spent=self.spent + 1, piece="")
         before, mark, after = (self.tail + piece).partition(self.how.marks.close)
+        if mark and after.strip() and self.inner is not None:
+            raise RefusedError(self.how.closing(len(self.tail))[0])
         if mark:
             return replace(state, tail="", piece="" if self.forced else before, after=after, forced=(), closed=True)
         if self.forced:

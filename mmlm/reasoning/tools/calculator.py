@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from mmlm.reasoning.tools.tool import Tool, ToolError
 
-MOST_CHARACTERS, MOST_BITS, DEEPEST = 1_000, 4_096, 100
+MOST_CHARACTERS, MOST_BITS, MOST_PLACES, DEEPEST = 1_000, 4_096, 400, 100
 Number: TypeAlias = Any  # an int or a float, which the functions below mix as Python does
 
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}) | {ord("^"): "**"}
@@ -18,9 +18,18 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Number]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
 }  # fmt: skip
+
+
+def _rounded(value: Number, places: int | None = None) -> Number:
+    """`round`, whose time grows with the number of places."""
+    if places is not None and abs(places) > MOST_PLACES:
+        raise ToolError(f"a number is rounded to at most {MOST_PLACES} places")
+    return round(value, places)
+
+
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 _FUNCTIONS: dict[str, Callable[..., Number]] = {
-    "abs": abs, "round": round, "min": min, "max": max, "sqrt": math.sqrt, "exp": math.exp, "log": math.log,
+    "abs": abs, "round": _rounded, "min": min, "max": max, "sqrt": math.sqrt, "exp": math.exp, "log": math.log,
     "log10": math.log10, "log2": math.log2, "sin": math.sin, "cos": math.cos, "tan": math.tan, "floor": math.floor,
     "ceil": math.ceil,
 }  # fmt: skip
@@ -51,7 +60,7 @@ def calculate(expression: str) -> Number:
         raise ToolError("a number is too large") from None
     except (ValueError, TypeError) as error:
         raise ToolError(str(error)) from None
-    if isinstance(value, complex) or not math.isfinite(value):
+    if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
         raise ToolError(f"{expression[:60]!r} has no finite real value")
     return value
 
